@@ -1,0 +1,1 @@
+"""shardlang: a sharding compiler for PyTorch."""

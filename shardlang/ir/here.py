@@ -1,0 +1,92 @@
+"""Arguments whose value depends on the device: sizes, offsets and pieces.
+
+One program text serves every device; these objects stand in it and become numbers at a coordinate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.utils._pytree as pytree
+
+from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.mesh import Coord
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSize:
+    """Number of indices of a dim on this device, times `scale`."""
+
+    dim: DimLayout
+
+    def at(self, coord: Coord) -> int:
+        """The value on the device at `coord`."""
+        return self.dim.local_size(coord)
+
+    def __repr__(self) -> str:
+        return f"size({self.dim})"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStart:
+    """First global index of a plain dim on this device."""
+
+    dim: DimLayout
+
+    def at(self, coord: Coord) -> int:
+        """The value on the device at `coord`."""
+        return self.dim.start(coord)
+
+    def __repr__(self) -> str:
+        return f"start({self.dim})"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalIndices:
+    """Global indices of a dim on this device, in local order."""
+
+    dim: DimLayout
+
+    def at(self, coord: Coord) -> list[int]:
+        """The value on the device at `coord`."""
+        return self.dim.indices(coord)
+
+    def __repr__(self) -> str:
+        return f"indices({self.dim})"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The global shape of a tensor and the part of it that this device holds."""
+
+    layout: Layout
+
+    def at(self, coord: Coord) -> PieceAt:
+        """The value on the device at `coord`."""
+        return PieceAt(self.layout, dict(coord))
+
+    def __repr__(self) -> str:
+        return f"piece({self.layout})"
+
+
+@dataclass(frozen=True, slots=True)
+class PieceAt:
+    """A `Piece` on one device."""
+
+    layout: Layout
+    coord: dict[str, int]
+
+
+Here = LocalSize | LocalStart | LocalIndices | Piece
+
+
+def size_at(dim: DimLayout) -> int | LocalSize:
+    """The local size as a number where it is the same on every device."""
+    return dim.max_local_size() if dim.even else LocalSize(dim)
+
+
+def specialise(args: Any, coord: Coord) -> Any:
+    """Replace every device-dependent argument by its value at `coord`."""
+    kinds = (LocalSize, LocalStart, LocalIndices, Piece)
+    return pytree.tree_map_only(kinds, lambda here: here.at(coord), args, is_leaf=lambda x: isinstance(x, kinds))

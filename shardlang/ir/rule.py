@@ -1,0 +1,185 @@
+"""What an op rule says about one call: how its operands' and results' dims share factors.
+
+A *factor* is a run of indices that operands and results of one op have in common: the row index of
+a matmul, say. Sharding an op means sharding its factors; the layouts that the op needs and gives
+follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from shardlang.ir.layout import DimLayout, Layout, join_blocks, join_factors, split_blocks, split_factors
+from shardlang.ir.mesh import Axis
+
+DimSpec = tuple[tuple[str, ...], ...]
+"""Blocks of factor names, major to minor; a size-1 broadcast dim is one empty block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One tensor operand: the factors of each of its dims.
+
+    `added` marks an operand that is added to a contraction (a bias): it must be partial where the
+    contraction is.
+    """
+
+    dims: tuple[DimSpec, ...]
+    added: bool = False
+
+    @property
+    def factors(self) -> frozenset[str]:
+        """Every factor in the operand."""
+        return frozenset(f for dim in self.dims for block in dim for f in block)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The rule of one call.
+
+    Attributes:
+        operands: the tensor operands in schema order.
+        results: the tensor results.
+        sizes: global size of each factor.
+        whole: factors that must not be sharded.
+        lowered: factors that may be sharded only by rewriting the op into simpler ones.
+        linear: sets of operands in which the op is jointly linear (the others fixed).
+        reduce: how an inner factor's pieces combine: `sum` (leaves a partial sum), `max`, `min`.
+        passes: whether the op only carries its factors along (pointwise, views), which lets
+            layouts flow through it before contractions are looked at.
+        random: whether the op draws random numbers.
+        detached: whether no gradient flows from its results to its operands.
+    """
+
+    operands: tuple[Operand, ...]
+    results: tuple[tuple[DimSpec, ...], ...]
+    sizes: tuple[tuple[str, int], ...]
+    whole: frozenset[str] = frozenset()
+    lowered: frozenset[str] = frozenset()
+    linear: tuple[frozenset[int], ...] = ()
+    reduce: str = "sum"
+    passes: bool = True
+    random: bool = False
+    detached: bool = False
+    linked: tuple[tuple[str, ...], ...] = ()
+
+    def size(self, factor: str) -> int:
+        """The global size of a factor."""
+        return next(size for name, size in self.sizes if name == factor)
+
+    @property
+    def outer(self) -> frozenset[str]:
+        """Factors that some result has."""
+        return frozenset(f for dims in self.results for dim in dims for block in dim for f in block)
+
+    @property
+    def inner(self) -> frozenset[str]:
+        """Factors that operands alone have: sharding one makes the results partial."""
+        return frozenset(name for name, _ in self.sizes) - self.outer
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Why an op has an axis where it has it: a printed reason, and the node it came from."""
+
+    reason: str
+    source: str = ""
+
+
+@dataclass(slots=True)
+class Sharding:
+    """How one op is split: a layout for each factor, and the axes along which it passes partials."""
+
+    rule: Rule
+    factors: dict[str, DimLayout]
+    linear: dict[Axis, frozenset[int]] = field(default_factory=dict)
+    origins: dict[Axis, Origin] = field(default_factory=dict)
+    fixed: bool = False
+    closed: frozenset[Axis] = frozenset()
+
+    @staticmethod
+    def whole(rule: Rule) -> Sharding:
+        """Nothing sharded yet."""
+        return Sharding(rule, {name: DimLayout.whole(size) for name, size in rule.sizes})
+
+    def axes(self) -> tuple[Axis, ...]:
+        """Axes that split some factor."""
+        seen: dict[Axis, None] = {}
+        for dim in self.factors.values():
+            seen.update(dict.fromkeys(dim.axes))
+        return tuple(seen)
+
+    def factor_of(self, axis: Axis) -> str | None:
+        """The factor that `axis` splits."""
+        return next((name for name, dim in self.factors.items() if axis in dim.axes), None)
+
+    def compose(self, spec: DimSpec) -> DimLayout | None:
+        """The layout of a dim made of these factors; None where it cannot be written."""
+        blocks = []
+        for block in spec:
+            joined = join_factors([self.factors[name] for name in block])
+            if joined is None:
+                return None
+            blocks.append(joined)
+        return join_blocks(blocks) if len(blocks) > 1 else blocks[0]
+
+    def _layout(self, dims: Iterable[DimSpec], partial: frozenset[Axis]) -> Layout:
+        composed = tuple(self.compose(spec) for spec in dims)
+        assert all(dim is not None for dim in composed)
+        return Layout(tuple(dim for dim in composed if dim is not None), partial)
+
+    def operand(self, index: int) -> Layout:
+        """The layout that operand `index` must have."""
+        operand = self.rule.operands[index]
+        partial = {axis for axis, which in self.linear.items() if index in which}
+        if operand.added:
+            partial |= self.inner_axes()
+        return self._layout(operand.dims, frozenset(partial))
+
+    def result(self, index: int = 0) -> Layout:
+        """The layout in which result `index` comes out (with `reduce` other than sum: reduced)."""
+        partial = frozenset(self.linear) | self.partial_axes(index)
+        return self._layout(self.rule.results[index], partial)
+
+    def inner_axes(self) -> frozenset[Axis]:
+        """Axes that split an inner factor."""
+        return frozenset(axis for name in self.rule.inner for axis in self.factors[name].axes)
+
+    def partial_axes(self, index: int = 0) -> frozenset[Axis]:
+        """Axes along which result `index` is a sum of summands because an inner factor is split."""
+        return self.inner_axes() if self.rule.reduce == "sum" else frozenset()
+
+    def needs_lowering(self) -> bool:
+        """Whether a factor is split that the op cannot be split along as it stands."""
+        return any(self.factors[name].axes for name in self.rule.lowered)
+
+    def read_operand(self, index: int, layout: Layout) -> dict[str, DimLayout]:
+        """The factor layouts that an operand layout suggests."""
+        return self._read(self.rule.operands[index].dims, layout)
+
+    def read_result(self, index: int, layout: Layout) -> dict[str, DimLayout]:
+        """The factor layouts that a wanted result layout suggests."""
+        return self._read(self.rule.results[index], layout)
+
+    def _read(self, dims: Iterable[DimSpec], layout: Layout) -> dict[str, DimLayout]:
+        found: dict[str, DimLayout] = {}
+        for spec, dim in zip(dims, layout.dims, strict=True):
+            if not dim.axes:
+                continue
+            sizes = tuple(self._block_size(block) for block in spec)
+            pieces, _ = split_blocks(dim, sizes)
+            for block, piece in zip(spec, pieces, strict=True):
+                if not block:
+                    continue
+                digits, _ = split_factors(piece, tuple(self.rule.size(name) for name in block))
+                found.update(
+                    (name, digit) for name, digit in zip(block, digits, strict=True) if digit.axes
+                )
+        return found
+
+    def _block_size(self, block: tuple[str, ...]) -> int:
+        size = 1
+        for name in block:
+            size *= self.rule.size(name)
+        return size

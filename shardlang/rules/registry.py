@@ -1,0 +1,130 @@
+"""The table of op rules: which op has which rule, and how rules are declared.
+
+    rule(aten.linear, "b... i, o i, +o? -> b... o", linear=["input bias", "weight bias"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import fx
+
+from shardlang.ir.rule import Rule, Sharding
+from shardlang.rules.call import Call, LocalCall
+from shardlang.rules.notation import bind
+
+
+class Emit(Protocol):
+    """Adds one op to the graph in a lowering and returns its node."""
+
+    def __call__(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node: ...
+
+
+Spec = str | Callable[[Call], str]
+Localize = Callable[[Call, Sharding], LocalCall]
+Lower = Callable[[Call, Sharding, Emit], fx.Node | tuple[fx.Node, ...]]
+Linear = Sequence[str] | Callable[[Call], Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class OpRule:
+    """The rule of one op overload.
+
+    Attributes:
+        spec: the factor notation, or a function that writes it for a call.
+        linear: sets of argument names in which the op is jointly linear.
+        localize: rewrites the arguments that hold global sizes; default: none do.
+        lower: rewrites the op into simpler ones where a `~` factor is split.
+    """
+
+    spec: Spec
+    linear: Linear = ()
+    localize: Localize | None = None
+    lower: Lower | None = None
+    reduce: str = "sum"
+    passes: bool = True
+    random: bool = False
+    detached: bool = False
+
+    def bind(self, call: Call) -> Rule:
+        """The rule of one call.
+
+        Raises:
+            NotationError: the rule does not fit the call.
+        """
+        text = self.spec if isinstance(self.spec, str) else self.spec(call)
+        sets = self.linear(call) if callable(self.linear) else self.linear
+        return bind(
+            text,
+            call.shapes,
+            call.result_shapes,
+            present=_present(text, call),
+            linear=[_operand_set(names, call) for names in sets],
+            reduce=self.reduce,
+            passes=self.passes,
+            random=self.random,
+            detached=self.detached,
+        )
+
+
+def _operand_set(names: str, call: Call) -> frozenset[int]:
+    wanted = names.split()
+    return frozenset(i for i, slot in enumerate(call.slots) if slot.name in wanted)
+
+
+def _present(text: str, call: Call) -> list[bool] | None:
+    """Which tensor arguments of the schema the call has, for strings with optional operands."""
+    if "?" not in text:
+        return None
+    return [call.has(name) for name in tensor_arguments(call.target)]
+
+
+def tensor_arguments(target: Any) -> list[str]:
+    """Names of an op's tensor and optional-tensor arguments."""
+    if isinstance(target, torch._ops.OpOverload):
+        return [a.name for a in target._schema.arguments if "Tensor" in str(a.type)]
+    notes = getattr(target, "__annotations__", {})
+    return [name for name, note in notes.items() if "Tensor" in str(note) and name != "return"]
+
+
+RULES: dict[Any, OpRule] = {}
+"""Op overload, or local function, to its rule."""
+
+
+def overloads(op: Any) -> list[Any]:
+    """All overloads of a packet that work on tensors out of place; an overload alone."""
+    if isinstance(op, torch._ops.OpOverloadPacket):
+        found = [getattr(op, name) for name in op.overloads()]
+        return [o for o in found if not _writes(o)]
+    return [op]
+
+
+def _writes(overload: Any) -> bool:
+    return any(a.alias_info is not None and a.alias_info.is_write for a in overload._schema.arguments)
+
+
+def rule(*ops: Any, spec: Spec, **options: Any) -> None:
+    """Declare the rule of some ops (packets stand for all their functional overloads).
+
+    Raises:
+        ValueError: an op has a rule already.
+    """
+    declared = OpRule(spec, **options)
+    for op in ops:
+        for overload in overloads(op):
+            if overload in RULES:
+                raise ValueError(f"{overload} has a rule already")
+            RULES[overload] = declared
+
+
+def find(target: Any) -> OpRule | None:
+    """The rule of an op, or None."""
+    return RULES.get(target)
+
+
+def known(ops: Iterable[Any]) -> list[Any]:
+    """Those of `ops` that have a rule."""
+    return [op for op in ops if op in RULES]
