@@ -1,0 +1,109 @@
+"""Cutting and joining local pieces of one dim: the arithmetic under every step.
+
+All functions work on the local tensors of one device; where the pieces of its group are needed they
+are handed in. A place is a slice where the piece is contiguous, an index list where it is not.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from shardlang.ir import Axis, Coord, DimLayout, Layout
+from shardlang.ir.here import PieceAt
+
+Frozen = tuple[tuple[str, int], ...]
+
+
+def freeze(coord: Coord) -> Frozen:
+    """A coordinate as a hashable value."""
+    return tuple(sorted(coord.items()))
+
+
+@functools.lru_cache(maxsize=65536)
+def _place(narrow: DimLayout, wide: DimLayout, coord: Frozen) -> tuple[int, int] | tuple[int, ...]:
+    """Where the indices of `narrow` lie in the local piece of `wide`."""
+    at = dict(coord)
+    where = {index: place for place, index in enumerate(wide.indices(at))}
+    return tuple(where[index] for index in narrow.indices(at))
+
+
+@functools.lru_cache(maxsize=65536)
+def place(narrow: DimLayout, wide: DimLayout, coord: Frozen) -> slice | tuple[int, ...]:
+    """Where the local indices of `narrow` lie in the local piece of `wide`, at one coordinate."""
+    if narrow.plain and wide.plain:
+        start, base = narrow.start(dict(coord)), wide.start(dict(coord))
+        return slice(start - base, start - base + narrow.local_size(dict(coord)))
+    places = _place(narrow, wide, coord)
+    if not places:
+        return slice(0, 0)
+    if places == tuple(range(places[0], places[0] + len(places))):
+        return slice(places[0], places[0] + len(places))
+    return places
+
+
+def take(x: Tensor, dim: int, where: slice | tuple[int, ...]) -> Tensor:
+    """Part of `x` along `dim`: a view where the part is contiguous."""
+    if isinstance(where, slice):
+        return x.narrow(dim, where.start, where.stop - where.start)
+    return x.index_select(dim, torch.tensor(where, device=x.device))
+
+
+def put(out: Tensor, dim: int, where: slice | tuple[int, ...], piece: Tensor) -> None:
+    """Write a piece into `out` along `dim`."""
+    if isinstance(where, slice):
+        out.narrow(dim, where.start, where.stop - where.start).copy_(piece)
+    else:
+        out.index_copy_(dim, torch.tensor(where, device=out.device), piece)
+
+
+def cut(x: Tensor, dim: int, narrow: DimLayout, wide: DimLayout, coord: Coord) -> Tensor:
+    """This device's narrower piece of its own piece."""
+    return take(x, dim, place(narrow, wide, freeze(coord)))
+
+
+def pad(x: Tensor, dim: int, narrow: DimLayout, wide: DimLayout, coord: Coord) -> Tensor:
+    """This device's piece in its place, zero around it."""
+    shape = list(x.shape)
+    shape[dim] = wide.local_size(coord)
+    out = x.new_zeros(shape)
+    put(out, dim, place(narrow, wide, freeze(coord)), x)
+    return out
+
+
+def join(
+    pieces: Sequence[Tensor], dim: int, narrow: DimLayout, wide: DimLayout, coords: Sequence[Coord]
+) -> Tensor:
+    """The wider piece from those of a group, in group order."""
+    if narrow.plain and wide.plain:
+        return torch.cat(list(pieces), dim)
+    shape = list(pieces[0].shape)
+    shape[dim] = wide.local_size(coords[0])
+    out = pieces[0].new_empty(shape)
+    for piece, coord in zip(pieces, coords, strict=True):
+        put(out, dim, place(narrow, wide, freeze(coord)), piece)
+    return out
+
+
+def peers(coord: Coord, axes: Sequence[Axis]) -> list[dict[str, int]]:
+    """Coordinates of the group of `coord` along `axes`, in major-to-minor order."""
+    found = [dict(coord)]
+    for axis in axes:
+        found = [{**at, axis.name: i} for at in found for i in range(axis.size)]
+    return found
+
+
+def piece_of(full: Tensor, layout: Layout, coord: Coord) -> Tensor:
+    """The part of a global tensor that the device at `coord` holds."""
+    for dim, dim_layout in enumerate(layout.dims):
+        if dim_layout.axes:
+            full = cut(full, dim, dim_layout, DimLayout.whole(dim_layout.size), coord)
+    return full
+
+
+def piece_here(full: Tensor, piece: PieceAt) -> Tensor:
+    """The part of a global tensor that a `Piece` argument names."""
+    return piece_of(full, piece.layout, piece.coord)

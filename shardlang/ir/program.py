@@ -1,0 +1,85 @@
+"""The result of the passes: one program text for every device, and where its tensors lie."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis, Mesh
+from shardlang.ir.steps import Step
+
+
+def apply_step(x: Tensor, step: Step) -> Tensor:
+    """Placeholder target of a step node; the simulator and the runtime give it its meaning."""
+    raise AssertionError("a step has no meaning outside a runtime")
+
+
+def apply_steps(xs: tuple[Tensor, ...], steps: tuple[Step, ...]) -> tuple[Tensor, ...]:
+    """Placeholder target of several steps of one kind and group, sent as one call."""
+    raise AssertionError("a step has no meaning outside a runtime")
+
+
+@dataclass(frozen=True, slots=True)
+class LeafPlacement:
+    """A placeholder of the program.
+
+    Attributes:
+        name: the parameter's, buffer's or input's own name.
+        kind: `param`, `buffer`, `input` or `constant`.
+        node: the placeholder's fx name.
+        layout: its layout at rest (global shape included).
+        aliases: other names of a tied parameter.
+    """
+
+    name: str
+    kind: str
+    node: str
+    dtype: torch.dtype
+    trainable: bool
+    layout: Layout
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ResultPlacement:
+    """An element of the program's output tuple: kind `output`, or `mutation` of a buffer."""
+
+    name: str
+    kind: str
+    dtype: torch.dtype
+    layout: Layout
+
+
+@dataclass(slots=True)
+class LocalProgram:
+    """The program that every device runs.
+
+    Nodes of `graph` are aten ops on local tensors whose arguments may hold `Here` objects, calls of
+    local functions, and step nodes (`apply_step`, `apply_steps`). Node meta: `val` (global fake
+    tensor), `layout` (a `Layout`, or a list for several results), `module`, `source`, `random`.
+    """
+
+    mesh: Mesh
+    graph: fx.Graph
+    leaves: tuple[LeafPlacement, ...]
+    results: tuple[ResultPlacement, ...]
+    loss: str | None = None
+    data_axes: frozenset[Axis] = frozenset()
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """The program as text, the same on every device."""
+        lines = [f"mesh {self.mesh}"]
+        for node in self.graph.nodes:
+            layout = node.meta.get("layout")
+            lines.append(f"{node.format_node()} : {layout}")
+        return "\n".join(lines)
+
+    def fingerprint(self) -> str:
+        """A hash of the program text, compared across ranks before the first collective."""
+        return hashlib.sha256(self.text().encode()).hexdigest()
