@@ -1,0 +1,1 @@
+"""The language's text side: parser, syntax tree, formatter and diagnostics."""

@@ -1,0 +1,283 @@
+"""Tree to canonical text: one line per fact, blocks opened, layouts aligned in runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import singledispatch
+from typing import Any, TypeAlias
+
+from shardlang.grammar import tree as t
+
+_INDENT = "  "
+_WIDEST_ALIGNED = 64
+
+_LaidOut: TypeAlias = t.Input | t.Output | t.Param | t.Buffer | t.ValueStatement
+_LAID_OUT = (t.Input, t.Output, t.Param, t.Buffer, t.ValueStatement)
+
+
+def format_tree(tree: t.Tree) -> str:
+    """The canonical text of a tree; parsing it gives an equal tree."""
+    lines = [*_lines(tree.statements, ""), *tree.foot]
+    return "".join(line + "\n" for line in lines)
+
+
+def format_node(node: t.Node) -> str:
+    """The canonical text of one node, without its comments: for messages."""
+    return "\n".join(_block(node, "")) if isinstance(node, _BLOCKS) else _text(node)
+
+
+def _lines(items: Sequence[t.Item], indent: str) -> list[str]:
+    widths = _alignment(items)
+    lines: list[str] = []
+    for item, width in zip(items, widths, strict=True):
+        lines += _indented(item.trivia.before, indent)
+        if isinstance(item, _BLOCKS):
+            lines += _block(item, indent)
+        elif isinstance(item, _LAID_OUT):
+            lines.append(f"{indent}{_head(item).ljust(width)} {_layout(item.layout)}")
+        else:
+            lines.append(indent + _text(item))
+        lines[-1] += _behind(item.trivia.after)
+    return lines
+
+
+def _block(block: t.Block, indent: str) -> list[str]:
+    opening = f"{indent}{_opening(block)} {{"
+    trivia = block.trivia
+    if not block.items and not trivia.head and not trivia.foot:
+        return [opening + "}"]
+    return [
+        opening + _behind(trivia.head),
+        *_lines(block.items, indent + _INDENT),
+        *_indented(trivia.foot, indent + _INDENT),
+        indent + "}",
+    ]
+
+
+def _indented(comments: Iterable[str], indent: str) -> list[str]:
+    return [indent + comment if comment else "" for comment in comments]
+
+
+def _behind(comment: str) -> str:
+    return f"  {comment}" if comment else ""
+
+
+def _alignment(items: Sequence[t.Item]) -> list[int]:
+    """The width of each item's head: the same for statements of a kind without a gap between."""
+    widths: list[int] = [0] * len(items)
+    run: list[int] = []
+    for index, item in enumerate(items):
+        if run and (type(item) is not type(items[run[0]]) or item.trivia.before):
+            _align(items, run, widths)
+            run = []
+        run.append(index)
+    _align(items, run, widths)
+    return widths
+
+
+def _align(items: Sequence[t.Item], run: list[int], widths: list[int]) -> None:
+    heads = [len(_head(item)) for i in run if isinstance(item := items[i], _LAID_OUT)]
+    width = max((head for head in heads if head <= _WIDEST_ALIGNED), default=0)
+    for index in run:
+        widths[index] = width
+
+
+def _head(item: _LaidOut) -> str:
+    """A statement up to its layout."""
+    if isinstance(item, t.Input):
+        below = "" if item.below is None else f" below {_text(item.below)}"
+        names = _commas(item.refs)
+        return f"input {names} : {item.dtype.text}[{_commas(item.shape)}]{below}"
+    if isinstance(item, t.Output):
+        return f"output {_commas(item.refs)}"
+    if isinstance(item, t.ValueStatement):
+        selector = "" if item.selector is None else _text(item.selector)
+        return f"value {_text(item.pattern)}{selector}"
+    return f"{'param' if isinstance(item, t.Param) else 'buffer'} {_text(item.pattern)}"
+
+
+def _layout(layout: t.Layout) -> str:
+    partial = "".join(f" +{axis.text}" for axis in layout.partial)
+    return f"[{_commas(layout.entries)}]{partial}"
+
+
+def _commas(nodes: Iterable[t.Node]) -> str:
+    return ", ".join(_text(node) for node in nodes)
+
+
+def _call(name: str, arguments: Sequence[t.Argument]) -> str:
+    return f"{name}({_commas(arguments)})" if arguments else name
+
+
+def _opening(block: t.Block) -> str:
+    if isinstance(block, t.Pipeline):
+        return f"pipeline {block.axis.text}"
+    return type(block).__name__.lower()
+
+
+@singledispatch
+def _text(node: Any) -> str:
+    """The text of a node that takes one line."""
+    raise TypeError(f"no text for {type(node).__name__}")
+
+
+@_text.register
+def _(node: t.Ident) -> str:
+    return node.text
+
+
+@_text.register
+def _(node: t.Text) -> str:
+    return f'"{node.text}"'
+
+
+@_text.register
+def _(node: t.Number) -> str:
+    return repr(node.value)
+
+
+@_text.register
+def _(node: t.Size) -> str:
+    return f"{node.count}{node.unit}"
+
+
+@_text.register
+def _(node: t.ListValue) -> str:
+    return f"[{_commas(node.items)}]"
+
+
+@_text.register
+def _(node: t.Argument) -> str:
+    value = _text(node.value)
+    return value if node.name is None else f"{node.name.text} = {value}"
+
+
+@_text.register
+def _(node: t.Product) -> str:
+    return "*".join(name.text for name in node.names)
+
+
+@_text.register
+def _(node: t.AxesEntry) -> str:
+    return _text(node.product) + (f"({_commas(node.blocks)})" if node.blocks else "")
+
+
+@_text.register
+def _(node: t.WholeEntry) -> str:
+    return "_"
+
+
+@_text.register
+def _(node: t.OpenEntry) -> str:
+    return "?"
+
+
+@_text.register
+def _(node: t.RestEntry) -> str:
+    return "..."
+
+
+@_text.register
+def _(node: t.Layout) -> str:
+    return _layout(node)
+
+
+@_text.register
+def _(node: t.Selector) -> str:
+    return "." + ".".join((node.side, *node.path))
+
+
+@_text.register(t.Input)
+@_text.register(t.Output)
+@_text.register(t.Param)
+@_text.register(t.Buffer)
+@_text.register(t.ValueStatement)
+def _(node: _LaidOut) -> str:
+    return f"{_head(node)} {_layout(node.layout)}"
+
+
+@_text.register
+def _(node: t.Use) -> str:
+    return f"use {_text(node.path)}"
+
+
+@_text.register
+def _(node: t.Let) -> str:
+    return f"let {node.name.text} = {_text(node.value)}"
+
+
+@_text.register
+def _(node: t.AxisDecl) -> str:
+    link = "" if node.link is None else f" over {node.link.text}"
+    return f"{node.name.text} = {_text(node.size)}{link}{' as data' if node.data else ''}"
+
+
+@_text.register
+def _(node: t.DimsEntry) -> str:
+    product = "_" if node.product is None else _text(node.product)
+    return f"{_commas(node.names)} = {product}"
+
+
+@_text.register
+def _(node: t.Model) -> str:
+    return f"model {_call(_text(node.source), node.arguments)}"
+
+
+@_text.register
+def _(node: t.Loss) -> str:
+    return f"loss {_text(node.ref)}"
+
+
+@_text.register
+def _(node: t.Store) -> str:
+    what = "" if node.what == "param" else f" {node.what}"
+    regather = " regather" if node.regather else ""
+    return f"store{what} {_text(node.pattern)} over {_text(node.axes)}{regather}"
+
+
+@_text.register
+def _(node: t.Optimizer) -> str:
+    return f"optimizer {_call(node.name.text, node.arguments)}"
+
+
+@_text.register
+def _(node: t.Split) -> str:
+    return f"split {'auto' if node.pattern is None else _text(node.pattern)}"
+
+
+@_text.register
+def _(node: t.Schedule) -> str:
+    return f"schedule {_call(node.name.text, node.arguments)}"
+
+
+@_text.register
+def _(node: t.Microbatches) -> str:
+    return f"microbatches {_text(node.count)}"
+
+
+@_text.register
+def _(node: t.Select) -> str:
+    words = [] if node.phase is None else [node.phase]
+    words.append(node.op)
+    words += [] if node.axes is None else ["over", _text(node.axes)]
+    words += [] if node.pattern is None else ["in", _text(node.pattern)]
+    return " ".join(words)
+
+
+@_text.register
+def _(node: t.Forbid) -> str:
+    return f"forbid {_text(node.select)}"
+
+
+@_text.register
+def _(node: t.Count) -> str:
+    measure = "bytes " if node.measure == "bytes" else ""
+    return f"{measure}{_text(node.select)} {node.comparison} {_text(node.bound)}"
+
+
+@_text.register
+def _(node: t.LayoutIs) -> str:
+    return f"layout {_text(node.name)} {_layout(node.layout)}"
+
+
+_BLOCKS = (t.Mesh, t.Dims, t.Pipeline, t.Expect)

@@ -1,0 +1,116 @@
+"""A forgiving scanner: what the parser needs for comments, recovery and messages.
+
+It never fails: a character that no token can hold becomes a token of kind `stray`.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from shardlang.grammar.diagnostics import Span
+
+Kind = Literal["comment", "string", "unclosed", "word", "number", "mark", "stray"]
+
+# fmt: off
+STATEMENTS = (
+    "use", "let", "mesh", "dims", "model", "input", "output", "loss", "param", "buffer", "store",
+    "value", "optimizer", "pipeline", "expect",
+)
+# fmt: on
+"""The words that begin a statement."""
+
+LATER = ("precision", "recompute", "cluster")
+"""Words kept for statements that do not exist yet."""
+
+RESERVED = ("over", "as")
+"""Words that are never names."""
+
+_BLOCKS = ("mesh", "dims", "expect")
+
+_TOKEN = re.compile(
+    r"""
+      (?P<space>[ \t\f\r\n]+)
+    | (?P<comment>\#[^\n]*)
+    | (?P<string>"[^"\r\n]*")
+    | (?P<unclosed>"[^"\r\n]*)
+    | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
+    | (?P<number>[0-9][A-Za-z0-9_]*)
+    | (?P<mark>\.\.\.|==|<=|>=|[{}\[\]()=,:.*+<>?-])
+    | (?P<stray>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of text and its offset."""
+
+    kind: Kind
+    text: str
+    start: int
+    at_line_start: bool
+
+    @property
+    def end(self) -> int:
+        """Offset just past the token."""
+        return self.start + len(self.text)
+
+
+class Source:
+    """A text with its name; turns offsets into spans."""
+
+    def __init__(self, text: str, file: str) -> None:
+        self.text = text
+        self.file = file
+        self._line_starts = [0, *(match.end() for match in re.finditer("\n", text))]
+
+    def place(self, offset: int) -> tuple[int, int]:
+        """The 1-based (line, column) of an offset."""
+        line = bisect_right(self._line_starts, offset)
+        return line, offset - self._line_starts[line - 1] + 1
+
+    def span(self, start: int, end: int) -> Span:
+        """The span between two offsets."""
+        return Span(self.file, *self.place(start), *self.place(end))
+
+
+def scan(text: str) -> list[Token]:
+    """All tokens but white space."""
+    return list(_tokens(text))
+
+
+def _tokens(text: str) -> Iterator[Token]:
+    fresh_line = True
+    for match in _TOKEN.finditer(text):
+        kind = match.lastgroup
+        if kind == "space":
+            fresh_line = fresh_line or "\n" in match.group()
+            continue
+        yield Token(kind, match.group(), match.start(), fresh_line)  # type: ignore[arg-type]
+        fresh_line = False
+
+
+def statement_starts(tokens: list[Token]) -> list[Token]:
+    """The tokens that, judged by their neighbours, begin a statement."""
+    code = [token for token in tokens if token.kind != "comment"]
+    following = [*code[1:], None]
+    return [
+        token
+        for token, after in zip(code, following, strict=True)
+        if after is not None and _begins_statement(token, after)
+    ]
+
+
+def _begins_statement(token: Token, after: Token) -> bool:
+    if token.kind != "word" or token.text not in (*STATEMENTS, *LATER):
+        return False
+    if token.text in _BLOCKS:
+        return after.text == "{"
+    if after.kind in ("string", "unclosed"):
+        return True
+    return token.at_line_start and (after.kind == "word" or token.text in LATER)

@@ -1,0 +1,313 @@
+"""What to say about text that is no spec (SH01xx)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from shardlang.grammar.diagnostics import Diagnostic, Label, error, join_words, quote
+from shardlang.grammar.scan import LATER, STATEMENTS, Source, Token, statement_starts
+
+_OPEN = {"{": "}", "[": "]", "(": ")"}
+_CLOSE = {closer: opener for opener, closer in _OPEN.items()}
+_OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
+
+_WORDS: dict[str, tuple[str, ...]] = {
+    **{word.upper(): (word,) for word in STATEMENTS},
+    "STORED": ("gradients", "optimizer"),
+    "REGATHER": ("regather",),
+    "SIDE": ("in", "out"),
+    "BYTES": ("bytes",),
+    "PHASE": ("forward", "backward", "update"),
+    "OP": _OPS,
+    "OVER": ("over",),
+    "AS": ("as",),
+    "DATA": ("data",),
+    "BELOW": ("below",),
+    "IN": ("in",),
+    "AUTO": ("auto",),
+    "SPLIT": ("split",),
+    "SCHEDULE": ("schedule",),
+    "MICROBATCHES": ("microbatches",),
+    "FORBID": ("forbid",),
+    "LAYOUT": ("layout",),
+}
+"""The words that each keyword terminal stands for."""
+
+_THINGS = {
+    "NAME": "a name",
+    "STRING": "a quoted string",
+    "INT": "an integer",
+    "FLOAT": "a float",
+    "SIZE": "a size such as `512MiB`",
+    "PATH": "a name or an index",
+    "OP": "a collective",
+    "PHASE": "a phase",
+    "COMPARISON": "a comparison",
+    "LBRACE": "`{`",
+    "RBRACE": "`}`",
+    "LSQB": "`[`",
+    "RSQB": "`]`",
+    "LPAR": "`(`",
+    "RPAR": "`)`",
+    "EQUAL": "`=`",
+    "COMMA": "`,`",
+    "COLON": "`:`",
+    "DOT": "`.`",
+    "STAR": "`*`",
+    "PLUS": "`+`",
+    "QMARK": "`?`",
+    "$END": "the end of the file",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Where an attempt to parse stopped, and which terminals were possible there."""
+
+    offset: int
+    previous_end: int | None
+    expected: frozenset[str]
+
+
+class Syntax:
+    """One text with its tokens, and the places that look like the start of a statement."""
+
+    def __init__(self, source: Source, tokens: list[Token]) -> None:
+        self.source = source
+        self.tokens = [token for token in tokens if token.kind != "comment"]
+
+    @cached_property
+    def starts(self) -> list[Token]:
+        """The tokens that look like the start of a statement."""
+        return statement_starts(self.tokens)
+
+    def blanked(self, begin: int) -> str:
+        """The text with everything before an offset made blank, so that places stay."""
+        text = self.source.text
+        return "".join("\n" if char == "\n" else " " for char in text[:begin]) + text[begin:]
+
+    def token_at(self, offset: int) -> Token | None:
+        """The token that covers an offset, or the next one."""
+        return next((token for token in self.tokens if token.end > offset), None)
+
+    def statement_of(self, offset: int, begin: int) -> int:
+        """The offset at which the statement around an offset starts."""
+        return max((t.start for t in self.starts if begin <= t.start < offset), default=begin)
+
+    def next_statement(self, offset: int, begin: int) -> int | None:
+        """The offset of the next statement, after the one that starts at `begin`."""
+        return next((t.start for t in self.starts if t.start >= offset and t.start > begin), None)
+
+
+def lexical_findings(syntax: Syntax) -> list[Diagnostic]:
+    """Strings that are never closed, and characters that mean nothing."""
+    found: list[Diagnostic] = []
+    last_stray = -1
+    for token in syntax.tokens:
+        span = syntax.source.span(token.start, token.end)
+        if token.kind == "unclosed":
+            found.append(
+                error(
+                    "SH0104",
+                    "the string is never closed",
+                    span,
+                    help='end it with `"` on the same line',
+                )
+            )
+        if token.kind == "stray":
+            if token.start != last_stray:
+                found.append(error("SH0102", f"{_shown(token.text)} means nothing here", span))
+            last_stray = token.end
+    return found
+
+
+def reserved_name(syntax: Syntax, offset: int) -> Diagnostic:
+    """`over` or `as` used as a name."""
+    token = syntax.token_at(offset)
+    assert token is not None
+    return error(
+        "SH0107",
+        f"`{token.text}` is a reserved word",
+        syntax.source.span(token.start, token.end),
+        help="choose another name; only `over` and `as` are reserved",
+    )
+
+
+def number_too_large(syntax: Syntax, start: int, end: int) -> Diagnostic:
+    """A literal without a value."""
+    return error(
+        "SH0103",
+        "the number is too large",
+        syntax.source.span(start, end),
+        help="integers and byte sizes stay below 2**63, floats are finite",
+    )
+
+
+def explain_failure(syntax: Syntax, failure: Failure, begin: int) -> tuple[Diagnostic, int | None]:
+    """The finding for a failed attempt, and the offset at which to start again."""
+    unclosed = _unclosed_bracket(syntax, failure, begin)
+    if unclosed is not None:
+        return unclosed
+    found = syntax.token_at(failure.offset)
+    start = syntax.statement_of(failure.offset, begin)
+    resume = syntax.next_statement(failure.offset, start)
+    if found is None or found.start == resume:
+        return _cut_short(syntax, failure, found), resume
+    span = syntax.source.span(found.start, found.end)
+    if found.kind == "word" and _may_start_statement(failure, found):
+        return _unknown_statement(syntax, found, failure), resume
+    if found.text in ("over", "as") and "NAME" in failure.expected:
+        return reserved_name(syntax, found.start), resume
+    if found.kind == "number" and _is_malformed(syntax, found, failure):
+        return _malformed_number(syntax, found), resume
+    if found.text in _CLOSE and not _open_before(syntax, begin, found.start):
+        return error("SH0111", f"`{found.text}` closes nothing", span, help="remove it"), resume
+    diagnostic = error(
+        "SH0101",
+        f"expected {expected_words(failure.expected)}, found {_shown(found.text)}",
+        span,
+        help=_nearest_keyword(found.text, failure.expected) or _hint(found, failure),
+    )
+    return diagnostic, resume
+
+
+def expected_words(expected: frozenset[str]) -> str:
+    """A set of terminals in words: `a name or `}``."""
+    names = set(expected)
+    words: list[str] = []
+    statements = {word.upper() for word in STATEMENTS}
+    if statements <= names:
+        names -= statements | {"$END"}
+        words.append("a statement")
+    if {"INT", "FLOAT", "SIZE"} <= names:
+        names -= {"INT", "FLOAT", "SIZE"}
+        words.append("a number")
+    for name in sorted(names):
+        words += [_THINGS[name]] if name in _THINGS else quote(_WORDS.get(name, (name.lower(),)))
+    return join_words(sorted(words, key=lambda word: (word.startswith("`"), word)))
+
+
+def _cut_short(syntax: Syntax, failure: Failure, found: Token | None) -> Diagnostic:
+    """The statement ends, at the next one or at the end of the file, before it is complete."""
+    end = failure.previous_end
+    if end is None:
+        end = failure.offset
+    what = f"`{found.text}`" if found is not None else "the end of the file"
+    line, column = syntax.source.place(end)
+    span = syntax.source.span(end, end)
+    wide = type(span)(span.file, line, column, line, column + 1)
+    message = f"expected {expected_words(failure.expected)}, found {what}"
+    return error("SH0101", message, wide, help="complete the statement")
+
+
+def _may_start_statement(failure: Failure, found: Token) -> bool:
+    statements = {word.upper() for word in STATEMENTS}
+    if not statements <= failure.expected:
+        return False
+    return found.at_line_start or failure.expected <= statements | {"$END", "PLUS"}
+
+
+def _unknown_statement(syntax: Syntax, found: Token, failure: Failure) -> Diagnostic:
+    span = syntax.source.span(found.start, found.end)
+    if found.text in LATER:
+        return not_supported(found.text, syntax, found)
+    near = _nearest_keyword(found.text, failure.expected)
+    known = f"the statements are {join_words(quote(STATEMENTS), 'and')}"
+    return error("SH0106", f"unknown statement `{found.text}`", span, help=near or known)
+
+
+def not_supported(word: str, syntax: Syntax, found: Token) -> Diagnostic:
+    """A statement that a later version will have."""
+    return error(
+        "SH0108",
+        f"the statement `{word}` is not supported yet",
+        syntax.source.span(found.start, found.end),
+        help="remove it",
+    )
+
+
+def _is_malformed(syntax: Syntax, found: Token, failure: Failure) -> bool:
+    return not found.text.isdigit() and bool({"INT", "FLOAT", "SIZE"} & failure.expected)
+
+
+def _malformed_number(syntax: Syntax, found: Token) -> Diagnostic:
+    return error(
+        "SH0103",
+        f"malformed number `{found.text}`",
+        syntax.source.span(found.start, found.end),
+        help="sizes are written `512MiB`, with KiB, MiB, GiB or TiB; names start with a letter",
+    )
+
+
+def _nearest_keyword(word: str, expected: Iterable[str]) -> str | None:
+    keywords = [keyword for name in expected for keyword in _WORDS.get(name, ())]
+    near = difflib.get_close_matches(word, sorted(keywords), n=1, cutoff=0.6)
+    return f"did you mean `{near[0]}`" if near else None
+
+
+def _hint(found: Token, failure: Failure) -> str | None:
+    if found.kind == "word" and failure.expected == {"STRING"}:
+        return f'put it in quotes: `"{found.text}"`'
+    if found.text == "," and "RBRACE" in failure.expected:
+        return "the lines of a block need no comma between them"
+    if found.text == ":" and "EQUAL" in failure.expected:
+        return "write `=`"
+    if "OP" in failure.expected:
+        return f"the collectives are {join_words(quote(_OPS), 'and')}"
+    if "COMPARISON" in failure.expected:
+        return "the comparisons are `==`, `<=`, `<`, `>=` and `>`"
+    return None
+
+
+def _open_before(syntax: Syntax, begin: int, end: int) -> list[Token]:
+    """The brackets still open between two offsets."""
+    stack: list[Token] = []
+    for token in syntax.tokens:
+        if token.kind != "mark" or not begin <= token.start < end:
+            continue
+        if token.text in _OPEN:
+            stack.append(token)
+        elif stack and _CLOSE.get(token.text) == stack[-1].text:
+            stack.pop()
+    return stack
+
+
+def _unclosed_bracket(
+    syntax: Syntax, failure: Failure, begin: int
+) -> tuple[Diagnostic, int | None] | None:
+    """A bracket that is still open where the next statement, or the end of the file, stands."""
+    start = syntax.statement_of(failure.offset, begin)
+    around = [t for t in syntax.starts if begin <= t.start <= failure.offset]
+    for statement in around:
+        still_open = _open_before(syntax, begin, statement.start)
+        if still_open:
+            return _never_closed(syntax, still_open[-1], statement), statement.start
+    if syntax.token_at(failure.offset) is None:
+        still_open = _open_before(syntax, start, failure.offset)
+        if still_open:
+            return _never_closed(syntax, still_open[-1], None), None
+    return None
+
+
+def _never_closed(syntax: Syntax, opener: Token, statement: Token | None) -> Diagnostic:
+    labels = []
+    if statement is not None:
+        place = syntax.source.span(statement.start, statement.end)
+        labels.append(Label(place, "the next statement begins here"))
+    return error(
+        "SH0105",
+        f"`{opener.text}` is never closed",
+        syntax.source.span(opener.start, opener.end),
+        labels=labels,
+        help=f"add `{_OPEN[opener.text]}`",
+    )
+
+
+def _shown(text: str) -> str:
+    """A token in a message; what cannot be printed is escaped."""
+    if len(text) > 40:
+        text = text[:37] + "..."
+    return f"`{text}`" if text.isprintable() else f"`{text.encode('unicode_escape').decode()}`"

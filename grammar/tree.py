@@ -1,0 +1,364 @@
+"""The syntax tree: frozen nodes, one per statement, compared without their spans.
+
+Comments and blank lines belong to the tree (`Trivia`), so that the formatter keeps
+them. `parse(format_tree(tree))` is equal to `tree` for every tree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from shardlang.grammar.diagnostics import NOWHERE, Span
+
+Side = Literal["in", "out"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trivia:
+    """Comments around a node, as written from `#` on; an empty line in a tuple is a blank line.
+
+    `before`: lines above the node; `after`: the comment behind it on its last line;
+    `head`: behind the `{` of a block; `foot`: lines above the `}` of a block.
+    """
+
+    before: tuple[str, ...] = ()
+    after: str = ""
+    head: str = ""
+    foot: tuple[str, ...] = ()
+
+
+NO_TRIVIA = Trivia()
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What every node has: its place, which is no part of its value."""
+
+    span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Item(Node):
+    """A node that the formatter puts on lines of its own: a statement, or a line of a block."""
+
+    trivia: Trivia = field(default=NO_TRIVIA, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Ident(Node):
+    """A bare name."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text(Node):
+    """A quoted string, without its quotes; backslashes are kept as written."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Number(Node):
+    """An integer or a finite float."""
+
+    value: int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Size(Node):
+    """A byte size such as `512MiB`."""
+
+    count: int
+    unit: str
+
+
+Scalar: TypeAlias = "Ident | Text | Number | Size"
+
+
+@dataclass(frozen=True, slots=True)
+class ListValue(Node):
+    """A list of scalars, legal as an argument."""
+
+    items: tuple[Scalar, ...]
+
+
+Value: TypeAlias = "Scalar | ListValue"
+Ref: TypeAlias = "Ident | Text"
+
+
+@dataclass(frozen=True, slots=True)
+class Argument(Node):
+    """`name = value` or a positional `value`."""
+
+    name: Ident | None
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Product(Node):
+    """`a*b`: axes or dims, major to minor."""
+
+    names: tuple[Ident, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AxesEntry(Node):
+    """A layout entry that shards its dim; `blocks` is the list in `tp(3)` or `tp(64, 8, 8)`."""
+
+    product: Product
+    blocks: tuple[Scalar, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WholeEntry(Node):
+    """`_`: the dim stays whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenEntry(Node):
+    """`?`: propagation decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestEntry(Node):
+    """`...`: the remaining dims, all `?`."""
+
+
+Entry: TypeAlias = "AxesEntry | WholeEntry | OpenEntry | RestEntry"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout(Node):
+    """`[entry, ...] +axis`."""
+
+    entries: tuple[Entry, ...]
+    partial: tuple[Ident, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Selector(Node):
+    """`.out`, `.out.1`, `.in.hidden_states`: which tensor of a module."""
+
+    side: Side
+    path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Use(Item):
+    """`use "base.shard"`."""
+
+    path: Text
+
+
+@dataclass(frozen=True, slots=True)
+class Let(Item):
+    """`let name = value`."""
+
+    name: Ident
+    value: Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class AxisDecl(Item):
+    """`name = size over link as data`, inside `mesh`."""
+
+    name: Ident
+    size: Scalar
+    link: Ident | None = None
+    data: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh(Item):
+    """`mesh { ... }`."""
+
+    items: tuple[AxisDecl, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DimsEntry(Item):
+    """`a, b = product`, inside `dims`; a product of None is `_`."""
+
+    names: tuple[Ident, ...]
+    product: Product | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dims(Item):
+    """`dims { ... }`."""
+
+    items: tuple[DimsEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Model(Item):
+    """`model hf("config.json", task = "causal-lm")` or `model "file.py:build"(width = 64)`."""
+
+    source: Ref
+    arguments: tuple[Argument, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Input(Item):
+    """`input names : dtype[shape] below bound [layout]`."""
+
+    refs: tuple[Ref, ...]
+    dtype: Ident
+    shape: tuple[Scalar, ...]
+    below: Scalar | None
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Output(Item):
+    """`output names [layout]`."""
+
+    refs: tuple[Ref, ...]
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Loss(Item):
+    """`loss name`."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Param(Item):
+    """`param "pattern" [layout]`."""
+
+    pattern: Text
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer(Item):
+    """`buffer "pattern" [layout]`."""
+
+    pattern: Text
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Store(Item):
+    """`store [gradients|optimizer] "pattern" over axes [regather]`."""
+
+    what: Literal["param", "gradients", "optimizer"]
+    pattern: Text
+    axes: Product
+    regather: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ValueStatement(Item):
+    """`value "module".out [layout]`."""
+
+    pattern: Text
+    selector: Selector | None
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer(Item):
+    """`optimizer adamw(lr = 3e-4)`."""
+
+    name: Ident
+    arguments: tuple[Argument, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Split(Item):
+    """`split "modules"` or `split auto`, inside `pipeline`; a pattern of None is `auto`."""
+
+    pattern: Text | None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule(Item):
+    """`schedule name(arguments)`, inside `pipeline`."""
+
+    name: Ident
+    arguments: tuple[Argument, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Microbatches(Item):
+    """`microbatches n`, inside `pipeline`."""
+
+    count: Scalar
+
+
+PipelineItem: TypeAlias = "Split | Schedule | Microbatches"
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline(Item):
+    """`pipeline axis { ... }`."""
+
+    axis: Ident
+    items: tuple[PipelineItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Select(Node):
+    """`[phase] op [over axes] [in "modules"]`: some collectives of the plan."""
+
+    phase: str | None
+    op: str
+    axes: Product | None = None
+    pattern: Text | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Forbid(Item):
+    """`forbid select`, inside `expect`."""
+
+    select: Select
+
+
+@dataclass(frozen=True, slots=True)
+class Count(Item):
+    """`[bytes] select == bound`, inside `expect`."""
+
+    measure: Literal["count", "bytes"]
+    select: Select
+    comparison: str
+    bound: Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutIs(Item):
+    """`layout "name" [layout]`, inside `expect`."""
+
+    name: Text
+    layout: Layout
+
+
+ExpectItem: TypeAlias = "Forbid | Count | LayoutIs"
+
+
+@dataclass(frozen=True, slots=True)
+class Expect(Item):
+    """`expect { ... }`."""
+
+    items: tuple[ExpectItem, ...]
+
+
+Block: TypeAlias = "Mesh | Dims | Pipeline | Expect"
+BlockItem: TypeAlias = "AxisDecl | DimsEntry | PipelineItem | ExpectItem"
+Statement: TypeAlias = (
+    "Use | Let | Mesh | Dims | Model | Input | Output | Loss | Param | Buffer | Store"
+    " | ValueStatement | Optimizer | Pipeline | Expect"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A whole file; `foot` holds the comments behind the last statement."""
+
+    statements: tuple[Statement, ...]
+    foot: tuple[str, ...] = ()
+    file: str = field(default="", compare=False)
