@@ -1,0 +1,109 @@
+"""Functions that devices run in place of ops whose arguments or results name global places.
+
+`Place` says which global indices a device holds of one dim: the first of a contiguous run, or all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shardlang.ir.here import LocalIndices, LocalStart, PieceAt
+from shardlang.ir.layout import DimLayout
+from shardlang.runtime.pieces import piece_here
+
+Place = int | list[int]
+
+
+def place(dim: DimLayout) -> int | LocalStart | LocalIndices:
+    """The place of a device in a dim, as an argument."""
+    if not dim.axes:
+        return 0
+    return LocalStart(dim) if dim.plain else LocalIndices(dim)
+
+
+def indices(at: Place, size: int, device: torch.device) -> Tensor:
+    """Global indices `[size]` of the local ones."""
+    if isinstance(at, int):
+        return torch.arange(at, at + size, device=device)
+    return torch.tensor(at, dtype=torch.int64, device=device)
+
+
+def local_positions(index: Tensor, at: Place, size: int, total: int) -> Tensor:
+    """Local positions of global indices (negative ones count from the end); -1 where not here."""
+    index = torch.where(index < 0, index + total, index)
+    if isinstance(at, int):
+        here = (index >= at) & (index < at + size)
+        return torch.where(here, index - at, -1)
+    table = torch.full((total,), -1, dtype=torch.int64, device=index.device)
+    table[indices(at, size, index.device)] = torch.arange(size, device=index.device)
+    return table[index]
+
+
+def position(index: int, at: Place, size: int) -> int:
+    """Local position of one global index; -1 where not here."""
+    if isinstance(at, int):
+        return index - at if at <= index < at + size else -1
+    return at.index(index) if index in at else -1
+
+
+def select_here(x: Tensor, dim: int, index: int, at: Place) -> Tensor:
+    """`x.select(dim, index)` where this device holds the index, zeros elsewhere: a summand."""
+    here = position(index, at, x.shape[dim])
+    if here >= 0:
+        return x.select(dim, here)
+    shape = [size for i, size in enumerate(x.shape) if i != dim]
+    return x.new_zeros(shape) + x.narrow(dim, 0, 0).sum(dim)
+
+
+def select_scatter_here(x: Tensor, src: Tensor, dim: int, index: int, at: Place) -> Tensor:
+    """`x` with `src` at one index of `dim`, on the device that holds it."""
+    here = position(index, at, x.shape[dim])
+    if here >= 0:
+        return x.select_scatter(src, dim, here)
+    return x + src.unsqueeze(dim).narrow(dim, 0, 0).sum(dim, keepdim=True)
+
+
+def triangle_here(op: Any, x: Tensor, diagonal: int, rows: Place, columns: Place) -> Tensor:
+    """`tril` or `triu` of a piece of a matrix."""
+    if isinstance(rows, int) and isinstance(columns, int):
+        made: Tensor = op(x, diagonal + rows - columns)
+        return made
+    row = indices(rows, x.shape[-2], x.device)[:, None]
+    column = indices(columns, x.shape[-1], x.device)
+    lower = op is torch.ops.aten.tril.default
+    keep = column - row <= diagonal if lower else column - row >= diagonal
+    return torch.where(keep, x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+
+def arange_here(
+    start: float, step: float, at: Place, size: int, *, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """This device's part of an arange."""
+    wide = torch.int64 if not dtype.is_floating_point else torch.float64
+    return (start + indices(at, size, device).to(wide) * step).to(dtype)
+
+
+def eye_here(
+    rows: Place, row_count: int, columns: Place, column_count: int,
+    *, dtype: torch.dtype, device: torch.device,
+) -> Tensor:  # fmt: skip
+    """This device's part of an identity matrix."""
+    row = indices(rows, row_count, device)[:, None]
+    return (row == indices(columns, column_count, device)).to(dtype)
+
+
+def cut_here(op: Callable[..., Tensor], piece: PieceAt, *args: Any, **kwargs: Any) -> Tensor:
+    """This device's part of what a factory makes."""
+    return piece_here(op(*args, **kwargs), piece)
+
+
+def cut_all_here(
+    op: Callable[..., Sequence[Tensor]], pieces: Sequence[PieceAt], *args: Any, **kwargs: Any
+) -> list[Tensor]:
+    """This device's parts of the several tensors that a factory makes."""
+    made = op(*args, **kwargs)
+    return [piece_here(full, piece) for full, piece in zip(made, pieces, strict=True)]

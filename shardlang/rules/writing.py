@@ -1,0 +1,56 @@
+"""Helpers that write rule strings from shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def names(rank: int, prefix: str = "d") -> list[str]:
+    """One factor name per dim."""
+    return [f"{prefix}{i}" for i in range(rank)]
+
+
+def tensor(dims: Iterable[str]) -> str:
+    """A tensor of these dims, `.` if there are none."""
+    return " ".join(dims) or "."
+
+
+def tensors(many: Iterable[Iterable[str]]) -> str:
+    """Several tensors."""
+    return ", ".join(tensor(dims) for dims in many)
+
+
+def arrow(operands: Iterable[Iterable[str]], results: Iterable[Iterable[str]]) -> str:
+    """The whole rule string."""
+    return f"{tensors(operands)} -> {tensors(results)}"
+
+
+def group(factors: Sequence[str]) -> str:
+    """One dim of several factors, major to minor; `1` if there are none."""
+    if not factors:
+        return "1"
+    return factors[0] if len(factors) == 1 else f"({' '.join(factors)})"
+
+
+def blocks(stretches: Sequence[tuple[str, int]]) -> str:
+    """One dim of named stretches, one after another; those of size 0 are left out."""
+    kept = [f"{name}={size}" for name, size in stretches if size]
+    if not kept:
+        return f"{stretches[0][0]}=0"
+    return kept[0] if len(kept) == 1 else f"[{'|'.join(kept)}]"
+
+
+def swapped(dims: Sequence[str], place: int, dim: str) -> list[str]:
+    """`dims` with another one at `place`."""
+    return [*dims[:place], dim, *dims[place + 1 :]]
+
+
+def without(dims: Sequence[str], place: int) -> list[str]:
+    """`dims` without the one at `place`."""
+    return [*dims[:place], *dims[place + 1 :]]
+
+
+def with_whole(dims: Sequence[str], places: Iterable[int]) -> list[str]:
+    """`dims` with those at `places` marked as whole."""
+    chosen = set(places)
+    return [f"{dim}!" if i in chosen else dim for i, dim in enumerate(dims)]
