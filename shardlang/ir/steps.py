@@ -110,6 +110,8 @@ class Step:
         before, after = self.states
         if before == after == "S":
             return Move.ALL_TO_ALL if self.dims[0] != self.dims[1] else Move.PERMUTE
+        if before == "P" and self.kind == "all_reduce":
+            return Move.ALL_REDUCE if self.backward_axes else Move.NOTHING
         return ADJOINTS[before, after][2]
 
     @property

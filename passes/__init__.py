@@ -1,0 +1,1 @@
+"""The passes: one transformation per file, named for what it does."""

@@ -1,0 +1,112 @@
+"""bind_rules: give every op its rule, unsharded; refuse ops that have none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+import shardlang.rules
+from shardlang.ir.graph import ShardError, ShardGraph, constrain, describe, is_item, is_step
+from shardlang.ir.rule import Rule, Sharding
+from shardlang.rules.call import Call, shape_of
+from shardlang.rules.notation import NotationError, bind
+from shardlang.rules.registry import find
+
+assert shardlang.rules
+
+
+@dataclass(frozen=True, slots=True)
+class BindRules:
+    """Attach a `Sharding` with nothing split yet to every leaf and op."""
+
+    name: str = "bind_rules"
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        """Bind all rules.
+
+        Raises:
+            ShardError: an op has no rule, or its rule does not fit the call.
+        """
+        cache: dict[Any, Rule] = {}
+        for node in graph.graph.nodes:
+            if not (node.op == "output" or is_item(node) or is_step(node)):
+                bind_node(node, cache)
+        mark_gradients(graph)
+        return graph
+
+
+def bind_node(node: fx.Node, cache: dict[Any, Rule] | None = None) -> None:
+    """Attach an unsharded `Sharding` to one node."""
+    if node.op == "placeholder" or node.target is constrain:
+        node.meta["sharding"] = Sharding.whole(_identity(node))
+        return
+    call = Call(node)
+    key = _key(call)
+    found = cache.get(key) if cache is not None else None
+    if found is None:
+        found = _bind(call)
+        if cache is not None:
+            cache[key] = found
+    node.meta["sharding"] = Sharding.whole(found)
+
+
+def _identity(node: fx.Node) -> Rule:
+    shape = shape_of(node.meta["val"])
+    dims = " ".join(f"d{i}" for i in range(len(shape))) or "."
+    if node.op == "placeholder":
+        return bind(f"-> {dims}", [], [shape])
+    return bind(f"{dims} -> {dims}", [shape], [shape], linear=[frozenset({0})])
+
+
+def _bind(call: Call) -> Rule:
+    declared = find(call.target)
+    node = call.node
+    if declared is None:
+        raise ShardError(
+            "SH0401",
+            f"no sharding rule for the op {describe(node)}",
+            node=node,
+            help="declare one with `shardlang.rule`; see docs/op-rules.md",
+        )
+    try:
+        return declared.bind(call)
+    except NotationError as error:
+        raise ShardError("SH0402", f"the rule of {describe(node)} does not fit: {error}", node=node) from error
+
+
+def _key(call: Call) -> Any:
+    """What a rule may depend on: op, shapes, dtypes and the other arguments."""
+    operands = tuple((shape_of(n.meta["val"]), n.meta["val"].dtype) for n in call.operands)
+    names = tuple((slot.name, slot.index) for slot in call.slots)
+    rest = tuple(
+        (name, repr(value)) for name, value in call.arguments.items() if not call.has(name) and _plain(value)
+    )
+    results = tuple((shape_of(v), v.dtype) for v in call.results)
+    return call.target, operands, names, rest, results
+
+
+def _plain(value: Any) -> bool:
+    return not (isinstance(value, (list, tuple)) and any(isinstance(item, fx.Node) for item in value))
+
+
+def mark_gradients(graph: ShardGraph) -> None:
+    """Mark every value through which a gradient flows to a trainable parameter."""
+    trainable = {leaf.node for leaf in graph.leaves if leaf.trainable}
+    for node in graph.graph.nodes:
+        node.meta["diff"] = node in trainable or _carries(node)
+
+
+def _carries(node: fx.Node) -> bool:
+    if node.op != "call_function":
+        return False
+    val = node.meta.get("val")
+    floating = any(
+        isinstance(v, torch.Tensor) and (v.is_floating_point() or v.is_complex())
+        for v in (val if isinstance(val, (list, tuple)) else [val])
+    )
+    sharding = node.meta.get("sharding")
+    detached = sharding is not None and sharding.rule.detached
+    return floating and not detached and any(source.meta["diff"] for source in node.all_input_nodes)

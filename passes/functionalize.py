@@ -1,0 +1,273 @@
+"""Make in-place operators functional.
+
+Every tensor is either a root, which owns its storage, or a view of another through one operator.
+A write to a tensor becomes a new value of it; the tensors that it views are rebuilt from the inside
+out by scattering that value back, up to the root. A later read of any other view of the root
+recomputes it from the root's new value.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from shardlang.passes.errors import PassError
+from shardlang.passes.fx_edit import Editor, argument, gradient_carriers, is_op, val
+from shardlang.passes.view_inverses import put_back
+
+aten = torch.ops.aten
+_RENAMED = {
+    "bernoulli_.float": ("bernoulli", "p"),
+    "normal_.default": ("normal_functional", "default"),
+}
+
+
+@dataclass(slots=True)
+class _Root:
+    """A storage: how often it has been written, and the node of its latest whole value."""
+
+    version: int
+    current: fx.Node
+
+
+def functionalize(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """Rewrite `graph` in place; return the final value of every placeholder that was written.
+
+    Raises `PassError` SH0357 for a write that cannot be expressed functionally.
+    """
+    if not any(_mutates(node) or is_op(node, [aten.batch_norm]) for node in graph.nodes):
+        return {}
+    return _Functionalizer(graph).run()
+
+
+class _Functionalizer:
+    """One run over one graph."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+        self.edit = Editor(graph)
+        self.carriers = gradient_carriers(graph)
+        self.roots: dict[fx.Node, _Root] = {}
+        self.parents: dict[fx.Node, fx.Node] = {}
+        self.fresh: dict[fx.Node, tuple[int, fx.Node]] = {}
+        self.fakes: dict[fx.Node, Any] = {}
+
+    def run(self) -> dict[fx.Node, fx.Node]:
+        original = list(self.graph.nodes)
+        for node in original:
+            self._alias(node)
+        written: list[fx.Node] = []
+        for node in original:
+            if _mutates(node):
+                self._write(node)
+                written.append(node)
+                continue
+            stats = node.args[3:5]
+            self._read_operands(node)
+            if node in self.roots:
+                self.fresh[node] = (self.roots[node].version, node)
+            if is_op(node, [aten.batch_norm]) and argument(node, "training"):
+                self._expose_running_stats(node, stats)
+        output = original[-1]
+        final = {
+            n: self._read(n, output)
+            for n in original
+            if n.op == "placeholder" and n in self.roots and self.roots[n].version > 0
+        }
+        for node in reversed(written):
+            self.graph.erase_node(node)
+        return final
+
+    def _alias(self, node: fx.Node) -> None:
+        """Find out, by running the node on fakes, whose storage its result is."""
+        self.fakes[node] = self._run(node)
+        if not isinstance(self.fakes[node], torch.Tensor):
+            return
+        self.roots[node] = _Root(0, node)
+        storage = self.fakes[node].untyped_storage()._cdata
+        for operand in node.all_input_nodes:
+            for source in self._with_lists(operand):
+                if self._storage(source) == storage:
+                    self.parents[node] = source
+                    self.roots[node] = self.roots[source]
+                    return
+
+    def _with_lists(self, operand: fx.Node) -> list[fx.Node]:
+        """The tensor nodes that an operand may alias: itself, or what a multi-output op reads."""
+        return [operand] if operand in self.roots else list(operand.all_input_nodes)
+
+    def _storage(self, node: fx.Node) -> int | None:
+        fake = self.fakes.get(node)
+        return fake.untyped_storage()._cdata if isinstance(fake, torch.Tensor) else None
+
+    def _run(self, node: fx.Node) -> Any:
+        """The node's fake result, sharing storage as the real one would."""
+        if node.op == "placeholder":
+            fake = node.meta["val"]
+            with self.edit.fake_mode:
+                return torch.empty_strided(fake.size(), fake.stride(), dtype=fake.dtype)
+        if node.op != "call_function":
+            return None
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.fakes[n])
+        with self.edit.fake_mode, torch.no_grad():
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _read_operands(self, node: fx.Node) -> None:
+        """Let a node use the present values of its operands."""
+        for operand in node.all_input_nodes:
+            if operand in self.roots:
+                node.replace_input_with(operand, self._read(operand, node))
+
+    def _read(self, node: fx.Node, before: fx.Node) -> fx.Node:
+        """The node that holds the present value of `node`'s tensor."""
+        root = self.roots[node]
+        version, value = self.fresh.get(node, (0, node))
+        if version == root.version:
+            return value
+        parent = self.parents.get(node)
+        value = root.current if parent is None else self._review(node, parent, before)
+        self.fresh[node] = (root.version, value)
+        return value
+
+    def _review(self, node: fx.Node, parent: fx.Node, before: fx.Node) -> fx.Node:
+        """Take the view `node` of its parent's present value."""
+        value = self._read(parent, before)
+        if _mutates(node) or is_op(node, [aten.detach_]):
+            return value
+        if node.target is operator.getitem:
+            return self._review_item(node, value, before)
+        args = tuple(value if a is node.args[0] else a for a in node.args)
+        return self.edit.call(node.target, *args, like=before, **node.kwargs)
+
+    def _review_item(self, node: fx.Node, value: fx.Node, before: fx.Node) -> fx.Node:
+        """Take one item of a view operator with several results, such as split."""
+        split = node.args[0]
+        assert isinstance(split, fx.Node)
+        again = self.edit.call(split.target, value, *split.args[1:], like=before, **split.kwargs)
+        return self.edit.call(operator.getitem, again, node.args[1], like=before)
+
+    def _write(self, node: fx.Node) -> None:
+        """Replace an in-place call by its functional form and record the new value."""
+        target = node.args[0]
+        assert isinstance(target, fx.Node)
+        if torch.Tag.inplace_view in node.target.tags:  # type: ignore[union-attr]
+            raise _no_form(node)
+        old = self._read(target, node)
+        self._store(target, self._new_value(node, old), node)
+
+    def _store(self, target: fx.Node, value: fx.Node, at: fx.Node) -> None:
+        """Make `value` the tensor `target`'s value, and so part of what it views."""
+        self._refuse_hidden_gradient(target, at)
+        root = self.roots[target]
+        chain = [target]
+        while chain[-1] in self.parents:
+            chain.append(self.parents[chain[-1]])
+        olds = [self._read(n, at) for n in chain]
+        version = root.version + 1
+        self.fresh[target] = (version, value)
+        for view, parent, old in zip(chain, chain[1:], olds[1:], strict=False):
+            value = self._put_back(view, old, value, at)
+            self.fresh[parent] = (version, value)
+        root.version, root.current = version, value
+
+    def _put_back(self, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
+        """The parent's value with the part that `view` shows replaced by `value`."""
+        if _mutates(view) or is_op(view, [aten.detach_]):
+            return value
+        new = put_back(self.edit, view, parent, value, at)
+        if new is None:
+            raise PassError(
+                "SH0357", f"a write through `{view.target}` cannot be made functional",
+                source=at.meta.get("source", ""), help="write to a copy of the tensor instead",
+            )
+        return new
+
+    def _refuse_hidden_gradient(self, target: fx.Node, at: fx.Node) -> None:
+        """Refuse a write under no_grad to a tensor that autograd goes through."""
+        if at.meta.get("no_grad") and target in self.carriers:
+            raise PassError(
+                "SH0357", "an in-place update under no_grad changes a tensor that has a gradient",
+                source=at.meta.get("source", ""), help="update a detached copy instead",
+            )
+
+    def _new_value(self, node: fx.Node, old: fx.Node) -> fx.Node:
+        """The functional counterpart of an in-place call on a tensor whose value is `old`."""
+        rest, kwargs = fx.map_arg(
+            (node.args[1:], dict(node.kwargs)), lambda n: self._read(n, node)
+        )
+        if is_op(node, [aten.copy_]):
+            source = rest[0]
+            assert isinstance(source, fx.Node)
+            return self._fit(source, old, node)
+        if is_op(node, [aten.zero_]):
+            return self.edit.call(aten.zeros_like.default, old, like=node)
+        functional = functional_form(node)
+        value = self.edit.call(functional, old, *rest, like=node, **kwargs)
+        return self._fit(value, old, node)
+
+    def _fit(self, value: fx.Node, old: fx.Node, at: fx.Node) -> fx.Node:
+        """`value` in the type and shape of `old`."""
+        if val(value).dtype != val(old).dtype:
+            value = self.edit.call(aten.to.dtype, value, val(old).dtype, like=at)
+        if val(value).shape != val(old).shape:
+            value = self.edit.call(aten.expand.default, value, list(val(old).shape), like=at)
+        return value
+
+    def _expose_running_stats(self, node: fx.Node, stats: tuple[Any, ...]) -> None:
+        """Take the update of the running statistics out of a training batch norm."""
+        if not all(isinstance(s, fx.Node) for s in stats):
+            return
+        x, momentum = node.args[0], float(argument(node, "momentum"))
+        olds = node.args[3:5]
+        node.args = (*node.args[:3], None, None, *node.args[5:])
+        dims = [d for d in range(val(x).dim()) if d != 1]  # type: ignore[arg-type]
+        data = self.edit.call(aten.detach.default, x, like=node)
+        mean = self.edit.call(aten.mean.dim, data, dims, like=node)
+        var = self.edit.call(aten.var.correction, data, dims, correction=1, like=node)
+        for buffer, old, new in zip(stats, olds, (mean, var), strict=True):
+            kept = self.edit.call(aten.mul.Tensor, old, 1.0 - momentum, like=node)
+            added = self.edit.call(aten.mul.Tensor, new, momentum, like=node)
+            total = self.edit.call(aten.add.Tensor, kept, added, like=node)
+            self._store(buffer, self._fit(total, old, node), node)  # type: ignore[arg-type]
+
+
+def functional_form(node: fx.Node) -> torch._ops.OpOverload:
+    """The functional overload of an in-place aten call. Raises `PassError` if there is none."""
+    target = node.target
+    assert isinstance(target, torch._ops.OpOverload)
+    name = target.overloadpacket.__name__
+    functional = f"__{name[3:-2]}__" if name.startswith("__i") else name.removesuffix("_")
+    functional, overload = _RENAMED.get(
+        f"{name}.{target._overloadname}", (functional, target._overloadname)
+    )
+    packet = getattr(aten, functional, None)
+    found = getattr(packet, overload, None)
+    if found is None or len(_written_arguments(target)) != 1:
+        raise _no_form(node)
+    assert isinstance(found, torch._ops.OpOverload)
+    return found
+
+
+def _no_form(node: fx.Node) -> PassError:
+    """The error for an in-place operator without a functional counterpart."""
+    return PassError(
+        "SH0357", f"`{node.target}` has no functional form", source=node.meta.get("source", "")
+    )
+
+
+def _written_arguments(target: torch._ops.OpOverload) -> list[str]:
+    """The names of the operands that an operator writes."""
+    return [
+        a.name for a in target._schema.arguments if a.alias_info is not None and a.alias_info.is_write
+    ]
+
+
+def _mutates(node: fx.Node) -> bool:
+    """Whether the call writes one of its operands."""
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return bool(node.target._schema.is_mutable) and not is_op(node, [aten.detach_])

@@ -1,0 +1,124 @@
+"""insert_reshards: between what an op needs and what it gets, the cheapest steps.
+
+All versions of one value form a tree: a user takes the version that is cheapest to come from, so a
+gather is made once for all that need it. Maxima and minima over a split dim are reduced where they
+are made. Invariant after the pass: every operand of every op has the layout that the op needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from shardlang.ir.graph import ShardError, ShardGraph, describe, home, is_item, is_step, sharding_of
+from shardlang.ir.layout import Layout
+from shardlang.ir.program import apply_step
+from shardlang.ir.steps import Step
+from shardlang.passes.paths import NoPath, find_path
+from shardlang.rules.call import Call
+
+
+@dataclass(frozen=True, slots=True)
+class InsertReshards:
+    """Insert step nodes wherever a layout changes."""
+
+    name: str = "insert_reshards"
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        """Insert all steps.
+
+        Raises:
+            ShardError: a layout cannot be reached.
+        """
+        versions = Versions(graph)
+        for node in list(graph.graph.nodes):
+            if node.op == "output":
+                finish(graph, node, versions)
+            elif "sharding" in node.meta and node.op != "placeholder":
+                feed(node, versions)
+                reduce_extremes(graph, node)
+        return graph
+
+
+@dataclass(slots=True)
+class Versions:
+    """Every layout in which a value is at hand."""
+
+    graph: ShardGraph
+    known: dict[fx.Node, list[tuple[Layout, fx.Node]]] = field(default_factory=dict)
+
+    def reach(self, value: fx.Node, goal: Layout, before: fx.Node) -> fx.Node:
+        """The value in a layout, from the cheapest version of it.
+
+        Raises:
+            ShardError: no steps lead there.
+        """
+        have = self.known.setdefault(value, [(home(value), value)])
+        sources = tuple(layout for layout, _ in have)
+        try:
+            index, path, _ = find_path(sources, goal, bool(value.meta.get("diff")))
+        except NoPath as error:
+            raise ShardError("SH0405", f"{describe(before)}: {error}", node=before) from error
+        made = have[index][1]
+        for step in path:
+            made = insert_step(self.graph, made, step, before)
+            have.append((step.dst, made))
+        return made
+
+
+def insert_step(graph: ShardGraph, value: fx.Node, step: Step, before: fx.Node) -> fx.Node:
+    """Add one step node before a node."""
+    with graph.graph.inserting_before(before):
+        made = graph.graph.call_function(apply_step, (value, step))
+    made.meta["val"] = value.meta["val"]
+    made.meta["diff"] = value.meta.get("diff", False)
+    made.meta["source"] = before.meta.get("source", "") or value.meta.get("source", "")
+    at = before if before.op != "output" else value
+    made.meta["module"] = at.meta.get("module", "")
+    made.meta["for"] = before.name
+    return made
+
+
+def feed(node: fx.Node, versions: Versions) -> None:
+    """Give an op its operands in the layouts that it needs."""
+    call, sharding = Call(node), sharding_of(node)
+    wanted = [
+        versions.reach(slot.node, sharding.operand(i), node) for i, slot in enumerate(call.slots)
+    ]
+    if wanted != call.operands:
+        _, node.args, node.kwargs = call.with_operands(wanted)
+
+
+def reduce_extremes(graph: ShardGraph, node: fx.Node) -> None:
+    """All-reduce a maximum or minimum over a split dim, right where it is made."""
+    sharding = sharding_of(node)
+    axes = tuple(sorted(sharding.inner_axes())) if sharding.rule.reduce != "sum" else ()
+    if not axes:
+        return
+    layout = sharding.result()
+    step = Step(axes, layout, layout, sharding.rule.reduce)
+    after = node.next
+    made = insert_step(graph, node, step, after)
+    made.meta["module"] = node.meta.get("module", "")
+    node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
+
+
+def finish(graph: ShardGraph, output: fx.Node, versions: Versions) -> None:
+    """Results leave whole or split, never partial; a mutated buffer in the layout of its leaf."""
+    leaves = {leaf.name: leaf.node for leaf in graph.leaves}
+    done: list[fx.Node | None] = []
+    for result, value in zip(graph.results, graph.result_nodes, strict=True):
+        if value is None:
+            done.append(None)
+            continue
+        goal = Layout(home(value).dims)
+        if result.kind == "mutation":
+            goal = home(leaves[result.name])
+        done.append(versions.reach(value, goal, output))
+    output.args = (tuple(done),)
+
+
+def skip(node: fx.Node) -> bool:
+    """Nodes that are no ops."""
+    return is_item(node) or is_step(node) or node.op == "output"

@@ -1,0 +1,57 @@
+"""normalize: from what export traces to purely functional operators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from shardlang.passes.expose_randomness import expose_randomness
+from shardlang.passes.functionalize import functionalize
+from shardlang.passes.inline_regions import inline_regions
+from shardlang.passes.simplify import simplify
+
+
+@dataclass(frozen=True, slots=True)
+class Normalize:
+    """Inline regions, make writes functional, expose hidden randomness, and simplify.
+
+    Reads `val`, `module` and `source` of every node's meta, and of placeholders `kind` and
+    `trainable`. The result's output node keeps its operands; `run` also returns the final value of
+    every placeholder that the program writes.
+
+    Invariants of the result:
+    - no submodules, no operator that writes an operand, no runtime checks;
+    - values that must not carry a gradient come from `aten.detach`.
+    """
+
+    name: str = "normalize"
+
+    def run(self, traced: fx.GraphModule) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+        """The normalized graph, and placeholder to final value for each one that is written."""
+        graph = inline_regions(traced)
+        final = functionalize(graph)
+        _keep(graph, final)
+        expose_randomness(graph)
+        simplify(graph)
+        final = _release(graph, final)
+        graph.lint()
+        return graph, final
+
+
+def _keep(graph: fx.Graph, final: dict[fx.Node, fx.Node]) -> None:
+    """Return the final values after the outputs, so that simplification keeps them."""
+    output = graph.output_node()
+    results = output.args[0]
+    assert isinstance(results, (tuple, list))
+    output.args = ((*results, *final.values()),)
+
+
+def _release(graph: fx.Graph, final: dict[fx.Node, fx.Node]) -> dict[fx.Node, fx.Node]:
+    """Take the final values out of the output node again."""
+    output = graph.output_node()
+    results = output.args[0]
+    assert isinstance(results, (tuple, list))
+    split = len(results) - len(final)
+    output.args = (tuple(results[:split]),)
+    return dict(zip(final, results[split:], strict=True))  # type: ignore[arg-type]

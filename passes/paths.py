@@ -1,0 +1,154 @@
+"""The cheapest sequence of steps from one layout to another.
+
+A search over layouts (Dijkstra, 1959): every edge is one step of the table, its weight the bytes
+that the busiest device sends forward and backward. Only placements that the goal asks for are ever
+added, so the space stays small.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator
+
+from shardlang.ir.layout import DimLayout, Factor, Layout
+from shardlang.ir.mesh import Axis
+from shardlang.ir.steps import Move, Step, sent_bytes
+
+Path = tuple[Step, ...]
+
+
+class NoPath(ValueError):
+    """No sequence of steps leads from one layout to the other."""
+
+
+def minor_in(dim: DimLayout, axis: Axis) -> bool:
+    """Whether `axis` is the minor-most axis of every factor that it splits."""
+    found = [f.axes for block in dim.blocks for f in block if axis in f.axes]
+    return bool(found) and all(axes[-1] == axis for axes in found)
+
+
+def step_cost(step: Step, diff: bool) -> float:
+    """Bytes of one step forward and, where a gradient flows, backward, in units of one byte."""
+    itemsize = 1
+    cost = float(sent_bytes(step.forward, step, itemsize)) + 1e-3
+    if not diff:
+        return cost
+    if step.kind == "all_gather":
+        return cost + sent_bytes(Move.REDUCE_SCATTER, step, itemsize)
+    if step.kind == "slice":
+        return cost + 0.5 * sent_bytes(Move.ALL_GATHER, step, itemsize)
+    return cost + sent_bytes(step.backward, step, itemsize)
+
+
+def _removals(layout: Layout) -> Iterator[tuple[Axis, Layout]]:
+    """Every layout with one minor-most axis gathered."""
+    for place, dim in enumerate(layout.dims):
+        for axis in dim.axes:
+            if minor_in(dim, axis):
+                yield axis, layout.replaced(place, dim.without([axis]))
+
+
+def _additions(layout: Layout, goal: Layout, axis: Axis) -> Iterator[Layout]:
+    """Layouts with `axis` put where the goal has it, if what is there now is major to it."""
+    place = goal.dim_of(axis)
+    if place is None:
+        return
+    here = layout.dims[place]
+    wanted = goal.dims[place].only((*here.axes, axis))
+    if wanted.without([axis]) == here and minor_in(wanted, axis):
+        yield layout.replaced(place, wanted)
+
+
+def _unmarked(layout: Layout, axis: Axis) -> Layout:
+    return Layout(layout.dims, layout.partial - {axis})
+
+
+def _permutations(layout: Layout, goal: Layout) -> Iterator[Step]:
+    """A dim whose axes stand in another order, where all pieces have one size."""
+    for place, (dim, want) in enumerate(zip(layout.dims, goal.dims, strict=True)):
+        target = want.only(dim.axes)
+        axes = dim.axes
+        if dim != target and set(target.axes) == set(axes) and dim.even and target.even:
+            yield Step(axes, layout, layout.replaced(place, target))
+
+
+def neighbours(layout: Layout, goal: Layout) -> Iterator[Step]:
+    """All single steps from a layout that can be part of a way to the goal."""
+    for axis, gathered in _removals(layout):
+        yield Step((axis,), layout, gathered)
+        for moved in _additions(gathered, goal, axis):
+            if goal.dim_of(axis) != layout.dim_of(axis):
+                yield Step((axis,), layout, moved)
+        if axis in goal.partial:
+            yield Step((axis,), layout, Layout(gathered.dims, layout.partial | {axis}))
+    for axis in sorted(layout.partial - goal.partial):
+        bare = _unmarked(layout, axis)
+        yield Step((axis,), layout, bare)
+        for placed in _additions(bare, goal, axis):
+            yield Step((axis,), layout, placed)
+    taken = set(layout.sharded) | layout.partial
+    for axis in (*goal.sharded, *sorted(goal.partial)):
+        if axis in taken:
+            continue
+        for placed in _additions(layout, goal, axis):
+            yield Step((axis,), layout, placed)
+        if axis in goal.partial:
+            yield Step((axis,), layout, Layout(layout.dims, layout.partial | {axis}))
+    yield from _permutations(layout, goal)
+
+
+@functools.lru_cache(maxsize=65536)
+def find_path(sources: tuple[Layout, ...], goal: Layout, diff: bool) -> tuple[int, Path, float]:
+    """The cheapest path to `goal` from any of `sources`.
+
+    Returns:
+        Index of the source, the steps, and their cost.
+
+    Raises:
+        NoPath: there is none.
+    """
+    order = itertools.count()
+    queue: list[tuple[float, int, Layout, int, Path]] = []
+    for index, source in enumerate(sources):
+        heapq.heappush(queue, (0.0, next(order), source, index, ()))
+    done: set[Layout] = set()
+    while queue:
+        cost, _, layout, index, path = heapq.heappop(queue)
+        if layout == goal:
+            return index, merge_reductions(path), cost
+        if layout in done:
+            continue
+        done.add(layout)
+        for step in neighbours(layout, goal):
+            if step.dst not in done:
+                total = cost + step_cost(step, diff)
+                heapq.heappush(queue, (total, next(order), step.dst, index, (*path, step)))
+    raise NoPath(f"no steps lead from {sources[0]} to {goal}")
+
+
+def merge_reductions(path: Path) -> Path:
+    """Neighbouring all-reduces over several axes become one."""
+    merged: list[Step] = []
+    for step in path:
+        last = merged[-1] if merged else None
+        if last is not None and last.kind == step.kind == "all_reduce" and last.reduce == step.reduce:
+            axes = tuple(sorted({*last.axes, *step.axes}))
+            merged[-1] = Step(axes, last.src, step.dst, step.reduce)
+        else:
+            merged.append(step)
+    return tuple(merged)
+
+
+def move_cost(source: Layout, goal: Layout, diff: bool) -> float:
+    """Bytes per element byte of the cheapest way, infinite where there is none."""
+    try:
+        return find_path((source,), goal, diff)[2]
+    except NoPath:
+        return float("inf")
+
+
+def factors(dim: DimLayout) -> Iterable[Factor]:
+    """All factors of a dim."""
+    return (factor for block in dim.blocks for factor in block)

@@ -1,0 +1,41 @@
+"""The pipeline: the one ordered tuple of passes, and the loop that runs it."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from shardlang.ir.graph import ShardGraph
+from shardlang.passes.bind_rules import BindRules
+from shardlang.passes.fuse_collectives import FuseCollectives
+from shardlang.passes.insert_reshards import InsertReshards
+from shardlang.passes.localize import Localize
+from shardlang.passes.lower import Lower
+from shardlang.passes.place_storage import PlaceStorage
+from shardlang.passes.propagate import Propagate
+from shardlang.passes.type_gradients import TypeGradients
+
+
+class Pass(Protocol):
+    """A pass: a frozen dataclass whose fields are its options."""
+
+    @property
+    def name(self) -> str: ...
+
+    def run(self, graph: ShardGraph) -> ShardGraph: ...
+
+
+PROPAGATE: tuple[Pass, ...] = (BindRules(), Propagate(), PlaceStorage())
+REWRITE: tuple[Pass, ...] = (Lower(), InsertReshards(), TypeGradients(), FuseCollectives(), Localize())
+PIPELINE: tuple[Pass, ...] = PROPAGATE + REWRITE
+
+
+def run_passes(graph: ShardGraph, passes: tuple[Pass, ...] = PIPELINE) -> ShardGraph:
+    """Run passes in order; the seconds that each took are left in `graph.notes["seconds"]`."""
+    seconds = graph.notes.setdefault("seconds", {})
+    for one in passes:
+        start = time.perf_counter()
+        graph = one.run(graph)
+        graph.graph.lint()
+        seconds[one.name] = time.perf_counter() - start
+    return graph

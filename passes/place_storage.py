@@ -1,0 +1,68 @@
+"""place_storage: split stored parameters further at rest, minor to their own layout.
+
+Storage takes no part in propagation: the parameter is gathered to its layout before its first use,
+whose backward is the reduce-scatter of its gradient (ZeRO-3 and FSDP).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shardlang.ir.graph import GraphLeaf, ShardGraph, constrain, home, sharding_of
+from shardlang.ir.layout import DimLayout, Factor, Layout, all_pieces_nonempty
+from shardlang.ir.mesh import Axis
+from shardlang.ir.rule import Origin
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceStorage:
+    """Give every stored parameter its layout at rest."""
+
+    name: str = "place_storage"
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        """Place all stored parameters."""
+        for leaf in graph.leaves:
+            if leaf.store:
+                place(leaf)
+        return graph
+
+
+def place(leaf: GraphLeaf) -> None:
+    """Lay a leaf out at rest: the layout of its use, split over the storage axes as well."""
+    users = [user for user in leaf.node.users if user.target is constrain]
+    used = home(users[0]) if users else home(leaf.node)
+    rest = stored_layout(used, [axis for axis in leaf.store if axis not in used.sharded])
+    sharding = sharding_of(leaf.node)
+    sharding.factors = {f"d{i}": dim for i, dim in enumerate(rest.dims)}
+    for axis in leaf.store:
+        sharding.origins[axis] = Origin("stored", leaf.name)
+
+
+def stored_layout(layout: Layout, axes: Sequence[Axis]) -> Layout:
+    """`layout` split over `axes` too: on the largest dim that divides, else the largest that can.
+
+    A tensor with no dim that has an index for every device stays as it is.
+    """
+    if not axes or not layout.dims:
+        return layout
+    candidates = []
+    for place_, dim in enumerate(layout.dims):
+        split = split_further(dim, tuple(axes))
+        if split is not None and all_pieces_nonempty(split):
+            candidates.append((not split.even, -dim.max_local_size(), place_, split))
+    if not candidates:
+        return stored_layout(layout, axes[:-1])
+    _, _, place_, split = min(candidates, key=lambda c: c[:3])
+    return layout.replaced(place_, split)
+
+
+def split_further(dim: DimLayout, axes: tuple[Axis, ...]) -> DimLayout | None:
+    """The dim with `axes` as the minor-most of its split; None for structured dims that cannot."""
+    blocks = []
+    for block in dim.blocks:
+        where = max((i for i, f in enumerate(block) if f.axes), default=0)
+        factor = block[where]
+        blocks.append((*block[:where], Factor(factor.size, factor.axes + axes), *block[where + 1 :]))
+    return DimLayout(tuple(blocks))

@@ -1,0 +1,149 @@
+"""Drop what has no effect on values, and bring spellings of the same operator to one form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from shardlang.passes.fx_edit import Editor, argument, gradient_carriers, is_op, val
+
+aten = torch.ops.aten
+CPU = torch.device("cpu")
+
+_CHECKS = [
+    aten._assert_tensor_metadata, aten._assert_async, aten._assert_scalar,
+    aten.sym_constrain_range, aten.sym_constrain_range_for_size, aten._functional_assert_async,
+]
+_COPIES = [
+    aten.alias, aten.clone, aten.contiguous, aten.lift, aten.lift_fresh, aten.lift_fresh_copy,
+    aten.positive, aten.conj, aten.resolve_conj, aten.resolve_neg,
+]
+_DROPOUTS = [
+    aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.feature_alpha_dropout,
+]
+_RESHAPES = [
+    aten.view.default, aten.reshape, aten._unsafe_view, aten.view_as, aten.reshape_as,
+    aten.flatten, aten.unflatten,
+]
+
+
+def simplify(graph: fx.Graph) -> None:
+    """Simplify `graph` in place.
+
+    Afterwards there are no runtime checks, copies, switched-off dropouts or redundant casts;
+    reshapes are all `aten.reshape` and casts all `aten.to.dtype`, sizes are explicit; factories
+    name no device but the CPU.
+    """
+    edit = Editor(graph)
+    for node in list(graph.nodes):
+        if is_op(node, _CHECKS):
+            graph.erase_node(node)
+            continue
+        for operators, rule in _RULES:
+            if is_op(node, operators):
+                rule(edit, node)
+                break
+        if node.op == "call_function":
+            _drop_placement(node)
+    _drop_detaches(edit)
+    graph.eliminate_dead_code()
+
+
+def _forward(edit: Editor, node: fx.Node) -> None:
+    """Replace a node by its operand."""
+    operand = node.args[0]
+    assert isinstance(operand, fx.Node)
+    edit.replace(node, operand)
+
+
+def _dropout(edit: Editor, node: fx.Node) -> None:
+    if argument(node, "p") == 0.0 or not argument(node, "train"):
+        _forward(edit, node)
+
+
+def _cast(edit: Editor, node: fx.Node) -> None:
+    """A cast becomes `aten.to.dtype`, or nothing where the type stays."""
+    operand = node.args[0]
+    assert isinstance(operand, fx.Node)
+    dtype = val(node).dtype
+    if val(operand).dtype == dtype:
+        edit.replace(node, operand)
+    else:
+        _become(edit, node, aten.to.dtype, operand, dtype)
+
+
+def _reshape(edit: Editor, node: fx.Node) -> None:
+    operand = node.args[0]
+    assert isinstance(operand, fx.Node)
+    if val(operand).shape == val(node).shape:
+        edit.replace(node, operand)
+    else:
+        _become(edit, node, aten.reshape.default, operand, list(val(node).shape))
+
+
+def _expand(edit: Editor, node: fx.Node) -> None:
+    operand = node.args[0]
+    assert isinstance(operand, fx.Node)
+    if val(operand).shape == val(node).shape:
+        edit.replace(node, operand)
+    else:
+        _become(edit, node, aten.expand.default, operand, list(val(node).shape))
+
+
+def _same_shape(edit: Editor, node: fx.Node) -> None:
+    """Drop a slice, pad or expansion that takes everything."""
+    operand = node.args[0]
+    assert isinstance(operand, fx.Node)
+    if val(operand).shape == val(node).shape and node.target is aten.slice.Tensor:
+        edit.replace(node, operand)
+
+
+def _detach_in_place(edit: Editor, node: fx.Node) -> None:
+    node.target = aten.detach.default
+
+
+def _rms_norm(edit: Editor, node: fx.Node) -> None:
+    """Write out the default epsilon, which depends on the dtype."""
+    if argument(node, "eps") is None:
+        weight = argument(node, "weight")
+        eps = torch.finfo(val(node).dtype).eps
+        node.args = (*node.args[:2], weight, eps)
+
+
+def _become(edit: Editor, node: fx.Node, target: Any, *args: Any) -> None:
+    """Turn a call into another with the same result, under the same name."""
+    node.target, node.args, node.kwargs = target, args, {}
+    edit.infer(node)
+
+
+def _drop_placement(node: fx.Node) -> None:
+    """Remove memory options, and let every device argument be the CPU."""
+    kwargs = {k: v for k, v in node.kwargs.items() if k not in ("pin_memory", "layout")}
+    if "device" in kwargs:
+        kwargs["device"] = CPU
+    if kwargs.get("memory_format", 0) is not 0:
+        kwargs.pop("memory_format")
+    node.kwargs = kwargs
+
+
+def _drop_detaches(edit: Editor) -> None:
+    """Remove detaches of values that carry no gradient."""
+    carriers = gradient_carriers(edit.graph)
+    for node in list(edit.graph.nodes):
+        if is_op(node, [aten.detach]) and node.args[0] not in carriers:
+            _forward(edit, node)
+
+
+_RULES: tuple[tuple[list[Any], Callable[[Editor, fx.Node], None]], ...] = (
+    (_COPIES, _forward),
+    (_DROPOUTS, _dropout),
+    ([aten.to, aten._to_copy, aten.type_as], _cast),
+    (_RESHAPES, _reshape),
+    ([aten.expand, aten.expand_as], _expand),
+    ([aten.slice], _same_shape),
+    ([aten.detach_], _detach_in_place),
+    ([aten.rms_norm], _rms_norm),
+)
