@@ -27,6 +27,9 @@ from shardlang.ir.steps import Step
 from shardlang.rules.call import Call
 
 SOURCE, SINK = "I", "R"
+UNIT = 2**16
+"""Capacity of one byte; smaller amounts break ties: a `vary` rather stands on a leaf than later,
+where the gradients of many leaves can be sent together."""
 
 Vertex = str | tuple[str, fx.Node]
 
@@ -77,16 +80,17 @@ def replicated(graph: ShardGraph, axis: Axis) -> set[Vertex]:
         if is_whole(node, axis):
             _add_value(net, node, axis)
         _add_uses(net, node, axis)
-    _, sink_side = nx.minimum_cut(net, SOURCE, SINK, flow_func=boykov_kolmogorov)
+    _, (_, sink_side) = nx.minimum_cut(net, SOURCE, SINK, flow_func=boykov_kolmogorov)
     return set(sink_side) - {SINK}
 
 
 def _add_value(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
     """The edges of one whole value."""
     label, copy = label_vertex(node), copy_vertex(node)
-    size = local_bytes(node)
-    net.add_edge(label, copy, capacity=2 * size)
-    if node.op == "placeholder":
+    size = local_bytes(node) * UNIT
+    leaf = node.op == "placeholder"
+    net.add_edge(label, copy, capacity=2 * size + (not leaf))
+    if leaf:
         net.add_edge(SOURCE, label)
     elif is_step(node) and axis in step_of(node).axes:
         before = step_of(node).src.state(axis)
@@ -107,7 +111,7 @@ def _add_uses(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
         elif need == "share":
             net.add_edge(copy, label_vertex(node))
         elif need == "slice":
-            size = local_bytes(operand)
+            size = local_bytes(operand) * UNIT
             had = net.get_edge_data(copy, SINK)
             if had is None:
                 net.add_edge(copy, SINK, capacity=size)

@@ -35,7 +35,9 @@ class OpRule:
 
     Attributes:
         spec: the factor notation, or a function that writes it for a call.
-        linear: sets of argument names in which the op is jointly linear.
+        linear: sets of argument names in which the op is jointly linear; `tensors.0` names one
+            tensor of a list. A set is dropped where one of its arguments is a number other than
+            zero (a constant term), or is not widened losslessly into the result.
         localize: rewrites the arguments that hold global sizes; default: none do.
         lower: rewrites the op into simpler ones where a `~` factor is split.
     """
@@ -62,7 +64,7 @@ class OpRule:
             call.shapes,
             call.result_shapes,
             present=_present(text, call),
-            linear=[_operand_set(names, call) for names in sets],
+            linear=[_operand_set(names, call) for names in sets if _additive(names, call)],
             reduce=self.reduce,
             passes=self.passes,
             random=self.random,
@@ -72,7 +74,32 @@ class OpRule:
 
 def _operand_set(names: str, call: Call) -> frozenset[int]:
     wanted = names.split()
-    return frozenset(i for i, slot in enumerate(call.slots) if slot.name in wanted)
+    return frozenset(
+        i
+        for i, slot in enumerate(call.slots)
+        if slot.name in wanted or f"{slot.name}.{slot.index}" in wanted
+    )
+
+
+def _additive(names: str, call: Call) -> bool:
+    """Whether the op maps sums of these operands to sums of results, in their dtypes too."""
+    numbers = [call.get(name) for name in names.split()]
+    if any(isinstance(n, (int, float, complex)) and n != 0 for n in numbers):
+        return False
+    which = _operand_set(names, call)
+    result = call.results[0].dtype
+    return bool(which) and all(
+        widens(call.slots[i].node.meta["val"].dtype, result) for i in which
+    )
+
+
+def widens(src: torch.dtype, dst: torch.dtype) -> bool:
+    """Whether a cast keeps sums: to the same or a wider dtype of the same kind."""
+    if src is torch.bool or dst is torch.bool:
+        return False
+    exact = src.is_floating_point or src.is_complex
+    inexact = dst.is_floating_point or dst.is_complex
+    return exact == inexact and torch.promote_types(src, dst) == dst
 
 
 def _present(text: str, call: Call) -> list[bool] | None:
@@ -98,12 +125,16 @@ def overloads(op: Any) -> list[Any]:
     """All overloads of a packet that work on tensors out of place; an overload alone."""
     if isinstance(op, torch._ops.OpOverloadPacket):
         found = [getattr(op, name) for name in op.overloads()]
-        return [o for o in found if not _writes(o)]
+        return [o for o in found if not _writes(o) and _gives_tensors(o)]
     return [op]
 
 
 def _writes(overload: Any) -> bool:
     return any(a.alias_info is not None and a.alias_info.is_write for a in overload._schema.arguments)
+
+
+def _gives_tensors(overload: Any) -> bool:
+    return any("Tensor" in str(result.type) for result in overload._schema.returns)
 
 
 def rule(*ops: Any, spec: Spec, **options: Any) -> None:

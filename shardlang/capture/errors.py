@@ -1,0 +1,59 @@
+"""The one exception that capture raises for the person."""
+
+from __future__ import annotations
+
+import os
+import traceback
+
+import torch
+
+_TORCH_ROOT = os.path.dirname(torch.__file__)
+_PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+CODES: dict[str, str] = {
+    "SH0350": "a model file or configuration cannot be read",
+    "SH0351": "the build function is missing or unusable",
+    "SH0352": "the model cannot be built",
+    "SH0353": "an input does not match the model's forward",
+    "SH0354": "the model branches on tensor data",
+    "SH0355": "the model fails while it is traced",
+    "SH0356": "a parameter has an unsupported kind",
+    "SH0357": "an in-place update cannot be made functional",
+    "SH0358": "the traced graph holds a construct that cannot be sharded",
+    "SH0359": "a checkpoint does not fit the model",
+    "SH0360": "a module's value does not exist or is ambiguous",
+}
+
+
+class CaptureError(ValueError):
+    """A model that cannot be captured, with the place in its code where that shows.
+
+    Attributes: `code` (a key of `CODES`), `message`, `help` (how to fix it, may be empty) and
+    `source` (`file.py:line` in the model's own code, may be empty).
+    """
+
+    def __init__(self, code: str, message: str, *, help: str = "", source: str = "") -> None:
+        super().__init__(f"{source}: {message}" if source else message)
+        self.code = code
+        self.message = message
+        self.help = help
+        self.source = source
+
+
+def is_model_file(path: str) -> bool:
+    """Whether a stack frame's file is the model's own code, neither torch's nor ours."""
+    return not (path.startswith((_TORCH_ROOT, _PACKAGE_ROOT, "<")) or "/importlib/" in path)
+
+
+def model_line(error: BaseException) -> str:
+    """`file.py:line` of the innermost frame of model code that `error` passed through."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if is_model_file(frame.filename):
+            return f"{os.path.basename(frame.filename)}:{frame.lineno}"
+    return ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, in lower case style and without a full stop."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,145 @@
+"""Nested containers of tensors, taken apart into dotted names and put together again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from shardlang.capture.errors import CaptureError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Skeleton:
+    """A structure with its tensors taken out: `rebuild` puts others in, in the same order."""
+
+    names: tuple[str, ...]
+    rebuild: Callable[[list[Any]], Any]
+
+
+def is_cache(value: object) -> bool:
+    """Whether `value` is a key-value cache with one layer of keys and values per block."""
+    layers = getattr(value, "layers", None)
+    return isinstance(layers, list) and all(hasattr(layer, "keys") for layer in layers)
+
+
+def children(value: object) -> list[tuple[str, Any]] | None:
+    """The named parts of a container, or None for anything else."""
+    if isinstance(value, Mapping):
+        return [(str(key), item) for key, item in value.items()]
+    if isinstance(value, (tuple, list)):
+        names = getattr(value, "_fields", None) or [str(i) for i in range(len(value))]
+        return list(zip(names, value, strict=True))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+    return _cache_children(value)
+
+
+def _cache_children(value: object) -> list[tuple[str, Any]] | None:
+    """The parts of a key-value cache, or None."""
+    if hasattr(value, "self_attention_cache") and hasattr(value, "cross_attention_cache"):
+        return [("self", value.self_attention_cache), ("cross", value.cross_attention_cache)]
+    if not is_cache(value):
+        return None
+    layers = getattr(value, "layers", [])
+    return [(str(i), {"key": x.keys, "value": x.values}) for i, x in enumerate(layers)]
+
+
+def tensors(value: object, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor in a structure with its dotted name, depth first."""
+    if isinstance(value, torch.Tensor):
+        yield prefix, value
+        return
+    for name, item in children(value) or []:
+        yield from tensors(item, f"{prefix}.{name}" if prefix else name)
+
+
+def skeleton(value: Any) -> Skeleton:
+    """The structure of a model's output.
+
+    A bare tensor is called `output`, the items of a sequence `output.0` and on; fields of a
+    mapping or a dataclass keep their own names.
+    """
+    bare = isinstance(value, torch.Tensor)
+    plain_sequence = isinstance(value, (tuple, list)) and not hasattr(value, "_fields")
+    prefix = "output" if bare or plain_sequence else ""
+    names = tuple(name for name, _ in tensors(value, prefix))
+    build = _builder(value)
+    return Skeleton(names, lambda flat: build(iter(flat)))
+
+
+Builder = Callable[[Iterator[Any]], Any]
+
+
+def _builder(value: Any) -> Builder:
+    """A function that rebuilds `value` from an iterator over its tensors."""
+    if isinstance(value, torch.Tensor):
+        return next
+    parts = children(value)
+    if parts is None:
+        return lambda _flat: value
+    builders = [(name, _builder(item)) for name, item in parts]
+    remake = _remaker(value)
+    return lambda flat: remake({name: build(flat) for name, build in builders})
+
+
+def _remaker(value: Any) -> Callable[[dict[str, Any]], Any]:
+    """A function from named parts to a container like `value`."""
+    kind = type(value)
+    if dataclasses.is_dataclass(value):
+        return lambda parts: kind(**parts)
+    if isinstance(value, Mapping):
+        keys = list(value)
+        return lambda parts: kind(zip(keys, parts.values(), strict=True))
+    if hasattr(value, "_fields"):
+        return lambda parts: kind(**parts)
+    if isinstance(value, (tuple, list)):
+        return lambda parts: kind(parts.values())
+    if hasattr(value, "self_attention_cache"):
+        return lambda parts: kind(parts["self"], parts["cross"])
+    return make_cache
+
+
+def make_cache(layers: Mapping[str, Mapping[str, torch.Tensor]]) -> Any:
+    """A transformers `DynamicCache` from `{"0": {"key": …, "value": …}, …}`."""
+    from transformers import DynamicCache
+
+    return DynamicCache([(layer["key"], layer["value"]) for layer in layers.values()])
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted names to nested dicts; a level whose names are 0, 1, … becomes a list."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *path, last = name.split(".")
+        level = tree
+        for part in path:
+            level = level.setdefault(part, {})
+            if not isinstance(level, dict):
+                raise CaptureError("SH0353", f"input `{name}` lies inside another input")
+        if last in level:
+            raise CaptureError("SH0353", f"input `{name}` is declared twice")
+        level[last] = value
+    return {name: _listed(value) for name, value in tree.items()}
+
+
+def _listed(value: Any) -> Any:
+    """`value` with dicts keyed 0, 1, … turned into lists."""
+    if not isinstance(value, dict):
+        return value
+    items = {name: _listed(item) for name, item in value.items()}
+    if list(items) == [str(i) for i in range(len(items))]:
+        return list(items.values())
+    return items
+
+
+def flatten_call(
+    forward_names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Dotted input names to tensors for a call `model(*args, **kwargs)`."""
+    if len(args) > len(forward_names):
+        raise CaptureError("SH0353", f"the call passes {len(args)} positional arguments")
+    named = dict(zip(forward_names, args, strict=False)) | dict(kwargs)
+    return dict(tensors(named))

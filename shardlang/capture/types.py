@@ -1,0 +1,133 @@
+"""What capture returns: the traced graph and the names of everything that enters and leaves it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from shardlang.capture.errors import CaptureError
+from shardlang.capture.nest import Skeleton, flatten_call, nest
+
+ValueKey = tuple[str, str, str]
+"""(module name, `"in"` or `"out"`, selector such as `""`, `"0"`, `"logits"`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One placeholder of the graph.
+
+    `name` is a parameter's or buffer's dotted name, an input's dotted name, or a constant's name.
+    `aliases` are the other names of a tied parameter or shared buffer. `persistent` says of a
+    buffer whether it belongs to the state dict.
+    """
+
+    name: str
+    kind: str
+    node: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    trainable: bool = False
+    aliases: tuple[str, ...] = ()
+    persistent: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One element of the graph's output tuple.
+
+    An `output` is named after its place in the model's result (`loss`, `past_key_values.0.key`,
+    `output` for a bare tensor, `output.0` in a tuple). A `mutation` is the new value of a buffer
+    and carries the buffer's name.
+    """
+
+    name: str
+    kind: str
+
+
+@dataclass(slots=True)
+class Captured:
+    """A traced model.
+
+    `graph` holds functional aten operators only, one placeholder per leaf and one output node with
+    a flat tuple, one element per result. Every node's meta carries `val` (a fake tensor or a
+    sequence of them), `module` (the dotted name of the innermost module) and `source`
+    (`file.py:line` of the innermost line of model code).
+
+    Invariants:
+    - leaves and placeholders correspond one to one, in order;
+    - no node changes one of its operands, and no node's value depends on the grad mode;
+    - `constants` holds the value of every constant and of every buffer outside the state dict.
+    """
+
+    graph: fx.Graph
+    leaves: tuple[Leaf, ...]
+    results: tuple[Result, ...]
+    values: dict[ValueKey, fx.Node]
+    modules: tuple[str, ...]
+    constants: dict[str, torch.Tensor]
+    output: Skeleton
+    forward_names: tuple[str, ...]
+    repeats: dict[ValueKey, tuple[fx.Node, ...]] = field(default_factory=dict)
+
+    def leaf(self, name: str) -> Leaf:
+        """The leaf of that name or alias."""
+        for leaf in self.leaves:
+            if name == leaf.name or name in leaf.aliases:
+                return leaf
+        raise KeyError(name)
+
+    def selectors(self, module: str, side: str) -> tuple[str, ...]:
+        """The selectors that `module` offers on `side`, in order of appearance."""
+        return tuple(key[2] for key in self.values if key[:2] == (module, side))
+
+    def value(self, module: str, side: str, selector: str = "") -> fx.Node:
+        """The node of a module's input or output.
+
+        Raises `CaptureError` SH0360 if there is none, or several and no selector chooses.
+        """
+        choices = self.selectors(module, side)
+        if selector in choices:
+            return self.values[module, side, selector]
+        if not selector and len(choices) == 1:
+            return self.values[module, side, choices[0]]
+        raise _no_value(module, side, selector, choices)
+
+    def bind_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """Input name to tensor, for a call of the model with its own arguments.
+
+        Raises `CaptureError` SH0353 for an argument that was not declared or is missing.
+        """
+        given = flatten_call(self.forward_names, args, kwargs)
+        wanted = {leaf.name for leaf in self.leaves if leaf.kind == "input"}
+        if wanted - given.keys():
+            missing = ", ".join(f"`{name}`" for name in sorted(wanted - given.keys()))
+            raise CaptureError("SH0353", f"the call lacks the input {missing}")
+        if given.keys() - wanted:
+            extra = ", ".join(f"`{name}`" for name in sorted(given.keys() - wanted))
+            raise CaptureError(
+                "SH0353", f"the call passes {extra}, which was not declared",
+                help="declare it with `input`, or leave it out of the call",
+            )
+        return given
+
+    def rebuild_output(self, values: Sequence[Any]) -> Any:
+        """The model's own output structure around the values of its `output` results."""
+        return self.output.rebuild(list(values))
+
+    def build_inputs(self, flat: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Nested keyword arguments from dotted input names."""
+        return nest(flat)
+
+
+def _no_value(module: str, side: str, selector: str, choices: tuple[str, ...]) -> CaptureError:
+    """The error for a selector that names no tensor."""
+    what = f"`{module}`.{side}" + (f".{selector}" if selector else "")
+    if not choices:
+        return CaptureError("SH0360", f"{what} holds no tensor")
+    listed = ", ".join(f"`.{side}.{choice}`" for choice in choices)
+    reason = "does not exist" if selector else "is several tensors"
+    return CaptureError("SH0360", f"{what} {reason}", help=f"choose one of {listed}")
