@@ -75,8 +75,14 @@ class Rule:
 
     @property
     def inner(self) -> frozenset[str]:
-        """Factors that operands alone have: sharding one makes the results partial."""
-        return frozenset(name for name, _ in self.sizes) - self.outer
+        """Factors that operands alone have: sharding one makes the results partial.
+
+        A factor that stands beside a result's (`[pre|mid] -> mid`) is split together with it, and so
+        leaves nothing to add up.
+        """
+        outer = self.outer
+        beside = {name for group in self.linked if outer.intersection(group) for name in group}
+        return frozenset(name for name, _ in self.sizes) - outer - beside
 
 
 @dataclass(frozen=True, slots=True)
