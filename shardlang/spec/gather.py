@@ -1,0 +1,102 @@
+"""Reading the files of a spec: `use` statements are replaced by what they name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shardlang.grammar import tree as t
+from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, start_of_file
+from shardlang.grammar.parser import parse
+
+_MOST_FILES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A statement and the folder that its paths are relative to."""
+
+    statement: t.Statement
+    folder: Path
+
+
+@dataclass(slots=True)
+class Gathered:
+    """All statements of a spec in order, and what was wrong with its files."""
+
+    facts: list[Fact] = field(default_factory=list)
+    findings: list[Diagnostic] = field(default_factory=list)
+    root: str = ""
+    files: int = 0
+
+
+def gather_file(path: Path) -> Gathered:
+    """Read a spec and, in place, every spec that it uses."""
+    gathered = Gathered(root=str(path))
+    text = _read(path, start_of_file(str(path)), gathered)
+    if text is not None:
+        _add(text, str(path), gathered, (path.resolve(),))
+    return gathered
+
+
+def gather_text(text: str, file: str) -> Gathered:
+    """The same for a text; its paths are relative to the folder of `file`."""
+    gathered = Gathered(root=file)
+    _add(text, file, gathered, (Path(file).resolve(),))
+    return gathered
+
+
+def _add(text: str, file: str, gathered: Gathered, open_files: tuple[Path, ...]) -> None:
+    gathered.files += 1
+    tree, findings = parse(text, file)
+    gathered.findings += findings
+    if tree is None:
+        return
+    folder = Path(file).parent
+    for statement in tree.statements:
+        if isinstance(statement, t.Use):
+            _add_used(statement, folder, gathered, open_files)
+        else:
+            gathered.facts.append(Fact(statement, folder))
+
+
+def _add_used(use: t.Use, folder: Path, gathered: Gathered, open_files: tuple[Path, ...]) -> None:
+    span = use.path.span
+    if "\0" in use.path.text or not use.path.text:
+        gathered.findings.append(error("SH0109", "the path is empty or holds a null", span))
+        return
+    path = folder / use.path.text
+    if path.resolve() in open_files:
+        gathered.findings.append(_cycle(use, path))
+        return
+    if gathered.files >= _MOST_FILES:
+        message = f"the spec is made of more than {_MOST_FILES} files"
+        gathered.findings.append(error("SH0109", message, span, help="merge some of them"))
+        return
+    text = _read(path, span, gathered)
+    if text is not None:
+        _add(text, str(path), gathered, (*open_files, path.resolve()))
+
+
+def _cycle(use: t.Use, path: Path) -> Diagnostic:
+    return error(
+        "SH0217",
+        f"`{use.path.text}` is used by itself",
+        use.path.span,
+        labels=[Label(use.span, "this statement closes the circle")],
+        notes=[f"the file is {path}"],
+        help="move what both files need to a third one",
+    )
+
+
+def _read(path: Path, span: Span, gathered: Gathered) -> str | None:
+    """The text of a file, or None with a finding."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        reason = f"byte {fault.start} is not UTF-8"
+    except (OSError, ValueError) as fault:
+        reason = getattr(fault, "strerror", None) or str(fault)
+    message = f"cannot read `{path}`: {reason.lower()}"
+    gathered.findings.append(error("SH0109", message, span, help="check the path"))
+    return None

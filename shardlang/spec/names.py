@@ -1,0 +1,161 @@
+"""Entering the declared names into a scope: lets (and `--set`), the mesh, dims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from shardlang.grammar import tree as t
+from shardlang.grammar.diagnostics import (
+    Diagnostic,
+    Label,
+    Span,
+    error,
+    join_words,
+    quote,
+    start_of_file,
+)
+from shardlang.grammar.parser import parse
+from shardlang.ir import Axis, Mesh
+from shardlang.patterns import nearest
+from shardlang.spec.gather import Gathered
+from shardlang.spec.scope import Scope, kind_of
+from shardlang.spec.types import Scalar
+
+COMMAND_LINE = "<command line>"
+"""The file that findings about `--set` name."""
+
+_MOST_DEVICES = 1 << 20
+
+
+def declare_lets(
+    gathered: Gathered, sets: Mapping[str, str], scope: Scope
+) -> tuple[tuple[str, Scalar], ...]:
+    """Enter every let with its final value; return the `--set` values."""
+    lets: dict[str, t.Let] = {}
+    for fact in gathered.facts:
+        if isinstance(fact.statement, t.Let) and scope.declare(fact.statement.name, "let"):
+            lets[fact.statement.name.text] = fact.statement
+    scope.lets = {name: _value_of(name, lets, scope) for name in lets}
+    done: list[tuple[str, Scalar]] = []
+    for name, text in sets.items():
+        value = _set(name, text, scope)
+        if value is not None:
+            done.append((name, value))
+    given = dict(done)
+    scope.lets = {
+        name: given.get(_end_of_chain(name, lets, given), value)
+        for name, value in scope.lets.items()
+    }
+    return tuple(done)
+
+
+def _end_of_chain(name: str, lets: Mapping[str, t.Let], stops: Mapping[str, Scalar]) -> str:
+    """The first name in `stops` that a let's value leads to, or the last let on the way."""
+    seen = {name}
+    while name not in stops:
+        value = lets[name].value
+        if not isinstance(value, t.Ident) or value.text not in lets or value.text in seen:
+            return name
+        name = value.text
+        seen.add(name)
+    return name
+
+
+def _value_of(name: str, lets: Mapping[str, t.Let], scope: Scope) -> Scalar | None:
+    last = lets[_end_of_chain(name, lets, {})]
+    for let in (lets[name], last):
+        if isinstance(let.value, t.Ident):
+            scope.used.add(let.value.text)
+    if not isinstance(last.value, t.Ident) or last.value.text not in lets:
+        return scope.scalar(last.value) if last is lets[name] else _quietly(last.value, scope)
+    if last is lets[name] or lets[name].value == t.Ident(name):
+        scope.report(_circle(lets[name]))
+    return None
+
+
+def _quietly(node: t.Scalar, scope: Scope) -> Scalar | None:
+    """The value, without repeating the finding that its own let gives."""
+    return Scope(places=scope.places).scalar(node)
+
+
+def _circle(let: t.Let) -> Diagnostic:
+    return error(
+        "SH0233",
+        f"`{let.name.text}` stands for itself",
+        let.value.span,
+        help="give one let of the circle a literal",
+    )
+
+
+def _set(name: str, text: str, scope: Scope) -> Scalar | None:
+    """The value of one `--set`, of the type that the let has."""
+    place = start_of_file(COMMAND_LINE)
+    if name not in scope.lets:
+        near = nearest(name, scope.lets)
+        known = f"the lets are {join_words(quote(scope.lets), 'and')}" if scope.lets else None
+        help = f"did you mean `{near[0]}`" if near else known or f"write `let {name} = ...` first"
+        scope.report(error("SH0218", f"`--set {name}` names no let", place, help=help))
+        return None
+    declared = scope.lets[name]
+    value = _parsed(text, declared)
+    if declared is not None and (value is None or not _same_kind(value, declared)):
+        message = f"`--set {name}={text}` is not {kind_of(declared)}"
+        let = Label(scope.places[name][1], "declared here")
+        help = f"`{name}` is {kind_of(declared)}"
+        scope.report(error("SH0219", message, place, labels=[let], help=help))
+        return None
+    return float(value) if isinstance(declared, float) and value is not None else value
+
+
+def _parsed(text: str, declared: Scalar | None) -> Scalar | None:
+    if isinstance(declared, str):
+        return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+    tree, _ = parse(f"let x = {text}", COMMAND_LINE)
+    if tree is None or len(tree.statements) != 1 or not isinstance(tree.statements[0], t.Let):
+        return None
+    return Scope().scalar(tree.statements[0].value)
+
+
+def _same_kind(value: Scalar, declared: Scalar) -> bool:
+    if isinstance(declared, float):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is type(declared)
+
+
+def declare_mesh(gathered: Gathered, scope: Scope) -> tuple[Mesh | None, frozenset[str]]:
+    """Enter the axes of the last mesh; return it with the axes declared `as data`."""
+    meshes = [f.statement for f in gathered.facts if isinstance(f.statement, t.Mesh)]
+    if not meshes or not meshes[-1].items:
+        span = meshes[-1].span if meshes else start_of_file(gathered.root)
+        help = "write `mesh { dp = 2 }` with the axes of the devices"
+        scope.report(error("SH0201", "the spec has no mesh axes", span, help=help))
+        return None, frozenset()
+    axes: list[Axis] = []
+    for item in meshes[-1].items:
+        size = scope.integer(item.size, f"the size of axis `{item.name.text}`", "SH0207")
+        if scope.declare(item.name, "axis"):
+            scope.axes[item.name.text] = size or 1
+            axes.append(Axis(item.name.text, size or 1, item.link.text if item.link else None))
+    mesh = Mesh(tuple(axes))
+    if mesh.devices > _MOST_DEVICES:
+        message = f"the mesh has {mesh.devices} devices, more than {_MOST_DEVICES}"
+        scope.report(error("SH0225", message, meshes[-1].span, help="make an axis smaller"))
+        return None, frozenset()
+    return mesh, frozenset(item.name.text for item in meshes[-1].items if item.data)
+
+
+def declare_dims(gathered: Gathered, scope: Scope) -> None:
+    """Enter the logical dims; a dim may name axes and dims above it."""
+    entries: dict[str, t.DimsEntry] = {}
+    for fact in gathered.facts:
+        for entry in fact.statement.items if isinstance(fact.statement, t.Dims) else ():
+            for name in entry.names:
+                if scope.declare(name, "dim"):
+                    entries.pop(name.text, None)
+                    entries[name.text] = entry
+    resolved: dict[Span, tuple[str, ...]] = {}
+    for name_text, entry in entries.items():
+        if entry.span not in resolved:
+            axes = scope.axes_of(entry.product) if entry.product is not None else ()
+            resolved[entry.span] = axes or ()
+        scope.dims[name_text] = resolved[entry.span]

@@ -1,0 +1,181 @@
+"""One resolver per statement that lays out a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import singledispatch
+
+from shardlang.grammar import tree as t
+from shardlang.grammar.diagnostics import Label, error, join_words, quote
+from shardlang.grammar.formatter import format_node
+from shardlang.patterns import Pattern, literal_pattern, nearest
+from shardlang.spec.draft import Draft
+from shardlang.spec.expects import resolve_expect
+from shardlang.spec.layouts import resolve_layout
+from shardlang.spec.models import resolve_model, resolve_optimizer
+from shardlang.spec.scope import Scope
+from shardlang.spec.types import InputDecl, LayoutExpr, LossDecl, Stated, StoreDecl, ValueDecl
+
+INTEGERS = ("i64", "i32", "i16", "i8", "u8")
+DTYPES = (*INTEGERS, "f64", "f32", "f16", "bf16", "bool")
+"""The element types that an input may have."""
+
+
+@singledispatch
+def resolve_statement(node: t.Statement, draft: Draft) -> None:
+    """Resolve a statement into the draft; what declares names is done before."""
+
+
+@resolve_statement.register
+def _(node: t.Model, draft: Draft) -> None:
+    resolve_model(node, draft)
+
+
+@resolve_statement.register
+def _(node: t.Optimizer, draft: Draft) -> None:
+    resolve_optimizer(node, draft)
+
+
+@resolve_statement.register
+def _(node: t.Expect, draft: Draft) -> None:
+    resolve_expect(node, draft)
+
+
+@resolve_statement.register
+def _(node: t.Pipeline, draft: Draft) -> None:
+    message = "the statement `pipeline` is not supported yet"
+    draft.scope.report(error("SH0108", message, node.span, help="remove it"))
+
+
+@resolve_statement.register
+def _(node: t.Mesh, draft: Draft) -> None:
+    draft.state("mesh", "", node.span)
+
+
+@resolve_statement.register
+def _(node: t.Input, draft: Draft) -> None:
+    scope = draft.scope
+    sizes = [scope.integer(size, "a dim of an input", "SH0226") for size in node.shape]
+    dtype = _dtype(node, scope)
+    below = _below(node, scope)
+    subject = f"input {join_words(quote(ref.text for ref in node.refs), 'and')}"
+    layout = resolve_layout(node.layout, scope, subject, partial=False)
+    patterns = _patterns(node.refs, scope)
+    if layout is None or dtype is None or any(size is None for size in sizes):
+        return
+    shape = tuple(size for size in sizes if size is not None)
+    if not _rank_fits(layout, shape, node, scope):
+        return
+    for ref, pattern in patterns:
+        draft.state("input", format_node(ref), ref.span)
+        draft.inputs.pop(pattern.text, None)
+        decl = InputDecl(pattern, dtype, shape, below, layout, ref.span)
+        draft.inputs[pattern.text] = decl
+
+
+def _dtype(node: t.Input, scope: Scope) -> str | None:
+    if node.dtype.text in DTYPES:
+        return node.dtype.text
+    near = nearest(node.dtype.text, DTYPES)
+    listed = f"the element types are {join_words(quote(DTYPES), 'and')}"
+    help = f"did you mean `{near[0]}`" if near else listed
+    message = f"unknown element type `{node.dtype.text}`"
+    scope.report(error("SH0213", message, node.dtype.span, help=help))
+    return None
+
+
+def _below(node: t.Input, scope: Scope) -> int | None:
+    if node.below is None:
+        return None
+    if node.dtype.text in DTYPES and node.dtype.text not in INTEGERS:
+        message = f"`below` bounds integers, and `{node.dtype.text}` is none"
+        scope.report(error("SH0222", message, node.below.span, help="remove `below`"))
+        return None
+    return scope.integer(node.below, "the bound of `below`", "SH0222")
+
+
+def _rank_fits(layout: LayoutExpr, shape: tuple[int, ...], node: t.Input, scope: Scope) -> bool:
+    written = len(layout.entries) - (layout.rank is None)
+    if written == len(shape) or (layout.rank is None and written <= len(shape)):
+        return True
+    message = f"the layout has {written} entries, the shape {len(shape)} dims"
+    label = Label(node.dtype.span, "the shape is stated here")
+    help = "write one entry per dim, or `...` for the remaining ones"
+    scope.report(error("SH0228", message, node.layout.span, labels=[label], help=help))
+    return False
+
+
+def _patterns(refs: Sequence[t.Ref], scope: Scope) -> list[tuple[t.Ref, Pattern]]:
+    found: list[tuple[t.Ref, Pattern]] = []
+    for ref in refs:
+        if isinstance(ref, t.Ident):
+            found.append((ref, literal_pattern(ref.text)))
+        elif (pattern := scope.pattern(ref)) is not None:
+            found.append((ref, pattern))
+    return found
+
+
+def _stated(node: t.Param | t.Buffer, draft: Draft) -> Stated | None:
+    kind = "param" if isinstance(node, t.Param) else "buffer"
+    pattern = draft.scope.pattern(node.pattern)
+    layout = resolve_layout(node.layout, draft.scope, f"`{node.pattern.text}`", partial=False)
+    draft.state(kind, format_node(node.pattern), node.pattern.span)
+    if pattern is None or layout is None:
+        return None
+    return Stated(pattern, layout, node.pattern.span)
+
+
+@resolve_statement.register
+def _(node: t.Param, draft: Draft) -> None:
+    stated = _stated(node, draft)
+    if stated is not None:
+        draft.params.append(stated)
+
+
+@resolve_statement.register
+def _(node: t.Buffer, draft: Draft) -> None:
+    stated = _stated(node, draft)
+    if stated is not None:
+        draft.buffers.append(stated)
+
+
+@resolve_statement.register
+def _(node: t.Output, draft: Draft) -> None:
+    subject = f"output {join_words(quote(ref.text for ref in node.refs), 'and')}"
+    layout = resolve_layout(node.layout, draft.scope, subject, partial=False)
+    for ref, pattern in _patterns(node.refs, draft.scope):
+        draft.state("output", format_node(ref), ref.span)
+        if layout is not None:
+            draft.outputs.append(Stated(pattern, layout, ref.span))
+
+
+@resolve_statement.register
+def _(node: t.Loss, draft: Draft) -> None:
+    draft.state("loss", "", node.span)
+    for ref, pattern in _patterns([node.ref], draft.scope):
+        draft.loss = LossDecl(pattern, ref.span)
+
+
+@resolve_statement.register
+def _(node: t.Store, draft: Draft) -> None:
+    pattern = draft.scope.pattern(node.pattern)
+    axes = draft.scope.axes_of(node.axes)
+    words = (
+        format_node(node.pattern) if node.what == "param" else f"{node.what} {node.pattern.text}"
+    )
+    draft.state("store", words, node.pattern.span)
+    if pattern is not None and axes is not None:
+        span = node.pattern.span
+        draft.stores.append(StoreDecl(node.what, pattern, axes, node.regather, span))
+
+
+@resolve_statement.register
+def _(node: t.ValueStatement, draft: Draft) -> None:
+    pattern = draft.scope.pattern(node.pattern)
+    layout = resolve_layout(node.layout, draft.scope, f"`{node.pattern.text}`")
+    selector = node.selector or t.Selector("out", (), span=node.pattern.span)
+    words = format_node(node.pattern) + format_node(selector)
+    draft.state("value", words, node.pattern.span)
+    if pattern is not None and layout is not None:
+        span = node.pattern.span.to(selector.span)
+        draft.values.append(ValueDecl(pattern, selector.side, selector.path, layout, span))

@@ -1,0 +1,233 @@
+"""The resolved form of a `.shard` file: every name looked up, every literal a value.
+
+Nothing here knows the model yet; `shardlang.bind` joins a `Spec` to the names of a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from shardlang.grammar.diagnostics import NOWHERE, Span
+from shardlang.ir import Mesh
+from shardlang.patterns import Pattern
+
+Scalar: TypeAlias = int | float | str | bool
+LiteralValue: TypeAlias = "Scalar | tuple[Scalar, ...]"
+Arguments: TypeAlias = "tuple[tuple[str, LiteralValue], ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """A dim sharded over axes, major to minor; `blocks` as in `tp(3)` or `tp(64, 8, 8)`."""
+
+    axes: tuple[str, ...]
+    blocks: tuple[int, ...] | None = None
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """`_`: a dim that stays whole."""
+
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """`?`: a dim that propagation decides."""
+
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """`...`: the remaining dims, all open."""
+
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+LayoutEntry: TypeAlias = "Axes | Whole | Open | Rest"
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutExpr:
+    """A layout as written, with names expanded to mesh axes. At most one entry is `Rest`."""
+
+    entries: tuple[LayoutEntry, ...]
+    partial: tuple[str, ...] = ()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    @property
+    def rank(self) -> int | None:
+        """The number of dims, or None where `...` leaves it open."""
+        if any(isinstance(entry, Rest) for entry in self.entries):
+            return None
+        return len(self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """Where the model comes from.
+
+    Attributes:
+        kind: `hf` for a Hugging Face config, `python` for a function in a file.
+        path: absolute path of the config or the file.
+        function: the function that builds a `python` model.
+        arguments: the keyword arguments as written, `task` and `mode` included.
+    """
+
+    kind: Literal["hf", "python"]
+    path: Path
+    function: str | None = None
+    arguments: Arguments = ()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    @property
+    def kwargs(self) -> dict[str, LiteralValue]:
+        """The keyword arguments by name."""
+        return dict(self.arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class InputDecl:
+    """An input of the model: its type and layout. `below` bounds integers from above."""
+
+    pattern: Pattern
+    dtype: str
+    shape: tuple[int, ...]
+    below: int | None
+    layout: LayoutExpr
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    @property
+    def name(self) -> str | None:
+        """The input's name, or None where the pattern has wildcards."""
+        return self.pattern.literal
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """The layout of the params, buffers or outputs that a pattern matches."""
+
+    pattern: Pattern
+    layout: LayoutExpr
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ValueDecl:
+    """The layout of a tensor that modules read or return; an empty path names the only one."""
+
+    pattern: Pattern
+    side: Literal["in", "out"]
+    path: tuple[str, ...]
+    layout: LayoutExpr
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreDecl:
+    """Sharding at rest; with `regather`, gathered again for the backward."""
+
+    what: Literal["param", "gradients", "optimizer"]
+    pattern: Pattern
+    axes: tuple[str, ...]
+    regather: bool = False
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LossDecl:
+    """The output that is the loss."""
+
+    pattern: Pattern
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerDecl:
+    """An optimizer and its arguments; see `shardlang.spec.optimizers` for the known ones."""
+
+    name: str
+    arguments: Arguments = ()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+    @property
+    def kwargs(self) -> dict[str, LiteralValue]:
+        """The arguments by name."""
+        return dict(self.arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class SelectExpr:
+    """Some collectives of a plan; None means any."""
+
+    op: str
+    phase: str | None = None
+    axes: tuple[str, ...] | None = None
+    pattern: Pattern | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectCount:
+    """`[bytes] select == bound`."""
+
+    measure: Literal["count", "bytes"]
+    select: SelectExpr
+    comparison: str
+    bound: int
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectForbid:
+    """`forbid select`."""
+
+    select: SelectExpr
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectLayout:
+    """`layout "name" [layout]`."""
+
+    pattern: Pattern
+    layout: LayoutExpr
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+Expectation: TypeAlias = "ExpectCount | ExpectForbid | ExpectLayout"
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A whole spec. Of two statements about one tensor, the later in its tuple wins.
+
+    Attributes:
+        path: the file as given.
+        sets: the `--set` values, by name.
+        data_axes: axes declared `as data`, and those that shard the first dim of an input.
+        outputs: layouts of the model's results; an unstated one keeps the layout it has.
+    """
+
+    path: Path
+    sets: tuple[tuple[str, Scalar], ...]
+    mesh: Mesh
+    data_axes: frozenset[str]
+    model: ModelRef
+    inputs: tuple[InputDecl, ...] = ()
+    params: tuple[Stated, ...] = ()
+    buffers: tuple[Stated, ...] = ()
+    values: tuple[ValueDecl, ...] = ()
+    outputs: tuple[Stated, ...] = ()
+    loss: LossDecl | None = None
+    stores: tuple[StoreDecl, ...] = ()
+    optimizer: OptimizerDecl | None = None
+    expects: tuple[Expectation, ...] = ()
+
+    @property
+    def set_values(self) -> dict[str, Scalar]:
+        """The `--set` values as the JSON documents record them."""
+        return dict(self.sets)
