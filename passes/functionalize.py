@@ -181,8 +181,10 @@ class _Functionalizer:
         new = put_back(self.edit, view, parent, value, at)
         if new is None:
             raise PassError(
-                "SH0357", f"a write through `{view.target}` cannot be made functional",
-                source=at.meta.get("source", ""), help="write to a copy of the tensor instead",
+                "SH0357",
+                f"a write through `{view.target}` cannot be made functional",
+                source=at.meta.get("source", ""),
+                help="write to a copy of the tensor instead",
             )
         return new
 
@@ -190,15 +192,15 @@ class _Functionalizer:
         """Refuse a write under no_grad to a tensor that autograd goes through."""
         if at.meta.get("no_grad") and target in self.carriers:
             raise PassError(
-                "SH0357", "an in-place update under no_grad changes a tensor that has a gradient",
-                source=at.meta.get("source", ""), help="update a detached copy instead",
+                "SH0357",
+                "an in-place update under no_grad changes a tensor that has a gradient",
+                source=at.meta.get("source", ""),
+                help="update a detached copy instead",
             )
 
     def _new_value(self, node: fx.Node, old: fx.Node) -> fx.Node:
         """The functional counterpart of an in-place call on a tensor whose value is `old`."""
-        rest, kwargs = fx.map_arg(
-            (node.args[1:], dict(node.kwargs)), lambda n: self._read(n, node)
-        )
+        rest, kwargs = fx.map_arg((node.args[1:], dict(node.kwargs)), lambda n: self._read(n, node))
         if is_op(node, [aten.copy_]):
             source = rest[0]
             assert isinstance(source, fx.Node)
@@ -261,9 +263,8 @@ def _no_form(node: fx.Node) -> PassError:
 
 def _written_arguments(target: torch._ops.OpOverload) -> list[str]:
     """The names of the operands that an operator writes."""
-    return [
-        a.name for a in target._schema.arguments if a.alias_info is not None and a.alias_info.is_write
-    ]
+    arguments = target._schema.arguments
+    return [a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write]
 
 
 def _mutates(node: fx.Node) -> bool:

@@ -67,7 +67,7 @@ def _inline(
         _device, _dtype, _enabled, _cache, body, *operands = node.args
     else:
         raise _unsupported(module, node)
-    submodule = getattr(module, body.target)  # type: ignore[union-attr]
+    submodule = getattr(module, str(body.target))  # type: ignore[union-attr]
     inputs = [n for n in submodule.graph.nodes if n.op == "placeholder"]
     env = dict(zip(inputs, mapped(operands), strict=True))
     return _copy(submodule, graph, env, no_grad=no_grad)
@@ -75,12 +75,14 @@ def _inline(
 
 def _unsupported(module: fx.GraphModule, node: fx.Node) -> PassError:
     """The error for a region that cannot be inlined."""
-    bodies = [getattr(module, n.target) for n in node.all_input_nodes if n.op == "get_attr"]
+    bodies = [getattr(module, str(n.target)) for n in node.all_input_nodes if n.op == "get_attr"]
     sources = [n.meta.get("source", "") for b in bodies for n in b.graph.nodes]
     source = next(filter(None, sources), node.meta.get("source", ""))
     if node.target is _AUTOCAST_REGION:
         return PassError(
-            "SH0358", "the model switches autocast on in its own code", source=source,
+            "SH0358",
+            "the model switches autocast on in its own code",
+            source=source,
             help="leave precision to the caller: build the model in the wanted dtype",
         )
     return PassError(

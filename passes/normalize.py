@@ -54,4 +54,4 @@ def _release(graph: fx.Graph, final: dict[fx.Node, fx.Node]) -> dict[fx.Node, fx
     assert isinstance(results, (tuple, list))
     split = len(results) - len(final)
     output.args = (tuple(results[:split]),)
-    return dict(zip(final, results[split:], strict=True))  # type: ignore[arg-type]
+    return dict(zip(final, results[split:], strict=True))

@@ -13,20 +13,41 @@ from shardlang.passes.fx_edit import Editor, argument, gradient_carriers, is_op,
 aten = torch.ops.aten
 CPU = torch.device("cpu")
 
+_PLACEMENT = ("pin_memory", "layout", "memory_format")
 _CHECKS = [
-    aten._assert_tensor_metadata, aten._assert_async, aten._assert_scalar,
-    aten.sym_constrain_range, aten.sym_constrain_range_for_size, aten._functional_assert_async,
+    aten._assert_tensor_metadata,
+    aten._assert_async,
+    aten._assert_scalar,
+    aten.sym_constrain_range,
+    aten.sym_constrain_range_for_size,
+    aten._functional_assert_async,
 ]
 _COPIES = [
-    aten.alias, aten.clone, aten.contiguous, aten.lift, aten.lift_fresh, aten.lift_fresh_copy,
-    aten.positive, aten.conj, aten.resolve_conj, aten.resolve_neg,
+    aten.alias,
+    aten.clone,
+    aten.contiguous,
+    aten.lift,
+    aten.lift_fresh,
+    aten.lift_fresh_copy,
+    aten.positive,
+    aten.conj,
+    aten.resolve_conj,
+    aten.resolve_neg,
 ]
 _DROPOUTS = [
-    aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.feature_alpha_dropout,
+    aten.dropout,
+    aten.feature_dropout,
+    aten.alpha_dropout,
+    aten.feature_alpha_dropout,
 ]
 _RESHAPES = [
-    aten.view.default, aten.reshape, aten._unsafe_view, aten.view_as, aten.reshape_as,
-    aten.flatten, aten.unflatten,
+    aten.view.default,
+    aten.reshape,
+    aten._unsafe_view,
+    aten.view_as,
+    aten.reshape_as,
+    aten.flatten,
+    aten.unflatten,
 ]
 
 
@@ -93,12 +114,20 @@ def _expand(edit: Editor, node: fx.Node) -> None:
         _become(edit, node, aten.expand.default, operand, list(val(node).shape))
 
 
-def _same_shape(edit: Editor, node: fx.Node) -> None:
-    """Drop a slice, pad or expansion that takes everything."""
+def _slice(edit: Editor, node: fx.Node) -> None:
+    """Drop a slice of everything; give others explicit, non-negative bounds."""
     operand = node.args[0]
     assert isinstance(operand, fx.Node)
-    if val(operand).shape == val(node).shape and node.target is aten.slice.Tensor:
+    dim = argument(node, "dim") % val(operand).dim()
+    start, end, step = slice(
+        argument(node, "start"), argument(node, "end"), argument(node, "step")
+    ).indices(val(operand).shape[dim])
+    if val(operand).shape == val(node).shape:
         edit.replace(node, operand)
+    elif step == 1:
+        _become(edit, node, aten.slice.Tensor, operand, dim, start, end)
+    else:
+        _become(edit, node, aten.slice.Tensor, operand, dim, start, end, step)
 
 
 def _detach_in_place(edit: Editor, node: fx.Node) -> None:
@@ -121,11 +150,9 @@ def _become(edit: Editor, node: fx.Node, target: Any, *args: Any) -> None:
 
 def _drop_placement(node: fx.Node) -> None:
     """Remove memory options, and let every device argument be the CPU."""
-    kwargs = {k: v for k, v in node.kwargs.items() if k not in ("pin_memory", "layout")}
+    kwargs = {k: v for k, v in node.kwargs.items() if k not in _PLACEMENT}
     if "device" in kwargs:
         kwargs["device"] = CPU
-    if kwargs.get("memory_format", 0) is not 0:
-        kwargs.pop("memory_format")
     node.kwargs = kwargs
 
 
@@ -143,7 +170,7 @@ _RULES: tuple[tuple[list[Any], Callable[[Editor, fx.Node], None]], ...] = (
     ([aten.to, aten._to_copy, aten.type_as], _cast),
     (_RESHAPES, _reshape),
     ([aten.expand, aten.expand_as], _expand),
-    ([aten.slice], _same_shape),
+    ([aten.slice], _slice),
     ([aten.detach_], _detach_in_place),
     ([aten.rms_norm], _rms_norm),
 )

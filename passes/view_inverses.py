@@ -52,9 +52,7 @@ def _permute(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: f
 def _scatter(target: Any) -> PutBack:
     """A rule for views whose scatter operator takes the same arguments."""
 
-    def rule(
-        edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
-    ) -> fx.Node:
+    def rule(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
         return edit.call(target, parent, value, *view.args[1:], like=at, **view.kwargs)
 
     return rule
@@ -81,8 +79,16 @@ _RULES: tuple[tuple[list[Any], PutBack], ...] = (
     ([aten.alias, aten.detach, aten.to, aten.contiguous, aten.lift_fresh], _same),
     (
         [
-            aten.view, aten.reshape, aten._unsafe_view, aten.unsqueeze, aten.squeeze, aten.flatten,
-            aten.unflatten, aten.view_as, aten.reshape_as, aten._reshape_alias,
+            aten.view,
+            aten.reshape,
+            aten._unsafe_view,
+            aten.unsqueeze,
+            aten.squeeze,
+            aten.flatten,
+            aten.unflatten,
+            aten.view_as,
+            aten.reshape_as,
+            aten._reshape_alias,
         ],
         _reshape,
     ),

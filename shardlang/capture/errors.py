@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import traceback
+from pathlib import Path
 
 import torch
 
-_TORCH_ROOT = os.path.dirname(torch.__file__)
-_PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_TORCH_ROOT = str(Path(torch.__file__).parent)
+_PACKAGE_ROOT = str(Path(__file__).absolute().parent.parent)
 
 CODES: dict[str, str] = {
     "SH0350": "a model file or configuration cannot be read",
@@ -49,7 +49,7 @@ def model_line(error: BaseException) -> str:
     """`file.py:line` of the innermost frame of model code that `error` passed through."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if is_model_file(frame.filename):
-            return f"{os.path.basename(frame.filename)}:{frame.lineno}"
+            return f"{Path(frame.filename).name}:{frame.lineno}"
     return ""
 
 

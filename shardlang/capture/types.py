@@ -109,7 +109,8 @@ class Captured:
         if given.keys() - wanted:
             extra = ", ".join(f"`{name}`" for name in sorted(given.keys() - wanted))
             raise CaptureError(
-                "SH0353", f"the call passes {extra}, which was not declared",
+                "SH0353",
+                f"the call passes {extra}, which was not declared",
                 help="declare it with `input`, or leave it out of the call",
             )
         return given

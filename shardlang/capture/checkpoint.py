@@ -1,0 +1,128 @@
+"""Reading a safetensors checkpoint one tensor at a time."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shardlang.capture.deferred import Deferred, all_names, state
+from shardlang.capture.errors import CaptureError, first_line
+
+INDEX = "model.safetensors.index.json"
+
+
+def checkpoint_tensors(
+    folder: Path, deferred: Deferred, seed: int
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter and persistent buffer with its value from the files in `folder`.
+
+    What the files lack keeps its initial value under `seed`, with a warning. A checkpoint that
+    transformers has to convert, such as one with separate experts, is loaded as a whole.
+
+    Raises `CaptureError` SH0359 if a file cannot be read or a tensor has another shape.
+    """
+    files = tensor_files(folder)
+    module = deferred.module
+    stored = {name: _stored_name(names, module, files) for name, names in _names(module).items()}
+    missing = [name for name, key in stored.items() if key is None]
+    if missing and _needs_conversion(module):
+        yield from _converted(folder, module)
+        return
+    if missing:
+        listed = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        warnings.warn(f"the checkpoint lacks {len(missing)} tensors: {listed}", stacklevel=2)
+    for name, tensor in state(module):
+        key = stored[name]
+        if key is None:
+            yield name, deferred.value(tensor, seed)
+        else:
+            yield name, _read(files[key], key, name, tensor)
+
+
+def tensor_files(folder: Path) -> dict[str, Path]:
+    """From the names of stored tensors to the files that hold them."""
+    safetensors = _import_safetensors()
+    try:
+        if (folder / INDEX).is_file():
+            index = json.loads((folder / INDEX).read_text())["weight_map"]
+            return {name: folder / file for name, file in index.items()}
+        found: dict[str, Path] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            with safetensors.safe_open(path, "pt") as file:
+                found |= dict.fromkeys(file.keys(), path)
+        return found
+    except Exception as error:
+        raise _unreadable(folder, error) from None
+
+
+def _read(path: Path, key: str, name: str, like: torch.Tensor) -> torch.Tensor:
+    """One stored tensor in the model's own dtype."""
+    safetensors = _import_safetensors()
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            tensor: torch.Tensor = file.get_tensor(key)
+    except Exception as error:
+        raise _unreadable(path, error) from None
+    if tensor.shape != like.shape:
+        shapes = f"{list(like.shape)} in the model and {list(tensor.shape)} in the checkpoint"
+        raise CaptureError("SH0359", f"`{name}` is {shapes}")
+    return tensor.to(like.dtype)
+
+
+def _unreadable(path: Path, error: Exception) -> CaptureError:
+    """The error for a file that is no checkpoint."""
+    return CaptureError("SH0359", f"`{path.name}` cannot be read: {first_line(error)}")
+
+
+def _names(module: nn.Module) -> dict[str, tuple[str, ...]]:
+    """From the first name of every stored tensor to all of its names."""
+    groups = all_names(module)
+    return {name: groups[name] for name, _ in state(module)}
+
+
+def _stored_name(names: tuple[str, ...], module: nn.Module, files: dict[str, Path]) -> str | None:
+    """The name under which a checkpoint holds a tensor, with or without the base prefix."""
+    base = getattr(module, "base_model_prefix", "")
+    for name in names:
+        for candidate in (name, f"{base}.{name}", name.removeprefix(f"{base}.")):
+            if candidate in files:
+                return candidate
+    return None
+
+
+def _needs_conversion(module: nn.Module) -> bool:
+    """Whether transformers converts stored tensors of this model type while loading."""
+    try:
+        from transformers import conversion_mapping
+    except ImportError:
+        return False
+    mapping_of: Any = conversion_mapping.get_checkpoint_conversion_mapping
+    model_type = getattr(getattr(module, "config", None), "model_type", None)
+    return model_type is not None and bool(mapping_of(model_type))
+
+
+def _converted(folder: Path, module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of the model as transformers itself loads it."""
+    config: Any = getattr(module, "config", None)
+    loader: Any = type(module)
+    model = loader.from_pretrained(folder, config=config, dtype=config.dtype)
+    yield from state(model)
+
+
+def _import_safetensors() -> Any:
+    """The safetensors package. Raises SH0359 if it is not installed."""
+    try:
+        import safetensors
+    except ImportError:
+        raise CaptureError(
+            "SH0359",
+            "checkpoints need the safetensors package",
+            help="install it with `pip install shardlang[hf]`",
+        ) from None
+    return safetensors

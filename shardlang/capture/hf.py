@@ -1,0 +1,183 @@
+"""Hugging Face models from a configuration file or a checkpoint folder."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shardlang.capture.errors import CaptureError, first_line
+from shardlang.capture.nest import make_cache
+from shardlang.capture.python_file import check_mode
+from shardlang.capture.source import InputSpec, ModelSource, _unknown_input
+
+TASKS: dict[str, str] = {
+    "base": "AutoModel",
+    "causal-lm": "AutoModelForCausalLM",
+    "masked-lm": "AutoModelForMaskedLM",
+    "seq2seq-lm": "AutoModelForSeq2SeqLM",
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "multiple-choice": "AutoModelForMultipleChoice",
+    "image-classification": "AutoModelForImageClassification",
+    "audio-classification": "AutoModelForAudioClassification",
+}
+_BUILD_OPTIONS = ("attn_implementation", "experts_implementation", "dtype")
+_TOKEN_LABELS = ("causal-lm", "masked-lm", "seq2seq-lm", "token-classification")
+_EXTRA_INPUTS = ("num_items_in_batch",)
+
+
+class HfSource(ModelSource):
+    """A transformers model.
+
+    `path` is a configuration file, or a folder with `config.json` and possibly safetensors files,
+    whose weights are then the initial ones. Options: `task` (a key of `TASKS`; without it the
+    configuration's `architectures`), `mode`, `attn_implementation`, `experts_implementation`,
+    `dtype`; any other is an attribute of the configuration to change.
+    """
+
+    def __init__(self, path: Path | str, **options: Any) -> None:
+        self.path = Path(path)
+        self.task: str | None = options.pop("task", None)
+        self.mode = options.pop("mode", "train")
+        check_mode(self.mode)
+        if self.task is not None and self.task not in TASKS:
+            raise CaptureError(
+                "SH0352",
+                f"there is no task `{self.task}`",
+                help="the tasks are " + ", ".join(f"`{t}`" for t in TASKS),
+            )
+        self.build_options = {k: options.pop(k) for k in _BUILD_OPTIONS if k in options}
+        self.overrides = options
+        if self.path.is_dir() and any(self.path.glob("*.safetensors")):
+            self.checkpoint = self.path
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """The configuration as JSON holds it."""
+        path = self.path / "config.json" if self.path.is_dir() else self.path
+        try:
+            settings = json.loads(path.read_text())
+        except OSError:
+            raise CaptureError("SH0350", f"there is no file `{path}`") from None
+        except ValueError as error:
+            raise CaptureError(
+                "SH0350", f"`{path.name}` is not JSON: {first_line(error)}"
+            ) from None
+        if not isinstance(settings, dict) or "model_type" not in settings:
+            raise CaptureError(
+                "SH0350",
+                f"`{path.name}` is not a model configuration",
+                help="a Hugging Face configuration has a `model_type`",
+            )
+        return settings
+
+    def config(self) -> Any:
+        """A fresh transformers configuration."""
+        transformers = import_transformers()
+        settings = dict(self.settings)
+        model_type = settings["model_type"]
+        if model_type not in transformers.CONFIG_MAPPING:
+            raise CaptureError("SH0350", f"transformers knows no model type `{model_type}`")
+        config = transformers.CONFIG_MAPPING[model_type].from_dict(settings)
+        for name, value in self.overrides.items():
+            if not hasattr(config, name):
+                raise CaptureError("SH0352", f"`{model_type}` has no option `{name}`")
+            setattr(config, name, value)
+        return config
+
+    def construct(self) -> nn.Module:
+        config = self.config()
+        options = dict(self.build_options)
+        if "dtype" in options:
+            options["dtype"] = getattr(torch, str(options["dtype"]).removeprefix("torch."))
+        model: nn.Module = self._model_class(config)._from_config(config, **options)
+        return model
+
+    def _model_class(self, config: Any) -> Any:
+        """The model class for the task, or the one that the configuration names."""
+        transformers = import_transformers()
+        if self.task is not None:
+            mapping = getattr(transformers, TASKS[self.task])._model_mapping
+            if type(config) not in mapping:
+                raise CaptureError(
+                    "SH0352", f"`{config.model_type}` models do not do `{self.task}`"
+                )
+            found = mapping[type(config)]
+            return found[0] if isinstance(found, (tuple, list)) else found
+        named = config.architectures or [None]
+        found = getattr(transformers, named[0], None) if named[0] else None
+        if found is None:
+            raise CaptureError(
+                "SH0352",
+                "the configuration does not say which model class to build",
+                help='add a task, such as `task = "causal-lm"`',
+            )
+        return found
+
+    def input_names(self) -> tuple[str, ...]:
+        names = self.forward_names
+        if "past_key_values" not in names:
+            return names
+        layers = getattr(self.text_config, "num_hidden_layers", 0)
+        parts = [f"past_key_values.{i}.{p}" for i in range(layers) for p in ("key", "value")]
+        return (*(n for n in names if n != "past_key_values"), *parts)
+
+    def arguments(self, inputs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        args, kwargs = super().arguments(inputs)
+        past = kwargs.get("past_key_values")
+        if isinstance(past, list):
+            kwargs["past_key_values"] = make_cache({str(i): x for i, x in enumerate(past)})
+        if "use_cache" in self.forward_names:
+            kwargs.setdefault("use_cache", past is not None)
+        return args, kwargs
+
+    def check_inputs(self, specs: Mapping[str, InputSpec]) -> None:
+        known = sorted(self.forward_names)
+        for name in specs:
+            top = name.split(".")[0]
+            if top not in known and top not in _EXTRA_INPUTS:
+                raise _unknown_input(top, known)
+        super().check_inputs(specs)
+
+    @functools.cached_property
+    def text_config(self) -> Any:
+        """The part of the configuration that speaks of tokens."""
+        return self.config().get_text_config(decoder=True)
+
+    def integer_range(self, spec: InputSpec) -> tuple[int, int]:
+        if spec.below is not None:
+            return 0, spec.below
+        config = self.text_config
+        name = spec.name.split(".")[-1]
+        if name == "labels" and self.task not in (None, *_TOKEN_LABELS[:3]):
+            return 0, int(config.num_labels)
+        if name == "token_type_ids":
+            return 0, int(getattr(config, "type_vocab_size", 1))
+        if name in ("start_positions", "end_positions"):
+            return 0, 2
+        return 0, int(getattr(config, "vocab_size", 2))
+
+    def ignores_labels(self, spec: InputSpec) -> bool:
+        if spec.name != "labels" or spec.dtype.is_floating_point or len(spec.shape) < 2:
+            return False
+        return self.task in (None, *_TOKEN_LABELS)
+
+
+def import_transformers() -> Any:
+    """The transformers package. Raises SH0352 if it is not installed."""
+    try:
+        import transformers
+    except ImportError:
+        raise CaptureError(
+            "SH0352",
+            "Hugging Face models need the transformers package",
+            help="install it with `pip install shardlang[hf]`",
+        ) from None
+    return transformers

@@ -1,0 +1,230 @@
+"""Giving an exported graph the model's own names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export.graph_signature import InputKind
+from torch.utils._pytree import tree_leaves
+
+from shardlang.capture.deferred import all_names, persistent_names
+from shardlang.capture.errors import CaptureError, is_model_file
+from shardlang.capture.mark import MARK
+from shardlang.capture.types import Leaf, Result, ValueKey
+
+PREFIX = "model_"
+"""What the exported wrapper calls the model."""
+
+_KINDS = {
+    InputKind.PARAMETER: "param",
+    InputKind.BUFFER: "buffer",
+    InputKind.CONSTANT_TENSOR: "constant",
+    InputKind.USER_INPUT: "input",
+}
+_PLACEHOLDER_PREFIX = {"param": "p_", "buffer": "b_", "constant": "c_", "input": ""}
+_FRAME = re.compile(r'File "(.+)", line (\d+)')
+
+
+def strip_prefix(name: str) -> str:
+    """A name in the wrapper as the model knows it, without the count of repeated calls."""
+    name = re.sub(r"@\d+", "", name)
+    return "" if name == PREFIX else name.removeprefix(f"{PREFIX}.")
+
+
+def annotate(graph: fx.Graph) -> None:
+    """Set `module` and `source` on every node. Raises SH0354 for a shape that depends on data."""
+    for node in graph.nodes:
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        node.meta["module"] = strip_prefix(stack[-1][0]) if stack else ""
+        node.meta["source"] = _model_frame(node.meta.get("stack_trace") or "")
+        if not all(_is_static(v) for v in tree_leaves(node.meta.get("val"))):
+            raise CaptureError(
+                "SH0354",
+                f"the shape of `{node.target}`'s result depends on tensor data",
+                help="use torch.where or a mask of fixed shape",
+                source=node.meta["source"],
+            )
+
+
+def _model_frame(stack_trace: str) -> str:
+    """`file.py:line` of the innermost line of model code in a stack trace."""
+    for path, line in reversed(_FRAME.findall(stack_trace)):
+        if is_model_file(path):
+            return f"{Path(path).name}:{line}"
+    return ""
+
+
+def _is_static(value: Any) -> bool:
+    """Whether a traced value is free of symbolic sizes."""
+    if isinstance(value, torch.Tensor):
+        return all(isinstance(size, int) for size in value.shape)
+    return not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
+def bind_leaves(
+    program: torch.export.ExportedProgram, model: nn.Module, inputs: Sequence[str]
+) -> list[Leaf]:
+    """One leaf per placeholder of the exported graph; tied tensors are merged in the graph."""
+    groups = all_names(model)
+    persistent = persistent_names(model)
+    graph = program.graph_module.graph
+    remaining = iter(inputs)
+    first: dict[str, fx.Node] = {}
+    leaves = []
+    nodes = graph.find_nodes(op="placeholder")
+    for node, spec in zip(nodes, program.graph_signature.input_specs, strict=True):
+        kind = _KINDS[spec.kind]
+        name = next(remaining) if kind == "input" else strip_prefix(spec.target or node.name)
+        names = groups.get(name, (name,))
+        if names[0] in first:
+            node.replace_all_uses_with(first[names[0]])
+            graph.erase_node(node)
+            continue
+        first[names[0]] = node
+        leaf = _leaf(node, kind, names, model, persistent)
+        node.meta |= {"kind": kind, "trainable": leaf.trainable, "module": _owner(leaf)}
+        leaves.append(leaf)
+    return leaves
+
+
+def _leaf(
+    node: fx.Node, kind: str, names: tuple[str, ...], model: nn.Module, persistent: frozenset[str]
+) -> Leaf:
+    """The leaf for one placeholder."""
+    fake = node.meta["val"]
+    trainable = kind == "param" and model.get_parameter(names[0]).requires_grad
+    return Leaf(
+        name=names[0],
+        kind=kind,
+        node=node.name,
+        shape=tuple(fake.shape),
+        dtype=fake.dtype,
+        trainable=trainable,
+        aliases=names[1:],
+        persistent=kind != "buffer" or any(name in persistent for name in names),
+    )
+
+
+def _owner(leaf: Leaf) -> str:
+    """The module that holds a parameter or buffer."""
+    return leaf.name.rpartition(".")[0] if leaf.kind != "input" else ""
+
+
+def is_outside_state(leaf: Leaf) -> bool:
+    """Whether a leaf's value is in no state dict and no input."""
+    return leaf.kind == "constant" or (leaf.kind == "buffer" and not leaf.persistent)
+
+
+@dataclass(slots=True)
+class NamedGraph:
+    """The final graph with everything that refers to its nodes."""
+
+    graph: fx.Graph = field(default_factory=fx.Graph)
+    leaves: tuple[Leaf, ...] = ()
+    results: tuple[Result, ...] = ()
+    values: dict[ValueKey, fx.Node] = field(default_factory=dict)
+    repeats: dict[ValueKey, tuple[fx.Node, ...]] = field(default_factory=dict)
+
+
+def name_graph(
+    graph: fx.Graph, leaves: Sequence[Leaf], final: dict[fx.Node, fx.Node], outputs: Sequence[str]
+) -> NamedGraph:
+    """Copy a normalized graph under the model's names, and turn marks into `values`.
+
+    Raises SH0357 if the program writes an input, a parameter or a constant.
+    """
+    named = NamedGraph()
+    of_node = {leaf.node: leaf for leaf in leaves}
+    env: dict[fx.Node, fx.Node] = {}
+    kept: list[Leaf] = []
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            leaf = of_node[node.name]
+            if node.users or node in final or not is_outside_state(leaf):
+                env[node] = _placeholder(named.graph, node, leaf)
+                kept.append(_renamed(leaf, env[node].name))
+        elif node.target is MARK:
+            _record(named, env[node.args[0]], node.args[1:])
+        elif node.op == "call_function":
+            env[node] = _copied(named.graph, node, env)
+    written = {of_node[node.name]: env[value] for node, value in final.items()}
+    _refuse_written(written)
+    returned: Any = graph.output_node().args[0]
+    results = [env[node] for node in returned]
+    output = named.graph.output((*results, *written.values()))
+    vals = [n.meta["val"] for n in output.all_input_nodes]
+    output.meta = {"val": vals, "module": "", "source": ""}
+    named.results = (
+        *(Result(name, "output") for name in outputs),
+        *(Result(leaf.name, "mutation") for leaf in written),
+    )
+    named.leaves = tuple(kept)
+    _drop_dead(named)
+    return named
+
+
+def _placeholder(graph: fx.Graph, node: fx.Node, leaf: Leaf) -> fx.Node:
+    """A placeholder named after its leaf."""
+    readable = re.sub(r"\W+", "_", leaf.name)
+    new = graph.placeholder(_PLACEHOLDER_PREFIX[leaf.kind] + readable)
+    new.meta = {"val": node.meta["val"], "module": node.meta["module"], "source": ""}
+    return new
+
+
+def _renamed(leaf: Leaf, node: str) -> Leaf:
+    """The leaf for a placeholder under its new name."""
+    return Leaf(
+        leaf.name,
+        leaf.kind,
+        node,
+        leaf.shape,
+        leaf.dtype,
+        leaf.trainable,
+        leaf.aliases,
+        leaf.persistent,
+    )
+
+
+def _copied(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, fx.Node]) -> fx.Node:
+    """A call with only the meta that later stages may rely on."""
+    new = graph.node_copy(node, lambda n: env[n])
+    new.meta = {key: node.meta.get(key, "") for key in ("val", "module", "source")}
+    return new
+
+
+def _record(named: NamedGraph, value: fx.Node, key: tuple[Any, ...]) -> None:
+    """Record a mark; the later calls of a module that is called repeatedly go to `repeats`."""
+    if key in named.values:
+        named.repeats[key] = (*named.repeats.get(key, ()), value)
+    else:
+        named.values[key] = value
+
+
+def _refuse_written(written: dict[Leaf, fx.Node]) -> None:
+    """Only buffers may change."""
+    for leaf, value in written.items():
+        if leaf.kind != "buffer":
+            kind = {"param": "parameter"}.get(leaf.kind, leaf.kind)
+            raise CaptureError(
+                "SH0357",
+                f"the model changes its {kind} `{leaf.name}` in place",
+                help="change a copy, or register it as a buffer",
+                source=value.meta.get("source", ""),
+            )
+
+
+def _drop_dead(named: NamedGraph) -> None:
+    """Remove what only marks used, from the graph and from the values."""
+    named.graph.eliminate_dead_code()
+    alive = set(named.graph.nodes)
+    named.values = {key: node for key, node in named.values.items() if node in alive}
+    named.repeats = {
+        key: tuple(n for n in nodes if n in alive) for key, nodes in named.repeats.items()
+    }
+    named.graph.lint()

@@ -1,0 +1,146 @@
+"""Where a model comes from: something that builds it, calls it and knows its inputs."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shardlang.capture.deferred import Deferred
+from shardlang.capture.errors import CaptureError, first_line, model_line
+from shardlang.capture.nest import nest
+
+Batch = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """A declared input: its dotted name, type and shape; `below` bounds the integers it holds."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    below: int | None = None
+
+
+class ModelSource(ABC):
+    """A model that can be built any number of times, in train or eval mode."""
+
+    mode: str = "train"
+    checkpoint: Path | None = None
+
+    @abstractmethod
+    def construct(self) -> nn.Module:
+        """Run the model's constructor."""
+
+    def build(self) -> nn.Module:
+        """The model in this source's mode. Raises `CaptureError` if its constructor fails."""
+        return self.construct().train(self.mode == "train")
+
+    @functools.cached_property
+    def deferred(self) -> Deferred:
+        """The model on fake tensors, built once."""
+        try:
+            return Deferred(self.build)
+        except CaptureError:
+            raise
+        except Exception as error:
+            raise CaptureError(
+                "SH0352",
+                f"the model cannot be built: {type(error).__name__}: {first_line(error)}",
+                source=model_line(error),
+            ) from error
+
+    @functools.cached_property
+    def signature(self) -> inspect.Signature:
+        """The signature of the model's forward, without `self`."""
+        return inspect.signature(self.deferred.module.forward)
+
+    @property
+    def forward_names(self) -> tuple[str, ...]:
+        """The names that the model's forward gives its arguments, in order."""
+        named = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        kinds = (*named, inspect.Parameter.KEYWORD_ONLY)
+        return tuple(p.name for p in self.signature.parameters.values() if p.kind in kinds)
+
+    @property
+    def accepts_any_name(self) -> bool:
+        """Whether the forward takes keyword arguments that it does not name."""
+        kinds = {p.kind for p in self.signature.parameters.values()}
+        return inspect.Parameter.VAR_KEYWORD in kinds
+
+    def input_names(self) -> tuple[str, ...]:
+        """Every input name that a pattern may match."""
+        return self.forward_names
+
+    def call(self, module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
+        """Call `module` with inputs under their dotted names, and return what it returns."""
+        args, kwargs = self.arguments(inputs)
+        return module(*args, **kwargs)
+
+    def arguments(self, inputs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Positional and keyword arguments for inputs under their dotted names."""
+        kwargs = nest(inputs)
+        args: list[Any] = []
+        for p in self.signature.parameters.values():
+            if p.kind is inspect.Parameter.POSITIONAL_ONLY and p.name in kwargs:
+                args.append(kwargs.pop(p.name))
+            if p.kind is inspect.Parameter.VAR_POSITIONAL and p.name in kwargs:
+                args.extend(kwargs.pop(p.name))
+        return args, kwargs
+
+    def integer_range(self, spec: InputSpec) -> tuple[int, int]:
+        """The half-open range of valid integers for an input."""
+        return 0, 2 if spec.below is None else spec.below
+
+    def ignores_labels(self, spec: InputSpec) -> bool:
+        """Whether -100 in this input means that the position has no label."""
+        return False
+
+    def batches(self, seed: int) -> Iterator[Batch] | None:
+        """The model's own data as dicts of dotted input names, if it brings any."""
+        return None
+
+    def check_inputs(self, specs: Mapping[str, InputSpec]) -> None:
+        """Raise SH0353 for an input that the forward does not know, or one that it lacks."""
+        given = {name.split(".")[0] for name in specs}
+        known = set(self.signature.parameters)
+        for name in sorted(given - known):
+            if not self.accepts_any_name:
+                raise _unknown_input(name, sorted(known))
+        for p in self.signature.parameters.values():
+            optional = p.default is not p.empty or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+            if p.name not in given and not optional:
+                raise CaptureError(
+                    "SH0353",
+                    f"the model needs an input `{p.name}`",
+                    help=f"declare it: `input {p.name} : …`",
+                )
+
+
+def _unknown_input(name: str, known: list[str]) -> CaptureError:
+    """The error for an input that forward does not take, with the nearest names."""
+    near = difflib.get_close_matches(name, known, n=3) or known
+    listed = ", ".join(f"`{k}`" for k in near)
+    return CaptureError(
+        "SH0353", f"the model takes no input `{name}`", help=f"its inputs are {listed}"
+    )
+
+
+class CallableSource(ModelSource):
+    """A model from a Python function, for programs that build their models themselves."""
+
+    def __init__(self, build: Callable[[], nn.Module], mode: str = "train") -> None:
+        self._construct = build
+        self.mode = mode
+
+    def construct(self) -> nn.Module:
+        return self._construct()

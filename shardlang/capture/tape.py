@@ -1,0 +1,236 @@
+"""Building a model without memory, and computing single tensors of it afterwards.
+
+A model's constructor runs on fake tensors while every operator that creates or writes a tensor
+goes on a tape. Replaying the part of the tape that one parameter depends on gives that parameter's
+initial value alone: no more of the model is ever allocated. Random operators are seeded by
+(seed, position on the tape), so a value depends on neither the order of replay nor the mesh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+aten = torch.ops.aten
+_SMALL = 1 << 20
+_EXACT_FACTORIES = {aten.arange, aten.linspace, aten.logspace, aten.scalar_tensor}
+_OVERWRITES = {aten.normal_, aten.uniform_, aten.zero_, aten.fill_, aten.bernoulli_}
+
+
+class CannotReplayError(Exception):
+    """A tensor's value does not follow from the operators on the tape."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One operator call that created or wrote the storages `writes`."""
+
+    func: torch._ops.OpOverload
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outs: Any
+    writes: tuple[int, ...]
+    reads: tuple[int, ...]
+    versions: tuple[tuple[torch.Tensor, int], ...]
+    overwrites: bool
+
+
+def new_fake_mode() -> FakeTensorMode:
+    """A fake mode as `torch.export` wants it, for CPU tensors with static shapes."""
+    return FakeTensorMode(
+        shape_env=ShapeEnv(tracked_fakes=[]), allow_non_fake_inputs=True, export=True
+    )
+
+
+def storage_key(tensor: torch.Tensor) -> int:
+    """The identity of a tensor's storage, shared by its views."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records the operators of a constructor that runs under `fake_mode`."""
+
+    def __init__(self, fake_mode: FakeTensorMode) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.fake_mode = fake_mode
+        self._entries: list[_Entry] = []
+        self._writers: dict[int, list[int]] = {}
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Run the body on fake tensors, on the tape."""
+        with self.fake_mode, self:
+            yield
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+        fakes = [x for x in given if isinstance(x, FakeTensor)]
+        if given and not fakes:
+            return _run_for_real(func, args, kwargs)
+        if _reads_data(func) or _writes_real(func, args, kwargs):
+            return _run_for_real(func, *self._real((args, kwargs)))
+        outs = func(*args, **kwargs)
+        if not given and func.overloadpacket in _EXACT_FACTORIES and outs.numel() <= _SMALL:
+            return _run_for_real(func, args, kwargs)
+        self._record(func, args, kwargs, outs, given)
+        return outs
+
+    def value(self, tensor: torch.Tensor, seed: int) -> torch.Tensor:
+        """The real value of a recorded tensor, in memory of its own.
+
+        Raises `CannotReplayError` if the tape does not determine it.
+        """
+        if not isinstance(tensor, FakeTensor):
+            return tensor.detach()
+        with torch.random.fork_rng(devices=[]), unset_fake_temporarily(), torch.no_grad():
+            return self._evaluate(tensor, seed)
+
+    def covers(self, tensor: torch.Tensor) -> bool:
+        """Whether `value` can compute `tensor`."""
+        return not isinstance(tensor, FakeTensor) or storage_key(tensor) in self._writers
+
+    def _real(self, tree: Any) -> Any:
+        """`tree` with fake tensors computed; only values without randomness are allowed."""
+        with unset_fake_temporarily(), torch.no_grad():
+            return tree_map_only(FakeTensor, lambda t: self._evaluate(t, None), tree)
+
+    def _record(
+        self, func: Any, args: Any, kwargs: Any, outs: Any, given: list[torch.Tensor]
+    ) -> None:
+        """Put a call on the tape unless it only makes a view."""
+        read = {storage_key(t) for t in given if isinstance(t, FakeTensor)}
+        made = [t for t in tree_flatten(outs)[0] if isinstance(t, torch.Tensor)]
+        written = {storage_key(t) for t in _written(func, args, kwargs)}
+        writes = written | ({storage_key(t) for t in made} - read)
+        if not writes:
+            return
+        real = tuple((t, t._version) for t in given if not isinstance(t, FakeTensor))
+        full = func.overloadpacket in _OVERWRITES and _covers_storage(args[0])
+        entry = _Entry(func, args, kwargs, outs, tuple(writes), tuple(read), real, full)
+        for key in writes:
+            self._writers.setdefault(key, []).append(len(self._entries))
+        self._entries.append(entry)
+
+    def _needed(self, key: int) -> list[int]:
+        """The positions of the calls that storage `key` depends on, in order."""
+        needed: set[int] = set()
+        seen: set[int] = set()
+        pending = [key]
+        while pending:
+            storage = pending.pop()
+            if storage in seen:
+                continue
+            seen.add(storage)
+            if storage not in self._writers:
+                raise CannotReplayError
+            for position in self._writers[storage]:
+                needed.add(position)
+                pending.extend(self._entries[position].reads)
+        return self._without_overwritten(sorted(needed), key)
+
+    def _without_overwritten(self, order: list[int], key: int) -> list[int]:
+        """Drop calls on a storage that a later call overwrites unread, except its creation."""
+        if any(set(self._entries[i].writes) != {key} for i in order):
+            return order
+        last = max((n for n, i in enumerate(order) if self._entries[i].overwrites), default=0)
+        return order[:1] + order[max(last, 1) :]
+
+    def _evaluate(self, tensor: torch.Tensor, seed: int | None) -> torch.Tensor:
+        """Replay what `tensor` depends on and return its part of the storage."""
+        key = storage_key(tensor)
+        storages: dict[int, torch.UntypedStorage] = {}
+        for position in self._needed(key):
+            self._replay(position, storages, seed)
+        return _over_storage(tensor, storages[key])
+
+    def _replay(
+        self, position: int, storages: dict[int, torch.UntypedStorage], seed: int | None
+    ) -> None:
+        """Run one recorded call on real tensors."""
+        entry = self._entries[position]
+        if any(t._version != version for t, version in entry.versions):
+            raise CannotReplayError
+        if torch.Tag.nondeterministic_seeded in entry.func.tags:
+            if seed is None:
+                raise CannotReplayError
+            torch.manual_seed(derive_seed(seed, position))
+
+        def real(t: FakeTensor) -> torch.Tensor:
+            return _over_storage(t, storages[storage_key(t)])
+
+        args, kwargs = tree_map_only(FakeTensor, real, (entry.args, entry.kwargs))
+        outs = tree_flatten(entry.func(*args, **kwargs))[0]
+        for fake, out in zip(tree_flatten(entry.outs)[0], outs, strict=True):
+            if isinstance(fake, FakeTensor):
+                storages.setdefault(storage_key(fake), _like_strides(out, fake))
+
+
+def derive_seed(*parts: object) -> int:
+    """A 63-bit seed that depends on all `parts`."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _run_for_real(func: Any, args: Any, kwargs: Any) -> Any:
+    """Call an operator on real tensors from inside a fake mode."""
+    with unset_fake_temporarily():
+        return func(*args, **kwargs)
+
+
+def _reads_data(func: torch._ops.OpOverload) -> bool:
+    """Whether the result's kind or shape depends on the operands' data."""
+    tags = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+    return any(tag in func.tags for tag in tags)
+
+
+def _written(func: torch._ops.OpOverload, args: Any, kwargs: Any) -> list[torch.Tensor]:
+    """The tensors among the operands that the operator writes."""
+    written = []
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        value = args[i] if i < len(args) else kwargs.get(argument.name)
+        written += [t for t in tree_flatten(value)[0] if isinstance(t, torch.Tensor)]
+    return written
+
+
+def _writes_real(func: torch._ops.OpOverload, args: Any, kwargs: Any) -> bool:
+    """Whether the operator writes a tensor that holds data."""
+    return any(not isinstance(t, FakeTensor) for t in _written(func, args, kwargs))
+
+
+def _covers_storage(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is all of its storage."""
+    return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+
+
+def _over_storage(like: torch.Tensor, storage: torch.UntypedStorage) -> torch.Tensor:
+    """A real tensor of `like`'s type, place and strides over `storage`."""
+    empty = torch.empty(0, dtype=like.dtype)
+    return empty.set_(storage, like.storage_offset(), like.size(), like.stride())
+
+
+def _like_strides(real: torch.Tensor, fake: torch.Tensor) -> torch.UntypedStorage:
+    """The storage of `real`, laid out as `fake` is."""
+    if real.stride() == fake.stride() and real.storage_offset() == fake.storage_offset():
+        return real.untyped_storage()
+    if fake.storage_offset() != 0:
+        raise CannotReplayError
+    laid = torch.empty_strided(fake.size(), fake.stride(), dtype=real.dtype)
+    return laid.copy_(real).untyped_storage()

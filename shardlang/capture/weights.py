@@ -1,0 +1,60 @@
+"""Initial weights: the same values for every mesh, without ever holding the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+
+from shardlang.capture.checkpoint import checkpoint_tensors
+from shardlang.capture.deferred import build_real
+from shardlang.capture.source import ModelSource
+
+Select = Callable[[str, torch.Tensor], torch.Tensor]
+"""From a tensor's name and whole value to the part of it to keep."""
+
+
+def whole(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """The `Select` that keeps everything."""
+    return tensor
+
+
+def materialize(source: ModelSource, seed: int, select: Select = whole) -> dict[str, torch.Tensor]:
+    """What `select` keeps of every parameter and persistent buffer, tied ones once.
+
+    One whole tensor is held at a time. The values come from the source's checkpoint if it has one
+    and otherwise from its own initialization under `seed`; they depend on nothing else. A model
+    whose constructor cannot be recorded (see `Deferred`) is built for real, as a whole.
+    """
+    return {name: _kept(select(name, full), full) for name, full in _initial(source, seed)}
+
+
+def load_plain(source: ModelSource, seed: int) -> nn.Module:
+    """The ordinary model with the weights that `materialize` gives for the same seed."""
+    module = build_real(source.build, seed)
+    with torch.no_grad():
+        for name, value in _initial(source, seed):
+            _tensor(module, name).copy_(value)
+    return module
+
+
+def _initial(source: ModelSource, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and initial values."""
+    if source.checkpoint is None:
+        return source.deferred.tensors(seed)
+    return checkpoint_tensors(source.checkpoint, source.deferred, seed)
+
+
+def _kept(part: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
+    """`part` in memory of its own, so that `full` can be freed."""
+    shared = part.untyped_storage().data_ptr() == full.untyped_storage().data_ptr()
+    return part.clone() if shared and part.numel() < full.numel() else part.contiguous()
+
+
+def _tensor(module: nn.Module, name: str) -> torch.Tensor:
+    """The parameter or buffer of that dotted name."""
+    owner, _, last = name.rpartition(".")
+    tensor = getattr(module.get_submodule(owner), last)
+    assert isinstance(tensor, torch.Tensor)
+    return tensor
