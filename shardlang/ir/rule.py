@@ -77,8 +77,8 @@ class Rule:
     def inner(self) -> frozenset[str]:
         """Factors that operands alone have: sharding one makes the results partial.
 
-        A factor that stands beside a result's (`[pre|mid] -> mid`) is split together with it, and so
-        leaves nothing to add up.
+        A factor that stands beside a result's (`[pre|mid] -> mid`) is split together with it, and
+        so leaves nothing to add up.
         """
         outer = self.outer
         beside = {name for group in self.linked if outer.intersection(group) for name in group}

@@ -1,7 +1,7 @@
 """Rules of ops that join tensors along a dim or cut one apart: cat, stack, split, slice.
 
-A dim made of stretches, `[c0|c1]`, is split by splitting every stretch over the same axes, so that a
-fused projection cut into its parts stays local.
+A dim made of stretches, `[c0|c1]`, is split by splitting every stretch over the same axes, so that
+a fused projection cut into its parts stays local.
 """
 
 from __future__ import annotations
