@@ -1,0 +1,144 @@
+"""From a captured graph and bound statements to the graph that the passes work on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from shardlang.capture import Captured, ValueKey
+from shardlang.ir.graph import GraphLeaf, GraphResult, ShardGraph, Stated, constrain
+from shardlang.ir.mesh import Axis, Mesh
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Axes over which a parameter is also split at rest."""
+
+    axes: tuple[Axis, ...]
+    regather: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Placements:
+    """What a spec says of one model's tensors, by the model's own names.
+
+    Attributes:
+        leaves: layouts of parameters, buffers and inputs.
+        values: layouts of what modules read and return.
+        outputs: layouts of results.
+        stores: storage of parameters.
+        loss: the result that is the loss.
+    """
+
+    mesh: Mesh
+    data_axes: frozenset[Axis] = frozenset()
+    leaves: Mapping[str, Stated] = field(default_factory=dict)
+    values: Mapping[ValueKey, Stated] = field(default_factory=dict)
+    outputs: Mapping[str, Stated] = field(default_factory=dict)
+    stores: Mapping[str, Storage] = field(default_factory=dict)
+    loss: str | None = None
+
+
+def build_graph(captured: Captured, placements: Placements, source: fx.Graph | None = None) -> ShardGraph:
+    """A fresh `ShardGraph` over a copy of the captured graph.
+
+    Args:
+        source: another form of the captured graph with the same node names (its float64 form).
+    """
+    graph, env = copy_graph(captured.graph if source is None else source)
+    named = {node.name: node for node in graph.nodes}
+    leaves = [_leaf(named[leaf.node], captured, leaf.name, placements) for leaf in captured.leaves]
+    made = ShardGraph(
+        placements.mesh,
+        graph,
+        leaves,
+        [GraphResult(result.name, result.kind) for result in captured.results],
+        placements.data_axes,
+        placements.loss,
+    )
+    for leaf in leaves:
+        if leaf.store:
+            _unstore(graph, leaf)
+    for key, stated in placements.values.items():
+        for node in (captured.values[key], *captured.repeats.get(key, ())):
+            _constrain_value(graph, named[node.name], key, stated)
+    _constrain_outputs(made, placements)
+    return made
+
+
+def copy_graph(source: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """A copy whose nodes keep their names and metadata."""
+    graph = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    for node in source.nodes:
+        env[node] = graph.node_copy(node, lambda n: env[n])
+        env[node].meta = dict(node.meta)
+        assert env[node].name == node.name, f"{node.name} was renamed to {env[node].name}"
+    return graph, env
+
+
+def _leaf(node: fx.Node, captured: Captured, name: str, placements: Placements) -> GraphLeaf:
+    leaf = captured.leaf(name)
+    if name in placements.leaves:
+        node.meta["stated"] = placements.leaves[name]
+    storage = placements.stores.get(name)
+    return GraphLeaf(
+        name, leaf.kind, node, node.meta["val"].dtype, leaf.trainable, leaf.aliases,
+        storage.axes if storage else (), storage.regather if storage else False,
+    )  # fmt: skip
+
+
+def _after(node: fx.Node) -> fx.Node:
+    """The first node behind a node that is no placeholder."""
+    after = node.next
+    while after.op == "placeholder":
+        after = after.next
+    return after
+
+
+def add_constraint(graph: fx.Graph, node: fx.Node, stated: Stated | None) -> fx.Node:
+    """An identity behind a node that carries a stated layout."""
+    with graph.inserting_before(_after(node)):
+        made = graph.call_function(constrain, (node,))
+    made.meta = {key: node.meta[key] for key in ("val", "module", "source") if key in node.meta}
+    if stated is not None:
+        made.meta["stated"] = stated
+    return made
+
+
+def _unstore(graph: fx.Graph, leaf: GraphLeaf) -> None:
+    """Split a stored parameter in two: as it lies at rest, and as it is used."""
+    made = add_constraint(graph, leaf.node, leaf.node.meta.pop("stated", None))
+    leaf.node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
+
+
+def _constrain_value(graph: fx.Graph, node: fx.Node, key: ValueKey, stated: Stated) -> None:
+    """Lay out a module's output for all its readers, or its input for the module alone."""
+    made = add_constraint(graph, node, stated)
+    module, side, _ = key
+
+    def reads(user: fx.Node) -> bool:
+        if user is made:
+            return False
+        where = user.meta.get("module", "")
+        return side == "out" or where == module or where.startswith(module + ".")
+
+    node.replace_all_uses_with(made, delete_user_cb=reads)
+
+
+def _constrain_outputs(graph: ShardGraph, placements: Placements) -> None:
+    """Lay out the stated results."""
+    done: list[fx.Node | None] = []
+    for result, node in zip(graph.results, graph.result_nodes, strict=True):
+        stated = placements.outputs.get(result.name) if result.kind == "output" else None
+        if node is None or stated is None:
+            done.append(node)
+            continue
+        with graph.graph.inserting_before(graph.output):
+            made = graph.graph.call_function(constrain, (node,))
+        made.meta = {key: node.meta[key] for key in ("val", "module", "source") if key in node.meta}
+        made.meta["stated"] = stated
+        done.append(made)
+    graph.output.args = (tuple(done),)

@@ -1,0 +1,150 @@
+"""Finding the first value that differs, forward and then backward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+
+from shardlang.ir import Axis, Layout, Mesh
+from shardlang.ir.program import LocalProgram
+from shardlang.proof.report import TOLERANCE, Mismatch
+from shardlang.runtime.pieces import piece_of
+from shardlang.runtime.simulate import Simulator
+
+if TYPE_CHECKING:
+    from shardlang.proof.verify import Reference
+
+
+def first_difference(program: LocalProgram, reference: Reference) -> Mismatch | None:
+    """The first value, in graph order, that differs; else the last whose gradient does.
+
+    Values are matched by node name: ops keep their names through the passes.
+    """
+    wanted = _reference_values(reference)
+    mine = _simulated_values(program, reference)
+    pairs = [(node, mine[node.name], wanted[node.name]) for node in program.graph.nodes
+             if node.name in wanted and node.name in mine]  # fmt: skip
+    for node, pieces, want in pairs:
+        for value, full, layout in _tensors(node, pieces, want):
+            error = _error(value, full, layout, program.mesh, summed=layout.partial)
+            if error > TOLERANCE:
+                return _mismatch(node, layout, error, backward=False)
+    return _first_gradient(program, reference, pairs)
+
+
+def _reference_values(reference: Reference) -> dict[str, Any]:
+    env: dict[fx.Node, Any] = {}
+    leaves = reference.fresh_leaves()
+    names = {leaf.node: leaf.name for leaf in reference.captured.leaves}
+    torch.manual_seed(reference.seed)
+    for node in reference.graph.nodes:
+        if node.op == "placeholder":
+            name = names[node.name]
+            env[node] = leaves[name]
+        elif node.op != "output":
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
+            env[node] = node.target(*args, **kwargs)
+            _keep_gradient(env[node])
+        else:
+            _seed(dict(zip([r.name for r in reference.captured.results],
+                           [env[n] if n is not None else None for n in node.args[0]], strict=True)),
+                  reference)  # fmt: skip
+    return {node.name: value for node, value in env.items()}
+
+
+def _keep_gradient(value: Any) -> None:
+    for tensor in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(tensor, Tensor) and tensor.requires_grad and not tensor.is_leaf:
+            tensor.retain_grad()
+
+
+def _seed(results: dict[str, Any], reference: Reference) -> None:
+    names = list(reference.cotangents)
+    if names:
+        torch.autograd.backward([results[n] for n in names], [reference.cotangents[n] for n in names])
+
+
+def _simulated_values(program: LocalProgram, reference: Reference) -> dict[str, list[Any]]:
+    kept: dict[str, list[Any]] = {}
+
+    def watch(node: fx.Node, values: list[Any]) -> None:
+        kept[node.name] = values
+        for value in values:
+            _keep_gradient(value)
+
+    sim = Simulator(program, watch)
+    wanted = set(reference.trainable)
+    local = {}
+    for leaf in program.leaves:
+        local[leaf.name] = sim.place(leaf.name, reference.values[leaf.name])
+        if leaf.name in wanted:
+            for piece in local[leaf.name]:
+                piece.requires_grad_()
+    torch.manual_seed(reference.seed)
+    results = sim.run(local)
+    named = dict(zip([r.name for r in program.results], [r for r in results if r[0] is not None], strict=True))
+    layouts = {r.name: r.layout for r in program.results}
+    roots, seeds = [], []
+    for name, cotangent in reference.cotangents.items():
+        for value, at in zip(named[name], sim.coords, strict=True):
+            if value.requires_grad:
+                roots.append(value)
+                seeds.append(piece_of(cotangent, layouts[name], at))
+    if roots:
+        torch.autograd.backward(roots, seeds)
+    return kept
+
+
+def _tensors(node: fx.Node, pieces: list[Any], want: Any) -> Iterator[tuple[list[Tensor], Tensor, Layout]]:
+    layout = node.meta.get("layout")
+    if isinstance(want, Tensor) and isinstance(layout, Layout):
+        yield pieces, want, layout
+
+
+def _error(
+    pieces: list[Tensor], want: Tensor, layout: Layout, mesh: Mesh, summed: frozenset[Axis]
+) -> float:
+    """Largest relative difference, pieces summed over some axes first."""
+    if not want.is_floating_point() or want.numel() == 0:
+        return 0.0
+    full = want.detach()
+    finite = full[torch.isfinite(full)]
+    scale = float(finite.abs().max()) if finite.numel() else 1.0
+    worst = 0.0
+    for group in mesh.groups(tuple(sorted(summed))) if summed else [[d] for d in range(mesh.devices)]:
+        total = pieces[group[0]].detach()
+        for device in group[1:]:
+            total = total + pieces[device].detach()
+        cut = piece_of(full, layout, mesh.coord(group[0]))
+        if total.shape != cut.shape:
+            return float("inf")
+        gap = torch.where(total == cut, torch.zeros_like(cut), total - cut).abs()
+        worst = max(worst, float(gap.max()) / (scale or 1.0) if gap.numel() else 0.0)
+    return worst
+
+
+def _first_gradient(
+    program: LocalProgram, reference: Reference, pairs: list[tuple[fx.Node, list[Any], Any]]
+) -> Mismatch | None:
+    """The value nearest to the loss whose gradient differs: R sums over its group, P and I do not."""
+    for node, pieces, want in reversed(pairs):
+        layout = node.meta.get("layout")
+        if not isinstance(want, Tensor) or want.grad is None or not isinstance(layout, Layout):
+            continue
+        if any(p.grad is None for p in pieces):
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in pieces]
+        else:
+            grads = [p.grad for p in pieces]
+        error = _error(grads, want.grad, layout, program.mesh, summed=layout.varying)
+        if error > TOLERANCE:
+            return _mismatch(node, layout, error, backward=True)
+    return None
+
+
+def _mismatch(node: fx.Node, layout: Layout, error: float, *, backward: bool) -> Mismatch:
+    return Mismatch(
+        node.name, node.meta.get("module", ""), node.meta.get("source", ""), str(layout), error, backward
+    )

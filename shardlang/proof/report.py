@@ -1,0 +1,83 @@
+"""What a proof found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+TOLERANCE = 1e-9
+"""Above this a difference in float64 is a bug, not rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """The first value that differs, in the order of the computation."""
+
+    name: str
+    module: str
+    source: str
+    layout: str
+    error: float
+    backward: bool
+
+    def __str__(self) -> str:
+        what = "the gradient of " if self.backward else ""
+        where = f" in `{self.module}`" if self.module else ""
+        line = f" ({self.source})" if self.source else ""
+        return f"{what}`{self.name}`{where}{line} {self.layout} differs by {self.error:.1e}"
+
+
+@dataclass(slots=True)
+class Report:
+    """The result of `verify`.
+
+    An error is max|a-b| / max(max|b|, 1e-3 G), where G is the largest |gradient| of any parameter
+    (for outputs: of any output). `count` is the number of trainable parameters; those that have no
+    gradient on either side are listed in `unused`.
+    """
+
+    devices: int
+    loss: dict[str, float] | None = None
+    outputs: dict[str, float] = field(default_factory=dict)
+    gradients: dict[str, float] | None = None
+    count: int = 0
+    unused: list[str] = field(default_factory=list)
+    eager: float | None = None
+    eager_tolerance: float = 0.0
+    first: Mismatch | None = None
+    cut: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything agrees."""
+        errors = [*self.outputs.values(), *(self.gradients or {}).values()]
+        if self.loss is not None:
+            errors.append(self.loss["error"])
+        eager = self.eager is None or self.eager <= self.eager_tolerance
+        return bool(errors) and all(error <= TOLERANCE for error in errors) and eager
+
+    @staticmethod
+    def _worst(errors: dict[str, float]) -> dict[str, Any]:
+        if not errors:
+            return {"max_error": 0.0, "worst": None}
+        name = max(errors, key=lambda key: (errors[key] != errors[key], errors[key]))
+        return {"max_error": errors[name], "worst": name}
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of the CLI contract."""
+        gradients = None
+        if self.gradients is not None:
+            gradients = {**self._worst(self.gradients), "count": self.count, "unused": self.unused}
+        return {
+            "ok": self.ok,
+            "devices": self.devices,
+            "dtype": "float64",
+            "loss": self.loss,
+            "outputs": self._worst(self.outputs),
+            "gradients": gradients,
+            "eager": None
+            if self.eager is None
+            else {"error": self.eager, "tolerance": self.eager_tolerance},
+            "first_difference": None if self.first is None else str(self.first),
+            "cut": self.cut,
+        }
