@@ -1,6 +1,6 @@
 """Patterns over dotted names, and the nearest names for a message.
 
-`*` stands for any text within one name part, `**` for any across parts, `{a,b}` for one of
+`*` stands for any text within one name part (a whole part is never empty), `**` for any across parts, `{a,b}` for one of
 several, `{0..7}` for a number of an inclusive range; `\\` takes the next character as it is.
 `**.` also stands for nothing, so `"**.weight"` matches `weight`.
 
@@ -114,9 +114,10 @@ class _Reader:
         self.stars += 1
         if self.stars > _MOST_STARS:
             raise PatternError(f"more than {_MOST_STARS} wildcards", start)
-        if self.at - start == 1:
-            return "[^.]*"
         begins_part = start == 0 or self.text[start - 1] in ".{,"
+        if self.at - start == 1:
+            ends_part = self.at == len(self.text) or self.text[self.at] in ".},"
+            return "[^.]+" if begins_part and ends_part else "[^.]*"
         if begins_part and self.text[self.at : self.at + 1] == ".":
             self.at += 1
             return r"(?:.*\.)?"

@@ -1,0 +1,145 @@
+"""bind: a spec against the names of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from shardlang.bind.statements import Findings, Kind, in_force, unmatched
+from shardlang.bind.types import Binding, ModelNames, Placed, Shape, TensorInfo
+from shardlang.bind.values import MODULE, bind_values
+from shardlang.grammar.diagnostics import Diagnostic, error, has_errors, in_order
+from shardlang.ir import Axis
+from shardlang.spec.types import ExpectLayout, InputDecl, Spec, Stated, StoreDecl
+
+_PARAM = Kind("parameter", "parameters")
+_BUFFER = Kind("buffer", "buffers")
+_INPUT = Kind("input", "inputs", "SH0307")
+_OUTPUT = Kind("output", "outputs", "SH0310")
+
+
+def bind(spec: Spec, names: ModelNames) -> tuple[Binding | None, list[Diagnostic]]:
+    """Look up every name of a spec in a model, and lay out what it names.
+
+    Returns:
+        The binding, or None where there are errors, and all findings in order of place.
+    """
+    findings = Findings(spec.mesh)
+    stores = {what: _bind_stores(spec, what, names, findings) for what in _STORED}
+    binding = Binding(
+        params=_bind_tensors(spec.params, names.params, names.aliases, _PARAM, findings),
+        buffers=_bind_tensors(spec.buffers, names.buffers, names.aliases, _BUFFER, findings),
+        inputs=_bind_inputs(spec.inputs, names.inputs, findings),
+        outputs=_bind_outputs(spec.outputs, names.outputs, findings),
+        values=bind_values(spec.values, names, findings),
+        storage=_axes(stores["param"], spec),
+        regather=frozenset(name for name, decl in stores["param"].items() if decl.regather),
+        gradient_storage=_axes(stores["gradients"], spec),
+        optimizer_storage=_axes(stores["optimizer"], spec),
+        loss=_bind_loss(spec, names, findings),
+        expects=spec.expects,
+    )
+    _check_expects(spec, names, findings)
+    found = in_order(findings.found)
+    return (None if has_errors(found) else binding), found
+
+
+_STORED = ("param", "gradients", "optimizer")
+
+
+def _bind_tensors(
+    stated: Sequence[Stated],
+    infos: Mapping[str, TensorInfo],
+    aliases: Mapping[str, str],
+    kind: Kind,
+    findings: Findings,
+) -> dict[str, Placed]:
+    known = {alias: name for alias, name in aliases.items() if name in infos}
+    owner = in_force(stated, infos, known, kind, findings)
+    return _place_all(owner, {name: infos[name].shape for name in owner}, findings)
+
+
+def _place_all(
+    owner: Mapping[str, Stated], shapes: Mapping[str, Shape], findings: Findings
+) -> dict[str, Placed]:
+    """Apply each statement to the tensors that it is in force for."""
+    by_statement: dict[int, tuple[Stated, dict[str, Shape]]] = {}
+    for name, statement in owner.items():
+        by_statement.setdefault(id(statement), (statement, {}))[1][name] = shapes[name]
+    placed: dict[str, Placed] = {}
+    for statement, mine in by_statement.values():
+        placed.update(findings.place(statement, mine))
+    return {name: placed[name] for name in owner if name in placed}
+
+
+def _bind_outputs(
+    stated: Sequence[Stated], shapes: Mapping[str, Shape], findings: Findings
+) -> dict[str, Placed]:
+    owner = in_force(stated, shapes, {}, _OUTPUT, findings)
+    return _place_all(owner, shapes, findings)
+
+
+def _bind_inputs(
+    decls: Sequence[InputDecl], shapes: Mapping[str, Shape], findings: Findings
+) -> dict[str, Placed]:
+    placed: dict[str, Placed] = {}
+    for name, decl in in_force(decls, shapes, {}, _INPUT, findings).items():
+        if shapes[name] != decl.shape:
+            findings.found.append(_other_shape(name, decl, shapes[name]))
+        else:
+            placed.update(findings.place(decl, {name: decl.shape}))
+    return placed
+
+
+def _other_shape(name: str, decl: InputDecl, shape: Shape) -> Diagnostic:
+    stated, traced = (list(sizes) for sizes in (decl.shape, shape))
+    return error(
+        "SH0308",
+        f"input `{name}` is stated as {stated}, the model reads {traced}",
+        decl.span,
+        help="state the shape that the model reads",
+    )
+
+
+def _bind_stores(
+    spec: Spec, what: str, names: ModelNames, findings: Findings
+) -> dict[str, StoreDecl]:
+    """The storage statement in force for each parameter; scalars stay whole."""
+    stores = [store for store in spec.stores if store.what == what]
+    owner = in_force(stores, names.params, names.aliases, _PARAM, findings)
+    return {
+        name: decl
+        for name, decl in owner.items()
+        if names.params[name].shape and (what == "param" or names.params[name].trainable)
+    }
+
+
+def _axes(stores: Mapping[str, StoreDecl], spec: Spec) -> dict[str, tuple[Axis, ...]]:
+    return {name: tuple(spec.mesh[axis] for axis in decl.axes) for name, decl in stores.items()}
+
+
+def _bind_loss(spec: Spec, names: ModelNames, findings: Findings) -> str | None:
+    if spec.loss is None:
+        return None
+    matched = spec.loss.pattern.select(names.outputs)
+    if not matched:
+        findings.found.append(
+            unmatched(spec.loss.pattern, spec.loss.span, _OUTPUT, list(names.outputs))
+        )
+        return None
+    if len(matched) > 1 or names.outputs[matched[0]] not in ((), (1,)):
+        what = "is no scalar" if len(matched) == 1 else f"matches {len(matched)} outputs"
+        message = f"the loss `{spec.loss.pattern}` {what}"
+        help = "name one output that holds a single number"
+        findings.found.append(error("SH0311", message, spec.loss.span, help=help))
+        return None
+    return matched[0]
+
+
+def _check_expects(spec: Spec, names: ModelNames, findings: Findings) -> None:
+    """Report expectations about modules that the model does not have."""
+    modules = [name for name in names.modules if name]
+    for expect in spec.expects:
+        if isinstance(expect, ExpectLayout) or expect.select.pattern is None:
+            continue
+        if not expect.select.pattern.select(names.modules):
+            findings.found.append(unmatched(expect.select.pattern, expect.span, MODULE, modules))

@@ -1,0 +1,81 @@
+"""What binding needs to know of a model, and what it makes of a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from shardlang.grammar.diagnostics import NOWHERE, Span
+from shardlang.ir import Axis, Layout
+from shardlang.spec.types import Expectation
+
+Shape: TypeAlias = "tuple[int, ...]"
+ValueKey: TypeAlias = "tuple[str, str, str]"
+"""(module name, `"in"` or `"out"`, selector such as `""`, `"0"` or `"logits"`)."""
+
+
+class TensorInfo(NamedTuple):
+    """A parameter or buffer; `dtype` as the language writes it."""
+
+    shape: Shape
+    dtype: str
+    trainable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNames:
+    """All names of a model that a spec can speak of.
+
+    Attributes:
+        aliases: the other names of tied parameters and shared buffers, to the name in `params`
+            or `buffers`.
+        modules: dotted module names; the root is `""`.
+        values: shapes of the tensors that modules read and return.
+    """
+
+    params: Mapping[str, TensorInfo] = field(default_factory=dict)
+    buffers: Mapping[str, TensorInfo] = field(default_factory=dict)
+    inputs: Mapping[str, Shape] = field(default_factory=dict)
+    modules: tuple[str, ...] = ()
+    outputs: Mapping[str, Shape] = field(default_factory=dict)
+    values: Mapping[ValueKey, Shape] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The stated layout of one tensor; propagation decides the dims in `open_dims`.
+
+    `span` is the place of the statement in force.
+    """
+
+    layout: Layout
+    open_dims: frozenset[int] = frozenset()
+    span: Span = field(default=NOWHERE, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a spec states of one model, by name; a tensor that is not named is not stated.
+
+    Attributes:
+        storage: the axes over which each stored parameter is sharded further at rest.
+        regather: the parameters gathered again for the backward instead of being kept.
+        gradient_storage: the same axes for gradients, where stated.
+        optimizer_storage: the same axes for optimizer state, where stated.
+        loss: the name of the output stated to be the loss.
+        expects: the expectations, every module pattern of which matches something.
+    """
+
+    params: Mapping[str, Placed]
+    buffers: Mapping[str, Placed]
+    inputs: Mapping[str, Placed]
+    outputs: Mapping[str, Placed]
+    values: Mapping[ValueKey, Placed]
+    storage: Mapping[str, tuple[Axis, ...]]
+    regather: frozenset[str]
+    gradient_storage: Mapping[str, tuple[Axis, ...]]
+    optimizer_storage: Mapping[str, tuple[Axis, ...]]
+    loss: str | None
+    expects: tuple[Expectation, ...]
