@@ -1,0 +1,38 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help install demo test check prove bench clean
+
+help:      ## what there is to make
+	@sed -n 's/^\([a-z]*\): .*## /make \1\t/p' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## .venv with shardlang and the tested versions of everything it needs
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[hf,dev]"
+	@touch $@
+
+demo: install ## train the Llama example on 4 processes and compare every step with one process
+	$(BIN)/python examples/llama/demo.py
+
+test: install ## all tests
+	$(BIN)/python -m pytest
+
+check: install ## ruff, mypy and the import order
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+prove: install ## shardlang verify on every example
+	$(BIN)/python examples/prove.py
+
+bench: install ## compile time and step time
+	$(BIN)/python benchmarks/compile_time.py
+	$(BIN)/python benchmarks/step_time.py
+
+clean:     ## remove what the targets above made
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,121 @@
+"""The import order: which part may import which, and no circles."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import networkx as nx
+
+PACKAGE = Path(__file__).parent.parent / "shardlang"
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "grammar": set(),
+    "ir": set(),
+    "rules": {"ir"},
+    "passes": {"ir", "rules"},
+    "runtime": {"ir"},
+}
+"""Part to the parts of ours that it may import. A part that is not listed may import all."""
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name to file, of every module of the package; the linked folders included."""
+    found: dict[str, Path] = {}
+    folders = [PACKAGE]
+    while folders:
+        folder = folders.pop()
+        folders += [p for p in folder.iterdir() if p.is_dir() and p.name != "__pycache__"]
+        for path in folder.glob("*.py"):
+            parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+            found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+def statements(path: Path, *, typing: bool) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The import statements of a file; those for type checkers alone only if `typing`."""
+    todo: list[ast.AST] = [ast.parse(path.read_text())]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not typing:
+            todo += node.orelse
+            continue
+        todo += ast.iter_child_nodes(node)
+
+
+def imported(path: Path, known: dict[str, Path], *, typing: bool = True) -> set[str]:
+    """Our modules that a file imports."""
+    found: set[str] = set()
+    for node in statements(path, typing=typing):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+            continue
+        base = node.module or ""
+        below = [f"{base}.{alias.name}" for alias in node.names]
+        found |= {name if name in known else base for name in below}
+    return found & known.keys()
+
+
+def part_of(module: str) -> str:
+    """`passes` for `shardlang.passes.flow`."""
+    return [*module.split("."), ""][1]
+
+
+MODULES = modules()
+
+
+def test_the_linked_folders_are_part_of_the_package() -> None:
+    for name in ("grammar", "passes", "runtime"):
+        assert (PACKAGE / name).is_symlink()
+        assert f"shardlang.{name}" in MODULES
+
+
+def test_imports_keep_the_order() -> None:
+    wrong = [
+        f"{module} imports {name}"
+        for module, path in sorted(MODULES.items())
+        if (part := part_of(module)) in MAY_IMPORT
+        for name in sorted(imported(path, MODULES))
+        if part_of(name) not in MAY_IMPORT[part] | {part}
+    ]
+    assert wrong == []
+
+
+def test_imports_are_absolute_and_under_the_package() -> None:
+    wrong = [
+        f"{path}:{node.lineno}"
+        for path in MODULES.values()
+        for node in statements(path, typing=True)
+        if is_relative(node) or top_names(node) & {"grammar", "passes", "runtime"}
+    ]
+    assert wrong == []
+
+
+def is_relative(node: ast.Import | ast.ImportFrom) -> bool:
+    """Whether the statement starts with dots."""
+    return isinstance(node, ast.ImportFrom) and node.level > 0
+
+
+def top_names(node: ast.Import | ast.ImportFrom) -> set[str]:
+    """The top-level packages that a statement names."""
+    if isinstance(node, ast.ImportFrom):
+        return {(node.module or "").split(".")[0]}
+    return {alias.name.split(".")[0] for alias in node.names}
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = nx.DiGraph()
+    for module, path in MODULES.items():
+        graph.add_edges_from((module, name) for name in imported(path, MODULES, typing=False))
+    circles = [sorted(group) for group in nx.strongly_connected_components(graph) if len(group) > 1]
+    assert circles == []
+
+
+def test_the_order_is_a_real_check(tmp_path: Path) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text("import shardlang.passes.choose\nfrom shardlang.ir import mesh\n")
+    found = imported(path, MODULES)
+    assert found == {"shardlang.passes.choose", "shardlang.ir.mesh"}
