@@ -85,6 +85,8 @@ class Emitter:
         Raises:
             ShardError: the op has no rule.
         """
+        if isinstance(target, torch._ops.OpOverloadPacket):
+            target = target.default
         made = self._add(target, args, kwargs, fake_call(target, args, kwargs))
         if not is_item(made):
             read_forward(made, self.node)

@@ -133,8 +133,8 @@ def _present(results: list[Any]) -> list[Any]:
 
 def _loss(name: str, named: Mapping[str, Any], reference: Reference, report: Report) -> dict[str, float]:
     return {
-        "reference": float(reference.results[name]),
-        "sharded": float(named[name][0]),
+        "reference": reference.results[name].item(),
+        "sharded": named[name][0].item(),
         "error": report.outputs[name],
     }
 
