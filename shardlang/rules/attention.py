@@ -1,0 +1,131 @@
+"""Attention: batch and heads are carried; query rows too, with their offset under a causal mask;
+key positions by writing the softmax out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import fx
+
+from shardlang.ir.rule import Sharding
+from shardlang.rules import local
+from shardlang.rules.call import Call, LocalCall
+from shardlang.rules.registry import Emit, rule
+from shardlang.rules.shapes import arrow, dim_names, positions, tensor
+from shardlang.rules.softmax import in_dtype, in_wide
+
+aten: Any = torch.ops.aten
+
+
+def _batch(call: Call) -> tuple[list[str], list[str]]:
+    """Names of the batch dims of query and of key; grouped heads are `(g r)` and `g`."""
+    names = dim_names(len(call.out) - 2, "b")
+    keys = [*names]
+    heads, key_heads = (call.shape(n)[-3] if names else 0 for n in ("query", "key"))
+    if names and call.get("enable_gqa") and heads != key_heads:
+        names[-1], keys[-1] = f"(g={key_heads} r)", "g"
+    return names, keys
+
+
+def _spread(names: list[str], shape: tuple[int, ...], out: tuple[int, ...]) -> list[str]:
+    """The batch names that an operand has; `1` where it is broadcast."""
+    offset = len(out) - len(shape)
+    return [
+        "1" if size == 1 != out[offset + i] else names[offset + i]
+        for i, size in enumerate(shape[:-2])
+    ]
+
+
+def _attention(call: Call) -> str:
+    """query `b... h l e`, key `b... g s e`, value `b... g s v`, mask broadcast to `b... h l s`."""
+    out, dropout = call.out, "!" if call.get("dropout_p") else ""
+    batch, keys = _batch(call)
+    rows = "l!" if dropout else "l"
+    operands = [
+        [*_spread(batch, call.shape("query"), out), rows, "e!"],
+        [*_spread(keys, call.shape("key"), out), "s" + (dropout or "~"), "e"],
+        [*_spread(keys, call.shape("value"), out), "s", "v"],
+    ]
+    if call.has("attn_mask"):
+        operands.append(_mask(call, [*batch, "l", "s"]))
+    if dropout:
+        operands = [[_held(name) for name in names] for names in operands]
+    return arrow([tensor(names) for names in operands], [tensor([*batch, "l", "v"])])
+
+
+def _held(name: str) -> str:
+    """A name, or both of a pair, that must stay whole: dropout is drawn for all scores at once."""
+    if name in ("1", "v"):
+        return name
+    return name.replace(")", "!)") if "(" in name else name.rstrip("!~") + "!"
+
+
+def _mask(call: Call, names: list[str]) -> list[str]:
+    full = (*call.out[:-1], call.shape("key")[-2])
+    shape = call.shape("attn_mask")
+    offset = len(full) - len(shape)
+    return ["1" if n == 1 != full[offset + i] else names[offset + i] for i, n in enumerate(shape)]
+
+
+def _causal_rows(call: Call, sharding: Sharding) -> LocalCall:
+    """With the query rows split, the causal mask starts at this device's first row."""
+    rows = sharding.factors["l"]
+    if not call["is_causal"] or not rows.axes:
+        return call.replace()
+    args = (call["query"], call["key"], call["value"], positions(rows))
+    return local.causal_attention, args, {"scale": call["scale"], "enable_gqa": call["enable_gqa"]}
+
+
+def _lower_attention(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+    """Scores, mask, softmax over all keys, weighted values (keys are split)."""
+    query, key, value = (in_wide(emit, call[name]) for name in ("query", "key", "value"))
+    scale = call["scale"]
+    scale = 1 / math.sqrt(call.shape("query")[-1]) if scale is None else float(scale)
+    scores = emit(local.attention_scores, emit(aten.mul.Tensor, query, scale), key)
+    if call["is_causal"]:
+        scores = emit(local.causal_fill, scores)
+    if call.has("attn_mask"):
+        scores = _masked(emit, scores, call["attn_mask"])
+    weights = emit(aten._safe_softmax.default, scores, -1)
+    return in_dtype(emit, emit(local.attend, weights, value), call.results[0].dtype)
+
+
+def _masked(emit: Emit, scores: fx.Node, mask: fx.Node) -> fx.Node:
+    if mask.meta["val"].dtype is not torch.bool:
+        return emit(aten.add.Tensor, scores, mask)
+    hidden = emit(aten.logical_not.default, mask)
+    return emit(aten.masked_fill.Scalar, scores, hidden, -math.inf)
+
+
+rule(
+    aten.scaled_dot_product_attention, spec=_attention, localize=_causal_rows,
+    lower=_lower_attention, passes=False,
+)  # fmt: skip
+
+
+def _scores_spec(call: Call) -> str:
+    """attention_scores and attend: batch dims broadcast, one key head for r query heads."""
+    left, right = call.shapes
+    batch = dim_names(len(call.out) - 2, "b")
+    keys = [*batch]
+    if batch and len(right) > 2 and right[-3] not in (1, call.out[-3]):
+        batch[-1], keys[-1] = f"(g={right[-3]} r)", "g"
+    a = _spread(batch, left, call.out)
+    b = _spread(keys, right, call.out)
+    if call.target is local.attend:
+        return arrow([tensor([*a, "l", "s"]), tensor([*b, "s", "v"])], [tensor([*batch, "l", "v"])])
+    return arrow([tensor([*a, "l", "e"]), tensor([*b, "s", "e"])], [tensor([*batch, "l", "s"])])
+
+
+rule(local.attention_scores, spec=_scores_spec, linear=["query", "key"], passes=False)
+rule(local.attend, spec=_scores_spec, linear=["weights", "value"], passes=False)
+
+
+def _causal_places(call: Call, sharding: Sharding) -> LocalCall:
+    rows, columns = sharding.factors["l"], sharding.factors["s"]
+    return call.replace(rows=positions(rows), columns=positions(columns))
+
+
+rule(local.causal_fill, spec="b... l s -> b... l s", localize=_causal_places)

@@ -1,0 +1,41 @@
+"""Look-ups in a table: a split vocabulary leaves zeros for rows elsewhere, a partial sum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from shardlang.ir.rule import Sharding
+from shardlang.rules import local
+from shardlang.rules.call import Call, LocalCall
+from shardlang.rules.registry import rule
+from shardlang.rules.shapes import positions
+
+aten: Any = torch.ops.aten
+
+
+def _table(call: Call) -> str:
+    """Gradients scaled by how often a row is looked up need all look-ups and all rows."""
+    mark = "!" if call.get("scale_grad_by_freq") else ""
+    return f"v{mark} d, b{'...' + mark} -> b... d"
+
+
+def _piece(call: Call, sharding: Sharding) -> LocalCall:
+    """With the vocabulary split, each device looks up its own rows."""
+    if not sharding.factors["v"].axes:
+        return call.replace()
+    at, sparse = positions(sharding.factors["v"]), call.get("sparse", False)
+    return local.lookup, (call["weight"], call["indices"], call["padding_idx"], at, sparse), {}
+
+
+rule(aten.embedding.default, spec=_table, localize=_piece, linear=["weight"], passes=False)
+
+
+def _rows(call: Call, sharding: Sharding) -> LocalCall:
+    return call.replace(at=positions(sharding.factors["v"]))
+
+
+rule(
+    local.lookup, spec="v d..., b... -> b... d...", localize=_rows, linear=["weight"], passes=False
+)

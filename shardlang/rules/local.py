@@ -1,0 +1,219 @@
+"""Local functions: what a device runs where no aten op does the job on its piece.
+
+Each is plain torch on local tensors, differentiated as it stands, and has a rule like any op.
+Called without positions they work on the whole tensor. A position is where the local indices of a
+dim lie: their first global index, or the list of them all where they have gaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shardlang.ir.here import PieceAt
+from shardlang.runtime.pieces import piece_here
+
+Positions = int | Sequence[int]
+
+
+def _lowest(dtype: torch.dtype) -> Any:
+    if dtype.is_floating_point:
+        return -torch.inf
+    return False if dtype is torch.bool else torch.iinfo(dtype).min
+
+
+def _highest(dtype: torch.dtype) -> Any:
+    if dtype.is_floating_point:
+        return torch.inf
+    return True if dtype is torch.bool else torch.iinfo(dtype).max
+
+
+def _empty(x: Tensor, dims: Sequence[int]) -> bool:
+    return any(x.shape[d] == 0 for d in dims)
+
+
+def _reduced(x: Tensor, dims: Sequence[int], keepdim: bool, value: Any) -> Tensor:
+    shape = [1 if d in dims else n for d, n in enumerate(x.shape) if keepdim or d not in dims]
+    return x.new_full(shape, value)
+
+
+def max_over(x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
+    """Largest element over `dims`, the lowest number where the piece is empty; no gradient."""
+    x = x.detach()
+    if _empty(x, dims):
+        return _reduced(x, dims, keepdim, _lowest(x.dtype))
+    return x.amax(list(dims), keepdim) if dims else x
+
+
+def min_over(x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
+    """Smallest element over `dims`, the highest number where the piece is empty; no gradient."""
+    x = x.detach()
+    if _empty(x, dims):
+        return _reduced(x, dims, keepdim, _highest(x.dtype))
+    return x.amin(list(dims), keepdim) if dims else x
+
+
+def global_indices(at: Positions, size: int, device: torch.device) -> Tensor:
+    """The global indices of a local dim of `size`."""
+    if isinstance(at, int):
+        return torch.arange(at, at + size, device=device)
+    return torch.tensor(at, dtype=torch.int64, device=device)
+
+
+def local_indices(index: Tensor, at: Positions, size: int) -> tuple[Tensor, Tensor]:
+    """Global indices as local ones (0 where they lie elsewhere), and which lie here."""
+    if isinstance(at, int):
+        local = index - at
+        inside = (local >= 0) & (local < size)
+    else:
+        table = global_indices(at, size, index.device)
+        local = torch.searchsorted(table, index).clamp(max=max(size - 1, 0))
+        inside = table[local] == index if size else torch.zeros_like(index, dtype=torch.bool)
+    return torch.where(inside, local, 0), inside
+
+
+def first_index(
+    x: Tensor, best: Tensor, dims: Sequence[int], sizes: Sequence[int], at: Sequence[Positions] = ()
+) -> Tensor:
+    """Smallest flat index over `dims`, of global `sizes`, at which `x` is `best` (size 1 there)."""
+    hit = (x == best) | (x.isnan() & best.isnan())
+    flat = torch.zeros((), dtype=torch.int64, device=x.device)
+    for place, dim in enumerate(dims):
+        here = global_indices(at[place] if at else 0, x.shape[dim], x.device)
+        flat = flat * sizes[place] + here.view([-1 if d == dim else 1 for d in range(x.dim())])
+    last = torch.iinfo(torch.int64).max
+    return min_over(torch.where(hit, flat, last), dims, keepdim=True)
+
+
+def pick(x: Tensor, index: Tensor, dim: int, at: Positions = 0) -> Tensor:
+    """`x` at a global index along `dim` (which `index` has not), zero where that lies elsewhere."""
+    local, inside = local_indices(index, at, x.shape[dim])
+    if x.shape[dim] == 0:
+        return x.sum(dim)
+    return x.gather(dim, local.unsqueeze(dim)).squeeze(dim).masked_fill(~inside, 0)
+
+
+def lookup(
+    weight: Tensor, index: Tensor, padding_idx: int = -1, at: Positions = 0, sparse: bool = False
+) -> Tensor:
+    """Rows of a table at global indices, zero where they lie elsewhere."""
+    rows = weight.shape[0]
+    if rows == 0:
+        return weight.sum(0).expand(*index.shape, *weight.shape[1:])
+    local, inside = local_indices(index, at, rows)
+    if weight.dim() == 1:
+        return weight[local].masked_fill(~inside, 0)
+    found = torch.ops.aten.embedding(weight, local, _row(padding_idx, at, rows), False, sparse)
+    return found.masked_fill(~inside.unsqueeze(-1), 0)
+
+
+def _row(index: int, at: Positions, rows: int) -> int:
+    """The local row of one global row, -1 where it lies elsewhere."""
+    if index < 0:
+        return -1
+    if isinstance(at, int):
+        return index - at if at <= index < at + rows else -1
+    return list(at).index(index) if index in at else -1
+
+
+def causal_fill(scores: Tensor, rows: Positions = 0, columns: Positions = 0) -> Tensor:
+    """Attention scores `... l s` with -inf where the key comes after the query."""
+    lengths = scores.shape[-2:]
+    row = global_indices(rows, lengths[0], scores.device)
+    column = global_indices(columns, lengths[1], scores.device)
+    return scores.masked_fill(column > row.unsqueeze(-1), -torch.inf)
+
+
+def causal_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rows: Positions = 0,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Causal attention for the query rows that lie here."""
+    row = global_indices(rows, query.shape[-2], query.device)
+    column = torch.arange(key.shape[-2], device=query.device)
+    return torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, column <= row.unsqueeze(-1), scale=scale, enable_gqa=enable_gqa
+    )
+
+
+def attention_scores(query: Tensor, key: Tensor) -> Tensor:
+    """Query times key, `b... (g r) l e` by `b... g s e`: each key head serves r query heads."""
+    return query @ _shared_heads(key, query).transpose(-1, -2)
+
+
+def attend(weights: Tensor, value: Tensor) -> Tensor:
+    """Weights times value, `b... (g r) l s` by `b... g s v`."""
+    return weights @ _shared_heads(value, weights)
+
+
+def _shared_heads(x: Tensor, query: Tensor) -> Tensor:
+    if x.dim() < 3 or x.shape[-3] in (1, query.shape[-3]):
+        return x
+    return x.repeat_interleave(query.shape[-3] // x.shape[-3], -3)
+
+
+def drawn(make: Callable[..., Tensor], piece: PieceAt, *args: Any, **kwargs: Any) -> Tensor:
+    """This device's part of a random tensor that every device draws in full."""
+    return piece_here(make(*args, **kwargs), piece).clone()
+
+
+def drawn_like(
+    x: Tensor,
+    make: Callable[..., Tensor],
+    piece: PieceAt,
+    strides: Sequence[int],
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    """This device's part of a random tensor drawn in the shape and order of a global tensor."""
+    full = x.new_empty_strided(piece.layout.shape, strides).zero_()
+    return drawn(make, piece, full, *args, **kwargs)
+
+
+def drawn_by(
+    make: Callable[..., Tensor],
+    pieces: Sequence[PieceAt],
+    piece: PieceAt,
+    parameters: Sequence[Any],
+    *args: Any,
+) -> Tensor:
+    """This device's part of numbers drawn by element-wise parameters, of which it has its part."""
+    given = iter(pieces)
+    full = [placed(p, next(given)) if isinstance(p, Tensor) else p for p in parameters]
+    return drawn(make, piece, *full, *args)
+
+
+def placed(x: Tensor, piece: PieceAt) -> Tensor:
+    """A global tensor of ones with this device's part in its place."""
+    full = x.new_ones(piece.layout.shape)
+    numbers = torch.arange(full.numel(), device=x.device).view(full.shape)
+    where = piece_here(numbers, piece).reshape(-1)
+    return full.view(-1).index_put((where,), x.reshape(-1)).view(full.shape)
+
+
+def dropped(
+    x: Tensor,
+    make: Callable[..., Tensor],
+    piece: PieceAt,
+    strides: Sequence[int],
+    p: float,
+) -> Tensor:
+    """Dropout by this device's part of the mask that one device would draw for the whole tensor."""
+    ones = x.new_empty_strided(piece.layout.shape, strides).fill_(1)
+    return x * piece_here(make(ones, p, True), piece)
+
+
+def dropped_with_mask(
+    x: Tensor, piece: PieceAt, strides: Sequence[int], p: float
+) -> tuple[Tensor, Tensor]:
+    """Dropout and its mask, as `dropped`."""
+    ones = x.new_empty_strided(piece.layout.shape, strides).fill_(1)
+    scale, mask = torch.ops.aten.native_dropout(ones, p, True)
+    return x * piece_here(scale, piece), piece_here(mask, piece)

@@ -1,0 +1,226 @@
+"""Contractions: the summed factor is inner, so splitting it leaves a partial sum."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+
+from shardlang.rules.call import Call
+from shardlang.rules.registry import rule
+from shardlang.rules.shapes import aligned, arrow, broadcast, dim_names, fixed, tensor
+
+aten: Any = torch.ops.aten
+
+rule(
+    aten.linear, spec="b... i, o i, +o? -> b... o",
+    linear=["input bias", "weight bias"], passes=False,
+)  # fmt: skip
+rule(aten.mm, spec="m k, k n -> m n", linear=["self", "mat2"], passes=False)
+rule(aten.bmm, spec="b m k, b k n -> b m n", linear=["self", "mat2"], passes=False)
+rule(aten.mv, spec="m k, k -> m", linear=["self", "vec"], passes=False)
+rule(aten.dot, aten.vdot, spec="k, k -> .", linear=["self", "tensor", "other"], passes=False)
+rule(aten.outer, aten.ger, spec="m, n -> m n", linear=["self", "vec2"])
+rule(
+    aten.bilinear, spec="b... i, b... j, o i j, +o? -> b... o",
+    linear=["input1 bias", "input2 bias", "weight bias"], passes=False,
+)  # fmt: skip
+
+
+def _matmul(call: Call) -> str:
+    """matmul of any two ranks, batch dims broadcast."""
+    left, right = call.shapes
+    batch = call.out[: max(len(left), len(right)) - 2] if max(len(left), len(right)) > 2 else ()
+    a = [*aligned(left[:-2], batch, "b"), *("m", "k")[-min(len(left), 2) :]]
+    b = [*aligned(right[:-2], batch, "b"), *("k", "n")[: min(len(right), 2)]]
+    out = [*dim_names(len(batch), "b"), *["m"] * (len(left) > 1), *["n"] * (len(right) > 1)]
+    return arrow([tensor(a), tensor(b)], [tensor(out)])
+
+
+rule(aten.matmul, aten.linalg_matmul, spec=_matmul, linear=["self", "other"], passes=False)
+
+
+def _added(call: Call, dims: str, product: str) -> str:
+    """`self` broadcast to the result and added to a product of two operands."""
+    names = dims.split()
+    offset = len(names) - call.rank("self")
+    mine = [
+        names[offset + i] if size == call.out[offset + i] else "1"
+        for i, size in enumerate(call.shape("self"))
+    ]
+    return f"+{tensor(mine)}, {product} -> {dims}"
+
+
+def _linear_in(left: str, right: str) -> list[str]:
+    return [f"self {left}", f"self {right}"]
+
+
+rule(
+    aten.addmm, spec=lambda call: _added(call, "m n", "m k, k n"),
+    linear=_linear_in("mat1", "mat2"), passes=False,
+)  # fmt: skip
+rule(
+    aten._addmm_activation, spec=lambda call: _added(call, "m n", "m k!, k n").removeprefix("+"),
+    passes=False,
+)  # fmt: skip
+rule(
+    aten.addmv, spec=lambda call: _added(call, "m", "m k, k"),
+    linear=_linear_in("mat", "vec"), passes=False,
+)  # fmt: skip
+rule(
+    aten.baddbmm, spec=lambda call: _added(call, "b m n", "b m k, b k n"),
+    linear=_linear_in("batch1", "batch2"), passes=False,
+)  # fmt: skip
+rule(
+    aten.addbmm, spec=lambda call: _added(call, "m n", "b m k, b k n"),
+    linear=_linear_in("batch1", "batch2"), passes=False,
+)  # fmt: skip
+rule(
+    aten.addr, spec=lambda call: _added(call, "m n", "m, n").removeprefix("+"),
+    linear=_linear_in("vec1", "vec2"),
+)  # fmt: skip
+
+
+def _chain(call: Call) -> str:
+    """A product of matrices; the first and the last may be vectors."""
+    operands, place = [], 0
+    for index, shape in enumerate(call.shapes):
+        if len(shape) == 1 and index == 0:
+            operands.append("f0")
+            continue
+        names = [f"f{place}", f"f{place + 1}"][: len(shape)]
+        operands.append(tensor(names))
+        place += len(shape) - 1
+    first = [] if len(call.shapes[0]) == 1 else ["f0"]
+    last = [] if len(call.shapes[-1]) == 1 else [f"f{place}"]
+    return arrow(operands, [tensor([*first, *last])])
+
+
+def _each_of(name: str) -> Any:
+    """Linear in every tensor of a list, one at a time."""
+    return lambda call: [f"{name}.{i}" for i in range(len(call[name]))]
+
+
+rule(aten.linalg_multi_dot, spec=_chain, linear=_each_of("tensors"), passes=False)
+rule(aten.chain_matmul, spec=_chain, linear=_each_of("matrices"), passes=False)
+
+
+def _inner(call: Call) -> str:
+    """Contraction of the last dims; a plain product where an operand has no dims."""
+    left, right = call.shapes
+    if not left or not right:
+        return broadcast(call)
+    a, b = dim_names(len(left) - 1, "a"), dim_names(len(right) - 1, "b")
+    return arrow([tensor([*a, "k"]), tensor([*b, "k"])], [tensor([*a, *b])])
+
+
+rule(aten.inner, spec=_inner, linear=["self", "other"], passes=False)
+
+
+def _tensordot(call: Call) -> str:
+    """Contraction of listed dims; a listed dim of size 1 is broadcast against the other's."""
+    left, right = call.shapes
+    a, b = dim_names(len(left), "a"), dim_names(len(right), "b")
+    mine = [d % len(left) for d in call["dims_self"]]
+    theirs = [d % len(right) for d in call["dims_other"]]
+    out = [n for i, n in enumerate(a) if i not in mine]
+    out += [n for i, n in enumerate(b) if i not in theirs]
+    for i, j in zip(mine, theirs, strict=True):
+        if left[i] != right[j]:
+            a[i], b[j] = ("1", b[j]) if left[i] == 1 else (a[i], "1")
+        else:
+            b[j] = a[i]
+    return arrow([tensor(a), tensor(b)], [tensor(out)])
+
+
+rule(aten.tensordot, spec=_tensordot, linear=["self", "other"], passes=False)
+
+
+def _labels(equation: str, shapes: list[tuple[int, ...]]) -> tuple[list[list[str]], str | None]:
+    """The factor of every dim of every einsum operand, and the text of the output."""
+    left, _, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    spare = max(
+        len(shape) - len(term.replace("...", "")) if "..." in term else 0
+        for term, shape in zip(terms, shapes, strict=True)
+    )
+    found = []
+    for term, shape in zip(terms, shapes, strict=True):
+        before, dots, after = term.partition("...")
+        count = len(shape) - len(before) - len(after) if dots else 0
+        found.append([*before, *(f"e{i}" for i in range(spare - count, spare)), *after])
+    if "->" not in equation:
+        counts = Counter("".join(terms).replace(".", ""))
+        single = "".join(sorted(name for name, n in counts.items() if n == 1))
+        right = ("..." if spare else "") + single
+    dots = " ".join(f"e{i}" for i in range(spare))
+    return found, " ".join(f" {dots} ".join(" ".join(part) for part in right.split("...")).split())
+
+
+def _einsum(call: Call) -> str:
+    """einsum by its own equation; a label twice in one operand stays whole."""
+    labels, output = _labels(call["equation"], call.shapes)
+    sizes: dict[str, int] = {}
+    for names, shape in zip(labels, call.shapes, strict=True):
+        for name, size in zip(names, shape, strict=True):
+            sizes[name] = size if sizes.get(name, 1) == 1 else sizes[name]
+    twice = {name for names in labels for name, n in Counter(names).items() if n > 1}
+    operands = [
+        tensor(
+            "1" if size != sizes[name] else name + "!" * (name in twice)
+            for name, size in zip(names, shape, strict=True)
+        )
+        for names, shape in zip(labels, call.shapes, strict=True)
+    ]
+    return arrow(operands, [output or "."])
+
+
+rule(aten.einsum, spec=_einsum, linear=_each_of("tensors"), passes=False)
+
+
+def _kron(call: Call) -> str:
+    """Every dim of the result is a dim of the first, times one of the second."""
+    rank = len(call.out)
+    padded = [(1,) * (rank - len(shape)) + shape for shape in call.shapes]
+    a, b = dim_names(rank, "a"), dim_names(rank, "b")
+    out = [f"({a[i]}={padded[0][i]} {b[i]}={padded[1][i]})" for i in range(rank)]
+    left, right = (names[rank - len(s) :] for names, s in zip((a, b), call.shapes, strict=True))
+    return arrow([tensor(left), tensor(right)], [tensor(out)])
+
+
+rule(aten.kron, spec=_kron, linear=["self", "other"])
+
+
+def _along_dim(call: Call) -> str:
+    """cross: the vector dim stays whole, all others are broadcast."""
+    dim = call["dim"]
+    if dim is None:
+        dim = next(i for i, size in enumerate(call.shapes[0]) if size == 3)
+    rank = len(call.out)
+    mark = [n + "!" * (i == dim % rank) for i, n in enumerate(dim_names(rank))]
+    operands = []
+    for shape in call.shapes:
+        names = aligned(shape, call.out)
+        marked = mark[rank - len(shape) :]
+        operands.append(tensor("1" if n == "1" else m for m, n in zip(marked, names, strict=True)))
+    return arrow(operands, [tensor(mark)])
+
+
+rule(aten.cross, aten.linalg_cross, spec=_along_dim, linear=["self", "other"])
+
+
+def _vecdot(call: Call) -> str:
+    """Sum over one dim of a product with broadcasting."""
+    rank = max(len(shape) for shape in call.shapes)
+    dim = int(call["dim"]) % rank
+    full = tuple(torch.broadcast_shapes(*call.shapes))
+    out = [name for i, name in enumerate(dim_names(rank)) if i != dim]
+    return arrow([tensor(aligned(shape, full)) for shape in call.shapes], [tensor(out)])
+
+
+rule(aten.linalg_vecdot, spec=_vecdot, linear=["x", "y"], passes=False)
+rule(
+    aten.matrix_power, aten.linalg_matrix_power, aten.matrix_exp, aten.linalg_matrix_exp,
+    spec=lambda call: fixed(call, range(len(call.out) - 2, len(call.out))),
+)  # fmt: skip

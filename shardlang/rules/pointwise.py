@@ -1,0 +1,136 @@
+"""Ops that work element by element, with broadcasting: every dim is an outer factor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from shardlang.rules.call import Call
+from shardlang.rules.registry import rule
+from shardlang.rules.shapes import aligned, arrow, broadcast, dim_names, tensor
+
+aten: Any = torch.ops.aten
+
+NONLINEAR_UNARY = """
+    abs absolute acos acosh angle arccos arccosh arcsin arcsinh arctan arctanh asin asinh atan atanh
+    bitwise_not ceil celu clamp clamp_max clamp_min clip cos cosh digamma elu erf erfc erfinv exp
+    exp2 expm1 fix floor frac frexp gelu hardshrink hardsigmoid hardswish hardtanh i0 isfinite isinf
+    isnan isneginf isposinf isreal leaky_relu lgamma log log10 log1p log2 log_sigmoid logical_not
+    logit mish mvlgamma nan_to_num polygamma reciprocal relu relu6 round rsqrt selu sgn sigmoid sign
+    signbit silu sin sinc sinh softplus softshrink sqrt square tan tanh threshold trunc
+    log_sigmoid_forward
+"""
+
+SPECIAL_UNARY = """
+    airy_ai bessel_j0 bessel_j1 bessel_y0 bessel_y1 digamma entr erf erfc erfcx erfinv exp2 expit
+    expm1 gammaln i0 i0e i1 i1e log1p log_ndtr logit modified_bessel_i0 modified_bessel_i1
+    modified_bessel_k0 modified_bessel_k1 multigammaln ndtr ndtri polygamma psi round
+    scaled_modified_bessel_k0 scaled_modified_bessel_k1 sinc spherical_bessel_j0
+"""
+
+NONLINEAR_BINARY = """
+    __and__ __lshift__ __or__ __rshift__ __xor__ atan2 arctan2 bitwise_and bitwise_left_shift
+    bitwise_or bitwise_right_shift bitwise_xor copysign eq float_power floor_divide fmax fmin fmod
+    gcd ge greater greater_equal gt heaviside hypot igamma igammac isclose lcm le less less_equal
+    logaddexp logaddexp2 logical_and logical_or logical_xor lt maximum minimum ne nextafter
+    not_equal polar pow remainder xlogy
+"""
+
+SPECIAL_BINARY = """
+    chebyshev_polynomial_t chebyshev_polynomial_u chebyshev_polynomial_v chebyshev_polynomial_w
+    gammainc gammaincc hermite_polynomial_h hermite_polynomial_he laguerre_polynomial_l
+    legendre_polynomial_p shifted_chebyshev_polynomial_t shifted_chebyshev_polynomial_u
+    shifted_chebyshev_polynomial_v shifted_chebyshev_polynomial_w xlog1py xlogy zeta
+"""
+
+LINEAR_UNARY = """
+    _conj _conj_physical _lazy_clone _neg_view alias alias_copy clone conj conj_physical contiguous
+    deg2rad lift lift_fresh lift_fresh_copy neg negative positive rad2deg resolve_conj
+    resolve_neg _to_copy _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long
+"""
+
+BACKWARD = """
+    gelu_backward sigmoid_backward silu_backward tanh_backward threshold_backward logit_backward
+    hardsigmoid_backward hardswish_backward hardtanh_backward leaky_relu_backward elu_backward
+    mish_backward softplus_backward softshrink_backward hardshrink_backward log_sigmoid_backward
+"""
+
+
+def _ops(names: str, prefix: str = "") -> list[Any]:
+    """The named ops that this torch has."""
+    return [getattr(aten, prefix + n) for n in names.split() if hasattr(aten, prefix + n)]
+
+
+rule(*_ops(NONLINEAR_UNARY), *_ops(NONLINEAR_BINARY), spec=broadcast)
+rule(*_ops(SPECIAL_UNARY, "special_"), *_ops(SPECIAL_BINARY, "special_"), spec=broadcast)
+rule(aten.max.other, aten.min.other, spec=broadcast)
+rule(*_ops(LINEAR_UNARY), spec=broadcast, linear=["self", "a"])
+rule(*_ops(BACKWARD), spec=broadcast, linear=["grad_output"])
+
+
+def _cast(call: Call) -> str:
+    """The dtype may come from another tensor, whose shape does not matter."""
+    names = tensor(dim_names(call.rank("self")))
+    others = [tensor(f"t{i}!" for i in range(len(shape))) for shape in call.shapes[1:]]
+    return arrow([names, *others], [names])
+
+
+rule(aten.to, aten.type_as, spec=_cast, linear=["self"])
+rule(aten.detach, aten.detach_copy, spec=broadcast, linear=["self"], detached=True)
+
+rule(aten.add, aten.sub, aten.subtract, aten.rsub, spec=broadcast, linear=["self other"])
+rule(aten.mul, aten.multiply, spec=broadcast, linear=["self", "other"])
+rule(aten.ldexp, spec=broadcast, linear=["self"])
+
+
+def _quotient(call: Call) -> list[str]:
+    """Division is linear in the numerator unless it rounds."""
+    return [] if call.get("rounding_mode") else ["self"]
+
+
+rule(aten.div, aten.divide, aten.true_divide, spec=broadcast, linear=_quotient)
+rule(aten.where, spec=broadcast, linear=["self other"])
+rule(aten.masked_fill, spec=broadcast, linear=["self value"])
+rule(aten.lerp, spec=broadcast, linear=["self end"])
+rule(aten.addcmul, spec=broadcast, linear=["self tensor1", "self tensor2"])
+rule(aten.addcdiv, spec=broadcast, linear=["self tensor1"])
+rule(aten.complex, spec=broadcast, linear=["real imag"])
+rule(aten.copy, spec=broadcast, linear=["src"])
+
+
+def _per_channel(call: Call) -> str:
+    """prelu: one slope for each channel, the second dim."""
+    names = dim_names(call.rank("self"))
+    channel = names[1] if len(names) > 1 else "1"
+    slope = [channel if size > 1 else "1" for size in call.shape("weight")]
+    return arrow([tensor(names), tensor(slope)], [tensor(names)])
+
+
+rule(aten.prelu, spec=_per_channel)
+rule(aten._prelu_kernel, spec=broadcast)
+
+
+def _gated(call: Call) -> str:
+    """glu: a dim that is two halves, one after the other, gives one half."""
+    dim = call.dim()
+    names = dim_names(call.rank("self"))
+    halves = [*names]
+    halves[dim] = f"[{names[dim]}={call.out[dim]}|{names[dim]}]"
+    return arrow([tensor(halves)], [tensor(names)])
+
+
+rule(aten.glu, spec=_gated)
+
+
+def _members(call: Call) -> str:
+    """isin, bucketize: every element looked up in a table that stays whole."""
+    operands = [
+        tensor(aligned(shape, call.out)) if slot.name in ("elements", "self", "element")
+        else tensor(f"t{i}!" for i in range(len(shape)))
+        for slot, shape in zip(call.slots, call.shapes, strict=True)
+    ]
+    return arrow(operands, [tensor(dim_names(len(call.out)))])
+
+
+rule(aten.isin, aten.bucketize, spec=_members, detached=True)

@@ -1,0 +1,119 @@
+"""Random ops: every device draws the numbers of the whole tensor, as one device would, and keeps
+its part. All devices start from one seed, so what is not split is the same everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from shardlang.ir.here import Piece
+from shardlang.ir.layout import Layout
+from shardlang.ir.rule import Sharding
+from shardlang.rules import local
+from shardlang.rules.call import Call, LocalCall
+from shardlang.rules.registry import rule
+from shardlang.rules.shapes import arrow, broadcast, dim_names, fixed, tensor
+
+aten: Any = torch.ops.aten
+
+
+def _piece(sharding: Sharding, index: int = 0) -> Piece:
+    """The part of the result that a device holds."""
+    return Piece(Layout(sharding.result(index).dims))
+
+
+def _split(sharding: Sharding) -> bool:
+    return bool(sharding.result().sharded)
+
+
+def _strides(node: Any) -> tuple[int, ...]:
+    """The memory order of the global tensor, which is the order of the draws."""
+    return tuple(int(n) for n in node.meta["val"].stride())
+
+
+def _same(call: Call) -> str:
+    return fixed(call, ())
+
+
+def _whole(call: Call) -> str:
+    """The number of draws depends on the data: everything stays whole."""
+    groups = "abcd"
+    operands = [[f"{groups[i]}{d}!" for d in range(len(s))] for i, s in enumerate(call.shapes)]
+    results = [[f"r{i}{d}!" for d in range(len(s))] for i, s in enumerate(call.result_shapes)]
+    return arrow(map(tensor, operands), map(tensor, results))
+
+
+def _dropout(call: Call, sharding: Sharding) -> LocalCall:
+    if not call["train"] or not call["p"] or not _split(sharding):
+        return call.replace()
+    x = call["input"]
+    return local.dropped, (x, call.target, _piece(sharding), _strides(x), call["p"]), {}
+
+
+def _native_dropout(call: Call, sharding: Sharding) -> LocalCall:
+    if not call["train"] or not call["p"] or not _split(sharding):
+        return call.replace()
+    x = call["input"]
+    return local.dropped_with_mask, (x, _piece(sharding), _strides(x), call["p"]), {}
+
+
+rule(
+    aten.dropout, aten.feature_dropout, spec=_same, localize=_dropout, linear=["input"],
+    random=True,
+)  # fmt: skip
+rule(aten.native_dropout, spec=_same, localize=_native_dropout, random=True)
+rule(
+    aten.alpha_dropout, aten.feature_alpha_dropout, aten.rrelu, aten.poisson, aten.binomial,
+    aten.multinomial, aten._standard_gamma, aten._sample_dirichlet,
+    aten.rrelu_with_noise_functional,
+    spec=_whole, random=True,
+)  # fmt: skip
+
+
+def _made(call: Call) -> str:
+    return arrow([], [tensor(dim_names(len(call.out)))])
+
+
+def _draw(call: Call, sharding: Sharding) -> LocalCall:
+    if not _split(sharding):
+        return call.replace()
+    target, args, kwargs = call.replace()
+    return local.drawn, (target, _piece(sharding), *args), kwargs
+
+
+rule(
+    aten.rand.default, aten.randn.default, aten.randint.default, aten.randint.low,
+    aten.randperm.default, aten.normal.float_float,
+    spec=_made, localize=_draw, random=True,
+)  # fmt: skip
+
+
+def _draw_like(call: Call, sharding: Sharding) -> LocalCall:
+    if not _split(sharding):
+        return call.replace()
+    target, (x, *rest), kwargs = call.replace()
+    return local.drawn_like, (x, target, _piece(sharding), _strides(x), *rest), kwargs
+
+
+rule(
+    aten.rand_like, aten.randn_like, aten.randint_like.default, aten.randint_like.low_dtype,
+    aten.bernoulli.p, aten.uniform, aten.exponential, aten.cauchy, aten.geometric,
+    aten.log_normal, aten.random, aten.normal_functional,
+    spec=_same, localize=_draw_like, random=True, detached=True,
+)  # fmt: skip
+
+
+def _draw_by(call: Call, sharding: Sharding) -> LocalCall:
+    """Each element has its own parameters: one draw each, in the order of the whole tensor."""
+    if not _split(sharding):
+        return call.replace()
+    given = [call[name] for name in call.names if name in ("self", "mean", "std")]
+    pieces = [Piece(Layout(sharding.operand(i).dims)) for i in range(len(call.operands))]
+    return local.drawn_by, (call.target, pieces, _piece(sharding), given), {}
+
+
+rule(
+    aten.bernoulli.default, aten.normal.Tensor_float, aten.normal.float_Tensor,
+    aten.normal.Tensor_Tensor, spec=broadcast, localize=_draw_by, random=True, detached=True,
+)  # fmt: skip
