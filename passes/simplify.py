@@ -49,6 +49,12 @@ _RESHAPES = [
     aten.flatten,
     aten.unflatten,
 ]
+_NEW_FACTORIES = {
+    aten.new_ones: aten.ones.default,
+    aten.new_zeros: aten.zeros.default,
+    aten.new_full: aten.full.default,
+    aten.new_empty: aten.zeros.default,
+}
 
 
 def simplify(graph: fx.Graph) -> None:
@@ -142,6 +148,33 @@ def _rms_norm(edit: Editor, node: fx.Node) -> None:
         node.args = (*node.args[:2], weight, eps)
 
 
+def _new_factory(edit: Editor, node: fx.Node) -> None:
+    """A factory that takes only its dtype from a tensor becomes one without operands."""
+    dtype = val(node).dtype
+    for packet, factory in _NEW_FACTORIES.items():
+        if is_op(node, [packet]):
+            node.target, node.args = factory, node.args[1:]
+    node.kwargs = {"dtype": dtype, "device": CPU}
+
+
+def _unit(edit: Editor, node: fx.Node) -> None:
+    """Drop a product with one, and a sum of integers with zero."""
+    operand, other = node.args[0], node.args[1]
+    if not isinstance(operand, fx.Node) or isinstance(other, (fx.Node, bool)):
+        return
+    neutral = 1 if is_op(node, [aten.mul, aten.div]) else 0
+    exact = neutral == 1 or not val(operand).is_floating_point()
+    if exact and other == neutral and val(operand).dtype == val(node).dtype:
+        edit.replace(node, operand)
+
+
+def _fill(edit: Editor, node: fx.Node) -> None:
+    """Fill with a number where the filling tensor is a known constant."""
+    other = node.args[1]
+    if isinstance(other, fx.Node) and "value" in other.meta:
+        _become(edit, node, aten.fill.Scalar, node.args[0], other.meta["value"])
+
+
 def _become(edit: Editor, node: fx.Node, target: Any, *args: Any) -> None:
     """Turn a call into another with the same result, under the same name."""
     node.target, node.args, node.kwargs = target, args, {}
@@ -173,4 +206,7 @@ _RULES: tuple[tuple[list[Any], Callable[[Editor, fx.Node], None]], ...] = (
     ([aten.slice], _slice),
     ([aten.detach_], _detach_in_place),
     ([aten.rms_norm], _rms_norm),
+    ([aten.new_ones, aten.new_zeros, aten.new_full, aten.new_empty], _new_factory),
+    ([aten.add, aten.sub, aten.mul, aten.div], _unit),
+    ([aten.fill], _fill),
 )

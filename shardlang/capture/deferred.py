@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from shardlang.capture.errors import CaptureError
+from shardlang.capture.errors import CaptureError, first_line
 from shardlang.capture.tape import CannotReplayError, Tape, new_fake_mode
 
 
@@ -18,10 +18,12 @@ class Deferred:
     The constructor is recorded (see `Tape`). A constructor that cannot be recorded, because it
     loads files or computes on data in ways the tape does not see, is run for real under
     `torch.manual_seed(seed)` instead: that takes the whole model's memory once per `tensors` call.
+    `reason` then says what stood in the way.
     """
 
     def __init__(self, build: Callable[[], nn.Module]) -> None:
         self._build = build
+        self.reason = ""
         self.fake_mode: FakeTensorMode = new_fake_mode()
         self._tape: Tape | None = Tape(self.fake_mode)
         try:
@@ -30,8 +32,9 @@ class Deferred:
             self._check_replay()
         except CaptureError:
             raise
-        except Exception:
+        except Exception as error:
             self._tape = None
+            self.reason = f"{type(error).__name__}: {first_line(error)}"
             self.module = build_real(build, 0)
         check_tensors(self.module)
 

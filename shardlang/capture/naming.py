@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_leaves
 
@@ -89,6 +90,9 @@ def bind_leaves(
         first[names[0]] = node
         leaf = _leaf(node, kind, names, model, persistent)
         node.meta |= {"kind": kind, "trainable": leaf.trainable, "module": _owner(leaf)}
+        held = program.constants.get(spec.target or "")
+        if held is not None and held.dim() == 0 and not isinstance(held, FakeTensor):
+            node.meta["value"] = held.item()
         leaves.append(leaf)
     return leaves
 

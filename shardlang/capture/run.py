@@ -21,6 +21,7 @@ def run_graph(
     """
     graph = captured.graph if graph is None else graph
     leaves = {leaf.node: leaf for leaf in captured.leaves}
+    last_use = _last_uses(graph)
     env: dict[fx.Node, Any] = {}
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -30,7 +31,8 @@ def run_graph(
         else:
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
             env[node] = node.target(*args, **kwargs)
-        _forget(node, env)
+        for operand in last_use[node]:
+            env.pop(operand, None)
     raise AssertionError("a graph ends in an output node")
 
 
@@ -43,8 +45,11 @@ def _leaf_value(
     return captured.constants[leaf.name].to(node.meta["val"].dtype)
 
 
-def _forget(node: fx.Node, env: dict[fx.Node, Any]) -> None:
-    """Drop operands that no later node uses."""
-    for operand in node.all_input_nodes:
-        if next(reversed(operand.users)) is node:
-            env.pop(operand, None)
+def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    """For every node, the operands that no later node uses."""
+    ends: dict[fx.Node, list[fx.Node]] = {}
+    seen: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        ends[node] = [operand for operand in node.all_input_nodes if operand not in seen]
+        seen.update(node.all_input_nodes)
+    return ends

@@ -20,6 +20,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from shardlang.capture.init_ops import atomic_initializers
+
 aten = torch.ops.aten
 _SMALL = 1 << 20
 _EXACT_FACTORIES = {aten.arange, aten.linspace, aten.logspace, aten.scalar_tensor}
@@ -28,6 +30,29 @@ _OVERWRITES = {aten.normal_, aten.uniform_, aten.zero_, aten.fill_, aten.bernoul
 
 class CannotReplayError(Exception):
     """A tensor's value does not follow from the operators on the tape."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a fake tensor lay when it was recorded; holding the storage keeps its key unique."""
+
+    storage: torch.UntypedStorage
+    key: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> _Place:
+        """The present place of a tensor."""
+        storage, size = tensor.untyped_storage(), tuple(tensor.size())
+        offset = int(tensor.storage_offset())
+        return cls(storage, storage_key(tensor), size, tensor.stride(), offset, tensor.dtype)
+
+    def over(self, storage: torch.UntypedStorage) -> torch.Tensor:
+        """A real tensor at this place in `storage`."""
+        return torch.empty(0, dtype=self.dtype).set_(storage, self.offset, self.size, self.stride)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +93,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Run the body on fake tensors, on the tape."""
-        with self.fake_mode, self:
+        with atomic_initializers(), self.fake_mode, self:
             yield
 
     def __torch_dispatch__(
@@ -122,6 +147,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         real = tuple((t, t._version) for t in given if not isinstance(t, FakeTensor))
         full = func.overloadpacket in _OVERWRITES and _covers_storage(args[0])
+        args, kwargs, outs = tree_map_only(FakeTensor, _Place.of, (args, kwargs, outs))
         entry = _Entry(func, args, kwargs, outs, tuple(writes), tuple(read), real, full)
         for key in writes:
             self._writers.setdefault(key, []).append(len(self._entries))
@@ -157,7 +183,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         storages: dict[int, torch.UntypedStorage] = {}
         for position in self._needed(key):
             self._replay(position, storages, seed)
-        return _over_storage(tensor, storages[key])
+        return _Place.of(tensor).over(storages[key])
 
     def _replay(
         self, position: int, storages: dict[int, torch.UntypedStorage], seed: int | None
@@ -171,14 +197,14 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise CannotReplayError
             torch.manual_seed(derive_seed(seed, position))
 
-        def real(t: FakeTensor) -> torch.Tensor:
-            return _over_storage(t, storages[storage_key(t)])
+        def real(place: _Place) -> torch.Tensor:
+            return place.over(storages[place.key])
 
-        args, kwargs = tree_map_only(FakeTensor, real, (entry.args, entry.kwargs))
+        args, kwargs = tree_map_only(_Place, real, (entry.args, entry.kwargs))
         outs = tree_flatten(entry.func(*args, **kwargs))[0]
-        for fake, out in zip(tree_flatten(entry.outs)[0], outs, strict=True):
-            if isinstance(fake, FakeTensor):
-                storages.setdefault(storage_key(fake), _like_strides(out, fake))
+        for place, out in zip(tree_flatten(entry.outs)[0], outs, strict=True):
+            if isinstance(place, _Place):
+                storages.setdefault(place.key, _laid_out(out, place))
 
 
 def derive_seed(*parts: object) -> int:
@@ -220,17 +246,11 @@ def _covers_storage(tensor: torch.Tensor) -> bool:
     return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
 
 
-def _over_storage(like: torch.Tensor, storage: torch.UntypedStorage) -> torch.Tensor:
-    """A real tensor of `like`'s type, place and strides over `storage`."""
-    empty = torch.empty(0, dtype=like.dtype)
-    return empty.set_(storage, like.storage_offset(), like.size(), like.stride())
-
-
-def _like_strides(real: torch.Tensor, fake: torch.Tensor) -> torch.UntypedStorage:
-    """The storage of `real`, laid out as `fake` is."""
-    if real.stride() == fake.stride() and real.storage_offset() == fake.storage_offset():
+def _laid_out(real: torch.Tensor, place: _Place) -> torch.UntypedStorage:
+    """The storage of a freshly made tensor, laid out as its fake was."""
+    if real.stride() == place.stride and real.storage_offset() == place.offset:
         return real.untyped_storage()
-    if fake.storage_offset() != 0:
+    if place.offset != 0:
         raise CannotReplayError
-    laid = torch.empty_strided(fake.size(), fake.stride(), dtype=real.dtype)
+    laid = torch.empty_strided(place.size, place.stride, dtype=real.dtype)
     return laid.copy_(real).untyped_storage()

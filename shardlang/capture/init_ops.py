@@ -1,0 +1,46 @@
+"""Initializers that look at their own draws, as single operators that a tape can hold."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.nn import init
+
+_draw_trunc_normal: Any = init._no_grad_trunc_normal_
+_library = torch.library.Library("shardlang", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
+    "trunc_normal_(Tensor(a!) value, float mean, float std, float low, float high) -> Tensor(a!)",
+    tags=(torch.Tag.nondeterministic_seeded,),
+)
+_library.impl(  # type: ignore[no-untyped-call]
+    "trunc_normal_", _draw_trunc_normal, "CompositeExplicitAutograd"
+)
+_library.impl(  # type: ignore[no-untyped-call]
+    "trunc_normal_", lambda value, mean, std, low, high: value, "Meta"
+)
+
+
+@contextlib.contextmanager
+def atomic_initializers() -> Iterator[None]:
+    """Let `trunc_normal_`, which redraws until all values fit, run as one operator."""
+    with mock.patch.object(init, "_no_grad_trunc_normal_", _trunc_normal):
+        yield
+
+
+def _trunc_normal(
+    tensor: torch.Tensor,
+    mean: float,
+    std: float,
+    a: float,
+    b: float,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """What `torch.nn.init.trunc_normal_` calls while a constructor is recorded."""
+    if generator is not None:
+        return _draw_trunc_normal(tensor, mean, std, a, b, generator)  # type: ignore[no-any-return]
+    with torch.no_grad():
+        return torch.ops.shardlang.trunc_normal_(tensor, mean, std, a, b)  # type: ignore[no-any-return]
