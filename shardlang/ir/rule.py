@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from shardlang.ir.layout import DimLayout, Layout, join_blocks, join_factors, split_blocks, split_factors
 from shardlang.ir.mesh import Axis
 
+_ONE = DimLayout.whole(1)
+
 DimSpec = tuple[tuple[str, ...], ...]
 """Blocks of factor names, major to minor; a size-1 broadcast dim is one empty block."""
 
@@ -122,6 +124,8 @@ class Sharding:
 
     def compose(self, spec: DimSpec) -> DimLayout | None:
         """The layout of a dim made of these factors; None where it cannot be written."""
+        if len(spec) == 1 and len(spec[0]) < 2:
+            return self.factors[spec[0][0]] if spec[0] else _ONE
         blocks = []
         for block in spec:
             joined = join_factors([self.factors[name] for name in block])

@@ -5,6 +5,7 @@ from shardlang.rules import (
     embedding,
     expand,
     factory,
+    index,
     join,
     loss,
     matmul,
@@ -12,9 +13,11 @@ from shardlang.rules import (
     pointwise,
     random,
     reduce,
+    scatter,
     select,
     shift,
     softmax,
+    sort,
     view,
 )
 from shardlang.rules.registry import RULES, find, rule
@@ -26,6 +29,7 @@ __all__ = [
     "expand",
     "factory",
     "find",
+    "index",
     "join",
     "loss",
     "matmul",
@@ -34,8 +38,10 @@ __all__ = [
     "random",
     "reduce",
     "rule",
+    "scatter",
     "select",
     "shift",
     "softmax",
+    "sort",
     "view",
 ]

@@ -96,7 +96,7 @@ def _compare(
     seeds = [torch.randn_like(y) if y.is_floating_point() else y for y in full]
     for device, coord in enumerate(mesh.coords()):
         local = [piece[device].detach() for piece in cut]
-        local = [x.requires_grad_() if x.is_floating_point() else x for x in local]
+        local = [x.requires_grad_(of.requires_grad) for x, of in zip(local, tensors, strict=True)]
         nodes = dict(zip((slot.node for slot in call.slots), local, strict=True))
         here_args, here_kwargs = pytree.tree_map_only(
             fx.Node, lambda n, nodes=nodes: nodes[n], specialise((args, kwargs), coord)
@@ -107,9 +107,9 @@ def _compare(
         grads.append(_gradients(result, local, mine))
     for j, y in enumerate(full):
         _same(y.detach(), sharding.result(j), [run[j].detach() for run in runs], mesh, sharding)
-    if declared.detached or not any(x.is_floating_point() for x in tensors):
+    if declared.detached:
         return
-    clean = [x.detach().requires_grad_() if x.is_floating_point() else x for x in tensors]
+    clean = [x.detach().requires_grad_(x.requires_grad) for x in tensors]
     swap = dict(zip((slot.node for slot in call.slots), clean, strict=True))
     target, args, kwargs = call.replace()
     args, kwargs = pytree.tree_map_only(fx.Node, lambda n: swap[n], (args, kwargs))

@@ -59,7 +59,7 @@ def test_pieces(op: object, args: tuple[object, ...]) -> None:
 
 
 def test_squeeze_of_a_local_size_of_one() -> None:
-    assert check(aten.squeeze.default, torch.randn(3, 1, 2), ways=(3,)) == 3
+    assert check(aten.squeeze.default, torch.randn(3, 1, 2, requires_grad=True), ways=(3,)) == 3
     assert check(aten.squeeze.dim, torch.randn(3, 2), 0, ways=(3,)) == 3
 
 
