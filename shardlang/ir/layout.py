@@ -140,6 +140,8 @@ class DimLayout:
     @property
     def axes(self) -> tuple[Axis, ...]:
         """All axes that split the dim, major to minor."""
+        if len(self.blocks) == 1 and len(self.blocks[0]) == 1:
+            return self.blocks[0][0].axes
         seen: dict[Axis, None] = {}
         for block in self.blocks:
             for factor in block:
@@ -188,15 +190,18 @@ class DimLayout:
 
     def without(self, axes: Iterable[Axis]) -> DimLayout:
         """The layout with `axes` removed wherever they stand."""
-        gone = set(axes)
-        if not gone.intersection(self.axes):
+        mine = self.axes
+        if not mine or not (gone := set(axes)).intersection(mine):
             return self
         return self._map(lambda kept: tuple(axis for axis in kept if axis not in gone))
 
     def only(self, axes: Iterable[Axis]) -> DimLayout:
         """The layout with every axis but `axes` removed."""
+        mine = self.axes
+        if not mine:
+            return self
         keep = set(axes)
-        return self.without(axis for axis in self.axes if axis not in keep)
+        return self.without(axis for axis in mine if axis not in keep)
 
     def _map(self, change: object) -> DimLayout:
         return DimLayout(
