@@ -1,7 +1,8 @@
 """Patterns over dotted names, and the nearest names for a message.
 
-`*` stands for any text within one name part (a whole part is never empty), `**` for any across parts, `{a,b}` for one of
-several, `{0..7}` for a number of an inclusive range; `\\` takes the next character as it is.
+`*` stands for any text within one name part (which is never empty as a whole), `**` for any
+across parts, `{a,b}` for one of several, `{0..7}` for a number of an inclusive range; `\\` takes
+the next character as it is.
 `**.` also stands for nothing, so `"**.weight"` matches `weight`.
 
 >>> compile_pattern("layers.{0..2}.{q,k}_proj").matches("layers.1.k_proj")

@@ -1,0 +1,270 @@
+"""The table of all diagnostic codes: what each means, for the documents and `explain`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Code(NamedTuple):
+    """A code's title, and what causes it and what to do."""
+
+    title: str
+    explanation: str
+
+
+CODES: dict[str, Code] = {
+    # SH01xx: syntax
+    "SH0101": Code(
+        "unexpected text",
+        "The parser met a word or sign that cannot stand there. The message lists what can.",
+    ),
+    "SH0102": Code(
+        "meaningless character",
+        "The language has no use for the character outside of strings and comments.",
+    ),
+    "SH0103": Code(
+        "malformed or too large number",
+        "Integers and byte sizes stay below 2**63 and floats are finite. Sizes are written with"
+        " KiB, MiB, GiB or TiB. A number may not run into a name.",
+    ),
+    "SH0104": Code(
+        "string never closed",
+        "A string ends on the line that it begins on.",
+    ),
+    "SH0105": Code(
+        "bracket never closed",
+        "The next statement, or the end of the file, comes before the closing bracket.",
+    ),
+    "SH0106": Code(
+        "unknown statement",
+        "No statement begins with this word.",
+    ),
+    "SH0107": Code(
+        "reserved word",
+        "`over` and `as` are never names, since they may follow the size of an axis. All other"
+        " words of the language are legal names.",
+    ),
+    "SH0108": Code(
+        "statement not supported yet",
+        "The word is kept for a statement that this version does not carry out.",
+    ),
+    "SH0109": Code(
+        "file that cannot be read",
+        "A spec, or a file named by `use`, does not exist, is no UTF-8 text or may not be read."
+        " Paths are relative to the file that writes them.",
+    ),
+    "SH0110": Code(
+        "malformed pattern",
+        "Patterns have `*`, `**`, `{a,b}` and inclusive ranges `{0..7}`; a backslash takes the"
+        " next character as it is. Braces must pair.",
+    ),
+    "SH0111": Code(
+        "bracket that closes nothing",
+        "A closing bracket has no opening one.",
+    ),
+    # SH02xx: names, mesh and layouts
+    "SH0201": Code(
+        "no mesh",
+        "A spec declares the axes of its devices in a `mesh` block, at least one.",
+    ),
+    "SH0202": Code(
+        "name declared twice",
+        "Axes, dims and lets share one namespace within a file and all that it uses. A file may"
+        " declare a let, a dim or the mesh of a used file anew, but not as something else.",
+    ),
+    "SH0203": Code(
+        "axis shards two dims",
+        "An axis may shard at most one dim of a tensor: a device has one index along it.",
+    ),
+    "SH0204": Code(
+        "axis twice in one product",
+        "Each axis stands once in a product. A dim's name stands for its axes.",
+    ),
+    "SH0205": Code(
+        "unknown axis or dim",
+        "The name is declared in no `mesh` and no `dims` block above.",
+    ),
+    "SH0206": Code(
+        "name of the wrong kind",
+        "A let stands for a literal; axes and dims stand in layouts. Neither can take the other's"
+        " place.",
+    ),
+    "SH0207": Code("bad axis size", "The size of an axis is an integer of at least 1."),
+    "SH0208": Code(
+        "axis summed over twice, or sharded and summed over",
+        "Along one axis a tensor is sharded, or a partial sum, or neither.",
+    ),
+    "SH0209": Code(
+        "`...` twice in one layout",
+        "`...` stands for all remaining dims, so it stands once.",
+    ),
+    "SH0210": Code("bad block", "A number of blocks, or a block's ratio, is at least 1."),
+    "SH0211": Code(
+        "unknown name for a value",
+        "Where a literal stands, a declared let, `true` or `false` may stand as well.",
+    ),
+    "SH0212": Code("not an integer", "A size must be a whole number."),
+    "SH0213": Code(
+        "unknown element type",
+        "The element types are i64, i32, i16, i8, u8, f64, f32, f16, bf16 and bool.",
+    ),
+    "SH0214": Code("no model", "A spec names the model that it shards."),
+    "SH0215": Code(
+        "malformed model",
+        'A model is `hf("config.json", ...)` or `"file.py:function"(...)`.',
+    ),
+    "SH0216": Code(
+        "misplaced argument",
+        "An argument is given twice, or has no name where it needs one.",
+    ),
+    "SH0217": Code("file that uses itself", "`use` statements may not form a circle."),
+    "SH0218": Code(
+        "`--set` of an undeclared name",
+        "`--set` changes the value of a declared let only.",
+    ),
+    "SH0219": Code(
+        "`--set` of another type",
+        "The new value must have the type of the declared one; a float may be given as an integer.",
+    ),
+    "SH0220": Code("unknown optimizer", "The optimizers are sgd, adam and adamw."),
+    "SH0221": Code(
+        "bad optimizer argument",
+        "The optimizer has no such argument, or the argument cannot have that value.",
+    ),
+    "SH0222": Code(
+        "bad bound",
+        "`below` bounds the integers of an input: it is at least 1, and floats have none.",
+    ),
+    "SH0223": Code(
+        "overridden statement",
+        "Later statements win, so that a general one can be followed by exceptions. The note"
+        " shows where that happens.",
+    ),
+    "SH0224": Code("unknown mode", "A model runs in mode `train` or `eval`."),
+    "SH0225": Code("too many devices", "A mesh has at most 1,048,576 devices."),
+    "SH0226": Code("bad dim", "Every dim of an input is at least 1."),
+    "SH0227": Code(
+        "bad bound of an expectation",
+        "A count is compared with an integer, bytes with an integer or a size such as `512MiB`;"
+        " neither is negative.",
+    ),
+    "SH0228": Code(
+        "layout and shape of different rank",
+        "The layout of an input has one entry per dim of its stated shape.",
+    ),
+    "SH0230": Code("unused name", "A let or dim that nothing refers to."),
+    "SH0231": Code(
+        "unused axis",
+        "No layout and no storage names the axis, so all devices along it do the same work.",
+    ),
+    "SH0232": Code(
+        "partial sum where none can be",
+        "Parameters, buffers, inputs and outputs are never partial sums; values inside the model"
+        " may be.",
+    ),
+    "SH0233": Code("let that stands for itself", "Lets may name lets, but not in a circle."),
+    # SH03xx: binding to the model
+    "SH0301": Code(
+        "pattern that matches nothing",
+        "No parameter, buffer or module of the model has such a name. The nearest are named.",
+    ),
+    "SH0302": Code(
+        "layout of another rank",
+        "The layout must have one entry per dim of every tensor that the pattern matches.",
+    ),
+    "SH0303": Code(
+        "more shards than elements",
+        "Some devices would hold nothing of the tensor.",
+    ),
+    "SH0304": Code(
+        "blocks that do not divide",
+        "The size of a packed dim is a multiple of the number of its blocks, or of the sum of"
+        " their ratios.",
+    ),
+    "SH0305": Code(
+        "several tensors to choose from",
+        "The module reads or returns several tensors, so the statement must choose one.",
+    ),
+    "SH0306": Code(
+        "no such tensor",
+        "The module does not read or return a tensor by that name or index.",
+    ),
+    "SH0307": Code("unknown input", "The model reads no input by that name."),
+    "SH0308": Code("input of another shape", "The stated shape is not the one the model reads."),
+    "SH0309": Code("sharded scalar", "A scalar has no dim to shard."),
+    "SH0310": Code("unknown output", "The model returns no output by that name."),
+    "SH0311": Code(
+        "loss that is no scalar",
+        "The loss is one output that holds a single number.",
+    ),
+    "SH0350": Code(
+        "unreadable model file or configuration",
+        "The file that `model` names does not exist or does not load.",
+    ),
+    "SH0351": Code(
+        "missing or unusable build function",
+        "The function that `model` names does not exist, or does not take the given arguments.",
+    ),
+    "SH0352": Code("model that cannot be built", "The model's own code fails."),
+    "SH0353": Code(
+        "input that does not match",
+        "The model's forward takes no such input, or needs one that is not declared.",
+    ),
+    "SH0354": Code(
+        "branch on tensor data",
+        "The model's code decides by the values of a tensor, which tracing cannot follow.",
+    ),
+    "SH0355": Code("failure while tracing", "The model fails on the declared inputs."),
+    "SH0356": Code("unsupported parameter", "A parameter has a kind that cannot be sharded."),
+    "SH0357": Code(
+        "in-place update",
+        "An update in place cannot be written as a function of its operands.",
+    ),
+    "SH0358": Code(
+        "unsupported construct",
+        "The traced graph holds a construct that cannot be sharded.",
+    ),
+    "SH0359": Code("checkpoint that does not fit", "The weights have other names or shapes."),
+    "SH0360": Code(
+        "missing or ambiguous value",
+        "A module's tensor does not exist, or there are several.",
+    ),
+    # SH04xx: propagation and resharding
+    "SH0401": Code("op without a rule", "No sharding rule says how the op may be split."),
+    "SH0402": Code(
+        "rule that does not fit",
+        "The op's rule does not describe the operands that it is given.",
+    ),
+    "SH0403": Code(
+        "claims that disagree",
+        "Two parameters read by one op are stated over different factors on the same axis.",
+    ),
+    "SH0404": Code("op that cannot be split so", "The op has no program for the chosen layouts."),
+    "SH0405": Code(
+        "layouts without a path between them",
+        "No sequence of steps leads from the layout that a value has to the one that is needed.",
+    ),
+    # SH05xx: plan and expect
+    "SH0501": Code(
+        "expectation not met",
+        "The number of collectives, or of bytes, is not as expected. The notes list the largest.",
+    ),
+    "SH0502": Code("forbidden collective", "The plan has a collective that `forbid` excludes."),
+    "SH0503": Code("layout not met", "The tensor lies otherwise than expected."),
+    "SH0504": Code("unknown tensor", "The plan has no tensor by that name."),
+    # SH06xx: run
+    "SH0601": Code(
+        "other number of processes",
+        "The number of processes must be the number of devices of the mesh.",
+    ),
+    "SH0602": Code("other programs", "The ranks hold different programs and would hang."),
+    "SH0603": Code("failed rank", "A process ended with an error."),
+    "SH0604": Code("stuck rank", "A rank waits in a collective that others do not reach."),
+    "SH0605": Code("data that does not fit", "The data has other names, types or shapes."),
+    "SH0606": Code("optimizer that cannot be made", "Its name or its arguments are unknown."),
+    "SH0607": Code("device not available", "This machine has no such device, or too few."),
+    "SH0608": Code("checkpoint that does not fit", "The weights have other names or shapes."),
+    "SH0609": Code("result that cannot be saved", "The folder cannot be written."),
+    "SH0610": Code("nodes that cannot meet", "The endpoint is malformed or does not answer."),
+}
+"""Every code, by number."""

@@ -1,0 +1,197 @@
+"""What commands share: the common options, printing findings, and the one-line documents."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import IO, TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, in_order, start_of_file
+from shardlang.grammar.render import Sources, render_all, to_json, use_color
+
+if TYPE_CHECKING:
+    from shardlang.spec import Spec
+
+SCHEMA = 1
+STYLES = ("full", "concise", "json", "github")
+
+
+@dataclass(slots=True)
+class Context:
+    """One run of a command: its common options, the spec, and the findings so far.
+
+    Attributes:
+        sets: the text of each `--set`.
+        style: how findings are printed; under `json` one document is the whole output.
+        findings_are_result: findings go to stdout and notes are shown (`check`).
+    """
+
+    sets: dict[str, str] = field(default_factory=dict)
+    style: str = "full"
+    deny_warnings: bool = False
+    findings_are_result: bool = False
+    spec_path: str | None = None
+    set_values: dict[str, Any] = field(default_factory=dict)
+    findings: list[Diagnostic] = field(default_factory=list)
+    sources: Sources = field(default_factory=Sources)
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the output is one JSON document."""
+        return self.style == "json"
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process prints: under several ranks, rank 0 alone does."""
+        return os.environ.get("RANK", "0") in ("", "0")
+
+    def load_spec(self, path: str) -> Spec:
+        """Load the spec; with errors, print them and exit with status 1."""
+        from shardlang.spec import load_spec
+
+        self.spec_path = path
+        self.set_values = dict(self.sets)
+        spec, findings = load_spec(path, self.sets)
+        self.add(findings)
+        if spec is None:
+            self.fail()
+        self.set_values = dict(spec.set_values)
+        self.stop_on_errors()
+        return spec
+
+    def add(self, findings: Iterable[Diagnostic]) -> None:
+        """Keep findings for the end of the command."""
+        for finding in findings:
+            if self.deny_warnings and finding.severity == "warning":
+                finding = replace(finding, severity="error")
+            self.findings.append(finding)
+
+    def stop_on_errors(self) -> None:
+        """Exit with status 1, findings printed, where there is an error."""
+        if any(finding.is_error for finding in self.findings):
+            self.fail()
+
+    def fail(self, payload: Mapping[str, Any] | None = None) -> NoReturn:
+        """Print the findings, as a document under `json`, and exit with status 1."""
+        self.finish({**(payload or {}), "ok": False})
+        raise click.exceptions.Exit(1)
+
+    def finish(self, payload: Mapping[str, Any] | None = None) -> None:
+        """End the command: print the findings, and under `json` the document."""
+        if not self.speaks:
+            return
+        if self.is_json:
+            self.print_document(payload or {})
+        else:
+            self._print_findings()
+
+    def print_document(self, payload: Mapping[str, Any]) -> None:
+        """Print one JSON document on one line; of each key the payload's value stands."""
+        shown = self._shown()
+        ok = not any(finding.is_error for finding in shown)
+        document: dict[str, Any] = {"schema": SCHEMA, "spec": self.spec_path}
+        document |= {"set": self.set_values, "ok": ok, **payload}
+        if shown or not document["ok"]:
+            document["diagnostics"] = [to_json(finding) for finding in shown]
+        click.echo(json.dumps(document, separators=(", ", ": "), allow_nan=False))
+
+    def say(self, text: str) -> None:
+        """Print a line of progress on stderr."""
+        if self.speaks and not self.is_json:
+            click.echo(text, err=True)
+
+    def show(self, text: str) -> None:
+        """Print a result on stdout; nothing under `json`."""
+        if self.speaks and not self.is_json:
+            click.echo(text)
+
+    def _shown(self) -> list[Diagnostic]:
+        found = in_order(self.findings)
+        if self.findings_are_result:
+            return found
+        return [finding for finding in found if finding.severity != "note"]
+
+    def _print_findings(self) -> None:
+        shown = self._shown()
+        stream: IO[str] = sys.stdout if self.findings_are_result else sys.stderr
+        if shown:
+            text = render_all(shown, self.style, self.sources, use_color(stream))
+            click.echo(text, file=stream, color=use_color(stream))
+
+
+def diagnostic_of(fault: BaseException, path: str | None) -> Diagnostic | None:
+    """The finding that an exception with a code carries; None for any other exception."""
+    code = getattr(fault, "code", None)
+    if not isinstance(code, str) or not re.fullmatch(r"SH\d{4}", code):
+        return None
+    span = getattr(fault, "span", None)
+    message = str(getattr(fault, "message", fault))
+    notes = list(getattr(fault, "notes", ()))
+    source = getattr(fault, "source", "")
+    if source and isinstance(source, str):
+        notes.append(f"in the model at {source}")
+    place = span if isinstance(span, Span) else start_of_file(path or "")
+    return error(code, message, place, notes=notes, help=getattr(fault, "help", None) or None)
+
+
+def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the common options; it receives a `Context` as its first argument.
+
+    An exception with a diagnostic code becomes a finding and exit status 1.
+    """
+
+    @functools.wraps(function)
+    def wrapper(
+        set_: tuple[str, ...], output_format: str, as_json: bool, deny: str | None, **rest: Any
+    ) -> Any:
+        style = "json" if as_json else output_format
+        context = Context(parse_sets(set_), style, deny_warnings=deny == "warnings")
+        try:
+            return function(context, **rest)
+        except Exception as fault:
+            finding = diagnostic_of(fault, context.spec_path)
+            if finding is None:
+                raise
+            context.add([finding])
+            context.fail()
+
+    for option in reversed(_OPTIONS):
+        wrapper = option(wrapper)
+    return wrapper
+
+
+_OPTIONS = (
+    click.option(
+        "--set", "set_", multiple=True, metavar="NAME=VALUE", help="Change a declared let."
+    ),
+    click.option(
+        "--output-format",
+        type=click.Choice(STYLES),
+        default="full",
+        show_default=True,
+        help="How to print findings.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Short for --output-format json."),
+    click.option("--deny", type=click.Choice(["warnings"]), help="Make warnings errors."),
+)
+
+
+def parse_sets(texts: Iterable[str]) -> dict[str, str]:
+    """`NAME=VALUE` texts by name; of one name the last stands."""
+    sets: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise click.BadParameter(f"'{text}' is not NAME=VALUE", param_hint="'--set'")
+        sets[name.strip()] = value.strip()
+    return sets
+
+
+__all__ = ["Context", "Label", "common_options", "diagnostic_of", "parse_sets"]
