@@ -1,0 +1,30 @@
+"""The exceptions of a run, with the codes that the command line reports."""
+
+from __future__ import annotations
+
+CODES: dict[str, str] = {
+    "SH0601": "the number of processes differs from the mesh",
+    "SH0602": "the ranks hold different programs",
+    "SH0603": "a rank failed",
+    "SH0604": "a rank is stuck in a collective",
+    "SH0605": "the data does not fit the model's inputs",
+    "SH0606": "the optimizer or its arguments are unknown",
+    "SH0607": "the device is not available",
+    "SH0608": "a checkpoint does not fit the model",
+    "SH0609": "the result cannot be saved",
+    "SH0610": "the nodes cannot meet at the endpoint",
+}
+"""Every code of this stage, with what it says."""
+
+
+class RunError(ValueError):
+    """A run that cannot go on, for a reason that the person can act on.
+
+    Attributes: `code` (a key of `CODES`), `message` and `help` (how to fix it, may be empty).
+    """
+
+    def __init__(self, code: str, message: str, *, help: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.help = help

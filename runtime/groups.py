@@ -1,0 +1,177 @@
+"""Process groups of a mesh: one per set of axes that the program communicates over.
+
+Groups are made when first asked for. Making one is itself collective, so all ranks must ask in the
+same order; loading one program on every rank does so. Members stand in the order of their ranks,
+whatever the order of the axes: where a member's piece goes follows from its coordinate alone.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+
+from shardlang.ir import Axis, Mesh
+from shardlang.runtime.errors import RunError
+
+TIMEOUT_S = 600.0
+"""How long a rank waits in one collective before the run ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The devices that this one talks to along some axes.
+
+    Attributes:
+        axes: the axes, in mesh order, without those of size 1.
+        coords: the members' coordinates, in the order of their ranks.
+        index: this device's place among the members.
+        backend: `gloo` or `nccl`; empty for a group of one.
+        process_group: None for a group of one.
+    """
+
+    axes: tuple[Axis, ...]
+    coords: tuple[dict[str, int], ...]
+    index: int
+    backend: str = ""
+    process_group: dist.ProcessGroup | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of members."""
+        return len(self.coords)
+
+    def __str__(self) -> str:
+        return "*".join(axis.name for axis in self.axes)
+
+
+class Groups:
+    """One device's view of the mesh: its coordinate, its torch device and its process groups."""
+
+    def __init__(self, mesh: Mesh, rank: int = 0, device: torch.device | None = None) -> None:
+        self.mesh = mesh
+        self.rank = rank
+        self.coord = mesh.coord(rank)
+        self.device = device or torch.device("cpu")
+        self._groups: dict[tuple[Axis, ...], Group] = {}
+        self._meshes: dict[tuple[str, ...], DeviceMesh] = {}
+
+    def of(self, axes: Iterable[Axis]) -> Group:
+        """The group along `axes`; made if need be, on every rank together."""
+        wanted = set(axes)
+        key = tuple(axis for axis in self.mesh.axes if axis in wanted and axis.size > 1)
+        if key not in self._groups:
+            self._groups[key] = self._make(key)
+        return self._groups[key]
+
+    def everyone(self) -> Group:
+        """The group of all devices."""
+        return self.of(self.mesh.axes)
+
+    def _make(self, axes: tuple[Axis, ...]) -> Group:
+        members = [sorted(ranks) for ranks in self.mesh.groups(axes)]
+        mine = next(ranks for ranks in members if self.rank in ranks)
+        coords = tuple(self.mesh.coord(rank) for rank in mine)
+        if len(mine) == 1:
+            return Group(axes, coords, 0)
+        process_group = self._new_group(members, axes)
+        return Group(axes, coords, mine.index(self.rank), dist.get_backend(), process_group)
+
+    def _new_group(self, members: list[list[int]], axes: tuple[Axis, ...]) -> dist.ProcessGroup:
+        if len(members) == 1:
+            assert dist.group.WORLD is not None
+            return dist.group.WORLD
+        name = "*".join(axis.name for axis in axes)
+        made = [dist.new_group(ranks, group_desc=name) for ranks in members]
+        mine = next(i for i, ranks in enumerate(members) if self.rank in ranks)
+        found: dist.ProcessGroup = made[mine]
+        return found
+
+    def device_mesh(self, order: tuple[str, ...] | None = None) -> DeviceMesh:
+        """The torch `DeviceMesh` over our own groups, its dims in the given order of axes.
+
+        Needed only where tensors leave as `DTensor`. Collective: call it on every rank.
+        """
+        names = order or tuple(axis.name for axis in self.mesh.axes)
+        if names not in self._meshes:
+            self._meshes[names] = self._device_mesh(names)
+        return self._meshes[names]
+
+    def _device_mesh(self, names: tuple[str, ...]) -> DeviceMesh:
+        sizes = tuple(axis.size for axis in self.mesh.axes)
+        places = [axis.name for axis in self.mesh.axes]
+        ranks = torch.arange(self.mesh.devices).view(sizes)
+        ranks = ranks.permute([places.index(name) for name in names])
+        groups = [self._axis_group(self.mesh[name]) for name in names]
+        kind = self.device.type
+        if len(groups) == 1:
+            return DeviceMesh.from_group(groups[0], kind, mesh_dim_names=names)
+        return DeviceMesh.from_group(groups, kind, mesh=ranks, mesh_dim_names=names)
+
+    def _axis_group(self, axis: Axis) -> dist.ProcessGroup:
+        if axis.size > 1:
+            found = self.of((axis,)).process_group
+            assert found is not None
+            return found
+        return self._new_group([[rank] for rank in range(self.mesh.devices)], (axis,))
+
+
+def choose_device(kind: str, local_rank: int) -> torch.device:
+    """The torch device of this process: `cpu`, or one GPU per process of the node.
+
+    Raises:
+        RunError: SH0607, there is no such GPU.
+    """
+    if kind == "cpu":
+        return torch.device("cpu")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if local_rank >= found:
+        raise RunError(
+            "SH0607",
+            f"rank {local_rank} of this node needs a GPU of its own, and there are {found}",
+            help="run with `--device cpu`, or on more GPUs",
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def join(mesh: Mesh, kind: str = "cpu", timeout_s: float = TIMEOUT_S) -> Groups:
+    """Meet the other processes, as the environment says (`RANK`, `WORLD_SIZE`, ...).
+
+    A mesh of one device needs no environment and no process group.
+
+    Raises:
+        RunError: SH0601, the number of processes is not the mesh's; SH0607, no such GPU.
+    """
+    check_world_size(mesh)
+    rank = int(os.environ.get("RANK", "0"))
+    device = choose_device(kind, int(os.environ.get("LOCAL_RANK", "0")))
+    if mesh.devices > 1 and not dist.is_initialized():
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            timeout=datetime.timedelta(seconds=timeout_s),
+            device_id=device if device.type == "cuda" else None,
+        )
+    return Groups(mesh, rank, device)
+
+
+def check_world_size(mesh: Mesh) -> None:
+    """Raise SH0601 if we run under a launcher with a number of processes that is not the mesh's."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world != mesh.devices:
+        raise RunError(
+            "SH0601",
+            f"{world} processes were started, and the mesh ({mesh}) has {mesh.devices} devices",
+            help=f"start {mesh.devices} processes, or change the mesh",
+        )
+
+
+def leave() -> None:
+    """Leave the process groups, if any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

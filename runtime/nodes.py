@@ -1,0 +1,138 @@
+"""How the supervisors of several nodes meet and hear of each other's failures.
+
+Node 0 hosts the store that the workers use as well. Each supervisor writes a counter there every
+few seconds; one whose counter stands still is gone.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import socket
+import time
+from dataclasses import asdict
+from types import TracebackType
+
+from torch._C._distributed_c10d import TCPStore
+
+from shardlang.runtime.errors import RunError
+from shardlang.runtime.reports import Report
+
+BEAT_S = 2.0
+SILENT_S = 20.0
+"""A node that has been silent for so long is gone."""
+MEET_S = 300.0
+_FAILED = "shardlang/failed"
+
+
+class Nodes:
+    """This node among the nodes of the job; a context manager that holds the store."""
+
+    def __init__(self, count: int, node: int, endpoint: str) -> None:
+        self.count, self.node = count, node
+        self.address = _parse(endpoint) if count > 1 else ("127.0.0.1", 0)
+        self._seen: dict[int, tuple[bytes, float]] = {}
+        self._next_beat = 0.0
+        self._beats = 0
+
+    def __enter__(self) -> Nodes:
+        if self.node == 0:
+            self._host()
+        else:
+            self._store = _client(self.address)
+        return self
+
+    def _host(self) -> None:
+        host, port = self.address
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise RunError(
+                "SH0610", f"cannot listen at {host}:{port}: {error.strerror}",
+                help="give an address of this node and a free port",
+            ) from error  # fmt: skip
+        listener.listen(1024)
+        self.address = (host, listener.getsockname()[1])
+        self._store = TCPStore(
+            *self.address, None, True, wait_for_workers=False, master_listen_fd=listener.detach()
+        )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.node == 0 and self.count > 1:
+            time.sleep(2 * BEAT_S)  # the others read the end of the job from this node's store
+        del self._store
+
+    def announce(self, report: Report) -> None:
+        """Tell the other nodes that the job has failed."""
+        if self.count > 1 and report.kind != "gone":
+            try:
+                self._store.set(_FAILED, json.dumps(asdict(report)))
+            except RuntimeError:
+                return
+
+    def failure(self, done: bool) -> Report | None:
+        """Another node's failure, if there is one."""
+        now = time.monotonic()
+        if self.count == 1 or now < self._next_beat:
+            return None
+        self._next_beat = now + BEAT_S
+        try:
+            return self._exchange_beats(now, done)
+        except RuntimeError:
+            return _gone(0)
+
+    def _exchange_beats(self, now: float, done: bool) -> Report | None:
+        self._beats += 1
+        self._store.set(_beat(self.node), "done" if done else str(self._beats))
+        if self._store.check([_FAILED]):
+            return Report(**json.loads(self._store.get(_FAILED)))
+        for other in range(self.count):
+            if other == self.node or not self._store.check([_beat(other)]):
+                continue
+            beat = self._store.get(_beat(other))
+            if beat != self._seen.get(other, (b"", 0.0))[0]:
+                self._seen[other] = (beat, now)
+            elif beat != b"done" and now - self._seen[other][1] > SILENT_S:
+                return _gone(other)
+        return None
+
+    def all_done(self) -> bool:
+        """Whether every node's workers have ended well."""
+        others = [self._seen.get(other, (b"", 0.0))[0] for other in range(self.count)]
+        return all(beat == b"done" for i, beat in enumerate(others) if i != self.node)
+
+
+def _beat(node: int) -> str:
+    return f"shardlang/beat/{node}"
+
+
+def _gone(node: int) -> Report:
+    return Report(-1, "gone", f"node {node} does not answer any more", exit_status=1)
+
+
+def _parse(endpoint: str) -> tuple[str, int]:
+    host, _, port = endpoint.rpartition(":")
+    if not host or not port.isdigit():
+        raise RunError(
+            "SH0610", f"`{endpoint}` is not an endpoint",
+            help="give the address of node 0 as `host:port`",
+        )  # fmt: skip
+    return host, int(port)
+
+
+def _client(address: tuple[str, int]) -> TCPStore:
+    try:
+        wait = datetime.timedelta(seconds=MEET_S)
+        return TCPStore(*address, None, False, timeout=wait)
+    except (RuntimeError, ValueError) as error:
+        raise RunError(
+            "SH0610", f"node 0 does not answer at {address[0]}:{address[1]}",
+            help="start the command on node 0 too, with the same endpoint",
+        ) from error  # fmt: skip

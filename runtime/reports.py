@@ -1,0 +1,150 @@
+"""What a failing rank leaves behind for the one message that the person reads.
+
+Every rank of a launched job has a folder in `SHARDLANG_REPORTS`. A rank that fails writes
+`<rank>.json` there; while it runs, `<rank>.now` names the collective that it is in.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from shardlang.runtime.errors import RunError
+from shardlang.runtime.watch import WATCH
+
+FOLDER = "SHARDLANG_REPORTS"
+"""The environment variable that names the folder."""
+
+_PEER = ("connection closed by peer", "connection reset", "connection refused", "broken pipe")
+_STUCK = ("timed out", "timeout")
+
+PUBLISH_EVERY_S = 0.5
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Why one rank failed.
+
+    `kind` is `error` for the rank's own failure, `stuck` for a collective that ran out of time,
+    `peer` for one that another rank broke, `killed` for a signal, `exit` for an unexplained exit.
+    """
+
+    rank: int
+    kind: str
+    message: str
+    time_s: float = 0.0
+    code: str = "SH0603"
+    help: str = ""
+    exit_status: int = 2
+
+
+def explain(rank: int, error: BaseException) -> Report:
+    """The report of an exception."""
+    now = time.time()
+    if isinstance(error, RunError):
+        return Report(rank, "error", error.message, now, error.code, error.help, 1)
+    text = str(error).strip() or type(error).__name__
+    first = text.splitlines()[0]
+    kind = _kind(error, text.lower())
+    if kind != "error" and WATCH.now:
+        verb = "waited too long in" if kind == "stuck" else "lost a peer in"
+        code = "SH0604" if kind == "stuck" else "SH0603"
+        return Report(rank, kind, f"{verb} {WATCH.now}", now, code, exit_status=1)
+    place = f" ({_where(error)})" if _where(error) else ""
+    return Report(rank, kind, f"{type(error).__name__}: {first}{place}", now)
+
+
+def _kind(error: BaseException, text: str) -> str:
+    if not isinstance(error, RuntimeError | ConnectionError):
+        return "error"
+    if any(word in text for word in _PEER):
+        return "peer"
+    return "stuck" if WATCH.now and any(word in text for word in _STUCK) else "error"
+
+
+def _where(error: BaseException) -> str:
+    """`file.py:line` where the exception was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+
+
+def read(folder: Path) -> list[Report]:
+    """The reports of all ranks that failed by an exception."""
+    found = []
+    for file in sorted(folder.glob("*.json")):
+        try:
+            found.append(Report(**json.loads(file.read_text())))
+        except ValueError:
+            continue
+    return found
+
+
+def positions(folder: Path) -> dict[int, str]:
+    """The collective that each rank was last seen in; empty for a rank outside collectives."""
+    return dict(sorted((int(file.stem), file.read_text()) for file in folder.glob("*.now")))
+
+
+@contextmanager
+def reporting(rank: int) -> Iterator[None]:
+    """Run a rank's work; on failure leave a report and end the process.
+
+    Without a supervisor (no folder in the environment) exceptions pass through.
+    """
+    folder = os.environ.get(FOLDER)
+    if folder is None:
+        yield
+        return
+    _die_with_parent()
+    _Publisher(Path(folder) / f"{rank}.now").start()
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, SystemExit):
+            raise
+        report = explain(rank, error)
+        _write(Path(folder) / f"{rank}.json", json.dumps(asdict(report)))
+        _write(Path(folder) / f"{rank}.traceback", traceback.format_exc())
+        os._exit(report.exit_status)
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this process when its supervisor is gone, where it can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(os.environ.get("SHARDLANG_PARENT", os.getppid())):
+        os._exit(1)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a whole file at once, so that no reader sees half of it."""
+    draft = path.with_suffix(path.suffix + ".draft")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+class _Publisher(threading.Thread):
+    """Writes the name of the current collective to a file while it lasts."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(daemon=True)
+        self._path = path
+
+    def run(self) -> None:
+        """Publish until the process ends."""
+        last = ""
+        while self._path.parent.is_dir():
+            if last != WATCH.now:
+                last = WATCH.now
+                _write(self._path, last)
+            time.sleep(PUBLISH_EVERY_S)

@@ -1,0 +1,148 @@
+"""What goes over the wire: the five calls that move data between the members of a group.
+
+Flat tensors in, flat tensors out, inputs unchanged. Under `torch.compile` they are
+`_c10d_functional` ops, which inductor sees and schedules; in eager mode the calls of the process
+group itself, which cost the least. This is the one module that uses them.
+
+gloo has no true reduce-scatter (it all-reduces everything) and its ring all-reduce takes two rounds
+where two members need one: both are built on the all-to-all here, which sends the same bytes as the
+ring algorithms and takes about half the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C import _distributed_c10d as c10d
+
+from shardlang.runtime.groups import Group
+
+_OPS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
+_Binary = Callable[..., Tensor]
+_LOCAL: dict[str, _Binary] = {"sum": torch.add, "max": torch.maximum, "min": torch.minimum}
+
+_SENT_AS_BYTES = {torch.bool, torch.int16, torch.complex64, torch.complex128}
+"""Types that some backend cannot move."""
+
+_REDUCED_AS = {torch.bool: torch.uint8, torch.int16: torch.int32}
+"""Types that some backend cannot reduce, and one that holds them."""
+
+
+class Wire:
+    """The calls of one group."""
+
+    def __init__(self, group: Group) -> None:
+        self.size = group.size
+        self.index = group.index
+        self.gloo = group.backend == "gloo"
+        self.pair = self.gloo and group.size == 2
+        self._group: Any = group.process_group
+        self.name = group.process_group.group_name if group.process_group is not None else ""
+        self._reduce_options = {op: _options(c10d.AllreduceOptions, _OPS[op]) for op in _OPS}
+        self._gather_options = _options(c10d.AllgatherOptions)
+        self._scatter_options = _options(c10d.ReduceScatterOptions, dist.ReduceOp.SUM)
+        self._exchange_options = _options(c10d.AllToAllOptions)
+
+    def all_reduce(self, x: Tensor, op: str = "sum") -> Tensor:
+        """The sum (or max, or min) over the members, on every member."""
+        if self.size == 1 or x.numel() == 0:
+            return x
+        if x.dtype in _REDUCED_AS:
+            return self.all_reduce(x.to(_REDUCED_AS[x.dtype]), op).to(x.dtype)
+        if self.pair:
+            return self._swap_and_add(x.contiguous(), op)
+        if torch.compiler.is_compiling():
+            reduced = torch.ops._c10d_functional.all_reduce(x.contiguous(), op, self.name)
+            return _wait(reduced)
+        out = x.clone(memory_format=torch.contiguous_format)
+        self._group.allreduce([out], self._reduce_options[op]).wait()
+        return out
+
+    def _swap_and_add(self, x: Tensor, op: str) -> Tensor:
+        """An all-reduce of two members: each sends the other all that it has."""
+        sizes = [0, 0]
+        sizes[1 - self.index] = x.numel()
+        return _LOCAL[op](self.exchange(x.view(-1), sizes, sizes).view(x.shape), x)
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        """The members' tensors one after the other, flat; all have the same size."""
+        if self.size == 1 or x.numel() == 0:
+            return x.reshape(-1)
+        if x.dtype in _SENT_AS_BYTES:
+            return self.all_gather(_as_bytes(x)).view(x.dtype)
+        x = x.contiguous().view(-1)
+        if torch.compiler.is_compiling():
+            ops = torch.ops._c10d_functional
+            return _wait(ops.all_gather_into_tensor(x, self.size, self.name))
+        out = x.new_empty(x.numel() * self.size)
+        self._group._allgather_base(out, x, self._gather_options).wait()
+        return out
+
+    def reduce_scatter(self, x: Tensor) -> Tensor:
+        """The sum over the members of their rows for this one; `x` is one equal row per member."""
+        if self.size == 1 or x.numel() == 0:
+            return x.reshape(-1)
+        if x.dtype in _REDUCED_AS:
+            return self.reduce_scatter(x.to(_REDUCED_AS[x.dtype])).to(x.dtype)
+        x = x.contiguous().view(-1)
+        if self.gloo:
+            return self._sum_rows(self.exchange(x))
+        if torch.compiler.is_compiling():
+            ops = torch.ops._c10d_functional
+            return _wait(ops.reduce_scatter_tensor(x, "sum", self.size, self.name))
+        out = x.new_empty(x.numel() // self.size)
+        self._group._reduce_scatter_base(out, x, self._scatter_options).wait()
+        return out
+
+    def _sum_rows(self, x: Tensor) -> Tensor:
+        rows = x.view(self.size, -1)
+        return rows[0] + rows[1] if self.size == 2 else rows.sum(0, dtype=x.dtype)
+
+    def exchange(
+        self, x: Tensor, sent: list[int] | None = None, received: list[int] | None = None
+    ) -> Tensor:
+        """All-to-all of the flat `x`: `sent` elements to each member, `received` from each.
+
+        Without sizes, equal shares.
+        """
+        if self.size == 1:
+            return x
+        if x.dtype in _SENT_AS_BYTES:
+            scale = x.element_size()
+            bytes_sent = [n * scale for n in sent] if sent is not None else None
+            bytes_received = [n * scale for n in received] if received is not None else None
+            return self.exchange(_as_bytes(x), bytes_sent, bytes_received).view(x.dtype)
+        if torch.compiler.is_compiling():
+            share = [x.numel() // self.size] * self.size
+            swapped = torch.ops._c10d_functional.all_to_all_single(
+                x, received if received is not None else share, sent or share, self.name
+            )
+            return _wait(swapped)
+        out = x.new_empty(sum(received) if received is not None else x.numel())
+        call = self._group.alltoall_base(out, x, received or [], sent or [], self._exchange_options)
+        call.wait()
+        return out
+
+
+def _options(kind: Any, op: Any = None) -> Any:
+    """Options of one call: on the current stream, where the backend has streams."""
+    options = kind()
+    if op is not None:
+        options.reduceOp = op
+    if hasattr(options, "asyncOp"):
+        options.asyncOp = False
+    return options
+
+
+def _wait(x: Tensor) -> Tensor:
+    done: Tensor = torch.ops._c10d_functional.wait_tensor(x)
+    return done
+
+
+def _as_bytes(x: Tensor) -> Tensor:
+    return x.contiguous().view(-1).view(torch.uint8)
+

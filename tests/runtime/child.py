@@ -1,0 +1,28 @@
+"""One rank of a test: `child.py module:function out` calls the function and pickles its result."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from shardlang.runtime.groups import leave
+from shardlang.runtime.reports import reporting
+
+
+def main() -> None:
+    """Run the named function on this rank."""
+    torch.set_num_threads(1)
+    rank = int(os.environ["RANK"])
+    with reporting(rank):
+        module, name = sys.argv[1].split(":")
+        result = getattr(importlib.import_module(module), name)()
+        torch.save(result, Path(sys.argv[2]) / f"{rank}.pt")
+        leave()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What the collective tests run on every rank."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import cases as known
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from shardlang.ir import Mesh
+from shardlang.ir.steps import Step
+from shardlang.runtime.collectives import RunStep, RunSteps
+from shardlang.runtime.groups import Groups, join
+
+
+def _world() -> dict[Mesh, Groups]:
+    size = int(os.environ["WORLD_SIZE"])
+    meshes = [known.LINE2] if size == 2 else [known.LINE4, known.GRID]
+    first = join(meshes[0], timeout_s=30)
+    return {mesh: Groups(mesh, first.rank) for mesh in meshes}
+
+
+def _one(step: Step, groups: Groups) -> tuple[Tensor, Tensor | None]:
+    """The result of a step on this rank, and the gradient of its operand."""
+    x = known.strided(known.local_value(step.src, groups.coord, 1)).requires_grad_()
+    y = RunStep(step, groups)(x)
+    y.backward(known.strided(known.local_value(step.dst, groups.coord, 2, dual=True)))
+    return y.detach(), x.grad
+
+
+def every_step() -> list[tuple[Tensor, Tensor | None]]:
+    """Every case, one by one."""
+    world = _world()
+    return [_one(c.step, world[c.mesh]) for c in known.cases(dist.get_world_size())]
+
+
+def every_bundle() -> list[list[tuple[Tensor, Tensor | None]]]:
+    """Every bundle; the second tensor gets no gradient."""
+    world = _world()
+    found = []
+    for mesh, steps in known.bundles(dist.get_world_size()):
+        at = world[mesh].coord
+        xs = [known.local_value(step.src, at, 1).requires_grad_() for step in steps]
+        ys = RunSteps(steps, world[mesh])(xs)
+        grads = [known.local_value(step.dst, at, 2, dual=True) for step in steps]
+        used = [i for i in range(len(ys)) if i != 1]
+        torch.autograd.backward([ys[i] for i in used], [grads[i] for i in used])
+        found.append([(y.detach(), x.grad) for x, y in zip(xs, ys, strict=True)])
+    return found
+
+
+def other_types() -> dict[str, Any]:
+    """Moves of values that are not float64, and maxima."""
+    world = _world()
+    mesh = next(iter(world))
+    groups, axis = world[mesh], mesh.axes[0]
+    n, me = axis.size, groups.coord[axis.name]
+    flat, cut = known.lay((n, ())), known.lay((n, (axis,)))
+    summed = known.lay((n, ()), partial=(axis,))
+    out: dict[str, Any] = {}
+    for dtype in (torch.bool, torch.int16, torch.int64, torch.uint8, torch.bfloat16, torch.float16,
+                  torch.complex64):  # fmt: skip
+        gathered = RunStep(Step((axis,), cut, flat), groups)(torch.tensor([me % 2]).to(dtype))
+        total = RunStep(Step((axis,), summed, flat), groups)(torch.ones(n).to(dtype))
+        mine = RunStep(Step((axis,), summed, cut), groups)(torch.ones(n).to(dtype))
+        out[str(dtype)] = (gathered, total, mine)
+    for how in ("max", "min"):
+        out[how] = RunStep(Step((axis,), flat, flat, how), groups)(torch.arange(n) * (me + 1) - n)
+    return out
+
+
+def compiled() -> bool:
+    """A row-parallel layer and a bundle, compiled whole, against the same in eager mode."""
+    world = _world()
+    groups = next(iter(world.values()))
+    axis = groups.mesh.axes[0]
+    picked = [
+        case.step
+        for case in known.cases(dist.get_world_size())[::5]
+        if case.mesh == groups.mesh and case.step.src.shape not in ((), (0, 3))
+    ]
+    steps = [RunStep(step, groups) for step in picked]
+    whole = known.lay((4, ()), (3, ()))
+    varied = known.marked(whole, "R", (axis,))
+    bundle = RunSteps([Step((axis,), whole, varied)] * 2, groups)
+    inputs = [known.local_value(step.src, groups.coord, 1) for step in picked]
+
+    def work(*xs: Tensor) -> Tensor:
+        pair = bundle((xs[-1], 2 * xs[-1]))
+        total = pair[0].sum() + pair[1].sum()
+        return sum((step(x * x).sum() for step, x in zip(steps, xs, strict=False)), total)
+
+    results = []
+    for function in (work, torch.compile(work, backend="aot_eager", fullgraph=True)):
+        xs = [x.clone().requires_grad_() for x in [*inputs, torch.ones(4, 3, dtype=torch.double)]]
+        loss = function(*xs)
+        loss.backward()
+        results.append([loss.detach(), *(x.grad for x in xs)])
+    return all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def everything() -> dict[str, Any]:
+    """All of the above, in one job."""
+    return {
+        "steps": every_step(),
+        "bundles": every_bundle(),
+        "types": other_types(),
+        "compiled": compiled(),
+    }

@@ -1,0 +1,27 @@
+"""Run a function on several gloo processes of this machine and collect what each returns."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shardlang.runtime.launch import Job, launch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def spawn(
+    function: str, processes: int, out: Path, timeout_s: float = 60.0, **env: str
+) -> list[Any]:
+    """The results of `module:function` on every rank.
+
+    Raises:
+        RunError: a rank failed, or the time is up.
+    """
+    command = [sys.executable, str(Path(__file__).with_name("child.py")), function, str(out)]
+    paths = f"{ROOT}:{ROOT / 'tests' / 'runtime'}"
+    launch(Job(command, processes, timeout_s=timeout_s, env={"PYTHONPATH": paths, **env}))
+    return [torch.load(out / f"{rank}.pt", weights_only=False) for rank in range(processes)]
