@@ -14,6 +14,7 @@ from shardlang.passes.lower import Lower
 from shardlang.passes.place_storage import PlaceStorage
 from shardlang.passes.propagate import Propagate
 from shardlang.passes.type_gradients import TypeGradients
+from shardlang.passes.verify_graph import verify_graph
 
 
 class Pass(Protocol):
@@ -36,6 +37,7 @@ def run_passes(graph: ShardGraph, passes: tuple[Pass, ...] = PIPELINE) -> ShardG
     for one in passes:
         start = time.perf_counter()
         graph = one.run(graph)
-        graph.graph.lint()
         seconds[one.name] = time.perf_counter() - start
+        graph.graph.lint()
+        verify_graph(graph, one.name)
     return graph
