@@ -1,0 +1,64 @@
+"""Prove the op rules: `python -m shardlang.rules.prove [--op NAME] [--sample N] [--seed S]`."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+
+import click
+import torch
+
+from shardlang.proof.rules.calls import AtenCall
+from shardlang.proof.rules.own import own_calls
+from shardlang.proof.rules.prove import Tally, prove_call
+from shardlang.proof.rules.samples import Skipped, calls_in, has_rule, op_infos
+
+
+def calls(names: tuple[str, ...], tally: Tally) -> Iterator[tuple[str, AtenCall]]:
+    """All distinct calls that have a rule, op by op, ours first."""
+    seen: set[str] = set()
+    for call in own_calls():
+        name = call.target._schema.name.removeprefix("aten::") if hasattr(call.target, "_schema") else call.target.__name__
+        if not names or name in names:
+            seen.add(call.key)
+            yield name, call
+    for name, infos in op_infos().items():
+        if names and name not in names:
+            continue
+        for info in infos:
+            for call in calls_in(info):
+                if isinstance(call, Skipped):
+                    tally.skipped.append(call)
+                elif not has_rule(call):
+                    tally.missing.setdefault(str(call.target), name)
+                elif call.key not in seen:
+                    seen.add(call.key)
+                    yield name, call
+
+
+@click.command()
+@click.option("--op", "names", multiple=True, help="Only this op (as in PyTorch's op_db); repeatable.")
+@click.option("--sample", type=int, default=None, help="Only so many random calls.")
+@click.option("--most", type=int, default=None, help="At most so many assignments of one call.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random choice.")
+@click.option("--verbose", is_flag=True, help="Print every call.")
+def main(names: tuple[str, ...], sample: int | None, most: int | None, seed: int, verbose: bool) -> None:
+    """Check every legal split of every sample of every op that has a rule."""
+    torch.set_num_threads(1)
+    chooser, tally = random.Random(seed), Tally()
+    found: Iterator[tuple[str, AtenCall]] = calls(names, tally)
+    if sample is not None:
+        every = list(found)
+        found = iter(chooser.sample(every, min(sample, len(every))))
+    for name, call in found:
+        if verbose:
+            print(call, flush=True)
+        for failure in prove_call(name, call, tally, chooser, most):
+            print(f"FAILED {failure}", flush=True)
+    print(tally)
+    sys.exit(1 if tally.failures else 0)
+
+
+if __name__ == "__main__":
+    main()

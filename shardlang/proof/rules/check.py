@@ -1,0 +1,257 @@
+"""One call under one assignment: the sharded program in the simulator against the plain op."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from shardlang.ir.graph import GraphLeaf, GraphResult, ShardGraph, sharding_of
+from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.mesh import Mesh
+from shardlang.ir.rule import Rule, Sharding
+from shardlang.passes.bind_rules import BindRules
+from shardlang.passes.localize import to_program
+from shardlang.passes.pipeline import REWRITE
+from shardlang.proof.rules.assignments import Assignment
+from shardlang.proof.rules.calls import AtenCall
+from shardlang.runtime.pieces import piece_of
+from shardlang.runtime.simulate import Simulator
+
+PARTS = 7
+"""Number of summands of an operand that is passed as a partial sum."""
+
+TOLERANCE = 1e-9
+SEED = 1234
+
+aten: Any = torch.ops.aten
+
+
+class Mismatch(AssertionError):
+    """The sharded program gives other numbers than the op."""
+
+
+def differentiable(x: Tensor) -> bool:
+    """Whether gradients can flow to a tensor."""
+    return x.is_floating_point() or x.is_complex()
+
+
+@dataclass(slots=True)
+class Case:
+    """A call, its rule, and its results and gradients on one device.
+
+    `partial` operands are sums over a leading dim of `PARTS` summands.
+    """
+
+    call: AtenCall
+    fake: FakeTensorMode = field(default_factory=FakeTensorMode)
+    references: dict[frozenset[int], Reference] = field(default_factory=dict)
+
+    def rule(self) -> Rule:
+        """The rule of the call."""
+        graph, node = build(self, frozenset(), None)
+        BindRules().run(graph)
+        return sharding_of(node).rule
+
+    def reference(self, partial: frozenset[int]) -> Reference:
+        """The op on one device, computed once for each set of partial operands."""
+        if partial not in self.references:
+            self.references[partial] = Reference(self.call, partial)
+        return self.references[partial]
+
+
+class Reference:
+    """Results, cotangents and gradients of the plain op."""
+
+    def __init__(self, call: AtenCall, partial: frozenset[int]) -> None:
+        generator = torch.Generator().manual_seed(SEED)
+        self.leaves = [
+            (_summands(x, generator) if i in partial else x.detach().clone())
+            for i, x in enumerate(call.tensors)
+        ]
+        self.trainable = [differentiable(x) for x in self.leaves]
+        fed = [
+            x.detach().clone().requires_grad_() if t else x
+            for x, t in zip(self.leaves, self.trainable, strict=True)
+        ]
+        torch.manual_seed(SEED)
+        summed = [x.sum(0) if i in partial else x.clone() for i, x in enumerate(fed)]
+        self.results = tensors_of(call.run(summed))
+        self.cotangents = [_random_like(y, generator) for y in self.results]
+        self.gradients = gradients(self.results, self.cotangents, fed)
+
+
+def _summands(x: Tensor, generator: torch.Generator) -> Tensor:
+    """`PARTS` random tensors whose sum is `x`."""
+    parts = [_random_like(x, generator) for _ in range(PARTS - 1)]
+    return torch.stack([*parts, x - sum(parts)]).to(x.dtype)
+
+
+def _random_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    if differentiable(x):
+        return torch.randn(x.shape, dtype=x.dtype, generator=generator)
+    return torch.randint(-3, 4, x.shape, generator=generator).to(x.dtype)
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """The tensors of an op's result."""
+    return [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor)]
+
+
+def gradients(
+    results: Sequence[Tensor], cotangents: Sequence[Tensor], leaves: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """The gradient of every leaf that has one."""
+    pairs = [(y, c) for y, c in zip(results, cotangents, strict=True) if y.requires_grad]
+    wanted = [x for x in leaves if x.requires_grad]
+    if not pairs or not wanted:
+        return [None] * len(leaves)
+    roots, seeds = [y for y, _ in pairs], [c for _, c in pairs]
+    found = iter(torch.autograd.grad(roots, wanted, seeds, allow_unused=True))
+    return [next(found) if x.requires_grad else None for x in leaves]
+
+
+def build(
+    case: Case, partial: frozenset[int], assignment: Assignment | None
+) -> tuple[ShardGraph, fx.Node]:
+    """The one-op graph of a case, and the op's node."""
+    graph, leaves = fx.Graph(), []
+    mesh = assignment.mesh if assignment is not None else Mesh(())
+    reference = case.reference(partial)
+    for i, x in enumerate(reference.leaves):
+        node = graph.placeholder(f"x{i}")
+        node.meta["val"] = case.fake.from_tensor(x)
+        kind = "param" if reference.trainable[i] else "input"
+        leaves.append(GraphLeaf(f"x{i}", kind, node, x.dtype, reference.trainable[i]))
+    fed = [
+        _called(graph, case, aten.sum.dim_IntList, (leaf.node, [0]), {}) if i in partial else leaf.node
+        for i, leaf in enumerate(leaves)
+    ]
+    given = iter(fed)
+    args, kwargs = pytree.tree_map_only(
+        Tensor, lambda _: next(given), (case.call.args, case.call.kwargs)
+    )
+    node = _called(graph, case, case.call.target, args, kwargs)
+    done = _result_nodes(graph, node)
+    graph.output(tuple(done))
+    results = [GraphResult(f"y{i}", "output") for i in range(len(done))]
+    return ShardGraph(mesh, graph, leaves, results), node
+
+
+def _called(graph: fx.Graph, case: Case, target: Any, args: Any, kwargs: Any) -> fx.Node:
+    node = graph.call_function(target, args, kwargs)
+    values, keywords = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    with torch.no_grad(), case.fake:
+        node.meta["val"] = target(*values, **keywords)
+    return node
+
+
+def _result_nodes(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
+    val = node.meta["val"]
+    if isinstance(val, Tensor):
+        return [node]
+    found = []
+    for index, item in enumerate(val):
+        if isinstance(item, Tensor):
+            picked = graph.call_function(operator.getitem, (node, index))
+            picked.meta["val"] = item
+            found.append(picked)
+    return found
+
+
+def program_of(case: Case, assignment: Assignment, sharding: Sharding) -> Any:
+    """The local program of a case under an assignment."""
+    partial = frozenset().union(*sharding.linear.values()) if sharding.linear else frozenset()
+    graph, node = build(case, partial, assignment)
+    BindRules().run(graph)
+    own = sharding_of(node)
+    own.factors, own.linear = dict(sharding.factors), dict(sharding.linear)
+    for i, leaf in enumerate(graph.leaves):
+        _place_leaf(graph, leaf.node, own.operand(i), i in partial)
+    for one in REWRITE:
+        graph = one.run(graph)
+    return to_program(graph)
+
+
+def _place_leaf(graph: ShardGraph, node: fx.Node, layout: Layout, partial: bool) -> None:
+    """Lay out a leaf so that it reaches the op without a reshard."""
+    sharding = sharding_of(node)
+    for i, dim in enumerate(layout.dims):
+        sharding.factors[f"d{i + partial}"] = dim
+    if not partial:
+        return
+    axes = tuple(sorted(layout.partial))
+    sharding.factors["d0"] = DimLayout.shard(PARTS, axes)
+    (summed,) = node.users
+    own = sharding_of(summed)
+    own.factors = {name: sharding.factors[name] for name in own.factors}
+
+
+def check(case: Case, assignment: Assignment, sharding: Sharding) -> None:
+    """Compare results and gradients.
+
+    Raises:
+        Mismatch: they differ.
+    """
+    partial = frozenset().union(*sharding.linear.values()) if sharding.linear else frozenset()
+    reference = case.reference(partial)
+    program = program_of(case, assignment, sharding)
+    sim = Simulator(program)
+    local = {leaf.name: sim.place(leaf.name, reference.leaves[i]) for i, leaf in enumerate(program.leaves)}
+    for leaf in program.leaves:
+        for x in local[leaf.name]:
+            x.requires_grad_(leaf.trainable)
+    torch.manual_seed(SEED)
+    results = sim.run(local)
+    layouts = [result.layout for result in program.results]
+    for y, layout, want in zip(results, layouts, reference.results, strict=True):
+        _compare("result", y, layout, want, sim)
+    roots, seeds = [], []
+    for y, layout, cotangent in zip(results, layouts, reference.cotangents, strict=True):
+        for piece, at in zip(y, sim.coords, strict=True):
+            roots.append(piece)
+            seeds.append(piece_of(cotangent, layout, at))
+    leaves = [x for leaf in program.leaves for x in local[leaf.name]]
+    found = gradients(roots, seeds, leaves)
+    for i, leaf in enumerate(program.leaves):
+        mine = found[i * len(sim.coords) : (i + 1) * len(sim.coords)]
+        want = reference.gradients[i]
+        if want is None and all(g is None for g in mine):
+            continue
+        want = torch.zeros_like(reference.leaves[i]) if want is None else want
+        filled = [
+            torch.zeros_like(x) if g is None else g for g, x in zip(mine, local[leaf.name], strict=True)
+        ]
+        _compare(f"gradient of operand {i}", filled, leaf.layout, want, sim)
+
+
+def _compare(what: str, pieces: Sequence[Tensor], layout: Layout, want: Tensor, sim: Simulator) -> None:
+    scale = _scale(want)
+    for piece, at in zip(pieces, sim.coords, strict=True):
+        cut = piece_of(want.detach(), layout, at)
+        if piece.shape != cut.shape or piece.dtype != cut.dtype:
+            raise Mismatch(
+                f"{what} at {at}: {piece.dtype}{list(piece.shape)}, expected {cut.dtype}{list(cut.shape)}"
+            )
+        gap = _gap(piece.detach(), cut) / scale
+        if not gap <= TOLERANCE:
+            raise Mismatch(f"{what} at {at} is off by {gap:.3g} ({layout})")
+
+
+def _scale(x: Tensor) -> float:
+    finite = x.detach()[torch.isfinite(x.detach())] if differentiable(x) else x.new_zeros(0)
+    return max(1.0, float(finite.abs().max())) if finite.numel() else 1.0
+
+
+def _gap(a: Tensor, b: Tensor) -> float:
+    if not differentiable(a):
+        return 0.0 if torch.equal(a, b) else float("inf")
+    same = (a == b) | (a.isnan() & b.isnan())
+    apart = torch.where(same, torch.zeros_like(a), a - b).abs()
+    return float(apart.nan_to_num(float("inf")).max()) if apart.numel() else 0.0

@@ -1,0 +1,88 @@
+"""Proving one call: all its assignments, with a tally."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from shardlang.proof.rules.assignments import assignments
+from shardlang.proof.rules.calls import AtenCall
+from shardlang.proof.rules.check import Case, check
+from shardlang.proof.rules.samples import Skipped
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One assignment under which the sharded program is wrong."""
+
+    op: str
+    call: str
+    assignment: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.op}: {self.call} with {self.assignment}: {self.reason}"
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was proven."""
+
+    ops: set[str] = field(default_factory=set)
+    targets: set[str] = field(default_factory=set)
+    calls: int = 0
+    assignments: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        text = (
+            f"{len(self.ops)} ops, {len(self.targets)} aten overloads, {self.calls} samples, "
+            f"{self.assignments} assignments, {len(self.failures)} failures"
+        )
+        text += f"\nnot traced: {len(self.skipped)} samples of {len({s.op for s in self.skipped})} ops"
+        return text + f"\nwithout a rule: {', '.join(sorted(self.missing)) or 'none'}"
+
+
+def prove_call(
+    name: str, call: AtenCall, tally: Tally, chooser: random.Random, most: int | None = None
+) -> Iterator[Failure]:
+    """Check a call under all its assignments (or `most` random ones); yields the failures."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield from _prove(name, call, tally, chooser, most)
+
+
+def _prove(
+    name: str, call: AtenCall, tally: Tally, chooser: random.Random, most: int | None
+) -> Iterator[Failure]:
+    tally.ops.add(name)
+    tally.targets.add(str(call.target))
+    tally.calls += 1
+    try:
+        case = Case(call)
+        rule = case.rule()
+    except Exception as error:  # whatever a wrong rule raises is a finding
+        failure = Failure(name, str(call), "binding", _reason(error))
+        tally.failures.append(failure)
+        yield failure
+        return
+    pairs = [(a, a.sharding(rule)) for a in assignments(rule)]
+    legal = [(a, s) for a, s in pairs if s is not None]
+    if most is not None and len(legal) > most:
+        legal = chooser.sample(legal, most)
+    for assignment, sharding in legal:
+        tally.assignments += 1
+        try:
+            check(case, assignment, sharding)
+        except Exception as error:
+            failure = Failure(name, str(call), str(assignment), _reason(error))
+            tally.failures.append(failure)
+            yield failure
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}".replace("\n", " ")

@@ -1,0 +1,93 @@
+"""Samples of ops: those of PyTorch's own test suite, and ours where it has none or only small ones."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shardlang.proof.rules.calls import AtenCall, calls_of
+from shardlang.rules.registry import find
+
+DTYPES = (torch.float64, torch.int64, torch.bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A sample, or an op, that could not be traced."""
+
+    op: str
+    reason: str
+
+
+def op_infos() -> dict[str, list[Any]]:
+    """PyTorch's op samples by op name."""
+    from torch.testing._internal.common_methods_invocations import op_db
+
+    found: dict[str, list[Any]] = {}
+    for info in op_db:
+        found.setdefault(info.name, []).append(info)
+    return found
+
+
+def samples_of(info: Any, dtypes: tuple[torch.dtype, ...] = DTYPES) -> Iterator[tuple[Any, Any]]:
+    """Function and arguments of every sample of one op."""
+    supported = info.supported_dtypes("cpu")
+    for dtype in dtypes:
+        if dtype not in supported:
+            continue
+        torch.manual_seed(0)
+        for sample in info.sample_inputs("cpu", dtype, requires_grad=False):
+            yield info.op, ((sample.input, *sample.args), sample.kwargs)
+
+
+def calls_in(info: Any, dtypes: tuple[torch.dtype, ...] = DTYPES) -> Iterator[AtenCall | Skipped]:
+    """The distinct aten calls of an op's samples."""
+    seen: set[str] = set()
+    for function, (args, kwargs) in _guarded(samples_of(info, dtypes)):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                calls = calls_of(function, args, kwargs)
+        except Exception as error:  # a sample that cannot be traced is counted, not proven
+            yield Skipped(info.name, f"{type(error).__name__}: {str(error)[:80]}")
+            continue
+        for call in calls:
+            if call.key not in seen and _plain(call):
+                seen.add(call.key)
+                yield call
+
+
+def _guarded(samples: Iterator[Any]) -> Iterator[Any]:
+    """The samples up to the first that cannot be made on this machine."""
+    while True:
+        try:
+            yield next(samples)
+        except StopIteration:
+            return
+        except (RuntimeError, ImportError, NotImplementedError, AssertionError):
+            return
+
+
+def _plain(call: AtenCall) -> bool:
+    """Strided CPU tensors only, and nothing written in place."""
+    writes = any(
+        a.alias_info is not None and a.alias_info.is_write for a in call.target._schema.arguments
+    )
+    plain = all(x.layout is torch.strided and not x.is_quantized for x in call.tensors)
+    return plain and not writes
+
+
+def has_rule(call: AtenCall) -> bool:
+    """Whether the called op has a rule."""
+    return find(call.target) is not None
+
+
+def example(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    """Uneven numbers of both signs, none of them zero."""
+    generator = torch.Generator().manual_seed(seed + sum(shape) * 31 + len(shape))
+    return torch.randn(shape, dtype=dtype, generator=generator)
