@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from shardlang.passes.errors import PassError
-from shardlang.passes.fx_edit import Editor, argument, gradient_carriers, is_op, val
+from shardlang.passes.fx_edit import Editor, argument, carries_gradient, is_op, val
 from shardlang.passes.view_inverses import put_back
 
 aten = torch.ops.aten
@@ -50,7 +50,6 @@ class _Functionalizer:
     def __init__(self, graph: fx.Graph) -> None:
         self.graph = graph
         self.edit = Editor(graph)
-        self.carriers = gradient_carriers(graph)
         self.roots: dict[fx.Node, _Root] = {}
         self.parents: dict[fx.Node, fx.Node] = {}
         self.fresh: dict[fx.Node, tuple[int, fx.Node]] = {}
@@ -73,14 +72,18 @@ class _Functionalizer:
             if is_op(node, [aten.batch_norm]) and argument(node, "training"):
                 self._expose_running_stats(node, stats)
         output = original[-1]
-        final = {
-            n: self._read(n, output)
-            for n in original
-            if n.op == "placeholder" and n in self.roots and self.roots[n].version > 0
-        }
+        final = {n: self._final_value(n, output) for n in original if self._is_written(n)}
         for node in reversed(written):
             self.graph.erase_node(node)
         return final
+
+    def _is_written(self, node: fx.Node) -> bool:
+        """Whether the node is a placeholder that the program has written."""
+        return node.op == "placeholder" and node in self.roots and self.roots[node].version > 0
+
+    def _final_value(self, node: fx.Node, output: fx.Node) -> fx.Node:
+        """The value that a written placeholder ends with, cut off from autograd."""
+        return self.edit.call(aten.detach.default, self._read(node, output), like=output)
 
     def _alias(self, node: fx.Node) -> None:
         """Find out, by running the node on fakes, whose storage its result is."""
@@ -152,21 +155,23 @@ class _Functionalizer:
 
     def _write(self, node: fx.Node) -> None:
         """Replace an in-place call by its functional form and record the new value."""
-        target = node.args[0]
-        assert isinstance(target, fx.Node)
+        target = written_operand(node)
         if torch.Tag.inplace_view in node.target.tags:  # type: ignore[union-attr]
             raise _no_form(node)
         old = self._read(target, node)
-        self._store(target, self._new_value(node, old), node)
+        value = self._new_value(node, old)
+        if node.meta.get("no_grad"):
+            value = self.edit.call(aten.detach.default, value, like=node)
+        self._store(target, value, node)
 
     def _store(self, target: fx.Node, value: fx.Node, at: fx.Node) -> None:
         """Make `value` the tensor `target`'s value, and so part of what it views."""
-        self._refuse_hidden_gradient(target, at)
         root = self.roots[target]
         chain = [target]
         while chain[-1] in self.parents:
             chain.append(self.parents[chain[-1]])
         olds = [self._read(n, at) for n in chain]
+        self._refuse_hidden_gradient(chain, olds, at)
         version = root.version + 1
         self.fresh[target] = (version, value)
         for view, parent, old in zip(chain, chain[1:], olds[1:], strict=False):
@@ -188,27 +193,31 @@ class _Functionalizer:
             )
         return new
 
-    def _refuse_hidden_gradient(self, target: fx.Node, at: fx.Node) -> None:
-        """Refuse a write under no_grad to a tensor that autograd goes through."""
-        if at.meta.get("no_grad") and target in self.carriers:
-            raise PassError(
-                "SH0357",
-                "an in-place update under no_grad changes a tensor that has a gradient",
-                source=at.meta.get("source", ""),
-                help="update a detached copy instead",
-            )
+    def _refuse_hidden_gradient(
+        self, chain: list[fx.Node], olds: list[fx.Node], at: fx.Node
+    ) -> None:
+        """Refuse a write that autograd does not see to a tensor that it goes through."""
+        hidden = bool(at.meta.get("no_grad"))
+        for node, old in zip(chain, olds, strict=True):
+            if hidden and carries_gradient(old):
+                raise PassError(
+                    "SH0357",
+                    "an in-place update hidden from autograd changes a tensor with a gradient",
+                    source=at.meta.get("source", ""),
+                    help="update a detached copy instead",
+                )
+            hidden = hidden or is_op(node, [aten.detach, aten.detach_])
 
     def _new_value(self, node: fx.Node, old: fx.Node) -> fx.Node:
         """The functional counterpart of an in-place call on a tensor whose value is `old`."""
-        rest, kwargs = fx.map_arg((node.args[1:], dict(node.kwargs)), lambda n: self._read(n, node))
+        given = (node.args, {k: v for k, v in node.kwargs.items() if k != "out"})
+        args, kwargs = fx.map_arg(given, lambda n: self._read(n, node))
         if is_op(node, [aten.copy_]):
-            source = rest[0]
-            assert isinstance(source, fx.Node)
-            return self._fit(source, old, node)
+            assert isinstance(args[1], fx.Node)
+            return self._fit(args[1], old, node)
         if is_op(node, [aten.zero_]):
             return self.edit.call(aten.zeros_like.default, old, like=node)
-        functional = functional_form(node)
-        value = self.edit.call(functional, old, *rest, like=node, **kwargs)
+        value = self.edit.call(functional_form(node), *args, like=node, **kwargs)
         return self._fit(value, old, node)
 
     def _fit(self, value: fx.Node, old: fx.Node, at: fx.Node) -> fx.Node:
@@ -238,20 +247,30 @@ class _Functionalizer:
 
 
 def functional_form(node: fx.Node) -> torch._ops.OpOverload:
-    """The functional overload of an in-place aten call. Raises `PassError` if there is none."""
+    """The functional overload of a writing aten call. Raises `PassError` if there is none."""
     target = node.target
     assert isinstance(target, torch._ops.OpOverload)
-    name = target.overloadpacket.__name__
+    name, overload = target.overloadpacket.__name__, target._overloadname
     functional = f"__{name[3:-2]}__" if name.startswith("__i") else name.removesuffix("_")
-    functional, overload = _RENAMED.get(
-        f"{name}.{target._overloadname}", (functional, target._overloadname)
-    )
-    packet = getattr(aten, functional, None)
-    found = getattr(packet, overload, None)
-    if found is None or len(_written_arguments(target)) != 1:
+    choices = [(functional, overload)]
+    if "out" in _written_arguments(target):
+        choices = [(name, overload.removesuffix("_out")), (name, "default"), (name, "Tensor")]
+    choices.insert(0, _RENAMED.get(f"{name}.{overload}", choices[0]))
+    for packet, suffix in choices:
+        found = getattr(getattr(aten, packet, None), suffix, None)
+        if isinstance(found, torch._ops.OpOverload) and not found._schema.is_mutable:
+            return found
+    raise _no_form(node)
+
+
+def written_operand(node: fx.Node) -> fx.Node:
+    """The only operand that a call writes. Raises `PassError` if there are several."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    written = _written_arguments(node.target)
+    operand = argument(node, written[0])
+    if len(written) != 1 or not isinstance(operand, fx.Node):
         raise _no_form(node)
-    assert isinstance(found, torch._ops.OpOverload)
-    return found
+    return operand
 
 
 def _no_form(node: fx.Node) -> PassError:

@@ -11,6 +11,7 @@ from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
+_DETACH = torch.ops.aten.detach.default
 KEPT_META = ("module", "source", "no_grad")
 
 
@@ -87,17 +88,33 @@ def has_argument(node: fx.Node, name: str) -> bool:
 def gradient_carriers(graph: fx.Graph) -> set[fx.Node]:
     """Nodes through which a gradient may flow to a trainable parameter or a float input."""
     carriers: set[fx.Node] = set()
-    detach = torch.ops.aten.detach.default
     for node in graph.nodes:
         if not may_have_gradient(node):
             continue
-        if node.op == "placeholder":
-            starts = node.meta.get("trainable", False) or node.meta.get("kind") == "input"
-        else:
-            starts = node.target is not detach and any(n in carriers for n in node.all_input_nodes)
-        if starts:
+        passes = node.target is not _DETACH and any(n in carriers for n in node.all_input_nodes)
+        if passes or _is_source(node):
             carriers.add(node)
     return carriers
+
+
+def carries_gradient(node: fx.Node) -> bool:
+    """Whether a gradient may flow from this node to a trainable parameter or a float input."""
+    pending, seen = [node], set[fx.Node]()
+    while pending:
+        node = pending.pop()
+        if node in seen or not may_have_gradient(node) or node.target is _DETACH:
+            continue
+        seen.add(node)
+        if _is_source(node):
+            return True
+        pending.extend(node.all_input_nodes)
+    return False
+
+
+def _is_source(node: fx.Node) -> bool:
+    """Whether gradients end in this placeholder."""
+    wanted = node.meta.get("trainable", False) or node.meta.get("kind") == "input"
+    return node.op == "placeholder" and wanted
 
 
 def may_have_gradient(node: fx.Node) -> bool:

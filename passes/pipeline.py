@@ -6,7 +6,9 @@ import time
 from typing import Protocol
 
 from shardlang.ir.graph import ShardGraph
+from shardlang.passes.align_units import AlignUnits
 from shardlang.passes.bind_rules import BindRules
+from shardlang.passes.defer_reductions import DeferReductions
 from shardlang.passes.fuse_collectives import FuseCollectives
 from shardlang.passes.insert_reshards import InsertReshards
 from shardlang.passes.localize import Localize
@@ -26,8 +28,15 @@ class Pass(Protocol):
     def run(self, graph: ShardGraph) -> ShardGraph: ...
 
 
-PROPAGATE: tuple[Pass, ...] = (BindRules(), Propagate(), PlaceStorage())
-REWRITE: tuple[Pass, ...] = (Lower(), InsertReshards(), TypeGradients(), FuseCollectives(), Localize())
+PROPAGATE: tuple[Pass, ...] = (BindRules(), AlignUnits(), Propagate(), PlaceStorage())
+REWRITE: tuple[Pass, ...] = (
+    Lower(),
+    DeferReductions(),
+    InsertReshards(),
+    TypeGradients(),
+    FuseCollectives(),
+    Localize(),
+)
 PIPELINE: tuple[Pass, ...] = PROPAGATE + REWRITE
 
 
