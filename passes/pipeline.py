@@ -15,6 +15,7 @@ from shardlang.passes.localize import Localize
 from shardlang.passes.lower import Lower
 from shardlang.passes.place_storage import PlaceStorage
 from shardlang.passes.propagate import Propagate
+from shardlang.passes.record_layouts import RecordLayouts
 from shardlang.passes.type_gradients import TypeGradients
 from shardlang.passes.verify_graph import verify_graph
 
@@ -28,7 +29,13 @@ class Pass(Protocol):
     def run(self, graph: ShardGraph) -> ShardGraph: ...
 
 
-PROPAGATE: tuple[Pass, ...] = (BindRules(), AlignUnits(), Propagate(), PlaceStorage())
+PROPAGATE: tuple[Pass, ...] = (
+    BindRules(),
+    AlignUnits(),
+    Propagate(),
+    PlaceStorage(),
+    RecordLayouts(),
+)
 REWRITE: tuple[Pass, ...] = (
     Lower(),
     DeferReductions(),
