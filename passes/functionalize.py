@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from shardlang.passes.errors import PassError
-from shardlang.passes.fx_edit import Editor, argument, carries_gradient, is_op, val
+from shardlang.passes.fx_edit import KEPT_META, Editor, argument, carries_gradient, is_op, val
 from shardlang.passes.view_inverses import put_back
 
 aten = torch.ops.aten
@@ -83,7 +83,10 @@ class _Functionalizer:
 
     def _final_value(self, node: fx.Node, output: fx.Node) -> fx.Node:
         """The value that a written placeholder ends with, cut off from autograd."""
-        return self.edit.call(aten.detach.default, self._read(node, output), like=output)
+        value = self._read(node, output)
+        final = self.edit.call(aten.detach.default, value, like=output)
+        final.meta |= {key: value.meta[key] for key in KEPT_META if key in value.meta}
+        return final
 
     def _alias(self, node: fx.Node) -> None:
         """Find out, by running the node on fakes, whose storage its result is."""
@@ -258,9 +261,17 @@ def functional_form(node: fx.Node) -> torch._ops.OpOverload:
     choices.insert(0, _RENAMED.get(f"{name}.{overload}", choices[0]))
     for packet, suffix in choices:
         found = getattr(getattr(aten, packet, None), suffix, None)
-        if isinstance(found, torch._ops.OpOverload) and not found._schema.is_mutable:
+        if not isinstance(found, torch._ops.OpOverload) or found._schema.is_mutable:
+            continue
+        if _types(found) == _types(target):
             return found
     raise _no_form(node)
+
+
+def _types(target: torch._ops.OpOverload) -> list[str]:
+    """The types of an operator's operands, without an `out`."""
+    ignored = ("out", "generator")
+    return [str(a.type) for a in target._schema.arguments if a.name not in ignored]
 
 
 def written_operand(node: fx.Node) -> fx.Node:

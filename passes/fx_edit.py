@@ -102,7 +102,8 @@ def carries_gradient(node: fx.Node) -> bool:
     pending, seen = [node], set[fx.Node]()
     while pending:
         node = pending.pop()
-        if node in seen or not may_have_gradient(node) or node.target is _DETACH:
+        cut = node.target is _DETACH or (node.op == "call_function" and node.meta.get("no_grad"))
+        if node in seen or cut or not may_have_gradient(node):
             continue
         seen.add(node)
         if _is_source(node):

@@ -157,6 +157,14 @@ def _new_factory(edit: Editor, node: fx.Node) -> None:
     node.kwargs = {"dtype": dtype, "device": CPU}
 
 
+def _empty(edit: Editor, node: fx.Node) -> None:
+    """Uninitialized memory becomes zeros, so that a program has one meaning."""
+    like = is_op(node, [aten.empty_like])
+    dtype = val(node).dtype
+    node.target = aten.zeros_like.default if like else aten.zeros.default
+    node.args, node.kwargs = node.args[:1], {"dtype": dtype, "device": CPU}
+
+
 def _unit(edit: Editor, node: fx.Node) -> None:
     """Drop a product with one, and a sum of integers with zero."""
     operand, other = node.args[0], node.args[1]
@@ -207,6 +215,7 @@ _RULES: tuple[tuple[list[Any], Callable[[Editor, fx.Node], None]], ...] = (
     ([aten.detach_], _detach_in_place),
     ([aten.rms_norm], _rms_norm),
     ([aten.new_ones, aten.new_zeros, aten.new_full, aten.new_empty], _new_factory),
+    ([aten.empty, aten.empty_like], _empty),
     ([aten.add, aten.sub, aten.mul, aten.div], _unit),
     ([aten.fill], _fill),
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +14,9 @@ from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_leaves
 
 from shardlang.capture.deferred import all_names, persistent_names
-from shardlang.capture.errors import CaptureError, is_model_file
+from shardlang.capture.errors import CaptureError
 from shardlang.capture.mark import MARK
+from shardlang.capture.stacks import model_frame
 from shardlang.capture.types import Leaf, Result, ValueKey
 
 PREFIX = "model_"
@@ -29,7 +29,6 @@ _KINDS = {
     InputKind.USER_INPUT: "input",
 }
 _PLACEHOLDER_PREFIX = {"param": "p_", "buffer": "b_", "constant": "c_", "input": ""}
-_FRAME = re.compile(r'File "(.+)", line (\d+)')
 
 
 def strip_prefix(name: str) -> str:
@@ -43,7 +42,7 @@ def annotate(graph: fx.Graph) -> None:
     for node in graph.nodes:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         node.meta["module"] = strip_prefix(stack[-1][0]) if stack else ""
-        node.meta["source"] = _model_frame(node.meta.get("stack_trace") or "")
+        node.meta["source"] = model_frame(node.meta.get("stack_trace") or "")
         if not all(_is_static(v) for v in tree_leaves(node.meta.get("val"))):
             raise CaptureError(
                 "SH0354",
@@ -51,14 +50,6 @@ def annotate(graph: fx.Graph) -> None:
                 help="use torch.where or a mask of fixed shape",
                 source=node.meta["source"],
             )
-
-
-def _model_frame(stack_trace: str) -> str:
-    """`file.py:line` of the innermost line of model code in a stack trace."""
-    for path, line in reversed(_FRAME.findall(stack_trace)):
-        if is_model_file(path):
-            return f"{Path(path).name}:{line}"
-    return ""
 
 
 def _is_static(value: Any) -> bool:

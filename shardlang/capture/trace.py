@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import fx, nn
@@ -20,6 +24,7 @@ from shardlang.capture.naming import (
 )
 from shardlang.capture.nest import Skeleton, skeleton, tensors
 from shardlang.capture.source import InputSpec, ModelSource
+from shardlang.capture.stacks import full_stacks
 from shardlang.capture.types import Captured, Leaf
 from shardlang.passes.errors import PassError
 from shardlang.passes.normalize import Normalize
@@ -68,9 +73,39 @@ class _Call(nn.Module):
         self.seen = _Seen()
 
     def forward(self, *flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        result = self._source.call(self.model_, dict(zip(self.names, flat, strict=True)))
+        with _assigned_buffers_written(self.model_):
+            result = self._source.call(self.model_, dict(zip(self.names, flat, strict=True)))
         self.seen.output = skeleton(result)
         return tuple(tensor for _, tensor in tensors(result))
+
+
+@contextlib.contextmanager
+def _assigned_buffers_written(model: nn.Module) -> Iterator[None]:
+    """Turn `self.buffer = value` into a write to the buffer, which export keeps track of."""
+    owned = [(m, name, b) for m in model.modules() for name, b in m._buffers.items()]
+    yield
+    for module, name, old in owned:
+        new = module._buffers.get(name)
+        if old is None or new is None or new is old:
+            continue
+        old.copy_(new.detach())
+        module._buffers[name] = old
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch's own remarks about tracing from the person; errors are raised all the same."""
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _export(
@@ -80,7 +115,7 @@ def _export(
     with deferred.fake_mode:
         fakes = tuple(torch.empty(spec.shape, dtype=spec.dtype) for spec in specs)
     try:
-        with marking(call.model_, mark), export_patches(specs):
+        with _quiet(), marking(call.model_, mark), export_patches(specs), full_stacks():
             return torch.export.export(call, fakes, strict=False)
     except CaptureError:
         raise
@@ -88,6 +123,7 @@ def _export(
         raise _explain(error) from error
 
 
+_CHATTY = ("torch.fx.experimental.symbolic_shapes", "torch.export", "torch._export")
 _DATA_DEPENDENT = ("DataDependent", "GuardOnDataDependent", "data-dependent", "Data dependent")
 
 

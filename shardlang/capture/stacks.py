@@ -1,0 +1,44 @@
+"""Where in the model's code a traced operator comes from."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from torch.fx.proxy import TracerBase
+
+from shardlang.capture.errors import is_model_file
+
+_FILTER = "_filter_traceback_frames"
+_FRAME = re.compile(r'File "(.+)", line (\d+)')
+_ENTRY = str(Path(__file__).with_name("trace.py"))
+
+
+@contextlib.contextmanager
+def full_stacks() -> Iterator[None]:
+    """Let tracing record every frame of model code, not those called `forward` alone."""
+    if not hasattr(TracerBase, _FILTER):
+        yield
+        return
+    with mock.patch.object(TracerBase, _FILTER, _model_frames):
+        yield
+
+
+def _model_frames(tracer: Any, frames: traceback.StackSummary) -> traceback.StackSummary:
+    """The frames of model code inside the traced call."""
+    entered = [i for i, frame in enumerate(frames) if frame.filename == _ENTRY]
+    inside = frames[entered[-1] + 1 :] if entered else []
+    return traceback.StackSummary.from_list([f for f in inside if is_model_file(f.filename)])
+
+
+def model_frame(stack_trace: str) -> str:
+    """`file.py:line` of the innermost line of model code in a recorded stack trace."""
+    for path, line in reversed(_FRAME.findall(stack_trace)):
+        if is_model_file(path):
+            return f"{Path(path).name}:{line}"
+    return ""
