@@ -1,6 +1,6 @@
 """Indexing functions that devices run where the indexed dim is split.
 
-Reading gives a summand: rows held elsewhere come out as zeros. Writing drops what belongs elsewhere,
+Reading gives a summand: rows held elsewhere are zeros. Writing drops what belongs elsewhere,
 by letting it fall into one more index that is cut off afterwards.
 """
 

@@ -15,7 +15,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
 from shardlang.ir.here import specialise
-from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.layout import DimLayout, Layout, all_pieces_nonempty
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.rules.call import Call
@@ -45,21 +45,24 @@ def _values(tree: Any) -> Any:
     return pytree.tree_map_only(fx.Node, lambda node: node.meta["val"], tree)
 
 
-def shardings(rule: Rule, axis: Axis) -> Iterator[Sharding]:
-    """Every way to put one axis on the op."""
+def shardings(rule: Rule, axis: Axis, empty: bool) -> Iterator[Sharding]:
+    """Every way to put one axis on the op; `empty`: also where some device holds nothing."""
     for name, _ in rule.sizes:
         group = {name, *(n for link in rule.linked if name in link for n in link)}
         if group & (rule.whole | rule.lowered):
             continue
         factors = {n: DimLayout.shard(s, (axis,) if n in group else ()) for n, s in rule.sizes}
-        yield Sharding(rule, factors)
+        if empty or all(map(all_pieces_nonempty, factors.values())):
+            yield Sharding(rule, factors)
     for linear in rule.linear:
         whole = Sharding.whole(rule)
         whole.linear[axis] = linear
         yield whole
 
 
-def check(op: Any, *args: Any, ways: tuple[int, ...] = (2, 3), **kwargs: Any) -> int:
+def check(
+    op: Any, *args: Any, ways: tuple[int, ...] = (2, 3), empty: bool = True, **kwargs: Any
+) -> int:
     """Number of shardings of the call that were compared."""
     call, tensors = call_of(op, *args, **kwargs)
     declared = find(op)
@@ -68,7 +71,7 @@ def check(op: Any, *args: Any, ways: tuple[int, ...] = (2, 3), **kwargs: Any) ->
     count = 0
     for way in ways:
         axis = Axis("a", way)
-        for sharding in shardings(rule, axis):
+        for sharding in shardings(rule, axis, empty):
             _compare(declared, call, sharding, tensors, Mesh((axis,)))
             count += 1
     return count
