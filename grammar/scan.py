@@ -15,12 +15,26 @@ from shardlang.grammar.diagnostics import Span
 
 Kind = Literal["comment", "string", "unclosed", "word", "number", "mark", "stray"]
 
-# fmt: off
-STATEMENTS = (
-    "use", "let", "mesh", "dims", "model", "input", "output", "loss", "param", "buffer", "store",
-    "value", "optimizer", "pipeline", "expect",
-)
-# fmt: on
+FORMS = {
+    "use": 'use "FILE"',
+    "let": "let NAME = VALUE",
+    "mesh": "mesh { NAME = SIZE }",
+    "dims": "dims { NAME = AXES }",
+    "model": 'model "FILE.py:FUNCTION"(NAME = VALUE)',
+    "input": "input NAME : TYPE[SIZES] [LAYOUT]",
+    "output": "output NAME [LAYOUT]",
+    "loss": "loss NAME",
+    "param": 'param "PATTERN" [LAYOUT]',
+    "buffer": 'buffer "PATTERN" [LAYOUT]',
+    "store": 'store "PATTERN" over AXES',
+    "value": 'value "MODULES".out [LAYOUT]',
+    "optimizer": "optimizer NAME(NAME = VALUE)",
+    "pipeline": 'pipeline AXIS { split "MODULES" }',
+    "expect": 'expect { forbid COLLECTIVE over AXES in "MODULES" }',
+}
+"""How each statement is written."""
+
+STATEMENTS = tuple(FORMS)
 """The words that begin a statement."""
 
 LATER = ("precision", "recompute", "cluster")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from shardlang.grammar.diagnostics import Diagnostic, Label, error, join_words, quote
-from shardlang.grammar.scan import LATER, STATEMENTS, Source, Token, statement_starts
+from shardlang.grammar.scan import FORMS, LATER, STATEMENTS, Source, Token, statement_starts
 
 _OPEN = {"{": "}", "[": "]", "(": ")"}
 _CLOSE = {closer: opener for opener, closer in _OPEN.items()}
@@ -119,7 +119,8 @@ def lexical_findings(syntax: Syntax) -> list[Diagnostic]:
             )
         if token.kind == "stray":
             if token.start != last_stray:
-                found.append(error("SH0102", f"{_shown(token.text)} means nothing here", span))
+                message = f"{_shown(token.text)} means nothing here"
+                found.append(error("SH0102", message, span, help="remove it"))
             last_stray = token.end
     return found
 
@@ -154,8 +155,11 @@ def explain_failure(syntax: Syntax, failure: Failure, begin: int) -> tuple[Diagn
     found = syntax.token_at(failure.offset)
     start = syntax.statement_of(failure.offset, begin)
     resume = syntax.next_statement(failure.offset, start)
+    if found is not None and found.text in LATER and "USE" in failure.expected:
+        return _not_supported(syntax, found), syntax.next_statement(found.end, start)
+    form = _form(syntax, start)
     if found is None or found.start == resume:
-        return _cut_short(syntax, failure, found), resume
+        return _cut_short(syntax, failure, found, form), resume
     span = syntax.source.span(found.start, found.end)
     if found.kind == "word" and _may_start_statement(failure, found):
         return _unknown_statement(syntax, found, failure), resume
@@ -169,7 +173,7 @@ def explain_failure(syntax: Syntax, failure: Failure, begin: int) -> tuple[Diagn
         "SH0101",
         f"expected {expected_words(failure.expected)}, found {_shown(found.text)}",
         span,
-        help=_nearest_keyword(found.text, failure.expected) or _hint(found, failure),
+        help=_nearest_keyword(found.text, failure.expected) or _hint(found, failure) or form,
     )
     return diagnostic, resume
 
@@ -190,7 +194,15 @@ def expected_words(expected: frozenset[str]) -> str:
     return join_words(sorted(words, key=lambda word: (word.startswith("`"), word)))
 
 
-def _cut_short(syntax: Syntax, failure: Failure, found: Token | None) -> Diagnostic:
+def _form(syntax: Syntax, start: int) -> str:
+    """How the statement that starts at an offset is written."""
+    token = syntax.token_at(start)
+    if token is None or token.text not in FORMS:
+        return f"the statements are {join_words(quote(STATEMENTS), 'and')}"
+    return f"the statement is written `{FORMS[token.text]}`"
+
+
+def _cut_short(syntax: Syntax, failure: Failure, found: Token | None, form: str) -> Diagnostic:
     """The statement ends, at the next one or at the end of the file, before it is complete."""
     end = failure.previous_end
     if end is None:
@@ -200,7 +212,7 @@ def _cut_short(syntax: Syntax, failure: Failure, found: Token | None) -> Diagnos
     span = syntax.source.span(end, end)
     wide = type(span)(span.file, line, column, line, column + 1)
     message = f"expected {expected_words(failure.expected)}, found {what}"
-    return error("SH0101", message, wide, help="complete the statement")
+    return error("SH0101", message, wide, help=form)
 
 
 def _may_start_statement(failure: Failure, found: Token) -> bool:
@@ -212,18 +224,16 @@ def _may_start_statement(failure: Failure, found: Token) -> bool:
 
 def _unknown_statement(syntax: Syntax, found: Token, failure: Failure) -> Diagnostic:
     span = syntax.source.span(found.start, found.end)
-    if found.text in LATER:
-        return not_supported(found.text, syntax, found)
     near = _nearest_keyword(found.text, failure.expected)
     known = f"the statements are {join_words(quote(STATEMENTS), 'and')}"
     return error("SH0106", f"unknown statement `{found.text}`", span, help=near or known)
 
 
-def not_supported(word: str, syntax: Syntax, found: Token) -> Diagnostic:
+def _not_supported(syntax: Syntax, found: Token) -> Diagnostic:
     """A statement that a later version will have."""
     return error(
         "SH0108",
-        f"the statement `{word}` is not supported yet",
+        f"the statement `{found.text}` is not supported yet",
         syntax.source.span(found.start, found.end),
         help="remove it",
     )

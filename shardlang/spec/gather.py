@@ -62,8 +62,9 @@ def _add(text: str, file: str, gathered: Gathered, open_files: tuple[Path, ...])
 
 def _add_used(use: t.Use, folder: Path, gathered: Gathered, open_files: tuple[Path, ...]) -> None:
     span = use.path.span
-    if "\0" in use.path.text or not use.path.text:
-        gathered.findings.append(error("SH0109", "the path is empty or holds a null", span))
+    if not is_path(use.path.text):
+        help = 'write the path of a spec: `use "base.shard"`'
+        gathered.findings.append(error("SH0109", "no file can have this path", span, help=help))
         return
     path = folder / use.path.text
     if path.resolve() in open_files:
@@ -76,6 +77,14 @@ def _add_used(use: t.Use, folder: Path, gathered: Gathered, open_files: tuple[Pa
     text = _read(path, span, gathered)
     if text is not None:
         _add(text, str(path), gathered, (*open_files, path.resolve()))
+
+
+def is_path(text: str) -> bool:
+    """Whether a file can have that path: it is not empty, and UTF-8 without a null."""
+    try:
+        return bool(text) and b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _cycle(use: t.Use, path: Path) -> Diagnostic:

@@ -9,6 +9,7 @@ from shardlang.grammar import tree as t
 from shardlang.grammar.diagnostics import error
 from shardlang.patterns import nearest
 from shardlang.spec.draft import Draft
+from shardlang.spec.gather import is_path
 from shardlang.spec.optimizers import check_optimizer_argument, check_optimizer_name
 from shardlang.spec.scope import Scope
 from shardlang.spec.types import Arguments, LiteralValue, ModelRef, OptimizerDecl
@@ -35,7 +36,7 @@ def _hf(
         message = f"unknown kind of model `{node.source.text}`"
         draft.scope.report(error("SH0215", message, node.source.span, help=help))
         return None
-    if not positional or not isinstance(positional[0], str) or not _is_path(positional[0]):
+    if not positional or not isinstance(positional[0], str) or not is_path(positional[0]):
         message = "`hf` takes the path of a config first"
         help = 'write `model hf("config.json", task = "causal-lm")`'
         draft.scope.report(error("SH0215", message, node.source.span, help=help))
@@ -46,16 +47,12 @@ def _hf(
 
 def _python(node: t.Model, named: Arguments, draft: Draft) -> ModelRef | None:
     file, _, function = node.source.text.rpartition(":")
-    if not file.endswith(".py") or not function.isidentifier() or not _is_path(file):
+    if not file.endswith(".py") or not function.isidentifier() or not is_path(file):
         message = f"`{node.source.text}` names no function in a file"
         draft.scope.report(error("SH0215", message, node.source.span, help=_PYTHON_HELP))
         return None
     path = _absolute(draft.folder, file)
     return ModelRef("python", path, function, named, node.span)
-
-
-def _is_path(text: str) -> bool:
-    return bool(text) and "\0" not in text
 
 
 def _absolute(folder: Path, text: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from shardlang.grammar import tree as t
 from shardlang.grammar.diagnostics import (
@@ -42,40 +42,39 @@ def declare_lets(
         if value is not None:
             done.append((name, value))
     given = dict(done)
-    scope.lets = {
-        name: given.get(_end_of_chain(name, lets, given), value)
-        for name, value in scope.lets.items()
-    }
+    for name in lets:
+        end = _chain(name, lets, given)[-1]
+        scope.lets[name] = given.get(end, scope.lets[name])
     return tuple(done)
 
 
-def _end_of_chain(name: str, lets: Mapping[str, t.Let], stops: Mapping[str, Scalar]) -> str:
-    """The first name in `stops` that a let's value leads to, or the last let on the way."""
-    seen = {name}
+def _chain(name: str, lets: Mapping[str, t.Let], stops: Container[str] = ()) -> list[str]:
+    """The lets that a let leads to, itself first, up to a literal, a stop or a repetition."""
+    chain = {name: None}
     while name not in stops:
         value = lets[name].value
-        if not isinstance(value, t.Ident) or value.text not in lets or value.text in seen:
-            return name
+        if not isinstance(value, t.Ident) or value.text not in lets or value.text in chain:
+            break
         name = value.text
-        seen.add(name)
-    return name
+        chain[name] = None
+    return list(chain)
 
 
 def _value_of(name: str, lets: Mapping[str, t.Let], scope: Scope) -> Scalar | None:
-    last = lets[_end_of_chain(name, lets, {})]
-    for let in (lets[name], last):
-        if isinstance(let.value, t.Ident):
-            scope.used.add(let.value.text)
-    if not isinstance(last.value, t.Ident) or last.value.text not in lets:
-        return scope.scalar(last.value) if last is lets[name] else _quietly(last.value, scope)
-    if last is lets[name] or lets[name].value == t.Ident(name):
+    chain = _chain(name, lets)
+    scope.used.update(chain[1:])
+    last = lets[chain[-1]].value
+    if not isinstance(last, t.Ident) or last.text not in lets:
+        return scope.scalar(last) if len(chain) == 1 else _quietly(last)
+    scope.used.add(last.text)
+    if last.text == name and name == min(chain, key=list(lets).index):
         scope.report(_circle(lets[name]))
     return None
 
 
-def _quietly(node: t.Scalar, scope: Scope) -> Scalar | None:
+def _quietly(node: t.Scalar) -> Scalar | None:
     """The value, without repeating the finding that its own let gives."""
-    return Scope(places=scope.places).scalar(node)
+    return Scope().scalar(node)
 
 
 def _circle(let: t.Let) -> Diagnostic:

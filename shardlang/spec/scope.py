@@ -24,6 +24,7 @@ class Scope:
         lets: the value of each let; None where it has none because of an error.
         dims: the axes of each logical dim, `()` for one declared `_`.
         places: kind and place of every declared name.
+        clashing: the names declared twice, of which nothing more is said.
     """
 
     lets: dict[str, Scalar | None] = field(default_factory=dict)
@@ -31,6 +32,7 @@ class Scope:
     dims: dict[str, tuple[str, ...]] = field(default_factory=dict)
     places: dict[str, tuple[Kind, Span]] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    clashing: set[str] = field(default_factory=set)
     findings: list[Diagnostic] = field(default_factory=list)
 
     def report(self, finding: Diagnostic) -> None:
@@ -53,6 +55,7 @@ class Scope:
             and (held[0] != kind or held[1].file == name.span.file)
         ):
             self.report(_declared_twice(name, kind, *held))
+            self.clashing.add(name.text)
             return False
         self.places[name.text] = (kind, name.span)
         return True
@@ -75,9 +78,9 @@ class Scope:
             return self.lets[name.text]
         known = [*self.lets, *CONSTANTS]
         held = self.places.get(name.text)
-        if held is not None:
+        if held is not None and name.text not in self.clashing:
             self.report(_wrong_kind(name, held, "a value", known))
-        else:
+        elif held is None:
             help = _near(name.text, known) or f"declare it: `let {name.text} = ...`"
             self.report(error("SH0211", f"unknown name `{name.text}`", name.span, help=help))
         return None
@@ -120,6 +123,8 @@ class Scope:
             return self.dims[name.text]
         known = [*self.axes, *self.dims]
         held = self.places.get(name.text)
+        if name.text in self.clashing:
+            return None
         if held is not None and held[0] == "let":
             self.report(_wrong_kind(name, held, "an axis or dim", known))
         elif held is None or held[0] == "dim":

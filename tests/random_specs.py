@@ -1,0 +1,273 @@
+"""Random specs: trees of every shape, and mutations of their text.
+
+All draws come from one `random.Random`, so hypothesis can shrink them and a seed repeats them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from shardlang.grammar import tree as t
+from shardlang.grammar.scan import LATER, STATEMENTS
+
+_T = TypeVar("_T")
+
+AXES = ("dp", "tp", "data", "model", "ep")
+DIMS = ("batch", "heads", "mlp", "param", "x")
+LETS = ("b", "seq", "width", "expect", "in")
+WORDS = (*AXES, *DIMS, *LETS, *STATEMENTS, *LATER, "out", "bytes", "forward", "_private", "auto", "hf")
+PATTERNS = (
+    "**", "*", "**.weight", "layers.*", "layers.{0..1}.up.weight", "layers.*.{up,down}.weight",
+    "layers.0", "norm.bias", "layers.*.mlp", "**.{bias,scale}", "head.weight", "logits", "loss",
+    "layers.{0,1}.down.weight", "layers.1.mlp", "tied.weight", "norm.*", "ids", "mask",
+)  # fmt: skip
+ODD_PATTERNS = (
+    "missing.weight", "a\\{b", "{a", "}", "{3..1}", "\\", "", "{a,{b,c}}*", "**.**.**", "🦆.*",
+)  # fmt: skip
+OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
+DTYPES = ("i64", "f32", "bf16", "bool", "i32")
+
+
+class SpecMaker:
+    """Makes trees; `wild` is the chance that a name or number is drawn without regard to sense."""
+
+    def __init__(self, rng: random.Random, wild: float = 0.05) -> None:
+        self.rng = rng
+        self.wild = wild
+
+    def chance(self, probability: float) -> bool:
+        return self.rng.random() < probability
+
+    def many(self, make: Callable[[], _T], least: int, most: int) -> tuple[_T, ...]:
+        return tuple(make() for _ in range(self.rng.randint(least, most)))
+
+    def ident(self, usual: Sequence[str]) -> t.Ident:
+        return t.Ident(self.rng.choice(WORDS if self.chance(self.wild) else usual))
+
+    def pattern(self) -> t.Text:
+        return t.Text(self.rng.choice(ODD_PATTERNS if self.chance(self.wild) else PATTERNS))
+
+    def number(self) -> t.Number:
+        if self.chance(self.wild):
+            return t.Number(self.rng.choice([0, -1, 2**63 - 1, -(2**63) + 1, 10**18]))
+        return t.Number(self.rng.choice([1, 2, 2, 3, 4, 8, 16]))
+
+    def size(self) -> t.Scalar:
+        return self.ident(LETS[:3]) if self.chance(0.15) else self.number()
+
+    def scalar(self) -> t.Scalar:
+        kind = self.rng.randrange(6)
+        if kind == 0:
+            return self.ident((*LETS[:3], "true", "false"))
+        if kind == 1:
+            return t.Text(self.rng.choice(["train", "eval", "causal-lm", "x.json", ""]))
+        if kind == 2:
+            return t.Number(self.rng.choice([0.1, -2.5e-7, 1e22, 3.0, -0.0, 1e-300]))
+        if kind == 3:
+            return t.Size(self.rng.randrange(1000), self.rng.choice(["KiB", "MiB", "GiB", "TiB"]))
+        return self.number()
+
+    def value(self) -> t.Value:
+        return t.ListValue(self.many(self.scalar, 0, 3)) if self.chance(0.15) else self.scalar()
+
+    def argument(self) -> t.Argument:
+        usual = ("width", "task", "depth", "lr", "betas", "clip")
+        name = None if self.chance(self.wild) else self.ident(usual)
+        return t.Argument(name, self.value())
+
+    def product(self) -> t.Product:
+        names = [*AXES[:2], *DIMS[:2]]
+        if self.chance(0.8):
+            return t.Product((self.ident(names),))
+        return t.Product(self.many(lambda: self.ident(names), 1, 2))
+
+    def entry(self) -> t.Entry:
+        kind = self.rng.randrange(8)
+        if kind == 0:
+            return t.OpenEntry()
+        if kind == 1 and self.chance(0.5):
+            return t.RestEntry()
+        if kind < 6:
+            return t.WholeEntry()
+        blocks = self.many(self.size, 1, 3) if self.chance(0.15) else ()
+        return t.AxesEntry(self.product(), blocks)
+
+    def layout(self, least: int = 0) -> t.Layout:
+        if self.chance(0.3):
+            return t.Layout((self.entry(), t.RestEntry()))
+        entries = self.many(self.entry, least, 3)
+        partial = self.many(lambda: self.ident(AXES), 1, 2) if self.chance(self.wild) else ()
+        return t.Layout(entries, partial)
+
+    def ref(self) -> t.Ref:
+        if self.chance(0.7):
+            return self.ident(("ids", "labels", "mask", "loss", "logits"))
+        return self.pattern()
+
+    def axis(self) -> t.AxisDecl:
+        link = self.ident(("nvlink", "ib")) if self.chance(0.2) else None
+        return t.AxisDecl(self.ident(AXES), self.size(), link, self.chance(0.1))
+
+    def mesh(self) -> t.Mesh:
+        names = self.rng.sample(AXES, self.rng.randint(1, 3))
+        names = list(dict.fromkeys([*AXES[:2], *names])) if self.chance(0.9) else names
+        items = [t.AxisDecl(t.Ident(name), t.Number(self.rng.randint(1, 4))) for name in names]
+        return t.Mesh(tuple(items) + (self.many(self.axis, 0, 2) if self.chance(self.wild) else ()))
+
+    def dims_entry(self) -> t.DimsEntry:
+        product = None if self.chance(0.1) else t.Product(self.many(lambda: self.ident(AXES[:2]), 1, 2))
+        return t.DimsEntry(self.many(lambda: self.ident(DIMS), 1, 3), product)
+
+    def dims(self) -> t.Dims:
+        return t.Dims(self.many(self.dims_entry, 0, 3))
+
+    def let(self) -> t.Let:
+        return t.Let(self.ident(LETS), self.scalar())
+
+    def model(self) -> t.Model:
+        if self.chance(0.7):
+            source: t.Ref = t.Text("a:b" if self.chance(self.wild) else "m.py:build")
+            return t.Model(source, self.many(self.argument, 0, 2))
+        first = t.Argument(None, t.Text("c.json"))
+        return t.Model(self.ident(["hf"]), (first, *self.many(self.argument, 0, 2)))
+
+    def input(self) -> t.Input:
+        shape = self.many(self.size, 0, 3)
+        entries = tuple(self.entry() for _ in shape)
+        layout = self.layout() if self.chance(self.wild) else t.Layout(entries)
+        dtype = self.ident(DTYPES)
+        below = self.size() if self.chance(0.2) else None
+        return t.Input(self.many(self.ref, 1, 2), dtype, shape, below, layout)
+
+    def store(self) -> t.Store:
+        what: Any = self.rng.choice(["param", "param", "gradients", "optimizer"])
+        return t.Store(what, self.pattern(), self.product(), self.chance(0.2))
+
+    def value_statement(self) -> t.ValueStatement:
+        side: Any = self.rng.choice(["in", "out"])
+        path = self.many(lambda: self.rng.choice(["0", "1", "logits", "in", "5x"]), 0, 2)
+        selector = t.Selector(side, path) if self.chance(0.5) else None
+        return t.ValueStatement(self.pattern(), selector, self.layout())
+
+    def pipeline(self) -> t.Pipeline:
+        items = [
+            lambda: t.Split(self.pattern() if self.chance(0.5) else None),
+            lambda: t.Schedule(self.ident(["gpipe"]), self.many(self.argument, 0, 2)),
+            lambda: t.Microbatches(self.size()),
+        ]
+        return t.Pipeline(self.ident(AXES), self.many(lambda: self.rng.choice(items)(), 0, 3))
+
+    def select(self) -> t.Select:
+        phase = self.rng.choice([None, "forward", "backward", "update"])
+        axes = self.product() if self.chance(0.5) else None
+        return t.Select(phase, self.rng.choice(OPS), axes, self.pattern() if self.chance(0.4) else None)
+
+    def expect_item(self) -> t.ExpectItem:
+        kind = self.rng.randrange(3)
+        if kind == 0:
+            return t.Forbid(self.select())
+        if kind == 1:
+            return t.LayoutIs(self.pattern(), self.layout())
+        measure: Any = self.rng.choice(["count", "bytes"])
+        comparison = self.rng.choice(["==", "<=", "<", ">=", ">"])
+        return t.Count(measure, self.select(), comparison, self.scalar())
+
+    def statement(self) -> t.Statement:
+        """Any statement but `use`, which would read files."""
+        makers: list[Callable[[], t.Statement]] = [
+            self.input,
+            self.store,
+            self.value_statement,
+            self.let,
+            lambda: t.Output(self.many(self.ref, 1, 2), self.layout()),
+            lambda: t.Loss(self.ref()),
+            lambda: t.Param(self.pattern(), self.layout()),
+            lambda: t.Param(self.pattern(), self.layout(1)),
+            lambda: t.Buffer(self.pattern(), self.layout()),
+            lambda: t.Expect(self.many(self.expect_item, 0, 3)),
+        ]
+        rare: list[Callable[[], t.Statement]] = [
+            self.mesh,
+            self.dims,
+            self.model,
+            self.pipeline,
+            lambda: t.Optimizer(self.ident(["adamw", "sgd"]), self.many(self.argument, 0, 3)),
+        ]
+        return self.rng.choice(rare if self.chance(0.1) else makers)()
+
+    def sensible(self) -> t.Tree:
+        """A tree that declares what it uses, more often than not."""
+        lets = [t.Let(t.Ident(name), t.Number(self.rng.choice([2, 4, 8]))) for name in LETS[:3]]
+        dims = [t.DimsEntry((t.Ident("batch"),), t.Product((t.Ident("dp"),)))]
+        dims += [t.DimsEntry((t.Ident("heads"),), t.Product((t.Ident("tp"),)))]
+        head: list[t.Statement] = [*lets, self.mesh(), t.Dims(tuple(dims)), self.model()]
+        return t.Tree((*head, *self.many(self.statement, 0, 5)))
+
+    def anything(self) -> t.Tree:
+        """Any tree at all, with comments and blank lines."""
+        made = self.many(lambda: t.Use(self.pattern()) if self.chance(0.1) else self.statement(), 0, 6)
+        statements = self._with_trivia(made)
+        return t.Tree(statements, self._foot(bool(statements)))
+
+    def _with_trivia(self, items: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(self._commented(item, index == 0) for index, item in enumerate(items))
+
+    def _commented(self, item: Any, first: bool) -> Any:
+        from dataclasses import replace
+
+        before = self._lines(first)
+        after = self._comment() if self.chance(0.2) else ""
+        if not isinstance(item, t.Mesh | t.Dims | t.Pipeline | t.Expect):
+            return replace(item, trivia=t.Trivia(before, after))
+        head = self._comment() if self.chance(0.2) else ""
+        items = self._with_trivia(item.items)
+        trivia = t.Trivia(before, after, head, self._foot(bool(items)))
+        return replace(item, items=items, trivia=trivia)
+
+    def _comment(self) -> str:
+        text = self.rng.choice([" why", "", "!", ' "quoted" { [', "# twice", " ünï ☃", "\tx"])
+        return "#" + text
+
+    def _lines(self, first: bool) -> tuple[str, ...]:
+        """Comments and single blank lines; a blank line never comes first in its block."""
+        lines: list[str] = []
+        for _ in range(self.rng.choice([0, 0, 1, 2])):
+            blank = self.chance(0.4) and bool(lines or not first) and lines[-1:] != [""]
+            lines.append("" if blank else self._comment())
+        return tuple(lines)
+
+    def _foot(self, follows: bool) -> tuple[str, ...]:
+        lines = list(self._lines(not follows))
+        while lines and not lines[-1]:
+            lines.pop()
+        return tuple(lines)
+
+
+_SNIPPETS = (
+    "{", "}", "[", "]", "(", ")", '"', "#", ",", ":", "=", "+", "*", "...", "_", "?", "..", ".out.1",
+    "over", "as data", "below", "\n", "\r\n", "\t", "\0", "\ud800", "\u2028", "é", "🦆", "9" * 5000,
+    "1e999", "2tp", "512Mib", "-", "expect {", "mesh {", "precision bf16", 'use "x"', "let x = x",
+    'param "', "\\", "regather", "<=", "true", "let a = b let b = a",
+)  # fmt: skip
+
+
+def mutate(text: str, rng: random.Random) -> str:
+    """A text with a few random changes."""
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randint(0, len(text))
+        until = min(len(text), at + rng.choice([0, 1, 1, 3, 20]))
+        kind = rng.randrange(5)
+        if kind == 0:
+            text = text[:at] + text[until:]
+        elif kind == 1:
+            text = text[:at] + rng.choice(_SNIPPETS) + text[at:]
+        elif kind == 2:
+            text = text[:at] + text[at:until] * 2 + text[until:]
+        elif kind == 3:
+            text = text[:at] + chr(rng.choice([rng.randrange(128), rng.randrange(0x11000)])) + text[until:]
+        else:
+            other = rng.randint(0, len(text))
+            text = text[:at] + text[other : other + 15] + text[at:]
+    return text
