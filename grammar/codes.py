@@ -252,6 +252,18 @@ CODES: dict[str, Code] = {
     "SH0502": Code("forbidden collective", "The plan has a collective that `forbid` excludes."),
     "SH0503": Code("layout not met", "The tensor lies otherwise than expected."),
     "SH0504": Code("unknown tensor", "The plan has no tensor by that name."),
+    "SH0506": Code(
+        "proof that fails",
+        "The sharded program and the model disagree. The first value that differs is named.",
+    ),
+    "SH0507": Code(
+        "proof too large",
+        "The proof holds the model and all simulated devices in memory, in float64.",
+    ),
+    "SH0508": Code(
+        "model that cannot be shrunk",
+        "A smaller model would be sharded otherwise, or has nothing to cut.",
+    ),
     # SH06xx: run
     "SH0601": Code(
         "other number of processes",

@@ -28,6 +28,7 @@ from shardlang.ir.layout import dtype_name
 from shardlang.ir.program import LocalProgram
 from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import PIPELINE, Pass, run_passes
+from shardlang.proof.report import Report
 from shardlang.spec.types import InputDecl, Spec
 
 DTYPES = {
@@ -199,7 +200,7 @@ def compile_spec(
         inputs = input_specs(spec, source)
         captured = capture(source, inputs, marked(spec))
     except CaptureError as failure:
-        raise CompileError([_at_model(failure, at)]) from failure
+        raise CompileError([at_model(failure, at)]) from failure
     binding, found = bind(spec, names_of(captured))
     if binding is None or has_errors(found):
         raise CompileError(found)
@@ -207,7 +208,7 @@ def compile_spec(
     try:
         graph = run_passes(build_graph(captured, placements), passes)
     except ShardError as failure:
-        raise CompileError([*found, _at_model(failure, at)]) from failure
+        raise CompileError([*found, at_model(failure, at)]) from failure
     program = to_program(graph) if passes is PIPELINE else _no_program(graph)
     return Compiled(spec, source, inputs, captured, binding, placements, graph, program, found)
 
@@ -217,7 +218,7 @@ def _no_program(graph: ShardGraph) -> LocalProgram:
     return LocalProgram(graph.mesh, graph.graph, (), ())
 
 
-def _at_model(failure: CaptureError | ShardError, span: Span) -> Diagnostic:
+def at_model(failure: CaptureError | ShardError, span: Span) -> Diagnostic:
     """The diagnostic for a failure that the model's code caused."""
     notes = []
     if failure.source:
@@ -249,3 +250,20 @@ def inputs_from_examples(examples: Mapping[str, torch.Tensor]) -> tuple[InputSpe
         )
         for name, value in examples.items()
     )  # fmt: skip
+
+
+def mismatch(report: Report, span: Span) -> Diagnostic:
+    """The diagnostic for a proof that failed: what differs first, and what is worst."""
+    found = report.to_json()
+    notes = []
+    for what in ("loss", "outputs", "gradients", "eager"):
+        part = found[what]
+        if part is not None:
+            error_ = part.get("error", part.get("max_error"))
+            worst = f", worst `{part['worst']}`" if part.get("worst") else ""
+            notes.append(f"{what}: error {error_:.1e}{worst}")
+    first = f"first difference: {report.first}" if report.first else "no single value differs first"
+    return error(
+        "SH0506", "the sharded program does not compute what the model computes", span,
+        notes=[first, *notes], help="this is a fault of a rule or a pass; report it with the spec",
+    )

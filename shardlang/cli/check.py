@@ -19,10 +19,6 @@ def command(context: Context, spec_path: str, no_model: bool) -> None:
     context.findings_are_result = True
     spec = context.load_spec(spec_path)
     if not no_model:
-        from shardlang.compile import compile_spec
-
-        _, findings = compile_spec(spec)
-        context.add(findings)
-        context.stop_on_errors()
+        context.compile(spec)
     context.finish()
     context.say(f"{spec_path}: no errors")

@@ -17,6 +17,7 @@ from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, in_ord
 from shardlang.grammar.render import Sources, render_all, to_json, use_color
 
 if TYPE_CHECKING:
+    from shardlang.compile import Compiled
     from shardlang.spec import Spec
 
 SCHEMA = 1
@@ -65,6 +66,19 @@ class Context:
         self.set_values = dict(spec.set_values)
         self.stop_on_errors()
         return spec
+
+    def compile(self, spec: Spec) -> Compiled:
+        """Compile the spec; with errors, print them and exit with status 1."""
+        from shardlang.compile import CompileError, compile_spec
+
+        try:
+            compiled = compile_spec(spec)
+        except CompileError as failure:
+            self.add(failure.diagnostics)
+            self.fail()
+        self.add(compiled.diagnostics)
+        self.stop_on_errors()
+        return compiled
 
     def add(self, findings: Iterable[Diagnostic]) -> None:
         """Keep findings for the end of the command."""

@@ -74,13 +74,17 @@ def _prove(
     legal = [(a, s) for a, s in pairs if s is not None]
     if most is not None and len(legal) > most:
         legal = chooser.sample(legal, most)
+    wrong = 0
     for assignment, sharding in legal:
+        if wrong == 3:
+            return
         tally.assignments += 1
         try:
             check(case, assignment, sharding)
         except Exception as error:
             failure = Failure(name, str(call), str(assignment), _reason(error))
             tally.failures.append(failure)
+            wrong += 1
             yield failure
 
 

@@ -1,0 +1,72 @@
+"""Proving a spec: estimate the memory, shrink if asked, verify."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shardlang.compile import Compiled, CompileError, compile_spec
+from shardlang.grammar.diagnostics import error
+from shardlang.proof.memory import available_bytes, estimate_bytes, readable
+from shardlang.proof.report import Report
+from shardlang.proof.shrink import CannotShrink, check_same_decisions, shrink
+from shardlang.proof.verify import verify
+from shardlang.spec.types import Spec
+
+
+def _silent(_: str) -> None:
+    return None
+
+
+def verify_compiled(
+    spec: Spec, *, shrink: bool = False, seed: int = 0, say: Callable[[str], None] = _silent
+) -> Report:
+    """Compile and prove a spec.
+
+    Args:
+        shrink: prove a smaller model with the same decisions.
+        say: receives a line of progress.
+
+    Raises:
+        CompileError: the spec does not compile, needs too much memory, or cannot be shrunk.
+        ShardError: its float64 form cannot be sharded.
+    """
+    compiled = compile_spec(spec)
+    cut: tuple[str, ...] = ()
+    if shrink:
+        compiled, cut = _shrunk(compiled)
+        say("cut: " + "; ".join(cut))
+    _check_memory(compiled)
+    say(f"simulating {spec.mesh.devices} devices")
+    report = verify(
+        compiled.captured, compiled.placements, compiled.source, compiled.inputs,
+        seed=seed, train=compiled.train,
+    )  # fmt: skip
+    report.cut = list(cut)
+    return report
+
+
+def _shrunk(large: Compiled) -> tuple[Compiled, tuple[str, ...]]:
+    at = large.spec.model.span
+    try:
+        small = shrink(large.spec, large.source)
+        compiled = compile_spec(small.spec)
+        check_same_decisions(large.program, compiled.program)
+    except CannotShrink as failure:
+        raise CompileError([error("SH0508", str(failure), at)]) from failure
+    return compiled, small.cut
+
+
+def _check_memory(compiled: Compiled) -> None:
+    need = estimate_bytes(compiled.captured, compiled.program, compiled.train)
+    have = available_bytes()
+    if need > 0.8 * have:
+        raise CompileError(
+            [
+                error(
+                    "SH0507",
+                    f"the proof needs about {readable(need)}, and {readable(have)} are free",
+                    compiled.spec.model.span,
+                    help="prove a smaller model with the same decisions: `--shrink`",
+                )
+            ]
+        )

@@ -1,0 +1,194 @@
+"""shrink: a smaller model with the same mesh, the same divisibility and the same decisions.
+
+Repeated layers, batch, sequence and widths are cut; the number of heads, experts and packed blocks
+stays, and a size that leaves a remainder over the mesh keeps leaving one. That the decisions are the
+same is checked, not assumed: the steps of the small program, layer by layer, must be those of the
+large one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shardlang.capture import HfSource, ModelSource
+from shardlang.ir.graph import is_step
+from shardlang.ir.program import LocalProgram, apply_steps
+from shardlang.ir.steps import Step
+from shardlang.spec.types import Axes, InputDecl, ModelRef, Spec
+
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "decoder_layers",
+          "num_decoder_layers", "num_encoder_layers", "layers", "depth")  # fmt: skip
+WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "n_inner", "d_ff",
+          "vocab_size", "moe_intermediate_size", "shared_expert_intermediate_size")  # fmt: skip
+HIDDEN = (("hidden_size", "num_attention_heads"), ("n_embd", "n_head"), ("d_model", "num_heads"),
+          ("d_model", "encoder_attention_heads"))  # fmt: skip
+SMALL_HEAD = 8
+KEPT_LAYERS = 2
+KEPT_LENGTH = 16
+
+
+class CannotShrink(ValueError):
+    """Cutting the model changes how it is sharded, or there is nothing to cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """A smaller spec and what was cut, as text."""
+
+    spec: Spec
+    cut: tuple[str, ...]
+
+
+def shrink(spec: Spec, source: ModelSource) -> Shrunk:
+    """Cut a spec's model and inputs.
+
+    Raises:
+        CannotShrink: nothing can be cut.
+    """
+    arguments, cuts = _model_arguments(spec, source)
+    inputs, more = _inputs(spec)
+    if not cuts and not more:
+        raise CannotShrink("neither the model's sizes nor its inputs can be cut")
+    model: ModelRef = replace(spec.model, arguments=arguments)
+    return Shrunk(replace(spec, model=model, inputs=inputs), (*cuts, *more))
+
+
+def smaller(size: int, ways: int, least: int) -> int:
+    """A size near `least` that divides over `ways`, or leaves a remainder, as `size` does."""
+    if size <= least:
+        return size
+    base = ways * max(1, math.ceil(least / ways))
+    rest = size % ways
+    return min(size, base + (rest if rest else 0))
+
+
+def _model_arguments(spec: Spec, source: ModelSource) -> tuple[Any, list[str]]:
+    if not isinstance(source, HfSource):
+        return _cut_layers_only(spec)
+    config = source.text_config
+    ways = spec.mesh.devices
+    changes: dict[str, Any] = {}
+    for name in LAYERS:
+        have = getattr(config, name, None)
+        if isinstance(have, int) and have > KEPT_LAYERS:
+            changes[name] = _kept_layers(config, have)
+    for name in WIDTHS:
+        have = getattr(config, name, None)
+        if isinstance(have, int):
+            changes[name] = smaller(have, ways * 2, 64 if name != "vocab_size" else 128)
+    changes.update(_cut_heads(config))
+    changes = {k: v for k, v in changes.items() if v != getattr(config, k, None)}
+    kept = tuple((k, v) for k, v in spec.model.arguments if k not in changes)
+    cuts = [f"{name} {getattr(config, name)} -> {value}" for name, value in changes.items()]
+    return (*kept, *changes.items()), cuts
+
+
+def _kept_layers(config: Any, layers: int) -> int:
+    """Two layers, or as many as show every kind of layer."""
+    kinds = getattr(config, "layer_types", None)
+    if not kinds:
+        return KEPT_LAYERS
+    seen = set(kinds)
+    for count in range(KEPT_LAYERS, layers + 1):
+        if set(kinds[:count]) == seen:
+            return count
+    return layers
+
+
+def _cut_heads(config: Any) -> Iterator[tuple[str, int]]:
+    """A smaller head size; the number of heads stays."""
+    for width, heads in HIDDEN:
+        size, count = getattr(config, width, None), getattr(config, heads, None)
+        if not (isinstance(size, int) and isinstance(count, int) and size % count == 0):
+            continue
+        if size // count > SMALL_HEAD:
+            yield width, count * SMALL_HEAD
+        for name in ("head_dim", "d_kv"):
+            if isinstance(getattr(config, name, None), int):
+                yield name, min(getattr(config, name), SMALL_HEAD)
+        return
+
+
+def _cut_layers_only(spec: Spec) -> tuple[Any, list[str]]:
+    """A Python model: the arguments that count layers."""
+    changes = {
+        name: KEPT_LAYERS
+        for name, value in spec.model.arguments
+        if name in LAYERS and isinstance(value, int) and value > KEPT_LAYERS
+    }
+    arguments = tuple((k, changes.get(k, v)) for k, v in spec.model.arguments)
+    have = spec.model.kwargs
+    return arguments, [f"{name} {have[name]} -> {value}" for name, value in changes.items()]
+
+
+def _inputs(spec: Spec) -> tuple[tuple[InputDecl, ...], list[str]]:
+    """Inputs with a small batch and, for token ids, a short sequence."""
+    cut, notes = [], []
+    for decl in spec.inputs:
+        shape = tuple(_input_size(spec, decl, dim, size) for dim, size in enumerate(decl.shape))
+        if shape != decl.shape:
+            notes.append(f"input {decl.pattern} {list(decl.shape)} -> {list(shape)}")
+        cut.append(replace(decl, shape=shape))
+    return tuple(cut), notes
+
+
+def _input_size(spec: Spec, decl: InputDecl, dim: int, size: int) -> int:
+    entry = decl.layout.entries[dim] if dim < len(decl.layout.entries) else None
+    axes = entry.axes if isinstance(entry, Axes) else ()
+    ways = math.prod(spec.mesh[name].size for name in axes)
+    if dim == 0:
+        return smaller(size, ways, 2 * ways)
+    if dim == 1 and len(decl.shape) == 2 and decl.dtype in ("i64", "i32", "bool"):
+        return smaller(size, spec.mesh.devices, KEPT_LENGTH)
+    return size
+
+
+def check_same_decisions(large: LocalProgram, small: LocalProgram) -> None:
+    """Compare the steps of two programs, layer by layer.
+
+    Raises:
+        CannotShrink: they differ; the message names the first place.
+    """
+    ours, theirs = steps_by_place(large), steps_by_place(small)
+    for place, steps in theirs.items():
+        if ours.get(place, Counter()) != steps:
+            raise CannotShrink(
+                f"the smaller model is resharded otherwise in `{place or 'the model'}`: "
+                f"{_words(steps)} instead of {_words(ours.get(place, Counter()))}"
+            )
+    layer = re.compile(r"\.\d+(\.|$)")
+    for place in ours.keys() - theirs.keys():
+        if not layer.search(place):
+            raise CannotShrink(f"the smaller model lacks the steps of `{place}`")
+
+
+def _words(steps: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(steps.items())) or "nothing"
+
+
+def steps_by_place(program: LocalProgram) -> dict[str, Counter[str]]:
+    """For every module, its steps: kind, axes, and backward move.
+
+    Gradient buckets are left out: how many there are follows from the sizes alone.
+    """
+    found: dict[str, Counter[str]] = {}
+    for node in program.graph.nodes:
+        if is_step(node) and node.target is not apply_steps:
+            step = node.args[1]
+            assert isinstance(step, Step)
+            text = f"{step.kind} over {'*'.join(a.name for a in step.axes)} ({step.backward.value})"
+            found.setdefault(node.meta.get("module", ""), Counter())[text] += 1
+    return found
+
+
+Say = Callable[[str], None]
+
+
+def describe(cut: Sequence[str]) -> str:
+    """What was cut, in one line."""
+    return "; ".join(cut)
