@@ -105,7 +105,7 @@ class Call:
         items = [value] if isinstance(value, int) else list(value)
         return tuple(sorted(d + rank if d < 0 else d for d in items))
 
-    def replace(self, **changes: Any) -> LocalCall:
+    def replace(self, /, **changes: Any) -> LocalCall:
         """The same op with some arguments changed."""
         merged = {**self.arguments, **changes}
         return rebuild(self.target, self.names, merged)

@@ -7,6 +7,7 @@ dim lie: their first global index, or the list of them all where they have gaps.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 from shardlang.ir.here import PieceAt
+from shardlang.ir.layout import DimLayout
+from shardlang.ir.mesh import Coord
 from shardlang.runtime.pieces import piece_here
 
 Positions = int | Sequence[int]
@@ -141,6 +144,60 @@ def causal_attention(
     return torch.nn.functional.scaled_dot_product_attention(
         query, key, value, column <= row.unsqueeze(-1), scale=scale, enable_gqa=enable_gqa
     )
+
+
+def runs(dim: DimLayout, coord: Coord) -> list[tuple[int, int]]:
+    """Start and end of every stretch of consecutive indices that a device holds, in local order."""
+    found: list[tuple[int, int]] = []
+    for index in dim.indices(coord):
+        if found and found[-1][1] == index:
+            found[-1] = (found[-1][0], index + 1)
+        else:
+            found.append((index, index + 1))
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
+def all_runs(dim: DimLayout) -> tuple[tuple[int, int], ...]:
+    """The runs of all devices, in the order of the dim."""
+    coords: list[dict[str, int]] = [{}]
+    for axis in dim.axes:
+        coords = [{**at, axis.name: i} for at in coords for i in range(axis.size)]
+    return tuple(sorted(run for at in coords for run in runs(dim, at)))
+
+
+def _pieces_of_runs(x: Tensor, dim: int, piece: PieceAt) -> list[tuple[int, Tensor]]:
+    """Every local run of `x` with its number among all runs."""
+    (layout,) = piece.layout.dims
+    numbers = {run: i for i, run in enumerate(all_runs(layout))}
+    mine = runs(layout, piece.coord)
+    cut = x.split([end - start for start, end in mine], dim)
+    return [(numbers[run], part) for run, part in zip(mine, cut, strict=True)]
+
+
+def run_totals(
+    x: Tensor, dim: int, count: int, product: bool = False, piece: PieceAt | None = None
+) -> Tensor:
+    """Sum (or product) of each of `count` runs along `dim`; zero for runs that lie elsewhere."""
+    mine = [(0, x)] if piece is None else _pieces_of_runs(x, dim, piece)
+    totals = {i: part.prod(dim) if product else part.sum(dim) for i, part in mine}
+    zero = x.narrow(dim, 0, 0).sum(dim)
+    return torch.stack([totals.get(i, zero) for i in range(count)], dim)
+
+
+def scanned(
+    x: Tensor, totals: Tensor, dim: int, product: bool = False, piece: PieceAt | None = None
+) -> Tensor:
+    """Running sum (or product) along `dim`, given the totals of all runs."""
+    mine = [(0, x)] if piece is None else _pieces_of_runs(x, dim, piece)
+    done = [x.narrow(dim, 0, 0)]
+    for number, part in mine:
+        before = totals.narrow(dim, 0, number)
+        if product:
+            done.append(part.cumprod(dim) * before.prod(dim, keepdim=True))
+        else:
+            done.append(part.cumsum(dim) + before.sum(dim, keepdim=True))
+    return torch.cat(done, dim)
 
 
 def attention_scores(query: Tensor, key: Tensor) -> Tensor:

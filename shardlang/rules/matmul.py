@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from shardlang.rules.call import Call
+from shardlang.ir.rule import Sharding
+from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.registry import rule
 from shardlang.rules.shapes import aligned, arrow, broadcast, dim_names, fixed, tensor
 
@@ -192,12 +193,16 @@ def _kron(call: Call) -> str:
 rule(aten.kron, spec=_kron, linear=["self", "other"])
 
 
+def _vector_dim(call: Call) -> int:
+    """The dim of cross: where none is given, the first of size 3."""
+    if call["dim"] is None:
+        return next(i for i, size in enumerate(call.shapes[0]) if size == 3)
+    return int(call["dim"])
+
+
 def _along_dim(call: Call) -> str:
     """cross: the vector dim stays whole, all others are broadcast."""
-    dim = call["dim"]
-    if dim is None:
-        dim = next(i for i, size in enumerate(call.shapes[0]) if size == 3)
-    rank = len(call.out)
+    dim, rank = _vector_dim(call), len(call.out)
     mark = [n + "!" * (i == dim % rank) for i, n in enumerate(dim_names(rank))]
     operands = []
     for shape in call.shapes:
@@ -207,7 +212,15 @@ def _along_dim(call: Call) -> str:
     return arrow(operands, [tensor(mark)])
 
 
-rule(aten.cross, aten.linalg_cross, spec=_along_dim, linear=["self", "other"])
+def _cross_here(call: Call, sharding: Sharding) -> LocalCall:
+    """Name the dim: a local size may be 3 too."""
+    return call.replace(dim=_vector_dim(call))
+
+
+rule(
+    aten.cross, aten.linalg_cross, spec=_along_dim, localize=_cross_here,
+    linear=["self", "other"],
+)  # fmt: skip
 
 
 def _vecdot(call: Call) -> str:

@@ -28,17 +28,22 @@ rule(local.min_over, spec=_over, reduce="min", detached=True)
 def shifted(emit: Emit, x: fx.Node, dims: Sequence[int]) -> tuple[fx.Node, fx.Node]:
     """`x` less its maximum over `dims`, and that maximum (without gradient; 0 where infinite)."""
     best = emit(local.max_over, x, list(dims), True)
-    finite = emit(aten.masked_fill.Scalar, best, emit(aten.isinf, best), 0)
+    finite = emit(aten.masked_fill.Scalar, best, emit(aten.isinf.default, best), 0)
     return emit(aten.sub.Tensor, x, finite), finite
 
 
-def split_softmax(emit: Emit, x: fx.Node, dim: int, log: bool = False) -> fx.Node:
-    """softmax over a split dim; a row of -inf alone gives nan, as it does on one device."""
+def split_softmax(
+    emit: Emit, x: fx.Node, dim: int, log: bool = False, safe: bool = False
+) -> fx.Node:
+    """softmax over a split dim; a row of -inf alone gives nan, or zeros if `safe`."""
     moved, _ = shifted(emit, x, [dim])
     powers = emit(aten.exp.default, moved)
     total = emit(aten.sum.dim_IntList, powers, [dim], True)
     if log:
         return emit(aten.sub.Tensor, moved, emit(aten.log.default, total))
+    if safe:
+        none = emit(aten.eq.Scalar, total, 0)
+        total = emit(aten.masked_fill.Scalar, total, none, 1)
     return emit(aten.div.Tensor, powers, total)
 
 
@@ -61,9 +66,7 @@ def _spec(call: Call) -> str:
 def _lower(call: Call, sharding: Sharding, emit: Emit, log: bool, safe: bool = False) -> fx.Node:
     """softmax in the wider of the given dtype and the summing one, cast to the result's dtype."""
     x = in_wide(emit, call["self"], wide_dtype(call.results[0].dtype))
-    out = split_softmax(emit, x, call.dim(), log)
-    if safe:
-        out = emit(aten.masked_fill.Scalar, out, emit(aten.isnan, out), 0)
+    out = split_softmax(emit, x, call.dim(), log, safe)
     return in_dtype(emit, out, call.results[0].dtype)
 
 
@@ -71,11 +74,16 @@ def _softmax(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     return _lower(call, sharding, emit, log=False)
 
 
+def _safe_softmax(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+    return _lower(call, sharding, emit, log=False, safe=True)
+
+
 def _log_softmax(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     return _lower(call, sharding, emit, log=True)
 
 
 rule(aten.softmax.int, aten._softmax.default, aten.special_softmax, spec=_spec, lower=_softmax)
+rule(aten._safe_softmax, spec=_spec, lower=_safe_softmax)
 rule(
     aten.log_softmax.int, aten._log_softmax.default, aten.special_log_softmax,
     spec=_spec, lower=_log_softmax,

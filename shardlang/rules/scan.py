@@ -1,0 +1,92 @@
+"""Running sums and products, and full products: a split dim needs the totals of all pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from shardlang.ir.here import Piece
+from shardlang.ir.layout import Layout
+from shardlang.ir.rule import Sharding
+from shardlang.rules import local
+from shardlang.rules.call import Call, LocalCall
+from shardlang.rules.registry import Emit, rule
+from shardlang.rules.shapes import arrow, dim_names, fixed, one_dim, reduction, tensor
+from shardlang.rules.softmax import in_dtype, in_wide
+
+aten: Any = torch.ops.aten
+
+
+def _totals_spec(call: Call) -> str:
+    names, totals = dim_names(call.rank("x")), dim_names(call.rank("x"))
+    totals[call["dim"]] = f"w={call['count']}!"
+    return arrow([tensor(names)], [tensor(totals)])
+
+
+def _here(call: Call, sharding: Sharding) -> LocalCall:
+    """Hand over which runs of the dim a device holds."""
+    dim = sharding.operand(0).dims[call["dim"]]
+    return call.replace(piece=Piece(Layout((dim,)))) if dim.axes else call.replace()
+
+
+rule(local.run_totals, spec=_totals_spec, localize=_here, passes=False)
+
+
+def _scanned_spec(call: Call) -> str:
+    names, totals = dim_names(call.rank("x")), dim_names(call.rank("x"))
+    totals[call["dim"]] = "w!"
+    return arrow([tensor(names), tensor(totals)], [tensor(names)])
+
+
+rule(local.scanned, spec=_scanned_spec, localize=_here)
+
+
+def _runs(sharding: Sharding, dim: int) -> int:
+    return len(local.all_runs(sharding.operand(0).dims[dim]))
+
+
+def _scan(product: bool) -> Callable[[Call, Sharding, Emit], fx.Node]:
+    def lower(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+        dim, out = call.dim(), call.results[0].dtype
+        x = in_wide(emit, in_dtype(emit, call["self"], out))
+        totals = emit(local.run_totals, x, dim, _runs(sharding, dim), product)
+        return in_dtype(emit, emit(local.scanned, x, totals, dim, product), out)
+
+    return lower
+
+
+def _scanned_dim(call: Call) -> str:
+    return fixed(call, one_dim(call), "~")
+
+
+rule(aten.cumsum.default, spec=_scanned_dim, linear=["self"], lower=_scan(False))
+rule(aten.cumprod.default, spec=_scanned_dim, lower=_scan(True))
+rule(
+    aten.cummax.default, aten.cummin.default, aten.logcumsumexp.default, aten._logcumsumexp.default,
+    spec=lambda call: fixed(call, one_dim(call)),
+)  # fmt: skip
+
+
+def _product_dims(call: Call) -> Sequence[int]:
+    return one_dim(call) if "dim" in call.names else tuple(range(len(call.shapes[0])))
+
+
+def _product_spec(call: Call) -> str:
+    return reduction(call, _product_dims(call), "~", bool(call.get("keepdim", False)))
+
+
+def _lower_product(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+    """The product of the products of all pieces."""
+    out = call.results[0].dtype
+    x = in_wide(emit, in_dtype(emit, call["self"], out))
+    for dim in _product_dims(call):
+        if sharding.operand(0).dims[dim].axes:
+            x = emit(local.run_totals, x, dim, _runs(sharding, dim), True)
+    target, args, kwargs = call.replace(self=x, dtype=None)
+    return in_dtype(emit, emit(target, *args, **kwargs), out)
+
+
+rule(aten.prod.default, aten.prod.dim_int, spec=_product_spec, lower=_lower_product)
