@@ -85,7 +85,8 @@ class _SimulatedStep(torch.autograd.Function):
     def forward(ctx: Any, step: Step, mesh: Mesh, *xs: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         ctx.step, ctx.mesh = step, mesh
         out = move_all(step.forward, step, xs, mesh, backward=False)
-        if step.reduce != "sum" or not out[0].is_floating_point():
+        carries = out[0].is_floating_point() or out[0].is_complex()
+        if step.reduce != "sum" or not carries:
             ctx.mark_non_differentiable(*out)
         return tuple(out)
 
@@ -98,6 +99,14 @@ class _SimulatedStep(torch.autograd.Function):
 def simulated_step(step: Step, xs: Sequence[Tensor], mesh: Mesh) -> list[Tensor]:
     """Apply one step to the values of all devices."""
     return list(_SimulatedStep.apply(step, mesh, *xs))  # type: ignore[no-untyped-call]
+
+
+class DeviceFault(RuntimeError):
+    """An op that fails on a simulated device: its local pieces do not fit together."""
+
+    def __init__(self, node: fx.Node, device: int, reason: str) -> None:
+        super().__init__(f"`{node.name}` fails on device {device}: {reason}")
+        self.node, self.device, self.reason = node, device, reason
 
 
 class Simulator:
@@ -159,7 +168,10 @@ class Simulator:
         args = fx.map_arg(args, lambda n: values[n][device])
         kwargs = fx.map_arg(kwargs, lambda n: values[n][device])
         assert callable(node.target)
-        return node.target(*args, **kwargs)
+        try:
+            return node.target(*args, **kwargs)
+        except RuntimeError as error:
+            raise DeviceFault(node, device, str(error).splitlines()[0]) from error
 
 
 def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:

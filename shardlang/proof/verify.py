@@ -15,10 +15,10 @@ from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import run_passes
 from shardlang.proof.eager import compare_eager
 from shardlang.proof.locate import first_difference
-from shardlang.proof.report import Report
+from shardlang.proof.report import TOLERANCE, Mismatch, Report
 from shardlang.proof.values import all_values, cotangents
 from shardlang.runtime.pieces import piece_of
-from shardlang.runtime.simulate import Simulator
+from shardlang.runtime.simulate import DeviceFault, Simulator
 
 
 def verify(
@@ -44,10 +44,13 @@ def verify(
     values = all_values(captured, source, specs, seed)
     trainable = [leaf.name for leaf in captured.leaves if leaf.trainable] if train else []
     reference = Reference(captured, raised, values, trainable, program.loss, seed)
-    report = compare(program, reference, values)
+    try:
+        report = compare(program, reference, values)
+    except DeviceFault as fault:
+        return failed(program, fault)
     report.eager, report.eager_tolerance = compare_eager(captured, source, values, reference.results, seed)
     if not report.ok and (report.eager is None or report.eager <= report.eager_tolerance):
-        report.first = first_difference(program, reference)
+        report.first = first_difference(program, reference) or first_leaf(program, report)
     return report
 
 
@@ -125,6 +128,24 @@ def compare(program: LocalProgram, reference: Reference, values: Mapping[str, Te
         _backward(sim, program, named, layouts, reference)
         _compare_gradients(report, program, reference, local, sim.coords)
     return report
+
+
+def first_leaf(program: LocalProgram, report: Report) -> Mismatch | None:
+    """The first parameter whose gradient alone is wrong: every value on the way to it is right."""
+    for leaf in program.leaves:
+        error = (report.gradients or {}).get(leaf.name, 0.0)
+        if error > TOLERANCE:
+            module = leaf.name.rpartition(".")[0]
+            return Mismatch(leaf.name, module, "", str(leaf.layout), error, True)
+    return None
+
+
+def failed(program: LocalProgram, fault: DeviceFault) -> Report:
+    """The report of a program that does not even run."""
+    node = fault.node
+    where = node.meta.get("module", ""), node.meta.get("source", "")
+    first = Mismatch(node.name, *where, str(node.meta.get("layout", "")), float("inf"), False)
+    return Report(program.mesh.devices, outputs={node.name: float("inf")}, first=first)
 
 
 def _present(results: list[Any]) -> list[Any]:

@@ -77,12 +77,15 @@ class Reference:
             (_summands(x, generator) if i in partial else x.detach().clone())
             for i, x in enumerate(call.tensors)
         ]
-        self.trainable = [differentiable(x) for x in self.leaves]
-        try:
-            self._run(call, partial, generator)
-        except (RuntimeError, NotImplementedError):  # the op has no derivative
-            self.trainable = [False] * len(self.leaves)
-            self._run(call, partial, generator)
+        every = [differentiable(x) for x in self.leaves]
+        first = [t and i == 0 for i, t in enumerate(every)]
+        for self.trainable in (every, first, [False] * len(every)):
+            try:
+                self._run(call, partial, generator)
+                return
+            except (RuntimeError, NotImplementedError) as error:  # no derivative
+                failed = error
+        raise failed
 
 
     def _run(self, call: AtenCall, partial: frozenset[int], generator: torch.Generator) -> None:
