@@ -64,6 +64,8 @@ def select_scatter_here(x: Tensor, src: Tensor, dim: int, index: int, at: Place)
     here = position(index, at, x.shape[dim])
     if here >= 0:
         return x.select_scatter(src, dim, here)
+    if not (src.is_floating_point() or src.is_complex()):
+        return x.clone()
     return x + src.unsqueeze(dim).narrow(dim, 0, 0).sum(dim, keepdim=True)
 
 

@@ -97,13 +97,21 @@ rule(aten.view.dtype, aten.view_copy.dtype, spec=_bits, detached=True)
 
 
 def _strided(call: Call) -> str:
-    """A strided view that is no more than a reshape of a contiguous tensor."""
-    plain = torch.empty(call.out, device="meta").stride()
+    """A reshape where the strides are those of one; else all dims are whole.
+
+    Raises:
+        NotationError: the operand's own strides are not those of its shape, which is all that is
+            known of a tensor that has been moved.
+    """
     source: Any = call.slots[0].node.meta["val"]
+    if not source.is_contiguous() or source.storage_offset():
+        raise NotationError("as_strided on a tensor that is not contiguous")
+    plain = torch.empty(call.out, device="meta").stride()
     count = torch.Size(call.out).numel()
-    if tuple(call["stride"]) != plain or not source.is_contiguous() or count != source.numel():
-        raise NotationError("as_strided reads memory in an order that cannot be sharded")
-    return _reshape(call)
+    if tuple(call["stride"]) == plain and not call["storage_offset"] and count == source.numel():
+        return _reshape(call)
+    before = [f"x{i}!" for i in range(len(call.shapes[0]))]
+    return arrow([before], [[f"y{i}!" for i in range(len(call.out))]])
 
 
 rule(
