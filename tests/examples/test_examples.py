@@ -1,0 +1,40 @@
+"""Every example: canonical text, no findings, and a proof."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.commands import ROOT, document, shardlang
+
+FOLDER = ROOT / "examples"
+SPECS = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.glob("*/*.shard"))
+
+
+def test_every_example_has_a_page_that_names_its_specs() -> None:
+    for spec in map(Path, SPECS):
+        page = FOLDER / spec.parent / "README.md"
+        assert page.exists(), spec
+        assert spec.name in page.read_text(), spec
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_text_is_canonical(spec: str) -> None:
+    status, out, err = shardlang("fmt", "--check", FOLDER / spec)
+    assert status == 0, out + err
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_check_finds_nothing(spec: str) -> None:
+    """What the spec expects of the plan is checked here too."""
+    status, out, err = shardlang("check", FOLDER / spec)
+    assert status == 0, out + err
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_it_computes_the_same(spec: str) -> None:
+    found = document("verify", FOLDER / spec)
+    assert found["ok"]
+    assert found["outputs"]["max_error"] < 1e-9
+    assert found["gradients"]["max_error"] < 1e-9
+    assert found["gradients"]["unused"] == []

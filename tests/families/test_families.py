@@ -1,0 +1,108 @@
+"""Every model family, from a spec of at most 15 lines, on dp 2 x tp 2 and on fsdp 4."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.commands import document
+
+HERE = Path(__file__).parent
+FAMILIES = sorted(path.parent.name for path in HERE.glob("*/config.json"))
+SPECS = [f"{family}/{kind}" for family in FAMILIES for kind in ("tp", "fsdp")]
+LAYER = re.compile(r"^(.*\.(?:layers|layer|h))\.(\d+)(?:\.|$)")
+PARALLEL_RESIDUAL = {"gpt_neox"}
+"""Families whose attention and MLP read one input and are summed: one all-reduce for both."""
+
+
+@functools.cache
+def plan_of(spec: str) -> dict[str, Any]:
+    """The plan document of a spec, made once."""
+    return document("plan", HERE / f"{spec}.shard")
+
+
+def test_all_families_are_here() -> None:
+    assert FAMILIES == [
+        "bert", "gemma2", "gpt2", "gpt_neox", "llama", "mistral", "opt", "phi3", "qwen2", "qwen3",
+        "roberta", "vit",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_spec_is_short(spec: str) -> None:
+    lines = [line for line in (HERE / f"{spec}.shard").read_text().splitlines() if line.strip()]
+    assert len(lines) <= 15
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_it_computes_the_same(spec: str) -> None:
+    found = document("verify", HERE / f"{spec}.shard")
+    assert found["ok"]
+    assert found["devices"] == 4
+    assert found["loss"]["error"] < 1e-9
+    assert found["outputs"]["max_error"] < 1e-9
+    assert found["gradients"]["max_error"] < 1e-9
+    assert found["gradients"]["count"] > 10
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_matrix_of_a_layer_is_split(family: str) -> None:
+    plan = plan_of(f"{family}/tp")
+    matrices = [
+        row
+        for row in plan["tensors"]
+        if row["kind"] == "param" and LAYER.match(row["name"]) and len(row["global_shape"]) == 2
+    ]
+    assert matrices
+    whole = [row["name"] for row in matrices if row["local_shape"] == row["global_shape"]]
+    assert whole == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_collectives_per_layer_equal_those_of_megatron(family: str) -> None:
+    """Two all-reduces forward and two backward over tp; one each with a parallel residual."""
+    plan = plan_of(f"{family}/tp")
+    each = 1 if family in PARALLEL_RESIDUAL else 2
+    for layer, counts in activations_over_tp(plan).items():
+        assert counts == {("forward", "all_reduce"): each, ("backward", "all_reduce"): each}, layer
+
+
+def activations_over_tp(plan: dict[str, Any]) -> dict[str, Counter[tuple[str, str]]]:
+    """Per layer: the collectives over tp that move activations, not gradients of parameters."""
+    params = {row["name"] for row in plan["tensors"] if row["kind"] == "param"}
+    found: dict[str, Counter[tuple[str, str]]] = {}
+    for row in plan["collectives"]:
+        layer = LAYER.match(row["module"])
+        if layer is None or "tp" not in row["axes"] or set(row["tensors"]) <= params:
+            continue
+        counts = found.setdefault(layer.group(0), Counter())
+        counts[row["phase"], row["op"]] += row["count"]
+    assert len(found) == 2
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fsdp_gathers_once_and_reduces_once(family: str) -> None:
+    plan = plan_of(f"{family}/fsdp")
+    gathers = count(plan, "forward", "all_gather")
+    scatters = count(plan, "backward", "reduce_scatter")
+    assert gathers == scatters == stored(plan)
+    assert count(plan, "backward", "all_gather") == 0
+
+
+def count(plan: dict[str, Any], phase: str, op: str) -> int:
+    """Tensors that the collectives of one kind move, whether coalesced or not."""
+    rows = [row for row in plan["collectives"] if (row["phase"], row["op"]) == (phase, op)]
+    return sum(len(row["tensors"]) for row in rows)
+
+
+def stored(plan: dict[str, Any]) -> int:
+    """Parameters that lie in parts."""
+    return sum(
+        row["kind"] == "param" and row["local_shape"] != row["global_shape"]
+        for row in plan["tensors"]
+    )
