@@ -5,6 +5,7 @@ It never fails: a character that no token can hold becomes a token of kind `stra
 
 from __future__ import annotations
 
+import difflib
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -120,9 +121,18 @@ def statement_starts(tokens: list[Token]) -> list[Token]:
     ]
 
 
-def _begins_statement(token: Token, after: Token) -> bool:
-    if token.kind != "word" or token.text not in (*STATEMENTS, *LATER):
+def _is_misspelt(word: str) -> bool:
+    """Whether a word is almost one that begins a statement."""
+    if word in ("layout", "split"):
         return False
+    return bool(difflib.get_close_matches(word, STATEMENTS, n=1, cutoff=0.75))
+
+
+def _begins_statement(token: Token, after: Token) -> bool:
+    if token.kind != "word":
+        return False
+    if token.text not in (*STATEMENTS, *LATER):
+        return token.at_line_start and after.kind == "string" and _is_misspelt(token.text)
     if token.text in _BLOCKS:
         return after.text == "{"
     if after.kind in ("string", "unclosed"):

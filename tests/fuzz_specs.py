@@ -1,6 +1,6 @@
 """Random and mutated specs through parse, format, resolve and bind: nothing may raise.
 
-    python -m tests.fuzz_specs --count 100000 --seed 1
+python -m tests.fuzz_specs --count 100000 --seed 1
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from tests.random_specs import SpecMaker, mutate
 
 def fixed_names() -> ModelNames:
     """The names of a small model that the random patterns half match."""
-    params = {"head.weight": TensorInfo((16, 8), "f32", True), "norm.bias": TensorInfo((8,), "f32", True)}
+    params = {
+        "head.weight": TensorInfo((16, 8), "f32", True),
+        "norm.bias": TensorInfo((8,), "f32", True),
+    }
     for layer in range(2):
         params[f"layers.{layer}.up.weight"] = TensorInfo((12, 8), "f32", True)
         params[f"layers.{layer}.down.weight"] = TensorInfo((8, 12), "f32", True)

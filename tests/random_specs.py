@@ -17,7 +17,19 @@ _T = TypeVar("_T")
 AXES = ("dp", "tp", "data", "model", "ep")
 DIMS = ("batch", "heads", "mlp", "param", "x")
 LETS = ("b", "seq", "width", "expect", "in")
-WORDS = (*AXES, *DIMS, *LETS, *STATEMENTS, *LATER, "out", "bytes", "forward", "_private", "auto", "hf")
+WORDS = (
+    *AXES,
+    *DIMS,
+    *LETS,
+    *STATEMENTS,
+    *LATER,
+    "out",
+    "bytes",
+    "forward",
+    "_private",
+    "auto",
+    "hf",
+)
 PATTERNS = (
     "**", "*", "**.weight", "layers.*", "layers.{0..1}.up.weight", "layers.*.{up,down}.weight",
     "layers.0", "norm.bias", "layers.*.mlp", "**.{bias,scale}", "head.weight", "logits", "loss",
@@ -117,7 +129,9 @@ class SpecMaker:
         return t.Mesh(tuple(items) + (self.many(self.axis, 0, 2) if self.chance(self.wild) else ()))
 
     def dims_entry(self) -> t.DimsEntry:
-        product = None if self.chance(0.1) else t.Product(self.many(lambda: self.ident(AXES[:2]), 1, 2))
+        product = (
+            None if self.chance(0.1) else t.Product(self.many(lambda: self.ident(AXES[:2]), 1, 2))
+        )
         return t.DimsEntry(self.many(lambda: self.ident(DIMS), 1, 3), product)
 
     def dims(self) -> t.Dims:
@@ -162,7 +176,9 @@ class SpecMaker:
     def select(self) -> t.Select:
         phase = self.rng.choice([None, "forward", "backward", "update"])
         axes = self.product() if self.chance(0.5) else None
-        return t.Select(phase, self.rng.choice(OPS), axes, self.pattern() if self.chance(0.4) else None)
+        return t.Select(
+            phase, self.rng.choice(OPS), axes, self.pattern() if self.chance(0.4) else None
+        )
 
     def expect_item(self) -> t.ExpectItem:
         kind = self.rng.randrange(3)
@@ -207,7 +223,9 @@ class SpecMaker:
 
     def anything(self) -> t.Tree:
         """Any tree at all, with comments and blank lines."""
-        made = self.many(lambda: t.Use(self.pattern()) if self.chance(0.1) else self.statement(), 0, 6)
+        made = self.many(
+            lambda: t.Use(self.pattern()) if self.chance(0.1) else self.statement(), 0, 6
+        )
         statements = self._with_trivia(made)
         return t.Tree(statements, self._foot(bool(statements)))
 
@@ -246,8 +264,8 @@ class SpecMaker:
 
 
 _SNIPPETS = (
-    "{", "}", "[", "]", "(", ")", '"', "#", ",", ":", "=", "+", "*", "...", "_", "?", "..", ".out.1",
-    "over", "as data", "below", "\n", "\r\n", "\t", "\0", "\ud800", "\u2028", "é", "🦆", "9" * 5000,
+    "{", "}", "[", "]", "(", ")", '"', "#", ",", ":", "=", "+", "*", "...", "_", "?", "..",
+    ".out.1", "over", "as data", "below", "\n", "\r\n", "\t", "\0", "\ud800", "\u2028", "é", "🦆", "9" * 5000,
     "1e999", "2tp", "512Mib", "-", "expect {", "mesh {", "precision bf16", 'use "x"', "let x = x",
     'param "', "\\", "regather", "<=", "true", "let a = b let b = a",
 )  # fmt: skip
@@ -266,7 +284,11 @@ def mutate(text: str, rng: random.Random) -> str:
         elif kind == 2:
             text = text[:at] + text[at:until] * 2 + text[until:]
         elif kind == 3:
-            text = text[:at] + chr(rng.choice([rng.randrange(128), rng.randrange(0x11000)])) + text[until:]
+            text = (
+                text[:at]
+                + chr(rng.choice([rng.randrange(128), rng.randrange(0x11000)]))
+                + text[until:]
+            )
         else:
             other = rng.randint(0, len(text))
             text = text[:at] + text[other : other + 15] + text[at:]

@@ -18,7 +18,11 @@ TEXT = (ROOT / "docs" / "diagnostics.md").read_text(encoding="utf-8")
 SECTIONS = {
     match[1]: match[0] for match in re.finditer(r"^### (SH\d{4}):.*?(?=^##|\Z)", TEXT, re.M | re.S)
 }
-EXAMPLES = {code: found[1] for code, text in SECTIONS.items() if (found := re.search(r"```shard\n(.*?)\n```", text, re.S))}
+EXAMPLES = {
+    code: found[1]
+    for code, text in SECTIONS.items()
+    if (found := re.search(r"```shard\n(.*?)\n```", text, re.S))
+}
 
 NAMES = ModelNames(
     params={

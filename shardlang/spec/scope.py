@@ -177,12 +177,15 @@ def _wrong_kind(
 
 
 def _declared_twice(name: t.Ident, kind: Kind, held: Kind, place: Span) -> Diagnostic:
+    first, again = place, name.span
+    if first.file == again.file:
+        first, again = sorted((first, again))
     return error(
         "SH0202",
         f"`{name.text}` is declared twice",
-        name.span,
+        again,
         label="declared again here",
-        labels=[Label(place, "first declared here")],
+        labels=[Label(first, "first declared here")],
         notes=["axes, dims and lets share one namespace"] if kind != held else [],
         help="rename one of them",
     )

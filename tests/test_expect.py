@@ -1,0 +1,81 @@
+"""Expectations against a plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shardlang.expect import check_expects
+from shardlang.spec import load_spec_text
+
+BASE = 'mesh { dp = 2 tp = 4 } model "m.py:f" input x : f32[8, 16] [dp, tp] expect {\n'
+
+
+def row(op: str, axes: str, phase: str, module: str, count: int, bytes: int) -> dict[str, Any]:
+    return {
+        "op": op, "axes": axes.split("*"), "phase": phase, "module": module,
+        "count": count, "bytes": bytes, "reason": "",
+    }  # fmt: skip
+
+
+PLAN = {
+    "collectives": [
+        row("all_reduce", "tp", "forward", "layers.0.mlp", 2, 1000),
+        row("all_reduce", "dp*tp", "backward", "layers.1", 3, 5000),
+        row("all_gather", "dp", "forward", "", 1, 2 * 2**20),
+    ],
+    "tensors": [
+        {"name": "layers.0.out", "global_shape": [8, 16], "layout": "f32[8@dp, 16@tp(2)] ~dp"},
+        {"name": "layers.1.out", "global_shape": [8, 16], "layout": "[8, 16] +tp"},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("all_reduce == 5", ""),
+        ("all_reduce == 4", "SH0501"),
+        ("forward all_reduce == 2", ""),
+        ("update all_reduce > 0", "SH0501"),
+        ("all_reduce over dp == 3", ""),
+        ("all_reduce over tp == 5", ""),
+        ("all_reduce over dp*tp == 3", ""),
+        ('all_reduce in "layers.*" == 5', ""),
+        ('all_reduce in "layers.0" == 2', ""),
+        ('all_gather in "*" == 0', ""),
+        ('all_gather in "**" == 1', ""),
+        ("bytes all_reduce == 6000", ""),
+        ("bytes all_gather <= 1MiB", "SH0501"),
+        ("bytes all_gather <= 2MiB", ""),
+        ("bytes all_gather < 2MiB", "SH0501"),
+        ("bytes all_gather >= 2MiB", ""),
+        ("forbid all_to_all", ""),
+        ("forbid all_reduce", "SH0502"),
+        ("forbid all_reduce over tp in \"layers.1\"", "SH0502"),
+        ('layout "layers.0.out" [dp, tp(2)]', ""),
+        ('layout "layers.0.out" [dp, ?]', ""),
+        ('layout "layers.0.out" [dp, tp]', "SH0503"),
+        ('layout "layers.0.out" [dp, _]', "SH0503"),
+        ('layout "layers.1.out" [...] +tp', ""),
+        ('layout "layers.1.out" [...]', "SH0503"),
+        ('layout "layers.1.out" [_]', "SH0302"),
+        ('layout "layers.2.out" [_]', "SH0504"),
+        ('layout "layers.*.out" [dp, ...]', "SH0503"),
+    ],
+)  # fmt: skip
+def test_expectations(line: str, wanted: str) -> None:
+    spec, findings = load_spec_text(BASE + line + "}", "spec.shard")
+    assert spec is not None, findings
+    found = check_expects(spec, PLAN)
+    assert [finding.code for finding in found] == ([wanted] if wanted else [])
+    assert all(finding.span.line == 2 and finding.help for finding in found)
+
+
+def test_the_notes_list_the_largest_rows() -> None:
+    spec, _ = load_spec_text(BASE + "bytes all_reduce == 0 }", "spec.shard")
+    assert spec is not None
+    (finding,) = check_expects(spec, PLAN)
+    assert finding.message == "`bytes all_reduce` is 5.859KiB, expected == 0B"
+    assert finding.notes[0] == "3 x backward all_reduce over dp*tp in `layers.1`, 4.883KiB"
