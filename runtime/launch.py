@@ -27,6 +27,8 @@ from shardlang.runtime.reports import FOLDER, Report, positions, read
 POLL_S = 0.05
 SETTLE_S = 1.0
 """After the first failure, how long the other ranks have to report theirs."""
+AGREE_S = 10.0
+"""After an exit without a report, how long rank 0 has to fail likewise and say why."""
 GRACE_S = 5.0
 """Between SIGTERM and SIGKILL."""
 
@@ -66,11 +68,16 @@ class Job:
 
 
 class JobError(RunError):
-    """The job ended because a rank failed; `status` is the exit status for the command line."""
+    """The job ended because a rank failed.
+
+    `status` is the exit status for the command line. `spoken` says that rank 0, which prints to the
+    terminal, ended by itself in good order and has said why.
+    """
 
     def __init__(self, report: Report, message: str, help: str) -> None:
         super().__init__(report.code, message, help=help)
         self.status = report.exit_status
+        self.spoken = report.kind == "exit" and report.rank == 0
 
 
 def launched() -> bool:
@@ -184,13 +191,26 @@ def _watch(job: Job, workers: list[_Worker], nodes: Nodes, folder: Path) -> Repo
 
 def _blame(workers: list[_Worker], folder: Path) -> Report | None:
     """The report of the rank that failed first and by itself, once the others have reported."""
-    deadline = time.monotonic() + SETTLE_S
-    while time.monotonic() < deadline and any(w.process.poll() is None for w in workers):
-        time.sleep(POLL_S)
-    by_rank = {report.rank: report for report in read(folder)}
-    ended = [by_rank.get(w.rank) or found for w in workers if (found := w.failure())]
+    _wait_for(workers, SETTLE_S)
+    ended = _ended(workers, folder)
+    if all(report.kind == "exit" for report in ended):
+        _wait_for(workers[:1], AGREE_S)
+        ended = _ended(workers, folder)
     order = ("killed", "error", "exit", "stuck", "peer")
     return min(ended, key=lambda report: (order.index(report.kind), report.time_s), default=None)
+
+
+def _wait_for(workers: list[_Worker], limit_s: float) -> None:
+    """Wait until these workers have ended, or the time is up."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline and any(w.process.poll() is None for w in workers):
+        time.sleep(POLL_S)
+
+
+def _ended(workers: list[_Worker], folder: Path) -> list[Report]:
+    """Why each worker that failed did so, in the order of the ranks."""
+    by_rank = {report.rank: report for report in read(folder)}
+    return [by_rank.get(w.rank) or found for w in workers if (found := w.failure())]
 
 
 def _stop(workers: list[_Worker]) -> None:

@@ -1,0 +1,93 @@
+"""From the program that every device shares to the code that this one runs.
+
+Every device-dependent argument becomes a number, every step a function that holds its group and
+sizes, every `device=` the device of the run. What remains is a flat fx graph module; its generated
+code frees each value after its last use.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from shardlang.ir.here import PieceAt, specialise
+from shardlang.ir.program import LocalProgram, apply_step, apply_steps
+from shardlang.runtime.collectives import RunStep, RunSteps
+from shardlang.runtime.groups import Groups
+
+
+def load_program(program: LocalProgram, groups: Groups) -> fx.GraphModule:
+    """The module that runs the program on this device.
+
+    It takes one tensor per leaf, in the order of `program.leaves`, and returns a tuple with one
+    tensor per result. Collective: call it on every rank.
+    """
+    graph = fx.Graph()
+    held: dict[str, Any] = {}
+    env: dict[fx.Node, fx.Node] = {}
+    for node in program.graph.nodes:
+        if node.op == "call_function" and node.target in (apply_step, apply_steps):
+            env[node] = _step_call(graph, node, env, groups)
+        elif node.op == "output":
+            found = [env[result] for result in node.args[0] if result is not None]
+            env[node] = graph.output(tuple(found))
+        else:
+            env[node] = _copied(graph, node, env, groups, held)
+        env[node].name = node.name
+    return fx.GraphModule(held, graph, "ShardedProgram")
+
+
+def _step_call(
+    graph: fx.Graph, node: fx.Node, env: dict[fx.Node, fx.Node], groups: Groups
+) -> fx.Node:
+    """A call of the prebuilt step in place of the step node."""
+    sources, steps = node.args
+    where = str(node.meta.get("module", ""))
+    made: Any = (RunStep if node.target is apply_step else RunSteps)(steps, groups, where)  # type: ignore[arg-type]
+    return graph.call_function(_named(made, node.name), (fx.map_arg(sources, lambda n: env[n]),))
+
+
+def _named(call: Any, name: str) -> Any:
+    """Give a callable the names by which generated code refers to it."""
+    call.__name__ = call.__qualname__ = name
+    call.__module__ = "shardlang.runtime"
+    return call
+
+
+def _copied(
+    graph: fx.Graph,
+    node: fx.Node,
+    env: dict[fx.Node, fx.Node],
+    groups: Groups,
+    held: dict[str, Any],
+) -> fx.Node:
+    """The node with this device's arguments."""
+    args, kwargs = specialise((node.args, node.kwargs), groups.coord)
+
+    def here(value: Any) -> Any:
+        if isinstance(value, fx.Node):
+            return env[value]
+        if isinstance(value, torch.device):
+            return groups.device
+        return _hold(value, graph, held) if isinstance(value, PieceAt) else value
+
+    made_args, made_kwargs = (_mapped(value, here) for value in (args, kwargs))
+    return graph.create_node(node.op, node.target, made_args, made_kwargs)
+
+
+def _hold(value: Any, graph: fx.Graph, held: dict[str, Any]) -> fx.Node:
+    """A reference to an object that has no literal form: the module holds it."""
+    name = f"held_{len(held)}"
+    held[name] = value
+    return graph.create_node("get_attr", name)
+
+
+def _mapped(value: Any, change: Any) -> Any:
+    """The value with `change` applied to everything inside it."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(_mapped(item, change) for item in value)
+    if isinstance(value, dict):
+        return {key: _mapped(item, change) for key, item in value.items()}
+    return change(value)
