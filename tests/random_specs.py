@@ -265,7 +265,8 @@ class SpecMaker:
 
 _SNIPPETS = (
     "{", "}", "[", "]", "(", ")", '"', "#", ",", ":", "=", "+", "*", "...", "_", "?", "..",
-    ".out.1", "over", "as data", "below", "\n", "\r\n", "\t", "\0", "\ud800", "\u2028", "é", "🦆", "9" * 5000,
+    ".out.1", "over", "as data", "below", "\n", "\r\n", "\t", "\0", "\ud800", "\u2028", "é", "🦆",
+    "9" * 5000,
     "1e999", "2tp", "512Mib", "-", "expect {", "mesh {", "precision bf16", 'use "x"', "let x = x",
     'param "', "\\", "regather", "<=", "true", "let a = b let b = a",
 )  # fmt: skip

@@ -158,7 +158,8 @@ def diagnostic_of(fault: BaseException, path: str | None) -> Diagnostic | None:
 def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the common options; it receives a `Context` as its first argument.
 
-    An exception with a diagnostic code becomes a finding and exit status 1.
+    An exception with a diagnostic code, or with a list of `diagnostics`, becomes findings and exit
+    status 1.
     """
 
     @functools.wraps(function)
@@ -170,6 +171,10 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(context, **rest)
         except Exception as fault:
+            several = getattr(fault, "diagnostics", None)
+            if isinstance(several, list):
+                context.add(several)
+                context.fail()
             finding = diagnostic_of(fault, context.spec_path)
             if finding is None:
                 raise
