@@ -13,6 +13,7 @@ from torch import nn
 
 from shardlang.capture.deferred import Deferred, all_names, state
 from shardlang.capture.errors import CaptureError, first_line
+from shardlang.capture.hf_names import model_names
 
 INDEX = "model.safetensors.index.json"
 
@@ -29,11 +30,12 @@ def checkpoint_tensors(
     """
     files = tensor_files(folder)
     module = deferred.module
-    stored = {name: _stored_name(names, module, files) for name, names in _names(module).items()}
-    missing = [name for name, key in stored.items() if key is None]
-    if missing and _needs_conversion(module):
+    keys = model_names(module, files)
+    if keys is None:
         yield from _converted(folder, module)
         return
+    stored = {name: _stored_name(names, module, keys) for name, names in _names(module).items()}
+    missing = [name for name, key in stored.items() if key is None]
     if missing:
         listed = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
         warnings.warn(f"the checkpoint lacks {len(missing)} tensors: {listed}", stacklevel=2)
@@ -86,25 +88,14 @@ def _names(module: nn.Module) -> dict[str, tuple[str, ...]]:
     return {name: groups[name] for name, _ in state(module)}
 
 
-def _stored_name(names: tuple[str, ...], module: nn.Module, files: dict[str, Path]) -> str | None:
+def _stored_name(names: tuple[str, ...], module: nn.Module, keys: dict[str, str]) -> str | None:
     """The name under which a checkpoint holds a tensor, with or without the base prefix."""
     base = getattr(module, "base_model_prefix", "")
     for name in names:
         for candidate in (name, f"{base}.{name}", name.removeprefix(f"{base}.")):
-            if candidate in files:
-                return candidate
+            if candidate in keys:
+                return keys[candidate]
     return None
-
-
-def _needs_conversion(module: nn.Module) -> bool:
-    """Whether transformers converts stored tensors of this model type while loading."""
-    try:
-        from transformers import conversion_mapping
-    except ImportError:
-        return False
-    mapping_of: Any = conversion_mapping.get_checkpoint_conversion_mapping
-    model_type = getattr(getattr(module, "config", None), "model_type", None)
-    return model_type is not None and bool(mapping_of(model_type))
 
 
 def _converted(folder: Path, module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -85,12 +85,12 @@ class HfSource(ModelSource):
         model_type = settings["model_type"]
         if model_type not in transformers.CONFIG_MAPPING:
             raise CaptureError("SH0350", f"transformers knows no model type `{model_type}`")
-        config = transformers.CONFIG_MAPPING[model_type].from_dict(settings)
-        for name, value in self.overrides.items():
-            if not hasattr(config, name):
+        kind = transformers.CONFIG_MAPPING[model_type]
+        plain = kind.from_dict(settings)
+        for name in self.overrides:
+            if not hasattr(plain, name):
                 raise CaptureError("SH0352", f"`{model_type}` has no option `{name}`")
-            setattr(config, name, value)
-        return config
+        return kind.from_dict(settings | self.overrides) if self.overrides else plain
 
     def construct(self) -> nn.Module:
         config = self.config()
