@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from shardlang.capture.errors import CaptureError, first_line
-from shardlang.capture.nest import make_cache
 from shardlang.capture.python_file import check_mode
 from shardlang.capture.source import InputSpec, ModelSource, _unknown_input
 
@@ -133,10 +132,20 @@ class HfSource(ModelSource):
         args, kwargs = super().arguments(inputs)
         past = kwargs.get("past_key_values")
         if isinstance(past, list):
-            kwargs["past_key_values"] = make_cache({str(i): x for i, x in enumerate(past)})
+            kwargs["past_key_values"] = self._cache(past)
         if "use_cache" in self.forward_names:
             kwargs.setdefault("use_cache", past is not None)
         return args, kwargs
+
+    def _cache(self, layers: list[dict[str, torch.Tensor]]) -> Any:
+        """A key-value cache that holds the past in each layer's `key` and `value`."""
+        cache = import_transformers().DynamicCache(config=self.text_config)
+        for layer, past in zip(cache.layers, layers, strict=True):
+            layer.lazy_initialization(past["key"], past["value"])
+            layer.keys, layer.values = past["key"], past["value"]
+            if hasattr(layer, "cumulative_length"):
+                layer.cumulative_length = past["key"].shape[-2]
+        return cache
 
     def check_inputs(self, specs: Mapping[str, InputSpec]) -> None:
         known = sorted(self.forward_names)

@@ -188,7 +188,10 @@ def _renamed(leaf: Leaf, node: str) -> Leaf:
 
 def _copied(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, fx.Node]) -> fx.Node:
     """A call with only the meta that later stages may rely on."""
-    new = graph.node_copy(node, lambda n: env[n])
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
+    target: Any = node.target
+    name = getattr(target, "overloadpacket", target).__name__.strip("_")
+    new = graph.create_node("call_function", target, args, kwargs, name)
     new.meta = {key: node.meta.get(key, "") for key in ("val", "module", "source")}
     return new
 

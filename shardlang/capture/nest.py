@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -99,14 +100,16 @@ def _remaker(value: Any) -> Callable[[dict[str, Any]], Any]:
         return lambda parts: kind(parts.values())
     if hasattr(value, "self_attention_cache"):
         return lambda parts: kind(parts["self"], parts["cross"])
-    return make_cache
+    return lambda layers: _refilled(value, layers)
 
 
-def make_cache(layers: Mapping[str, Mapping[str, torch.Tensor]]) -> Any:
-    """A transformers `DynamicCache` from `{"0": {"key": …, "value": …}, …}`."""
-    from transformers import DynamicCache
-
-    return DynamicCache([(layer["key"], layer["value"]) for layer in layers.values()])
+def _refilled(cache: Any, layers: Mapping[str, Mapping[str, Any]]) -> Any:
+    """A key-value cache like `cache` with other keys and values."""
+    new = copy.copy(cache)
+    new.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer, parts in zip(new.layers, layers.values(), strict=True):
+        layer.keys, layer.values = parts["key"], parts["value"]
+    return new
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
