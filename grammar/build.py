@@ -55,9 +55,9 @@ class _Builder:
     def literal(self, token: Token) -> t.Scalar:
         span = self._token_span(token)
         if token.type == "INT":
-            return t.Number(int(token), span=span)
+            return t.Number(int(token), str(token), span=span)
         if token.type == "FLOAT":
-            return t.Number(float(token), span=span)
+            return t.Number(float(token), str(token), span=span)
         if token.type == "SIZE":
             return t.Size(int(token[:-3]), str(token[-3:]), span=span)
         return self.text(token) if token.type == "STRING" else self.ident(token)

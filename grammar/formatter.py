@@ -133,7 +133,7 @@ def _(node: t.Text) -> str:
 
 @_text.register
 def _(node: t.Number) -> str:
-    return repr(node.value)
+    return node.text or repr(node.value)
 
 
 @_text.register

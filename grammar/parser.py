@@ -96,10 +96,10 @@ def _attempt(syntax: Syntax, begin: int, findings: list[Diagnostic]) -> Rule | F
         else:
             return cast("Rule", state.feed_eof(fed[-1] if fed else None))
     except UnexpectedCharacters as failure:
-        offset = failure.pos_in_stream
+        offset = failure.pos_in_stream or 0
     except UnexpectedToken as failure:
         if failure.token.type != "$END":
-            offset = failure.token.start_pos
+            offset = failure.token.start_pos or 0
     previous_end = fed[-1].end_pos if fed else None
     return Failure(offset, previous_end, _accepted_after(text, len(fed)))
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from shardlang.cli.common import Context, common_options
+
+if TYPE_CHECKING:
+    from shardlang.spec import Spec
 
 
 @click.command("check")
@@ -19,6 +24,18 @@ def command(context: Context, spec_path: str, no_model: bool) -> None:
     context.findings_are_result = True
     spec = context.load_spec(spec_path)
     if not no_model:
-        context.compile(spec)
+        _check_with_model(context, spec)
     context.finish()
     context.say(f"{spec_path}: no errors")
+
+
+def _check_with_model(context: Context, spec: Spec) -> None:
+    """Compile, and compare the plan with the expectations if there are any."""
+    compiled = context.compile(spec)
+    if not spec.expects:
+        return
+    from shardlang.expect import check_expects
+    from shardlang.plan import plan_document, plan_of
+
+    context.add(check_expects(spec, plan_document(plan_of(compiled))))
+    context.stop_on_errors()
