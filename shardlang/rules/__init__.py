@@ -23,6 +23,7 @@ from shardlang.rules import (
     shift,
     softmax,
     sort,
+    vector_norm,
     view,
 )
 from shardlang.rules.registry import RULES, find, rule
@@ -53,5 +54,6 @@ __all__ = [
     "shift",
     "softmax",
     "sort",
+    "vector_norm",
     "view",
 ]

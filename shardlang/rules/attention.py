@@ -101,7 +101,7 @@ def _masked(emit: Emit, scores: fx.Node, mask: fx.Node) -> fx.Node:
 
 rule(
     aten.scaled_dot_product_attention, spec=_attention, localize=_causal_rows,
-    lower=_lower_attention, passes=False,
+    lower=_lower_attention, passes=False, random=lambda call: bool(call["dropout_p"]),
 )  # fmt: skip
 
 

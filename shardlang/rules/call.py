@@ -126,7 +126,9 @@ def rebuild(target: Any, names: list[str], arguments: dict[str, Any]) -> LocalCa
     """Args and kwargs from arguments by name, leaving out those at their defaults."""
     keyword = keyword_only(target)
     standard = defaults(target)
-    args: list[Any] = [arguments[name] for name in names if name not in keyword and name in arguments]
+    args: list[Any] = [
+        arguments[name] for name in names if name not in keyword and name in arguments
+    ]
     positional = [name for name in names if name not in keyword and name in arguments]
     while args and positional[-1] in standard and _same(args[-1], standard[positional[-1]]):
         args.pop()
@@ -134,7 +136,8 @@ def rebuild(target: Any, names: list[str], arguments: dict[str, Any]) -> LocalCa
     kwargs = {
         name: arguments[name]
         for name in names
-        if name in keyword and name in arguments
+        if name in keyword
+        and name in arguments
         and not (name in standard and _same(arguments[name], standard[name]))
     }
     return target, tuple(args), kwargs

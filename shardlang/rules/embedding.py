@@ -10,7 +10,7 @@ from shardlang.ir.rule import Sharding
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.registry import rule
-from shardlang.rules.shapes import positions
+from shardlang.rules.shapes import arrow, dim_names, positions, tensor
 
 aten: Any = torch.ops.aten
 
@@ -36,6 +36,10 @@ def _rows(call: Call, sharding: Sharding) -> LocalCall:
     return call.replace(at=positions(sharding.factors["v"]))
 
 
-rule(
-    local.lookup, spec="v d..., b... -> b... d...", localize=_rows, linear=["weight"], passes=False
-)
+def _rows_spec(call: Call) -> str:
+    index = dim_names(call.rank("index"), "b")
+    width = ["d"] * (call.rank("weight") - 1)
+    return arrow([tensor(["v", *width]), tensor(index)], [tensor([*index, *width])])
+
+
+rule(local.lookup, spec=_rows_spec, localize=_rows, linear=["weight"], passes=False)

@@ -108,7 +108,8 @@ def lookup(
         return weight.sum(0).expand(*index.shape, *weight.shape[1:])
     local, inside = local_indices(index, at, rows)
     if weight.dim() == 1:
-        return weight[local].masked_fill(~inside, 0)
+        found = weight.index_select(0, local.reshape(-1)).view(local.shape)
+        return found.masked_fill(~inside, 0)
     found = torch.ops.aten.embedding(weight, local, _row(padding_idx, at, rows), False, sparse)
     return found.masked_fill(~inside.unsqueeze(-1), 0)
 

@@ -28,9 +28,7 @@ def _common(call: Call) -> tuple[int, ...]:
 def _elementwise(call: Call) -> str:
     """One term for each element, then nothing, a sum, or a mean of them."""
     shape, mark = _common(call), "~" if call["reduction"] == MEAN else ""
-    operands = [
-        tensor(n if n == "1" else n + mark for n in aligned(s, shape)) for s in call.shapes
-    ]
+    operands = [tensor(n if n == "1" else n + mark for n in aligned(s, shape)) for s in call.shapes]
     return arrow(operands, [tensor(dim_names(len(shape)) if call["reduction"] == NONE else [])])
 
 
@@ -188,10 +186,13 @@ def _by_sample(call: Call) -> str:
     mark = "~" if call["reduction"] == MEAN else ""
     batched = len(call.shapes[0]) > 1
     operands = []
-    for shape in call.shapes:
-        names = [f"n{mark}", "c!"][-len(shape) :] if batched else ["c!"]
-        if len(shape) == 1 and batched and shape[0] == call.shapes[0][0]:
-            names = [f"n{mark}"]
+    for slot, shape in zip(call.slots, call.shapes, strict=True):
+        names = [f"n{mark}", "c!"][-len(shape) :]
+        if len(shape) == 1:
+            by_class = slot.name in ("weight", "self") or not batched
+            names = ["c!"] if by_class else [f"n{mark}"]
+        if not batched and slot.name == "target" and shape != call.shapes[0]:
+            names = ["t!"]
         operands.append(tensor(names if shape else []))
     result = ["n"] if call["reduction"] == NONE and call.out else []
     return arrow(operands, [tensor(result)])

@@ -172,7 +172,9 @@ class _Binder:
 
     def put(self, name: str, size: int) -> None:
         if self.sizes.setdefault(name, size) != size:
-            raise NotationError(f"factor `{name}` is {self.sizes[name]} and {size} in {self.text!r}")
+            raise NotationError(
+                f"factor `{name}` is {self.sizes[name]} and {size} in {self.text!r}"
+            )
 
     def tensor(self, tensor: _Tensor, shape: Shape) -> tuple[DimSpec, ...]:
         specs: list[DimSpec] = []

@@ -126,7 +126,8 @@ rule(aten.glu, spec=_gated)
 def _members(call: Call) -> str:
     """isin, bucketize: every element looked up in a table that stays whole."""
     operands = [
-        tensor(aligned(shape, call.out)) if slot.name in ("elements", "self", "element")
+        tensor(aligned(shape, call.out))
+        if slot.name in ("elements", "self", "element")
         else tensor(f"t{i}!" for i in range(len(shape)))
         for slot, shape in zip(call.slots, call.shapes, strict=True)
     ]

@@ -1,6 +1,6 @@
 """The table of op rules: which op has which rule, and how rules are declared.
 
-    rule(aten.linear, "b... i, o i, +o? -> b... o", linear=["input bias", "weight bias"])
+rule(aten.linear, "b... i, o i, +o? -> b... o", linear=["input bias", "weight bias"])
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class OpRule:
     lower: Lower | None = None
     reduce: str = "sum"
     passes: bool = True
-    random: bool = False
+    random: bool | Callable[[Call], bool] = False
     detached: bool = False
 
     def bind(self, call: Call) -> Rule:
@@ -67,7 +67,7 @@ class OpRule:
             linear=[_operand_set(names, call) for names in sets if _additive(names, call)],
             reduce=self.reduce,
             passes=self.passes,
-            random=self.random,
+            random=self.random(call) if callable(self.random) else self.random,
             detached=self.detached,
         )
 
@@ -88,9 +88,7 @@ def _additive(names: str, call: Call) -> bool:
         return False
     which = _operand_set(names, call)
     result = call.results[0].dtype
-    return bool(which) and all(
-        widens(call.slots[i].node.meta["val"].dtype, result) for i in which
-    )
+    return bool(which) and all(widens(call.slots[i].node.meta["val"].dtype, result) for i in which)
 
 
 def widens(src: torch.dtype, dst: torch.dtype) -> bool:
@@ -130,7 +128,9 @@ def overloads(op: Any) -> list[Any]:
 
 
 def _writes(overload: Any) -> bool:
-    return any(a.alias_info is not None and a.alias_info.is_write for a in overload._schema.arguments)
+    return any(
+        a.alias_info is not None and a.alias_info.is_write for a in overload._schema.arguments
+    )
 
 
 def _gives_tensors(overload: Any) -> bool:

@@ -19,7 +19,11 @@ def calls(names: tuple[str, ...], tally: Tally) -> Iterator[tuple[str, AtenCall]
     """All distinct calls that have a rule, op by op, ours first."""
     seen: set[str] = set()
     for call in own_calls():
-        name = call.target._schema.name.removeprefix("aten::") if hasattr(call.target, "_schema") else call.target.__name__
+        name = (
+            call.target._schema.name.removeprefix("aten::")
+            if hasattr(call.target, "_schema")
+            else call.target.__name__
+        )
         if not names or name in names:
             seen.add(call.key)
             yield name, call
@@ -38,12 +42,16 @@ def calls(names: tuple[str, ...], tally: Tally) -> Iterator[tuple[str, AtenCall]
 
 
 @click.command()
-@click.option("--op", "names", multiple=True, help="Only this op (as in PyTorch's op_db); repeatable.")
+@click.option(
+    "--op", "names", multiple=True, help="Only this op (as in PyTorch's op_db); repeatable."
+)
 @click.option("--sample", type=int, default=None, help="Only so many random calls.")
 @click.option("--most", type=int, default=None, help="At most so many assignments of one call.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random choice.")
 @click.option("--verbose", is_flag=True, help="Print every call.")
-def main(names: tuple[str, ...], sample: int | None, most: int | None, seed: int, verbose: bool) -> None:
+def main(
+    names: tuple[str, ...], sample: int | None, most: int | None, seed: int, verbose: bool
+) -> None:
     """Check every legal split of every sample of every op that has a rule."""
     torch.set_num_threads(1)
     chooser, tally = random.Random(seed), Tally()

@@ -48,7 +48,9 @@ def _described(value: Any) -> Any:
     return value
 
 
-def calls_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[AtenCall]:
+def calls_of(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[AtenCall]:
     """The aten calls of a function, as export sees them: composite ops stay whole.
 
     Raises:

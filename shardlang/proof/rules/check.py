@@ -87,7 +87,6 @@ class Reference:
                 failed = error
         raise failed
 
-
     def _run(self, call: AtenCall, partial: frozenset[int], generator: torch.Generator) -> None:
         """Run the op forward and backward."""
         fed = [
@@ -128,7 +127,11 @@ def gradients(
         return [None] * len(leaves)
     roots, seeds = [y for y, _ in pairs], [c for _, c in pairs]
     found = iter(torch.autograd.grad(roots, wanted, seeds, allow_unused=True))
-    return [next(found) if x.requires_grad else None for x in leaves]
+    return [_dense(next(found)) if x.requires_grad else None for x in leaves]
+
+
+def _dense(gradient: Tensor | None) -> Tensor | None:
+    return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
 
 
 def build(
@@ -144,7 +147,9 @@ def build(
         kind = "param" if reference.trainable[i] else "input"
         leaves.append(GraphLeaf(f"x{i}", kind, node, x.dtype, reference.trainable[i]))
     fed = [
-        _called(graph, case, aten.sum.dim_IntList, (leaf.node, [0]), {}) if i in partial else leaf.node
+        _called(graph, case, aten.sum.dim_IntList, (leaf.node, [0]), {})
+        if i in partial
+        else leaf.node
         for i, leaf in enumerate(leaves)
     ]
     given = iter(fed)
@@ -217,7 +222,10 @@ def check(case: Case, assignment: Assignment, sharding: Sharding) -> None:
     reference = case.reference(partial)
     program = program_of(case, assignment, sharding)
     sim = Simulator(program)
-    local = {leaf.name: sim.place(leaf.name, reference.leaves[i]) for i, leaf in enumerate(program.leaves)}
+    local = {
+        leaf.name: sim.place(leaf.name, reference.leaves[i])
+        for i, leaf in enumerate(program.leaves)
+    }
     for leaf in program.leaves:
         for x in local[leaf.name]:
             x.requires_grad_(leaf.trainable)
@@ -240,12 +248,15 @@ def check(case: Case, assignment: Assignment, sharding: Sharding) -> None:
             continue
         want = torch.zeros_like(reference.leaves[i]) if want is None else want
         filled = [
-            torch.zeros_like(x) if g is None else g for g, x in zip(mine, local[leaf.name], strict=True)
+            torch.zeros_like(x) if g is None else g
+            for g, x in zip(mine, local[leaf.name], strict=True)
         ]
         _compare(f"gradient of operand {i}", filled, leaf.layout, want, sim)
 
 
-def _compare(what: str, pieces: Sequence[Tensor], layout: Layout, want: Tensor, sim: Simulator) -> None:
+def _compare(
+    what: str, pieces: Sequence[Tensor], layout: Layout, want: Tensor, sim: Simulator
+) -> None:
     scale = _scale(want)
     for piece, at in zip(pieces, sim.coords, strict=True):
         cut = piece_of(want.detach(), layout, at)

@@ -43,7 +43,9 @@ class Tally:
             f"{len(self.ops)} ops, {len(self.targets)} aten overloads, {self.calls} samples, "
             f"{self.assignments} assignments, {len(self.failures)} failures"
         )
-        text += f"\nnot traced: {len(self.skipped)} samples of {len({s.op for s in self.skipped})} ops"
+        text += (
+            f"\nnot traced: {len(self.skipped)} samples of {len({s.op for s in self.skipped})} ops"
+        )
         return text + f"\nwithout a rule: {', '.join(sorted(self.missing)) or 'none'}"
 
 

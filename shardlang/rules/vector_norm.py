@@ -1,0 +1,205 @@
+"""Vector norms and distances: over split dims, from global sums, maxima and minima."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from shardlang.ir.rule import Sharding
+from shardlang.rules.call import Call
+from shardlang.rules.reduce import extreme, root
+from shardlang.rules.registry import Emit, rule
+from shardlang.rules.shapes import arrow, dim_names, reduction, some_dims, tensor
+from shardlang.rules.softmax import in_dtype, in_wide
+
+aten: Any = torch.ops.aten
+
+
+def powered(emit: Emit, x: fx.Node, p: float) -> fx.Node:
+    """`x ** p` for x >= 0, whose gradient at zero is zero."""
+    if p == 1:
+        return x
+    zero = emit(aten.eq.Scalar, x, 0)
+    safe = emit(aten.masked_fill.Scalar, x, zero, 1)
+    return emit(aten.masked_fill.Scalar, emit(aten.pow.Tensor_Scalar, safe, p), zero, 0)
+
+
+def vector_norm(emit: Emit, x: fx.Node, p: float, dims: Sequence[int]) -> fx.Node:
+    """The p-norm over `dims`, which stay with size 1; gradients at zero are zero."""
+    if p == 0:
+        present = emit(aten.ne.Scalar, x, 0)
+        count = emit(aten.sum.dim_IntList, present, list(dims), True)
+        return emit(aten.to.dtype, count, x.meta["val"].dtype)
+    if p == 2 and not x.meta["val"].is_complex():
+        squares = emit(aten.mul.Tensor, x, x)
+        return root(emit, emit(aten.sum.dim_IntList, squares, list(dims), True))
+    size = emit(aten.abs.default, x)
+    if math.isinf(p):
+        return extreme(emit, size, dims, p > 0)
+    total = emit(aten.sum.dim_IntList, powered(emit, size, p), list(dims), True)
+    return powered(emit, total, 1 / p)
+
+
+def _order(call: Call) -> float:
+    """p of the norm; None is 2."""
+    value = call["ord"] if "ord" in call.names else call.get("p", 2)
+    return 2.0 if value is None or value == "fro" else float(value)
+
+
+def _keepdim(call: Call) -> bool:
+    return bool(call.get("keepdim", False))
+
+
+def _vector(call: Call) -> str:
+    mark = "~" if _order(call) > 0 else "!"
+    return reduction(call, some_dims(call), mark, _keepdim(call))
+
+
+def _lower_norm(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+    dims, out = list(some_dims(call)), call.results[0].dtype
+    x = call["self"]
+    if call.get("dtype") is not None:
+        x = in_dtype(emit, x, call["dtype"])
+    made = vector_norm(emit, in_wide(emit, x), _order(call), dims)
+    if dims and not _keepdim(call):
+        made = emit(aten.squeeze.dims, made, dims)
+    return in_dtype(emit, made, out)
+
+
+rule(aten.linalg_vector_norm, aten.norm, aten.frobenius_norm.dim, spec=_vector, lower=_lower_norm)
+
+
+def _is_vector(call: Call) -> bool:
+    """Whether linalg.norm takes a vector norm: no order, one dim, or the Frobenius norm."""
+    order, dim = call["ord"], call["dim"]
+    count = len(call.shapes[0]) if dim is None else len(call.dims("dim"))
+    return order is None or order == "fro" or count == 1
+
+
+def _any_norm(call: Call) -> str:
+    if _is_vector(call):
+        return _vector(call)
+    return reduction(call, some_dims(call), "!", _keepdim(call))
+
+
+rule(aten.linalg_norm, aten.linalg_matrix_norm, spec=_any_norm, lower=_lower_norm)
+rule(aten.nuclear_norm, spec=lambda call: reduction(call, some_dims(call), "!", _keepdim(call)))
+
+
+def _dist(call: Call) -> str:
+    """A norm of the difference of two broadcast operands."""
+    full = tuple(torch.broadcast_shapes(*call.shapes))
+    mark = "~" if float(call["p"]) > 0 else "!"
+    return arrow([tensor(_marked(s, full, range(len(full)), mark)) for s in call.shapes], ["."])
+
+
+def _marked(
+    shape: tuple[int, ...], full: tuple[int, ...], dims: Sequence[int], mark: str
+) -> list[str]:
+    """The factors of a broadcast operand, with `mark` on some dims of the full shape."""
+    offset = len(full) - len(shape)
+    return [
+        ("1" if size != full[offset + i] else f"d{offset + i}" + mark * (offset + i in dims))
+        for i, size in enumerate(shape)
+    ]
+
+
+def _lower_dist(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+    apart = in_wide(emit, emit(aten.sub.Tensor, call["self"], call["other"]))
+    dims = list(range(len(apart.meta["val"].shape)))
+    made = vector_norm(emit, apart, float(call["p"]), dims)
+    if dims:
+        made = emit(aten.squeeze.dims, made, dims)
+    return in_dtype(emit, made, call.results[0].dtype)
+
+
+rule(aten.dist, spec=_dist, lower=_lower_dist)
+
+
+def _last_of_two(call: Call) -> str:
+    """pairwise_distance: the last dim of two broadcast operands."""
+    full = tuple(torch.broadcast_shapes(*call.shapes))
+    last = len(full) - 1
+    out = dim_names(last) + ["1"] * _keepdim(call)
+    mark = "~" if float(call["p"]) > 0 else "!"
+    operands = [tensor(_marked(s, full, [last], mark)) for s in call.shapes]
+    return arrow(operands, [tensor(out)])
+
+
+def _lower_pairwise(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+    apart = emit(aten.sub.Tensor, call["x1"], call["x2"])
+    apart = in_wide(emit, emit(aten.add.Tensor, apart, call["eps"]))
+    last = len(apart.meta["val"].shape) - 1
+    made = vector_norm(emit, apart, float(call["p"]), [last])
+    if not _keepdim(call):
+        made = emit(aten.squeeze.dims, made, [last])
+    return in_dtype(emit, made, call.results[0].dtype)
+
+
+rule(aten.pairwise_distance, spec=_last_of_two, lower=_lower_pairwise)
+
+
+def _similar(call: Call) -> str:
+    full = tuple(torch.broadcast_shapes(*call.shapes))
+    dim = int(call["dim"]) % max(len(full), 1)
+    names = [n for i, n in enumerate(dim_names(len(full))) if i != dim]
+    return arrow([tensor(_marked(s, full, [dim], "~")) for s in call.shapes], [tensor(names)])
+
+
+def _lower_similarity(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+    """Each operand over its own norm (at least eps), then the sum of products."""
+    full = torch.broadcast_shapes(*call.shapes)
+    dim, parts = int(call["dim"]) % len(full), []
+    for name in ("x1", "x2"):
+        x = in_wide(emit, call[name])
+        if tuple(x.meta["val"].shape) != tuple(full):
+            x = emit(aten.expand.default, x, list(full))
+        size = vector_norm(emit, x, 2.0, [dim])
+        least = emit(aten.clamp_min.default, emit(aten.detach.default, size), call["eps"])
+        small = emit(aten.lt.Scalar, size, call["eps"])
+        parts.append(emit(aten.div.Tensor, x, emit(aten.where.self, small, least, size)))
+    product = emit(aten.mul.Tensor, *parts)
+    return in_dtype(emit, emit(aten.sum.dim_IntList, product, [dim]), call.results[0].dtype)
+
+
+rule(aten.cosine_similarity, spec=_similar, lower=_lower_similarity)
+
+
+def _cdist(call: Call) -> str:
+    """Distances between all rows of two batches: the feature dim stays whole."""
+    batch = call.out[:-2]
+    names = dim_names(len(batch))
+    left, right = (_marked(s[:-2], batch, (), "") for s in call.shapes)
+    return arrow(
+        [tensor([*left, "m", "k!"]), tensor([*right, "n", "k"])], [tensor([*names, "m", "n"])]
+    )
+
+
+rule(aten.cdist, aten._cdist_forward, aten._euclidean_dist, spec=_cdist, passes=False)
+rule(aten.pdist, spec="n! k! -> m!", passes=False)
+
+
+def _renormed(call: Call) -> str:
+    """renorm: every slice along a dim has its own norm over the others."""
+    names = dim_names(len(call.out))
+    marked = [n if i == call.dim() else n + "!" for i, n in enumerate(names)]
+    return arrow([tensor(marked)], [tensor(names)])
+
+
+rule(aten.renorm, spec=_renormed)
+
+
+def _weight_norm(call: Call) -> str:
+    """v over its norm for each index of one dim, times g."""
+    rank = call.rank("v")
+    names, dim = dim_names(rank), call["dim"]
+    marked = [n if i == dim % rank and dim != -1 else n + "!" for i, n in enumerate(names)]
+    size = [n if shape > 1 else "1" for n, shape in zip(names, call.shape("g"), strict=False)]
+    return arrow([tensor(marked), tensor(size)], [tensor(names)])
+
+
+rule(aten._weight_norm, spec=_weight_norm)
