@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tests.commands import ROOT, document, shardlang
 
 FOLDER = ROOT / "examples"

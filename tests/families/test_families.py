@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.commands import document
 
 HERE = Path(__file__).parent
