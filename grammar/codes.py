@@ -189,8 +189,16 @@ CODES: dict[str, Code] = {
         "no such tensor",
         "The module does not read or return a tensor by that name or index.",
     ),
-    "SH0307": Code("unknown input", "The model reads no input by that name."),
-    "SH0308": Code("input of another shape", "The stated shape is not the one the model reads."),
+    "SH0307": Code(
+        "unknown input",
+        "The traced model reads no input by that name. (A spec whose own model is traced finds"
+        " this earlier, as SH0353.)",
+    ),
+    "SH0308": Code(
+        "input of another shape",
+        "The stated shape is not the one that the model was traced with. (A spec whose own model"
+        " is traced finds this earlier, as SH0355, if the model fails on that shape.)",
+    ),
     "SH0309": Code("sharded scalar", "A scalar has no dim to shard."),
     "SH0310": Code("unknown output", "The model returns no output by that name."),
     "SH0311": Code(
