@@ -173,10 +173,11 @@ class ShardedModule(nn.Module):
 
     @torch.no_grad()
     def full_state_dict(self) -> dict[str, Tensor]:
-        """The plain model's state dict, whole on every device. Collective."""
+        """A copy of the plain model's state dict, whole on every device. Collective."""
         full: dict[str, Tensor] = {}
         for leaf, piece in self.placements():
             value = whole(piece.detach(), leaf.layout, self.groups)
+            value = value.clone() if value.data_ptr() == piece.data_ptr() else value
             full.update(dict.fromkeys((leaf.name, *leaf.aliases), value))
         return full
 

@@ -142,7 +142,7 @@ class _Publisher(threading.Thread):
 
     def run(self) -> None:
         """Publish until the process ends."""
-        last = ""
+        last: str | None = None
         while self._path.parent.is_dir():
             if last != WATCH.now:
                 last = WATCH.now

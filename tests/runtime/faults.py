@@ -1,0 +1,73 @@
+"""Ranks that fail in every way, for the failure tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import cases as known
+import torch
+from torch import fx
+
+from shardlang.ir.program import LocalProgram
+from shardlang.ir.steps import Step
+from shardlang.runtime.checks import check_same_program
+from shardlang.runtime.collectives import RunStep
+from shardlang.runtime.groups import Groups, join
+
+RANK = int(os.environ.get("RANK", "0"))
+
+
+def _reduce(groups: Groups) -> None:
+    whole = known.lay((4, ()))
+    axes = groups.mesh.axes
+    RunStep(Step(axes, known.marked(whole, "P", axes), whole), groups, "layers.3")(torch.ones(4))
+
+
+def killed() -> None:
+    """Rank 1 dies of a signal while the others wait for it."""
+    groups = join(known.LINE2)
+    _reduce(groups)
+    if RANK == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    _reduce(groups)
+
+
+def raises() -> None:
+    """Rank 1 has an error of its own."""
+    groups = join(known.LINE2)
+    if RANK == 1:
+        raise ValueError("no more\nof this")
+    _reduce(groups)
+
+
+def stuck() -> None:
+    """Rank 1 never comes to the collective."""
+    groups = join(known.LINE2, timeout_s=4)
+    _reduce(groups)
+    if RANK == 1:
+        time.sleep(60)
+    _reduce(groups)
+
+
+def two_programs() -> None:
+    """Rank 1 has another program."""
+    groups = join(known.LINE2)
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    y = graph.call_function(torch.add if RANK == 0 else torch.mul, (x, 2))
+    graph.output((y,))
+    check_same_program(LocalProgram(known.LINE2, graph, (), ()), groups)
+
+
+def other_mesh() -> None:
+    """Two processes for a mesh of four."""
+    join(known.LINE4)
+
+
+def waits() -> None:
+    """Wait for ever, after saying where."""
+    with open(f"{os.environ['WAIT_IN']}/{RANK}", "w") as file:  # noqa: PTH123
+        file.write(str(os.getpid()))
+    time.sleep(120)

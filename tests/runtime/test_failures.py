@@ -1,0 +1,72 @@
+"""A rank that fails ends the whole job, soon, with one message that names it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from spawn import spawn
+
+from shardlang.runtime.errors import RunError
+
+CASES = {
+    "killed": ("SH0603", "rank 1 was killed by signal 9 (SIGKILL)"),
+    "raises": ("SH0603", "rank 1 failed: ValueError: no more (faults.py:"),
+    "stuck": ("SH0604", "rank 0 waited too long in forward all_reduce over a in layers.3"),
+    "two_programs": ("SH0602", "rank 1 holds another program than rank 0: line 3 is "),
+    "other_mesh": ("SH0601", "2 processes were started, and the mesh (a = 4) has 4 devices"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_message_names_the_rank(name: str, tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(RunError) as caught:
+        spawn(f"faults:{name}", 2, tmp_path)
+    code, message = CASES[name]
+    assert caught.value.code == code
+    assert message in caught.value.message
+    if name == "stuck":
+        assert "rank 1 in no collective" in caught.value.help
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_their_supervisor(number: signal.Signals, tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path; from spawn import spawn\n"
+        f"spawn('faults:waits', 2, Path({str(tmp_path)!r}), WAIT_IN={str(tmp_path)!r})"
+    )
+    folder = Path(__file__).parent
+    env = {**os.environ, "PYTHONPATH": f"{folder}:{folder.parents[1]}"}
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", program], env=env, stderr=subprocess.DEVNULL
+    )
+    pids = [_pid(tmp_path / str(rank)) for rank in range(2)]
+    supervisor.send_signal(number)
+    assert supervisor.wait(20) != 0
+    deadline = time.monotonic() + 10
+    while any(_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a worker outlives its supervisor"
+        time.sleep(0.1)
+
+
+def _pid(path: Path) -> int:
+    deadline = time.monotonic() + 30
+    while not path.exists() or not path.read_text():
+        assert time.monotonic() < deadline, "the worker did not start"
+        time.sleep(0.05)
+    return int(path.read_text())
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"

@@ -1,0 +1,128 @@
+"""What the module tests run on every rank: one sharded model, looked at from all sides."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+
+from shardlang.compile import Compiled, compile_spec
+from shardlang.run import Run, plain_trainee, recipe_of, sharded_module
+from shardlang.runtime.groups import Groups, join
+from shardlang.runtime.module import ShardedModule
+from shardlang.runtime.optim import GradNorm
+from shardlang.runtime.save import save
+from shardlang.runtime.whole import whole
+from shardlang.spec import load_spec
+
+HERE = Path(__file__).parent
+SEED = 3
+
+
+def compiled(sets: dict[str, str] | None = None) -> Compiled:
+    """The compiled spec of the tiny model."""
+    spec, findings = load_spec(str(HERE / "tiny.shard"), sets or {})
+    assert spec is not None, findings
+    return compile_spec(spec)
+
+
+def batch() -> dict[str, Tensor]:
+    """One whole batch."""
+    made = torch.Generator().manual_seed(1)
+    return {name: torch.randint(0, 11, (5, 4), generator=made) for name in ("ids", "labels")}
+
+
+def everything() -> dict[str, Any]:
+    """All results, by name; rank 0 adds those of the plain model."""
+    found = compiled()
+    groups = join(found.spec.mesh, timeout_s=30)
+    module = sharded_module(found, groups, SEED)
+    results: dict[str, Any] = {"start": module.full_state_dict(), "names": list(module.state_dict())}
+    results |= _forward(module) | _gradients(module, groups)
+    results |= _checkpoints(module, Path(os.environ["SCRATCH"])) | _compiled(module)
+    results["training"] = _training(found, groups)
+    if groups.rank == 0:
+        results["plain"] = _plain(found)
+    return results
+
+
+def _forward(module: ShardedModule) -> dict[str, Any]:
+    out = module(**module.shard_inputs(**batch()))
+    out["loss"].backward()
+    return {
+        "structure": {name: type(value).__name__ for name, value in out.items()},
+        "loss": out["loss"].detach(),
+        "logits": out["extra"][0].detach(),
+        "norm": GradNorm(module)(),
+        "calls": module.get_buffer("blocks.1.calls").clone(),
+    }
+
+
+def _gradients(module: ShardedModule, groups: Groups) -> dict[str, Any]:
+    grads = {
+        leaf.name: whole(x.grad, leaf.layout, groups)
+        for leaf, x in module.placements()
+        if x.grad is not None
+    }
+    return {"grads": grads, "tied": module.get_parameter("head.weight") is module.get_parameter("embed.weight")}  # fmt: skip
+
+
+def _checkpoints(module: ShardedModule, folder: Path) -> dict[str, Any]:
+    """Write, spoil and read back, through both kinds of checkpoints."""
+    before = module.full_state_dict()
+    files = save(module, folder / "weights", file_bytes=200)
+    dcp.save(module.dtensor_state_dict(), checkpoint_id=folder / "dcp")
+    same = {}
+    _spoil(module)
+    state = module.dtensor_state_dict()
+    dcp.load(state, checkpoint_id=folder / "dcp")
+    module.load_dtensor_state_dict(state)
+    same["dcp"] = _equal(module.full_state_dict(), before)
+    _spoil(module)
+    module.load_full_state_dict(before)
+    same["full"] = _equal(module.full_state_dict(), before)
+    return {"checkpoints": same, "files": [file.name for file in files]}
+
+
+def _spoil(module: ShardedModule) -> None:
+    with torch.no_grad():
+        for tensor in module.state_dict().values():
+            tensor.zero_()
+
+
+def _equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def _compiled(module: ShardedModule) -> dict[str, Any]:
+    """The loss of the module under torch.compile, without graph breaks."""
+    run = torch.compile(module, backend="aot_eager", fullgraph=True)
+    module.zero_grad()
+    out = run(**module.shard_inputs(**batch()))
+    out["loss"].backward()
+    return {"compiled": (out["loss"].detach(), GradNorm(module)())}
+
+
+def _training(found: Compiled, groups: Groups) -> list[Any]:
+    module = sharded_module(found, groups, SEED)
+    return Run(found, recipe_of(found, 4, SEED)).sharded(module, lambda records: records)
+
+
+def _plain(found: Compiled) -> dict[str, Any]:
+    trainee = plain_trainee(found, SEED)
+    start = {name: value.clone() for name, value in trainee.module.state_dict().items()}
+    out = trainee.module(**batch())
+    out["loss"].backward()
+    params = trainee.module.named_parameters()
+    return {
+        "start": start,
+        "loss": out["loss"].detach(),
+        "logits": out["extra"][0].detach(),
+        "grads": {name: param.grad for name, param in params},
+        "norm": trainee.grad_norm(),
+        "training": Run(found, recipe_of(found, 4, SEED)).reference(lambda records: records),
+    }
