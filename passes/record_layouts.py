@@ -1,8 +1,8 @@
 """record_layouts: remember how every value lies before the rewrite.
 
-The rewrite replaces ops and drops constraints; plans and explanations still speak of the values that
-the model has. `notes["layouts"]` maps the name of every node to its layout, that of a value with a
-statement to the stated one; `notes["stated"]` maps it to the statement's place.
+The rewrite replaces ops and drops constraints; plans and explanations still speak of the values
+that the model has. `notes["layouts"]` maps the name of every node to its layout, that of a value
+with a statement to the stated one; `notes["stated"]` maps it to the statement's place.
 """
 
 from __future__ import annotations

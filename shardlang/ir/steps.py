@@ -143,16 +143,18 @@ def sent_bytes(move: Move, step: Step, itemsize: int, axes: tuple[Axis, ...] | N
     """Bytes that the busiest device sends in one call, under ring algorithms.
 
     all_gather and reduce_scatter send (n-1)/n of the joined tensor, all_reduce twice that,
-    all_to_all (n-1)/n of the local one, a permute the local one (Thakur et al., 2005).
+    all_to_all (n-1)/n of the local one, a permute the local one (Thakur et al., 2005). Uneven
+    pieces of a gather or scatter travel as large as the largest.
     """
     n = math.prod(axis.size for axis in (axes if axes is not None else step.axes))
-    big = max(math.prod(step.src.max_local_shape()), math.prod(step.dst.max_local_shape()))
+    sizes = [math.prod(layout.max_local_shape()) for layout in (step.src, step.dst)]
+    small, big = min(sizes), max(sizes)
     if move is Move.ALL_REDUCE:
         return 2 * big * itemsize * (n - 1) // n
     if move in (Move.ALL_GATHER, Move.REDUCE_SCATTER):
-        return big * itemsize * (n - 1) // n
+        return small * itemsize * (n - 1)
     if move is Move.ALL_TO_ALL:
-        return math.prod(step.src.max_local_shape()) * itemsize * (n - 1) // n
+        return sizes[0] * itemsize * (n - 1) // n
     if move is Move.PERMUTE:
-        return math.prod(step.src.max_local_shape()) * itemsize
+        return sizes[0] * itemsize
     return 0

@@ -1,0 +1,167 @@
+"""From a program to its plan: one row per tensor and per collective call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import fx
+
+from shardlang.ir.graph import is_item
+from shardlang.ir.program import LocalProgram, apply_steps
+from shardlang.ir.steps import COMMUNICATING, Step
+from shardlang.plan.memory import estimate_memory
+from shardlang.plan.names import Names, module_of
+from shardlang.plan.reasons import Reasons
+from shardlang.plan.traffic import (
+    backward_bytes,
+    forward_bytes,
+    sends,
+    step_nodes,
+    steps_of,
+    with_gradient,
+)
+from shardlang.plan.types import CollectiveRow, Phase, Plan, TensorRow, Value
+from shardlang.plan.values import module_values
+
+if TYPE_CHECKING:
+    from shardlang.compile import Compiled
+    from shardlang.spec.types import OptimizerDecl
+Pair = tuple[fx.Node, Step]
+
+
+def make_plan(
+    program: LocalProgram,
+    values: Mapping[str, Value] | None = None,
+    optimizer: OptimizerDecl | None = None,
+) -> Plan:
+    """The plan of a program.
+
+    Args:
+        values: the modules' own tensors by name (`model.norm.out`).
+        optimizer: as the spec states it; AdamW is assumed where it states none.
+    """
+    found = dict(values or {})
+    names = Names.of(program, {value.node: name for name, value in reversed(found.items())})
+    collector = Collector(program, names, with_gradient(program))
+    return Plan(
+        program.mesh,
+        frozenset(axis.name for axis in program.data_axes),
+        (*_leaves(program), *_values(found), *_results(program)),
+        (*collector.forward(), *collector.backward(), *_update(program, optimizer)),
+        estimate_memory(program, collector.flowing, optimizer),
+    )
+
+
+def plan_of(compiled: Compiled) -> Plan:
+    """The plan of a compiled spec."""
+    values = module_values(compiled.captured, compiled.graph.notes)
+    return make_plan(compiled.program, values, compiled.spec.optimizer)
+
+
+class Collector:
+    """Reads the collectives off a program's step nodes."""
+
+    def __init__(self, program: LocalProgram, names: Names, flowing: set[fx.Node]) -> None:
+        self.nodes = list(step_nodes(program))
+        self.names, self.flowing = names, flowing
+        self.reasons = Reasons(program, names)
+
+    def forward(self) -> Iterator[CollectiveRow]:
+        """The forward calls, in program order."""
+        for node in self.nodes:
+            pairs = steps_of(node)
+            step = pairs[0][1]
+            if sends(step.forward, step.axes):
+                sent = sum(forward_bytes(s, itemsize(value)) for value, s in pairs)
+                reason = self.reasons.forward(node, pairs[0][0], step)
+                yield self._row(node, pairs, "forward", sent, reason)
+
+    def backward(self) -> Iterator[CollectiveRow]:
+        """The backward calls, in the order in which the backward comes to them."""
+        for node in reversed(self.nodes):
+            pairs = self._with_gradient(node)
+            if not pairs or not sends(pairs[0][1].backward, pairs[0][1].backward_axes):
+                continue
+            value, step = pairs[0]
+            sent = sum(backward_bytes(s, itemsize(v)) for v, s in pairs)
+            many = len(pairs) > 1
+            reason = (
+                self.reasons.bundle(pairs) if many else self.reasons.backward(node, value, step)
+            )
+            yield self._row(node, pairs, "backward", sent, reason)
+
+    def _with_gradient(self, node: fx.Node) -> list[Pair]:
+        """The changes of layout of a step node through which a gradient flows."""
+        if node not in self.flowing:
+            return []
+        pairs = steps_of(node)
+        if node.target is not apply_steps:
+            return pairs
+        alive = {user.args[1] for user in node.users if is_item(user) and user in self.flowing}
+        return [pair for index, pair in enumerate(pairs) if index in alive]
+
+    def _row(
+        self, node: fx.Node, pairs: list[Pair], phase: Phase, sent: int, reason: str
+    ) -> CollectiveRow:
+        step = pairs[0][1]
+        move = step.forward if phase == "forward" else step.backward
+        axes = step.axes if phase == "forward" else step.backward_axes
+        return CollectiveRow(
+            op=COMMUNICATING[move],
+            axes=tuple(axis.name for axis in axes),
+            phase=phase,
+            module=module_of(node, backward=phase == "backward"),
+            tensors=tuple(self.names(value) for value, _ in pairs),
+            count=1,
+            bytes=sent,
+            reason=reason,
+            node=node.name,
+        )
+
+
+def itemsize(value: fx.Node) -> int:
+    """Bytes of one element of a value."""
+    return int(value.meta["val"].dtype.itemsize)
+
+
+def _leaves(program: LocalProgram) -> Iterator[TensorRow]:
+    for leaf in program.leaves:
+        if leaf.kind in ("param", "buffer", "input"):
+            yield TensorRow(
+                leaf.name, leaf.kind, leaf.dtype, leaf.layout.unlabelled(), leaf.trainable
+            )
+
+
+def _values(values: Mapping[str, Value]) -> Iterator[TensorRow]:
+    for name, value in values.items():
+        yield TensorRow(name, "value", value.dtype, value.layout.unlabelled())
+
+
+def _results(program: LocalProgram) -> Iterator[TensorRow]:
+    for result in program.results:
+        if result.kind == "output":
+            yield TensorRow(result.name, "output", result.dtype, result.layout.unlabelled())
+
+
+def _update(program: LocalProgram, optimizer: OptimizerDecl | None) -> Iterator[CollectiveRow]:
+    """The optimizer's own collectives: the norm of all gradients, where it is clipped.
+
+    It is one all-reduce of one float64 number over the whole mesh.
+    """
+    clipped = optimizer is not None and "clip" in optimizer.kwargs
+    axes = tuple(axis.name for axis in program.mesh.axes if axis.size > 1)
+    if not clipped or not axes or not any(leaf.trainable for leaf in program.leaves):
+        return
+    ways = program.mesh.devices
+    yield CollectiveRow(
+        op="all_reduce",
+        axes=axes,
+        phase="update",
+        module="",
+        tensors=("squared norm of the gradients",),
+        count=1,
+        bytes=2 * torch.float64.itemsize * (ways - 1) // ways,
+        reason="clipping needs the norm of all gradients together",
+    )

@@ -1,0 +1,130 @@
+"""What differs between two plans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from shardlang.plan.document import plan_document
+from shardlang.plan.totals import Total, total_of, totals_json, totals_of
+from shardlang.plan.types import CollectiveRow, Phase, Plan, TensorRow
+
+
+@dataclass(frozen=True, slots=True)
+class TensorChange:
+    """A tensor that lies differently; None where a plan does not have it."""
+
+    name: str
+    kind: str
+    before: TensorRow | None
+    after: TensorRow | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallsChange:
+    """Collectives of one op, over the same axes, in one phase and module, that differ."""
+
+    op: str
+    axes: tuple[str, ...]
+    phase: Phase
+    module: str
+    before: Total
+    after: Total
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two plans and all that differs."""
+
+    before: Plan
+    after: Plan
+    tensors: tuple[TensorChange, ...]
+    calls: tuple[CallsChange, ...]
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that the busiest device sends more in the second plan."""
+        return total_of(self.after.collectives).bytes - total_of(self.before.collectives).bytes
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of memory that the fullest device needs more in the second plan."""
+        return self.after.memory.total_bytes - self.before.memory.total_bytes
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing differs."""
+        return not (self.tensors or self.calls or self.memory_bytes or self._meshes_differ())
+
+    def _meshes_differ(self) -> bool:
+        return self.before.mesh != self.after.mesh
+
+
+def compare(before: Plan, after: Plan) -> Comparison:
+    """Compare two plans, the second against the first."""
+    return Comparison(
+        before, after, tuple(_tensor_changes(before, after)), tuple(_calls_changes(before, after))
+    )
+
+
+def _tensor_changes(before: Plan, after: Plan) -> Iterator[TensorChange]:
+    old = {(row.kind, row.name): row for row in before.tensors}
+    new = {(row.kind, row.name): row for row in after.tensors}
+    for key in dict.fromkeys([*old, *new]):
+        was, now = old.get(key), new.get(key)
+        if was is None or now is None or was.type != now.type:
+            yield TensorChange(key[1], key[0], was, now)
+
+
+Key = tuple[str, tuple[str, ...], Phase, str]
+
+
+def _by_place(rows: tuple[CollectiveRow, ...]) -> dict[Key, Total]:
+    found: dict[Key, Total] = {}
+    for row in rows:
+        key = (row.op, row.axes, row.phase, row.module)
+        found[key] = found.get(key, Total()) + Total(row.count, row.bytes)
+    return found
+
+
+def _calls_changes(before: Plan, after: Plan) -> Iterator[CallsChange]:
+    old, new = _by_place(before.collectives), _by_place(after.collectives)
+    for key in dict.fromkeys([*old, *new]):
+        was, now = old.get(key, Total()), new.get(key, Total())
+        if was != now:
+            yield CallsChange(*key, was, now)
+
+
+def comparison_document(comparison: Comparison, spec: str) -> dict[str, Any]:
+    """The `against` entry of the plan document: the plan that `spec` gives, and what differs."""
+    other = plan_document(comparison.before)
+    return {
+        "spec": spec,
+        "mesh": other["mesh"],
+        "devices": other["devices"],
+        "totals": totals_json(totals_of(comparison.before.collectives)),
+        "memory": other["memory"],
+        "tensors": [
+            {
+                "name": change.name,
+                "kind": change.kind,
+                "before": change.before.to_json() if change.before else None,
+                "after": change.after.to_json() if change.after else None,
+            }
+            for change in comparison.tensors
+        ],
+        "collectives": [
+            {
+                "op": change.op,
+                "axes": list(change.axes),
+                "phase": change.phase,
+                "module": change.module,
+                "before": {"count": change.before.count, "bytes": change.before.bytes},
+                "after": {"count": change.after.count, "bytes": change.after.bytes},
+            }
+            for change in comparison.calls
+        ],
+        "sent_bytes_more": comparison.sent_bytes,
+        "memory_bytes_more": comparison.memory_bytes,
+    }

@@ -1,0 +1,20 @@
+"""The plan as the JSON document that the command line prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shardlang.plan.totals import totals_json, totals_of
+from shardlang.plan.types import Plan
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """`mesh`, `devices`, `tensors`, `collectives`, `totals` and `memory`."""
+    return {
+        "mesh": {axis.name: axis.size for axis in plan.mesh.axes},
+        "devices": plan.mesh.devices,
+        "tensors": [row.to_json() for row in plan.tensors],
+        "collectives": [row.to_json() for row in plan.collectives],
+        "totals": totals_json(totals_of(plan.collectives)),
+        "memory": plan.memory.to_json(),
+    }

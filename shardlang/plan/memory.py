@@ -1,0 +1,136 @@
+"""Bytes on the fullest device: what is certain, and an estimate of the activations.
+
+The estimate adds up every value that autograd keeps for the backward, as the rules tell it: an op
+that is linear in an operand keeps the other operands, one that is not keeps that operand, or its
+result where `_KEEPS_RESULT` says so. A value is counted once, views not apart from their base; the
+gathered form of a stored parameter counts, a parameter itself does not. Temporary buffers and the
+allocator's own loss are not counted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import fx
+
+from shardlang.ir.graph import is_item, is_step
+from shardlang.ir.layout import Layout
+from shardlang.ir.program import LocalProgram
+from shardlang.ir.rule import Rule
+from shardlang.ir.steps import Move
+from shardlang.plan.names import op_name, sharding_at
+from shardlang.plan.traffic import steps_of
+from shardlang.plan.types import Memory
+
+if TYPE_CHECKING:
+    from shardlang.spec.types import OptimizerDecl
+
+_KEEPS_RESULT = {
+    "exp", "softmax", "_softmax", "log_softmax", "_log_softmax", "tanh", "sigmoid", "rsqrt", "sqrt",
+    "relu", "reciprocal", "logsumexp",
+}  # fmt: skip
+"""Ops whose derivative is written in their result."""
+
+_VIEWS = {
+    "view", "reshape", "_unsafe_view", "transpose", "t", "permute", "unsqueeze", "squeeze",
+    "expand", "slice", "select", "split", "split_with_sizes", "chunk", "unbind", "alias", "detach",
+    "unfold", "flatten", "unflatten", "narrow", "movedim", "constrain",
+}  # fmt: skip
+"""Ops whose result shares the memory of their operand."""
+
+_STATES = {"adam": 2, "adamw": 2}
+"""Tensors of state per parameter."""
+
+
+def estimate_memory(
+    program: LocalProgram, flowing: set[fx.Node], optimizer: OptimizerDecl | None
+) -> Memory:
+    """Bytes on the first device, which holds the largest piece of everything.
+
+    Args:
+        flowing: the nodes through which a gradient flows.
+        optimizer: as the spec states it; AdamW is assumed where it states none.
+    """
+    params = [leaf for leaf in program.leaves if leaf.kind == "param"]
+    trained = sum(local_bytes(p.layout, p.dtype) for p in params if p.trainable)
+    name = optimizer.name if optimizer is not None else "adamw"
+    return Memory(
+        params_bytes=sum(local_bytes(p.layout, p.dtype) for p in params),
+        buffers_bytes=sum(
+            local_bytes(b.layout, b.dtype) for b in program.leaves if b.kind == "buffer"
+        ),
+        gradients_bytes=trained,
+        optimizer_bytes=trained * _states(name, optimizer),
+        activations_bytes=sum(value_bytes(node) for node in kept_values(program, flowing)),
+        optimizer_name=name if optimizer is not None else "adamw (assumed)",
+    )
+
+
+def _states(name: str, optimizer: OptimizerDecl | None) -> int:
+    momentum = optimizer.kwargs.get("momentum", 0) if optimizer is not None else 0
+    return _STATES.get(name, 1 if momentum else 0)
+
+
+def local_bytes(layout: Layout, dtype: torch.dtype) -> int:
+    """Bytes of the largest piece of a tensor."""
+    return math.prod(layout.max_local_shape()) * dtype.itemsize
+
+
+def value_bytes(node: fx.Node) -> int:
+    """Bytes of the largest piece of a value."""
+    layout, val = node.meta.get("layout"), node.meta.get("val")
+    if not isinstance(layout, Layout) or not isinstance(val, torch.Tensor):
+        return 0
+    return local_bytes(layout, val.dtype)
+
+
+def kept_values(program: LocalProgram, flowing: set[fx.Node]) -> list[fx.Node]:
+    """The values that are kept for the backward, each once, in program order."""
+    kept: set[fx.Node] = set()
+    for node in program.graph.nodes:
+        sharding = sharding_at(node)
+        if node in flowing and node.op == "call_function" and sharding is not None:
+            kept.update(base_of(v) for v in _kept_by(node, sharding.rule, flowing))
+    return [node for node in program.graph.nodes if node in kept and node.op != "placeholder"]
+
+
+def _kept_by(node: fx.Node, rule: Rule, flowing: set[fx.Node]) -> list[fx.Node]:
+    """What one op keeps."""
+    if op_name(node) in _VIEWS:
+        return []
+    operands = node.all_input_nodes
+    kept: dict[fx.Node, None] = {}
+    if len(operands) != len(rule.operands):
+        return list(operands)
+    for index, operand in enumerate(operands):
+        if operand not in flowing:
+            continue
+        linear = [chosen for chosen in rule.linear if index in chosen]
+        if linear:
+            fixed = [o for i, o in enumerate(operands) if i not in max(linear, key=len)]
+            kept.update(dict.fromkeys(fixed))
+        elif op_name(node) in _KEEPS_RESULT:
+            kept[node] = None
+        else:
+            kept.update(dict.fromkeys(operands))
+    return list(kept)
+
+
+def base_of(node: fx.Node) -> fx.Node:
+    """The node whose memory a value lies in."""
+    while True:
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node) or not _shares(node, source):
+            return node
+        node = source
+
+
+def _shares(node: fx.Node, source: fx.Node) -> bool:
+    """Whether a node's value lies in the memory of its operand."""
+    if is_item(node):
+        return op_name(source) in _VIEWS
+    if is_step(node):
+        return all(step.forward is Move.NOTHING for _, step in steps_of(node))
+    return node.op == "call_function" and op_name(node) in _VIEWS

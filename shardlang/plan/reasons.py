@@ -1,0 +1,177 @@
+"""Why a collective is there: one sentence for a person, forward and backward."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from torch import fx
+
+from shardlang.ir.graph import Stated, is_step
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis
+from shardlang.ir.program import LocalProgram
+from shardlang.ir.steps import Step
+from shardlang.plan.names import (
+    Names,
+    module_of,
+    op_name,
+    readers,
+    sharding_at,
+    split_reader,
+    through_steps,
+)
+
+_MATRIX = {"linear", "addmm", "mm", "matmul", "bmm", "baddbmm"}
+
+
+def axes_text(axes: tuple[Axis, ...] | tuple[str, ...]) -> str:
+    """Axes as a layout writes a product: `dp*tp`."""
+    return "*".join(str(axis) for axis in axes)
+
+
+@dataclass(frozen=True, slots=True)
+class Reasons:
+    """Writes the reasons of one program's steps."""
+
+    program: LocalProgram
+    names: Names
+
+    def forward(self, node: fx.Node, value: fx.Node, step: Step) -> str:
+        """Why the forward call is made."""
+        over = axes_text(step.axes)
+        if step.reduce != "sum":
+            kind = "largest" if step.reduce == "max" else "smallest"
+            return f"{self._op(value, step.axes[0])} finds the {kind} over a dim split over {over}"
+        if step.kind in ("all_reduce", "reduce_scatter"):
+            return self._summed(node, value, step)
+        if step.kind == "all_gather":
+            return self._gathered(node, value, step)
+        before, after = step.dims
+        if step.kind == "all_to_all":
+            return (
+                f"dim {before} is split over {over}, {self._reader(node)} needs dim {after} split"
+            )
+        return f"{self._reader(node)} needs the axes of dim {before} in another order"
+
+    def backward(self, node: fx.Node, value: fx.Node, step: Step) -> str:
+        """Why the backward call is made."""
+        over = axes_text(step.backward_axes)
+        if step.kind in ("vary", "all_reduce"):
+            return self._varied(node, value, step)
+        name = self.names.within(value, module_of(node))
+        if step.kind == "all_gather":
+            how = "as it is stored" if self.names.is_leaf(value) else "as the value is"
+            return f"gradient of `{name}`, summed over {over} and split {how}"
+        if step.kind == "reduce_scatter":
+            return f"each {over} device needs the whole gradient of `{name}` for its summand"
+        if step.kind == "slice":
+            return f"gradient of `{name}`, of which each {over} device used a part"
+        return f"gradient of `{name}` on its way back"
+
+    def bundle(self, pairs: list[tuple[fx.Node, Step]]) -> str:
+        """Why several gradients are reduced in one call."""
+        axes = pairs[0][1].axes
+        many = f"gradients of {len(pairs)} parameters"
+        return f"{many}, whole over {axes_text(axes)}, used by {self._kind_of(axes)}"
+
+    def _varied(self, node: fx.Node, value: fx.Node, step: Step) -> str:
+        axes = step.backward_axes
+        over, name = axes_text(axes), self.names.within(value, module_of(node, backward=True))
+        if self.names.is_leaf(value):
+            return f"gradient of `{name}`, whole over {over}, used by {self._kind_of(axes)}"
+        reader = split_reader(node, axes[0])
+        what = self._parallel(reader, axes) if reader is not None else "what reads it"
+        return f"{what} gives each {over} device a summand of the gradient of `{name}`"
+
+    def _kind_of(self, axes: tuple[Axis, ...]) -> str:
+        kind = "data" if all(axis in self.program.data_axes for axis in axes) else "values"
+        return f"{kind} split over {axes_text(axes)}"
+
+    def _summed(self, node: fx.Node, value: fx.Node, step: Step) -> str:
+        axis = step.axes[0]
+        maker = made_partial(value, axis)
+        text = f"{self._maker(maker, axis)} leaves a partial sum over {axes_text(step.axes)}"
+        if step.kind == "reduce_scatter":
+            return f"{text}, {self._reader(node)} takes its part of dim {step.dims[1]}"
+        if any(reader.op == "output" for reader in readers(node)):
+            return f"{text}, results leave whole"
+        return text
+
+    def _maker(self, maker: fx.Node, axis: Axis) -> str:
+        name = op_name(maker)
+        if name in _MATRIX:
+            sharding = sharding_at(maker)
+            origin = sharding.origins.get(axis) if sharding is not None else None
+            if origin is not None and origin.reason.startswith("claimed"):
+                return f"row-parallel `{name}`"
+        elif name == "embedding":
+            return "`embedding` with its rows split"
+        elif maker.op == "placeholder":
+            return f"`{self.names(maker)}`"
+        return f"{self._op(maker, axis)} over a split dim"
+
+    def _op(self, node: fx.Node, axis: Axis) -> str:
+        """An op, and the one that was rewritten into it."""
+        sharding = sharding_at(node)
+        origin = sharding.origins.get(axis) if sharding is not None else None
+        name = op_name(node)
+        if origin is not None and origin.reason == "lowered from":
+            whole = re.sub(r"(_default)?(_\d+)?$", "", origin.source)
+            return f"`{whole}`" if whole == name else f"`{name}` in `{whole}`"
+        return f"`{name}`"
+
+    def _gathered(self, node: fx.Node, value: fx.Node, step: Step) -> str:
+        name, axis = self.names.within(value, module_of(node)), step.axes[0]
+        if self.names.is_leaf(value):
+            sharding = sharding_at(through_steps(value))
+            origin = sharding.origins.get(axis) if sharding is not None else None
+            stored = origin is not None and origin.reason == "stored"
+            how = "stored" if stored else "laid out"
+            return f"`{name}` is {how} over {axis}, gathered before use"
+        stated = node.meta.get("stated")
+        if isinstance(stated, Stated) and stated.place:
+            return f"`{name}` is stated whole over {axis} at {stated.place}"
+        first = next(iter(readers(node)), None)
+        if first is None or first.op == "output":
+            return f"results leave whole over {axis}"
+        return f"{self._parallel(first, step.axes)} reads `{name}` whole over {axis}"
+
+    def _parallel(self, reader: fx.Node, axes: tuple[Axis, ...]) -> str:
+        """A reader, and how it is split along an axis itself."""
+        sharding = sharding_at(reader)
+        if sharding is None:
+            return f"`{op_name(reader)}`"
+        origin = next((sharding.origins[a] for a in axes if a in sharding.origins), None)
+        if (
+            origin is not None
+            and origin.reason.startswith("claimed")
+            and op_name(reader) in _MATRIX
+        ):
+            inner = any(axis in sharding.inner_axes() for axis in axes)
+            return f"{'row' if inner else 'column'}-parallel `{op_name(reader)}`"
+        return f"`{op_name(reader)}`"
+
+    def _reader(self, node: fx.Node) -> str:
+        first = next(iter(readers(node)), None)
+        if first is None or first.op == "output":
+            return "the result"
+        return f"`{op_name(first)}`"
+
+
+def made_partial(value: fx.Node, axis: Axis) -> fx.Node:
+    """The op at which a partial sum came to be, behind the linear ops that passed it on."""
+    node = value
+    while True:
+        before = [n for n in node.all_input_nodes if _is_partial(n, axis)]
+        real = [n for n in before if not is_step(n)] or [
+            n for n in before if _is_partial(n.args[0], axis)
+        ]
+        if not real:
+            return node
+        node = real[0]
+
+
+def _is_partial(node: object, axis: Axis) -> bool:
+    layout = node.meta.get("layout") if isinstance(node, fx.Node) else None
+    return isinstance(layout, Layout) and axis in layout.partial

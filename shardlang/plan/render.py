@@ -1,0 +1,246 @@
+"""The plan as text for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from io import StringIO
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from shardlang.plan.fold import (
+    fold,
+    join_names,
+    join_sentences,
+    skeleton,
+    skeleton_of_sentence,
+    split_prefix,
+)
+from shardlang.plan.links import BANDWIDTHS, seconds_of
+from shardlang.plan.text import bytes_text, mesh_lines, seconds_text, shape_text
+from shardlang.plan.totals import Total, total_of, totals_of
+from shardlang.plan.types import PHASES, CollectiveRow, Phase, Plan, TensorRow
+
+_KINDS = {
+    "param": "parameters, as they lie at rest",
+    "buffer": "buffers",
+    "input": "inputs",
+    "value": "values, as the modules return them",
+    "output": "outputs",
+}
+OP_COLORS = {
+    "all_gather": "blue",
+    "all_reduce": "red",
+    "reduce_scatter": "magenta",
+    "all_to_all": "yellow",
+    "send_recv": "cyan",
+}
+"""The colour of each op, on terminals."""
+
+
+def render_plan(plan: Plan, color: bool = False, width: int = 80) -> str:
+    """The whole plan; the last line sums it up."""
+    console = console_for(color, width)
+    _mesh(console, plan)
+    for kind, title in _KINDS.items():
+        rows = [row for row in plan.tensors if row.kind == kind]
+        if rows:
+            heading(console, title)
+            console.print(Padding(tensor_table(rows, console.width - 2), (0, 0, 0, 2)))
+    for phase in PHASES:
+        _phase(console, plan, phase)
+    _totals(console, plan)
+    _memory(console, plan)
+    console.print()
+    console.print(summary(plan), style="bold")
+    return text_of(console)
+
+
+def console_for(color: bool, width: int) -> Console:
+    """A console that writes to a string."""
+    return Console(
+        file=StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False,
+        color_system="standard" if color else None, emoji=False, markup=False,
+    )  # fmt: skip
+
+
+def text_of(console: Console) -> str:
+    """What a console has written, without spaces at the ends of lines."""
+    assert isinstance(console.file, StringIO)
+    lines = [line.rstrip() for line in console.file.getvalue().split("\n")]
+    return "\n".join(lines).rstrip("\n")
+
+
+def heading(console: Console, title: str) -> None:
+    """A title with an empty line above."""
+    console.print()
+    console.print(Text(title, style="bold"))
+
+
+def _mesh(console: Console, plan: Plan) -> None:
+    names = []
+    for axis in plan.mesh.axes:
+        link = f" over {axis.link}" if axis.link else ""
+        data = " (data)" if axis.name in plan.data_axes else ""
+        names.append(f"{axis.name} = {axis.size}{link}{data}")
+    head = Text("mesh", style="bold")
+    console.print(
+        head.append(f"  {', '.join(names)}: {plan.mesh.devices} devices", style="not bold")
+    )
+    for line in mesh_lines(plan.mesh):
+        console.print(Text(line, style="dim"))
+
+
+def tensor_table(rows: Sequence[TensorRow], width: int = 78) -> Table:
+    """One line per tensor: name, type, local shape and bytes; repeated layers are one.
+
+    The local shape is left out where the line would be too long.
+    """
+    lines = list(_tensor_lines(rows))
+    widest = [max(len(str(line[i])) for line in lines) for i in range(4)]
+    keep = [0, 1, 2, 3] if sum(widest) + 6 <= width else [0, 1, 3]
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for i in keep:
+        table.add_column(justify="right" if i > 1 else "left", no_wrap=i > 1, overflow="fold")
+    for line in lines:
+        table.add_row(*[line[i] for i in keep])
+    return table
+
+
+def _tensor_lines(rows: Sequence[TensorRow]) -> Iterator[tuple[Text, Text, str, str]]:
+    above = ""
+    for group in fold(rows, lambda row: (skeleton(row.name), row.type)):
+        prefix, rest = split_prefix(join_names([row.name for row in group]))
+        if prefix != above and prefix:
+            yield Text(prefix), Text(""), "", f"×{len(group)}"
+        above, row = prefix, group[0]
+        name = Text(f"  {rest}" if prefix else rest)
+        yield name, _type_text(row), shape_text(row.local_shape), bytes_text(row.local_bytes)
+
+
+def _type_text(row: TensorRow) -> Text:
+    text = Text(row.type)
+    text.highlight_regex(r"@[\w*]+(\([\d,]+\))?", "green")
+    text.highlight_regex(r"\+\w+", "yellow")
+    return text
+
+
+def _phase(console: Console, plan: Plan, phase: Phase) -> None:
+    rows = plan.select(phase=phase)
+    if not rows:
+        return
+    total = total_of(rows)
+    axes_width = max(len("*".join(row.axes)) for row in rows)
+    console.print()
+    console.print(
+        _columns([phase, "", "", calls_text(total.count), bytes_text(total.bytes)], "bold")
+    )
+    groups = fold_collectives(rows)
+    reasons = [join_sentences([row.reason for row in group]) for group in groups]
+    for group, reason, following in zip(groups, reasons, [*reasons[1:], ""], strict=True):
+        line = _columns(_call_cells(group), "", axes_width)
+        console.print(Padding(line, (0, 0, 0, 2)))
+        if reason != following:
+            console.print(Padding(Text(reason, style="dim"), (0, 0, 0, 6)))
+
+
+def fold_collectives(rows: Iterable[CollectiveRow]) -> list[list[CollectiveRow]]:
+    """Collectives that differ only in the number of their layer, together."""
+    return fold(
+        rows,
+        lambda row: (
+            row.op, row.axes, row.phase, skeleton(row.module), skeleton_of_sentence(row.reason),
+            row.bytes, row.count, row.stage,
+        ),
+    )  # fmt: skip
+
+
+def _columns(cells: Sequence[str | Text], style: str, axes_width: int = 0) -> Table:
+    """Op, axes, module, calls and bytes, the last two at the right edge."""
+    table = Table(
+        box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0), expand=True, style=style
+    )
+    table.add_column(width=14)
+    table.add_column(width=axes_width, no_wrap=True)
+    table.add_column(ratio=1, overflow="fold")
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True, width=8)
+    table.add_row(*cells)
+    return table
+
+
+def _call_cells(group: Sequence[CollectiveRow]) -> list[str | Text]:
+    row, total = group[0], total_of(group)
+    module = join_names([one.module for one in group]) or "(model)"
+    op = Text(row.op, style=OP_COLORS[row.op])
+    return [op, "*".join(row.axes), module, f"×{total.count}", bytes_text(total.bytes)]
+
+
+def calls_text(count: int) -> str:
+    """A number of calls: `1 call`, `2 calls`."""
+    return f"{count} call" if count == 1 else f"{count} calls"
+
+
+def _totals(console: Console, plan: Plan) -> None:
+    if not plan.collectives:
+        return
+    heading(console, "sent by the busiest device in one step (calls)")
+    totals = totals_of(plan.collectives)
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table.add_column("")
+    for phase in PHASES:
+        table.add_column(phase, justify="right")
+    table.add_column("together", justify="right")
+    for op in totals["forward"]:
+        cells = [totals[phase][op] for phase in PHASES]
+        whole = sum(cells, Total())
+        if whole.count:
+            table.add_row(Text(op, style=OP_COLORS[op]), *map(_cell, [*cells, whole]))
+    sums = [total_of(plan.select(phase=phase)) for phase in PHASES]
+    table.add_row("all", *map(_cell, [*sums, sum(sums, Total())]))
+    console.print(Padding(table, (0, 0, 0, 2)))
+    for line in _time_lines(plan):
+        console.print(Text(f"  {line}", style="dim"))
+
+
+def _cell(total: Total) -> str:
+    return f"{bytes_text(total.bytes)} ({total.count})" if total.count else "-"
+
+
+def _time_lines(plan: Plan) -> Iterator[str]:
+    seconds = seconds_of(plan.collectives, plan.mesh)
+    if seconds is None:
+        return
+    links = dict.fromkeys(axis.link for axis in plan.mesh.axes if axis.link in BANDWIDTHS)
+    paces = ", ".join(f"{link} {BANDWIDTHS[link] / 1e9:g} GB/s" for link in links if link)
+    yield f"estimate: {seconds_text(seconds)} on the links ({paces})"
+
+
+def _memory(console: Console, plan: Plan) -> None:
+    memory = plan.memory
+    heading(console, "memory on the fullest device")
+    parts = {
+        "parameters": memory.params_bytes,
+        "buffers": memory.buffers_bytes,
+        "gradients": memory.gradients_bytes,
+        f"state of {memory.optimizer_name}": memory.optimizer_bytes,
+        "activations (estimate: all that autograd keeps)": memory.activations_bytes,
+    }
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(justify="right")
+    for name, count in parts.items():
+        if count:
+            table.add_row(name, bytes_text(count))
+    console.print(Padding(table, (0, 0, 0, 2)))
+
+
+def summary(plan: Plan) -> str:
+    """One line: devices, calls, bytes and memory."""
+    total = total_of(plan.collectives)
+    sent = f"{calls_text(total.count)} sending {bytes_text(total.bytes)} a step"
+    calls = sent if total.count else "no collectives"
+    memory = bytes_text(plan.memory.total_bytes)
+    return f"{plan.mesh.devices} devices: {calls}, about {memory} of memory each"

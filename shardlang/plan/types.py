@@ -1,0 +1,181 @@
+"""What a program costs, as frozen records: its tensors, its collectives, its memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from shardlang.ir.layout import Layout, dtype_name, printed_type
+from shardlang.ir.mesh import Mesh
+from shardlang.ir.steps import COMMUNICATING
+
+Phase = Literal["forward", "backward", "update"]
+
+PHASES: tuple[Phase, ...] = ("forward", "backward", "update")
+OPS: tuple[str, ...] = ("all_gather", "all_reduce", "reduce_scatter", "all_to_all", "send_recv")
+
+assert set(OPS) == set(COMMUNICATING.values())
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRow:
+    """One named tensor and the piece of it that a device holds.
+
+    Attributes:
+        kind: `param`, `buffer`, `input`, `value` or `output`.
+        trainable: whether it gets a gradient and is updated.
+    """
+
+    name: str
+    kind: str
+    dtype: torch.dtype
+    layout: Layout
+    trainable: bool = False
+
+    @property
+    def type(self) -> str:
+        """The printed type, `f32[8@dp, 128]`."""
+        return printed_type(self.dtype, self.layout)
+
+    @property
+    def local_shape(self) -> tuple[int, ...]:
+        """The shape of the largest piece, which the first device holds."""
+        return self.layout.max_local_shape()
+
+    @property
+    def local_bytes(self) -> int:
+        """Bytes of the largest piece."""
+        return math.prod(self.local_shape) * self.dtype.itemsize
+
+    def to_json(self) -> dict[str, Any]:
+        """The row of the plan document."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "dtype": dtype_name(self.dtype),
+            "global_shape": list(self.layout.shape),
+            "layout": str(self.layout),
+            "local_shape": list(self.local_shape),
+            "local_bytes": self.local_bytes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor that a module reads or returns: the node that makes it, and how it lies."""
+
+    node: str
+    dtype: torch.dtype
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveRow:
+    """One collective of an optimizer step.
+
+    Attributes:
+        op: one of `OPS`.
+        axes: the mesh axes that its groups span.
+        module: the module in which it is needed; empty for the model itself.
+        tensors: what it moves.
+        stage: the pipeline stage, None without a pipeline.
+        count: calls per optimizer step.
+        bytes: what the busiest device sends in all these calls, under ring algorithms.
+        reason: what made it necessary.
+        node: the step's name in the program; empty in the update.
+    """
+
+    op: str
+    axes: tuple[str, ...]
+    phase: Phase
+    module: str
+    tensors: tuple[str, ...]
+    count: int
+    bytes: int
+    reason: str
+    stage: int | None = None
+    node: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The row of the plan document."""
+        return {
+            "op": self.op,
+            "axes": list(self.axes),
+            "phase": self.phase,
+            "module": self.module,
+            "tensors": list(self.tensors),
+            "stage": self.stage,
+            "count": self.count,
+            "bytes": self.bytes,
+            "reason": self.reason,
+            "node": self.node,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes on the fullest device.
+
+    Attributes:
+        optimizer_name: the optimizer whose state is counted.
+        activations_bytes: an estimate of what is kept for the backward; see `memory`.
+    """
+
+    params_bytes: int
+    buffers_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    optimizer_name: str
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it together."""
+        state = self.params_bytes + self.buffers_bytes + self.gradients_bytes
+        return state + self.optimizer_bytes + self.activations_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """The `memory` entry of the plan document."""
+        return {
+            "params_bytes": self.params_bytes,
+            "buffers_bytes": self.buffers_bytes,
+            "gradients_bytes": self.gradients_bytes,
+            "optimizer": self.optimizer_name,
+            "optimizer_bytes": self.optimizer_bytes,
+            "activations_bytes": self.activations_bytes,
+            "activations_are": "estimated",
+            "total_bytes": self.total_bytes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that one program moves and holds in one optimizer step."""
+
+    mesh: Mesh
+    data_axes: frozenset[str]
+    tensors: tuple[TensorRow, ...]
+    collectives: tuple[CollectiveRow, ...]
+    memory: Memory
+
+    def tensor(self, name: str) -> TensorRow:
+        """The tensor of that name. Raises KeyError."""
+        for row in self.tensors:
+            if row.name == name:
+                return row
+        raise KeyError(name)
+
+    def select(
+        self, op: str | None = None, phase: Phase | None = None, axis: str | None = None
+    ) -> tuple[CollectiveRow, ...]:
+        """The collectives of one op, in one phase, over a given axis; None means any."""
+        return tuple(
+            row
+            for row in self.collectives
+            if op in (None, row.op)
+            and phase in (None, row.phase)
+            and (axis is None or axis in row.axes)
+        )

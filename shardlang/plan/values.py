@@ -1,0 +1,75 @@
+"""The tensors that modules return, under the modules' names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from shardlang.ir.layout import Layout
+from shardlang.plan.types import Value
+
+if TYPE_CHECKING:
+    from shardlang.capture import Captured, ValueKey
+
+
+def value_name(key: ValueKey) -> str:
+    """A value as the language writes it: `model.norm.out`."""
+    return ".".join(part for part in key if part)
+
+
+def module_values(captured: Captured, notes: Mapping[str, Any]) -> dict[str, Value]:
+    """What the modules of a model return, and the values that the spec speaks of, by name.
+
+    Args:
+        notes: the graph's notes, with the layouts recorded before the rewrite.
+    """
+    layouts: Mapping[str, Layout] = notes.get("layouts", {})
+    nodes = {name: node for name, node in _named(captured).items() if node.name in layouts}
+    return {
+        name: Value(node.name, node.meta["val"].dtype, layouts[node.name])
+        for name, node in nodes.items()
+    }
+
+
+def _named(captured: Captured) -> dict[str, fx.Node]:
+    found = {value_name(key): node for key, node in captured.values.items() if key[1] == "out"}
+    marked = {module for module, side, _ in captured.values if side == "out"}
+    made = returned(captured.graph)
+    for module, node in made.items():
+        if module not in marked and not _is_list(module, made):
+            found[f"{module}.out"] = node
+    order = {node: index for index, node in enumerate(captured.graph.nodes)}
+    deepest_last = sorted(found.items(), key=lambda item: (order[item[1]], -item[0].count(".")))
+    return dict(deepest_last)
+
+
+def returned(graph: fx.Graph) -> dict[str, fx.Node]:
+    """The one value of each module that is read outside of it; none where there are several."""
+    found: dict[str, dict[fx.Node, None]] = {}
+    for node in graph.nodes:
+        if node.op == "call_function" and isinstance(node.meta["val"], torch.Tensor):
+            users = [user.meta.get("module", "") for user in node.users]
+            for module in enclosing(node.meta.get("module", "")):
+                if any(not _inside(user, module) for user in users):
+                    found.setdefault(module, {})[node] = None
+    return {module: next(iter(nodes)) for module, nodes in found.items() if len(nodes) == 1}
+
+
+def _is_list(module: str, made: Mapping[str, fx.Node]) -> bool:
+    """Whether a module returns what a numbered part of it returns, as a list of layers does."""
+    inside = (other for other in made if other.rpartition(".")[0] == module)
+    return any(o.rpartition(".")[2].isdigit() and made[o] is made[module] for o in inside)
+
+
+def enclosing(module: str) -> Iterator[str]:
+    """A module and those around it, without the root."""
+    while module:
+        yield module
+        module = module.rpartition(".")[0]
+
+
+def _inside(module: str, outer: str) -> bool:
+    return module == outer or module.startswith(outer + ".")
