@@ -92,11 +92,22 @@ def _add_value(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
     net.add_edge(label, copy, capacity=2 * size + (not leaf))
     if leaf:
         net.add_edge(SOURCE, label)
+    elif _beside_split(node, axis):
+        net.add_edge(label, SINK)
     elif is_step(node) and axis in step_of(node).axes:
         before = step_of(node).src.state(axis)
         price = {"P": 2 * size, "S": size}.get(before)
         if price is not None:
             net.add_edge(SOURCE, label, capacity=price)
+
+
+def _beside_split(node: fx.Node, axis: Axis) -> bool:
+    """Whether the value is a whole result of an op that is split, whose operands are `R`."""
+    source = producer(node)[0]
+    if "sharding" not in source.meta:
+        return False
+    sharding = sharding_of(source)
+    return axis in sharding.linear or sharding.factor_of(axis) is not None
 
 
 def _add_uses(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
@@ -230,7 +241,9 @@ class Emission:
         current, labels = base, have
         for change, target in ((want - have, have | want), (have - want, want)):
             if change:
-                current = self._relabel(current, labels, frozenset(target), tuple(sorted(change)), before)
+                current = self._relabel(
+                    current, labels, frozenset(target), tuple(sorted(change)), before
+                )
                 labels = frozenset(target)
         self.versions[value, want] = current
         return current

@@ -18,8 +18,8 @@ aten = torch.ops.aten
 
 
 def _made(call: Call) -> str:
-    """Factors of the result alone."""
-    return arrow([], [names(len(call.out))])
+    """Factors of the result alone; operands are numbers."""
+    return arrow([[] for _ in call.shapes], [names(len(call.out))])
 
 
 def made_of(call: Call) -> dict[str, Any]:
@@ -76,7 +76,9 @@ def _cut(call: Call, sharding: Sharding) -> LocalCall:
 
 
 rule(
-    aten.linspace.default, aten.logspace.default, aten.range.default, aten.range.step,
+    aten.linspace.default, aten.linspace.Tensor_Tensor, aten.linspace.Tensor_Scalar,
+    aten.linspace.Scalar_Tensor, aten.logspace.default, aten.logspace.Tensor_Tensor,
+    aten.logspace.Tensor_Scalar, aten.logspace.Scalar_Tensor, aten.range.default, aten.range.step,
     aten.bartlett_window.default, aten.bartlett_window.periodic,
     aten.blackman_window.default, aten.blackman_window.periodic,
     aten.hann_window.default, aten.hann_window.periodic,
@@ -109,7 +111,7 @@ rule(
 
 
 def _new_strided(call: Call, sharding: Sharding) -> LocalCall:
-    return aten.new_empty.default, (call.operands[0], local_sizes(sharding)), {}
+    return aten.new_empty.default, (call.operands[0], local_sizes(sharding)), made_of(call)
 
 
 rule(aten.new_empty_strided.default, spec=_new, localize=_new_strided, detached=True)

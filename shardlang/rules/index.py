@@ -131,8 +131,9 @@ rule(
 def _gather(call: Call) -> str:
     """Outside `dim` the index may be shorter than the tensor, which is then read from its start."""
     shape, index = call.shapes
-    if not shape or not index:
-        return arrow([["v!"] if shape else [], ["j!"] if index else []], [["j!"] if index else []])
+    if not shape or len(shape) != len(index):
+        places = [f"j{i}!" for i in range(len(index))]
+        return arrow([[f"x{i}!" for i in range(len(shape))], places], [places])
     at = call.dim()
     result = [f"j{i}={size}" for i, size in enumerate(index)]
     source = [
@@ -143,8 +144,8 @@ def _gather(call: Call) -> str:
 
 
 def _local_gather(call: Call, sharding: Sharding) -> LocalCall:
-    dim = sharding.factors["v"]
-    if not dim.axes:
+    dim = sharding.factors.get("v")
+    if dim is None or not dim.axes:
         return call.replace()
     x, index = call.operands
     return gather_here, (x, call.dim(), index, at_of(dim)), {}

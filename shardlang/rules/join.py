@@ -36,9 +36,7 @@ def _cat(call: Call) -> str:
     return _cat_along(call, call.dim(rank=len(call.out)))
 
 
-rule(
-    aten.cat.default, aten.concat.default, aten.concatenate.default, spec=_cat, linear=["tensors"]
-)
+rule(aten.cat.default, aten.concat.default, aten.concatenate.default, spec=_cat, linear=["tensors"])
 rule(
     aten.hstack.default,
     spec=lambda call: _cat_along(call, 0 if len(call.out) == 1 else 1), linear=["tensors"],

@@ -21,12 +21,18 @@ def _spatial(call: Call, spatial: int) -> str:
     return arrow([[*kept, *before]], [after] * len(call.results))
 
 
+def _averages(call: Call) -> list[str]:
+    """Averages are linear, but for integers, which are rounded."""
+    inexact = call.results[0].is_floating_point() or call.results[0].is_complex()
+    return [call.slots[0].name] if inexact else []
+
+
 rule(
     aten.avg_pool1d.default, aten.adaptive_avg_pool1d.default,
     aten.upsample_linear1d.default, aten.upsample_nearest1d.default,
     aten.upsample_linear1d.vec, aten.upsample_nearest1d.vec,
     aten._upsample_nearest_exact1d.default, aten._upsample_nearest_exact1d.vec,
-    spec=lambda call: _spatial(call, 1), linear=lambda call: [call.slots[0].name],
+    spec=lambda call: _spatial(call, 1), linear=_averages,
 )  # fmt: skip
 rule(
     aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d.default,
@@ -36,14 +42,14 @@ rule(
     aten.upsample_bilinear2d.vec, aten.upsample_nearest2d.vec, aten.upsample_bicubic2d.vec,
     aten._upsample_nearest_exact2d.vec, aten._upsample_bilinear2d_aa.vec,
     aten._upsample_bicubic2d_aa.vec,
-    spec=lambda call: _spatial(call, 2), linear=lambda call: [call.slots[0].name],
+    spec=lambda call: _spatial(call, 2), linear=_averages,
 )  # fmt: skip
 rule(
     aten.avg_pool3d.default, aten.adaptive_avg_pool3d.default, aten._adaptive_avg_pool3d.default,
     aten.upsample_trilinear3d.default, aten.upsample_nearest3d.default,
     aten._upsample_nearest_exact3d.default, aten.upsample_trilinear3d.vec,
     aten.upsample_nearest3d.vec, aten._upsample_nearest_exact3d.vec,
-    spec=lambda call: _spatial(call, 3), linear=lambda call: [call.slots[0].name],
+    spec=lambda call: _spatial(call, 3), linear=_averages,
 )  # fmt: skip
 rule(
     aten.max_pool1d.default, aten.max_pool1d_with_indices.default,
@@ -63,8 +69,7 @@ def _with_table(call: Call, spatial: int) -> str:
     """The operand and a second one of the same leading dims."""
     kept = names(len(call.shapes[0]) - spatial)
     operands = [
-        [*kept, *(f"{name}!" for name in names(spatial, f"x{i}d"))]
-        for i in range(len(call.shapes))
+        [*kept, *(f"{name}!" for name in names(spatial, f"x{i}d"))] for i in range(len(call.shapes))
     ]
     return arrow(operands, [[*kept, *(f"{name}!" for name in names(spatial, "y"))]])
 

@@ -192,7 +192,8 @@ def _all_whole(call: Call) -> str:
         with_whole(names(len(shape), f"x{i}d"), range(len(shape)))
         for i, shape in enumerate(call.shapes)
     ]
-    return arrow(operands, [operands[0]])
+    result = names(len(call.out), "y")
+    return arrow(operands, [with_whole(result, range(len(result)))])
 
 
 rule(aten.masked_scatter.default, spec=_all_whole, linear=["self source"])

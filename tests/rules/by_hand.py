@@ -106,7 +106,7 @@ def _compare(
         )
         result = _flat(target(*here_args, **here_kwargs))
         runs.append(result)
-        mine = [piece_of(s, sharding.result(j), coord) for j, s in enumerate(seeds)]
+        mine = [_seed(s, sharding.result(j), coord, device) for j, s in enumerate(seeds)]
         grads.append(_gradients(result, local, mine))
     for j, y in enumerate(full):
         _same(y.detach(), sharding.result(j), [run[j].detach() for run in runs], mesh, sharding)
@@ -128,6 +128,13 @@ def _compare(
                 _same(want, summed, found, mesh, sharding)
 
 
+def _seed(seed: Tensor, layout: Layout, coord: dict[str, int], device: int) -> Tensor:
+    """The gradient of a result: of a whole one, which is replicated, a summand."""
+    if layout.sharded or layout.partial:
+        return piece_of(seed, layout, coord)
+    return seed if device == 0 else torch.zeros_like(seed)
+
+
 def _zero(grad: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros_like(like) if grad is None else grad
 
@@ -143,9 +150,7 @@ def _same(
     for coord, piece in zip(mesh.coords(), pieces, strict=True):
         want = piece_of(full, layout, coord)
         note = f"{where} at {coord}: "
-        torch.testing.assert_close(
-            piece, want, equal_nan=True, msg=lambda m, note=note: note + m
-        )
+        torch.testing.assert_close(piece, want, equal_nan=True, msg=lambda m, note=note: note + m)
 
 
 def _flat(result: Any) -> list[Tensor]:
@@ -160,8 +165,6 @@ def _gradients(
     if not pairs or not wanted:
         return [None] * len(inputs)
     found = iter(
-        torch.autograd.grad(
-            [y for y, _ in pairs], wanted, [s for _, s in pairs], allow_unused=True
-        )
+        torch.autograd.grad([y for y, _ in pairs], wanted, [s for _, s in pairs], allow_unused=True)
     )
     return [next(found) if x.requires_grad else None for x in inputs]
