@@ -18,22 +18,23 @@ from shardlang.spec.gather import Gathered, gather_file, gather_text
 from shardlang.spec.names import declare_dims, declare_lets, declare_mesh
 from shardlang.spec.scope import Scope
 from shardlang.spec.statements import resolve_statement
-from shardlang.spec.types import Axes, InputDecl, Scalar, Spec
+from shardlang.spec.types import Axes, InputDecl, ModelRef, Scalar, Spec
 
 
 def load_spec(
-    path: str | Path, sets: Mapping[str, str] | None = None
+    path: str | Path, sets: Mapping[str, str] | None = None, *, need_model: bool = True
 ) -> tuple[Spec | None, list[Diagnostic]]:
     """Read and resolve a `.shard` file and all that it uses.
 
     Args:
         path: the file; findings name it as given.
         sets: the text of each `--set NAME=VALUE`.
+        need_model: whether a spec that names no model is an error.
 
     Returns:
         The spec, or None where there are errors, and all findings in order of place.
     """
-    return _resolve(gather_file(Path(path)), Path(path), sets or {})
+    return _resolve(gather_file(Path(path)), Path(path), sets or {}, need_model)
 
 
 def load_spec_text(
@@ -44,7 +45,7 @@ def load_spec_text(
 
 
 def _resolve(
-    gathered: Gathered, path: Path, sets: Mapping[str, str]
+    gathered: Gathered, path: Path, sets: Mapping[str, str], need_model: bool = True
 ) -> tuple[Spec | None, list[Diagnostic]]:
     if has_errors(gathered.findings):
         return None, in_order(gathered.findings)
@@ -56,7 +57,8 @@ def _resolve(
     for fact in gathered.facts:
         draft.folder = fact.folder
         resolve_statement(fact.statement, draft)
-    _check_model(draft, gathered)
+    if need_model:
+        _check_model(draft, gathered)
     if not has_errors(scope.findings):
         _warn_unused(scope, gathered.root)
     findings = in_order(scope.findings)
@@ -93,14 +95,14 @@ def _spec(
     mesh: Mesh,
     data: frozenset[str],
 ) -> Spec:
-    assert draft.model is not None
+    model = draft.model or ModelRef("python", path, span=start_of_file(str(path)))
     inputs = tuple(draft.inputs.values())
     return Spec(
         path=path,
         sets=values,
         mesh=mesh,
         data_axes=data | _batch_axes(inputs),
-        model=draft.model,
+        model=model,
         inputs=inputs,
         params=tuple(draft.params),
         buffers=tuple(draft.buffers),

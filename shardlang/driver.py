@@ -105,7 +105,9 @@ def _input_names(decl: InputDecl, source: ModelSource) -> list[str]:
     names = decl.pattern.select(source.input_names())
     if not names:
         known = ", ".join(f"`{name}`" for name in source.input_names())
-        raise CaptureError("SH0353", f"no input matches `{decl.pattern}`", help=f"its inputs are {known}")
+        raise CaptureError(
+            "SH0353", f"no input matches `{decl.pattern}`", help=f"its inputs are {known}"
+        )
     return names
 
 
@@ -183,13 +185,17 @@ def placements_of(spec: Spec, binding: Binding, captured: Captured) -> Placement
 
 
 def compile_spec(
-    spec: Spec, source: ModelSource | None = None, passes: tuple[Pass, ...] = PIPELINE
+    spec: Spec,
+    source: ModelSource | None = None,
+    passes: tuple[Pass, ...] = PIPELINE,
+    inputs: tuple[InputSpec, ...] | None = None,
 ) -> Compiled:
     """Trace the model, bind the spec to its names, and run the passes.
 
     Args:
         source: the model, instead of the one that the spec names.
         passes: the pipeline, or a part of it.
+        inputs: the inputs, instead of those that the spec declares.
 
     Raises:
         CompileError: with every finding of the stage that failed.
@@ -197,7 +203,7 @@ def compile_spec(
     at = spec.model.span
     try:
         source = source_of(spec) if source is None else source
-        inputs = input_specs(spec, source)
+        inputs = input_specs(spec, source) if inputs is None else inputs
         captured = capture(source, inputs, marked(spec))
     except CaptureError as failure:
         raise CompileError([at_model(failure, at)]) from failure
@@ -231,7 +237,9 @@ def at_model(failure: CaptureError | ShardError, span: Span) -> Diagnostic:
 def module_source(model: nn.Module | Callable[[], nn.Module]) -> ModelSource:
     """A source for a model that the user's program has built, or builds."""
     if isinstance(model, nn.Module):
-        return CallableSource(functools.partial(_itself, model), "train" if model.training else "eval")
+        return CallableSource(
+            functools.partial(_itself, model), "train" if model.training else "eval"
+        )
     return CallableSource(model)
 
 
@@ -264,6 +272,9 @@ def mismatch(report: Report, span: Span) -> Diagnostic:
             notes.append(f"{what}: error {error_:.1e}{worst}")
     first = f"first difference: {report.first}" if report.first else "no single value differs first"
     return error(
-        "SH0506", "the sharded program does not compute what the model computes", span,
-        notes=[first, *notes], help="this is a fault of a rule or a pass; report it with the spec",
+        "SH0506",
+        "the sharded program does not compute what the model computes",
+        span,
+        notes=[first, *notes],
+        help="this is a fault of a rule or a pass; report it with the spec",
     )

@@ -1,0 +1,122 @@
+"""The Python interface: compile a spec, then prove, plan, draw or load the program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from shardlang.driver import (
+    Compiled,
+    CompileError,
+    compile_spec,
+    inputs_from_examples,
+    module_source,
+)
+from shardlang.grammar.diagnostics import Diagnostic
+from shardlang.ir.program import LocalProgram
+from shardlang.spec import Spec, load_spec
+
+if TYPE_CHECKING:
+    from shardlang.proof.report import Report
+    from shardlang.runtime.module import ShardedModule
+
+
+def compile(
+    spec: str | Path | Spec,
+    *,
+    model: nn.Module | Callable[[], nn.Module] | None = None,
+    example_inputs: Mapping[str, Tensor] | None = None,
+    sets: Mapping[str, str] | None = None,
+) -> Program:
+    """Compile a spec.
+
+    Args:
+        spec: a `.shard` file, or a resolved spec.
+        model: the model, or a function that builds it, instead of the one the spec names. A model
+            that is handed in is not changed; its own weights are the program's initial ones.
+        example_inputs: tensors by input name, whose shapes and dtypes stand for those that the
+            spec declares.
+        sets: values for the spec's `let`s, as `--set` gives them.
+
+    Raises:
+        CompileError: the spec or the model has errors; `diagnostics` lists them all.
+    """
+    resolved = spec if isinstance(spec, Spec) else _load(Path(spec), sets or {}, model is not None)
+    source = module_source(model) if model is not None else None
+    inputs = inputs_from_examples(example_inputs) if example_inputs is not None else None
+    return Program(compile_spec(resolved, source, inputs=inputs))
+
+
+def _load(path: Path, sets: Mapping[str, str], has_model: bool) -> Spec:
+    spec, findings = load_spec(path, sets, need_model=not has_model)
+    if spec is None:
+        raise CompileError(findings)
+    return spec
+
+
+class Program:
+    """A compiled spec: one program for every device of the mesh."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        self.compiled = compiled
+
+    @property
+    def spec(self) -> Spec:
+        """The resolved spec."""
+        return self.compiled.spec
+
+    @property
+    def local(self) -> LocalProgram:
+        """The program that every device runs, with its layouts."""
+        return self.compiled.program
+
+    @property
+    def diagnostics(self) -> list[Diagnostic]:
+        """Warnings and notes of the compilation."""
+        return self.compiled.diagnostics
+
+    def load(self, device: str | torch.device = "cpu", seed: int = 0) -> ShardedModule:
+        """This rank's part of the model: an ordinary module with local parameters. Collective.
+
+        Under torchrun, or any launcher that sets `RANK` and `WORLD_SIZE`, every rank calls this.
+        `device` is `cpu` (gloo) or `cuda` (NCCL).
+
+        Raises:
+            RunError: the number of processes is not that of the mesh, or the ranks' programs differ.
+        """
+        from shardlang.run import sharded_module
+        from shardlang.runtime.groups import join
+
+        kind = torch.device(device).type
+        return sharded_module(self.compiled, join(self.spec.mesh, kind), seed)
+
+    def verify(self, seed: int = 0) -> Report:
+        """Prove in float64, on simulated devices, that the program equals the model."""
+        from shardlang.proof.verify import verify
+
+        done = self.compiled
+        return verify(
+            done.captured, done.placements, done.source, done.inputs, seed=seed, train=done.train
+        )
+
+    def plan(self) -> dict[str, Any]:
+        """Layouts, collectives, bytes and memory, as the `plan --json` document has them."""
+        from shardlang.plan import plan_document, plan_of
+
+        return plan_document(plan_of(self.compiled))
+
+    def graph(self, *, factored: bool = True) -> str:
+        """The rewritten graph as DOT."""
+        from shardlang.graph import dot_of
+
+        return dot_of(self.compiled, factored=factored)
+
+    def code(self) -> str:
+        """The program of one device as readable Python."""
+        from shardlang.graph.code import code_of
+
+        return code_of(self.local)
