@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from shardlang.capture import load_plain, make_inputs, materialize
 from shardlang.capture.nest import tensors
-from shardlang.compile import Compiled
+from shardlang.driver import Compiled
 from shardlang.runtime.data import IDS, Batch, byte_batches
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups

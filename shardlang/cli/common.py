@@ -17,7 +17,7 @@ from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, in_ord
 from shardlang.grammar.render import Sources, render_all, to_json, use_color
 
 if TYPE_CHECKING:
-    from shardlang.compile import Compiled
+    from shardlang.driver import Compiled
     from shardlang.spec import Spec
 
 SCHEMA = 1
@@ -69,7 +69,7 @@ class Context:
 
     def compile(self, spec: Spec) -> Compiled:
         """Compile the spec; with errors, print them and exit with status 1."""
-        from shardlang.compile import CompileError, compile_spec
+        from shardlang.driver import CompileError, compile_spec
 
         try:
             compiled = compile_spec(spec)

@@ -14,7 +14,7 @@ from shardlang.cli.common import Context, common_options
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from shardlang.compile import Compiled
+    from shardlang.driver import Compiled
     from shardlang.run import Run
     from shardlang.runtime.train import Record
     from shardlang.spec import Spec
@@ -116,7 +116,7 @@ def _work(
 
 def _compile(context: Context, spec: Spec) -> Compiled:
     """Compile, with the findings of every stage as the command's own."""
-    from shardlang.compile import CompileError, compile_spec
+    from shardlang.driver import CompileError, compile_spec
 
     try:
         compiled = compile_spec(spec)
@@ -128,9 +128,7 @@ def _compile(context: Context, spec: Spec) -> Compiled:
     return compiled
 
 
-def _shown(
-    context: Context, records: Iterator[Record], steps: int, title: str
-) -> Iterator[Record]:
+def _shown(context: Context, records: Iterator[Record], steps: int, title: str) -> Iterator[Record]:
     """The records, shown as they come: a bar for a person, lines for a program."""
     from shardlang.runtime.progress import is_terminal, print_lines, show_bar
 

@@ -22,7 +22,7 @@ def command(context: Context, spec_path: str, shrink: bool, seed: int) -> None:
 
     All devices are simulated in one process, in float64, on random parameters and inputs.
     """
-    from shardlang.compile import CompileError
+    from shardlang.driver import CompileError
     from shardlang.ir.graph import ShardError
     from shardlang.proof.prove import verify_compiled
 
@@ -33,14 +33,14 @@ def command(context: Context, spec_path: str, shrink: bool, seed: int) -> None:
         context.add(failure.diagnostics)
         context.fail()
     except ShardError as failure:
-        from shardlang.compile import at_model
+        from shardlang.driver import at_model
 
         context.add([at_model(failure, spec.model.span)])
         context.fail()
     if report.ok:
         context.finish(report.to_json())
     else:
-        from shardlang.compile import mismatch
+        from shardlang.driver import mismatch
 
         context.add([mismatch(report, spec.model.span)])
         context.fail(report.to_json())

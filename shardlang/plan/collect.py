@@ -26,7 +26,7 @@ from shardlang.plan.types import CollectiveRow, Phase, Plan, TensorRow, Value
 from shardlang.plan.values import module_values
 
 if TYPE_CHECKING:
-    from shardlang.compile import Compiled
+    from shardlang.driver import Compiled
     from shardlang.spec.types import OptimizerDecl
 Pair = tuple[fx.Node, Step]
 

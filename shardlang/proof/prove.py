@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shardlang.compile import Compiled, CompileError, compile_spec
+from shardlang.driver import Compiled, CompileError, compile_spec
 from shardlang.grammar.diagnostics import error
 from shardlang.proof.memory import available_bytes, estimate_bytes, readable
 from shardlang.proof.report import Report

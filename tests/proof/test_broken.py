@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shardlang.compile import compile_spec
+from shardlang.driver import compile_spec
 from shardlang.ir.graph import ShardGraph, is_step, step_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.rule import Operand
@@ -24,7 +24,7 @@ from shardlang.spec import load_spec_text
 
 aten = torch.ops.aten
 
-MODEL = '''
+MODEL = """
 from torch import nn
 import torch.nn.functional as F
 
@@ -41,14 +41,14 @@ class Mlp(nn.Module):
 
 def build():
     return Mlp()
-'''
-SPEC = '''
+"""
+SPEC = """
 mesh { dp = 2 tp = 3 }
 model "model.py:build"()
 input x : f32[7, 5, 6] [dp, _, _]
 param "up.{weight,bias}" [tp, ...]
 param "down.weight" [_, tp]
-'''
+"""
 
 
 @pytest.fixture
@@ -106,7 +106,9 @@ def test_bias_added_by_every_device(
     monkeypatch.setattr(OpRule, "bind", unmarked)
     report = prove(folder)
     assert not report.ok
-    assert report.first is not None and report.first.name == "linear_1" and not report.first.backward
+    assert (
+        report.first is not None and report.first.name == "linear_1" and not report.first.backward
+    )
 
 
 def drop_vary(graph: ShardGraph, module: str) -> ShardGraph:
@@ -153,7 +155,9 @@ def test_wrong_gradient_types(
     folder: Path, unchecked: None, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     spoiled = sabotaged(kind)
-    monkeypatch.setattr("shardlang.proof.verify.run_passes", lambda g: pipeline.run_passes(g, spoiled))  # type: ignore[arg-type]
+    monkeypatch.setattr(
+        "shardlang.proof.verify.run_passes", lambda g: pipeline.run_passes(g, spoiled)
+    )  # type: ignore[arg-type]
     report = prove(folder)
     assert not report.ok
     assert report.outputs["loss"] < 1e-12, "the forward is right; only gradients are wrong"

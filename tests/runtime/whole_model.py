@@ -10,7 +10,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
-from shardlang.compile import Compiled, compile_spec
+from shardlang.driver import Compiled, compile_spec
 from shardlang.run import Run, plain_trainee, recipe_of, sharded_module
 from shardlang.runtime.groups import Groups, join
 from shardlang.runtime.module import ShardedModule
