@@ -42,7 +42,9 @@ class CaptureError(ValueError):
 
 def is_model_file(path: str) -> bool:
     """Whether a stack frame's file is the model's own code, neither torch's nor ours."""
-    return not (path.startswith((_TORCH_ROOT, _PACKAGE_ROOT, "<")) or "/importlib/" in path)
+    if path.startswith((_TORCH_ROOT, _PACKAGE_ROOT, "<")):
+        return False
+    return not any(part in path for part in ("/importlib/", "/huggingface_hub/"))
 
 
 def model_line(error: BaseException) -> str:
@@ -54,6 +56,9 @@ def model_line(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, in lower case style and without a full stop."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    """The first line of an exception's text, and the next one if it only announces that."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if not lines:
+        return type(error).__name__
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return text.rstrip(".")

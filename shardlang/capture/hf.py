@@ -28,6 +28,9 @@ TASKS: dict[str, str] = {
     "audio-classification": "AutoModelForAudioClassification",
 }
 _BUILD_OPTIONS = ("attn_implementation", "experts_implementation", "dtype")
+TRACEABLE_EXPERTS = "batched_mm"
+"""The implementation of mixtures of experts that traces to ordinary operators."""
+
 _TOKEN_LABELS = ("causal-lm", "masked-lm", "seq2seq-lm", "token-classification")
 _EXTRA_INPUTS = ("num_items_in_batch",)
 
@@ -38,7 +41,8 @@ class HfSource(ModelSource):
     `path` is a configuration file, or a folder with `config.json` and possibly safetensors files,
     whose weights are then the initial ones. Options: `task` (a key of `TASKS`; without it the
     configuration's `architectures`), `mode`, `attn_implementation`, `experts_implementation`,
-    `dtype`; any other is an attribute of the configuration to change.
+    `dtype`; any other is an attribute of the configuration to change. Mixtures of experts default
+    to `TRACEABLE_EXPERTS`: transformers' own default traces to one opaque operator.
     """
 
     def __init__(self, path: Path | str, **options: Any) -> None:
@@ -96,7 +100,10 @@ class HfSource(ModelSource):
         options = dict(self.build_options)
         if "dtype" in options:
             options["dtype"] = getattr(torch, str(options["dtype"]).removeprefix("torch."))
-        model: nn.Module = self._model_class(config)._from_config(config, **options)
+        kind = self._model_class(config)
+        if getattr(kind, "_can_set_experts_implementation", bool)():
+            options.setdefault("experts_implementation", TRACEABLE_EXPERTS)
+        model: nn.Module = kind._from_config(config, **options)
         return model
 
     def _model_class(self, config: Any) -> Any:

@@ -25,6 +25,7 @@ from shardlang.capture.init_ops import atomic_initializers
 aten = torch.ops.aten
 _SMALL = 1 << 20
 _EXACT_FACTORIES = {aten.arange, aten.linspace, aten.logspace, aten.scalar_tensor}
+_RESIZES = {aten.resize_, aten.set_, aten.resize_as_}
 _OVERWRITES = {aten.normal_, aten.uniform_, aten.zero_, aten.fill_, aten.bernoulli_}
 
 
@@ -139,6 +140,10 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, args: Any, kwargs: Any, outs: Any, given: list[torch.Tensor]
     ) -> None:
         """Put a call on the tape unless it only makes a view."""
+        if torch.Tag.inplace_view in func.tags:
+            if func.overloadpacket in _RESIZES:
+                raise CannotReplayError
+            return
         read = {storage_key(t) for t in given if isinstance(t, FakeTensor)}
         made = [t for t in tree_flatten(outs)[0] if isinstance(t, torch.Tensor)]
         written = {storage_key(t) for t in _written(func, args, kwargs)}

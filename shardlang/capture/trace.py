@@ -123,7 +123,12 @@ def _export(
         raise _explain(error) from error
 
 
-_CHATTY = ("torch.fx.experimental.symbolic_shapes", "torch.export", "torch._export")
+_CHATTY = (
+    "torch.fx.experimental.symbolic_shapes",
+    "torch._subclasses.fake_tensor",
+    "torch.export",
+    "torch._export",
+)
 _DATA_DEPENDENT = ("DataDependent", "GuardOnDataDependent", "data-dependent", "Data dependent")
 
 

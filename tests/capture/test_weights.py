@@ -93,6 +93,7 @@ class Odd(nn.Module):
         nn.init.orthogonal_(self.a)
         self.b = nn.Parameter(self.a.detach().t().clone() * 2)
         self.c = nn.Embedding(7, 3, padding_idx=2)
+        self.wide = nn.Parameter(nn.init.orthogonal_(torch.empty(2, 4)))
         self.d = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
         rates = torch.linspace(0, 0.3, 4)
         self.rates = [float(r) for r in rates]
@@ -113,7 +114,8 @@ def test_constructors_may_compute() -> None:
     assert torch.allclose(values["b"] * 1.5, values["a"].t(), atol=1e-6)
     assert not values["c.weight"][2].any() and values["c.weight"][1].all()
     assert values["d"].tolist() == [1, 2, 3]
-    assert values.keys() == {"a", "b", "c.weight", "d", "steps"}
+    assert torch.allclose(values["wide"] @ values["wide"].t(), torch.eye(2), atol=1e-5)
+    assert values.keys() == {"a", "b", "c.weight", "d", "steps", "wide"}
     assert source.deferred.module.rates[3] == pytest.approx(0.3)
     assert torch.equal(source.deferred.value(source.deferred.module.table), Odd().table)
 
