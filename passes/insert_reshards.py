@@ -11,10 +11,20 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from shardlang.ir.graph import ShardError, ShardGraph, describe, home, is_item, is_step, sharding_of
+from shardlang.ir.graph import (
+    ShardError,
+    ShardGraph,
+    describe,
+    home,
+    is_item,
+    is_step,
+    sharding_of,
+    step_of,
+)
 from shardlang.ir.layout import Layout
 from shardlang.ir.program import apply_step
 from shardlang.ir.steps import Step
+from shardlang.passes.flow import operands_of
 from shardlang.passes.paths import NoPath, find_path
 from shardlang.rules.call import Call
 
@@ -38,6 +48,9 @@ class InsertReshards:
             elif "sharding" in node.meta and node.op != "placeholder":
                 feed(node, versions)
                 reduce_extremes(graph, node)
+        for leaf in graph.leaves:
+            if leaf.regather:
+                mark_regathered(leaf.node)
         return graph
 
 
@@ -102,6 +115,38 @@ def reduce_extremes(graph: ShardGraph, node: fx.Node) -> None:
     made = insert_step(graph, node, step, after)
     made.meta["module"] = node.meta.get("module", "")
     node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
+
+
+def mark_regathered(node: fx.Node) -> None:
+    """Mark the gathers that bring a stored parameter to its layout of use, if a backward reads it."""
+    for user in node.users:
+        if is_step(user) and step_of(user).kind == "all_gather" and read_in_backward(user):
+            user.meta["regather"] = True
+            mark_regathered(user)
+
+
+def read_in_backward(value: fx.Node) -> bool:
+    """Whether a backward needs the value itself.
+
+    It does where an op is not linear in the value and another operand with gradient together: the
+    weight of a linear on activations, but not its bias, nor an embedding table.
+    """
+    return any(_reads_in_backward(user, value) for user in value.users if user.op != "output")
+
+
+def _reads_in_backward(user: fx.Node, value: fx.Node) -> bool:
+    if not user.meta.get("diff"):
+        return False
+    if is_item(user) or is_step(user):
+        return read_in_backward(user)
+    operands, linear = operands_of(user), sharding_of(user).rule.linear
+    mine = {i for i, operand in enumerate(operands) if operand is value}
+    others = {i for i, operand in enumerate(operands) if operand.meta.get("diff")} - mine
+    if not all(any({i} <= group for group in linear) for i in mine) or len(mine) > 1:
+        return True
+    if any(not any({i, j} <= group for group in linear) for i in mine for j in others):
+        return True
+    return not others and len(operands) == 1 and read_in_backward(user)
 
 
 def finish(graph: ShardGraph, output: fx.Node, versions: Versions) -> None:

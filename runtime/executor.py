@@ -16,10 +16,15 @@ from shardlang.ir.here import PieceAt, specialise
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
 from shardlang.runtime.collectives import RunStep, RunSteps
 from shardlang.runtime.groups import Groups
+from shardlang.runtime.regather import Regather
 
 
-def load_program(program: LocalProgram, groups: Groups) -> fx.GraphModule:
+def load_program(
+    program: LocalProgram, groups: Groups, regather: Regather | None = None
+) -> fx.GraphModule:
     """The module that runs the program on this device.
+
+    `regather` takes note of the parameters that are to be gathered again for the backward.
 
     It takes one tensor per leaf, in the order of `program.leaves`, and returns a tuple with one
     tensor per result. Collective: call it on every rank.
@@ -29,7 +34,7 @@ def load_program(program: LocalProgram, groups: Groups) -> fx.GraphModule:
     env: dict[fx.Node, fx.Node] = {}
     for node in program.graph.nodes:
         if node.op == "call_function" and node.target in (apply_step, apply_steps):
-            env[node] = _step_call(graph, node, env, groups)
+            env[node] = _step_call(graph, node, env, groups, regather)
         elif node.op == "output":
             found = [env[result] for result in node.args[0] if result is not None]
             env[node] = graph.output(tuple(found))
@@ -40,12 +45,18 @@ def load_program(program: LocalProgram, groups: Groups) -> fx.GraphModule:
 
 
 def _step_call(
-    graph: fx.Graph, node: fx.Node, env: dict[fx.Node, fx.Node], groups: Groups
+    graph: fx.Graph,
+    node: fx.Node,
+    env: dict[fx.Node, fx.Node],
+    groups: Groups,
+    regather: Regather | None,
 ) -> fx.Node:
     """A call of the prebuilt step in place of the step node."""
     sources, steps = node.args
     where = str(node.meta.get("module", ""))
     made: Any = (RunStep if node.target is apply_step else RunSteps)(steps, groups, where)  # type: ignore[arg-type]
+    if regather is not None and node.meta.get("regather"):
+        made = regather.watch(made)
     return graph.call_function(_named(made, node.name), (fx.map_arg(sources, lambda n: env[n]),))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +17,7 @@ from shardlang.runtime.errors import RunError
 from shardlang.runtime.executor import load_program
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.pieces import piece_of
+from shardlang.runtime.regather import Regather
 from shardlang.runtime.whole import whole, whole_on_first
 
 
@@ -97,7 +99,9 @@ class ShardedModule(nn.Module):
             (i, r.name) for i, r in enumerate(program.results) if r.kind == "mutation"
         ]
         self._shapes = {leaf.name: leaf.layout.local_shape(groups.coord) for leaf in self._inputs}
-        self._run = load_program(program, groups)
+        again = any(node.meta.get("regather") for node in program.graph.nodes)
+        self._regather = Regather() if again else None
+        self._run = load_program(program, groups, self._regather)
 
     def _register(
         self, leaf: LeafPlacement, tensors: Mapping[str, Tensor], transient: Collection[str]
@@ -126,9 +130,9 @@ class ShardedModule(nn.Module):
 
     def _call_program(self, given: Mapping[str, Tensor]) -> Sequence[Tensor]:
         self._check_inputs(given)
-        results: Sequence[Tensor] = self._run(*[
-            given[key] if source is None else source[key] for source, key in self._fetch
-        ])  # fmt: skip
+        leaves = [given[key] if source is None else source[key] for source, key in self._fetch]
+        with self._regather.saving() if self._regather is not None else nullcontext():
+            results: Sequence[Tensor] = self._run(*leaves)
         if self._mutations:
             self._write_back(results)
         return results

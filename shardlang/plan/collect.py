@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -82,6 +83,8 @@ class Collector:
         """The backward calls, in the order in which the backward comes to them."""
         for node in reversed(self.nodes):
             pairs = self._with_gradient(node)
+            if pairs and node.meta.get("regather"):
+                yield self._again(node, pairs)
             if not pairs or not sends(pairs[0][1].backward, pairs[0][1].backward_axes):
                 continue
             value, step = pairs[0]
@@ -91,6 +94,12 @@ class Collector:
                 self.reasons.bundle(pairs) if many else self.reasons.backward(node, value, step)
             )
             yield self._row(node, pairs, "backward", sent, reason)
+
+    def _again(self, node: fx.Node, pairs: list[Pair]) -> CollectiveRow:
+        """The gather of a stored parameter that its backward asks for once more."""
+        sent = sum(forward_bytes(s, itemsize(value)) for value, s in pairs)
+        row = self._row(node, pairs, "forward", sent, "gathered again for the backward, as stored")
+        return replace(row, phase="backward")
 
     def _with_gradient(self, node: fx.Node) -> list[Pair]:
         """The changes of layout of a step node through which a gradient flows."""
