@@ -108,9 +108,10 @@ def lookup(
         return weight.sum(0).expand(*index.shape, *weight.shape[1:])
     local, inside = local_indices(index, at, rows)
     if weight.dim() == 1:
-        found = weight.index_select(0, local.reshape(-1)).view(local.shape)
-        return found.masked_fill(~inside, 0)
-    found = torch.ops.aten.embedding(weight, local, _row(padding_idx, at, rows), False, sparse)
+        entries = weight.index_select(0, local.reshape(-1)).view(local.shape)
+        return entries.masked_fill(~inside, 0)
+    padding = _row(padding_idx, at, rows)
+    found: Tensor = torch.ops.aten.embedding(weight, local, padding, False, sparse)
     return found.masked_fill(~inside.unsqueeze(-1), 0)
 
 
@@ -172,8 +173,12 @@ def _pieces_of_runs(x: Tensor, dim: int, piece: PieceAt) -> list[tuple[int, Tens
     (layout,) = piece.layout.dims
     numbers = {run: i for i, run in enumerate(all_runs(layout))}
     mine = runs(layout, piece.coord)
-    cut = x.split([end - start for start, end in mine], dim)
-    return [(numbers[run], part) for run, part in zip(mine, cut, strict=True)]
+    found, place = [], 0
+    for run in mine:
+        length = run[1] - run[0]
+        found.append((numbers[run], x.narrow(dim, place, length)))
+        place += length
+    return found
 
 
 def run_totals(

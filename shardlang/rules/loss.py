@@ -12,7 +12,7 @@ from shardlang.ir.rule import Sharding
 from shardlang.rules import local
 from shardlang.rules.call import Call
 from shardlang.rules.registry import Emit, rule
-from shardlang.rules.shapes import aligned, arrow, dim_names, tensor
+from shardlang.rules.shapes import aligned, arrow, broadcast_shape, dim_names, tensor
 from shardlang.rules.softmax import in_dtype, in_wide, shifted
 
 aten: Any = torch.ops.aten
@@ -22,7 +22,7 @@ NONE, MEAN, SUM = 0, 1, 2
 
 
 def _common(call: Call) -> tuple[int, ...]:
-    return tuple(torch.broadcast_shapes(*call.shapes))
+    return broadcast_shape(*call.shapes)
 
 
 def _elementwise(call: Call) -> str:

@@ -10,7 +10,15 @@ import torch
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.registry import rule
-from shardlang.rules.shapes import aligned, arrow, broadcast, dim_names, fixed, tensor
+from shardlang.rules.shapes import (
+    aligned,
+    arrow,
+    broadcast,
+    broadcast_shape,
+    dim_names,
+    fixed,
+    tensor,
+)
 
 aten: Any = torch.ops.aten
 
@@ -227,7 +235,7 @@ def _vecdot(call: Call) -> str:
     """Sum over one dim of a product with broadcasting."""
     rank = max(len(shape) for shape in call.shapes)
     dim = int(call["dim"]) % rank
-    full = tuple(torch.broadcast_shapes(*call.shapes))
+    full = broadcast_shape(*call.shapes)
     out = [name for i, name in enumerate(dim_names(rank)) if i != dim]
     return arrow([tensor(aligned(shape, full)) for shape in call.shapes], [tensor(out)])
 

@@ -122,7 +122,7 @@ RULES: dict[Any, OpRule] = {}
 def overloads(op: Any) -> list[Any]:
     """All overloads of a packet that work on tensors out of place; an overload alone."""
     if isinstance(op, torch._ops.OpOverloadPacket):
-        found = [getattr(op, name) for name in op.overloads()]
+        found = [getattr(op, name) for name in op.overloads()]  # type: ignore[no-untyped-call]
         return [o for o in found if not _writes(o) and _gives_tensors(o)]
     return [op]
 

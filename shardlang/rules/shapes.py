@@ -13,6 +13,11 @@ from shardlang.rules.call import Call
 Shape = tuple[int, ...]
 
 
+def broadcast_shape(*shapes: Shape) -> Shape:
+    """The shape to which all of these are broadcast."""
+    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+
+
 def dim_names(rank: int, prefix: str = "d") -> list[str]:
     """One factor name for each dim."""
     return [f"{prefix}{i}" for i in range(rank)]

@@ -13,7 +13,7 @@ from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call
 from shardlang.rules.reduce import extreme, root
 from shardlang.rules.registry import Emit, rule
-from shardlang.rules.shapes import arrow, dim_names, reduction, some_dims, tensor
+from shardlang.rules.shapes import arrow, broadcast_shape, dim_names, reduction, some_dims, tensor
 from shardlang.rules.softmax import in_dtype, in_wide
 
 aten: Any = torch.ops.aten
@@ -92,7 +92,7 @@ rule(aten.nuclear_norm, spec=lambda call: reduction(call, some_dims(call), "!", 
 
 def _dist(call: Call) -> str:
     """A norm of the difference of two broadcast operands."""
-    full = tuple(torch.broadcast_shapes(*call.shapes))
+    full = broadcast_shape(*call.shapes)
     mark = "~" if float(call["p"]) > 0 else "!"
     return arrow([tensor(_marked(s, full, range(len(full)), mark)) for s in call.shapes], ["."])
 
@@ -122,7 +122,7 @@ rule(aten.dist, spec=_dist, lower=_lower_dist)
 
 def _last_of_two(call: Call) -> str:
     """pairwise_distance: the last dim of two broadcast operands."""
-    full = tuple(torch.broadcast_shapes(*call.shapes))
+    full = broadcast_shape(*call.shapes)
     last = len(full) - 1
     out = dim_names(last) + ["1"] * _keepdim(call)
     mark = "~" if float(call["p"]) > 0 else "!"
@@ -144,7 +144,7 @@ rule(aten.pairwise_distance, spec=_last_of_two, lower=_lower_pairwise)
 
 
 def _similar(call: Call) -> str:
-    full = tuple(torch.broadcast_shapes(*call.shapes))
+    full = broadcast_shape(*call.shapes)
     dim = int(call["dim"]) % max(len(full), 1)
     names = [n for i, n in enumerate(dim_names(len(full))) if i != dim]
     return arrow([tensor(_marked(s, full, [dim], "~")) for s in call.shapes], [tensor(names)])
@@ -152,11 +152,11 @@ def _similar(call: Call) -> str:
 
 def _lower_similarity(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     """Each operand over its own norm (at least eps), then the sum of products."""
-    full = torch.broadcast_shapes(*call.shapes)
+    full = broadcast_shape(*call.shapes)
     dim, parts = int(call["dim"]) % len(full), []
     for name in ("x1", "x2"):
         x = in_wide(emit, call[name])
-        if tuple(x.meta["val"].shape) != tuple(full):
+        if tuple(x.meta["val"].shape) != full:
             x = emit(aten.expand.default, x, list(full))
         size = vector_norm(emit, x, 2.0, [dim])
         least = emit(aten.clamp_min.default, emit(aten.detach.default, size), call["eps"])

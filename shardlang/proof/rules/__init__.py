@@ -1,1 +1,1 @@
-"""The brute-force proof of the op rules: every legal split of every sample, against the plain op."""
+"""The brute-force proof of the op rules: every legal split of every sample against the op."""

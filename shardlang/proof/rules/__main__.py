@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import click
 import torch
@@ -19,26 +20,42 @@ def calls(names: tuple[str, ...], tally: Tally) -> Iterator[tuple[str, AtenCall]
     """All distinct calls that have a rule, op by op, ours first."""
     seen: set[str] = set()
     for call in own_calls():
-        name = (
-            call.target._schema.name.removeprefix("aten::")
-            if hasattr(call.target, "_schema")
-            else call.target.__name__
-        )
+        name = call.target.__name__.split(".")[0]
         if not names or name in names:
             seen.add(call.key)
             yield name, call
     for name, infos in op_infos().items():
-        if names and name not in names:
-            continue
-        for info in infos:
-            for call in calls_in(info):
-                if isinstance(call, Skipped):
-                    tally.skipped.append(call)
-                elif not has_rule(call):
-                    tally.missing.setdefault(str(call.target), name)
-                elif call.key not in seen:
-                    seen.add(call.key)
-                    yield name, call
+        if not names or name in names:
+            yield from calls_of_op(name, infos, seen, tally)
+
+
+def calls_of_op(
+    name: str, infos: list[Any], seen: set[str], tally: Tally
+) -> Iterator[tuple[str, AtenCall]]:
+    """The distinct calls of one op's samples that have a rule and are not in `seen`."""
+    for info in infos:
+        for call in calls_in(info):
+            if isinstance(call, Skipped):
+                tally.skipped.append(call)
+            elif not has_rule(call):
+                tally.missing.setdefault(str(call.target), name)
+            elif call.key not in seen:
+                seen.add(call.key)
+                yield name, call
+
+
+def some_calls(
+    names: tuple[str, ...], tally: Tally, chooser: random.Random, count: int
+) -> Iterator[tuple[str, AtenCall]]:
+    """`count` random calls of random ops."""
+    infos = {n: found for n, found in op_infos().items() if not names or n in names}
+    known: dict[str, list[tuple[str, AtenCall]]] = {}
+    for _ in range(count):
+        name = chooser.choice(sorted(infos))
+        if name not in known:
+            known[name] = list(calls_of_op(name, infos[name], set(), tally))
+        if known[name]:
+            yield chooser.choice(known[name])
 
 
 @click.command()
@@ -55,10 +72,7 @@ def main(
     """Check every legal split of every sample of every op that has a rule."""
     torch.set_num_threads(1)
     chooser, tally = random.Random(seed), Tally()
-    found: Iterator[tuple[str, AtenCall]] = calls(names, tally)
-    if sample is not None:
-        every = list(found)
-        found = iter(chooser.sample(every, min(sample, len(every))))
+    found = calls(names, tally) if sample is None else some_calls(names, tally, chooser, sample)
     for name, call in found:
         if verbose:
             print(call, flush=True)

@@ -86,8 +86,9 @@ def assignments(rule: Rule) -> Iterator[Assignment]:
     for size in (2, 3):
         for choice in choices:
             yield Assignment(Mesh((Axis("a", size),)), (choice,))
+    tied = {name for pair in rule.tied for name in pair}
     for choice in choices:
-        if choice.factors:
+        if choice.factors and not tied.intersection(choice.factors):
             yield Assignment(Mesh((Axis("a", 2),)), (Choice(choice.factors, packed=True),))
     mesh = Mesh((Axis("a", 2), Axis("b", 3)))
     for pair in itertools.product(choices, repeat=2):

@@ -35,7 +35,7 @@ SEED = 1234
 aten: Any = torch.ops.aten
 
 
-class Mismatch(AssertionError):
+class MismatchError(AssertionError):
     """The sharded program gives other numbers than the op."""
 
 
@@ -77,15 +77,33 @@ class Reference:
             (_summands(x, generator) if i in partial else x.detach().clone())
             for i, x in enumerate(call.tensors)
         ]
-        every = [differentiable(x) for x in self.leaves]
-        first = [t and i == 0 for i, t in enumerate(every)]
-        for self.trainable in (every, first, [False] * len(every)):
-            try:
-                self._run(call, partial, generator)
-                return
-            except (RuntimeError, NotImplementedError) as error:  # no derivative
-                failed = error
-        raise failed
+        self.trainable = [differentiable(x) for x in self.leaves]
+        if not self._works(call, partial):
+            count = range(len(self.leaves))
+            alone = [[i == j and t for j, t in enumerate(self.trainable)] for i in count]
+            self.trainable = [
+                self._works(call, partial, each) and each[i] for i, each in enumerate(alone)
+            ]
+        self._run(call, partial, generator)
+
+    @property
+    def tolerance(self) -> float:
+        """Largest relative error: that of the least precise dtype."""
+        return max(TOLERANCE.get(x.dtype, 1e-9) for x in (*self.leaves, *self.results))
+
+    def _works(
+        self, call: AtenCall, partial: frozenset[int], trainable: list[bool] | None = None
+    ) -> bool:
+        """Whether the op has a derivative for these operands."""
+        kept = self.trainable
+        self.trainable = kept if trainable is None else trainable
+        try:
+            self._run(call, partial, torch.Generator())
+        except (RuntimeError, NotImplementedError):
+            return False
+        finally:
+            self.trainable = kept
+        return True
 
     def _run(self, call: AtenCall, partial: frozenset[int], generator: torch.Generator) -> None:
         """Run the op forward and backward."""
@@ -216,7 +234,7 @@ def check(case: Case, assignment: Assignment, sharding: Sharding) -> None:
     """Compare results and gradients.
 
     Raises:
-        Mismatch: they differ.
+        MismatchError: they differ.
     """
     partial = frozenset().union(*sharding.linear.values()) if sharding.linear else frozenset()
     reference = case.reference(partial)
@@ -233,40 +251,53 @@ def check(case: Case, assignment: Assignment, sharding: Sharding) -> None:
     results = sim.run(local)
     layouts = [result.layout for result in program.results]
     for y, layout, want in zip(results, layouts, reference.results, strict=True):
-        _compare("result", y, layout, want, sim)
+        _compare("result", y, layout, want, sim, reference)
+    _check_gradients(reference, sim, local, results)
+
+
+def _check_gradients(
+    reference: Reference, sim: Simulator, local: dict[str, list[Tensor]], results: list[Any]
+) -> None:
+    """Compare the gradient of every leaf on every device."""
     roots, seeds = [], []
+    layouts = [result.layout for result in sim.program.results]
     for y, layout, cotangent in zip(results, layouts, reference.cotangents, strict=True):
-        for piece, at in zip(y, sim.coords, strict=True):
-            roots.append(piece)
-            seeds.append(piece_of(cotangent, layout, at))
-    leaves = [x for leaf in program.leaves for x in local[leaf.name]]
+        roots += y
+        seeds += [piece_of(cotangent, layout, at) for at in sim.coords]
+    leaves = [x for leaf in sim.program.leaves for x in local[leaf.name]]
     found = gradients(roots, seeds, leaves)
-    for i, leaf in enumerate(program.leaves):
-        mine = found[i * len(sim.coords) : (i + 1) * len(sim.coords)]
+    count = len(sim.coords)
+    for i, leaf in enumerate(sim.program.leaves):
+        mine = found[i * count : (i + 1) * count]
         want = reference.gradients[i]
         if want is None and all(g is None for g in mine):
             continue
-        want = torch.zeros_like(reference.leaves[i]) if want is None else want
-        filled = [
-            torch.zeros_like(x) if g is None else g
-            for g, x in zip(mine, local[leaf.name], strict=True)
-        ]
-        _compare(f"gradient of operand {i}", filled, leaf.layout, want, sim)
+        if want is None:
+            want = torch.zeros_like(reference.leaves[i])
+        pairs = zip(mine, local[leaf.name], strict=True)
+        filled = [torch.zeros_like(x) if g is None else g for g, x in pairs]
+        _compare(f"gradient of operand {i}", filled, leaf.layout, want, sim, reference)
 
 
 def _compare(
-    what: str, pieces: Sequence[Tensor], layout: Layout, want: Tensor, sim: Simulator
+    what: str,
+    pieces: Sequence[Tensor],
+    layout: Layout,
+    want: Tensor,
+    sim: Simulator,
+    reference: Reference,
 ) -> None:
-    scale = _scale(want)
+    scale, tolerance = _scale(want), reference.tolerance
     for piece, at in zip(pieces, sim.coords, strict=True):
         cut = piece_of(want.detach(), layout, at)
         if piece.shape != cut.shape or piece.dtype != cut.dtype:
-            raise Mismatch(
-                f"{what} at {at}: {piece.dtype}{list(piece.shape)}, expected {cut.dtype}{list(cut.shape)}"
+            raise MismatchError(
+                f"{what} at {at}: {piece.dtype}{list(piece.shape)}, "
+                f"expected {cut.dtype}{list(cut.shape)}"
             )
         gap = _gap(piece.detach(), cut) / scale
-        if not gap <= TOLERANCE.get(cut.dtype, 1e-9):
-            raise Mismatch(f"{what} at {at} is off by {gap:.3g} ({layout})")
+        if not gap <= tolerance:
+            raise MismatchError(f"{what} at {at} is off by {gap:.3g} ({layout})")
 
 
 def _scale(x: Tensor) -> float:

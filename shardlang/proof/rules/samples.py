@@ -1,4 +1,4 @@
-"""Samples of ops: those of PyTorch's own test suite, and ours where it has none or only small ones."""
+"""The aten calls in the samples of PyTorch's own test suite."""
 
 from __future__ import annotations
 

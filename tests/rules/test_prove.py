@@ -1,0 +1,42 @@
+"""A seeded part of the brute-force proof; `python -m shardlang.rules.prove` runs all of it."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+
+import pytest
+
+from shardlang.proof.rules.__main__ import some_calls
+from shardlang.proof.rules.calls import AtenCall
+from shardlang.proof.rules.own import own_calls
+from shardlang.proof.rules.prove import Tally, prove_call
+
+OWN = list(own_calls())
+
+
+@pytest.mark.parametrize("call", OWN, ids=[f"{i}-{c.target.__name__}" for i, c in enumerate(OWN)])
+def test_own_calls(call: AtenCall) -> None:
+    tally = Tally()
+    assert [str(f) for f in prove_call("own", call, tally, random.Random(0), most=3)] == []
+    assert tally.assignments > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_samples_of_pytorch(seed: int) -> None:
+    chooser, tally = random.Random(seed), Tally()
+    failures = [
+        str(failure)
+        for name, call in some_calls((), tally, chooser, 30)
+        for failure in prove_call(name, call, tally, chooser, most=5)
+    ]
+    assert failures == []
+    assert tally.assignments > 60
+
+
+def test_command() -> None:
+    command = [sys.executable, "-m", "shardlang.rules.prove", "--op", "mv", "--sample", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "1 ops" in done.stdout and " 0 failures" in done.stdout
