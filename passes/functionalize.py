@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from shardlang.ir.compat import OpOverload
 from shardlang.passes.errors import PassError
 from shardlang.passes.fx_edit import KEPT_META, Editor, argument, carries_gradient, is_op, val
 from shardlang.passes.view_inverses import put_back
@@ -249,10 +250,10 @@ class _Functionalizer:
             self._store(buffer, self._fit(total, old, node), node)  # type: ignore[arg-type]
 
 
-def functional_form(node: fx.Node) -> torch._ops.OpOverload:
+def functional_form(node: fx.Node) -> OpOverload:
     """The functional overload of a writing aten call. Raises `PassError` if there is none."""
     target = node.target
-    assert isinstance(target, torch._ops.OpOverload)
+    assert isinstance(target, OpOverload)
     name, overload = target.overloadpacket.__name__, target._overloadname
     functional = f"__{name[3:-2]}__" if name.startswith("__i") else name.removesuffix("_")
     choices = [(functional, overload)]
@@ -261,14 +262,14 @@ def functional_form(node: fx.Node) -> torch._ops.OpOverload:
     choices.insert(0, _RENAMED.get(f"{name}.{overload}", choices[0]))
     for packet, suffix in choices:
         found = getattr(getattr(aten, packet, None), suffix, None)
-        if not isinstance(found, torch._ops.OpOverload) or found._schema.is_mutable:
+        if not isinstance(found, OpOverload) or found._schema.is_mutable:
             continue
         if _types(found) == _types(target):
             return found
     raise _no_form(node)
 
 
-def _types(target: torch._ops.OpOverload) -> list[str]:
+def _types(target: OpOverload) -> list[str]:
     """The types of an operator's operands, without an `out`."""
     ignored = ("out", "generator")
     return [str(a.type) for a in target._schema.arguments if a.name not in ignored]
@@ -276,7 +277,7 @@ def _types(target: torch._ops.OpOverload) -> list[str]:
 
 def written_operand(node: fx.Node) -> fx.Node:
     """The only operand that a call writes. Raises `PassError` if there are several."""
-    assert isinstance(node.target, torch._ops.OpOverload)
+    assert isinstance(node.target, OpOverload)
     written = _written_arguments(node.target)
     operand = argument(node, written[0])
     if len(written) != 1 or not isinstance(operand, fx.Node):
@@ -291,7 +292,7 @@ def _no_form(node: fx.Node) -> PassError:
     )
 
 
-def _written_arguments(target: torch._ops.OpOverload) -> list[str]:
+def _written_arguments(target: OpOverload) -> list[str]:
     """The names of the operands that an operator writes."""
     arguments = target._schema.arguments
     return [a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write]
@@ -299,6 +300,6 @@ def _written_arguments(target: torch._ops.OpOverload) -> list[str]:
 
 def _mutates(node: fx.Node) -> bool:
     """Whether the call writes one of its operands."""
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+    if node.op != "call_function" or not isinstance(node.target, OpOverload):
         return False
     return bool(node.target._schema.is_mutable) and not is_op(node, [aten.detach_])

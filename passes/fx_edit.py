@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._guards import detect_fake_mode
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_leaves
+
+from shardlang.ir.compat import FakeTensorMode, OpOverload, detect_fake_mode, tree_leaves
 
 _DETACH = torch.ops.aten.detach.default
 KEPT_META = ("module", "source", "no_grad")
@@ -70,7 +69,7 @@ def is_op(node: fx.Node, targets: Iterable[Any]) -> bool:
 
 def argument(node: fx.Node, name: str) -> Any:
     """The argument of an aten call by its schema name, its default if it is not given."""
-    assert isinstance(node.target, torch._ops.OpOverload)
+    assert isinstance(node.target, OpOverload)
     for i, spec in enumerate(node.target._schema.arguments):
         if spec.name == name:
             given = node.args[i] if i < len(node.args) else node.kwargs.get(name)

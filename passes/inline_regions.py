@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from shardlang.ir.compat import HigherOrderOperator
 from shardlang.passes.errors import PassError
 from shardlang.passes.fx_edit import Editor, may_have_gradient
 
@@ -53,7 +54,7 @@ def _copy(
 
 def _is_region(node: fx.Node) -> bool:
     """Whether the node wraps a submodule, of whatever kind."""
-    return isinstance(node.target, torch._ops.HigherOrderOperator)
+    return isinstance(node.target, HigherOrderOperator)
 
 
 def _inline(

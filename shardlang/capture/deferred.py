@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from shardlang.capture.errors import CaptureError, first_line
-from shardlang.capture.tape import CannotReplayError, Tape, new_fake_mode
+from shardlang.capture.tape import CannotReplayError, Tape
+from shardlang.ir.compat import FakeTensor, FakeTensorMode, export_fake_mode
 
 
 class Deferred:
@@ -24,7 +24,7 @@ class Deferred:
     def __init__(self, build: Callable[[], nn.Module]) -> None:
         self._build = build
         self.reason = ""
-        self.fake_mode: FakeTensorMode = new_fake_mode()
+        self.fake_mode: FakeTensorMode = export_fake_mode()
         self._tape: Tape | None = Tape(self.fake_mode)
         try:
             with self._tape.recording():

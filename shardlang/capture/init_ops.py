@@ -8,9 +8,10 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch.nn import init
 
-_draw_trunc_normal: Any = init._no_grad_trunc_normal_
+from shardlang.ir.compat import TRUNC_NORMAL
+
+_draw_trunc_normal: Any = getattr(*TRUNC_NORMAL)
 _library = torch.library.Library("shardlang", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define(  # type: ignore[no-untyped-call]
     "trunc_normal_(Tensor(a!) value, float mean, float std, float low, float high) -> Tensor(a!)",
@@ -27,7 +28,7 @@ _library.impl(  # type: ignore[no-untyped-call]
 @contextlib.contextmanager
 def atomic_initializers() -> Iterator[None]:
     """Let `trunc_normal_`, which redraws until all values fit, run as one operator."""
-    with mock.patch.object(init, "_no_grad_trunc_normal_", _trunc_normal):
+    with mock.patch.object(*TRUNC_NORMAL, _trunc_normal):
         yield
 
 

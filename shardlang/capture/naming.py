@@ -9,15 +9,14 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.export.graph_signature import InputKind
-from torch.utils._pytree import tree_leaves
 
 from shardlang.capture.deferred import all_names, persistent_names
 from shardlang.capture.errors import CaptureError
 from shardlang.capture.mark import MARK
 from shardlang.capture.stacks import model_frame
 from shardlang.capture.types import Leaf, Result, ValueKey
+from shardlang.ir.compat import FakeTensor, tree_leaves
 
 PREFIX = "model_"
 """What the exported wrapper calls the model."""

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from torch.fx.proxy import TracerBase
-
 from shardlang.capture.errors import is_model_file
+from shardlang.ir.compat import STACK_FILTER
 
-_FILTER = "_filter_traceback_frames"
 _FRAME = re.compile(r'File "(.+)", line (\d+)')
 _ENTRY = str(Path(__file__).with_name("trace.py"))
 
@@ -22,10 +20,11 @@ _ENTRY = str(Path(__file__).with_name("trace.py"))
 @contextlib.contextmanager
 def full_stacks() -> Iterator[None]:
     """Let tracing record every frame of model code, not those called `forward` alone."""
-    if not hasattr(TracerBase, _FILTER):
+    owner, name = STACK_FILTER
+    if not hasattr(owner, name):
         yield
         return
-    with mock.patch.object(TracerBase, _FILTER, _model_frames):
+    with mock.patch.object(owner, name, _model_frames):
         yield
 
 

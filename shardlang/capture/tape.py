@@ -15,12 +15,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map_only
 
 from shardlang.capture.init_ops import atomic_initializers
+from shardlang.ir.compat import (
+    FakeTensor,
+    FakeTensorMode,
+    OpOverload,
+    TorchDispatchMode,
+    storage_key,
+    tree_flatten,
+    tree_map_only,
+    unset_fake_temporarily,
+)
 
 aten = torch.ops.aten
 _SMALL = 1 << 20
@@ -60,7 +66,7 @@ class _Place:
 class _Entry:
     """One operator call that created or wrote the storages `writes`."""
 
-    func: torch._ops.OpOverload
+    func: OpOverload
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     outs: Any
@@ -68,18 +74,6 @@ class _Entry:
     reads: tuple[int, ...]
     versions: tuple[tuple[torch.Tensor, int], ...]
     overwrites: bool
-
-
-def new_fake_mode() -> FakeTensorMode:
-    """A fake mode as `torch.export` wants it, for CPU tensors with static shapes."""
-    return FakeTensorMode(
-        shape_env=ShapeEnv(tracked_fakes=[]), allow_non_fake_inputs=True, export=True
-    )
-
-
-def storage_key(tensor: torch.Tensor) -> int:
-    """The identity of a tensor's storage, shared by its views."""
-    return int(tensor.untyped_storage()._cdata)
 
 
 class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -99,7 +93,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self,
-        func: torch._ops.OpOverload,
+        func: OpOverload,
         types: Any,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
@@ -224,13 +218,13 @@ def _run_for_real(func: Any, args: Any, kwargs: Any) -> Any:
         return func(*args, **kwargs)
 
 
-def _reads_data(func: torch._ops.OpOverload) -> bool:
+def _reads_data(func: OpOverload) -> bool:
     """Whether the result's kind or shape depends on the operands' data."""
     tags = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
     return any(tag in func.tags for tag in tags)
 
 
-def _written(func: torch._ops.OpOverload, args: Any, kwargs: Any) -> list[torch.Tensor]:
+def _written(func: OpOverload, args: Any, kwargs: Any) -> list[torch.Tensor]:
     """The tensors among the operands that the operator writes."""
     written = []
     for i, argument in enumerate(func._schema.arguments):
@@ -241,7 +235,7 @@ def _written(func: torch._ops.OpOverload, args: Any, kwargs: Any) -> list[torch.
     return written
 
 
-def _writes_real(func: torch._ops.OpOverload, args: Any, kwargs: Any) -> bool:
+def _writes_real(func: OpOverload, args: Any, kwargs: Any) -> bool:
     """Whether the operator writes a tensor that holds data."""
     return any(not isinstance(t, FakeTensor) for t in _written(func, args, kwargs))
 

@@ -26,6 +26,7 @@ from shardlang.capture.nest import Skeleton, skeleton, tensors
 from shardlang.capture.source import InputSpec, ModelSource
 from shardlang.capture.stacks import full_stacks
 from shardlang.capture.types import Captured, Leaf
+from shardlang.ir.compat import CHATTY_LOGGERS
 from shardlang.passes.errors import PassError
 from shardlang.passes.normalize import Normalize
 
@@ -95,7 +96,7 @@ def _assigned_buffers_written(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch's own remarks about tracing from the person; errors are raised all the same."""
-    loggers = [logging.getLogger(name) for name in _CHATTY]
+    loggers = [logging.getLogger(name) for name in CHATTY_LOGGERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -123,12 +124,6 @@ def _export(
         raise _explain(error) from error
 
 
-_CHATTY = (
-    "torch.fx.experimental.symbolic_shapes",
-    "torch._subclasses.fake_tensor",
-    "torch.export",
-    "torch._export",
-)
 _DATA_DEPENDENT = ("DataDependent", "GuardOnDataDependent", "data-dependent", "Data dependent")
 
 

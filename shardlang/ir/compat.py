@@ -1,0 +1,62 @@
+"""The one place that names what PyTorch does not document.
+
+Each name here may move between torch releases; a release that moves one is met here alone.
+Checked with torch 2.13.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch._guards import detect_fake_mode
+from torch._ops import HigherOrderOperator, OpOverload
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.fx.proxy import TracerBase
+from torch.nn import init
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
+
+__all__ = [
+    "CHATTY_LOGGERS",
+    "STACK_FILTER",
+    "TRUNC_NORMAL",
+    "FakeTensor",
+    "FakeTensorMode",
+    "HigherOrderOperator",
+    "OpOverload",
+    "ShapeEnv",
+    "TorchDispatchMode",
+    "detect_fake_mode",
+    "export_fake_mode",
+    "storage_key",
+    "tree_flatten",
+    "tree_leaves",
+    "tree_map_only",
+    "unset_fake_temporarily",
+]
+
+STACK_FILTER = (TracerBase, "_filter_traceback_frames")
+"""The method by which tracing chooses the stack frames that a node records."""
+
+TRUNC_NORMAL = (init, "_no_grad_trunc_normal_")
+"""The function behind `torch.nn.init.trunc_normal_`, looked up at each call."""
+
+CHATTY_LOGGERS = (
+    "torch.fx.experimental.symbolic_shapes",
+    "torch._subclasses.fake_tensor",
+    "torch.export",
+    "torch._export",
+)
+"""Loggers that comment on a failing trace before its exception arrives."""
+
+
+def export_fake_mode() -> FakeTensorMode:
+    """A fake mode as `torch.export` wants it, for static shapes."""
+    return FakeTensorMode(
+        shape_env=ShapeEnv(tracked_fakes=[]), allow_non_fake_inputs=True, export=True
+    )
+
+
+def storage_key(tensor: torch.Tensor) -> int:
+    """The identity of a tensor's storage, shared by its views, as long as one of them lives."""
+    return int(tensor.untyped_storage()._cdata)
