@@ -61,7 +61,9 @@ def in_units(dim: DimLayout, unit: int) -> DimLayout:
     for block in dim.blocks:
         last = block[-1]
         fits = last.axes and last.size % unit == 0 and last.size // unit >= last.ways
-        blocks.append((*block[:-1], Factor(last.size // unit, last.axes), Factor(unit)) if fits else block)
+        blocks.append(
+            (*block[:-1], Factor(last.size // unit, last.axes), Factor(unit)) if fits else block
+        )
     return DimLayout(tuple(blocks))
 
 

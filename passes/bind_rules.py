@@ -74,7 +74,9 @@ def _bind(call: Call) -> Rule:
     try:
         return declared.bind(call)
     except NotationError as error:
-        raise ShardError("SH0402", f"the rule of {describe(node)} does not fit: {error}", node=node) from error
+        raise ShardError(
+            "SH0402", f"the rule of {describe(node)} does not fit: {error}", node=node
+        ) from error
 
 
 def _key(call: Call) -> Any:
@@ -82,14 +84,18 @@ def _key(call: Call) -> Any:
     operands = tuple((shape_of(n.meta["val"]), n.meta["val"].dtype) for n in call.operands)
     names = tuple((slot.name, slot.index) for slot in call.slots)
     rest = tuple(
-        (name, repr(value)) for name, value in call.arguments.items() if not call.has(name) and _plain(value)
+        (name, repr(value))
+        for name, value in call.arguments.items()
+        if not call.has(name) and _plain(value)
     )
     results = tuple((shape_of(v), v.dtype) for v in call.results)
     return call.target, operands, names, rest, results
 
 
 def _plain(value: Any) -> bool:
-    return not (isinstance(value, (list, tuple)) and any(isinstance(item, fx.Node) for item in value))
+    return not (
+        isinstance(value, (list, tuple)) and any(isinstance(item, fx.Node) for item in value)
+    )
 
 
 def mark_gradients(graph: ShardGraph) -> None:

@@ -164,7 +164,9 @@ class Flow:
                 changed |= self.adopt(node, found, allow, allowed, operand.name)
         return changed
 
-    def _from_operand(self, node: fx.Node, operand: fx.Node, axes: frozenset[Axis]) -> frozenset[Axis]:
+    def _from_operand(
+        self, node: fx.Node, operand: fx.Node, axes: frozenset[Axis]
+    ) -> frozenset[Axis]:
         """A parameter's layout on a data axis is storage: it flows to weights only."""
         if producer(operand)[0] in self.weights and node not in self.weights:
             return axes - self.graph.data_axes
@@ -278,7 +280,9 @@ def uses_of(node: fx.Node, calls: dict[fx.Node, list[fx.Node]]) -> list[tuple[fx
             readers = list(value.users) if value is not node else [user]
             for reader in readers:
                 slots = calls.get(reader, [])
-                found += [(reader, slot, index) for slot, source in enumerate(slots) if source is value]
+                found += [
+                    (reader, slot, index) for slot, source in enumerate(slots) if source is value
+                ]
     return found
 
 

@@ -31,7 +31,11 @@ class FuseCollectives:
         groups: dict[Any, list[fx.Node]] = {}
         leaves = graph.leaf_of()
         for node in graph.graph.nodes:
-            if node.target is apply_step and step_of(node).kind == "vary" and node.args[0] in leaves:
+            if (
+                node.target is apply_step
+                and step_of(node).kind == "vary"
+                and node.args[0] in leaves
+            ):
                 key = (step_of(node).axes, node.meta["val"].dtype)
                 groups.setdefault(key, []).append(node)
         for nodes in groups.values():
@@ -59,7 +63,9 @@ def coalesce(graph: ShardGraph, nodes: list[fx.Node]) -> None:
     values = tuple(node.args[0] for node in nodes)
     steps = tuple(step_of(node) for node in nodes)
     with graph.graph.inserting_before(nodes[0]):
-        made = graph.graph.call_function(apply_steps, (values, steps))
+        made = graph.graph.create_node(
+            "call_function", apply_steps, (values, steps), name=f"{steps[0].kind}_bucket"
+        )
         made.meta.update(
             val=tuple(n.meta["val"] for n in nodes), diff=True, layout=[n.meta["layout"] for n in nodes],
             module="", source=nodes[0].meta.get("source", ""),

@@ -14,7 +14,15 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.ir.graph import ShardError, ShardGraph, constrain, describe, home, is_item, sharding_of
+from shardlang.ir.graph import (
+    ShardError,
+    ShardGraph,
+    constrain,
+    describe,
+    home,
+    is_item,
+    sharding_of,
+)
 from shardlang.ir.layout import Layout
 from shardlang.ir.rule import Origin, Sharding
 from shardlang.passes.bind_rules import bind_node, mark_gradients
@@ -133,7 +141,9 @@ def read_forward(node: fx.Node, origin: fx.Node) -> None:
         for names in groups_of(sharding.rule, found):
             if any(name in sharding.rule.whole for name in names):
                 continue
-            merged = {n: merge(sharding, n, found[n], frozenset(found[n].axes), names) for n in names}
+            merged = {
+                n: merge(sharding, n, found[n], frozenset(found[n].axes), names) for n in names
+            }
             news = {n: dim for n, dim in merged.items() if dim is not None}
             if len(news) < len(names):
                 continue

@@ -133,7 +133,11 @@ def merge_reductions(path: Path) -> Path:
     merged: list[Step] = []
     for step in path:
         last = merged[-1] if merged else None
-        if last is not None and last.kind == step.kind == "all_reduce" and last.reduce == step.reduce:
+        if (
+            last is not None
+            and last.kind == step.kind == "all_reduce"
+            and last.reduce == step.reduce
+        ):
             axes = tuple(sorted({*last.axes, *step.axes}))
             merged[-1] = Step(axes, last.src, step.dst, step.reduce)
         else:

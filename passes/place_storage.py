@@ -64,5 +64,7 @@ def split_further(dim: DimLayout, axes: tuple[Axis, ...]) -> DimLayout | None:
     for block in dim.blocks:
         where = max((i for i, f in enumerate(block) if f.axes), default=0)
         factor = block[where]
-        blocks.append((*block[:where], Factor(factor.size, factor.axes + axes), *block[where + 1 :]))
+        blocks.append(
+            (*block[:where], Factor(factor.size, factor.axes + axes), *block[where + 1 :])
+        )
     return DimLayout(tuple(blocks))

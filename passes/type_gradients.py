@@ -259,8 +259,11 @@ class Emission:
         layout = home(value)
         src = Layout(layout.dims, layout.partial, have)
         dst = Layout(layout.dims, layout.partial, want)
+        step = Step(axes, src, dst)
         with self.graph.graph.inserting_before(before):
-            made = self.graph.graph.call_function(apply_step, (value, Step(axes, src, dst)))
+            made = self.graph.graph.create_node(
+                "call_function", apply_step, (value, step), name=step.kind
+            )
         made.meta.update(val=value.meta["val"], diff=True, layout=dst)
         made.meta["module"] = before.meta.get("module", "") if before.op != "output" else ""
         made.meta["source"] = before.meta.get("source", "")

@@ -121,7 +121,10 @@ def _op_typed(node: fx.Node, axis: Axis) -> Iterator[str]:
     linear = sharding.linear.get(axis)
     labels = {s for s in states if s in "IR"}
     if linear is not None:
-        if any((s == "P") != (i in linear) for i, s in enumerate(states) if s != "-") or "I" in labels:
+        if (
+            any((s == "P") != (i in linear) for i, s in enumerate(states) if s != "-")
+            or "I" in labels
+        ):
             yield f"{node}: states {states} over `{axis}` of an op that passes partials of {linear}"
         return
     if split is not None:
@@ -147,7 +150,11 @@ def _layout(node: fx.Node) -> Layout:
 
 
 def _ops(graph: ShardGraph) -> Iterator[fx.Node]:
-    return (n for n in graph.graph.nodes if "sharding" in n.meta and n.op == "call_function" and not is_step(n))
+    return (
+        n
+        for n in graph.graph.nodes
+        if "sharding" in n.meta and n.op == "call_function" and not is_step(n)
+    )
 
 
 def _operands(node: fx.Node) -> list[fx.Node]:

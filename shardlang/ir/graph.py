@@ -32,7 +32,9 @@ class ShardError(ValueError):
         module: the module's dotted name.
     """
 
-    def __init__(self, code: str, message: str, *, node: fx.Node | None = None, help: str = "") -> None:
+    def __init__(
+        self, code: str, message: str, *, node: fx.Node | None = None, help: str = ""
+    ) -> None:
         super().__init__(message)
         self.code, self.message, self.help = code, message, help
         self.source: str = node.meta.get("source", "") if node is not None else ""
@@ -168,7 +170,11 @@ def fake(node: fx.Node) -> torch.Tensor:
 
 def describe(node: fx.Node) -> str:
     """A node as a person would name it: op and module."""
-    target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    target = (
+        node.target
+        if isinstance(node.target, str)
+        else getattr(node.target, "__name__", str(node.target))
+    )
     name = target.removesuffix(".default")
     module = node.meta.get("module", "")
     return f"`{name}` in `{module}`" if module else f"`{name}`"

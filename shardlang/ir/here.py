@@ -89,4 +89,6 @@ def size_at(dim: DimLayout) -> int | LocalSize:
 def specialise(args: Any, coord: Coord) -> Any:
     """Replace every device-dependent argument by its value at `coord`."""
     kinds = (LocalSize, LocalStart, LocalIndices, Piece)
-    return pytree.tree_map_only(kinds, lambda here: here.at(coord), args, is_leaf=lambda x: isinstance(x, kinds))
+    return pytree.tree_map_only(
+        kinds, lambda here: here.at(coord), args, is_leaf=lambda x: isinstance(x, kinds)
+    )

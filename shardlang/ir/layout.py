@@ -128,9 +128,7 @@ class DimLayout:
         if total <= 0 or size % total or any(size // total * r % unit for r in ratios):
             raise ValueError(f"a dim of {size} is not made of blocks {ratios} in units of {unit}")
         each = size // total
-        return DimLayout(
-            tuple((Factor(each * r // unit, axes), Factor(unit)) for r in ratios)
-        )
+        return DimLayout(tuple((Factor(each * r // unit, axes), Factor(unit)) for r in ratios))
 
     @property
     def size(self) -> int:
@@ -215,7 +213,10 @@ class DimLayout:
         text = _plain_text(self)
         if text is not None:
             return text
-        shown = ["(" + " ".join(str(f) for f in b) + ")" if len(b) > 1 else str(b[0]) for b in self.blocks]
+        shown = [
+            "(" + " ".join(str(f) for f in b) + ")" if len(b) > 1 else str(b[0])
+            for b in self.blocks
+        ]
         return shown[0] if len(shown) == 1 else "{" + " | ".join(shown) + "}"
 
 
@@ -309,7 +310,9 @@ def _cut(dim: DimLayout, sizes: tuple[int, ...]) -> tuple[DimLayout, ...] | None
     return None if queue else tuple(parts)
 
 
-def split_factors(dim: DimLayout, sizes: tuple[int, ...]) -> tuple[tuple[DimLayout, ...], set[Axis]]:
+def split_factors(
+    dim: DimLayout, sizes: tuple[int, ...]
+) -> tuple[tuple[DimLayout, ...], set[Axis]]:
     """Write a dim as mixed-radix digits of the given sizes, major to minor.
 
     Axes that no digit can carry are dropped (a head count that does not divide, say). Returns the
@@ -449,7 +452,9 @@ class Layout:
         return Layout(self.dims, self.partial) if self.varying else self
 
     def __str__(self) -> str:
-        marks = [f"+{a.name}" for a in sorted(self.partial)] + [f"~{a.name}" for a in sorted(self.varying)]
+        marks = [f"+{a.name}" for a in sorted(self.partial)] + [
+            f"~{a.name}" for a in sorted(self.varying)
+        ]
         return " ".join(["[" + ", ".join(str(dim) for dim in self.dims) + "]", *marks])
 
 

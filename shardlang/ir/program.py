@@ -74,11 +74,10 @@ class LocalProgram:
 
     def text(self) -> str:
         """The program as text, the same on every device."""
-        lines = [f"mesh {self.mesh}"]
-        for node in self.graph.nodes:
-            layout = node.meta.get("layout")
-            lines.append(f"{node.format_node()} : {layout}")
-        return "\n".join(lines)
+        from shardlang.ir.text import graph_text
+
+        names = {leaf.node: leaf.name for leaf in self.leaves}
+        return f"mesh {self.mesh}\n{graph_text(self.graph, names)}"
 
     def fingerprint(self) -> str:
         """A hash of the program text, compared across ranks before the first collective."""

@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from shardlang.ir.layout import DimLayout, Layout, join_blocks, join_factors, split_blocks, split_factors
+from shardlang.ir.layout import (
+    DimLayout,
+    Layout,
+    join_blocks,
+    join_factors,
+    split_blocks,
+    split_factors,
+)
 from shardlang.ir.mesh import Axis
 
 _ONE = DimLayout.whole(1)
@@ -52,6 +59,10 @@ class Rule:
             layouts flow through it before contractions are looked at.
         random: whether the op draws random numbers.
         detached: whether no gradient flows from its results to its operands.
+        linked: factors that must be split over the same axes: those side by side in one dim, and
+            the tied ones.
+        tied: pairs of factors of different sizes, each split contiguously where the other is (the
+            rows of an image before and after a convolution).
     """
 
     operands: tuple[Operand, ...]
@@ -65,6 +76,7 @@ class Rule:
     random: bool = False
     detached: bool = False
     linked: tuple[tuple[str, ...], ...] = ()
+    tied: tuple[tuple[str, str], ...] = ()
 
     def size(self, factor: str) -> int:
         """The global size of a factor."""
@@ -79,8 +91,8 @@ class Rule:
     def inner(self) -> frozenset[str]:
         """Factors that operands alone have: sharding one makes the results partial.
 
-        A factor that stands beside a result's (`[pre|mid] -> mid`) is split together with it, and
-        so leaves nothing to add up.
+        A factor that is linked to a result's (`[pre|mid] -> mid`) is split together with it, and so
+        leaves nothing to add up.
         """
         outer = self.outer
         beside = {name for group in self.linked if outer.intersection(group) for name in group}
@@ -166,11 +178,19 @@ class Sharding:
 
     def read_operand(self, index: int, layout: Layout) -> dict[str, DimLayout]:
         """The factor layouts that an operand layout suggests."""
-        return self._read(self.rule.operands[index].dims, layout)
+        return self._with_tied(self._read(self.rule.operands[index].dims, layout))
 
     def read_result(self, index: int, layout: Layout) -> dict[str, DimLayout]:
         """The factor layouts that a wanted result layout suggests."""
-        return self._read(self.rule.results[index], layout)
+        return self._with_tied(self._read(self.rule.results[index], layout))
+
+    def _with_tied(self, found: dict[str, DimLayout]) -> dict[str, DimLayout]:
+        """The factors found, and those tied to the contiguous ones among them."""
+        for pair in self.rule.tied:
+            for one, other in (pair, pair[::-1]):
+                if one in found and other not in found and found[one].plain:
+                    found[other] = DimLayout.shard(self.rule.size(other), found[one].axes)
+        return found
 
     def _read(self, dims: Iterable[DimSpec], layout: Layout) -> dict[str, DimLayout]:
         found: dict[str, DimLayout] = {}
