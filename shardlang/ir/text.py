@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from shardlang.ir.graph import Stated, is_item, producer, sharding_of
 from shardlang.ir.layout import Layout, printed_type
 from shardlang.ir.program import apply_step, apply_steps
 from shardlang.ir.rule import Sharding
@@ -107,7 +108,12 @@ def _layouts(node: fx.Node) -> list[Layout]:
         step = node.args[1]
         assert isinstance(step, Step)
         return [step.dst]
-    sharding = node.meta.get("sharding")
+    sharding, stated = node.meta.get("sharding"), node.meta.get("stated")
+    if isinstance(stated, Stated) and (sharding is None or not sharding.axes()):
+        return [stated.layout]
+    if is_item(node):
+        source, index = producer(node)
+        return [sharding_of(source).result(index)] if "sharding" in source.meta else []
     if isinstance(sharding, Sharding):
         return [sharding.result(index) for index in range(len(sharding.rule.results))]
     return []
