@@ -109,7 +109,7 @@ class Origin:
 
 @dataclass(slots=True)
 class Sharding:
-    """How one op is split: a layout for each factor, and the axes along which it passes partials."""
+    """How one op is split: a layout for each factor, and the axes that pass partial sums."""
 
     rule: Rule
     factors: dict[str, DimLayout]

@@ -27,6 +27,7 @@ from shardlang.rules import (
     sort,
     vector_norm,
     view,
+    window,
 )
 from shardlang.rules.registry import RULES, find, rule
 
@@ -60,4 +61,5 @@ __all__ = [
     "sort",
     "vector_norm",
     "view",
+    "window",
 ]

@@ -1,47 +1,75 @@
 """Rules of convolutions: the batch and the output channels are outer, the input channels inner.
 
-With groups the channels are `(g c)` and `(g o)`, and whole groups may be split too.
+With groups the channels are `(g c)` and `(g o)`, and whole groups may be split too. A spatial dim
+may be split where patches lie side by side, and else by an exchange of edges.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import fx
 
 from shardlang.ir.here import size_at
 from shardlang.ir.rule import Sharding
+from shardlang.rules import local_window
 from shardlang.rules.call import Call, LocalCall
-from shardlang.rules.registry import rule
-from shardlang.rules.writing import group, names, tensor
+from shardlang.rules.registry import Emit, rule
+from shardlang.rules.window import Sliding, halo, per_dim
+from shardlang.rules.writing import group, tensor
 
 aten = torch.ops.aten
-
-
-def spatial_rank(call: Call) -> int:
-    """Number of spatial dims."""
-    return call.rank("weight") - 2
 
 
 def _transposed(call: Call) -> bool:
     return bool(call.get("transposed", "transpose" in str(call.target)))
 
 
-def _grouped(call: Call, channel: str) -> str:
+def _channels(call: Call, channel: str) -> str:
     groups = [f"g={call['groups']}"] if call["groups"] != 1 else []
     return group([*groups, channel])
 
 
-def _conv(call: Call) -> str:
-    spatial = spatial_rank(call)
-    batch = ["n"] if call.rank("input") == spatial + 2 else []
-    before = [f"{name}!" for name in names(spatial, "x")]
-    after = [f"{name}!" for name in names(spatial, "y")]
-    kernel = [f"{name}!" for name in names(spatial, "k")]
-    inner, outer = _grouped(call, "c"), _grouped(call, "o")
+def _pads(call: Call, extents: list[int]) -> list[int]:
+    """Padding before each spatial dim."""
+    if isinstance(call["padding"], str):
+        return [(e - 1) // 2 if call["padding"] == "same" else 0 for e in extents]
+    return per_dim(call["padding"], len(extents))
+
+
+def sliding(call: Call) -> list[Sliding]:
+    """How a convolution reads its spatial dims."""
+    shape, kernel = call.shape("input"), call.shape("weight")[2:]
+    count, first = len(kernel), len(shape) - len(kernel)
+    strides, dilations = per_dim(call["stride"], count), per_dim(call["dilation"], count)
+    pads = _pads(call, [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)])
+    return [
+        Sliding(first + i, i, shape[first + i], kernel[i], strides[i], pads[i], dilations[i])
+        for i in range(count)
+    ]
+
+
+def _whole(count: int) -> list[tuple[str, str, str]]:
+    return [(f"x{i}!", f"k{i}!", f"y{i}!") for i in range(count)]
+
+
+def _write(call: Call, factors: list[tuple[str, str, str]]) -> str:
+    """The rule, given the factors of the spatial dims of operand, kernel and result."""
+    before, kernel, after = ([f[i] for f in factors] for i in range(3))
+    batch = ["n"] if len(call.shapes[0]) == len(factors) + 2 else []
+    inner, outer = _channels(call, "c"), _channels(call, "o")
     weight = [inner, "o", *kernel] if _transposed(call) else [outer, "c", *kernel]
     operands = [tensor([*batch, inner, *before]), tensor(weight)]
-    if call.has("bias"):
+    if len(call.slots) > 2:
         operands.append(f"+{outer}")
     return f"{', '.join(operands)} -> {tensor([*batch, outer, *after])}"
+
+
+def _conv(call: Call) -> str:
+    if _transposed(call):
+        return _write(call, _whole(call.rank("weight") - 2))
+    return _write(call, [one.factors for one in sliding(call)])
 
 
 def _local_conv(call: Call, sharding: Sharding) -> LocalCall:
@@ -50,11 +78,62 @@ def _local_conv(call: Call, sharding: Sharding) -> LocalCall:
     return call.replace(groups=size_at(sharding.factors["g"]))
 
 
+def _lower_conv(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+    """Windows, and a convolution over them without padding."""
+    dims = sliding(call)
+    split = [one for one in dims if one.split_in(sharding)]
+    x = halo(call["input"], sharding, emit, dims)
+    pads = [0 if one in split else one.pad for one in dims]
+    return emit(
+        local_window.convolve, x, call["weight"], call["bias"], [one.stride for one in dims], pads,
+        [one.dilation for one in dims], call["groups"], [one.dim for one in split],
+        [call.out[one.dim] for one in split],
+    )  # fmt: skip
+
+
 rule(
     aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding,
     aten.conv3d.default, aten.conv3d.padding, aten.convolution.default,
     aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input,
-    spec=_conv, linear=["input bias", "weight bias"], localize=_local_conv, passes=False,
+    spec=_conv, linear=["input bias", "weight bias"], localize=_local_conv, lower=_lower_conv,
+    passes=False,
+)  # fmt: skip
+
+
+def _over_windows(call: Call) -> str:
+    """Rows of windows are split as the outputs are; the other spatial dims stay whole."""
+    count, shape = call.rank("weight") - 2, call.shapes[0]
+    first = len(shape) - count
+    windows = {dim - first for dim in call["dims"]}
+    factors = [
+        (f"x{i}", f"k{i}!", f"y{i}@x{i}") if i in windows else spatial
+        for i, spatial in enumerate(_unsplit(call, count))
+    ]
+    return _write(call, factors)
+
+
+def _unsplit(call: Call, count: int) -> list[tuple[str, str, str]]:
+    shape, kernel = call.shapes[0], call.shapes[1][2:]
+    first = len(shape) - count
+    numbers: list[Any] = [call["stride"], call["padding"], call["dilation"]]
+    found = []
+    for i in range(count):
+        stride, pad, dilation = (per_dim(value, count)[i] for value in numbers)
+        one = Sliding(first + i, i, shape[first + i], kernel[i], stride, pad, dilation)
+        x, k, y = one.factors
+        found.append((x, k, y) if "~" not in x else (f"x{i}!", k, f"y{i}!"))
+    return found
+
+
+def _local_windows(call: Call, sharding: Sharding) -> LocalCall:
+    result = sharding.result().dims
+    groups = size_at(sharding.factors["g"]) if "g" in sharding.factors else call["groups"]
+    return call.replace(groups=groups, sizes=[size_at(result[dim]) for dim in call["dims"]])
+
+
+rule(
+    local_window.convolve,
+    spec=_over_windows, linear=["x bias", "weight bias"], localize=_local_windows, passes=False,
 )  # fmt: skip
 rule(
     aten.conv_tbc.default,

@@ -19,7 +19,7 @@ from shardlang.rules.local_index import gather_here, index_here, one_hot_here, t
 from shardlang.rules.local_shape import place
 from shardlang.rules.notation import NotationError
 from shardlang.rules.registry import rule
-from shardlang.rules.writing import arrow, names, swapped, with_whole
+from shardlang.rules.writing import arrow, broadcast_shape, names, swapped, with_whole
 
 aten = torch.ops.aten
 
@@ -49,7 +49,7 @@ def indexed(call: Call) -> list[int]:
 def index_dims(call: Call) -> tuple[list[str], list[list[str]]]:
     """Broadcast dims of the index tensors, and each tensor's own."""
     shapes = [shape_of(call["indices"][i].meta["val"]) for i in indexed(call)]
-    joint = tuple(torch.broadcast_shapes(*shapes))
+    joint = broadcast_shape(shapes)
     dims = names(len(joint), "i")
     return dims, [_aligned(shape, joint, dims) for shape in shapes]
 

@@ -7,7 +7,7 @@ import torch
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.registry import rule
-from shardlang.rules.writing import arrow, names
+from shardlang.rules.writing import arrow, broadcast_shape, names
 
 aten = torch.ops.aten
 
@@ -31,7 +31,7 @@ def _tail(call: Call, index: int) -> int:
 def _batched(call: Call) -> str:
     tails = [_tail(call, i) for i in range(len(call.shapes))]
     heads = [shape[: len(shape) - tail] for shape, tail in zip(call.shapes, tails, strict=True)]
-    joint = tuple(torch.broadcast_shapes(*heads))
+    joint = broadcast_shape(heads)
     batch = names(len(joint), "b")
     operands = []
     for k, (head, tail) in enumerate(zip(heads, tails, strict=True)):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from shardlang.rules.local_shape import Place, indices, local_positions
+from shardlang.rules.writing import broadcast_shape
 
 At = tuple[Place, int, int]
 """Where a device lies in a dim: its place, its number of indices, and the global size."""
@@ -35,7 +36,7 @@ def index_here(x: Tensor, index: list[Tensor | None], at: Sequence[At | None]) -
         mask = found >= 0 if mask is None else mask & (found >= 0)
         local.append(found.clamp(min=0))
     assert mask is not None
-    shape = torch.broadcast_shapes(*(one.shape for one in index if one is not None))
+    shape = broadcast_shape(one.shape for one in index if one is not None)
     result = torch.ops.aten.index.Tensor(_nonempty(x, at), local)
     after = x.dim() - len(index) if _adjacent(index) else _kept(x, index)
     if _adjacent(index):

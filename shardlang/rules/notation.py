@@ -7,7 +7,7 @@ factor. `b...` stands for any number of dims; `(h d)` for a dim of two factors, 
 of which may be given a size, `(h d=64)`; `[q|k]` for a dim that is one stretch after another; `1`
 for a broadcast dim; `.` for a tensor of no dims. A leading `+` marks an operand that is added to
 the contraction, a trailing `?` one that may be absent. `d!` must stay whole; `d~` may be sharded
-only through the op's lowering.
+only through the op's lowering. `y@x` is a factor of its own size that is split as `x` is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from shardlang.ir.rule import DimSpec, Operand, Rule
 
-_TOKEN = re.compile(r"\s*(->|\.\.\.|[A-Za-z_]\w*|\d+|[()\[\]|,+?!~=.])")
+_TOKEN = re.compile(r"\s*(->|\.\.\.|[A-Za-z_]\w*|\d+|[()\[\]|,+?!~=@.])")
 
 Shape = tuple[int, ...]
 
@@ -56,11 +56,13 @@ class Template:
     results: tuple[_Tensor, ...]
     whole: frozenset[str]
     lowered: frozenset[str]
+    tied: tuple[tuple[str, str], ...]
 
 
 class _Reader:
     def __init__(self, text: str) -> None:
         self.text, self.whole, self.lowered = text, set[str](), set[str]()
+        self.tied: dict[tuple[str, str], None] = {}
         self.tokens: list[str] = []
         place = 0
         while text[place:].strip():
@@ -93,7 +95,8 @@ class _Reader:
         results = self.tensors()
         if self.peek():
             raise NotationError(f"text left over in rule {self.text!r}: {self.peek()!r}")
-        return Template(operands, results, frozenset(self.whole), frozenset(self.lowered))
+        whole, lowered = frozenset(self.whole), frozenset(self.lowered)
+        return Template(operands, results, whole, lowered, tuple(self.tied))
 
     def tensors(self) -> tuple[_Tensor, ...]:
         if self.peek() in ("->", ""):
@@ -142,6 +145,8 @@ class _Reader:
             self.whole.add(name)
         elif self.accept("~"):
             self.lowered.add(name)
+        if self.accept("@"):
+            self.tied[self.take(), name] = None
         return _Name(name, size, many)
 
 
@@ -269,7 +274,8 @@ def bind(
         passes=passes,
         random=random,
         detached=detached,
-        linked=_linked((*bound, *outs)),
+        linked=(*_linked((*bound, *outs)), *template.tied),
+        tied=template.tied,
     )
 
 

@@ -1,13 +1,22 @@
-"""Rules of ops on images: pooling, resizing, patches; the spatial dims stay whole."""
+"""Rules of ops on images: pooling, resizing, patches.
+
+Plain pooling may be split over its spatial dims, with an exchange of edges; in all others they stay
+whole.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import fx
 
 from shardlang.ir.here import size_at
 from shardlang.ir.rule import Sharding
+from shardlang.rules import local_window
 from shardlang.rules.call import Call, LocalCall
-from shardlang.rules.registry import rule
+from shardlang.rules.registry import Emit, rule
+from shardlang.rules.window import Sliding, halo, per_dim
 from shardlang.rules.writing import arrow, names, tensor
 
 aten = torch.ops.aten
@@ -28,14 +37,12 @@ def _averages(call: Call) -> list[str]:
 
 
 rule(
-    aten.avg_pool1d.default, aten.adaptive_avg_pool1d.default,
     aten.upsample_linear1d.default, aten.upsample_nearest1d.default,
     aten.upsample_linear1d.vec, aten.upsample_nearest1d.vec,
     aten._upsample_nearest_exact1d.default, aten._upsample_nearest_exact1d.vec,
     spec=lambda call: _spatial(call, 1), linear=_averages,
 )  # fmt: skip
 rule(
-    aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d.default,
     aten.upsample_bilinear2d.default, aten.upsample_nearest2d.default,
     aten.upsample_bicubic2d.default, aten._upsample_nearest_exact2d.default,
     aten._upsample_bilinear2d_aa.default, aten._upsample_bicubic2d_aa.default,
@@ -45,24 +52,155 @@ rule(
     spec=lambda call: _spatial(call, 2), linear=_averages,
 )  # fmt: skip
 rule(
-    aten.avg_pool3d.default, aten.adaptive_avg_pool3d.default, aten._adaptive_avg_pool3d.default,
     aten.upsample_trilinear3d.default, aten.upsample_nearest3d.default,
     aten._upsample_nearest_exact3d.default, aten.upsample_trilinear3d.vec,
     aten.upsample_nearest3d.vec, aten._upsample_nearest_exact3d.vec,
     spec=lambda call: _spatial(call, 3), linear=_averages,
 )  # fmt: skip
 rule(
-    aten.max_pool1d.default, aten.max_pool1d_with_indices.default,
+    aten.max_pool1d_with_indices.default,
     aten.adaptive_max_pool1d.default, spec=lambda call: _spatial(call, 1),
 )  # fmt: skip
 rule(
-    aten.max_pool2d.default, aten.max_pool2d_with_indices.default,
+    aten.max_pool2d_with_indices.default,
     aten.adaptive_max_pool2d.default, spec=lambda call: _spatial(call, 2),
 )  # fmt: skip
 rule(
-    aten.max_pool3d.default, aten.max_pool3d_with_indices.default,
+    aten.max_pool3d_with_indices.default,
     aten.adaptive_max_pool3d.default, spec=lambda call: _spatial(call, 3),
 )  # fmt: skip
+
+
+def _rank(call: Call) -> int:
+    """Number of spatial dims, the digit in the op's name."""
+    return int(next(c for c in str(call.target) if c.isdigit()))
+
+
+def _sliding(call: Call) -> list[Sliding]:
+    """How a pooling reads its spatial dims."""
+    shape, count = call.shapes[0], _rank(call)
+    kernels = per_dim(call["kernel_size"], count)
+    strides = per_dim(call["stride"], count) if call["stride"] else kernels
+    pads, dilations = per_dim(call["padding"], count), per_dim(call.get("dilation", 1), count)
+    first = len(shape) - count
+    return [
+        Sliding(first + i, i, shape[first + i], kernels[i], strides[i], pads[i], dilations[i])
+        for i in range(count)
+    ]
+
+
+def _even(call: Call) -> bool:
+    """Whether every output reads as many indices as the kernel has, padding included."""
+    padded = any(per_dim(call["padding"], 1)) and not call.get("count_include_pad", True)
+    return not (call["ceil_mode"] or padded)
+
+
+def _pool(call: Call) -> str:
+    if not _even(call):
+        return _spatial(call, _rank(call))
+    kept = names(len(call.shapes[0]) - _rank(call))
+    factors = [one.factors for one in _sliding(call)]
+    before, after = [f[0] for f in factors], [f[2] for f in factors]
+    return arrow([[*kept, *before]], [[*kept, *after]])
+
+
+def _lowest(call: Call) -> float:
+    """What stands outside the tensor: nothing to an average, less than anything to a maximum."""
+    dtype = call.results[0].dtype
+    if "max" not in str(call.target):
+        return 0.0
+    return -torch.inf if dtype.is_floating_point else torch.iinfo(dtype).min
+
+
+def _lower_pool(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+    """Windows, and a pooling over them without padding."""
+    dims = _sliding(call)
+    split = [one for one in dims if one.split_in(sharding)]
+    x = halo(call["self"], sharding, emit, dims, _lowest(call))
+    pads = [0 if one in split else one.pad for one in dims]
+    strides = [one.stride for one in dims]
+    arguments: list[Any] = [[one.kernel for one in dims], strides, pads]
+    if "dilation" in call.names:
+        arguments.append([one.dilation for one in dims])
+    elif call.get("divisor_override") is not None:
+        arguments += [False, True, call["divisor_override"]]
+    places = [one.dim for one in split]
+    sizes = [call.out[place] for place in places]
+    return emit(local_window.pool, x, call.target, arguments, places, sizes)
+
+
+rule(
+    aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default,
+    spec=_pool, linear=_averages, lower=_lower_pool,
+)  # fmt: skip
+rule(
+    aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default,
+    spec=_pool, lower=_lower_pool,
+)  # fmt: skip
+
+
+def _adaptive(call: Call) -> str:
+    """Where the outputs divide the dim, each is the mean of its own stretch."""
+    count = _rank(call)
+    kept = names(len(call.shapes[0]) - count)
+    sizes = list(zip(call.shapes[0][-count:], call.out[-count:], strict=True))
+    if any(not after or before % after for before, after in sizes):
+        return _spatial(call, count)
+    before = [f"(y{i}={b} k{i}={a // b}~)" for i, (a, b) in enumerate(sizes)]
+    return arrow([[*kept, *before]], [[*kept, *names(count, "y")]])
+
+
+def _local_adaptive(call: Call, sharding: Sharding) -> LocalCall:
+    dims = sharding.result().dims[-_rank(call) :]
+    return call.replace(output_size=[size_at(dim) for dim in dims])
+
+
+def _lower_adaptive(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+    """The mean over each stretch."""
+    shape, count = call.shapes[0], _rank(call)
+    kept = len(shape) - count
+    cut = [size for a, b in zip(shape[kept:], call.out[kept:], strict=True) for size in (b, a // b)]
+    x = emit(aten.reshape.default, call["self"], [*shape[:kept], *cut])
+    return emit(aten.mean.dim, x, [kept + 1 + 2 * i for i in range(count)])
+
+
+rule(
+    aten.adaptive_avg_pool1d.default,
+    aten.adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d.default,
+    aten.adaptive_avg_pool3d.default, aten._adaptive_avg_pool3d.default,
+    spec=_adaptive, linear=_averages, localize=_local_adaptive, lower=_lower_adaptive,
+)  # fmt: skip
+
+
+def _over_windows(call: Call) -> str:
+    """Rows of windows are split as the outputs are; the other spatial dims stay whole."""
+    shape, (kernel, stride, pad, *more) = call.shapes[0], call["arguments"]
+    kept = len(shape) - len(kernel)
+    dilation = more[0] if "max" in str(call["op"]) else [1] * len(kernel)
+    before, after = names(len(shape)), names(len(shape))
+    for i in range(len(kernel)):
+        dim = kept + i
+        one = Sliding(dim, i, shape[dim], kernel[i], stride[i], pad[i], dilation[i])
+        if dim in call["dims"]:
+            before[dim], after[dim] = f"x{i}", f"y{i}@x{i}"
+        elif "~" in one.factors[0]:
+            before[dim], after[dim] = f"x{i}!", f"y{i}!"
+        else:
+            before[dim], after[dim] = one.factors[0], one.factors[2]
+    return arrow([before], [after])
+
+
+def _pool_linear(call: Call) -> list[str]:
+    inexact = call.results[0].is_floating_point()
+    return ["x"] if inexact and "avg" in str(call["op"]) else []
+
+
+def _local_windows(call: Call, sharding: Sharding) -> LocalCall:
+    result = sharding.result().dims
+    return call.replace(sizes=[size_at(result[dim]) for dim in call["dims"]])
+
+
+rule(local_window.pool, spec=_over_windows, linear=_pool_linear, localize=_local_windows)
 
 
 def _with_table(call: Call, spatial: int) -> str:

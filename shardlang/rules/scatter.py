@@ -14,7 +14,7 @@ from shardlang.rules.index import at_of, index_dims, indexed, is_mask, placed, p
 from shardlang.rules.local_index import index_put_here, write_here
 from shardlang.rules.notation import NotationError
 from shardlang.rules.registry import rule
-from shardlang.rules.writing import arrow, names, swapped, tensor, with_whole
+from shardlang.rules.writing import arrow, broadcast_shape, names, swapped, tensor, with_whole
 
 aten = torch.ops.aten
 
@@ -149,7 +149,7 @@ def _sizes(call: Call) -> list[tuple[str, int]]:
     """Sizes of the dims of the region that an `index_put` writes."""
     chosen = indexed(call)
     shapes = [tuple(call["indices"][i].meta["val"].shape) for i in chosen]
-    joint = torch.broadcast_shapes(*shapes)
+    joint = broadcast_shape(shapes)
     kept = [(f"d{i}", size) for i, size in enumerate(call.shapes[0])]
     return [*kept, *((f"i{i}", size) for i, size in enumerate(joint))]
 

@@ -54,3 +54,14 @@ def with_whole(dims: Sequence[str], places: Iterable[int]) -> list[str]:
     """`dims` with those at `places` marked as whole."""
     chosen = set(places)
     return [f"{dim}!" if i in chosen else dim for i, dim in enumerate(dims)]
+
+
+def broadcast_shape(shapes: Iterable[Sequence[int]]) -> tuple[int, ...]:
+    """The shape to which all of these are broadcast; they are known to fit."""
+    joint: list[int] = []
+    for shape in shapes:
+        joint = [1] * (len(shape) - len(joint)) + joint
+        skip = len(joint) - len(shape)
+        for i, size in enumerate(shape):
+            joint[skip + i] = size if size != 1 else joint[skip + i]
+    return tuple(joint)

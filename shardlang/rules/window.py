@@ -1,0 +1,134 @@
+"""Ops that slide a window over split dims (convolution, pooling), with an exchange of edges.
+
+`halo` rewrites the op's input: every device gives its edges, these are gathered, and each device
+takes from them what its window needs besides its own piece. The gather's gradient is a
+reduce-scatter, which brings the gradient of an edge back to its owner; nothing here communicates by
+itself. Input and output are split evenly each by itself, so that strides and uneven sizes are no
+special cases.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from shardlang.ir.here import Piece
+from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.rule import Sharding
+from shardlang.rules import local_window
+from shardlang.rules.call import Call, LocalCall
+from shardlang.rules.local_window import reach, window_length
+from shardlang.rules.registry import Emit, rule
+from shardlang.rules.writing import arrow, names, swapped
+
+
+@dataclass(frozen=True, slots=True)
+class Sliding:
+    """How an op reads one spatial dim.
+
+    Attributes:
+        dim: the dim of the tensor.
+        number: its number among the spatial dims, in the names of factors.
+        before: its size in the operand.
+    """
+
+    dim: int
+    number: int
+    before: int
+    kernel: int
+    stride: int = 1
+    pad: int = 0
+    dilation: int = 1
+
+    @property
+    def extent(self) -> int:
+        """From the first to the last index that one output reads."""
+        return self.dilation * (self.kernel - 1) + 1
+
+    @property
+    def factors(self) -> tuple[str, str, str]:
+        """The dim in the operand, in the kernel, and in the result."""
+        x, k, y = (f"{letter}{self.number}" for letter in "xky")
+        if self.extent == 1 and self.stride == 1 and not self.pad:
+            return y, f"{k}!", y
+        if self.kernel == self.stride == self.extent and not self.pad and self._divides:
+            return f"({y} {k}={self.kernel}!)", f"{k}!", y
+        return f"{x}~", f"{k}!", f"{y}@{x}"
+
+    @property
+    def _divides(self) -> bool:
+        return self.before % self.stride == 0
+
+    def split_in(self, sharding: Sharding) -> bool:
+        """Whether windows reach over the edges of pieces."""
+        layout = sharding.factors.get(f"x{self.number}")
+        return layout is not None and bool(layout.axes)
+
+    def windowed(self, sharding: Sharding) -> tuple[str, str, str]:
+        """The factors once windows stand in the place of the pieces."""
+        x, k, y = self.factors
+        return (x.replace("~", ""), k, y) if self.split_in(sharding) else (x, k, y)
+
+
+def per_dim(value: Any, count: int) -> list[int]:
+    """One number for each spatial dim."""
+    numbers = [value] if isinstance(value, int) else list(value)
+    return numbers * count if len(numbers) == 1 else numbers
+
+
+def halo(
+    x: fx.Node, sharding: Sharding, emit: Emit, sliding: Sequence[Sliding], fill: float = 0.0
+) -> fx.Node:
+    """The operand with windows in the place of the pieces of every split spatial dim."""
+    for one in sliding:
+        if one.split_in(sharding):
+            x = _windows(x, sharding, emit, one, fill)
+    return x
+
+
+def _windows(x: fx.Node, sharding: Sharding, emit: Emit, one: Sliding, fill: float) -> fx.Node:
+    before, after = (sharding.factors[f"{letter}{one.number}"] for letter in "xy")
+    ways = math.prod(axis.size for axis in before.axes)
+    left, right = reach(before, after, one.extent, one.stride, one.pad)
+    length = window_length(after.max_local_size(), one.extent, one.stride)
+    edges = None
+    if left + right:
+        edges = emit(local_window.edges, x, one.dim, left, right, ways)
+    reads = [one.extent, one.stride, one.pad, left, right, after.size]
+    return emit(local_window.window, x, edges, one.dim, length, reads, fill, ways)
+
+
+def _edges_spec(call: Call) -> str:
+    dims = names(len(call.shapes[0]))
+    at = call["dim"]
+    return arrow([dims], [swapped(dims, at, f"e@{dims[at]}")])
+
+
+rule(
+    local_window.edges,
+    spec=_edges_spec, linear=["x"], localize=lambda call, sharding: call.replace(ways=1),
+)  # fmt: skip
+
+
+def _window_spec(call: Call) -> str:
+    dims, at = names(len(call.shapes[0])), call["dim"]
+    operands = [dims, swapped(dims, at, "e!")][: len(call.shapes)]
+    return arrow(operands, [swapped(dims, at, f"w@{dims[at]}")])
+
+
+def _local_window(call: Call, sharding: Sharding) -> LocalCall:
+    """The window needs to know where its device lies in the dim, before and after the op."""
+    before = sharding.operand(0).dims[call["dim"]]
+    after = DimLayout.shard(call["reads"][-1], before.axes)
+    return call.replace(ways=1, at=Piece(Layout((before, after))))
+
+
+rule(
+    local_window.window,
+    spec=_window_spec, linear=lambda call: [] if call["fill"] else ["x edges"],
+    localize=_local_window,
+)  # fmt: skip
