@@ -78,11 +78,22 @@ def _local_conv(call: Call, sharding: Sharding) -> LocalCall:
     return call.replace(groups=size_at(sharding.factors["g"]))
 
 
+def _odd_padding(call: Call, sharding: Sharding, emit: Emit, dims: list[Sliding]) -> fx.Node:
+    """The input with the odd index that `same` pads after an unsplit dim, if it does."""
+    x: fx.Node = call["input"]
+    if call["padding"] != "same":
+        return x
+    pads: list[int] = []
+    for one in reversed(dims):
+        pads += [0, 0 if one.split_in(sharding) else (one.extent - 1) % 2]
+    return emit(aten.constant_pad_nd.default, x, pads) if any(pads) else x
+
+
 def _lower_conv(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     """Windows, and a convolution over them without padding."""
     dims = sliding(call)
     split = [one for one in dims if one.split_in(sharding)]
-    x = halo(call["input"], sharding, emit, dims)
+    x = halo(_odd_padding(call, sharding, emit, dims), sharding, emit, dims)
     pads = [0 if one in split else one.pad for one in dims]
     return emit(
         local_window.convolve, x, call["weight"], call["bias"], [one.stride for one in dims], pads,

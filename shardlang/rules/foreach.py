@@ -17,9 +17,7 @@ def _dims(shape: tuple[int, ...], out: tuple[int, ...], index: int) -> list[str]
     """Dims of one element, broadcast to the result of its place."""
     result = names(len(out), f"t{index}d")
     skip = len(out) - len(shape)
-    return [
-        "1" if size == 1 != out[skip + i] else result[skip + i] for i, size in enumerate(shape)
-    ]
+    return ["1" if size == 1 != out[skip + i] else result[skip + i] for i, size in enumerate(shape)]
 
 
 def _each(call: Call) -> str:
@@ -42,9 +40,9 @@ _POINTWISE = """
 
 
 def _lists(which: str) -> list[Any]:
-    """Overloads on lists that give new tensors."""
-    packets = [getattr(aten, f"_foreach_{name}") for name in which.split()]
-    return [op for packet in packets for op in overloads(packet)]
+    """Overloads on lists that give new tensors, as far as this torch has them."""
+    packets = [getattr(aten, f"_foreach_{name}", None) for name in which.split()]
+    return [op for packet in packets if packet is not None for op in overloads(packet)]
 
 
 rule(*_lists(_POINTWISE), spec=_each)

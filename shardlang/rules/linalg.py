@@ -100,5 +100,10 @@ def _powers(call: Call, sharding: Sharding) -> LocalCall:
     return call.replace(N=call.out[-1])
 
 
-rule(aten.linalg_vander.default, spec="d... -> d... n!", localize=_powers)
+def _vander(call: Call) -> str:
+    dims = names(len(call.shapes[0]))
+    return arrow([dims], [[*(dims or ["1"]), "n!"]])
+
+
+rule(aten.linalg_vander.default, spec=_vander, localize=_powers)
 rule(aten.vander.default, spec="n -> n m!", localize=_powers)
