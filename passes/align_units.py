@@ -1,8 +1,9 @@
 """align_units: keep heads in one piece where a stated dim does not split evenly between them.
 
-A projection's output dim that a reshape later takes apart as (heads, size of a head) is split between
-heads, not inside one: 5 heads of 64 over 2 devices are 192 and 128 rows, not 160 and 160. The unit is
-found on the dimension graph, from the stated dim to the nearest reshape; an even split is unchanged.
+A projection's output dim that a reshape later takes apart as (heads, size of a head) is split
+between heads, not inside one: 5 heads of 64 over 2 devices are 192 and 128 rows, not 160 and 160.
+The unit is found on the dimension graph, from the stated dim to the nearest reshape; an even split
+is unchanged.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """choose: the factor of an op that nothing above has decided, by bytes per optimizer step.
 
-An op whose operand comes in sharded must either split one of its own factors along that axis or have
-the operand gathered. Every legal factor that some operand is sharded on is priced: the bytes that
-bring all operands into place, and those that reduce a partial result. No factor is an answer only if
-no factor is legal.
+An op whose operand comes in sharded must either split one of its own factors along that axis or
+have the operand gathered. Every legal factor that some operand is sharded on is priced: the bytes
+that bring all operands into place, and those that reduce a partial result. No factor is an answer
+only if no factor is legal.
 """
 
 from __future__ import annotations

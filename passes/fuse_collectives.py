@@ -67,9 +67,12 @@ def coalesce(graph: ShardGraph, nodes: list[fx.Node]) -> None:
             "call_function", apply_steps, (values, steps), name=f"{steps[0].kind}_bucket"
         )
         made.meta.update(
-            val=tuple(n.meta["val"] for n in nodes), diff=True, layout=[n.meta["layout"] for n in nodes],
-            module="", source=nodes[0].meta.get("source", ""),
-        )  # fmt: skip
+            val=tuple(node.meta["val"] for node in nodes),
+            layout=[node.meta["layout"] for node in nodes],
+            diff=True,
+            module="",
+            source=nodes[0].meta.get("source", ""),
+        )
         items = [graph.graph.call_function(operator.getitem, (made, i)) for i in range(len(nodes))]
     for item, node in zip(items, nodes, strict=True):
         item.meta.update(node.meta)

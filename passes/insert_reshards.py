@@ -118,7 +118,7 @@ def reduce_extremes(graph: ShardGraph, node: fx.Node) -> None:
 
 
 def mark_regathered(node: fx.Node) -> None:
-    """Mark the gathers that bring a stored parameter to its layout of use, if a backward reads it."""
+    """Mark the gathers of a stored parameter whose whole value a backward reads."""
     for user in node.users:
         if is_step(user) and step_of(user).kind == "all_gather" and read_in_backward(user):
             user.meta["regather"] = True

@@ -1,7 +1,7 @@
 """lower: rewrite ops that are split along a factor which they cannot be split along as they stand.
 
-Softmax over a split dim becomes a maximum, an exponential, a sum and a quotient; a mean becomes a sum
-and a product; cross-entropy over a split vocabulary a look-up of masked logits. The new ops are
+Softmax over a split dim becomes a maximum, an exponential, a sum and a quotient; a mean becomes a
+sum and a product; cross-entropy over a split vocabulary a look-up of masked logits. The new ops are
 ordinary: their rules, reshards and gradient types come from the same passes as all others.
 """
 

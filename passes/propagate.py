@@ -2,8 +2,8 @@
 
 On the dimension graph a dim of a value is joined to a dim of another by a shared factor of the op
 between them. Layouts flow along these joints in four phases, each to a fixed point of topological
-sweeps: claims outward; inputs and values; outer factors of contractions; and what is left, chosen by
-bytes. Stated tensors and placed dims never change. Invariants after the pass:
+sweeps: claims outward; inputs and values; outer factors of contractions; and what is left, chosen
+by bytes. Stated tensors and placed dims never change. Invariants after the pass:
 
 - a stated dim has its stated layout;
 - an op carries an axis on at most one factor (or on linked factors);

@@ -1,11 +1,11 @@
 """type_gradients: which whole values are invariant (`I`) and which replicated (`R`).
 
 Along each axis the choice is a minimum s-t cut. Every whole value has a label node and a copy that
-its consumers read; source side is `I`, sink side `R`. A cut edge is a backward collective, in bytes:
-label to copy is the all-reduce of a shared `vary`; source to label what an all-reduce or a gather
-pays for giving an `R`; copy to sink the all-gather behind a slice of an `I`. Consumers that need `R`
-tie the copy to the sink. Ties go to `I`. The cut is exact along one axis; coincident varies of
-several axes then become one.
+its consumers read; source side is `I`, sink side `R`. A cut edge is a backward collective: label to
+copy is the all-reduce of a shared `vary`; source to label what an all-reduce or a gather pays for
+giving an `R`; copy to sink the all-gather behind a slice of an `I`. Consumers that need `R` tie the
+copy to the sink. Ties go to `I`. The cut is exact along one axis; coincident varies of several axes
+then become one.
 
 Invariants after the pass: `verify_types` lists and checks them.
 """
@@ -58,7 +58,7 @@ def copy_vertex(node: fx.Node) -> Vertex:
 
 
 def is_whole(node: fx.Node, axis: Axis) -> bool:
-    """Whether a value has a label along the axis: it carries a gradient, neither split nor partial."""
+    """Whether a value has a label along the axis: a gradient, and neither split nor partial."""
     if not node.meta.get("diff") or isinstance(node.meta["val"], (list, tuple)):
         return False
     layout = home(node)

@@ -1,7 +1,7 @@
 """verify_graph: the invariants between passes, checked after every pass.
 
-These checks know the type system and nothing of how the passes reach it. A failure is a bug of ours,
-so it is an assertion, with the node named.
+These checks know the type system and nothing of how the passes reach it. A failure is a bug of
+ours, so it is an assertion, with the node named.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _op_typed(node: fx.Node, axis: Axis) -> Iterator[str]:
             any((s == "P") != (i in linear) for i, s in enumerate(states) if s != "-")
             or "I" in labels
         ):
-            yield f"{node}: states {states} over `{axis}` of an op that passes partials of {linear}"
+            yield f"{node}: states {states} over `{axis}`; it passes partials of {linear}"
         return
     if split is not None:
         for index, state in enumerate(states):
@@ -134,7 +134,7 @@ def _op_typed(node: fx.Node, axis: Axis) -> Iterator[str]:
         return
     results = {s for s in _result_states(node, axis) if s in "IR"}
     if len(labels | results) > 1 or "P" in states:
-        yield f"{node}: states {states} and results {results} over `{axis}` of an op not split there"
+        yield f"{node}: states {states} and results {results} over `{axis}` of an unsplit op"
 
 
 def _result_states(node: fx.Node, axis: Axis) -> list[str]:

@@ -86,7 +86,7 @@ class Program:
         `device` is `cpu` (gloo) or `cuda` (NCCL).
 
         Raises:
-            RunError: the number of processes is not that of the mesh, or the ranks' programs differ.
+            RunError: the mesh has another number of devices, or the ranks' programs differ.
         """
         from shardlang.run import sharded_module
         from shardlang.runtime.groups import join

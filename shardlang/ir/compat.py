@@ -7,6 +7,13 @@ Checked with torch 2.13.
 from __future__ import annotations
 
 import torch
+from torch._C._distributed_c10d import (
+    AllgatherOptions,
+    AllreduceOptions,
+    AllToAllOptions,
+    ReduceScatterOptions,
+    TCPStore,
+)
 from torch._guards import detect_fake_mode
 from torch._ops import HigherOrderOperator, OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
@@ -20,11 +27,16 @@ __all__ = [
     "CHATTY_LOGGERS",
     "STACK_FILTER",
     "TRUNC_NORMAL",
+    "AllToAllOptions",
+    "AllgatherOptions",
+    "AllreduceOptions",
     "FakeTensor",
     "FakeTensorMode",
     "HigherOrderOperator",
     "OpOverload",
+    "ReduceScatterOptions",
     "ShapeEnv",
+    "TCPStore",
     "TorchDispatchMode",
     "detect_fake_mode",
     "export_fake_mode",

@@ -18,7 +18,7 @@ from shardlang.ir.steps import Step
 
 
 def constrain(x: Tensor) -> Tensor:
-    """Identity whose layout is stated: a `value`, an `output`, or a parameter taken from storage."""
+    """Identity whose layout is stated: a value, an output, or a parameter taken from storage."""
     return x
 
 

@@ -361,7 +361,7 @@ def _block_digits(dim: DimLayout, sizes: tuple[int, ...]) -> tuple[DimLayout, ..
 
 
 def _take(queue: list[Factor], size: int) -> list[Factor] | None:
-    """Take factors worth `size` off the front of the queue, cutting the last one if it can be cut."""
+    """Take factors worth `size` off the front of the queue, cutting the last one if need be."""
     taken: list[Factor] = []
     while size > 1:
         if not queue:
@@ -444,7 +444,7 @@ class Layout:
 
     def replaced(self, dim: int, layout: DimLayout) -> Layout:
         """This layout with one dim laid out anew."""
-        dims = self.dims[:dim] + (layout,) + self.dims[dim + 1 :]
+        dims = (*self.dims[:dim], layout, *self.dims[dim + 1 :])
         return Layout(dims, self.partial, self.varying)
 
     def unlabelled(self) -> Layout:
@@ -459,7 +459,8 @@ class Layout:
 
 
 _SHORT = {
-    "torch.float64": "f64", "torch.float32": "f32", "torch.float16": "f16", "torch.bfloat16": "bf16",
+    "torch.float64": "f64", "torch.float32": "f32", "torch.float16": "f16",
+    "torch.bfloat16": "bf16",
     "torch.int64": "i64", "torch.int32": "i32", "torch.int16": "i16", "torch.int8": "i8",
     "torch.uint8": "u8", "torch.bool": "bool", "torch.complex64": "c64", "torch.complex128": "c128",
 }  # fmt: skip

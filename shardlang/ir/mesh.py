@@ -62,7 +62,7 @@ class Mesh:
         return (self.coord(device) for device in range(self.devices))
 
     def groups(self, axes: tuple[Axis, ...]) -> list[list[int]]:
-        """Device numbers of every group that spans `axes`, each in major-to-minor order of `axes`."""
+        """Device numbers of every group that spans `axes`, in major-to-minor order of `axes`."""
         names = {axis.name for axis in axes}
         rest = [axis for axis in self.axes if axis.name not in names]
         groups = []

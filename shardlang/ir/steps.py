@@ -1,8 +1,9 @@
 """Steps: the changes of layout, and for each what it does forward and backward.
 
-A step changes the state of a value along its axes and nothing else. `ADJOINTS` is the one table from
-which the simulator and the distributed runtime take both directions, so a backward cannot disagree
-with its forward. States: `S` sharded, `P` partial, `I` invariant, `R` replicated (see `Layout`).
+A step changes the state of a value along its axes and nothing else. `ADJOINTS` is the one table
+from which the simulator and the distributed runtime take both directions, so a backward cannot
+disagree with its forward. States: `S` sharded, `P` partial, `I` invariant, `R` replicated (see
+`Layout`).
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ class Step:
         return self.src.dim_of(self.axes[0]), self.dst.dim_of(self.axes[0])
 
     def cut(self) -> tuple[int, DimLayout, DimLayout]:
-        """The dim of a gather, scatter, slice or pad: its index, split layout, and joined layout."""
+        """The dim of a gather, scatter, slice or pad: index, split layout, joined layout."""
         before, after = self.dims
         if before is not None:
             return before, self.src.dims[before], self.dst.dims[before]

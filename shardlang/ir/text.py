@@ -1,7 +1,7 @@
 """Graphs as text: one line per node, the same on every device and in every run.
 
-    linear = linear(x, up_weight, None) : f32[7@dp, 5, 10@tp]
-    all_reduce = all_reduce[tp](linear_1) : f32[7@dp, 5, 6]
+linear = linear(x, up_weight, None) : f32[7@dp, 5, 10@tp]
+all_reduce = all_reduce[tp](linear_1) : f32[7@dp, 5, 6]
 """
 
 from __future__ import annotations

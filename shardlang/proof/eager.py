@@ -27,7 +27,9 @@ def compare_eager(
     model = source.build()
     _load(model, captured, values)
     inputs = {
-        leaf.name: values[leaf.name].to(leaf.dtype) for leaf in captured.leaves if leaf.kind == "input"
+        leaf.name: values[leaf.name].to(leaf.dtype)
+        for leaf in captured.leaves
+        if leaf.kind == "input"
     }
     torch.manual_seed(seed)
     with torch.no_grad():

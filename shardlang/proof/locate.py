@@ -64,7 +64,9 @@ def _keep_gradient(value: Any) -> None:
 def _seed(results: dict[str, Any], reference: Reference) -> None:
     names = list(reference.cotangents)
     if names:
-        torch.autograd.backward([results[n] for n in names], [reference.cotangents[n] for n in names])
+        torch.autograd.backward(
+            [results[n] for n in names], [reference.cotangents[n] for n in names]
+        )
 
 
 def _simulated_values(program: LocalProgram, reference: Reference) -> dict[str, list[Any]]:
@@ -85,7 +87,11 @@ def _simulated_values(program: LocalProgram, reference: Reference) -> dict[str, 
                 piece.requires_grad_()
     torch.manual_seed(reference.seed)
     results = sim.run(local)
-    named = dict(zip([r.name for r in program.results], [r for r in results if r[0] is not None], strict=True))
+    named = dict(
+        zip(
+            [r.name for r in program.results], [r for r in results if r[0] is not None], strict=True
+        )
+    )
     layouts = {r.name: r.layout for r in program.results}
     roots, seeds = [], []
     for name, cotangent in reference.cotangents.items():
@@ -98,7 +104,9 @@ def _simulated_values(program: LocalProgram, reference: Reference) -> dict[str, 
     return kept
 
 
-def _tensors(node: fx.Node, pieces: list[Any], want: Any) -> Iterator[tuple[list[Tensor], Tensor, Layout]]:
+def _tensors(
+    node: fx.Node, pieces: list[Any], want: Any
+) -> Iterator[tuple[list[Tensor], Tensor, Layout]]:
     layout = node.meta.get("layout")
     if isinstance(want, Tensor) and isinstance(layout, Layout):
         yield pieces, want, layout
@@ -114,7 +122,9 @@ def _error(
     finite = full[torch.isfinite(full)]
     scale = float(finite.abs().max()) if finite.numel() else 1.0
     worst = 0.0
-    for group in mesh.groups(tuple(sorted(summed))) if summed else [[d] for d in range(mesh.devices)]:
+    for group in (
+        mesh.groups(tuple(sorted(summed))) if summed else [[d] for d in range(mesh.devices)]
+    ):
         total = pieces[group[0]].detach()
         for device in group[1:]:
             total = total + pieces[device].detach()
@@ -129,7 +139,7 @@ def _error(
 def _first_gradient(
     program: LocalProgram, reference: Reference, pairs: list[tuple[fx.Node, list[Any], Any]]
 ) -> Mismatch | None:
-    """The value nearest to the loss whose gradient differs: R sums over its group, P and I do not."""
+    """The value nearest to the loss whose gradient differs: R sums over its group."""
     for node, pieces, want in reversed(pairs):
         layout = node.meta.get("layout")
         if not isinstance(want, Tensor) or want.grad is None or not isinstance(layout, Layout):
@@ -146,5 +156,10 @@ def _first_gradient(
 
 def _mismatch(node: fx.Node, layout: Layout, error: float, *, backward: bool) -> Mismatch:
     return Mismatch(
-        node.name, node.meta.get("module", ""), node.meta.get("source", ""), str(layout), error, backward
+        node.name,
+        node.meta.get("module", ""),
+        node.meta.get("source", ""),
+        str(layout),
+        error,
+        backward,
     )

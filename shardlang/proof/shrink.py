@@ -1,9 +1,9 @@
 """shrink: a smaller model with the same mesh, the same divisibility and the same decisions.
 
 Repeated layers, batch, sequence and widths are cut; the number of heads, experts and packed blocks
-stays, and a size that leaves a remainder over the mesh keeps leaving one. That the decisions are the
-same is checked, not assumed: the steps of the small program, layer by layer, must be those of the
-large one.
+stays, and a size that leaves a remainder over the mesh keeps leaving one. That the decisions are
+the same is checked, not assumed: the steps of the small program, layer by layer, must be those of
+the large one.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from shardlang.ir.program import LocalProgram, apply_steps
 from shardlang.ir.steps import Step
 from shardlang.spec.types import Axes, InputDecl, ModelRef, Spec
 
-LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "decoder_layers",
-          "num_decoder_layers", "num_encoder_layers", "layers", "depth")  # fmt: skip
+LAYERS = (
+    "num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "decoder_layers",
+    "num_decoder_layers", "num_encoder_layers", "layers", "depth",
+)  # fmt: skip
 WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "n_inner", "d_ff",
           "vocab_size", "moe_intermediate_size", "shared_expert_intermediate_size")  # fmt: skip
 HIDDEN = (("hidden_size", "num_attention_heads"), ("n_embd", "n_head"), ("d_model", "num_heads"),

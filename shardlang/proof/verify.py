@@ -48,7 +48,9 @@ def verify(
         report = compare(program, reference, values)
     except DeviceFault as fault:
         return failed(program, fault)
-    report.eager, report.eager_tolerance = compare_eager(captured, source, values, reference.results, seed)
+    report.eager, report.eager_tolerance = compare_eager(
+        captured, source, values, reference.results, seed
+    )
     if not report.ok and (report.eager is None or report.eager <= report.eager_tolerance):
         report.first = first_difference(program, reference) or first_leaf(program, report)
     return report
@@ -77,7 +79,11 @@ class Reference:
         self.results: dict[str, Tensor] = {
             n: r for n, r in zip(names, results, strict=True) if isinstance(r, Tensor)
         }
-        outputs = {n: self.results[n] for n, k in zip(names, kinds, strict=True) if k == "output" and n in self.results}
+        outputs = {
+            n: self.results[n]
+            for n, k in zip(names, kinds, strict=True)
+            if k == "output" and n in self.results
+        }
         self.cotangents = self._cotangents(outputs)
         self.gradients = self._backward(leaves)
 
@@ -152,7 +158,9 @@ def _present(results: list[Any]) -> list[Any]:
     return [value for value in results if value[0] is not None]
 
 
-def _loss(name: str, named: Mapping[str, Any], reference: Reference, report: Report) -> dict[str, float]:
+def _loss(
+    name: str, named: Mapping[str, Any], reference: Reference, report: Report
+) -> dict[str, float]:
     return {
         "reference": reference.results[name].item(),
         "sharded": named[name][0].item(),
@@ -194,14 +202,20 @@ def _compare_gradients(
             report.unused.append(name)
             continue
         want = torch.zeros_like(reference.values[name]) if want is None else want
-        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(local[name], mine, strict=True)]
+        filled = [
+            torch.zeros_like(p) if g is None else g for p, g in zip(local[name], mine, strict=True)
+        ]
         report.gradients[name] = difference(filled, want, placed[name], coords, top)
 
 
 def difference(
-    pieces: Sequence[Tensor], want: Tensor, layout: Any, coords: Sequence[dict[str, int]], top: float
+    pieces: Sequence[Tensor],
+    want: Tensor,
+    layout: Any,
+    coords: Sequence[dict[str, int]],
+    top: float,
 ) -> float:
-    """max|a-b| / max(max|b|, 1e-3 top), over all devices; infinite where a shape or a value is off."""
+    """max|a-b| / max(max|b|, 1e-3 top) over all devices; infinite where a shape is off."""
     scale = max(_size(want), 1e-3 * top) or 1.0
     worst = 0.0
     for piece, at in zip(pieces, coords, strict=True):

@@ -20,6 +20,10 @@ from shardlang.ir.graph import ShardError, Stated
 from shardlang.proof.verify import verify
 
 SIZES = (5, 6, 7, 8)
+KINDS = (
+    "linear", "linear", "norm", "act", "residual", "scale", "heads", "softmax", "swap", "reduce",
+    "double",
+)  # fmt: skip
 MESHES = (
     Mesh((Axis("a", 3),)),
     Mesh((Axis("a", 2), Axis("b", 2))),
@@ -41,8 +45,7 @@ class Program(nn.Module):
             width = self._grow(rng, width)
 
     def _grow(self, rng: random.Random, width: int) -> int:
-        kind = rng.choice(["linear", "linear", "norm", "act", "residual", "scale", "heads", "softmax",
-                           "swap", "reduce", "double"])  # fmt: skip
+        kind = rng.choice(KINDS)
         if kind == "linear":
             out = rng.choice(SIZES)
             self._add(nn.Linear(width, out, bias=rng.random() < 0.7))

@@ -136,13 +136,13 @@ class Sabotage:
 def loss_in_r(graph: ShardGraph) -> ShardGraph:
     """Leave the loss replicated: its all-reduce is summed again in the backward."""
     for node in reversed(list(graph.graph.nodes)):
-        if is_step(node) and step_of(node).kind == "all_reduce" and node.meta["diff"]:
-            if not node.meta["val"].shape:
-                step = step_of(node)
-                dst = Layout(step.dst.dims, step.dst.partial, frozenset(step.axes))
-                node.args = (node.args[0], Step(step.axes, step.src, dst))
-                node.meta["layout"] = dst
-                return graph
+        scalar = is_step(node) and node.meta["diff"] and not node.meta["val"].shape
+        if scalar and step_of(node).kind == "all_reduce":
+            step = step_of(node)
+            dst = Layout(step.dst.dims, step.dst.partial, frozenset(step.axes))
+            node.args = (node.args[0], Step(step.axes, step.src, dst))
+            node.meta["layout"] = dst
+            return graph
     raise AssertionError("the loss is not all-reduced")
 
 
