@@ -79,7 +79,9 @@ def join(
 ) -> Tensor:
     """The wider piece from those of a group, in group order."""
     if narrow.plain and wide.plain:
-        return torch.cat(list(pieces), dim)
+        starts = [narrow.start(coord) for coord in coords]
+        ordered = sorted(range(len(pieces)), key=starts.__getitem__)
+        return torch.cat([pieces[i] for i in ordered], dim)
     shape = list(pieces[0].shape)
     shape[dim] = wide.local_size(coords[0])
     out = pieces[0].new_empty(shape)
