@@ -52,7 +52,7 @@ class Reasons:
             return (
                 f"dim {before} is split over {over}, {self._reader(node)} needs dim {after} split"
             )
-        return f"{self._reader(node)} needs the axes of dim {before} in another order"
+        return f"{self._reader(node)} needs dim {before} split another way over {over}"
 
     def backward(self, node: fx.Node, value: fx.Node, step: Step) -> str:
         """Why the backward call is made."""

@@ -1,0 +1,191 @@
+"""A picture as DOT text: modules as nested clusters, types on arrows, a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from shardlang.graph.picture import Box, Picture
+from shardlang.ir.mesh import Mesh
+
+Style = dict[str, str]
+
+_STEPS: dict[str, Style] = {
+    "all_gather": {"shape": "house", "fillcolor": "#bfdbfe", "color": "#1d4ed8"},
+    "reduce_scatter": {"shape": "invhouse", "fillcolor": "#e9d5ff", "color": "#7e22ce"},
+    "all_reduce": {"shape": "octagon", "fillcolor": "#fecaca", "color": "#b91c1c"},
+    "all_to_all": {"shape": "parallelogram", "fillcolor": "#fed7aa", "color": "#c2410c"},
+    "send_recv": {"shape": "cds", "fillcolor": "#a5f3fc", "color": "#0e7490"},
+}
+"""One shape and colour for each collective."""
+
+_LOCAL: Style = {"shape": "hexagon", "fillcolor": "#f3f4f6", "color": "#6b7280"}
+"""Steps that send nothing forward, only their gradient."""
+
+_KINDS: dict[str, Style] = {
+    "op": {"shape": "box", "style": "rounded,filled", "fillcolor": "#ffffff", "color": "#374151"},
+    "param": {"shape": "note", "fillcolor": "#fef9c3", "color": "#a16207"},
+    "buffer": {"shape": "note", "fillcolor": "#f5f5f4", "color": "#78716c"},
+    "constant": {"shape": "note", "fillcolor": "#f5f5f4", "color": "#78716c"},
+    "input": {"shape": "oval", "fillcolor": "#dcfce7", "color": "#15803d"},
+    "output": {"shape": "oval", "fillcolor": "#dcfce7", "color": "#15803d", "penwidth": "2"},
+}
+
+_LEGEND = {
+    "param": "parameter",
+    "buffer": "buffer",
+    "constant": "constant",
+    "input": "input",
+    "output": "output",
+    "op": "op",
+}
+
+_NOTES = """@tp split over tp, +tp a summand on each tp device,
+~tp whole, each tp device with a summand of the gradient;
+bytes: sent by the busiest device; grad: what the gradient needs;
+red: the layout has still to be changed"""
+
+_HEAD = """digraph "{title}" {{
+  graph [rankdir=TB, ranksep=0.3, nodesep=0.25, fontname="Helvetica", fontsize=12, labelloc=t,
+    label="{label}", compound=true]
+  node [fontname="Helvetica", fontsize=10, style=filled, margin="0.09,0.05", height=0.3]
+  edge [fontname="Helvetica", fontsize=8, color="#6b7280", fontcolor="#374151", arrowsize=0.6]"""
+
+
+def dot_text(picture: Picture, title: str, mesh: Mesh) -> str:
+    """The DOT source; the same picture always gives the same text."""
+    label = f"{title}: mesh {mesh}, {mesh.devices} devices"
+    lines = [_HEAD.format(title=escape(title), label=escape(label))]
+    lines += _cluster(picture, "", 1)
+    lines += _arrows(picture)
+    lines += _legend(picture)
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _cluster(picture: Picture, module: str, depth: int) -> Iterator[str]:
+    """The boxes of a module and the clusters of the modules in it."""
+    indent = "  " * depth
+    for box in picture.boxes.values():
+        if box.module == module:
+            yield f"{indent}{_box(box)}"
+    for child in _children(picture, module):
+        yield f"{indent}subgraph {quote('cluster_' + child)} {{"
+        yield f"{indent}  {_attributes(_cluster_style(picture, child, module, depth))}".rstrip()
+        yield from _cluster(picture, child, depth + 1)
+        yield f"{indent}}}"
+
+
+def _children(picture: Picture, module: str) -> list[str]:
+    """The modules right below one that are drawn: chains of modules with nothing else are one."""
+    prefix = f"{module}." if module else ""
+    below = [b.module for b in picture.boxes.values() if b.module != module]
+    found: dict[str, list[str]] = {}
+    for name in below:
+        if name.startswith(prefix):
+            found.setdefault(prefix + name[len(prefix) :].split(".")[0], []).append(name)
+    return [_sole(child, names) for child, names in found.items()]
+
+
+def _sole(module: str, names: list[str]) -> str:
+    """The innermost module that holds all that a module holds."""
+    while module not in names:
+        deeper = {".".join(name.split(".")[: module.count(".") + 2]) for name in names}
+        if len(deeper) > 1:
+            break
+        module = deeper.pop()
+    return module
+
+
+def _cluster_style(picture: Picture, module: str, parent: str, depth: int) -> Style:
+    label = module[len(parent) + 1 :] if parent else module
+    style = {"label": label, "style": "rounded,filled", "color": "#9ca3af", "labeljust": "l"}
+    style["fillcolor"] = "#ffffff" if depth % 2 == 0 else "#f8fafc"
+    style |= {"fontsize": "11", "penwidth": "1"}
+    for name, (pattern, count) in picture.repeats.items():
+        if module == name or module.startswith(name + "."):
+            shown = pattern + module[len(name) :]
+            style["label"] = shown[len(parent) + 1 :] if shown.startswith(parent + ".") else label
+            if module == name:
+                style |= {"label": f"{style['label']}  ×{count}", "penwidth": "2.5"}
+    return style
+
+
+def _box(box: Box) -> str:
+    if box.title or box.params:
+        return f'{quote(box.id)} [shape=plain, style="", label=<{_table(box)}>]'
+    style = dict(_STEPS.get(box.op, _LOCAL) if box.kind == "step" else _KINDS[box.kind])
+    return f"{quote(box.id)} [{_pairs({'label': _label(box.lines)} | style)}]"
+
+
+def _table(box: Box) -> str:
+    """A box with the name of its module above and its parameters below."""
+    head = f"<b>{html(box.title)}</b><br/>" if box.title else ""
+    cells = [f'<tr><td border="0">{head}{html(_label(box.lines))}</td></tr>']
+    paper = _KINDS["param"]
+    for lines in box.params:
+        text = f'<font point-size="9">{html(_label(lines))}</font>'
+        cells.append(f'<tr><td bgcolor="{paper["fillcolor"]}" border="0">{text}</td></tr>')
+    return (
+        '<table border="1" cellborder="0" cellspacing="0" cellpadding="3" style="rounded" '
+        f'bgcolor="white" color="{_KINDS["op"]["color"]}">{"".join(cells)}</table>'
+    )
+
+
+def _label(lines: tuple[str, ...]) -> str:
+    return "\n".join(lines)
+
+
+def _arrows(picture: Picture) -> Iterator[str]:
+    """The arrows; of those that carry one value from one box, the first says what it is."""
+    told: set[tuple[str, tuple[str, ...]]] = set()
+    for arrow in picture.arrows.values():
+        style: Style = {"color": "#dc2626", "fontcolor": "#dc2626"} if arrow.moves else {}
+        if arrow.lines and (arrow.source, arrow.lines) not in told:
+            told.add((arrow.source, arrow.lines))
+            style["label"] = _label(tuple(f" {line}" for line in arrow.lines))
+        end = f" [{_pairs(style)}]" if style else ""
+        yield f"  {quote(arrow.source)} -> {quote(arrow.target)}{end}"
+
+
+def _legend(picture: Picture) -> Iterator[str]:
+    """A table of the colours that occur."""
+    boxes = list(picture.boxes.values())
+    rows = [
+        (text, _KINDS[kind]) for kind, text in _LEGEND.items() if any(b.kind == kind for b in boxes)
+    ]
+    if any(box.params for box in boxes) and not any(box.kind == "param" for box in boxes):
+        rows.insert(0, ("parameter", _KINDS["param"]))
+    steps = [box.op for box in boxes if box.kind == "step"]
+    rows += [(op, style) for op, style in _STEPS.items() if op in steps]
+    if any(op not in _STEPS for op in steps):
+        rows.append(("local, collective in the backward", _LOCAL))
+    cells = "".join(
+        f'<td bgcolor="{style["fillcolor"]}" border="1" color="{style["color"]}">{text}</td>'
+        for text, style in rows
+    )
+    notes = f'<tr><td colspan="{len(rows)}" align="left">{html(_NOTES)}</td></tr>'
+    table = f'<table border="0" cellborder="0" cellspacing="4"><tr>{cells}</tr>{notes}</table>'
+    yield f"  legend [shape=plaintext, fillcolor=white, label=<{table}>]"
+
+
+def _attributes(style: Style) -> str:
+    return "; ".join(f"{key}={quote(value)}" for key, value in style.items())
+
+
+def _pairs(style: Style) -> str:
+    return ", ".join(f"{key}={quote(value)}" for key, value in style.items())
+
+
+def quote(text: str) -> str:
+    """A DOT string."""
+    return f'"{escape(text)}"'
+
+
+def escape(text: str) -> str:
+    """A text inside a DOT string."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def html(text: str) -> str:
+    """A text inside an HTML-like label."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return text.replace("\n", "<br/>")

@@ -1,0 +1,90 @@
+"""The whole way from a compiled spec to DOT text, and from there to a file."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shardlang.graph.dot import dot_text
+from shardlang.graph.fold import (
+    join_light,
+    join_modules,
+    join_parameters,
+    join_preparation,
+    place_steps,
+)
+from shardlang.graph.picture import Picture
+from shardlang.graph.read import Reader
+from shardlang.graph.repeats import fold_repeats
+from shardlang.passes.pipeline import PIPELINE, PROPAGATE, Pass
+
+if TYPE_CHECKING:
+    from shardlang.driver import Compiled
+
+STAGES: dict[str, tuple[Pass, ...]] = {
+    "traced": (),
+    "propagated": PROPAGATE,
+    "rewritten": PIPELINE,
+}
+"""Stage to the passes that lead to it."""
+
+FOLDS = (join_preparation, join_light, place_steps, join_parameters, join_modules)
+"""What makes every picture readable, in order."""
+
+FORMATS = (".dot", ".svg", ".png")
+
+
+class DrawError(ValueError):
+    """A file that cannot be drawn: what is wrong, and what to do."""
+
+    def __init__(self, message: str, help: str) -> None:
+        super().__init__(message)
+        self.message, self.help = message, help
+
+
+def picture_of(compiled: Compiled, stage: str = "rewritten", factored: bool = True) -> Picture:
+    """The picture of a spec that was compiled with the passes of a stage."""
+    program = compiled.program if stage == "rewritten" else None
+    picture = Reader(compiled.graph, stage, program).picture()
+    for smaller in FOLDS:
+        picture = smaller(picture)
+    return fold_repeats(picture) if factored else picture
+
+
+def dot_of(compiled: Compiled, stage: str = "rewritten", factored: bool = True) -> str:
+    """DOT text of a spec that was compiled with the passes of a stage.
+
+    Args:
+        factored: whether repeated layers are drawn once.
+    """
+    title = f"{compiled.spec.path.name}, {stage}"
+    return dot_text(picture_of(compiled, stage, factored), title, compiled.spec.mesh)
+
+
+def write(text: str, path: Path) -> None:
+    """Write DOT text as it is, or drawn by Graphviz.
+
+    Raises:
+        DrawError: the ending is unknown, Graphviz is missing or fails.
+        OSError: the file cannot be written.
+    """
+    ending = path.suffix.lower()
+    if ending not in FORMATS:
+        raise DrawError(f"cannot draw a `{ending}` file", "name a file in .dot, .svg or .png")
+    if ending == ".dot":
+        path.write_text(text, encoding="utf-8", newline="\n")
+        return
+    program = shutil.which("dot")
+    if program is None:
+        raise DrawError(
+            f"Graphviz is not installed, so `{path}` cannot be drawn",
+            "install Graphviz (`apt install graphviz`), or write a .dot file",
+        )
+    done = subprocess.run(
+        [program, f"-T{ending[1:]}", "-o", str(path)], input=text.encode(), capture_output=True
+    )
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().split("\n")[0]
+        raise DrawError(f"Graphviz failed: {reason}", "write a .dot file and draw it yourself")

@@ -1,0 +1,169 @@
+"""Making a picture small: preparation in one box, light ops together, repeated layers once.
+
+Each function takes a picture and returns a smaller one of the same program.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+import networkx as nx
+
+from shardlang.graph.picture import Box, Picture, common_module
+
+
+def join_preparation(picture: Picture) -> Picture:
+    """Join what depends on no parameter (positions, masks, rotary tables) into one box each."""
+    side = _without_parameters(picture)
+    net = nx.Graph()
+    net.add_nodes_from(side)
+    for arrow in picture.arrows.values():
+        if arrow.source in side and arrow.target in side:
+            net.add_edge(arrow.source, arrow.target)
+    order = {name: i for i, name in enumerate(picture.boxes)}
+    names: dict[str, str | None] = {}
+    joined: dict[str, Box] = {}
+    for part in nx.connected_components(net):
+        members = sorted(part, key=order.__getitem__)
+        ops = [picture.boxes[name] for name in members if picture.boxes[name].kind == "op"]
+        if ops:
+            names.update(dict.fromkeys(members, ops[0].id))
+            joined[ops[0].id] = _prepared(ops)
+    return _replaced(picture, names, joined)
+
+
+def _without_parameters(picture: Picture) -> set[str]:
+    """Ops, buffers and constants that no parameter leads to, and that are not only copies."""
+    into = picture.into()
+    side: set[str] = set()
+    tainted: set[str] = set()
+    for name, box in picture.boxes.items():
+        sources = [arrow.source for arrow in into[name]]
+        if box.kind == "param" or any(source in tainted for source in sources):
+            tainted.add(name)
+        elif box.kind in ("op", "buffer", "constant"):
+            side.add(name)
+    return side
+
+
+def _prepared(ops: list[Box]) -> Box:
+    if len(ops) == 1:
+        return ops[0]
+    module = common_module([op.module for op in ops])
+    lines = (f"{len(ops)} ops without parameters", _most([op.op for op in ops]))
+    first = ops[0]
+    return replace(first, module=module, lines=lines, op="prepare", light=False)
+
+
+def join_light(picture: Picture) -> Picture:
+    """Join neighbouring pointwise ops of one module into one box."""
+    order = {name: i for i, name in enumerate(picture.boxes)}
+    net = nx.DiGraph()
+    net.add_nodes_from(order)
+    net.add_edges_from(picture.arrows)
+    group = {name: name for name in order}
+    members = {name: [name] for name in order}
+    for source, target in sorted(picture.arrows, key=lambda ends: (order[ends[1]], order[ends[0]])):
+        one, other = group[source], group[target]
+        if one == other or not _alike(picture.boxes[source], picture.boxes[target]):
+            continue
+        if _only_direct(net, one, other):
+            for name in members.pop(other):
+                group[name] = one
+                members[one].append(name)
+            _contract(net, one, other)
+    names: dict[str, str | None] = dict(group)
+    joined = {
+        name: _joined(name, [picture.boxes[n] for n in sorted(inside, key=order.__getitem__)])
+        for name, inside in members.items()
+        if len(inside) > 1
+    }
+    return _replaced(picture, names, joined)
+
+
+def _alike(one: Box, other: Box) -> bool:
+    light = one.light and other.light
+    return light and one.kind == other.kind == "op" and one.module == other.module
+
+
+def _only_direct(net: nx.DiGraph, one: str, other: str) -> bool:
+    """Whether nothing lies between two neighbours, so that joining them makes no circle."""
+    between = [after for after in net.successors(one) if after != other]
+    return not any(other in nx.descendants(net, after) for after in between)
+
+
+def _contract(net: nx.DiGraph, one: str, other: str) -> None:
+    net.add_edges_from((source, one) for source in list(net.predecessors(other)) if source != one)
+    net.add_edges_from((one, target) for target in list(net.successors(other)) if target != one)
+    net.remove_node(other)
+
+
+def _joined(name: str, boxes: list[Box]) -> Box:
+    names = tuple(name for box in boxes for name in box.names)
+    return replace(boxes[0], id=name, lines=(_most(names),), names=names)
+
+
+def _most(names: Iterable[str], count: int = 5) -> str:
+    """The names in order, each once with its number, the rest left out."""
+    counts = Counter(name.strip("_") for name in names)
+    texts = [name if n == 1 else f"{name} ×{n}" for name, n in counts.items()]
+    return ", ".join(texts[:count]) + (", …" if len(texts) > count else "")
+
+
+def _replaced(picture: Picture, names: dict[str, str | None], joined: dict[str, Box]) -> Picture:
+    made = picture.renamed(names)
+    made.boxes = {name: joined.get(name, box) for name, box in made.boxes.items()}
+    return made
+
+
+def place_steps(picture: Picture) -> Picture:
+    """Stand every gather in the innermost module around all that read it."""
+    out = picture.out_of()
+    made = picture.renamed({})
+    for name, box in picture.boxes.items():
+        if box.kind == "step" and box.op not in ("all_reduce", "reduce_scatter"):
+            readers = [picture.boxes[arrow.target].module for arrow in out[name]]
+            made.boxes[name] = replace(box, module=common_module(readers))
+    return made
+
+
+def join_parameters(picture: Picture) -> Picture:
+    """Write a parameter into the box of the op that alone reads it."""
+    out = picture.out_of()
+    names: dict[str, str | None] = {}
+    params: dict[str, list[tuple[str, ...]]] = {}
+    for name, box in picture.boxes.items():
+        readers = out[name]
+        if box.kind == "param" and len(readers) == 1:
+            reader = picture.boxes[readers[0].target]
+            if reader.kind == "op" and reader.module == box.module:
+                names[name] = None
+                params.setdefault(reader.id, []).append(box.lines)
+    made = picture.renamed(names)
+    for name, lines in params.items():
+        made.boxes[name] = replace(made.boxes[name], params=tuple(lines))
+    return made
+
+
+def join_modules(picture: Picture) -> Picture:
+    """Draw a module with a single op as a box, its collectives beside it."""
+    made = picture.renamed({})
+    found: dict[str, list[Box]] = {}
+    for box in picture.boxes.values():
+        found.setdefault(box.module, []).append(box)
+    for module, boxes in found.items():
+        ops = [box for box in boxes if box.kind == "op"]
+        parent, _, name = module.rpartition(".")
+        inner = any(other.startswith(f"{module}.") for other in found)
+        if not module or inner or len(ops) != 1 or name.isdigit() or _has_leaf(boxes):
+            continue
+        for box in boxes:
+            title = name if box is ops[0] else ""
+            made.boxes[box.id] = replace(box, module=parent, title=title)
+    return made
+
+
+def _has_leaf(boxes: list[Box]) -> bool:
+    return any(box.kind in ("param", "buffer", "constant") for box in boxes)

@@ -1,0 +1,208 @@
+"""From a graph, at any stage of the passes, to a picture with one box per op."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from shardlang.graph.picture import Arrow, Box, Picture
+from shardlang.ir.graph import ShardGraph, home, is_item, is_step, sharding_of
+from shardlang.ir.layout import Layout, dtype_name, printed_type
+from shardlang.ir.program import LocalProgram, apply_steps
+from shardlang.ir.steps import COMMUNICATING, Step
+from shardlang.passes.flow import operands_of
+from shardlang.plan.names import module_of, op_name
+from shardlang.plan.text import bytes_text, shape_text
+from shardlang.plan.traffic import backward_bytes, forward_bytes, sends, steps_of, with_gradient
+from shardlang.rules.registry import find
+
+VIEWS = {
+    "view", "reshape", "_unsafe_view", "transpose", "t", "permute", "unsqueeze", "squeeze",
+    "expand", "alias", "detach", "flatten", "unflatten", "movedim", "contiguous", "clone",
+    "constrain", "value", "to", "_to_copy", "select", "swapaxes", "adjoint", "mT", "numpy_T",
+}  # fmt: skip
+"""Ops that are not drawn: their value goes on under its new type."""
+
+
+@dataclass(slots=True)
+class Reader:
+    """Reads one graph.
+
+    Attributes:
+        graph: its mesh, leaves and results.
+        stage: `traced`, `propagated` or `rewritten`.
+        program: the program of a rewritten graph, which tells where gradients flow.
+    """
+
+    graph: ShardGraph
+    stage: str
+    program: LocalProgram | None = None
+
+    def picture(self) -> Picture:
+        """One box per leaf, op, step and result."""
+        made = Picture()
+        flowing = with_gradient(self.program) if self.program is not None else set()
+        for node in self.graph.graph.nodes:
+            if node.op == "output":
+                self._results(made)
+            elif not self._is_through(node, flowing):
+                made.add(self._box(node, flowing))
+                for operand in node.all_input_nodes:
+                    made.connect(self._arrow(operand, node, flowing))
+        return _without_unread(made)
+
+    def _is_through(self, node: fx.Node, flowing: set[fx.Node]) -> bool:
+        """Whether a node is not drawn, its value going straight on."""
+        if node.op == "placeholder":
+            return False
+        if is_item(node):
+            return True
+        if is_step(node):
+            on_leaf = self._source(node).op == "placeholder" and _is_vary(node)
+            return on_leaf or not _calls(node, flowing)
+        return op_name(node) in VIEWS and len(node.all_input_nodes) == 1
+
+    def _source(self, node: fx.Node) -> fx.Node:
+        source = node.args[0]
+        if isinstance(source, (tuple, list)):
+            source = source[0]
+        assert isinstance(source, fx.Node)
+        return source
+
+    def _box(self, node: fx.Node, flowing: set[fx.Node]) -> Box:
+        if node.op == "placeholder":
+            return self._leaf(node, flowing)
+        if is_step(node):
+            lines = step_lines(node, flowing)
+            return Box(node.name, "step", module_of(node), lines, lines[0].split(" ")[0])
+        declared = find(node.target)
+        light = declared is None or declared.passes
+        name = op_name(node)
+        return Box(node.name, "op", node.meta.get("module", ""), (name,), name, light, (name,))
+
+    def _leaf(self, node: fx.Node, flowing: set[fx.Node]) -> Box:
+        leaf = self.graph.leaf_of()[node]
+        kind = leaf.kind
+        module, _, short = leaf.name.rpartition(".") if kind != "input" else ("", "", leaf.name)
+        lines = (short, *self._type(node), *_reduced(node, flowing))
+        assert kind in ("param", "buffer", "input", "constant")
+        return Box(node.name, kind, module, lines)  # type: ignore[arg-type]
+
+    def _arrow(self, operand: fx.Node, node: fx.Node, flowing: set[fx.Node]) -> Arrow:
+        source, reader = operand, node
+        needs = self._needs(operand, node)
+        while self._is_through(source, flowing):
+            source, reader = _passed_on(source), source
+            needs = self._needs(source, reader) or needs
+        lines = self._type(operand) if source.op != "placeholder" or needs else ()
+        if needs is not None:
+            lines = (*lines, f"needs {needs}")
+        return Arrow(source.name, node.name, lines, needs is not None)
+
+    def _needs(self, operand: fx.Node, reader: fx.Node) -> Layout | None:
+        """The layout in which a reader needs an operand, where it is another one."""
+        if self.stage != "propagated" or "sharding" not in reader.meta or is_item(reader):
+            return None
+        sharding, have = sharding_of(reader), home(operand)
+        for index, node in enumerate(operands_of(reader)):
+            if node is operand and sharding.operand(index) != have:
+                return sharding.operand(index)
+        return None
+
+    def _type(self, node: fx.Node) -> tuple[str, ...]:
+        """The printed type of a value, and its local shape where that differs."""
+        val = node.meta["val"]
+        if not isinstance(val, torch.Tensor):
+            return ()
+        layout = self._layout(node)
+        if layout is None:
+            return (dtype_name(val.dtype) + shape_text(val.shape),)
+        whole = printed_type(val.dtype, layout)
+        if layout.max_local_shape() == layout.shape:
+            return (whole,)
+        return whole, f"local {shape_text(layout.max_local_shape())}"
+
+    def _layout(self, node: fx.Node) -> Layout | None:
+        if self.stage == "traced":
+            return None
+        found = node.meta.get("layout") if self.stage == "rewritten" else home(node)
+        return found if isinstance(found, Layout) else None
+
+    def _results(self, made: Picture) -> None:
+        for result, value in zip(self.graph.results, self.graph.result_nodes, strict=True):
+            if value is not None:
+                title = result.name if result.kind == "output" else f"new {result.name}"
+                name = f"result {result.name}"
+                made.add(Box(name, "output", "", (title, *self._type(value))))
+                source = self._arrow(value, value, set()).source
+                made.connect(Arrow(source, name))
+
+
+def _passed_on(node: fx.Node) -> fx.Node:
+    """What a node that is not drawn passes on."""
+    source, index = node.args[0], node.args[1] if is_item(node) else None
+    if isinstance(source, fx.Node) and source.target is apply_steps and isinstance(index, int):
+        values = source.args[0]
+        assert isinstance(values, (tuple, list))
+        source = values[index]
+    assert isinstance(source, fx.Node)
+    return source
+
+
+def _calls(node: fx.Node, flowing: set[fx.Node]) -> bool:
+    """Whether a step sends anything, in either direction."""
+    step = steps_of(node)[0][1]
+    back = node in flowing and sends(step.backward, step.backward_axes)
+    return sends(step.forward, step.axes) or back
+
+
+def _is_vary(node: fx.Node) -> bool:
+    return steps_of(node)[0][1].kind == "vary"
+
+
+def step_lines(node: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
+    """`all_gather tp`, the bytes forward, and what the backward does."""
+    pairs = steps_of(node)
+    step = pairs[0][1]
+    axes = "*".join(axis.name for axis in step.axes)
+    lines = [f"{step.kind} {axes}"]
+    if sends(step.forward, step.axes):
+        lines[0] = f"{COMMUNICATING[step.forward]} {axes}"
+        lines.append(bytes_text(_sum(pairs, backward=False)))
+    if node in flowing and sends(step.backward, step.backward_axes):
+        lines.append(f"grad: {_backward_text(step, _sum(pairs, backward=True))}")
+    return tuple(lines)
+
+
+def _backward_text(step: Step, count: int) -> str:
+    axes = "*".join(axis.name for axis in step.backward_axes)
+    return f"{COMMUNICATING[step.backward]} {axes} {bytes_text(count)}"
+
+
+def _sum(pairs: list[tuple[fx.Node, Step]], backward: bool) -> int:
+    count = backward_bytes if backward else forward_bytes
+    return sum(count(step, value.meta["val"].dtype.itemsize) for value, step in pairs)
+
+
+def _reduced(leaf: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
+    """How the gradient of a leaf is reduced, by the steps that are not drawn."""
+    lines = []
+    for user in leaf.users:
+        if is_step(user) and _is_vary(user) and user in flowing:
+            step = next(step for value, step in steps_of(user) if value is leaf)
+            size = backward_bytes(step, leaf.meta["val"].dtype.itemsize)
+            lines.append(f"grad: {_backward_text(step, size)}")
+    return tuple(lines)
+
+
+def _without_unread(picture: Picture) -> Picture:
+    """The picture without leaves that nothing reads."""
+    readers = picture.out_of()
+    gone: dict[str, str | None] = {
+        name: None
+        for name, box in picture.boxes.items()
+        if box.kind in ("buffer", "constant") and not readers[name]
+    }
+    return picture.renamed(gone)
