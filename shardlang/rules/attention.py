@@ -12,16 +12,19 @@ from torch import fx
 from shardlang.ir.rule import Sharding
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
+from shardlang.rules.local_shape import place
 from shardlang.rules.registry import Emit, rule
-from shardlang.rules.shapes import arrow, dim_names, positions, tensor
+from shardlang.rules.shapes import signature
 from shardlang.rules.softmax import in_dtype, in_wide
+from shardlang.rules.writing import names as names_of
+from shardlang.rules.writing import tensor
 
 aten: Any = torch.ops.aten
 
 
 def _batch(call: Call) -> tuple[list[str], list[str]]:
     """Names of the batch dims of query and of key; grouped heads are `(g r)` and `g`."""
-    names = dim_names(len(call.out) - 2, "b")
+    names = names_of(len(call.out) - 2, "b")
     keys = [*names]
     heads, key_heads = (call.shape(n)[-3] if names else 0 for n in ("query", "key"))
     if names and call.get("enable_gqa") and heads != key_heads:
@@ -52,7 +55,7 @@ def _attention(call: Call) -> str:
         operands.append(_mask(call, [*batch, "l", "s"]))
     if dropout:
         operands = [[_held(name) for name in names] for names in operands]
-    return arrow([tensor(names) for names in operands], [tensor([*batch, "l", "v"])])
+    return signature([tensor(names) for names in operands], [tensor([*batch, "l", "v"])])
 
 
 def _held(name: str) -> str:
@@ -74,7 +77,7 @@ def _causal_rows(call: Call, sharding: Sharding) -> LocalCall:
     rows = sharding.factors["l"]
     if not call["is_causal"] or not rows.axes:
         return call.replace()
-    args = (call["query"], call["key"], call["value"], positions(rows))
+    args = (call["query"], call["key"], call["value"], place(rows))
     return local.causal_attention, args, {"scale": call["scale"], "enable_gqa": call["enable_gqa"]}
 
 
@@ -108,15 +111,15 @@ rule(
 def _scores_spec(call: Call) -> str:
     """attention_scores and attend: batch dims broadcast, one key head for r query heads."""
     left, right = call.shapes
-    batch = dim_names(len(call.out) - 2, "b")
+    batch = names_of(len(call.out) - 2, "b")
     keys = [*batch]
     if batch and len(right) > 2 and right[-3] not in (1, call.out[-3]):
         batch[-1], keys[-1] = f"(g={right[-3]} r)", "g"
     a = _spread(batch, left, call.out)
     b = _spread(keys, right, call.out)
-    if call.target is local.attend:
-        return arrow([tensor([*a, "l", "s"]), tensor([*b, "s", "v"])], [tensor([*batch, "l", "v"])])
-    return arrow([tensor([*a, "l", "e"]), tensor([*b, "s", "e"])], [tensor([*batch, "l", "s"])])
+    lost, made = ("s", "v") if call.target is local.attend else ("e", "s")
+    key = tensor([*b, "s", "v" if made == "v" else "e"])
+    return signature([tensor([*a, "l", lost]), key], [tensor([*batch, "l", made])])
 
 
 rule(local.attention_scores, spec=_scores_spec, linear=["query", "key"], passes=False)
@@ -125,7 +128,7 @@ rule(local.attend, spec=_scores_spec, linear=["weights", "value"], passes=False)
 
 def _causal_places(call: Call, sharding: Sharding) -> LocalCall:
     rows, columns = sharding.factors["l"], sharding.factors["s"]
-    return call.replace(rows=positions(rows), columns=positions(columns))
+    return call.replace(rows=place(rows), columns=place(columns))
 
 
 rule(local.causal_fill, spec="b... l s -> b... l s", localize=_causal_places)

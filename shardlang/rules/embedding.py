@@ -9,8 +9,11 @@ import torch
 from shardlang.ir.rule import Sharding
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
+from shardlang.rules.local_shape import place
 from shardlang.rules.registry import rule
-from shardlang.rules.shapes import arrow, dim_names, positions, tensor
+from shardlang.rules.shapes import signature
+from shardlang.rules.writing import names as names_of
+from shardlang.rules.writing import tensor
 
 aten: Any = torch.ops.aten
 
@@ -25,7 +28,7 @@ def _piece(call: Call, sharding: Sharding) -> LocalCall:
     """With the vocabulary split, each device looks up its own rows."""
     if not sharding.factors["v"].axes:
         return call.replace()
-    at, sparse = positions(sharding.factors["v"]), call.get("sparse", False)
+    at, sparse = place(sharding.factors["v"]), call.get("sparse", False)
     return local.lookup, (call["weight"], call["indices"], call["padding_idx"], at, sparse), {}
 
 
@@ -33,13 +36,13 @@ rule(aten.embedding.default, spec=_table, localize=_piece, linear=["weight"], pa
 
 
 def _rows(call: Call, sharding: Sharding) -> LocalCall:
-    return call.replace(at=positions(sharding.factors["v"]))
+    return call.replace(at=place(sharding.factors["v"]))
 
 
 def _rows_spec(call: Call) -> str:
-    index = dim_names(call.rank("index"), "b")
+    index = names_of(call.rank("index"), "b")
     width = ["d"] * (call.rank("weight") - 1)
-    return arrow([tensor(["v", *width]), tensor(index)], [tensor([*index, *width])])
+    return signature([tensor(["v", *width]), tensor(index)], [tensor([*index, *width])])
 
 
 rule(local.lookup, spec=_rows_spec, localize=_rows, linear=["weight"], passes=False)

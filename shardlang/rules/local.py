@@ -17,9 +17,8 @@ from torch import Tensor
 from shardlang.ir.here import PieceAt
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Coord
+from shardlang.rules.local_shape import Place, indices
 from shardlang.runtime.pieces import piece_here
-
-Positions = int | Sequence[int]
 
 
 def _lowest(dtype: torch.dtype) -> Any:
@@ -59,39 +58,32 @@ def min_over(x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
     return x.amin(list(dims), keepdim) if dims else x
 
 
-def global_indices(at: Positions, size: int, device: torch.device) -> Tensor:
-    """The global indices of a local dim of `size`."""
-    if isinstance(at, int):
-        return torch.arange(at, at + size, device=device)
-    return torch.tensor(at, dtype=torch.int64, device=device)
-
-
-def local_indices(index: Tensor, at: Positions, size: int) -> tuple[Tensor, Tensor]:
+def local_indices(index: Tensor, at: Place, size: int) -> tuple[Tensor, Tensor]:
     """Global indices as local ones (0 where they lie elsewhere), and which lie here."""
     if isinstance(at, int):
         local = index - at
         inside = (local >= 0) & (local < size)
     else:
-        table = global_indices(at, size, index.device)
+        table = indices(at, size, index.device)
         local = torch.searchsorted(table, index).clamp(max=max(size - 1, 0))
         inside = table[local] == index if size else torch.zeros_like(index, dtype=torch.bool)
     return torch.where(inside, local, 0), inside
 
 
 def first_index(
-    x: Tensor, best: Tensor, dims: Sequence[int], sizes: Sequence[int], at: Sequence[Positions] = ()
+    x: Tensor, best: Tensor, dims: Sequence[int], sizes: Sequence[int], at: Sequence[Place] = ()
 ) -> Tensor:
     """Smallest flat index over `dims`, of global `sizes`, at which `x` is `best` (size 1 there)."""
     hit = (x == best) | (x.isnan() & best.isnan())
     flat = torch.zeros((), dtype=torch.int64, device=x.device)
     for place, dim in enumerate(dims):
-        here = global_indices(at[place] if at else 0, x.shape[dim], x.device)
+        here = indices(at[place] if at else 0, x.shape[dim], x.device)
         flat = flat * sizes[place] + here.view([-1 if d == dim else 1 for d in range(x.dim())])
     last = torch.iinfo(torch.int64).max
     return min_over(torch.where(hit, flat, last), dims, keepdim=True)
 
 
-def pick(x: Tensor, index: Tensor, dim: int, at: Positions = 0) -> Tensor:
+def pick(x: Tensor, index: Tensor, dim: int, at: Place = 0) -> Tensor:
     """`x` at a global index along `dim` (which `index` has not), zero where that lies elsewhere."""
     local, inside = local_indices(index, at, x.shape[dim])
     if x.shape[dim] == 0:
@@ -100,7 +92,7 @@ def pick(x: Tensor, index: Tensor, dim: int, at: Positions = 0) -> Tensor:
 
 
 def lookup(
-    weight: Tensor, index: Tensor, padding_idx: int = -1, at: Positions = 0, sparse: bool = False
+    weight: Tensor, index: Tensor, padding_idx: int = -1, at: Place = 0, sparse: bool = False
 ) -> Tensor:
     """Rows of a table at global indices, zero where they lie elsewhere."""
     rows = weight.shape[0]
@@ -115,7 +107,7 @@ def lookup(
     return found.masked_fill(~inside.unsqueeze(-1), 0)
 
 
-def _row(index: int, at: Positions, rows: int) -> int:
+def _row(index: int, at: Place, rows: int) -> int:
     """The local row of one global row, -1 where it lies elsewhere."""
     if index < 0:
         return -1
@@ -124,11 +116,11 @@ def _row(index: int, at: Positions, rows: int) -> int:
     return list(at).index(index) if index in at else -1
 
 
-def causal_fill(scores: Tensor, rows: Positions = 0, columns: Positions = 0) -> Tensor:
+def causal_fill(scores: Tensor, rows: Place = 0, columns: Place = 0) -> Tensor:
     """Attention scores `... l s` with -inf where the key comes after the query."""
     lengths = scores.shape[-2:]
-    row = global_indices(rows, lengths[0], scores.device)
-    column = global_indices(columns, lengths[1], scores.device)
+    row = indices(rows, lengths[0], scores.device)
+    column = indices(columns, lengths[1], scores.device)
     return scores.masked_fill(column > row.unsqueeze(-1), -torch.inf)
 
 
@@ -136,12 +128,12 @@ def causal_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    rows: Positions = 0,
+    rows: Place = 0,
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
     """Causal attention for the query rows that lie here."""
-    row = global_indices(rows, query.shape[-2], query.device)
+    row = indices(rows, query.shape[-2], query.device)
     column = torch.arange(key.shape[-2], device=query.device)
     return torch.nn.functional.scaled_dot_product_attention(
         query, key, value, column <= row.unsqueeze(-1), scale=scale, enable_gqa=enable_gqa

@@ -12,8 +12,10 @@ from shardlang.ir.rule import Sharding
 from shardlang.rules import local
 from shardlang.rules.call import Call
 from shardlang.rules.registry import Emit, rule
-from shardlang.rules.shapes import aligned, arrow, broadcast_shape, dim_names, tensor
+from shardlang.rules.shapes import aligned, signature
 from shardlang.rules.softmax import in_dtype, in_wide, shifted
+from shardlang.rules.writing import broadcast_shape, tensor
+from shardlang.rules.writing import names as names_of
 
 aten: Any = torch.ops.aten
 
@@ -22,14 +24,14 @@ NONE, MEAN, SUM = 0, 1, 2
 
 
 def _common(call: Call) -> tuple[int, ...]:
-    return broadcast_shape(*call.shapes)
+    return broadcast_shape(call.shapes)
 
 
 def _elementwise(call: Call) -> str:
     """One term for each element, then nothing, a sum, or a mean of them."""
     shape, mark = _common(call), "~" if call["reduction"] == MEAN else ""
     operands = [tensor(n if n == "1" else n + mark for n in aligned(s, shape)) for s in call.shapes]
-    return arrow(operands, [tensor(dim_names(len(shape)) if call["reduction"] == NONE else [])])
+    return signature(operands, [tensor(names_of(len(shape)) if call["reduction"] == NONE else [])])
 
 
 def _mean_of_sum(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
@@ -56,14 +58,14 @@ def _is_index(call: Call) -> bool:
 
 def _classified(call: Call) -> str:
     """Scores `n c d...`, targets without `c` or, as probabilities, with it; weights `c`."""
-    place, names = _class_dim(call), dim_names(len(call.shapes[0]))
+    place, names = _class_dim(call), names_of(len(call.shapes[0]))
     rest = [name for i, name in enumerate(names) if i != place]
     mark = "~" if call["reduction"] == MEAN else ""
     scores = [name + ("~" if i == place else mark) for i, name in enumerate(names)]
     target = rest if _is_index(call) else names
     result = tensor(rest if call["reduction"] == NONE else [])
     weight = [names[place]] if call.has("weight") else []
-    return arrow([tensor(scores), tensor(target), *weight], [result])
+    return signature([tensor(scores), tensor(target), *weight], [result])
 
 
 def _divisor(call: Call, emit: Emit) -> fx.Node | int:
@@ -195,7 +197,7 @@ def _by_sample(call: Call) -> str:
             names = ["t!"]
         operands.append(tensor(names if shape else []))
     result = ["n"] if call["reduction"] == NONE and call.out else []
-    return arrow(operands, [tensor(result)])
+    return signature(operands, [tensor(result)])
 
 
 def _mean_of_rows(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:

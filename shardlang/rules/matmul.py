@@ -10,15 +10,9 @@ import torch
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.registry import rule
-from shardlang.rules.shapes import (
-    aligned,
-    arrow,
-    broadcast,
-    broadcast_shape,
-    dim_names,
-    fixed,
-    tensor,
-)
+from shardlang.rules.shapes import aligned, broadcast, fixed, signature
+from shardlang.rules.writing import broadcast_shape, tensor
+from shardlang.rules.writing import names as names_of
 
 aten: Any = torch.ops.aten
 
@@ -43,8 +37,8 @@ def _matmul(call: Call) -> str:
     batch = call.out[: max(len(left), len(right)) - 2] if max(len(left), len(right)) > 2 else ()
     a = [*aligned(left[:-2], batch, "b"), *("m", "k")[-min(len(left), 2) :]]
     b = [*aligned(right[:-2], batch, "b"), *("k", "n")[: min(len(right), 2)]]
-    out = [*dim_names(len(batch), "b"), *["m"] * (len(left) > 1), *["n"] * (len(right) > 1)]
-    return arrow([tensor(a), tensor(b)], [tensor(out)])
+    out = [*names_of(len(batch), "b"), *["m"] * (len(left) > 1), *["n"] * (len(right) > 1)]
+    return signature([tensor(a), tensor(b)], [tensor(out)])
 
 
 rule(aten.matmul, aten.linalg_matmul, spec=_matmul, linear=["self", "other"], passes=False)
@@ -103,7 +97,7 @@ def _chain(call: Call) -> str:
         place += len(shape) - 1
     first = [] if len(call.shapes[0]) == 1 else ["f0"]
     last = [] if len(call.shapes[-1]) == 1 else [f"f{place}"]
-    return arrow(operands, [tensor([*first, *last])])
+    return signature(operands, [tensor([*first, *last])])
 
 
 def _each_of(name: str) -> Any:
@@ -120,8 +114,8 @@ def _inner(call: Call) -> str:
     left, right = call.shapes
     if not left or not right:
         return broadcast(call)
-    a, b = dim_names(len(left) - 1, "a"), dim_names(len(right) - 1, "b")
-    return arrow([tensor([*a, "k"]), tensor([*b, "k"])], [tensor([*a, *b])])
+    a, b = names_of(len(left) - 1, "a"), names_of(len(right) - 1, "b")
+    return signature([tensor([*a, "k"]), tensor([*b, "k"])], [tensor([*a, *b])])
 
 
 rule(aten.inner, spec=_inner, linear=["self", "other"], passes=False)
@@ -130,7 +124,7 @@ rule(aten.inner, spec=_inner, linear=["self", "other"], passes=False)
 def _tensordot(call: Call) -> str:
     """Contraction of listed dims; a listed dim of size 1 is broadcast against the other's."""
     left, right = call.shapes
-    a, b = dim_names(len(left), "a"), dim_names(len(right), "b")
+    a, b = names_of(len(left), "a"), names_of(len(right), "b")
     mine = [d % len(left) for d in call["dims_self"]]
     theirs = [d % len(right) for d in call["dims_other"]]
     out = [n for i, n in enumerate(a) if i not in mine]
@@ -140,7 +134,7 @@ def _tensordot(call: Call) -> str:
             a[i], b[j] = ("1", b[j]) if left[i] == 1 else (a[i], "1")
         else:
             b[j] = a[i]
-    return arrow([tensor(a), tensor(b)], [tensor(out)])
+    return signature([tensor(a), tensor(b)], [tensor(out)])
 
 
 rule(aten.tensordot, spec=_tensordot, linear=["self", "other"], passes=False)
@@ -182,7 +176,7 @@ def _einsum(call: Call) -> str:
         )
         for names, shape in zip(labels, call.shapes, strict=True)
     ]
-    return arrow(operands, [output or "."])
+    return signature(operands, [output or "."])
 
 
 rule(aten.einsum, spec=_einsum, linear=_each_of("tensors"), passes=False)
@@ -192,10 +186,10 @@ def _kron(call: Call) -> str:
     """Every dim of the result is a dim of the first, times one of the second."""
     rank = len(call.out)
     padded = [(1,) * (rank - len(shape)) + shape for shape in call.shapes]
-    a, b = dim_names(rank, "a"), dim_names(rank, "b")
+    a, b = names_of(rank, "a"), names_of(rank, "b")
     out = [f"({a[i]}={padded[0][i]} {b[i]}={padded[1][i]})" for i in range(rank)]
     left, right = (names[rank - len(s) :] for names, s in zip((a, b), call.shapes, strict=True))
-    return arrow([tensor(left), tensor(right)], [tensor(out)])
+    return signature([tensor(left), tensor(right)], [tensor(out)])
 
 
 rule(aten.kron, spec=_kron, linear=["self", "other"])
@@ -211,13 +205,13 @@ def _vector_dim(call: Call) -> int:
 def _along_dim(call: Call) -> str:
     """cross: the vector dim stays whole, all others are broadcast."""
     dim, rank = _vector_dim(call), len(call.out)
-    mark = [n + "!" * (i == dim % rank) for i, n in enumerate(dim_names(rank))]
+    mark = [n + "!" * (i == dim % rank) for i, n in enumerate(names_of(rank))]
     operands = []
     for shape in call.shapes:
         names = aligned(shape, call.out)
         marked = mark[rank - len(shape) :]
         operands.append(tensor("1" if n == "1" else m for m, n in zip(marked, names, strict=True)))
-    return arrow(operands, [tensor(mark)])
+    return signature(operands, [tensor(mark)])
 
 
 def _cross_here(call: Call, sharding: Sharding) -> LocalCall:
@@ -235,9 +229,9 @@ def _vecdot(call: Call) -> str:
     """Sum over one dim of a product with broadcasting."""
     rank = max(len(shape) for shape in call.shapes)
     dim = int(call["dim"]) % rank
-    full = broadcast_shape(*call.shapes)
-    out = [name for i, name in enumerate(dim_names(rank)) if i != dim]
-    return arrow([tensor(aligned(shape, full)) for shape in call.shapes], [tensor(out)])
+    full = broadcast_shape(call.shapes)
+    out = [name for i, name in enumerate(names_of(rank)) if i != dim]
+    return signature([tensor(aligned(shape, full)) for shape in call.shapes], [tensor(out)])
 
 
 rule(aten.linalg_vecdot, spec=_vecdot, linear=["x", "y"], passes=False)

@@ -14,8 +14,10 @@ from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.reduce import moments
 from shardlang.rules.registry import Emit, rule
-from shardlang.rules.shapes import arrow, dim_names, tensor
+from shardlang.rules.shapes import signature
 from shardlang.rules.softmax import in_dtype, in_wide
+from shardlang.rules.writing import names as names_of
+from shardlang.rules.writing import tensor
 
 aten: Any = torch.ops.aten
 
@@ -27,12 +29,12 @@ def _normalised(call: Call) -> list[int]:
 
 def _last_dims(call: Call) -> str:
     """The last dims are normalised; weight and bias have those dims alone."""
-    names, last = dim_names(call.rank("input")), _normalised(call)
+    names, last = names_of(call.rank("input")), _normalised(call)
     marked = [name + "~" * (i in last) for i, name in enumerate(names)]
     scale = tensor(names[i] for i in last)
     kept = tensor("1" if i in last else name for i, name in enumerate(names))
     results = [tensor(names), kept, kept][: len(call.results)]
-    return arrow([tensor(marked), *[scale] * (len(call.shapes) - 1)], results)
+    return signature([tensor(marked), *[scale] * (len(call.shapes) - 1)], results)
 
 
 def _affine(
@@ -99,12 +101,12 @@ def _groups(call: Call) -> int:
 def _grouped(call: Call) -> str:
     """Groups of channels: batch and groups are carried, the rest is normalised."""
     groups = _groups(call)
-    spatial = dim_names(call.rank("input") - 2, "s")
+    spatial = names_of(call.rank("input") - 2, "s")
     channels = f"(g={groups} c)"
     marked = tensor(["n", f"(g={groups} c~)", *(f"{s}~" for s in spatial)])
     scale = [channels] * (len(call.shapes) - 1)
     results = [tensor(["n", channels, *spatial]), "n g", "n g"][: len(call.results)]
-    return arrow([marked, *scale], results)
+    return signature([marked, *scale], results)
 
 
 def _local_groups(call: Call, sharding: Sharding) -> LocalCall:
@@ -153,10 +155,10 @@ def _batch_dims(call: Call) -> list[int]:
 
 def _by_channel(call: Call) -> str:
     """Statistics for each channel, from the batch in training, else from the running ones."""
-    names = dim_names(call.rank("input"))
+    names = names_of(call.rank("input"))
     mark = "~" if _is_training(call) else ""
     marked = [name + mark * (i in _batch_dims(call)) for i, name in enumerate(names)]
-    return arrow([tensor(marked), *["d1"] * (len(call.shapes) - 1)], [tensor(names)])
+    return signature([tensor(marked), *["d1"] * (len(call.shapes) - 1)], [tensor(names)])
 
 
 def _lower_batch_norm(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
@@ -173,12 +175,12 @@ rule(aten.batch_norm, aten.instance_norm, spec=_by_channel, lower=_lower_batch_n
 
 def _by_channel_with_stats(call: Call) -> str:
     """The raw op: statistics are results too; in training the batch stays whole."""
-    names = dim_names(call.rank("input"))
+    names = names_of(call.rank("input"))
     mark = "!" if call.get("training", False) else ""
     marked = [name + mark * (i != 1) for i, name in enumerate(names)]
     channels = (call.shape("input")[1],)
     stats = ["d1" if shape == channels else "r!" for shape in call.result_shapes[1:]]
-    return arrow([tensor(marked), *["d1"] * (len(call.shapes) - 1)], [tensor(names), *stats])
+    return signature([tensor(marked), *["d1"] * (len(call.shapes) - 1)], [tensor(names), *stats])
 
 
 rule(

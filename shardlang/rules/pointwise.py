@@ -8,7 +8,9 @@ import torch
 
 from shardlang.rules.call import Call
 from shardlang.rules.registry import rule
-from shardlang.rules.shapes import aligned, arrow, broadcast, dim_names, tensor
+from shardlang.rules.shapes import aligned, broadcast, signature
+from shardlang.rules.writing import names as names_of
+from shardlang.rules.writing import tensor
 
 aten: Any = torch.ops.aten
 
@@ -71,9 +73,9 @@ rule(*_ops(BACKWARD), spec=broadcast, linear=["grad_output"])
 
 def _cast(call: Call) -> str:
     """The dtype may come from another tensor, whose shape does not matter."""
-    names = tensor(dim_names(call.rank("self")))
+    names = tensor(names_of(call.rank("self")))
     others = [tensor(f"t{i}!" for i in range(len(shape))) for shape in call.shapes[1:]]
-    return arrow([names, *others], [names])
+    return signature([names, *others], [names])
 
 
 rule(aten.to, aten.type_as, spec=_cast, linear=["self"])
@@ -101,10 +103,10 @@ rule(aten.copy, spec=broadcast, linear=["src"])
 
 def _per_channel(call: Call) -> str:
     """prelu: one slope for each channel, the second dim."""
-    names = dim_names(call.rank("self"))
+    names = names_of(call.rank("self"))
     channel = names[1] if len(names) > 1 else "1"
     slope = [channel if size > 1 else "1" for size in call.shape("weight")]
-    return arrow([tensor(names), tensor(slope)], [tensor(names)])
+    return signature([tensor(names), tensor(slope)], [tensor(names)])
 
 
 rule(aten.prelu, spec=_per_channel)
@@ -114,10 +116,10 @@ rule(aten._prelu_kernel, spec=broadcast)
 def _gated(call: Call) -> str:
     """glu: a dim that is two halves, one after the other, gives one half."""
     dim = call.dim()
-    names = dim_names(call.rank("self"))
+    names = names_of(call.rank("self"))
     halves = [*names]
     halves[dim] = f"[{names[dim]}={call.out[dim]}|{names[dim]}]"
-    return arrow([tensor(halves)], [tensor(names)])
+    return signature([tensor(halves)], [tensor(names)])
 
 
 rule(aten.glu, spec=_gated)
@@ -131,7 +133,7 @@ def _members(call: Call) -> str:
         else tensor(f"t{i}!" for i in range(len(shape)))
         for slot, shape in zip(call.slots, call.shapes, strict=True)
     ]
-    return arrow(operands, [tensor(dim_names(len(call.out)))])
+    return signature(operands, [tensor(names_of(len(call.out)))])
 
 
 rule(aten.isin, aten.bucketize, spec=_members, detached=True)

@@ -13,7 +13,9 @@ from shardlang.ir.rule import Sharding
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.registry import rule
-from shardlang.rules.shapes import arrow, broadcast, dim_names, fixed, tensor
+from shardlang.rules.shapes import broadcast, fixed, signature
+from shardlang.rules.writing import names as names_of
+from shardlang.rules.writing import tensor
 
 aten: Any = torch.ops.aten
 
@@ -41,7 +43,7 @@ def _whole(call: Call) -> str:
     groups = "abcd"
     operands = [[f"{groups[i]}{d}!" for d in range(len(s))] for i, s in enumerate(call.shapes)]
     results = [[f"r{i}{d}!" for d in range(len(s))] for i, s in enumerate(call.result_shapes)]
-    return arrow(map(tensor, operands), map(tensor, results))
+    return signature(map(tensor, operands), map(tensor, results))
 
 
 def _dropout(call: Call, sharding: Sharding) -> LocalCall:
@@ -72,7 +74,7 @@ rule(
 
 
 def _made(call: Call) -> str:
-    return arrow([], [tensor(dim_names(len(call.out)))])
+    return signature([], [tensor(names_of(len(call.out)))])
 
 
 def _draw(call: Call, sharding: Sharding) -> LocalCall:

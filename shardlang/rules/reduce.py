@@ -13,9 +13,11 @@ from torch import fx
 from shardlang.ir.rule import Sharding
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
+from shardlang.rules.local_shape import place
 from shardlang.rules.registry import Emit, rule
-from shardlang.rules.shapes import arrow, one_dim, positions, reduction, some_dims, tensor
+from shardlang.rules.shapes import one_dim, reduction, signature, some_dims
 from shardlang.rules.softmax import in_dtype, in_wide, shifted
+from shardlang.rules.writing import tensor
 
 aten: Any = torch.ops.aten
 
@@ -161,12 +163,12 @@ rule(
 def _first_spec(call: Call) -> str:
     names = [f"d{i}" for i in range(call.rank("x"))]
     kept = ["1" if i in call["dims"] else name for i, name in enumerate(names)]
-    return arrow([tensor(names), tensor(kept)], [tensor(kept)])
+    return signature([tensor(names), tensor(kept)], [tensor(kept)])
 
 
 def _first_local(call: Call, sharding: Sharding) -> LocalCall:
     dims = sharding.operand(0).dims
-    return call.replace(at=[positions(dims[d]) for d in call["dims"]])
+    return call.replace(at=[place(dims[d]) for d in call["dims"]])
 
 
 rule(local.first_index, spec=_first_spec, localize=_first_local, reduce="min", detached=True)
@@ -175,11 +177,11 @@ rule(local.first_index, spec=_first_spec, localize=_first_local, reduce="min", d
 def _pick_spec(call: Call) -> str:
     names = [f"d{i}" for i in range(call.rank("x"))]
     rest = [name for i, name in enumerate(names) if i != call["dim"]]
-    return arrow([tensor(names), tensor(rest)], [tensor(rest)])
+    return signature([tensor(names), tensor(rest)], [tensor(rest)])
 
 
 def _pick_local(call: Call, sharding: Sharding) -> LocalCall:
-    return call.replace(at=positions(sharding.operand(0).dims[call["dim"]]))
+    return call.replace(at=place(sharding.operand(0).dims[call["dim"]]))
 
 
 rule(local.pick, spec=_pick_spec, localize=_pick_local, linear=["x"], passes=False)

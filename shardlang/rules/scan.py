@@ -14,16 +14,18 @@ from shardlang.ir.rule import Sharding
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.registry import Emit, rule
-from shardlang.rules.shapes import arrow, dim_names, fixed, one_dim, reduction, tensor
+from shardlang.rules.shapes import fixed, one_dim, reduction, signature
 from shardlang.rules.softmax import in_dtype, in_wide
+from shardlang.rules.writing import names as names_of
+from shardlang.rules.writing import tensor
 
 aten: Any = torch.ops.aten
 
 
 def _totals_spec(call: Call) -> str:
-    names, totals = dim_names(call.rank("x")), dim_names(call.rank("x"))
+    names, totals = names_of(call.rank("x")), names_of(call.rank("x"))
     totals[call["dim"]] = f"w={call['count']}!"
-    return arrow([tensor(names)], [tensor(totals)])
+    return signature([tensor(names)], [tensor(totals)])
 
 
 def _here(call: Call, sharding: Sharding) -> LocalCall:
@@ -36,9 +38,9 @@ rule(local.run_totals, spec=_totals_spec, localize=_here, passes=False)
 
 
 def _scanned_spec(call: Call) -> str:
-    names, totals = dim_names(call.rank("x")), dim_names(call.rank("x"))
+    names, totals = names_of(call.rank("x")), names_of(call.rank("x"))
     totals[call["dim"]] = "w!"
-    return arrow([tensor(names), tensor(totals)], [tensor(names)])
+    return signature([tensor(names), tensor(totals)], [tensor(names)])
 
 
 rule(local.scanned, spec=_scanned_spec, localize=_here)

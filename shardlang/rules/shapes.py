@@ -1,4 +1,4 @@
-"""Writing rule strings from the shapes of a call: broadcasting, reductions, positions in a dim."""
+"""Writing rule strings from the shapes of a call: broadcasting, reductions, dims in arguments."""
 
 from __future__ import annotations
 
@@ -6,26 +6,11 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from shardlang.ir.here import LocalIndices, LocalStart
-from shardlang.ir.layout import DimLayout
 from shardlang.rules.call import Call
+from shardlang.rules.writing import names as names_of
+from shardlang.rules.writing import tensor
 
 Shape = tuple[int, ...]
-
-
-def broadcast_shape(*shapes: Shape) -> Shape:
-    """The shape to which all of these are broadcast."""
-    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
-
-
-def dim_names(rank: int, prefix: str = "d") -> list[str]:
-    """One factor name for each dim."""
-    return [f"{prefix}{i}" for i in range(rank)]
-
-
-def tensor(dims: Iterable[str]) -> str:
-    """One tensor of a rule string; `.` where it has no dims."""
-    return " ".join(dims) or "."
 
 
 def aligned(shape: Shape, out: Shape, prefix: str = "d") -> list[str]:
@@ -36,7 +21,7 @@ def aligned(shape: Shape, out: Shape, prefix: str = "d") -> list[str]:
     ]
 
 
-def arrow(operands: Iterable[str], results: Iterable[str]) -> str:
+def signature(operands: Iterable[str], results: Iterable[str]) -> str:
     """The rule string of these operands and results."""
     return ", ".join(operands) + " -> " + ", ".join(results)
 
@@ -45,23 +30,23 @@ def broadcast(call: Call) -> str:
     """Every operand broadcast to the result, element by element."""
     out = call.out
     operands = [tensor(aligned(shape, out)) for shape in call.shapes]
-    return arrow(operands, [tensor(dim_names(len(out)))] * len(call.results))
+    return signature(operands, [tensor(names_of(len(out)))] * len(call.results))
 
 
 def fixed(call: Call, dims: Iterable[int], mark: str = "!") -> str:
     """Operand and results of one shape, with `mark` on some dims."""
     marked = set(dims)
-    names = [name + mark * (i in marked) for i, name in enumerate(dim_names(len(call.shapes[0])))]
-    return arrow([tensor(names)], [tensor(names)] * len(call.results))
+    names = [name + mark * (i in marked) for i, name in enumerate(names_of(len(call.shapes[0])))]
+    return signature([tensor(names)], [tensor(names)] * len(call.results))
 
 
 def reduction(call: Call, dims: Sequence[int], mark: str = "", keepdim: bool = False) -> str:
     """`dims` of the first operand are reduced; `mark` is what those factors carry."""
-    names = dim_names(len(call.shapes[0]))
+    names = names_of(len(call.shapes[0]))
     operand = [name + mark * (i in dims) for i, name in enumerate(names)]
     kept = [i for i in range(len(names)) if keepdim or i not in dims]
     result = ["1" if i in dims else names[i] for i in kept]
-    return arrow([tensor(operand)], [tensor(result)] * len(call.results))
+    return signature([tensor(operand)], [tensor(result)] * len(call.results))
 
 
 def one_dim(call: Call, name: str = "dim") -> tuple[int, ...]:
@@ -74,11 +59,6 @@ def some_dims(call: Call, name: str = "dim") -> tuple[int, ...]:
     if not call.shapes[0]:
         return ()
     return call.dims(name) if name in call.names else tuple(range(len(call.shapes[0])))
-
-
-def positions(dim: DimLayout) -> LocalStart | LocalIndices:
-    """Where the local indices of a dim lie: their start, or all of them where they have gaps."""
-    return LocalStart(dim) if dim.plain else LocalIndices(dim)
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:

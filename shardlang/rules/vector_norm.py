@@ -13,8 +13,10 @@ from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call
 from shardlang.rules.reduce import extreme, root
 from shardlang.rules.registry import Emit, rule
-from shardlang.rules.shapes import arrow, broadcast_shape, dim_names, reduction, some_dims, tensor
+from shardlang.rules.shapes import reduction, signature, some_dims
 from shardlang.rules.softmax import in_dtype, in_wide
+from shardlang.rules.writing import broadcast_shape, tensor
+from shardlang.rules.writing import names as names_of
 
 aten: Any = torch.ops.aten
 
@@ -92,9 +94,9 @@ rule(aten.nuclear_norm, spec=lambda call: reduction(call, some_dims(call), "!", 
 
 def _dist(call: Call) -> str:
     """A norm of the difference of two broadcast operands."""
-    full = broadcast_shape(*call.shapes)
+    full = broadcast_shape(call.shapes)
     mark = "~" if float(call["p"]) > 0 else "!"
-    return arrow([tensor(_marked(s, full, range(len(full)), mark)) for s in call.shapes], ["."])
+    return signature([tensor(_marked(s, full, range(len(full)), mark)) for s in call.shapes], ["."])
 
 
 def _marked(
@@ -122,12 +124,12 @@ rule(aten.dist, spec=_dist, lower=_lower_dist)
 
 def _last_of_two(call: Call) -> str:
     """pairwise_distance: the last dim of two broadcast operands."""
-    full = broadcast_shape(*call.shapes)
+    full = broadcast_shape(call.shapes)
     last = len(full) - 1
-    out = dim_names(last) + ["1"] * _keepdim(call)
+    out = names_of(last) + ["1"] * _keepdim(call)
     mark = "~" if float(call["p"]) > 0 else "!"
     operands = [tensor(_marked(s, full, [last], mark)) for s in call.shapes]
-    return arrow(operands, [tensor(out)])
+    return signature(operands, [tensor(out)])
 
 
 def _lower_pairwise(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
@@ -144,15 +146,15 @@ rule(aten.pairwise_distance, spec=_last_of_two, lower=_lower_pairwise)
 
 
 def _similar(call: Call) -> str:
-    full = broadcast_shape(*call.shapes)
+    full = broadcast_shape(call.shapes)
     dim = int(call["dim"]) % max(len(full), 1)
-    names = [n for i, n in enumerate(dim_names(len(full))) if i != dim]
-    return arrow([tensor(_marked(s, full, [dim], "~")) for s in call.shapes], [tensor(names)])
+    names = [n for i, n in enumerate(names_of(len(full))) if i != dim]
+    return signature([tensor(_marked(s, full, [dim], "~")) for s in call.shapes], [tensor(names)])
 
 
 def _lower_similarity(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     """Each operand over its own norm (at least eps), then the sum of products."""
-    full = broadcast_shape(*call.shapes)
+    full = broadcast_shape(call.shapes)
     dim, parts = int(call["dim"]) % len(full), []
     for name in ("x1", "x2"):
         x = in_wide(emit, call[name])
@@ -172,9 +174,9 @@ rule(aten.cosine_similarity, spec=_similar, lower=_lower_similarity)
 def _cdist(call: Call) -> str:
     """Distances between all rows of two batches: the feature dim stays whole."""
     batch = call.out[:-2]
-    names = dim_names(len(batch))
+    names = names_of(len(batch))
     left, right = (_marked(s[:-2], batch, (), "") for s in call.shapes)
-    return arrow(
+    return signature(
         [tensor([*left, "m", "k!"]), tensor([*right, "n", "k"])], [tensor([*names, "m", "n"])]
     )
 
@@ -185,9 +187,9 @@ rule(aten.pdist, spec="n! k! -> m!", passes=False)
 
 def _renormed(call: Call) -> str:
     """renorm: every slice along a dim has its own norm over the others."""
-    names = dim_names(len(call.out))
+    names = names_of(len(call.out))
     marked = [n if i == call.dim() else n + "!" for i, n in enumerate(names)]
-    return arrow([tensor(marked)], [tensor(names)])
+    return signature([tensor(marked)], [tensor(names)])
 
 
 rule(aten.renorm, spec=_renormed)
@@ -196,10 +198,10 @@ rule(aten.renorm, spec=_renormed)
 def _weight_norm(call: Call) -> str:
     """v over its norm for each index of one dim, times g."""
     rank = call.rank("v")
-    names, dim = dim_names(rank), call["dim"]
+    names, dim = names_of(rank), call["dim"]
     marked = [n if i == dim % rank and dim != -1 else n + "!" for i, n in enumerate(names)]
     size = [n if shape > 1 else "1" for n, shape in zip(names, call.shape("g"), strict=False)]
-    return arrow([tensor(marked), tensor(size)], [tensor(names)])
+    return signature([tensor(marked), tensor(size)], [tensor(names)])
 
 
 rule(aten._weight_norm, spec=_weight_norm)
