@@ -26,12 +26,15 @@ TASKS: dict[str, str] = {
     "multiple-choice": "AutoModelForMultipleChoice",
     "image-classification": "AutoModelForImageClassification",
     "audio-classification": "AutoModelForAudioClassification",
+    "speech-seq2seq": "AutoModelForSpeechSeq2Seq",
+    "ctc": "AutoModelForCTC",
 }
 _BUILD_OPTIONS = ("attn_implementation", "experts_implementation", "dtype")
 TRACEABLE_EXPERTS = "batched_mm"
 """The implementation of mixtures of experts that traces to ordinary operators."""
 
-_TOKEN_LABELS = ("causal-lm", "masked-lm", "seq2seq-lm", "token-classification")
+_VOCABULARY_LABELS = ("causal-lm", "masked-lm", "seq2seq-lm", "speech-seq2seq")
+_TOKEN_LABELS = (*_VOCABULARY_LABELS, "token-classification")
 _EXTRA_INPUTS = ("num_items_in_batch",)
 
 
@@ -172,7 +175,7 @@ class HfSource(ModelSource):
             return 0, spec.below
         config = self.text_config
         name = spec.name.split(".")[-1]
-        if name == "labels" and self.task not in (None, *_TOKEN_LABELS[:3]):
+        if name == "labels" and self.task not in (None, *_VOCABULARY_LABELS, "ctc"):
             return 0, int(config.num_labels)
         if name == "token_type_ids":
             return 0, int(getattr(config, "type_vocab_size", 1))
