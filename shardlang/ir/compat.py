@@ -1,7 +1,7 @@
 """The one place that names what PyTorch does not document.
 
 Each name here may move between torch releases; a release that moves one is met here alone.
-Checked with torch 2.13.
+Checked with torch 2.11, 2.13 and 2.15.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from torch._C._distributed_c10d import (
 )
 from torch._guards import detect_fake_mode
 from torch._ops import HigherOrderOperator, OpOverload
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.proxy import TracerBase
 from torch.nn import init
