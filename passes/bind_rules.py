@@ -80,8 +80,9 @@ def _bind(call: Call) -> Rule:
 
 
 def _key(call: Call) -> Any:
-    """What a rule may depend on: op, shapes, dtypes and the other arguments."""
-    operands = tuple((shape_of(n.meta["val"]), n.meta["val"].dtype) for n in call.operands)
+    """What a rule may depend on: op, shapes, dtypes, order in memory and the other arguments."""
+    vals = [n.meta["val"] for n in call.operands]
+    operands = tuple((shape_of(v), v.dtype, v.is_contiguous()) for v in vals)
     names = tuple((slot.name, slot.index) for slot in call.slots)
     rest = tuple(
         (name, repr(value))

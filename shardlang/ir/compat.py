@@ -36,6 +36,8 @@ __all__ = [
     "AllToAllOptions",
     "AllgatherOptions",
     "AllreduceOptions",
+    "DataDependentOutputException",
+    "DynamicOutputShapeException",
     "FakeTensor",
     "FakeTensorMode",
     "HigherOrderOperator",

@@ -17,7 +17,7 @@ from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall, shape_of
 from shardlang.rules.local_index import gather_here, index_here, one_hot_here, take_along_here
 from shardlang.rules.local_shape import place
-from shardlang.rules.notation import NotationError
+from shardlang.rules.notation import Refusal
 from shardlang.rules.registry import rule
 from shardlang.rules.writing import arrow, broadcast_shape, names, swapped, with_whole
 
@@ -75,7 +75,7 @@ def placed(rank: int, chosen: Sequence[int], dims: Sequence[str]) -> list[str]:
 def _index(call: Call) -> str:
     chosen = indexed(call)
     if any(is_mask(call["indices"][i]) for i in chosen):
-        raise NotationError("a boolean index gives a shape that depends on the data")
+        raise Refusal("a boolean index gives a shape that depends on the data")
     rank = len(call.shapes[0])
     dims, own = index_dims(call)
     source = [summed(call, f"v{i}") if i in chosen else f"d{i}" for i in range(rank)]

@@ -29,6 +29,10 @@ class NotationError(ValueError):
     """A rule string that does not parse or does not fit the shapes of the call."""
 
 
+class Refusal(NotationError):
+    """A call that no rule can split as it stands: its result's shape depends on data, say."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Name:
     name: str

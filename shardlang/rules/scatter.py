@@ -12,7 +12,7 @@ from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.index import at_of, index_dims, indexed, is_mask, placed, places
 from shardlang.rules.local_index import index_put_here, write_here
-from shardlang.rules.notation import NotationError
+from shardlang.rules.notation import Refusal
 from shardlang.rules.registry import rule
 from shardlang.rules.writing import arrow, broadcast_shape, names, swapped, tensor, with_whole
 
@@ -162,7 +162,7 @@ def _masked_put(call: Call) -> str:
     kept = rank - mask.dim()
     values = call.shape("values")
     if len(chosen) > 1 or first or len(values) > kept or _adds(call):
-        raise NotationError("a boolean index takes as many values as it has true places")
+        raise Refusal("a boolean index takes as many values as it has true places")
     dims = names(rank)
     tail = dims[rank - len(values) :] if values else []
     sizes = call.shapes[0][rank - len(values) :] if values else ()

@@ -9,7 +9,7 @@ import torch
 from shardlang.ir.here import LocalSize, size_at
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
-from shardlang.rules.notation import NotationError
+from shardlang.rules.notation import Refusal
 from shardlang.rules.refine import reshape_spec
 from shardlang.rules.registry import rule
 from shardlang.rules.writing import arrow, names
@@ -100,12 +100,12 @@ def _strided(call: Call) -> str:
     """A reshape where the strides are those of one; else all dims are whole.
 
     Raises:
-        NotationError: the operand's own strides are not those of its shape, which is all that is
-            known of a tensor that has been moved.
+        Refusal: the operand's own strides are not those of its shape, which is all that is known
+            of a tensor that has been moved.
     """
     source: Any = call.slots[0].node.meta["val"]
     if not source.is_contiguous() or source.storage_offset():
-        raise NotationError("as_strided on a tensor that is not contiguous")
+        raise Refusal("as_strided on a tensor that is not contiguous")
     plain = torch.empty(call.out, device="meta").stride()
     count = torch.Size(call.out).numel()
     if tuple(call["stride"]) == plain and not call["storage_offset"] and count == source.numel():

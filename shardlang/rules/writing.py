@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from shardlang.ir.rule import DimSpec, Rule
+
 
 def names(rank: int, prefix: str = "d") -> list[str]:
     """One factor name per dim."""
@@ -65,3 +67,19 @@ def broadcast_shape(shapes: Iterable[Sequence[int]]) -> tuple[int, ...]:
         for i, size in enumerate(shape):
             joint[skip + i] = size if size != 1 else joint[skip + i]
     return tuple(joint)
+
+
+def rule_text(rule: Rule) -> str:
+    """A bound rule in the notation, without sizes."""
+    marks = {name: "!" for name in rule.whole} | {name: "~" for name in rule.lowered}
+    marks |= {name: f"{marks.get(name, '')}@{other}" for other, name in rule.tied}
+
+    def block(factors: Sequence[str]) -> str:
+        return group([name + marks.get(name, "") for name in factors])
+
+    def dim(spec: DimSpec) -> str:
+        return block(spec[0]) if len(spec) == 1 else f"[{'|'.join(block(b) for b in spec)}]"
+
+    operands = ("+" * one.added + tensor(dim(spec) for spec in one.dims) for one in rule.operands)
+    results = (tensor(dim(spec) for spec in dims) for dims in rule.results)
+    return f"{', '.join(operands)} -> {', '.join(results)}"

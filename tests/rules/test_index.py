@@ -9,7 +9,7 @@ from by_hand import call_of, check
 import shardlang.rules.index
 import shardlang.rules.scatter
 import shardlang.rules.sort  # noqa: F401
-from shardlang.rules.notation import NotationError
+from shardlang.rules.notation import Refusal
 from shardlang.rules.registry import RULES
 
 aten = torch.ops.aten
@@ -69,5 +69,5 @@ def test_a_row_split_over_more_devices_than_indices() -> None:
 
 def test_a_mask_that_sizes_the_result_is_refused() -> None:
     call, _ = call_of(aten.index.Tensor, _x(5, 3), [MASK])
-    with pytest.raises(NotationError, match="depends on the data"):
+    with pytest.raises(Refusal, match="depends on the data"):
         RULES[aten.index.Tensor].bind(call)

@@ -14,6 +14,7 @@ from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.own import own_calls
 from shardlang.proof.rules.prove import Tally, prove_call
 from shardlang.proof.rules.samples import Skipped, calls_in, has_rule, op_infos
+from shardlang.proof.rules.table import write_table
 
 
 def calls(names: tuple[str, ...], tally: Tally) -> Iterator[tuple[str, AtenCall]]:
@@ -66,8 +67,14 @@ def some_calls(
 @click.option("--most", type=int, default=None, help="At most so many assignments of one call.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random choice.")
 @click.option("--verbose", is_flag=True, help="Print every call.")
+@click.option("--table", is_flag=True, help="Enter what was proven in the committed table.")
 def main(
-    names: tuple[str, ...], sample: int | None, most: int | None, seed: int, verbose: bool
+    names: tuple[str, ...],
+    sample: int | None,
+    most: int | None,
+    seed: int,
+    verbose: bool,
+    table: bool,
 ) -> None:
     """Check every legal split of every sample of every op that has a rule."""
     torch.set_num_threads(1)
@@ -79,6 +86,8 @@ def main(
         for failure in prove_call(name, call, tally, chooser, most):
             print(f"FAILED {failure}", flush=True)
     print(tally)
+    if table:
+        write_table(tally.proven)
     sys.exit(1 if tally.failures else 0)
 
 

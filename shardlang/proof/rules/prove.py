@@ -7,10 +7,13 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from shardlang.ir.compat import DataDependentOutputException, DynamicOutputShapeException
 from shardlang.proof.rules.assignments import assignments
 from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.check import Case, check
 from shardlang.proof.rules.samples import Skipped
+from shardlang.rules.notation import Refusal
+from shardlang.rules.writing import rule_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,26 @@ class Failure:
 
 
 @dataclass(slots=True)
+class Proven:
+    """What was proven of one overload.
+
+    Attributes:
+        refused: samples whose result has a shape that depends on data, and the like.
+        rule: the rule of one call, one with many dims.
+    """
+
+    samples: int = 0
+    assignments: int = 0
+    failures: int = 0
+    refused: int = 0
+    rule: str = ""
+
+    def add_rule(self, text: str) -> None:
+        """Keep the longest rule."""
+        self.rule = max(self.rule, text, key=len)
+
+
+@dataclass(slots=True)
 class Tally:
     """What was proven."""
 
@@ -37,11 +60,19 @@ class Tally:
     failures: list[Failure] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    proven: dict[str, Proven] = field(default_factory=dict)
+
+    def fail(self, target: str, failure: Failure) -> Failure:
+        """Count a failure."""
+        self.failures.append(failure)
+        self.proven[target].failures += 1
+        return failure
 
     def __str__(self) -> str:
         text = (
             f"{len(self.ops)} ops, {len(self.targets)} aten overloads, {self.calls} samples, "
-            f"{self.assignments} assignments, {len(self.failures)} failures"
+            f"{self.assignments} assignments, {len(self.failures)} failures, "
+            f"{sum(one.refused for one in self.proven.values())} samples refused"
         )
         text += (
             f"\nnot traced: {len(self.skipped)} samples of {len({s.op for s in self.skipped})} ops"
@@ -64,14 +95,19 @@ def _prove(
     tally.ops.add(name)
     tally.targets.add(str(call.target))
     tally.calls += 1
+    target = str(call.target)
+    proven = tally.proven.setdefault(target, Proven())
+    proven.samples += 1
     try:
         case = Case(call)
         rule = case.rule()
     except Exception as error:  # whatever a wrong rule raises is a finding
-        failure = Failure(name, str(call), "binding", _reason(error))
-        tally.failures.append(failure)
-        yield failure
+        if _is_refusal(error):
+            proven.refused += 1
+        else:
+            yield tally.fail(target, Failure(name, str(call), "binding", _reason(error)))
         return
+    proven.add_rule(rule_text(rule))
     pairs = [(a, a.sharding(rule)) for a in assignments(rule)]
     legal = [(a, s) for a, s in pairs if s is not None]
     if most is not None and len(legal) > most:
@@ -81,13 +117,18 @@ def _prove(
         if wrong == 3:
             return
         tally.assignments += 1
+        proven.assignments += 1
         try:
             check(case, assignment, sharding)
         except Exception as error:
-            failure = Failure(name, str(call), str(assignment), _reason(error))
-            tally.failures.append(failure)
             wrong += 1
-            yield failure
+            yield tally.fail(target, Failure(name, str(call), str(assignment), _reason(error)))
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a call cannot be traced or split by its nature."""
+    by_data = (DynamicOutputShapeException, DataDependentOutputException)
+    return isinstance(error, by_data) or isinstance(error.__cause__, Refusal)
 
 
 def _reason(error: Exception) -> str:
