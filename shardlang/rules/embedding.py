@@ -46,3 +46,23 @@ def _rows_spec(call: Call) -> str:
 
 
 rule(local.lookup, spec=_rows_spec, localize=_rows, linear=["weight"], passes=False)
+
+
+def _bags(call: Call) -> str:
+    """embedding_bag: the features are carried; which row falls into which bag needs all rows."""
+    others = [
+        tensor(f"x{i}d{d}!" for d in range(len(shape))) for i, shape in enumerate(call.shapes[1:])
+    ]
+    features = call.shape("weight")[1]
+    results = [
+        tensor(
+            ["m!", "d"]
+            if len(s) == 2 and s[1] == features
+            else (f"y{i}d{d}!" for d in range(len(s)))
+        )
+        for i, s in enumerate(call.result_shapes)
+    ]
+    return signature(["v! d", *others], ["m! d", *results[1:]])
+
+
+rule(aten.embedding_bag, aten._embedding_bag, spec=_bags, passes=False)

@@ -50,12 +50,14 @@ LINEAR_UNARY = """
     _conj _conj_physical _lazy_clone _neg_view alias alias_copy clone conj conj_physical contiguous
     deg2rad lift lift_fresh lift_fresh_copy neg negative positive rad2deg resolve_conj
     resolve_neg _to_copy _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long
+    chalf
 """
 
 BACKWARD = """
     gelu_backward sigmoid_backward silu_backward tanh_backward threshold_backward logit_backward
     hardsigmoid_backward hardswish_backward hardtanh_backward leaky_relu_backward elu_backward
-    mish_backward softplus_backward softshrink_backward hardshrink_backward log_sigmoid_backward
+    mish_backward native_dropout_backward softplus_backward softshrink_backward
+    hardshrink_backward log_sigmoid_backward
 """
 
 

@@ -13,7 +13,7 @@ from shardlang.ir.rule import Sharding
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.registry import rule
-from shardlang.rules.shapes import broadcast, fixed, signature
+from shardlang.rules.shapes import broadcast, fixed, signature, whole
 from shardlang.rules.writing import names as names_of
 from shardlang.rules.writing import tensor
 
@@ -38,14 +38,6 @@ def _same(call: Call) -> str:
     return fixed(call, ())
 
 
-def _whole(call: Call) -> str:
-    """The number of draws depends on the data: everything stays whole."""
-    groups = "abcd"
-    operands = [[f"{groups[i]}{d}!" for d in range(len(s))] for i, s in enumerate(call.shapes)]
-    results = [[f"r{i}{d}!" for d in range(len(s))] for i, s in enumerate(call.result_shapes)]
-    return signature(map(tensor, operands), map(tensor, results))
-
-
 def _dropout(call: Call, sharding: Sharding) -> LocalCall:
     if not call["train"] or not call["p"] or not _split(sharding):
         return call.replace()
@@ -65,11 +57,12 @@ rule(
     random=True,
 )  # fmt: skip
 rule(aten.native_dropout, spec=_same, localize=_native_dropout, random=True)
+# These draw a number of times that depends on the data, or mix their draws: everything stays whole.
 rule(
     aten.alpha_dropout, aten.feature_alpha_dropout, aten.rrelu, aten.poisson, aten.binomial,
     aten.multinomial, aten._standard_gamma, aten._sample_dirichlet,
     aten.rrelu_with_noise_functional,
-    spec=_whole, random=True,
+    spec=whole, random=True,
 )  # fmt: skip
 
 

@@ -33,6 +33,13 @@ def broadcast(call: Call) -> str:
     return signature(operands, [tensor(names_of(len(out)))] * len(call.results))
 
 
+def whole(call: Call) -> str:
+    """Every dim of every tensor stays whole."""
+    operands = [[f"x{i}d{d}!" for d in range(len(s))] for i, s in enumerate(call.shapes)]
+    results = [[f"y{i}d{d}!" for d in range(len(s))] for i, s in enumerate(call.result_shapes)]
+    return signature(map(tensor, operands), map(tensor, results))
+
+
 def fixed(call: Call, dims: Iterable[int], mark: str = "!") -> str:
     """Operand and results of one shape, with `mark` on some dims."""
     marked = set(dims)

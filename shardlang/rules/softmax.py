@@ -63,6 +63,11 @@ def _spec(call: Call) -> str:
     return fixed(call, one_dim(call), "~")
 
 
+def twice(spec: str) -> str:
+    """A rule of one operand as that of two operands of its dims."""
+    return f"{spec.partition(' -> ')[0]}, {spec}"
+
+
 def _lower(call: Call, sharding: Sharding, emit: Emit, log: bool, safe: bool = False) -> fx.Node:
     """softmax in the wider of the given dtype and the summing one, cast to the result's dtype."""
     x = in_wide(emit, call["self"], wide_dtype(call.results[0].dtype))
@@ -83,6 +88,10 @@ def _log_softmax(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
 
 
 rule(aten.softmax.int, aten._softmax.default, aten.special_softmax, spec=_spec, lower=_softmax)
+rule(
+    aten._softmax_backward_data, aten._log_softmax_backward_data,
+    spec=lambda call: twice(fixed(call, one_dim(call))), linear=["grad_output"],
+)  # fmt: skip
 rule(aten._safe_softmax, spec=_spec, lower=_safe_softmax)
 rule(
     aten.log_softmax.int, aten._log_softmax.default, aten.special_log_softmax,

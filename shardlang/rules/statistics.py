@@ -1,0 +1,123 @@
+"""Quantiles, histograms, differences and integrals along a dim: that dim stays whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from shardlang.ir.here import size_at
+from shardlang.ir.rule import Sharding
+from shardlang.rules.call import Call, LocalCall
+from shardlang.rules.notation import Refusal
+from shardlang.rules.registry import rule
+from shardlang.rules.shapes import reduction, signature, whole
+from shardlang.rules.writing import names as names_of
+from shardlang.rules.writing import tensor
+
+aten: Any = torch.ops.aten
+
+
+def _quantile_dims(call: Call) -> Sequence[int]:
+    rank = len(call.shapes[0])
+    return range(rank) if call["dim"] is None else [call.dim()] if rank else []
+
+
+def _quantiles(call: Call) -> str:
+    """The quantiles asked for come first in the result."""
+    spec = reduction(call, _quantile_dims(call), "!", bool(call["keepdim"]))
+    if not call.has("q"):
+        return spec
+    operand, _, result = spec.partition(" -> ")
+    wanted = ["q"] * call.rank("q")
+    kept = [name for name in result.split() if name != "."]
+    return signature([operand, tensor(wanted)], [tensor([*wanted, *kept])])
+
+
+rule(aten.quantile, aten.nanquantile, spec=_quantiles)
+
+
+def _counted(call: Call) -> str:
+    """histc: with given limits, counts of pieces add up; else the limits are those of all."""
+    mark = "!" if call["min"] == call["max"] else ""
+    operand = tensor(name + mark for name in names_of(call.rank("self")))
+    return signature([operand], ["bins!"])
+
+
+rule(aten.histc, spec=_counted, detached=True)
+
+
+def _bins(call: Call) -> str:
+    raise Refusal("the length of the result depends on the data")
+
+
+rule(aten.bincount, spec=_bins)
+rule(
+    aten.cov, aten.corrcoef, aten.histogram, aten.ctc_loss.IntList, aten.ctc_loss.Tensor,
+    aten.segment_reduce, aten.combinations, aten.cartesian_prod, spec=whole,
+)  # fmt: skip
+
+
+def _differences(call: Call) -> str:
+    """diff: the other dims are carried, those of what is put before and after too."""
+    dim, operands = call.dim(), []
+    for i in range(len(call.shapes)):
+        names = names_of(len(call.out))
+        names[dim] = f"x{i}!"
+        operands.append(tensor(names))
+    result = names_of(len(call.out))
+    result[dim] = "y!"
+    return signature(operands, [tensor(result)])
+
+
+rule(aten.diff, spec=_differences, linear=["self prepend append"])
+
+
+def _integral(call: Call, running: bool) -> str:
+    """Values `y`, and places `x` of the same shape or along the dim alone."""
+    dim = call.dim()
+    names = [n + "!" * (i == dim) for i, n in enumerate(names_of(call.rank("y")))]
+    operands = [tensor(names)]
+    if call.has("x"):
+        shape = call.shape("x")
+        mine = names[-len(shape) :] if len(shape) > 1 else [names[dim]]
+        pairs = zip(mine, shape, strict=True)
+        operands.append(tensor("1" if n == 1 and "!" not in name else name for name, n in pairs))
+    if running:
+        names[dim] = "r!"
+    else:
+        del names[dim]
+    return signature(operands, [tensor(names)])
+
+
+rule(aten.trapezoid, aten.trapz, spec=lambda call: _integral(call, running=False), linear=["y"])
+rule(aten.cumulative_trapezoid, spec=lambda call: _integral(call, running=True), linear=["y"])
+
+
+def _slopes(call: Call) -> str:
+    """gradient: the dims along which slopes are taken stay whole."""
+    dims = call.dims("dim") if call.get("dim") is not None else range(call.rank("self"))
+    names = [n + "!" * (i in dims) for i, n in enumerate(names_of(call.rank("self")))]
+    spacing = [tensor(f"p{i}!" for _ in s) for i, s in enumerate(call.shapes[1:])]
+    return signature([tensor(names), *spacing], [tensor(names)] * len(call.results))
+
+
+rule(aten.gradient, spec=_slopes, linear=["self"])
+
+
+def _summed_to(call: Call) -> str:
+    """sum_to_size: leading dims and those of wanted size 1 are summed."""
+    shape, size = call.shape("self"), call["size"]
+    names, offset = names_of(len(shape)), len(shape) - len(size)
+    kept = [
+        "1" if want == 1 != shape[offset + i] else names[offset + i] for i, want in enumerate(size)
+    ]
+    return signature([tensor(names)], [tensor(kept)])
+
+
+def _summed_here(call: Call, sharding: Sharding) -> LocalCall:
+    return call.replace(size=[size_at(dim) for dim in sharding.result().dims])
+
+
+rule(aten.sum_to_size, spec=_summed_to, localize=_summed_here, linear=["self"])
