@@ -49,9 +49,12 @@ def _ragged_mask(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def _ignore_some(labels: torch.Tensor) -> torch.Tensor:
-    """Labels with row r ignoring its first r entries, at most all but two. Shape `b s …`."""
+    """Labels with row r ignoring its first 2r + 1 entries, modulo the length. Shape `b s …`.
+
+    Two entries remain in every row, and rows still differ after a model has shifted its labels.
+    """
     rows, length = labels.shape[:2]
-    ignored = torch.arange(rows) % max(length - 1, 1)
+    ignored = (2 * torch.arange(rows) + 1) % max(length - 1, 1)
     mask = torch.arange(length)[None, :] < ignored[:, None]
     labels[mask] = IGNORED
     return labels
