@@ -15,10 +15,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.nodes import Nodes
@@ -95,23 +97,48 @@ def launch(job: Job) -> None:
     """
     local = job.local
     meeting = Nodes(job.nodes, job.node, job.endpoint)
-    with tempfile.TemporaryDirectory(prefix="shardlang-") as name, meeting as nodes:
+    scratch = tempfile.TemporaryDirectory(prefix="shardlang-")
+    with meeting as nodes, scratch as name, _Signals() as signals:
         folder = Path(name)
-        workers = [_Worker(job, i, nodes.address, folder) for i in range(local)]
-        previous = signal.signal(signal.SIGTERM, _terminated)
+        workers: list[_Worker] = []
         try:
-            failed = _watch(job, workers, nodes, folder)
+            for i in range(local):
+                workers.append(_Worker(job, i, nodes.address, folder))
+            failed = _watch(job, workers, nodes, folder, signals)
             if failed is not None:
                 nodes.announce(failed)
         finally:
             _stop(workers)
-            signal.signal(signal.SIGTERM, previous)
         if failed is not None:
             raise _failure(failed, workers, folder)
 
 
-def _terminated(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
+class _Signals:
+    """Ctrl-C and SIGTERM, kept until the supervisor looks: nothing is cut off half-way."""
+
+    def __init__(self) -> None:
+        self._seen: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._keep)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _keep(self, number: int, frame: object) -> None:
+        self._seen = number
+
+    def check(self) -> None:
+        """Raise what a signal that has come means."""
+        if self._seen == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._seen is not None:
+            raise SystemExit(128 + self._seen)
 
 
 class _Worker:
@@ -170,13 +197,18 @@ def _environment(
     return env
 
 
-def _watch(job: Job, workers: list[_Worker], nodes: Nodes, folder: Path) -> Report | None:
+def _watch(
+    job: Job, workers: list[_Worker], nodes: Nodes, folder: Path, signals: _Signals
+) -> Report | None:
     """Wait until all nodes are done or one fails; the report of the failure."""
     deadline = time.monotonic() + job.timeout_s if job.timeout_s is not None else None
     while True:
+        signals.check()
         running = [worker for worker in workers if worker.process.poll() is None]
         if any(worker.failure() for worker in workers):
-            return _blame(workers, folder)
+            blamed = _blame(workers, folder)
+            lost = blamed is not None and blamed.kind in ("stuck", "peer")
+            return (nodes.cause() if lost else None) or blamed
         elsewhere = nodes.failure(done=not running)
         if elsewhere is not None:
             return elsewhere
@@ -230,7 +262,8 @@ def _stop(workers: list[_Worker]) -> None:
 
 def _failure(report: Report, workers: list[_Worker], folder: Path) -> JobError:
     """The one message of a failed job."""
-    message = _sentence(report)
+    alone = any(other.message != report.message for other in _ended(workers, folder))
+    message = _sentence(report, alone)
     worker = next((w for w in workers if w.rank == report.rank), None)
     help = report.help
     if report.kind == "exit" and worker is not None and worker.tail():
@@ -243,8 +276,10 @@ def _failure(report: Report, workers: list[_Worker], folder: Path) -> JobError:
     return JobError(report, message, help)
 
 
-def _sentence(report: Report) -> str:
-    if report.kind == "gone":
+def _sentence(report: Report, alone: bool) -> str:
+    """The message; what the person did wrong is said without a rank if all ranks say it."""
+    persons_fault = report.kind == "error" and report.code != "SH0603"
+    if report.kind == "gone" or (persons_fault and not alone):
         return report.message
     verb = "failed: " if report.kind == "error" else ""
     return f"rank {report.rank} {verb}{report.message}"

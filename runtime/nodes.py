@@ -13,8 +13,7 @@ import time
 from dataclasses import asdict
 from types import TracebackType
 
-from torch._C._distributed_c10d import TCPStore
-
+from shardlang.ir.compat import TCPStore
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.reports import Report
 
@@ -103,6 +102,16 @@ class Nodes:
                 return _gone(other)
         return None
 
+    def cause(self) -> Report | None:
+        """Another node's failure, once it has had the time to say so."""
+        deadline = time.monotonic() + 2 * BEAT_S
+        while self.count > 1 and time.monotonic() < deadline:
+            found = self.failure(done=False)
+            if found is not None:
+                return found
+            time.sleep(BEAT_S / 10)
+        return None
+
     def all_done(self) -> bool:
         """Whether every node's workers have ended well."""
         others = [self._seen.get(other, (b"", 0.0))[0] for other in range(self.count)]
@@ -128,11 +137,16 @@ def _parse(endpoint: str) -> tuple[str, int]:
 
 
 def _client(address: tuple[str, int]) -> TCPStore:
-    try:
-        wait = datetime.timedelta(seconds=MEET_S)
-        return TCPStore(*address, None, False, timeout=wait)
-    except (RuntimeError, ValueError) as error:
-        raise RunError(
-            "SH0610", f"node 0 does not answer at {address[0]}:{address[1]}",
-            help="start the command on node 0 too, with the same endpoint",
-        ) from error  # fmt: skip
+    """The store of node 0, once it answers."""
+    deadline = time.monotonic() + MEET_S
+    while True:
+        try:
+            socket.create_connection(address, BEAT_S).close()
+            return TCPStore(*address, None, False, timeout=datetime.timedelta(seconds=MEET_S))
+        except (OSError, RuntimeError, ValueError) as error:
+            if time.monotonic() > deadline:
+                raise RunError(
+                    "SH0610", f"node 0 does not answer at {address[0]}:{address[1]}",
+                    help="start the command on node 0 too, with the same endpoint",
+                ) from error  # fmt: skip
+        time.sleep(BEAT_S / 10)

@@ -67,9 +67,7 @@ def _stretches(member: int, where: Sequence[int]) -> list[tuple[int, int, int, i
     return found
 
 
-def _orders(
-    positions: Sequence[Sequence[int]], device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _orders(positions: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Indices that order joined parts by position, and that order positions by part."""
     flat = torch.tensor([p for where in positions for p in where], dtype=torch.long)
     return torch.argsort(flat).to(device), flat.to(device)

@@ -33,6 +33,18 @@ def save(module: ShardedModule, folder: Path, file_bytes: int = LARGEST_FILE_BYT
     return writer.close() if writer is not None else []
 
 
+def check_folder(folder: Path) -> None:
+    """Make the folder, and raise SH0609 now if nothing can be written there later."""
+    _save_file()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+
+
 class _Writer:
     """Collects tensors into files of a bounded size."""
 
@@ -42,10 +54,7 @@ class _Writer:
         self._held: dict[str, Tensor] = {}
         self._drafts: list[tuple[Path, list[str]]] = []
         self._total = 0
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _cannot_write(folder, error) from error
+        check_folder(folder)
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Take one tensor, writing a file first if it would become too large."""

@@ -17,8 +17,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C import _distributed_c10d as c10d
 
+from shardlang.ir.compat import (
+    AllgatherOptions,
+    AllreduceOptions,
+    AllToAllOptions,
+    ReduceScatterOptions,
+)
 from shardlang.runtime.groups import Group
 
 _OPS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
@@ -42,10 +47,10 @@ class Wire:
         self.pair = self.gloo and group.size == 2
         self._group: Any = group.process_group
         self.name = group.process_group.group_name if group.process_group is not None else ""
-        self._reduce_options = {op: _options(c10d.AllreduceOptions, _OPS[op]) for op in _OPS}
-        self._gather_options = _options(c10d.AllgatherOptions)
-        self._scatter_options = _options(c10d.ReduceScatterOptions, dist.ReduceOp.SUM)
-        self._exchange_options = _options(c10d.AllToAllOptions)
+        self._reduce_options = {op: _options(AllreduceOptions, _OPS[op]) for op in _OPS}
+        self._gather_options = _options(AllgatherOptions)
+        self._scatter_options = _options(ReduceScatterOptions, dist.ReduceOp.SUM)
+        self._exchange_options = _options(AllToAllOptions)
 
     def all_reduce(self, x: Tensor, op: str = "sum") -> Tensor:
         """The sum (or max, or min) over the members, on every member."""
@@ -145,4 +150,3 @@ def _wait(x: Tensor) -> Tensor:
 
 def _as_bytes(x: Tensor) -> Tensor:
     return x.contiguous().view(-1).view(torch.uint8)
-

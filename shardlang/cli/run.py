@@ -94,8 +94,11 @@ def _work(
     compiled = _compile(context, spec)
     with reporting(int(os.environ.get("RANK", "0"))):
         from shardlang.run import Run, recipe_of, save_config, sharded_module, summary
+        from shardlang.runtime.save import check_folder
         from shardlang.runtime.save import save as save_weights
 
+        if save is not None and context.speaks:
+            check_folder(Path(save))
         run = Run(compiled, recipe_of(compiled, steps, seed), Path(data) if data else None)
         groups = join(spec.mesh, device)
         module = sharded_module(compiled, groups, seed)

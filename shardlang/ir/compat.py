@@ -47,6 +47,7 @@ __all__ = [
     "TCPStore",
     "TorchDispatchMode",
     "detect_fake_mode",
+    "dtensor_overloads",
     "export_fake_mode",
     "storage_key",
     "tree_flatten",
@@ -80,3 +81,19 @@ def export_fake_mode() -> FakeTensorMode:
 def storage_key(tensor: torch.Tensor) -> int:
     """The identity of a tensor's storage, shared by its views, as long as one of them lives."""
     return int(tensor.untyped_storage()._cdata)
+
+
+def dtensor_overloads() -> list[OpOverload]:
+    """The forward overloads without side effects that DTensor can propagate a sharding through."""
+    from torch.distributed.tensor import DTensor
+
+    propagator = DTensor._op_dispatcher.sharding_propagator
+    tables = ("op_strategy_funcs", "op_to_rules", "op_single_dim_strategy_funcs")
+    found = {op for name in tables for op in getattr(propagator, name, ())}
+    kept = [op for op in found if isinstance(op, OpOverload) and _is_forward(op)]
+    return sorted(kept, key=str)
+
+
+def _is_forward(op: OpOverload) -> bool:
+    writes = any(a.alias_info is not None and a.alias_info.is_write for a in op._schema.arguments)
+    return not writes and "backward" not in str(op)

@@ -1,4 +1,4 @@
-"""A small model with all that a module can have: tied weights, buffers, uneven dims, nested output."""
+"""A small model with tied weights, a buffer, uneven dims and a nested output."""
 
 from __future__ import annotations
 

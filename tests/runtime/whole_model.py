@@ -41,7 +41,10 @@ def everything() -> dict[str, Any]:
     found = compiled()
     groups = join(found.spec.mesh, timeout_s=30)
     module = sharded_module(found, groups, SEED)
-    results: dict[str, Any] = {"start": module.full_state_dict(), "names": list(module.state_dict())}
+    results: dict[str, Any] = {
+        "start": module.full_state_dict(),
+        "names": list(module.state_dict()),
+    }
     results |= _forward(module) | _gradients(module, groups)
     results |= _checkpoints(module, Path(os.environ["SCRATCH"])) | _compiled(module)
     results["training"] = _training(found, groups)
@@ -68,7 +71,8 @@ def _gradients(module: ShardedModule, groups: Groups) -> dict[str, Any]:
         for leaf, x in module.placements()
         if x.grad is not None
     }
-    return {"grads": grads, "tied": module.get_parameter("head.weight") is module.get_parameter("embed.weight")}  # fmt: skip
+    tied = module.get_parameter("head.weight") is module.get_parameter("embed.weight")
+    return {"grads": grads, "tied": tied}
 
 
 def _checkpoints(module: ShardedModule, folder: Path) -> dict[str, Any]:
