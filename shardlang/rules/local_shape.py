@@ -85,8 +85,9 @@ def arange_here(
     start: float, step: float, at: Place, size: int, *, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """This device's part of an arange."""
-    wide = torch.int64 if not dtype.is_floating_point else torch.float64
-    return (start + indices(at, size, device).to(wide) * step).to(dtype)
+    if not dtype.is_floating_point:
+        return (int(start) + indices(at, size, device) * int(step)).to(dtype)
+    return (start + indices(at, size, device).to(torch.float64) * step).to(dtype)
 
 
 def eye_here(

@@ -93,9 +93,9 @@ def _prove(
     name: str, call: AtenCall, tally: Tally, chooser: random.Random, most: int | None
 ) -> Iterator[Failure]:
     tally.ops.add(name)
-    tally.targets.add(str(call.target))
+    target = str(call.target) if hasattr(call.target, "_schema") else call.target.__name__
+    tally.targets.add(target)
     tally.calls += 1
-    target = str(call.target)
     proven = tally.proven.setdefault(target, Proven())
     proven.samples += 1
     try:

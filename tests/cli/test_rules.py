@@ -1,0 +1,20 @@
+"""`shardlang rules`: the table, and how much of DTensor's it covers."""
+
+from __future__ import annotations
+
+from tests.commands import document, shardlang
+
+
+def test_the_document_lists_rules_and_coverage() -> None:
+    found = document("rules")
+    names = {row["op"] for row in found["rules"]}
+    assert {"aten.linear.default", "aten.view.default", "aten.conv2d.default"} <= names
+    assert found["dtensor"]["percent"] >= 85
+    assert not names.intersection(found["dtensor"]["missing"])
+
+
+def test_a_name_narrows_the_list() -> None:
+    status, out, _ = shardlang("rules", "aten.cat.")
+    assert status == 0
+    assert out.splitlines()[0].startswith("aten.cat.default")
+    assert "1 rules" in out
