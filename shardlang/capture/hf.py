@@ -30,8 +30,8 @@ TASKS: dict[str, str] = {
     "ctc": "AutoModelForCTC",
 }
 _BUILD_OPTIONS = ("attn_implementation", "experts_implementation", "dtype")
-TRACEABLE_EXPERTS = "batched_mm"
-"""The implementation of mixtures of experts that traces to ordinary operators."""
+TRACEABLE_EXPERTS = "grouped_mm"
+"""The implementation of mixtures of experts that is traced token by token."""
 
 _VOCABULARY_LABELS = ("causal-lm", "masked-lm", "seq2seq-lm", "speech-seq2seq")
 _TOKEN_LABELS = (*_VOCABULARY_LABELS, "token-classification")
@@ -45,7 +45,7 @@ class HfSource(ModelSource):
     whose weights are then the initial ones. Options: `task` (a key of `TASKS`; without it the
     configuration's `architectures`), `mode`, `attn_implementation`, `experts_implementation`,
     `dtype`; any other is an attribute of the configuration to change. Mixtures of experts default
-    to `TRACEABLE_EXPERTS`: transformers' own default traces to one opaque operator.
+    to `TRACEABLE_EXPERTS`: the one of transformers' that branches on the data cannot be traced.
     """
 
     def __init__(self, path: Path | str, **options: Any) -> None:

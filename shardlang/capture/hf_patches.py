@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
+from shardlang.capture.hf_experts import experts_forward
 from shardlang.capture.source import InputSpec
 
 
@@ -21,6 +22,8 @@ def export_patches(inputs: Sequence[InputSpec]) -> Iterator[None]:
     Under tracing, transformers cannot look at position ids to see whether sequences are packed, and
     builds a mask for packed ones in every model. Positions that the model counts itself are never
     packed, so without a `position_ids` input the check has a known answer.
+
+    Mixtures of experts are traced without their sort of all tokens by expert, see `hf_experts`.
     """
     masking: Any = sys.modules.get("transformers.masking_utils")
     with contextlib.ExitStack() as stack:
@@ -29,6 +32,10 @@ def export_patches(inputs: Sequence[InputSpec]) -> Iterator[None]:
         given = any(spec.name == "position_ids" for spec in inputs)
         if hasattr(masking, "find_packed_sequence_indices") and not given:
             stack.enter_context(mock.patch.object(masking, "find_packed_sequence_indices", _none))
+        experts: Any = sys.modules.get("transformers.integrations.moe")
+        if hasattr(experts, "ALL_EXPERTS_FUNCTIONS"):
+            known = experts.ALL_EXPERTS_FUNCTIONS._global_mapping
+            stack.enter_context(mock.patch.dict(known, grouped_mm=experts_forward))
         yield
 
 

@@ -151,9 +151,21 @@ def rule(*ops: Any, spec: Spec, **options: Any) -> None:
             RULES[overload] = declared
 
 
+LATE: dict[str, OpRule] = {}
+"""Qualified name to the rule of an op that another package registers when it is imported."""
+
+
+def late_rule(name: str, *, spec: Spec, **options: Any) -> None:
+    """Declare the rule of an op, `package::op`, that need not be registered yet."""
+    LATE[name] = OpRule(spec, **options)
+
+
 def find(target: Any) -> OpRule | None:
     """The rule of an op, or None."""
-    return RULES.get(target)
+    found = RULES.get(target)
+    if found is None and isinstance(target, torch._ops.OpOverload):
+        return LATE.get(target._schema.name)
+    return found
 
 
 def known(ops: Iterable[Any]) -> list[Any]:

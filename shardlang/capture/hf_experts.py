@@ -1,0 +1,40 @@
+"""What transformers' mixtures of experts compute, as products by groups of rows.
+
+transformers sorts the tokens of the whole batch by expert for a matrix product by groups of rows.
+The same product without the sort is token by token, and so can be split along the tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from shardlang.rules.local_grouped import grouped_mm
+
+
+def experts_forward(
+    module: Any, hidden: Tensor, expert_index: Tensor, expert_weights: Tensor
+) -> Tensor:
+    """The forward of a module of experts.
+
+    Shapes: hidden `t d`; the experts chosen for every token, and their weights, `t k`.
+    """
+    chosen = expert_index.shape[-1]
+    groups, scale = expert_index.reshape(-1), expert_weights.reshape(-1, 1)
+    made = hidden.repeat_interleave(chosen, dim=0)
+    made = _project(module, "gate_up_proj" if module.has_gate else "up_proj", made, groups)
+    made = module._apply_gate(made) if module.has_gate else module.act_fn(made)
+    made = _project(module, "down_proj", made, groups)
+    if getattr(module, "has_post_expert_norm", False):
+        made = module.post_expert_norm(made)
+    made = (made * scale).view(hidden.shape[0], chosen, hidden.shape[-1])
+    return made.sum(dim=1).to(hidden.dtype)
+
+
+def _project(module: Any, name: str, x: Tensor, groups: Tensor) -> Tensor:
+    """Every row times its expert's matrix, plus its bias."""
+    weight = getattr(module, name)
+    matrices = weight if module.is_transposed else weight.transpose(1, 2)
+    made: Tensor = grouped_mm(x.to(weight.dtype), matrices, groups)
+    return made + getattr(module, f"{name}_bias")[groups] if module.has_bias else made

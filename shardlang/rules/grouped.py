@@ -1,0 +1,46 @@
+"""Rules of products by groups of rows: mixtures of experts.
+
+Rows and columns are split as those of any product. Split groups give zeros in the rows of groups
+elsewhere, which leaves a partial sum.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from shardlang.ir.rule import Sharding
+from shardlang.rules.call import Call, LocalCall
+from shardlang.rules.local_grouped import grouped_mm_here, grouped_rows_here
+from shardlang.rules.local_shape import place
+from shardlang.rules.registry import late_rule, rule
+
+
+def _local(call: Call, sharding: Sharding) -> LocalCall:
+    """With the groups split, a device multiplies the rows of its own."""
+    groups = sharding.factors["e"]
+    if not groups.axes:
+        return call.replace()
+    return grouped_mm_here, (*call.operands, place(groups), groups.size), {}
+
+
+rule(
+    torch.ops.shardlang.grouped_mm.default,
+    spec="s i, e i o, s -> s o", linear=["x", "weight"], localize=_local, passes=False,
+)  # fmt: skip
+rule(
+    torch.ops.shardlang.grouped_outer.default,
+    spec="s i, s o, s -> e! i o", linear=["x", "y"], passes=False,
+)  # fmt: skip
+
+
+def _local_rows(call: Call, sharding: Sharding) -> LocalCall:
+    rows, groups = sharding.factors["s"], sharding.factors["e"]
+    if not rows.axes and not groups.axes:
+        return call.replace()
+    return grouped_rows_here, (*call.operands, place(rows), place(groups)), {}
+
+
+late_rule(
+    "transformers::grouped_mm_fallback",
+    spec="s i, e i o, n! -> s o", linear=["input", "weight"], localize=_local_rows, passes=False,
+)  # fmt: skip
