@@ -6,6 +6,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from shardlang.ir.compat import DataDependentOutputException, DynamicOutputShapeException
 from shardlang.proof.rules.assignments import assignments
@@ -133,3 +134,9 @@ def _is_refusal(error: Exception) -> bool:
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error)[:200]}".replace("\n", " ")
+
+
+def failures_of(target: Any, *args: Any, **kwargs: Any) -> list[Failure]:
+    """What is wrong with the rule of one call: an empty list where every split of it is right."""
+    call = AtenCall(target, args, kwargs)
+    return list(prove_call(call.target.__name__, call, Tally(), random.Random(0)))
