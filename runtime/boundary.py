@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
 from shardlang.ir import Coord, DimLayout, Layout
+from shardlang.ir.pieces import piece_of
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.pieces import piece_of
 from shardlang.runtime.whole import whole
 
 

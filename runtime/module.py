@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LeafPlacement, LocalProgram
 from shardlang.runtime.boundary import from_dtensor, to_dtensor
 from shardlang.runtime.checks import check_same_program
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.executor import load_program
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.pieces import piece_of
 from shardlang.runtime.regather import Regather
 from shardlang.runtime.whole import whole, whole_on_first
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from shardlang.ir import Axis, Layout
+from shardlang.ir.pieces import freeze, place
 from shardlang.ir.steps import Move, Step
 from shardlang.runtime.groups import Group, Groups
 from shardlang.runtime.parts import Parts, moved_parts, parts_of
-from shardlang.runtime.pieces import freeze, place
 from shardlang.runtime.watch import WATCH
 from shardlang.runtime.wire import Wire
 

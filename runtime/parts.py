@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shardlang.ir import Coord, DimLayout
-from shardlang.runtime.pieces import freeze, place
+from shardlang.ir.pieces import freeze, place
 
 Run = tuple[int, int, int]
 """A stretch of a part: the member, its start within the part, its length."""

@@ -15,15 +15,17 @@ from torch import Tensor, fx
 
 from shardlang.ir import Axis, Coord, Mesh
 from shardlang.ir.here import specialise
+from shardlang.ir.pieces import cut, join, pad, piece_of
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
 from shardlang.ir.steps import Move, Step
-from shardlang.runtime.pieces import cut, join, pad, piece_of
 
 PerDevice = list[Any]
 Watch = Callable[[fx.Node, PerDevice], None]
 
 
-def move_all(move: Move, step: Step, xs: Sequence[Tensor], mesh: Mesh, *, backward: bool) -> list[Tensor]:
+def move_all(
+    move: Move, step: Step, xs: Sequence[Tensor], mesh: Mesh, *, backward: bool
+) -> list[Tensor]:
     """Do one move on all devices at once."""
     axes = step.backward_axes if backward else step.axes
     if move is Move.NOTHING:

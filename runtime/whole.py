@@ -9,9 +9,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from shardlang.ir import Coord, Layout
+from shardlang.ir.pieces import freeze, place
 from shardlang.runtime.groups import Group, Groups
 from shardlang.runtime.parts import positions_of
-from shardlang.runtime.pieces import freeze, place
 from shardlang.runtime.wire import Wire
 
 

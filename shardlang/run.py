@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from shardlang.capture import load_plain, make_inputs, materialize
 from shardlang.capture.nest import tensors
 from shardlang.driver import Compiled
+from shardlang.ir.pieces import piece_of
 from shardlang.runtime.data import IDS, Batch, byte_batches
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.module import ShardedModule
 from shardlang.runtime.optim import DEFAULT
-from shardlang.runtime.pieces import piece_of
 from shardlang.runtime.train import PlainTrainee, Recipe, Record, ShardedTrainee, train
 
 

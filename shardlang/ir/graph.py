@@ -12,9 +12,8 @@ from torch import Tensor, fx
 
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
-from shardlang.ir.program import apply_step, apply_steps
 from shardlang.ir.rule import Sharding
-from shardlang.ir.steps import Step
+from shardlang.ir.steps import Step, apply_step, apply_steps
 
 
 def constrain(x: Tensor) -> Tensor:

@@ -7,21 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
-from shardlang.ir.steps import Step
+from shardlang.ir.steps import apply_step, apply_steps
+from shardlang.ir.text import graph_text
 
-
-def apply_step(x: Tensor, step: Step) -> Tensor:
-    """Placeholder target of a step node; the simulator and the runtime give it its meaning."""
-    raise AssertionError("a step has no meaning outside a runtime")
-
-
-def apply_steps(xs: tuple[Tensor, ...], steps: tuple[Step, ...]) -> tuple[Tensor, ...]:
-    """Placeholder target of several steps of one kind and group, sent as one call."""
-    raise AssertionError("a step has no meaning outside a runtime")
+__all__ = ["LeafPlacement", "LocalProgram", "ResultPlacement", "apply_step", "apply_steps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +67,6 @@ class LocalProgram:
 
     def text(self) -> str:
         """The program as text, the same on every device."""
-        from shardlang.ir.text import graph_text
-
         names = {leaf.node: leaf.name for leaf in self.leaves}
         return f"mesh {self.mesh}\n{graph_text(self.graph, names)}"
 

@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
+from torch import Tensor
+
 from shardlang.ir.layout import DimLayout, Layout
 from shardlang.ir.mesh import Axis
 
@@ -159,3 +161,13 @@ def sent_bytes(move: Move, step: Step, itemsize: int, axes: tuple[Axis, ...] | N
     if move is Move.PERMUTE:
         return sizes[0] * itemsize
     return 0
+
+
+def apply_step(x: Tensor, step: Step) -> Tensor:
+    """Placeholder target of a step node; the simulator and the runtime give it its meaning."""
+    raise AssertionError("a step has no meaning outside a runtime")
+
+
+def apply_steps(xs: tuple[Tensor, ...], steps: tuple[Step, ...]) -> tuple[Tensor, ...]:
+    """Placeholder target of several steps of one kind and group, sent as one call."""
+    raise AssertionError("a step has no meaning outside a runtime")

@@ -15,9 +15,8 @@ from torch import fx
 
 from shardlang.ir.graph import Stated, is_item, producer, sharding_of
 from shardlang.ir.layout import Layout, printed_type
-from shardlang.ir.program import apply_step, apply_steps
 from shardlang.ir.rule import Sharding
-from shardlang.ir.steps import Step
+from shardlang.ir.steps import Step, apply_step, apply_steps
 
 
 def graph_text(graph: fx.Graph, names: Mapping[str, str] | None = None) -> str:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, fx
 
 from shardlang.ir import Axis, Layout, Mesh
+from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram
 from shardlang.proof.report import TOLERANCE, Mismatch
-from shardlang.runtime.pieces import piece_of
 from shardlang.runtime.simulate import Simulator
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from shardlang.build import Placements, build_graph
 from shardlang.capture import Captured, InputSpec, ModelSource, raise_to_float64, run_graph
+from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram
 from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import run_passes
@@ -17,7 +18,6 @@ from shardlang.proof.eager import compare_eager
 from shardlang.proof.locate import first_difference
 from shardlang.proof.report import TOLERANCE, Mismatch, Report
 from shardlang.proof.values import all_values, cotangents
-from shardlang.runtime.pieces import piece_of
 from shardlang.runtime.simulate import DeviceFault, Simulator
 
 

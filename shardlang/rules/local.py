@@ -17,8 +17,8 @@ from torch import Tensor
 from shardlang.ir.here import PieceAt
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Coord
+from shardlang.ir.pieces import piece_here
 from shardlang.rules.local_shape import Place, indices
-from shardlang.runtime.pieces import piece_here
 
 
 def _lowest(dtype: torch.dtype) -> Any:

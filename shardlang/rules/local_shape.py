@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shardlang.ir.here import LocalIndices, LocalStart, PieceAt
 from shardlang.ir.layout import DimLayout
-from shardlang.runtime.pieces import piece_here
+from shardlang.ir.pieces import piece_here
 
 Place = int | list[int]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from shardlang.ir.here import PieceAt
 from shardlang.ir.layout import DimLayout
-from shardlang.runtime.pieces import peers
+from shardlang.ir.pieces import peers
 
 
 def window_length(outputs: int, extent: int, stride: int) -> int:
@@ -153,6 +153,11 @@ def _own(made: Tensor, dims: Sequence[int], sizes: Sequence[int]) -> Tensor:
     for dim, size in zip(dims, sizes, strict=True):
         made = made.narrow(dim, 0, size)
     return made
+
+
+def keep(x: Tensor, dims: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """Windows cut down to the indices that are this device's own."""
+    return _own(x, dims, sizes)
 
 
 def pool(

@@ -17,10 +17,10 @@ from torch import Tensor, fx
 from shardlang.ir.here import specialise
 from shardlang.ir.layout import DimLayout, Layout, all_pieces_nonempty
 from shardlang.ir.mesh import Axis, Mesh
+from shardlang.ir.pieces import piece_of
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.rules.call import Call
 from shardlang.rules.registry import OpRule, find
-from shardlang.runtime.pieces import piece_of
 
 
 def call_of(op: Any, *args: Any, **kwargs: Any) -> tuple[Call, list[Tensor]]:

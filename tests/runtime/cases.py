@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from shardlang.ir import Axis, Coord, DimLayout, Layout, Mesh
+from shardlang.ir.pieces import peers, piece_of
 from shardlang.ir.steps import Step
-from shardlang.runtime.pieces import peers, piece_of
 
 A4 = Axis("a", 4)
 A, B = Axis("a", 2), Axis("b", 2)

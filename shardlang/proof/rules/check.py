@@ -15,13 +15,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from shardlang.ir.graph import GraphLeaf, GraphResult, ShardGraph, sharding_of
 from shardlang.ir.layout import DimLayout, Layout
 from shardlang.ir.mesh import Mesh
+from shardlang.ir.pieces import piece_of
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.passes.bind_rules import BindRules
 from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import REWRITE
 from shardlang.proof.rules.assignments import Assignment
 from shardlang.proof.rules.calls import AtenCall
-from shardlang.runtime.pieces import piece_of
 from shardlang.runtime.simulate import Simulator
 
 PARTS = 7
