@@ -7,12 +7,14 @@ a fused projection cut into its parts stays local.
 from __future__ import annotations
 
 import torch
+from torch import fx
 
 from shardlang.ir.here import LocalSize, size_at
 from shardlang.ir.layout import join_blocks
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
-from shardlang.rules.registry import rule
+from shardlang.rules.registry import Emit, rule
+from shardlang.rules.window import Sliding, moved
 from shardlang.rules.writing import arrow, blocks, names, swapped
 
 aten = torch.ops.aten
@@ -126,9 +128,22 @@ def _strided(size: int, start: int, end: int, step: int) -> tuple[str, str]:
     return "n!", "m!"
 
 
+TRIMMED = 2
+"""A slice that leaves out no more than so many indices is taken as a shift of the dim; one that
+leaves out more, as a part of a packed dim."""
+
+
+def _is_trim(call: Call) -> bool:
+    size = call.shapes[0][call.dim()]
+    start, end, step = _bounds(call, size)
+    return step == 1 and start < end < start + size and size - TRIMMED <= end - start
+
+
 def _slice_dims(call: Call, at: int) -> tuple[str, str]:
     size = call.shapes[0][at]
     start, end, step = _bounds(call, size)
+    if "src" not in call.names and _is_trim(call):
+        return f"x{at}~", f"y{at}@x{at}"
     if step > 1:
         return _strided(size, start, end, step)
     if end <= start:
@@ -174,13 +189,20 @@ def _local_narrow(call: Call, sharding: Sharding) -> LocalCall:
     return call.replace(start=start, length=size_at(sharding.factors["mid"]))
 
 
+def _lower_slice(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+    """A dim shortened by a few indices: neighbours hand them on."""
+    at, size = call.dim(), call.shapes[0][call.dim()]
+    start, _, _ = _bounds(call, size)
+    return moved(call["self"], sharding, emit, [Sliding(at, at, size, 1, pad=-start)])
+
+
 rule(
     aten.slice.Tensor, aten.slice_copy.Tensor,
-    spec=_slice, linear=["self"], localize=_local_slice,
+    spec=_slice, linear=["self"], localize=_local_slice, lower=_lower_slice,
 )  # fmt: skip
 rule(
     aten.narrow.default, aten.narrow_copy.default,
-    spec=_slice, linear=["self"], localize=_local_narrow,
+    spec=_slice, linear=["self"], localize=_local_narrow, lower=_lower_slice,
 )  # fmt: skip
 rule(
     aten.slice_scatter.default,

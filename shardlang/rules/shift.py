@@ -1,14 +1,17 @@
 """Rules of ops that move elements along dims: roll, flip, rot90 and padding.
 
-The dims that they move along stay whole.
+The dims that they move along stay whole, but for padding with a constant.
 """
 
 from __future__ import annotations
 
 import torch
+from torch import fx
 
+from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call
-from shardlang.rules.registry import rule
+from shardlang.rules.registry import Emit, rule
+from shardlang.rules.window import Sliding, moved
 from shardlang.rules.writing import arrow, names, with_whole
 
 aten = torch.ops.aten
@@ -55,20 +58,43 @@ def padded(call: Call) -> set[int]:
     return {rank - 1 - i // 2 for i, amount in enumerate(pad) if amount}
 
 
+def _is_constant(call: Call) -> bool:
+    return bool(call.get("mode", "constant") == "constant")
+
+
 def _pad(call: Call) -> str:
-    chosen = padded(call)
-    before = names(len(call.shapes[0]))
-    after = [f"p{i}!" if i in chosen else dim for i, dim in enumerate(before)]
-    return arrow([with_whole(before, chosen)], [after])
+    """Padding with a constant may be split, with an exchange of edges; other paddings are whole."""
+    chosen, dims = padded(call), names(len(call.shapes[0]))
+    mark, tie = ("~", "@x{}") if _is_constant(call) else ("!", "!")
+    before = [f"x{i}{mark}" if i in chosen else dim for i, dim in enumerate(dims)]
+    after = [f"y{i}{tie.format(i)}" if i in chosen else dim for i, dim in enumerate(dims)]
+    return arrow([before], [after])
+
+
+def _lower_pad(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+    """Whole dims are padded as they are, split ones by windows."""
+    rank, pad, shape = len(call.shapes[0]), list(call["pad"]), call.shapes[0]
+    shifts = [Sliding(d, d, shape[d], 1, pad=pad[2 * (rank - 1 - d)]) for d in padded(call)]
+    for one in shifts:
+        if one.split_in(sharding):
+            place = 2 * (rank - 1 - one.dim)
+            pad[place : place + 2] = [0, 0]
+    x: fx.Node = call["self"]
+    fill = call["value"] or 0
+    if any(pad):
+        x = emit(aten.constant_pad_nd.default, x, pad, fill)
+    return moved(x, sharding, emit, shifts, fill)
 
 
 def _pad_linear(call: Call) -> list[str]:
     """Every padding but that with another constant than 0 is linear."""
-    constant = call.get("mode", "constant") == "constant"
-    return [] if constant and call["value"] else ["self"]
+    return [] if _is_constant(call) and call["value"] else ["self"]
 
 
-rule(aten.constant_pad_nd.default, aten.pad.default, spec=_pad, linear=_pad_linear)
+rule(
+    aten.constant_pad_nd.default, aten.pad.default,
+    spec=_pad, linear=_pad_linear, lower=_lower_pad,
+)  # fmt: skip
 
 
 def _pad_edges(call: Call) -> str:

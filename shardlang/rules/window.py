@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import fx
 
-from shardlang.ir.here import Piece
+from shardlang.ir.here import Piece, size_at
 from shardlang.ir.layout import DimLayout, Layout
 from shardlang.ir.rule import Sharding
 from shardlang.rules import local_window
@@ -132,3 +132,26 @@ rule(
     spec=_window_spec, linear=lambda call: [] if call["fill"] else ["x edges"],
     localize=_local_window,
 )  # fmt: skip
+
+
+def _keep_spec(call: Call) -> str:
+    dims = names(len(call.shapes[0]))
+    return arrow([dims], [[f"y{i}@{d}" if i in call["dims"] else d for i, d in enumerate(dims)]])
+
+
+def _local_keep(call: Call, sharding: Sharding) -> LocalCall:
+    result = sharding.result().dims
+    return call.replace(sizes=[size_at(result[dim]) for dim in call["dims"]])
+
+
+rule(local_window.keep, spec=_keep_spec, linear=["x"], localize=_local_keep)
+
+
+def moved(
+    x: fx.Node, sharding: Sharding, emit: Emit, shifts: Sequence[Sliding], fill: float = 0.0
+) -> fx.Node:
+    """Split dims padded (or, by less than 0, cut) at either end: windows of the same elements."""
+    split = [one for one in shifts if one.split_in(sharding)]
+    sizes = [sharding.factors[f"y{one.number}"].size for one in split]
+    windows = halo(x, sharding, emit, split, fill)
+    return emit(local_window.keep, windows, [one.dim for one in split], sizes)

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import shardlang.rules.conv
-import shardlang.rules.pool  # noqa: F401
+import shardlang.rules.join
+import shardlang.rules.pool
+import shardlang.rules.shift  # noqa: F401
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.proof.rules.calls import AtenCall
@@ -32,6 +34,8 @@ def _x(*shape: int) -> torch.Tensor:
         (aten.max_pool2d.default, (_x(2, 4, 9, 7), [3, 3], [2, 2], [1, 1])),
         (aten.avg_pool2d.default, (_x(2, 4, 9, 7), [3, 2], [2, 1], [1, 0])),
         (aten.adaptive_avg_pool2d.default, (_x(2, 4, 9, 6), [1, 3])),
+        (aten.constant_pad_nd.default, (_x(5, 7), [1, 2, 0, -1], 2.5)),
+        (aten.slice.Tensor, (_x(5, 11), 1, 1, -1)),
     ],
 )
 def test_every_split(op: object, args: tuple[object, ...]) -> None:

@@ -29,9 +29,9 @@ def read_table(path: Path = PATH) -> dict[str, Proven]:
     for line in path.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
         if len(cells) == 6 and cells[1].isdigit():
-            numbers = [int(cell) for cell in cells[1:5]]
+            samples, splits, failures, refused = (int(cell) for cell in cells[1:5])
             rule = cells[5].strip("`").replace("\\|", "|")
-            found[cells[0].strip("`")] = Proven(*numbers, rule)
+            found[cells[0].strip("`")] = Proven(samples, splits, failures, refused, rule)
     return found
 
 
