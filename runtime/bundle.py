@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shardlang.runtime.moves import Action, Exchange, Gather, Reduce, Scatter, named
+from shardlang.runtime.moves import Action, Exchange, Gather, Reduce, Scatter
+from shardlang.runtime.watch import named
 
 Actions = list[Action]
 Tensors = Sequence[Tensor]
@@ -52,7 +53,7 @@ def _each(moves: Actions, xs: Tensors) -> list[Tensor]:
 def _reduce(moves: Sequence[Reduce], xs: Tensors) -> list[Tensor]:
     first = moves[0]
     flat = torch.cat([x.reshape(-1) for x in xs])
-    reduced = named(first.label, first.wire.all_reduce, flat, first.op)
+    reduced = named(first.label, first.wire.all_reduce, flat, first.op, True)
     parts = reduced.split_with_sizes([x.numel() for x in xs])
     return [part.view(x.shape) for part, x in zip(parts, xs, strict=True)]
 

@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from shardlang.ir import Axis, Mesh
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.watch import WATCH
 
 TIMEOUT_S = 600.0
 """How long a rank waits in one collective before the run ends."""
@@ -151,6 +152,7 @@ def join(mesh: Mesh, kind: str = "cpu", timeout_s: float = TIMEOUT_S) -> Groups:
     check_world_size(mesh)
     rank = int(os.environ.get("RANK", "0"))
     device = choose_device(kind, int(os.environ.get("LOCAL_RANK", "0")))
+    WATCH.starts_only = device.type == "cuda"
     if mesh.devices > 1 and not dist.is_initialized():
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",

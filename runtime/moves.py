@@ -20,7 +20,7 @@ from shardlang.ir.pieces import freeze, place
 from shardlang.ir.steps import Move, Step
 from shardlang.runtime.groups import Group, Groups
 from shardlang.runtime.parts import Parts, moved_parts, parts_of
-from shardlang.runtime.watch import WATCH
+from shardlang.runtime.watch import named
 from shardlang.runtime.wire import Wire
 
 Shape = tuple[int, ...]
@@ -35,12 +35,7 @@ class Reduce:
     label: str
 
     def __call__(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
-            return self.wire.all_reduce(x, self.op)
-        WATCH.now = self.label
-        out = self.wire.all_reduce(x, self.op)
-        WATCH.now = ""
-        return out
+        return named(self.label, self.wire.all_reduce, x, self.op)
 
 
 @dataclass(slots=True)
@@ -138,16 +133,6 @@ class Exchange:
         return self.received.join(
             [p.view(shape) for p, shape in zip(pieces, self.shapes, strict=True)]
         )
-
-
-def named(label: str, call: Callable[..., Tensor], *args: object) -> Tensor:
-    """Make a call while its name stands in the watch."""
-    if torch.compiler.is_compiling():
-        return call(*args)
-    WATCH.now = label
-    out = call(*args)
-    WATCH.now = ""
-    return out
 
 
 def _grown(x: Tensor, dim: int, missing: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule
-from shardlang.runtime.moves import named
+from shardlang.runtime.watch import named
 from shardlang.runtime.wire import Wire
 
 _KINDS: dict[str, Callable[..., torch.optim.Optimizer]] = {

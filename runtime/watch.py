@@ -5,15 +5,43 @@ When a peer dies or never arrives, the name in the slot is what the person needs
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
 
 class Watch:
-    """The slot. `now` is empty outside collectives; `step` counts the calls."""
+    """The slot.
 
-    __slots__ = ("now",)
+    `now` is empty outside collectives. Where calls return before they are done (`starts_only`, on
+    GPUs) the last name stays, since the wait for it comes later.
+    """
+
+    __slots__ = ("now", "starts_only")
 
     def __init__(self) -> None:
         self.now = ""
+        self.starts_only = False
 
 
 WATCH = Watch()
 """The slot of this process."""
+
+
+def named(label: str, call: Callable[..., T], *args: Any) -> T:
+    """Make a call while its name stands in the watch; an error that it raises bears the name."""
+    if torch.compiler.is_compiling():
+        return call(*args)
+    WATCH.now = label
+    try:
+        out = call(*args)
+    except RuntimeError as error:
+        if hasattr(error, "add_note"):
+            error.add_note(f"in {label}")
+        raise
+    if not WATCH.starts_only:
+        WATCH.now = ""
+    return out

@@ -52,8 +52,11 @@ class Wire:
         self._scatter_options = _options(ReduceScatterOptions, dist.ReduceOp.SUM)
         self._exchange_options = _options(AllToAllOptions)
 
-    def all_reduce(self, x: Tensor, op: str = "sum") -> Tensor:
-        """The sum (or max, or min) over the members, on every member."""
+    def all_reduce(self, x: Tensor, op: str = "sum", spare: bool = False) -> Tensor:
+        """The sum (or max, or min) over the members, on every member.
+
+        A `spare` tensor is no longer needed and may hold the result.
+        """
         if self.size == 1 or x.numel() == 0:
             return x
         if x.dtype in _REDUCED_AS:
@@ -63,7 +66,7 @@ class Wire:
         if torch.compiler.is_compiling():
             reduced = torch.ops._c10d_functional.all_reduce(x.contiguous(), op, self.name)
             return _wait(reduced)
-        out = x.clone(memory_format=torch.contiguous_format)
+        out = x if spare else x.clone(memory_format=torch.contiguous_format)
         self._group.allreduce([out], self._reduce_options[op]).wait()
         return out
 
@@ -71,7 +74,10 @@ class Wire:
         """An all-reduce of two members: each sends the other all that it has."""
         sizes = [0, 0]
         sizes[1 - self.index] = x.numel()
-        return _LOCAL[op](self.exchange(x.view(-1), sizes, sizes).view(x.shape), x)
+        received = self.exchange(x.view(-1), sizes, sizes).view(x.shape)
+        if torch.compiler.is_compiling():
+            return _LOCAL[op](received, x)
+        return _LOCAL[op](received, x, out=received)
 
     def all_gather(self, x: Tensor) -> Tensor:
         """The members' tensors one after the other, flat; all have the same size."""
