@@ -50,7 +50,7 @@ LINEAR_UNARY = """
     _conj _conj_physical _lazy_clone _neg_view alias alias_copy clone conj conj_physical contiguous
     deg2rad lift lift_fresh lift_fresh_copy neg negative positive rad2deg resolve_conj
     resolve_neg _to_copy _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long
-    chalf
+    _cast_Byte _cast_Char _cast_Short chalf pin_memory _to_cpu
 """
 
 BACKWARD = """

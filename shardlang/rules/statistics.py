@@ -10,7 +10,6 @@ import torch
 from shardlang.ir.here import size_at
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
-from shardlang.rules.notation import Refusal
 from shardlang.rules.registry import rule
 from shardlang.rules.shapes import reduction, signature, whole
 from shardlang.rules.writing import names as names_of
@@ -48,11 +47,6 @@ def _counted(call: Call) -> str:
 rule(aten.histc, spec=_counted, detached=True)
 
 
-def _bins(call: Call) -> str:
-    raise Refusal("the length of the result depends on the data")
-
-
-rule(aten.bincount, spec=_bins)
 rule(
     aten.cov, aten.corrcoef, aten.histogram, aten.ctc_loss.IntList, aten.ctc_loss.Tensor,
     aten.segment_reduce, aten.combinations, aten.cartesian_prod, spec=whole,

@@ -46,6 +46,7 @@ def own_calls() -> Iterator[AtenCall]:
     yield from _attention()
     yield from _random()
     yield from _lookups()
+    yield from _recurrent()
     yield from _pointwise()
 
 
@@ -175,6 +176,23 @@ def _random() -> Iterator[AtenCall]:
     yield _call(aten.bernoulli.p, x, 0.3)
     yield _call(aten.normal.Tensor_Tensor, x, x.abs())
     yield _call(aten.normal.Tensor_float, x, 2.0)
+
+
+def _recurrent() -> Iterator[AtenCall]:
+    def weights(gates: int, hidden: int, *sizes: int) -> list[Tensor]:
+        rows = gates * hidden
+        made = [
+            [numbers(rows, n), numbers(rows, hidden), numbers(rows), numbers(rows)] for n in sizes
+        ]
+        return [one for layer in made for one in layer]
+
+    x, options = numbers(4, 5, 3), (True, 2, 0.0, True, False, False)
+    states = [numbers(2, 5, 6), numbers(2, 5, 6, seed=1)]
+    yield _call(aten.lstm.input, x, states, weights(4, 6, 3, 6), *options)
+    yield _call(aten.gru.input, x, states[0], weights(3, 6, 3, 6), *options)
+    row, old = numbers(5, 3), [numbers(5, 6), numbers(5, 6, seed=1)]
+    yield _call(aten.lstm_cell.default, row, old, *weights(4, 6, 3))
+    yield _call(aten.gru_cell.default, row, old[0], *weights(3, 6, 3))
 
 
 def _lookups() -> Iterator[AtenCall]:
