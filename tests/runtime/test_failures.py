@@ -49,7 +49,7 @@ def test_workers_end_with_their_supervisor(number: signal.Signals, tmp_path: Pat
     )
     pids = [_pid(tmp_path / str(rank)) for rank in range(2)]
     supervisor.send_signal(number)
-    assert supervisor.wait(20) != 0
+    assert supervisor.wait(40) != 0
     deadline = time.monotonic() + 10
     while any(_alive(pid) for pid in pids):
         assert time.monotonic() < deadline, "a worker outlives its supervisor"
