@@ -18,7 +18,12 @@ _STEPS: dict[str, Style] = {
 }
 """One shape and colour for each collective."""
 
-_LOCAL: Style = {"shape": "hexagon", "fillcolor": "#f3f4f6", "color": "#6b7280"}
+_LOCAL: Style = {
+    "shape": "box",
+    "style": "rounded,filled,dashed",
+    "fillcolor": "#f3f4f6",
+    "color": "#6b7280",
+}
 """Steps that send nothing forward, only their gradient."""
 
 _KINDS: dict[str, Style] = {
@@ -39,11 +44,6 @@ _LEGEND = {
     "op": "op",
 }
 
-_NOTES = """@tp split over tp, +tp a summand on each tp device,
-~tp whole, each tp device with a summand of the gradient;
-bytes: sent by the busiest device; grad: what the gradient needs;
-red: the layout has still to be changed"""
-
 _HEAD = """digraph "{title}" {{
   graph [rankdir=TB, ranksep=0.3, nodesep=0.25, fontname="Helvetica", fontsize=12, labelloc=t,
     label="{label}", compound=true]
@@ -57,7 +57,7 @@ def dot_text(picture: Picture, title: str, mesh: Mesh) -> str:
     lines = [_HEAD.format(title=escape(title), label=escape(label))]
     lines += _cluster(picture, "", 1)
     lines += _arrows(picture)
-    lines += _legend(picture)
+    lines += _legend(picture, mesh)
     return "\n".join([*lines, "}"]) + "\n"
 
 
@@ -146,7 +146,7 @@ def _arrows(picture: Picture) -> Iterator[str]:
         yield f"  {quote(arrow.source)} -> {quote(arrow.target)}{end}"
 
 
-def _legend(picture: Picture) -> Iterator[str]:
+def _legend(picture: Picture, mesh: Mesh) -> Iterator[str]:
     """A table of the colours that occur."""
     boxes = list(picture.boxes.values())
     rows = [
@@ -162,9 +162,25 @@ def _legend(picture: Picture) -> Iterator[str]:
         f'<td bgcolor="{style["fillcolor"]}" border="1" color="{style["color"]}">{text}</td>'
         for text, style in rows
     )
-    notes = f'<tr><td colspan="{len(rows)}" align="left">{html(_NOTES)}</td></tr>'
+    notes = f'<tr><td colspan="{len(rows)}" align="left">{html(_notes(picture, mesh))}</td></tr>'
     table = f'<table border="0" cellborder="0" cellspacing="4"><tr>{cells}</tr>{notes}</table>'
     yield f"  legend [shape=plaintext, fillcolor=white, label=<{table}>]"
+
+
+def _notes(picture: Picture, mesh: Mesh) -> str:
+    """What the marks in types and boxes mean, as far as they occur."""
+    axis = mesh.axes[-1].name
+    texts = [line for arrow in picture.arrows.values() for line in arrow.lines]
+    for box in picture.boxes.values():
+        texts += [line for lines in (box.lines, *box.params) for line in lines]
+    notes = {
+        "@": f"@{axis} split over {axis}",
+        " +": f"+{axis} a summand on each {axis} device",
+        " ~": f"~{axis} whole, each {axis} device with a summand of the gradient",
+        "grad: ": "grad: the collective of the gradient; bytes: what the busiest device sends",
+        "needs": "needs, red: the layout has still to be changed",
+    }
+    return "\n".join(note for mark, note in notes.items() if any(mark in text for text in texts))
 
 
 def _attributes(style: Style) -> str:

@@ -69,11 +69,13 @@ def join_light(picture: Picture) -> Picture:
         one, other = group[source], group[target]
         if one == other or not _alike(picture.boxes[source], picture.boxes[target]):
             continue
-        if _only_direct(net, one, other):
-            for name in members.pop(other):
-                group[name] = one
-                members[one].append(name)
-            _contract(net, one, other)
+        last = max(order[name] for name in members[other])
+        if _only_direct(net, one, other, order, last):
+            kept, gone = sorted((one, other), key=order.__getitem__)
+            for name in members.pop(gone):
+                group[name] = kept
+                members[kept].append(name)
+            _contract(net, kept, gone)
     names: dict[str, str | None] = dict(group)
     joined = {
         name: _joined(name, [picture.boxes[n] for n in sorted(inside, key=order.__getitem__)])
@@ -88,10 +90,21 @@ def _alike(one: Box, other: Box) -> bool:
     return light and one.kind == other.kind == "op" and one.module == other.module
 
 
-def _only_direct(net: nx.DiGraph, one: str, other: str) -> bool:
-    """Whether nothing lies between two neighbours, so that joining them makes no circle."""
-    between = [after for after in net.successors(one) if after != other]
-    return not any(other in nx.descendants(net, after) for after in between)
+def _only_direct(net: nx.DiGraph, one: str, other: str, order: dict[str, int], last: int) -> bool:
+    """Whether nothing lies between two neighbours, so that joining them makes no circle.
+
+    A group has the name of its first member, so what comes after `last` leads nowhere.
+    """
+    todo = [after for after in net.successors(one) if after != other]
+    seen: set[str] = set()
+    while todo:
+        name = todo.pop()
+        if name == other:
+            return False
+        if name not in seen and order[name] <= last:
+            seen.add(name)
+            todo += net.successors(name)
+    return True
 
 
 def _contract(net: nx.DiGraph, one: str, other: str) -> None:
@@ -140,7 +153,8 @@ def join_parameters(picture: Picture) -> Picture:
             reader = picture.boxes[readers[0].target]
             if reader.kind == "op" and reader.module == box.module:
                 names[name] = None
-                params.setdefault(reader.id, []).append(box.lines)
+                needs = readers[0].lines[-1:] if readers[0].moves else ()
+                params.setdefault(reader.id, []).append((*box.lines, *needs))
     made = picture.renamed(names)
     for name, lines in params.items():
         made.boxes[name] = replace(made.boxes[name], params=tuple(lines))

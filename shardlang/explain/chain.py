@@ -1,0 +1,145 @@
+"""The chain of ops and statements that gave a value its layout along one axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from torch import fx
+
+from shardlang.explain.types import Link
+from shardlang.ir.graph import ShardGraph, constrain, home, producer, sharding_of
+from shardlang.ir.mesh import Axis
+from shardlang.ir.rule import Origin
+from shardlang.passes.flow import operands_of
+from shardlang.plan.names import Names, op_name
+
+_SHOWN = 3
+"""Ops that pass a layout on which are shown at each end of a long chain."""
+
+
+class Chains:
+    """Follows origins through a propagated graph."""
+
+    def __init__(self, graph: ShardGraph, names: Names) -> None:
+        self.graph, self.names = graph, names
+        self.nodes: dict[str, fx.Node] = {node.name: node for node in graph.graph.nodes}
+
+    def links(self, node: fx.Node, axis: Axis) -> tuple[Link, ...]:
+        """The reasons why `axis` is where it is in the op that made a value, the nearest first."""
+        return tuple(_shortened(list(self._walk(node, axis))))
+
+    def _walk(self, start: fx.Node, axis: Axis) -> Iterator[Link]:
+        node: fx.Node | None = producer(start)[0]
+        seen: set[fx.Node] = set()
+        while node is not None and node not in seen:
+            seen.add(node)
+            origin = sharding_of(node).origins.get(axis)
+            if origin is None:
+                node = self._split_operand(node, axis)
+                continue
+            yield self._link(node, axis, origin)
+            node = self._before(node, axis, origin)
+
+    def _before(self, node: fx.Node, axis: Axis, origin: Origin) -> fx.Node | None:
+        """Where a chain goes on."""
+        if origin.reason in ("stated", "stored"):
+            return None
+        source = self.nodes.get(origin.source)
+        if source is None or source is node:
+            return self._split_operand(node, axis)
+        return producer(source)[0] if source.op != "output" else None
+
+    def _split_operand(self, node: fx.Node, axis: Axis) -> fx.Node | None:
+        """The op that made the first operand which the axis splits, or which is partial over it."""
+        for operand in operands_of(node):
+            layout = home(operand)
+            if layout.dim_of(axis) is not None or axis in layout.partial:
+                return producer(operand)[0]
+        return None
+
+    def _link(self, node: fx.Node, axis: Axis, origin: Origin) -> Link:
+        write = _SENTENCES.get(origin.reason)
+        if write is None and origin.reason.startswith("cheapest"):
+            write = _cheapest
+        text = (write or _other)(self, node, axis, origin)
+        place = origin.source if origin.reason == "stated" else ""
+        source = "" if place else str(node.meta.get("source", ""))
+        return Link(text, place, spec_line(place), source)
+
+    def where(self, node: fx.Node) -> str:
+        """An op as a person names it: `linear` in `model.lm_head`."""
+        if node.op == "placeholder":
+            return f"`{self.names(node)}`"
+        module = node.meta.get("module", "")
+        return f"`{op_name(node)}`" + (f" in `{module}`" if module else "")
+
+    def is_operand(self, node: fx.Node, other: fx.Node | None) -> bool:
+        """Whether a node reads what another one makes."""
+        return any(
+            operand is other or producer(operand)[0] is other for operand in operands_of(node)
+        )
+
+
+Write = Callable[[Chains, fx.Node, Axis, Origin], str]
+
+
+def _stated(chains: Chains, node: fx.Node, axis: Axis, origin: Origin) -> str:
+    name = chains.names(node.args[0] if node.target is constrain else node)  # type: ignore[arg-type]
+    return f"`{name}` is stated so"
+
+
+def _stored(chains: Chains, node: fx.Node, axis: Axis, origin: Origin) -> str:
+    return f"{chains.where(node)} is stored over {axis}, on the largest dim that divides"
+
+
+def _claimed(chains: Chains, node: fx.Node, axis: Axis, origin: Origin) -> str:
+    name = chains.names.by_node_name(origin.source)
+    return f"{chains.where(node)} is split over {axis} as its parameter `{name}` is"
+
+
+def _flows(chains: Chains, node: fx.Node, axis: Axis, origin: Origin) -> str:
+    source = chains.nodes.get(origin.source)
+    if source is None:
+        return f"{chains.where(node)} takes it from `{origin.source}`"
+    if chains.is_operand(node, source):
+        return f"{chains.where(node)} carries it on from what it reads"
+    return f"{chains.where(node)} takes it from its reader {chains.where(source)}"
+
+
+def _cheapest(chains: Chains, node: fx.Node, axis: Axis, origin: Origin) -> str:
+    return f"{chains.where(node)} is split so because that moves the fewest bytes"
+
+
+def _other(chains: Chains, node: fx.Node, axis: Axis, origin: Origin) -> str:
+    return f"{chains.where(node)}: {origin.reason}"
+
+
+_SENTENCES: dict[str, Write] = {
+    "stated": _stated,
+    "stored": _stored,
+    "claimed by a stated parameter": _claimed,
+    "flows from": _flows,
+}
+
+
+def _shortened(links: list[Link]) -> Iterator[Link]:
+    """A long chain without its middle."""
+    if len(links) <= 2 * _SHOWN + 1:
+        yield from links
+        return
+    yield from links[:_SHOWN]
+    yield Link(f"… {len(links) - 2 * _SHOWN} more ops carry it")
+    yield from links[-_SHOWN:]
+
+
+def spec_line(place: str) -> str:
+    """The line of a spec at `file.shard:7`, empty where it cannot be read."""
+    file, _, number = place.rpartition(":")
+    if not file or not number.isdigit():
+        return ""
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError):
+        return ""
+    return lines[int(number) - 1].strip() if int(number) <= len(lines) else ""

@@ -1,0 +1,189 @@
+"""explain: why a tensor lies as it does, and why a collective is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from torch import fx
+
+from shardlang.explain.alternatives import alternatives
+from shardlang.explain.chain import Chains
+from shardlang.explain.find import Book, Subject
+from shardlang.explain.types import Alternative, Explanation, Link, Story
+from shardlang.ir.graph import home, is_item, producer, sharding_of
+from shardlang.ir.layout import Layout, printed_type
+from shardlang.ir.mesh import Axis
+from shardlang.ir.steps import Step
+from shardlang.passes.paths import NoPath, find_path
+from shardlang.plan.names import readers, through_steps
+from shardlang.plan.text import bytes_text, shape_text
+from shardlang.plan.traffic import steps_of
+from shardlang.plan.types import CollectiveRow
+
+if TYPE_CHECKING:
+    from shardlang.driver import Compiled
+
+
+def explain(compiled: Compiled, name: str) -> list[Explanation]:
+    """Explain the tensor, collective or module of that name.
+
+    Of a module, what it returns and its collectives are explained.
+
+    Raises:
+        UnknownName: there is nothing of that name.
+    """
+    book = Book(compiled)
+    writer = Writer(book)
+    subject = book.tensor(name)
+    if subject is not None:
+        return [writer.tensor(subject)]
+    found: list[Explanation] = []
+    if book.is_module(name):
+        returned = book.tensor(f"{name}.out")
+        found += [writer.tensor(returned)] if returned is not None else []
+    found += [writer.collective(step) for step in book.collectives_of(name)]
+    if not found and not book.is_module(name):
+        raise book.unknown(name)
+    return found
+
+
+class Writer:
+    """Writes the explanations of one compiled spec."""
+
+    def __init__(self, book: Book) -> None:
+        self.book = book
+        self.chains = Chains(book.propagated, book.names)
+
+    def tensor(self, subject: Subject) -> Explanation:
+        """Why a tensor lies as it does."""
+        layout = home(subject.node)
+        type_ = printed_type(subject.node.meta["val"].dtype, layout)
+        facts = [f"{type_}, local {shape_text(layout.max_local_shape())}"]
+        source = subject.node.meta.get("source")
+        facts += [f"made at {source}"] if source else []
+        stories = [
+            self._story(subject.node, layout, axis) for axis in self.book.propagated.mesh.axes
+        ]
+        rows = [row for row in self.book.plan.collectives if subject.name in row.tensors]
+        return Explanation(
+            subject.name, subject.kind, tuple(facts), tuple(stories), tuple(map(row_text, rows))
+        )
+
+    def _story(self, node: fx.Node, layout: Layout, axis: Axis) -> Story:
+        title = state_text(layout, axis)
+        links = self.chains.links(node, axis)
+        made = self._chosen(node, axis)
+        ways = alternatives(self.book.flow, made, axis) if made is not None else ()
+        choice = self.chains.where(made) if made is not None and len(ways) > 1 else ""
+        if layout.state(axis) in ("I", "R") and not links:
+            links = tuple(self._whole(node, axis))
+        return Story(axis.name, title, links, choice, ways if choice else ())
+
+    def _chosen(self, node: fx.Node, axis: Axis) -> fx.Node | None:
+        """The op nearest to a value whose ways along an axis differ in bytes."""
+        made = producer(node)[0]
+        return made if made.op == "call_function" and "sharding" in made.meta else None
+
+    def _whole(self, node: fx.Node, axis: Axis) -> Iterator[Link]:
+        """Why an axis does not split a value."""
+        made = producer(node)[0]
+        if made.op == "placeholder":
+            yield Link(f"nothing states it split over {axis}, and nothing that it flows to asks")
+            return
+        split = [n for n in self.book.flow.calls[made] if home(n).dim_of(axis) is not None]
+        if not split:
+            yield Link(f"nothing that {self.chains.where(made)} reads is split over {axis}")
+        for operand in split:
+            dim = home(operand).dim_of(axis)
+            name = self.book.names(operand)
+            why = _refusal(made, operand, axis, self.book.flow.calls[made])
+            yield Link(f"`{name}` is split over {axis} on dim {dim}, but {why}")
+
+    def collective(self, name: str) -> Explanation:
+        """Why a collective is there."""
+        node = self.book.steps[name]
+        rows = [row for row in self.book.plan.collectives if row.node == name]
+        value, step = steps_of(node)[0]
+        facts = [row_text(row) for row in rows]
+        dtype = value.meta["val"].dtype
+        facts.append(f"from {printed_type(dtype, step.src)} to {printed_type(dtype, step.dst)}")
+        tensors = rows[0].tensors if rows else (self.book.names(value),)
+        stories = [*self._ends(node, value, step)]
+        way = _through_whole(step, dtype.itemsize, bool(node.meta.get("diff")))
+        if way is not None:
+            stories.append(Story("", "the steps", (), "the change of layout", way))
+        title = ", ".join(tensors[:3]) + (
+            f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
+        )
+        return Explanation(f"{name}: {title}", "collective", tuple(facts), tuple(stories))
+
+    def _ends(self, node: fx.Node, value: fx.Node, step: Step) -> Iterator[Story]:
+        """The op that gives the value, and the first that reads it, along the step's axis."""
+        axis = step.axes[0]
+        made = self.book.nodes.get(through_steps(value).name)
+        if made is not None:
+            links = self.chains.links(made, axis)
+            yield self._end(f"{self.chains.where(producer(made)[0])} gives it", made, axis, links)
+        reader = next((r for r in readers(node) if r.op != "output"), None)
+        read = self.book.nodes.get(reader.name) if reader is not None else None
+        if read is not None and "sharding" in read.meta:
+            links = self.chains.links(read, axis)
+            yield self._end(f"{self.chains.where(read)} reads it", read, axis, links)
+
+    def _end(self, title: str, node: fx.Node, axis: Axis, links: tuple[Link, ...]) -> Story:
+        made = producer(node)[0]
+        ways = alternatives(self.book.flow, made, axis) if not is_item(made) else ()
+        choice = self.chains.where(made) if len(ways) > 1 else ""
+        return Story(axis.name, title, links, choice, ways if choice else ())
+
+
+def state_text(layout: Layout, axis: Axis) -> str:
+    """What a value does along an axis."""
+    dim = layout.dim_of(axis)
+    if dim is not None:
+        return f"{axis} splits dim {dim}"
+    if axis in layout.partial:
+        return f"a partial sum over {axis}"
+    return f"whole over {axis}"
+
+
+def row_text(row: CollectiveRow) -> str:
+    """A row of the plan in one line."""
+    axes = "*".join(row.axes)
+    where = f" in `{row.module}`" if row.module else ""
+    return f"{row.phase} {row.op} over {axes}{where}, {bytes_text(row.bytes)}: {row.reason}"
+
+
+def _refusal(made: fx.Node, operand: fx.Node, axis: Axis, operands: list[fx.Node]) -> str:
+    """Why an op does not take an axis from an operand that it splits."""
+    sharding = sharding_of(made)
+    other = sharding.factor_of(axis)
+    if other is not None:
+        return f"the op is split over {axis} along another dim"
+    found = sharding.read_operand(operands.index(operand), home(operand))
+    names = [name for name, dim in found.items() if axis in dim.axes]
+    if any(name in sharding.rule.whole for name in names):
+        return "the op needs that dim whole"
+    if axis in sharding.closed:
+        return f"a parameter keeps the op whole over {axis}"
+    return "the op does not carry that dim on"
+
+
+def _through_whole(step: Step, itemsize: int, diff: bool) -> tuple[Alternative, ...] | None:
+    """The step itself, and the way through the tensor whole along its axes, in bytes."""
+    whole = Layout(
+        tuple(dim.without(step.axes) for dim in step.src.dims), step.src.partial - set(step.axes)
+    )
+    source, goal = step.src.unlabelled(), step.dst.unlabelled()
+    if whole in (source, goal):
+        return None
+    try:
+        direct = find_path((source,), goal, diff)[2]
+        around = find_path((source,), whole, diff)[2] + find_path((whole,), goal, diff)[2]
+    except NoPath:
+        return None
+    return (
+        Alternative(step.kind, round(direct * itemsize), True),
+        Alternative("through the whole tensor", round(around * itemsize), False),
+    )
