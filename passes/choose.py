@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import fx
 
 from shardlang.ir.graph import home, producer, sharding_of
@@ -90,17 +91,18 @@ def price(flow: Flow, node: fx.Node, option: Option) -> float:
         val = operand.meta["val"]
         diff = bool(operand.meta.get("diff"))
         total += val.dtype.itemsize * move_cost(home(operand), trial.operand(index), diff)
-    for index, val in enumerate(_results(node)):
+    results = _results(node)
+    for index, out in enumerate(results):
         layout = trial.result(index)
         goal = Layout(layout.dims)
         if layout.partial:
-            total += val.dtype.itemsize * move_cost(layout, goal, bool(node.meta.get("diff")))
+            total += out.dtype.itemsize * move_cost(layout, goal, bool(node.meta.get("diff")))
     if trial.needs_lowering():
-        total += 0.01 * sum(math.prod(v.shape) for v in _results(node))
+        total += 0.01 * sum(math.prod(out.shape) for out in results)
     return total
 
 
-def _results(node: fx.Node) -> list[object]:
+def _results(node: fx.Node) -> list[torch.Tensor]:
     val = node.meta["val"]
     return [v for v in val if v is not None] if isinstance(val, (list, tuple)) else [val]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import fx
 
-from shardlang.ir.graph import ShardGraph, is_step, step_of
+from shardlang.ir.graph import ShardGraph, add_step_node, is_step, step_of
 from shardlang.ir.program import apply_step, apply_steps
 from shardlang.passes.type_gradients import local_bytes
 
@@ -62,17 +62,16 @@ def coalesce(graph: ShardGraph, nodes: list[fx.Node]) -> None:
     """Replace single steps on leaves by one call, placed where the first of them stands."""
     values = tuple(node.args[0] for node in nodes)
     steps = tuple(step_of(node) for node in nodes)
+    name = f"{steps[0].kind}_bucket"
+    made = add_step_node(graph.graph, apply_steps, (values, steps), name, nodes[0])
+    made.meta.update(
+        val=tuple(node.meta["val"] for node in nodes),
+        layout=[node.meta["layout"] for node in nodes],
+        diff=True,
+        module="",
+        source=nodes[0].meta.get("source", ""),
+    )
     with graph.graph.inserting_before(nodes[0]):
-        made = graph.graph.create_node(
-            "call_function", apply_steps, (values, steps), name=f"{steps[0].kind}_bucket"
-        )
-        made.meta.update(
-            val=tuple(node.meta["val"] for node in nodes),
-            layout=[node.meta["layout"] for node in nodes],
-            diff=True,
-            module="",
-            source=nodes[0].meta.get("source", ""),
-        )
         items = [graph.graph.call_function(operator.getitem, (made, i)) for i in range(len(nodes))]
     for item, node in zip(items, nodes, strict=True):
         item.meta.update(node.meta)

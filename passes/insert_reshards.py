@@ -14,6 +14,7 @@ from torch import fx
 from shardlang.ir.graph import (
     ShardError,
     ShardGraph,
+    add_step_node,
     describe,
     home,
     is_item,
@@ -82,8 +83,7 @@ class Versions:
 
 def insert_step(graph: ShardGraph, value: fx.Node, step: Step, before: fx.Node) -> fx.Node:
     """Add one step node before a node."""
-    with graph.graph.inserting_before(before):
-        made = graph.graph.create_node("call_function", apply_step, (value, step), name=step.kind)
+    made = add_step_node(graph.graph, apply_step, (value, step), step.kind, before)
     made.meta["val"] = value.meta["val"]
     made.meta["diff"] = value.meta.get("diff", False)
     made.meta["source"] = before.meta.get("source", "") or value.meta.get("source", "")

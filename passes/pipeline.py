@@ -8,7 +8,9 @@ from typing import Protocol
 from shardlang.ir.graph import ShardGraph
 from shardlang.passes.align_units import AlignUnits
 from shardlang.passes.bind_rules import BindRules
+from shardlang.passes.carry_groups import CarryGroups
 from shardlang.passes.defer_reductions import DeferReductions
+from shardlang.passes.delay_reductions import DelayReductions
 from shardlang.passes.fuse_collectives import FuseCollectives
 from shardlang.passes.insert_reshards import InsertReshards
 from shardlang.passes.localize import Localize
@@ -38,7 +40,9 @@ PROPAGATE: tuple[Pass, ...] = (
 )
 REWRITE: tuple[Pass, ...] = (
     Lower(),
+    CarryGroups(),
     DeferReductions(),
+    DelayReductions(),
     InsertReshards(),
     TypeGradients(),
     FuseCollectives(),

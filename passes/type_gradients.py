@@ -19,7 +19,16 @@ import networkx as nx
 from networkx.algorithms.flow import boykov_kolmogorov
 from torch import fx
 
-from shardlang.ir.graph import ShardGraph, home, is_item, is_step, producer, sharding_of, step_of
+from shardlang.ir.graph import (
+    ShardGraph,
+    add_step_node,
+    home,
+    is_item,
+    is_step,
+    producer,
+    sharding_of,
+    step_of,
+)
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.program import apply_step
@@ -260,10 +269,7 @@ class Emission:
         src = Layout(layout.dims, layout.partial, have)
         dst = Layout(layout.dims, layout.partial, want)
         step = Step(axes, src, dst)
-        with self.graph.graph.inserting_before(before):
-            made = self.graph.graph.create_node(
-                "call_function", apply_step, (value, step), name=step.kind
-            )
+        made = add_step_node(self.graph.graph, apply_step, (value, step), step.kind, before)
         made.meta.update(val=value.meta["val"], diff=True, layout=dst)
         made.meta["module"] = before.meta.get("module", "") if before.op != "output" else ""
         made.meta["source"] = before.meta.get("source", "")

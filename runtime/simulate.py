@@ -7,6 +7,7 @@ that moves data as the table says.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -63,11 +64,15 @@ def _move_group(
     return [cut(total, dim, narrow, wide, at).clone() for at in coords]
 
 
+_COMBINE: dict[str, Callable[..., Tensor]] = {
+    "sum": torch.add,
+    "max": torch.maximum,
+    "min": torch.minimum,
+}
+
+
 def _reduce(xs: list[Tensor], how: str) -> Tensor:
-    total = xs[0]
-    for x in xs[1:]:
-        total = {"sum": torch.add, "max": torch.maximum, "min": torch.minimum}[how](total, x)
-    return total
+    return functools.reduce(_COMBINE[how], xs)
 
 
 def _exchange(step: Step, xs: list[Tensor], coords: list[Coord], backward: bool) -> list[Tensor]:
@@ -84,7 +89,7 @@ class _SimulatedStep(torch.autograd.Function):
     """One step on all devices, with the table's backward."""
 
     @staticmethod
-    def forward(ctx: Any, step: Step, mesh: Mesh, *xs: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(ctx: Any, step: Step, mesh: Mesh, *xs: Tensor) -> tuple[Tensor, ...]:
         ctx.step, ctx.mesh = step, mesh
         out = move_all(step.forward, step, xs, mesh, backward=False)
         carries = out[0].is_floating_point() or out[0].is_complex()
@@ -155,7 +160,7 @@ class Simulator:
         if node.target is apply_steps:
             sources, steps = node.args
             pairs = zip(sources, steps, strict=True)  # type: ignore[arg-type]
-            moved = [simulated_step(s, values[x], self.mesh) for x, s in pairs]  # type: ignore[arg-type,index]
+            moved = [simulated_step(s, values[x], self.mesh) for x, s in pairs]
             return [tuple(each[d] for each in moved) for d in range(len(self.coords))]
         state = torch.get_rng_state() if node.meta.get("random") else None
         out = []

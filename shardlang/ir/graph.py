@@ -101,7 +101,8 @@ class ShardGraph:
     @property
     def output(self) -> fx.Node:
         """The output node."""
-        return next(iter(reversed(self.graph.nodes)))
+        node: fx.Node = next(iter(reversed(self.graph.nodes)))
+        return node
 
     @property
     def result_nodes(self) -> list[fx.Node | None]:
@@ -127,6 +128,14 @@ def step_of(node: fx.Node) -> Step:
     step = node.args[1]
     assert isinstance(step, Step)
     return step
+
+
+def add_step_node(
+    graph: fx.Graph, target: Any, args: tuple[Any, ...], name: str, before: fx.Node
+) -> fx.Node:
+    """Add a step node before a node, named after what it does."""
+    with graph.inserting_before(before):
+        return graph.create_node("call_function", target, args, name=name)
 
 
 def is_item(node: fx.Node) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 
@@ -18,10 +19,10 @@ def generator(seed: int, name: str) -> torch.Generator:
 
 def random_parameter(name: str, shape: Sequence[int], seed: int) -> Tensor:
     """A float64 parameter: matrices keep the scale of their input, vectors are off zero and one."""
-    drawn = torch.randn(tuple(shape), generator=generator(seed, name), dtype=torch.float64)
+    drawn: Tensor = torch.randn(tuple(shape), generator=generator(seed, name), dtype=torch.float64)
     if len(shape) >= 2:
         fan = max(drawn[0].numel(), 1) if len(shape) > 2 else min(shape)
-        return drawn / max(fan, 1) ** 0.5
+        return drawn / math.sqrt(max(fan, 1))
     return 0.4 * drawn + (1.0 if name.endswith("weight") else 0.1)
 
 

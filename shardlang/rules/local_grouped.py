@@ -18,7 +18,7 @@ def _groups(groups: Tensor, count: int) -> Iterator[tuple[int, Tensor]]:
     """The rows of every group that has some."""
     order = groups.argsort(stable=True)
     sizes = torch.bincount(groups.clamp(max=count), minlength=count + 1).tolist()
-    for number, rows in enumerate(order.split(sizes)[:count]):
+    for number, rows in enumerate(torch.split(order, sizes)[:count]):
         if len(rows):
             yield number, rows
 
