@@ -46,7 +46,7 @@ class DrawError(ValueError):
 
 def picture_of(compiled: Compiled, stage: str = "rewritten", factored: bool = True) -> Picture:
     """The picture of a spec that was compiled with the passes of a stage."""
-    program = compiled.program if stage == "rewritten" else None
+    program = compiled.program if stage == "rewritten" and compiled.train else None
     picture = Reader(compiled.graph, stage, program).picture()
     for smaller in FOLDS:
         picture = smaller(picture)

@@ -33,7 +33,7 @@ class Reader:
     Attributes:
         graph: its mesh, leaves and results.
         stage: `traced`, `propagated` or `rewritten`.
-        program: the program of a rewritten graph, which tells where gradients flow.
+        program: the program of a rewritten graph that is trained; it tells where gradients flow.
     """
 
     graph: ShardGraph

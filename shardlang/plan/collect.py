@@ -36,29 +36,31 @@ def make_plan(
     program: LocalProgram,
     values: Mapping[str, Value] | None = None,
     optimizer: OptimizerDecl | None = None,
+    train: bool = True,
 ) -> Plan:
     """The plan of a program.
 
     Args:
         values: the modules' own tensors by name (`model.norm.out`).
         optimizer: as the spec states it; AdamW is assumed where it states none.
+        train: whether there is a backward at all.
     """
     found = dict(values or {})
     names = Names.of(program, {value.node: name for name, value in reversed(found.items())})
-    collector = Collector(program, names, with_gradient(program))
+    collector = Collector(program, names, with_gradient(program) if train else set())
     return Plan(
         program.mesh,
         frozenset(axis.name for axis in program.data_axes),
         (*_leaves(program), *_values(found), *_results(program)),
-        (*collector.forward(), *collector.backward(), *_update(program, optimizer)),
-        estimate_memory(program, collector.flowing, optimizer),
+        (*collector.forward(), *collector.backward(), *_update(program, optimizer if train else None)),
+        estimate_memory(program, collector.flowing, optimizer, train),
     )
 
 
 def plan_of(compiled: Compiled) -> Plan:
     """The plan of a compiled spec."""
     values = module_values(compiled.captured, compiled.graph.notes)
-    return make_plan(compiled.program, values, compiled.spec.optimizer)
+    return make_plan(compiled.program, values, compiled.spec.optimizer, compiled.train)
 
 
 class Collector:

@@ -45,7 +45,10 @@ _STATES = {"adam": 2, "adamw": 2}
 
 
 def estimate_memory(
-    program: LocalProgram, flowing: set[fx.Node], optimizer: OptimizerDecl | None
+    program: LocalProgram,
+    flowing: set[fx.Node],
+    optimizer: OptimizerDecl | None,
+    train: bool = True,
 ) -> Memory:
     """Bytes on the first device, which holds the largest piece of everything.
 
@@ -54,7 +57,7 @@ def estimate_memory(
         optimizer: as the spec states it; AdamW is assumed where it states none.
     """
     params = [leaf for leaf in program.leaves if leaf.kind == "param"]
-    trained = sum(local_bytes(p.layout, p.dtype) for p in params if p.trainable)
+    trained = sum(local_bytes(p.layout, p.dtype) for p in params if p.trainable) if train else 0
     name = optimizer.name if optimizer is not None else "adamw"
     return Memory(
         params_bytes=sum(local_bytes(p.layout, p.dtype) for p in params),
@@ -121,16 +124,24 @@ def _kept_by(node: fx.Node, rule: Rule, flowing: set[fx.Node]) -> list[fx.Node]:
 def base_of(node: fx.Node) -> fx.Node:
     """The node whose memory a value lies in."""
     while True:
-        source = node.args[0] if node.args else None
-        if not isinstance(source, fx.Node) or not _shares(node, source):
+        source = _shared(node)
+        if source is None:
             return node
         node = source
 
 
-def _shares(node: fx.Node, source: fx.Node) -> bool:
-    """Whether a node's value lies in the memory of its operand."""
+def _shared(node: fx.Node) -> fx.Node | None:
+    """The operand in whose memory a node's value lies."""
     if is_item(node):
-        return op_name(source) in _VIEWS
+        whole, index = node.args
+        assert isinstance(whole, fx.Node) and isinstance(index, int)
+        if is_step(whole):
+            value, step = steps_of(whole)[index]
+            return value if step.forward is Move.NOTHING else None
+        return whole.all_input_nodes[0] if op_name(whole) in _VIEWS else None
     if is_step(node):
-        return all(step.forward is Move.NOTHING for _, step in steps_of(node))
-    return node.op == "call_function" and op_name(node) in _VIEWS
+        value, step = steps_of(node)[0]
+        return value if step.forward is Move.NOTHING else None
+    if node.op == "call_function" and op_name(node) in _VIEWS:
+        return node.all_input_nodes[0]
+    return None
