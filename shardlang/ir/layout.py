@@ -88,9 +88,33 @@ def _canonical(blocks: Iterable[Block]) -> tuple[Block, ...]:
         return ((Factor(0),),)
     if all(not factor.axes for block in done for factor in block):
         return ((Factor(sum(_size(block) for block in done)),),)
-    if len(done) > 1 and len(set(done)) == 1:
-        return (_canonical_block((Factor(len(done)), *done[0])),)
-    return tuple(done)
+    return tuple(_run_lengths(done)) if len(done) > 1 else tuple(done)
+
+
+def _run_lengths(blocks: Iterable[Block]) -> list[Block]:
+    """Blocks alike that follow one another, as one block with their count as its major factor."""
+    runs: list[tuple[int, Block]] = []
+    for block in blocks:
+        count, body = _repeated(block)
+        if runs and runs[-1][1] == body:
+            count += runs.pop()[0]
+        runs.append((count, body))
+    return [_canonical_block((Factor(count), *body)) for count, body in runs]
+
+
+def _repeated(block: Block) -> tuple[int, Block]:
+    """How often a block repeats a smaller one, and that one."""
+    head = block[0]
+    return (1, block) if head.axes else (head.size, block[1:])
+
+
+def _stretches(dim: DimLayout) -> list[Block]:
+    """The blocks of a dim, those that repeat a smaller one written out."""
+    found: list[Block] = []
+    for block in dim.blocks:
+        count, body = _repeated(block)
+        found += [body] * count if body else [block]
+    return found
 
 
 def _size(block: Block) -> int:
@@ -246,9 +270,10 @@ def _plain_text(dim: DimLayout) -> str | None:
         if len(block) == 2 and not block[0].axes and block[1].axes == axes:
             return f"{dim.size}@{names}({block[0].size})"
         return None
-    if any(len(block) != 1 or block[0].axes != axes for block in dim.blocks):
+    stretches = _stretches(dim)
+    if any(len(block) != 1 or block[0].axes != axes for block in stretches):
         return None
-    sizes = [block[0].size for block in dim.blocks]
+    sizes = [block[0].size for block in stretches]
     unit = math.gcd(*sizes)
     return f"{dim.size}@{names}({','.join(str(s // unit) for s in sizes)})"
 
@@ -292,14 +317,7 @@ def split_blocks(dim: DimLayout, sizes: tuple[int, ...]) -> tuple[tuple[DimLayou
 
 def _cut(dim: DimLayout, sizes: tuple[int, ...]) -> tuple[DimLayout, ...] | None:
     """Exact cut of a dim along its block borders."""
-    blocks: list[Block] = []
-    for block in dim.blocks:
-        head = block[0]
-        if len(dim.blocks) == 1 and len(block) > 1 and not head.axes:
-            blocks += [block[1:]] * head.size
-        else:
-            blocks.append(block)
-    parts, queue = [], list(blocks)
+    parts, queue = [], _stretches(dim)
     for size in sizes:
         taken: list[Block] = []
         while sum(_size(b) for b in taken) < size and queue:
