@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -102,11 +102,3 @@ def eye_here(
 def cut_here(op: Callable[..., Tensor], piece: PieceAt, *args: Any, **kwargs: Any) -> Tensor:
     """This device's part of what a factory makes."""
     return piece_here(op(*args, **kwargs), piece)
-
-
-def cut_all_here(
-    op: Callable[..., Sequence[Tensor]], pieces: Sequence[PieceAt], *args: Any, **kwargs: Any
-) -> list[Tensor]:
-    """This device's parts of the several tensors that a factory makes."""
-    made = op(*args, **kwargs)
-    return [piece_here(full, piece) for full, piece in zip(made, pieces, strict=True)]
