@@ -52,7 +52,11 @@ def make_plan(
         program.mesh,
         frozenset(axis.name for axis in program.data_axes),
         (*_leaves(program), *_values(found), *_results(program)),
-        (*collector.forward(), *collector.backward(), *_update(program, optimizer if train else None)),
+        (
+            *collector.forward(),
+            *collector.backward(),
+            *_update(program, optimizer if train else None),
+        ),
         estimate_memory(program, collector.flowing, optimizer, train),
     )
 

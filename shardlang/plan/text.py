@@ -58,7 +58,7 @@ def _grid(first: int, rows: int, columns: int, most: int, mesh: Mesh, named: boo
     axes = [axis for axis in mesh.axes if axis.size > 1] or list(mesh.axes)
     width = len(str(mesh.devices - 1))
     left = axes[-2].name if named else ""
-    margin = len(left) + 2 + len(str(rows - 1)) if named else 0
+    margin = len(left) + 1 + len(str(rows - 1)) if named else 0
 
     def line(head: str, cells: list[str]) -> str:
         return f"  {head:>{margin}}  " + " ".join(f"{cell:>{width}}" for cell in cells)

@@ -1,0 +1,42 @@
+"""Small models whose collectives can be counted by hand."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """Two linear layers with a residual: `b s d -> b s d`."""
+
+    def __init__(self, d: int, f: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(d, f)
+        self.down = nn.Linear(f, d)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.down(torch.nn.functional.gelu(self.up(x)))
+        return hidden + x
+
+
+class Stack(nn.Module):
+    """Blocks one after the other, and the mean square of the last one's result as the loss."""
+
+    def __init__(self, d: int, f: int, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Block(d, f) for _ in range(layers))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        for layer in self.layers:
+            x = layer(x)
+        return {"loss": x.square().mean(), "hidden": x}
+
+
+def block(d: int = 8, f: int = 24) -> Block:
+    """One block."""
+    return Block(d, f)
+
+
+def stack(d: int = 8, f: int = 24, layers: int = 3) -> Stack:
+    """Several blocks and a loss."""
+    return Stack(d, f, layers)
