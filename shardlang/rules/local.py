@@ -7,17 +7,12 @@ dim lie: their first global index, or the list of them all where they have gaps.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from shardlang.ir.here import PieceAt
-from shardlang.ir.layout import DimLayout
-from shardlang.ir.mesh import Coord
-from shardlang.ir.pieces import piece_here
 from shardlang.rules.local_shape import Place, indices
 
 
@@ -140,54 +135,50 @@ def causal_attention(
     )
 
 
-def runs(dim: DimLayout, coord: Coord) -> list[tuple[int, int]]:
-    """Start and end of every stretch of consecutive indices that a device holds, in local order."""
+def runs_of(size: int, starts: Sequence[int], at: Place) -> list[tuple[int, int]]:
+    """Number and length of every local run, in local order, given where all runs start."""
+    if isinstance(at, int):
+        return [(starts.index(at), size)] if size else []
     found: list[tuple[int, int]] = []
-    for index in dim.indices(coord):
-        if found and found[-1][1] == index:
-            found[-1] = (found[-1][0], index + 1)
-        else:
-            found.append((index, index + 1))
+    for index in at:
+        if index in starts:
+            found.append((starts.index(index), 0))
+        found[-1] = (found[-1][0], found[-1][1] + 1)
     return found
 
 
-@functools.lru_cache(maxsize=4096)
-def all_runs(dim: DimLayout) -> tuple[tuple[int, int], ...]:
-    """The runs of all devices, in the order of the dim."""
-    coords: list[dict[str, int]] = [{}]
-    for axis in dim.axes:
-        coords = [{**at, axis.name: i} for at in coords for i in range(axis.size)]
-    return tuple(sorted(run for at in coords for run in runs(dim, at)))
-
-
-def _pieces_of_runs(x: Tensor, dim: int, piece: PieceAt) -> list[tuple[int, Tensor]]:
+def _cut_runs(x: Tensor, dim: int, starts: Sequence[int], at: Place) -> list[tuple[int, Tensor]]:
     """Every local run of `x` with its number among all runs."""
-    (layout,) = piece.layout.dims
-    numbers = {run: i for i, run in enumerate(all_runs(layout))}
-    mine = runs(layout, piece.coord)
     found, place = [], 0
-    for run in mine:
-        length = run[1] - run[0]
-        found.append((numbers[run], x.narrow(dim, place, length)))
+    for number, length in runs_of(x.shape[dim], starts, at):
+        found.append((number, x.narrow(dim, place, length)))
         place += length
     return found
 
 
 def run_totals(
-    x: Tensor, dim: int, count: int, product: bool = False, piece: PieceAt | None = None
+    x: Tensor, dim: int, starts: Sequence[int], product: bool = False, at: Place | None = None
 ) -> Tensor:
-    """Sum (or product) of each of `count` runs along `dim`; zero for runs that lie elsewhere."""
-    mine = [(0, x)] if piece is None else _pieces_of_runs(x, dim, piece)
+    """Sum (or product) of each run of a split dim; zero for runs that lie elsewhere.
+
+    A run is a stretch of consecutive indices on one device; `starts` are those of all runs.
+    """
+    mine = [(0, x)] if at is None else _cut_runs(x, dim, starts, at)
     totals = {i: part.prod(dim) if product else part.sum(dim) for i, part in mine}
     zero = x.narrow(dim, 0, 0).sum(dim)
-    return torch.stack([totals.get(i, zero) for i in range(count)], dim)
+    return torch.stack([totals.get(i, zero) for i in range(len(starts))], dim)
 
 
 def scanned(
-    x: Tensor, totals: Tensor, dim: int, product: bool = False, piece: PieceAt | None = None
+    x: Tensor,
+    totals: Tensor,
+    dim: int,
+    starts: Sequence[int],
+    product: bool = False,
+    at: Place | None = None,
 ) -> Tensor:
     """Running sum (or product) along `dim`, given the totals of all runs."""
-    mine = [(0, x)] if piece is None else _pieces_of_runs(x, dim, piece)
+    mine = [(0, x)] if at is None else _cut_runs(x, dim, starts, at)
     done = [x.narrow(dim, 0, 0)]
     for number, part in mine:
         before = totals.narrow(dim, 0, number)
@@ -214,61 +205,84 @@ def _shared_heads(x: Tensor, query: Tensor) -> Tensor:
     return x.repeat_interleave(query.shape[-3] // x.shape[-3], -3)
 
 
-def drawn(make: Callable[..., Tensor], piece: PieceAt, *args: Any, **kwargs: Any) -> Tensor:
+def cut_out(full: Tensor, at: Sequence[Place], sizes: Sequence[int]) -> Tensor:
+    """This device's part of a global tensor."""
+    for dim, (where, size) in enumerate(zip(at, sizes, strict=True)):
+        if isinstance(where, int):
+            full = full.narrow(dim, where, size)
+        else:
+            full = full.index_select(dim, indices(where, size, full.device))
+    return full
+
+
+def put_in(x: Tensor, shape: Sequence[int], at: Sequence[Place]) -> Tensor:
+    """A global tensor of ones with this device's part in its place."""
+    full = x.new_ones(shape)
+    grid = [
+        indices(where, size, x.device).view([-1 if i == dim else 1 for i in range(x.dim())])
+        for dim, (where, size) in enumerate(zip(at, x.shape, strict=True))
+    ]
+    return full.index_put(tuple(grid), x) if grid else x
+
+
+def drawn(
+    make: Callable[..., Tensor],
+    at: Sequence[Place],
+    sizes: Sequence[int],
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
     """This device's part of a random tensor that every device draws in full."""
-    return piece_here(make(*args, **kwargs), piece).clone()
+    return cut_out(make(*args, **kwargs), at, sizes).clone()
 
 
 def drawn_like(
     x: Tensor,
     make: Callable[..., Tensor],
-    piece: PieceAt,
+    at: Sequence[Place],
+    shape: Sequence[int],
     strides: Sequence[int],
     *args: Any,
     **kwargs: Any,
 ) -> Tensor:
     """This device's part of a random tensor drawn in the shape and order of a global tensor."""
-    full = x.new_empty_strided(piece.layout.shape, strides).zero_()
-    return drawn(make, piece, full, *args, **kwargs)
+    full = x.new_empty_strided(shape, strides).zero_()
+    return drawn(make, at, x.shape, full, *args, **kwargs)
 
 
 def drawn_by(
-    make: Callable[..., Tensor],
-    pieces: Sequence[PieceAt],
-    piece: PieceAt,
     parameters: Sequence[Any],
-    *args: Any,
+    make: Callable[..., Tensor],
+    shapes: Sequence[Sequence[int]],
+    places: Sequence[Sequence[Place]],
+    at: Sequence[Place],
+    sizes: Sequence[int],
 ) -> Tensor:
     """This device's part of numbers drawn by element-wise parameters, of which it has its part."""
-    given = iter(pieces)
-    full = [placed(p, next(given)) if isinstance(p, Tensor) else p for p in parameters]
-    return drawn(make, piece, *full, *args)
-
-
-def placed(x: Tensor, piece: PieceAt) -> Tensor:
-    """A global tensor of ones with this device's part in its place."""
-    full = x.new_ones(piece.layout.shape)
-    numbers = torch.arange(full.numel(), device=x.device).view(full.shape)
-    where = piece_here(numbers, piece).reshape(-1)
-    return full.view(-1).index_put((where,), x.reshape(-1)).view(full.shape)
+    full = [
+        put_in(p, shape, where) if isinstance(p, Tensor) else p
+        for p, shape, where in zip(parameters, shapes, places, strict=True)
+    ]
+    return drawn(make, at, sizes, *full)
 
 
 def dropped(
     x: Tensor,
     make: Callable[..., Tensor],
-    piece: PieceAt,
+    at: Sequence[Place],
+    shape: Sequence[int],
     strides: Sequence[int],
     p: float,
 ) -> Tensor:
     """Dropout by this device's part of the mask that one device would draw for the whole tensor."""
-    ones = x.new_empty_strided(piece.layout.shape, strides).fill_(1)
-    return x * piece_here(make(ones, p, True), piece)
+    ones = x.new_empty_strided(shape, strides).fill_(1)
+    return x * cut_out(make(ones, p, True), at, x.shape)
 
 
 def dropped_with_mask(
-    x: Tensor, piece: PieceAt, strides: Sequence[int], p: float
+    x: Tensor, at: Sequence[Place], shape: Sequence[int], strides: Sequence[int], p: float
 ) -> tuple[Tensor, Tensor]:
     """Dropout and its mask, as `dropped`."""
-    ones = x.new_empty_strided(piece.layout.shape, strides).fill_(1)
+    ones = x.new_empty_strided(shape, strides).fill_(1)
     scale, mask = torch.ops.aten.native_dropout(ones, p, True)
-    return x * piece_here(scale, piece), piece_here(mask, piece)
+    return x * cut_out(scale, at, x.shape), cut_out(mask, at, x.shape)

@@ -74,9 +74,13 @@ rule(*_ops(BACKWARD), spec=broadcast, linear=["grad_output"])
 
 
 def _cast(call: Call) -> str:
-    """The dtype may come from another tensor, whose shape does not matter."""
-    names = tensor(names_of(call.rank("self")))
-    others = [tensor(f"t{i}!" for i in range(len(shape))) for shape in call.shapes[1:]]
+    """The dtype may come from another tensor: it is split alike where its shape allows it."""
+    mine = call.shape("self")
+    names = tensor(names_of(len(mine)))
+    others = [
+        names if shape == mine else tensor(f"t{i}!" for i in range(len(shape)))
+        for shape in call.shapes[1:]
+    ]
     return signature([names, *others], [names])
 
 

@@ -6,12 +6,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import fx
 
-from shardlang.ir.here import Piece
+from shardlang.ir.here import size_at
 from shardlang.ir.layout import Layout
 from shardlang.ir.rule import Sharding
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
+from shardlang.rules.local_shape import place
 from shardlang.rules.registry import rule
 from shardlang.rules.shapes import broadcast, fixed, signature, whole
 from shardlang.rules.writing import names as names_of
@@ -20,9 +22,14 @@ from shardlang.rules.writing import tensor
 aten: Any = torch.ops.aten
 
 
-def _piece(sharding: Sharding, index: int = 0) -> Piece:
-    """The part of the result that a device holds."""
-    return Piece(Layout(sharding.result(index).dims))
+def _places(layout: Layout) -> list[Any]:
+    """Where a device's part lies in each dim."""
+    return [place(dim) for dim in layout.dims]
+
+
+def _sizes(layout: Layout) -> list[Any]:
+    """The local shape."""
+    return [size_at(dim) for dim in layout.dims]
 
 
 def _split(sharding: Sharding) -> bool:
@@ -41,15 +48,17 @@ def _same(call: Call) -> str:
 def _dropout(call: Call, sharding: Sharding) -> LocalCall:
     if not call["train"] or not call["p"] or not _split(sharding):
         return call.replace()
-    x = call["input"]
-    return local.dropped, (x, call.target, _piece(sharding), _strides(x), call["p"]), {}
+    x, layout = call["input"], sharding.result()
+    args = (x, call.target, _places(layout), layout.shape, _strides(x), call["p"])
+    return local.dropped, args, {}
 
 
 def _native_dropout(call: Call, sharding: Sharding) -> LocalCall:
     if not call["train"] or not call["p"] or not _split(sharding):
         return call.replace()
-    x = call["input"]
-    return local.dropped_with_mask, (x, _piece(sharding), _strides(x), call["p"]), {}
+    x, layout = call["input"], sharding.result()
+    args = (x, _places(layout), layout.shape, _strides(x), call["p"])
+    return local.dropped_with_mask, args, {}
 
 
 rule(
@@ -73,8 +82,9 @@ def _made(call: Call) -> str:
 def _draw(call: Call, sharding: Sharding) -> LocalCall:
     if not _split(sharding):
         return call.replace()
+    layout = sharding.result()
     target, args, kwargs = call.replace()
-    return local.drawn, (target, _piece(sharding), *args), kwargs
+    return local.drawn, (target, _places(layout), _sizes(layout), *args), kwargs
 
 
 rule(
@@ -87,8 +97,10 @@ rule(
 def _draw_like(call: Call, sharding: Sharding) -> LocalCall:
     if not _split(sharding):
         return call.replace()
+    layout = sharding.result()
     target, (x, *rest), kwargs = call.replace()
-    return local.drawn_like, (x, target, _piece(sharding), _strides(x), *rest), kwargs
+    order = (_places(layout), layout.shape, _strides(x))
+    return local.drawn_like, (x, target, *order, *rest), kwargs
 
 
 rule(
@@ -104,8 +116,12 @@ def _draw_by(call: Call, sharding: Sharding) -> LocalCall:
     if not _split(sharding):
         return call.replace()
     given = [call[name] for name in call.names if name in ("self", "mean", "std")]
-    pieces = [Piece(Layout(sharding.operand(i).dims)) for i in range(len(call.operands))]
-    return local.drawn_by, (call.target, pieces, _piece(sharding), given), {}
+    layout, operands = sharding.result(), [sharding.operand(i) for i in range(len(call.operands))]
+    mine = iter(operands)
+    each = [next(mine) if isinstance(p, fx.Node) else Layout(()) for p in given]
+    shapes, places = [one.shape for one in each], [_places(one) for one in each]
+    args = (given, call.target, shapes, places, _places(layout), _sizes(layout))
+    return local.drawn_by, args, {}
 
 
 rule(

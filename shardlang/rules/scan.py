@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.ir.here import Piece
-from shardlang.ir.layout import Layout
+from shardlang.ir.layout import DimLayout
 from shardlang.ir.rule import Sharding
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
+from shardlang.rules.local_shape import place
 from shardlang.rules.registry import Emit, rule
 from shardlang.rules.shapes import fixed, one_dim, reduction, signature
 from shardlang.rules.softmax import in_dtype, in_wide
@@ -24,14 +24,14 @@ aten: Any = torch.ops.aten
 
 def _totals_spec(call: Call) -> str:
     names, totals = names_of(call.rank("x")), names_of(call.rank("x"))
-    totals[call["dim"]] = f"w={call['count']}!"
+    totals[call["dim"]] = f"w={len(call['starts'])}!"
     return signature([tensor(names)], [tensor(totals)])
 
 
 def _here(call: Call, sharding: Sharding) -> LocalCall:
-    """Hand over which runs of the dim a device holds."""
+    """Hand over where the device's part of the dim lies."""
     dim = sharding.operand(0).dims[call["dim"]]
-    return call.replace(piece=Piece(Layout((dim,)))) if dim.axes else call.replace()
+    return call.replace(at=place(dim)) if dim.axes else call.replace()
 
 
 rule(local.run_totals, spec=_totals_spec, localize=_here, passes=False)
@@ -46,16 +46,25 @@ def _scanned_spec(call: Call) -> str:
 rule(local.scanned, spec=_scanned_spec, localize=_here)
 
 
-def _runs(sharding: Sharding, dim: int) -> int:
-    return len(local.all_runs(sharding.operand(0).dims[dim]))
+def _starts(dim: DimLayout) -> list[int]:
+    """Where each stretch of consecutive indices of one device starts."""
+    coords: list[dict[str, int]] = [{}]
+    for axis in dim.axes:
+        coords = [{**at, axis.name: i} for at in coords for i in range(axis.size)]
+    found = []
+    for at in coords:
+        held = dim.indices(at)
+        found += [i for i, before in zip(held, [None, *held], strict=False) if before != i - 1]
+    return sorted(found)
 
 
 def _scan(product: bool) -> Callable[[Call, Sharding, Emit], fx.Node]:
     def lower(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
         dim, out = call.dim(), call.results[0].dtype
         x = in_wide(emit, in_dtype(emit, call["self"], out))
-        totals = emit(local.run_totals, x, dim, _runs(sharding, dim), product)
-        return in_dtype(emit, emit(local.scanned, x, totals, dim, product), out)
+        starts = _starts(sharding.operand(0).dims[dim])
+        totals = emit(local.run_totals, x, dim, starts, product)
+        return in_dtype(emit, emit(local.scanned, x, totals, dim, starts, product), out)
 
     return lower
 
@@ -85,8 +94,9 @@ def _lower_product(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     out = call.results[0].dtype
     x = in_wide(emit, in_dtype(emit, call["self"], out))
     for dim in _product_dims(call):
-        if sharding.operand(0).dims[dim].axes:
-            x = emit(local.run_totals, x, dim, _runs(sharding, dim), True)
+        layout = sharding.operand(0).dims[dim]
+        if layout.axes:
+            x = emit(local.run_totals, x, dim, _starts(layout), True)
     target, args, kwargs = call.replace(self=x, dtype=None)
     return in_dtype(emit, emit(target, *args, **kwargs), out)
 
