@@ -1,0 +1,79 @@
+"""`shardlang init`: a first spec for a model."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from shardlang.cli.common import Context, common_options
+
+
+@click.command("init")
+@click.argument("model", metavar="MODEL")
+@click.option("--mesh", required=True, metavar="AXIS=N,...", help="The axes, such as dp=2,tp=4.")
+@click.option("-o", "--output", metavar="FILE", help="Where to write the spec; default: stdout.")
+@click.option("--task", metavar="TASK", help="What a Hugging Face model is built for.")
+@click.option("--batch", type=click.IntRange(min=1), help="Rows of a batch.")
+@click.option("--seq", type=click.IntRange(min=1), help="Tokens of a sequence.")
+@click.option("--store", metavar="AXIS", help="Store every parameter in parts over an axis.")
+@click.option(
+    "--input", "inputs", multiple=True, metavar="NAME:TYPE[SHAPE]",
+    help='An input that the model does not describe, such as "x:f32[8, 64]"; repeatable.',
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@common_options
+def command(
+    context: Context,
+    model: str,
+    mesh: str,
+    output: str | None,
+    task: str | None,
+    batch: int | None,
+    seq: int | None,
+    store: str | None,
+    inputs: tuple[str, ...],
+    force: bool,
+) -> None:
+    """Write a spec for MODEL, ready to verify.
+
+    MODEL is a Hugging Face config, a checkpoint folder, or file.py:function. An axis called dp or
+    fsdp splits the batch, tp the parameters, ep the experts; over fsdp parameters are also stored
+    in parts.
+    """
+    from shardlang.init import AxesError, Sizes, write_spec
+
+    context.spec_path = output
+    if output is not None and Path(output).exists() and not force:
+        raise click.BadParameter(f"{output} exists; add --force", param_hint="'-o'")
+    words = ["shardlang", "init", model, "--mesh", mesh]
+    for name, value in (("task", task), ("batch", batch), ("seq", seq), ("store", store)):
+        words += [f"--{name}", str(value)] if value is not None else []
+    words += [word for text in inputs for word in ("--input", text)]
+    try:
+        written = write_spec(
+            model, mesh, folder=Path(output).parent if output else Path(), task=task,
+            sizes=Sizes(batch, seq), store=store, inputs=inputs, command=shlex.join(words),
+        )  # fmt: skip
+    except AxesError as fault:
+        raise click.BadParameter(str(fault), param_hint="'--mesh'") from None
+    context.add(written.findings)
+    if output is None:
+        context.show(written.text.rstrip("\n"))
+    else:
+        Path(output).write_text(written.text, encoding="utf-8", newline="\n")
+    if written.percent is not None:
+        context.say(
+            f"{written.percent:.1f}% of the bytes of all matrices are split over the model axis"
+        )
+    if written.whole:
+        context.say(f"left whole: {', '.join(written.whole)}")
+    for entry in written.unused:
+        context.say(f"plan entry not followed: {entry}")
+    if output is not None:
+        context.say(f"wrote {output}; next: shardlang verify {output}")
+    context.finish(
+        {"output": output, "percent": written.percent, "whole": list(written.whole),
+         "unused": list(written.unused), **({} if output else {"text": written.text})}
+    )  # fmt: skip

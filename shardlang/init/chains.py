@@ -1,0 +1,203 @@
+"""Chains: the parameter dims that are split together.
+
+Splitting the inner dim of one projection splits the heads that it reads, and so the rows of the
+projections that made them: following a split through the dimension graph, in both directions and
+through every regrouping of dims, gives all parameter dims that share it. A chain is such a set. In
+a transformer they are the residual stream, the heads of each layer, the inner width of each MLP,
+and the vocabulary.
+
+Invariant: no reshard stands between the members of a chain, other than those of its `gathered` and
+`sliced` values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from shardlang.ir.graph import ShardGraph, producer, sharding_of
+from shardlang.ir.layout import (
+    DimLayout,
+    all_pieces_nonempty,
+    join_blocks,
+    join_factors,
+    split_blocks,
+    split_factors,
+)
+from shardlang.ir.mesh import Axis
+from shardlang.ir.rule import DimSpec, Rule
+from shardlang.passes.align_units import Walk, in_units
+from shardlang.passes.flow import Flow, uses_of
+
+Place = tuple[fx.Node, int, int]
+"""(op node, result index, dim)."""
+
+
+@dataclass(slots=True)
+class Chain:
+    """Dims that are split together.
+
+    Attributes:
+        places: how each dim in the chain is split.
+        ops: the split factors of every op that the chain runs through.
+        gathered: split values that an op reads which cannot be split so.
+        sliced: values that are split although the op that makes them cannot be.
+        params: the parameter dims in the chain, by name and dim.
+    """
+
+    places: dict[Place, DimLayout] = field(default_factory=dict)
+    ops: dict[fx.Node, dict[str, DimLayout]] = field(default_factory=dict)
+    gathered: dict[fx.Node, None] = field(default_factory=dict)
+    sliced: dict[fx.Node, None] = field(default_factory=dict)
+    params: dict[tuple[str, int], DimLayout] = field(default_factory=dict)
+
+
+class Dims:
+    """The dimension graph of a model in which nothing is split yet."""
+
+    def __init__(self, graph: ShardGraph) -> None:
+        self.flow = Flow(graph)
+        self.nodes, self.calls, self.weights = self.flow.nodes, self.flow.calls, self.flow.weights
+        self.uses = {node: uses_of(node, self.calls) for node in self.nodes}
+        self.params = {leaf.node: leaf for leaf in graph.leaves if leaf.kind == "param"}
+        self._units = Walk(self.calls)
+
+    def unit(self, place: Place) -> int:
+        """How many indices of a dim stay together: the size of a head, say."""
+        return self._units.unit(place)
+
+    def seed(self, place: Place, axis: Axis) -> DimLayout | None:
+        """A dim split over an axis between its units; None where it has fewer than devices."""
+        node, index, dim = place
+        rule = sharding_of(node).rule
+        size = sum(_size(rule, block) for block in rule.results[index][dim])
+        unit = self.unit(place)
+        if size % unit or size // unit < axis.size:
+            return None
+        return in_units(DimLayout.shard(size, (axis,)), unit)
+
+    def chain(self, place: Place, layout: DimLayout) -> Chain:
+        """All that is split with one dim."""
+        return _Reach(self).run(place, layout)
+
+    def sources(self, node: fx.Node) -> Iterator[fx.Node]:
+        """The parameters that a weight is computed from."""
+        if node in self.params:
+            yield node
+        for source in self.calls.get(node, ()):
+            yield from self.sources(producer(source)[0])
+
+
+class _Reach:
+    """One search over the dimension graph."""
+
+    def __init__(self, dims: Dims) -> None:
+        self.dims = dims
+        self.chain = Chain()
+        self.queue: list[Place] = []
+        self.pieces: dict[Place, dict[int, DimLayout]] = {}
+
+    def run(self, place: Place, layout: DimLayout) -> Chain:
+        self.visit(place, layout)
+        while self.queue:
+            self.follow(self.queue.pop(0))
+        return self.chain
+
+    def visit(self, place: Place, layout: DimLayout) -> None:
+        """Note how a dim is split, and follow it later."""
+        node, _, dim = place
+        self.chain.places[place] = layout
+        self.queue.append(place)
+        if node in self.dims.params:
+            self.chain.params[self.dims.params[node].name, dim] = layout
+
+    def follow(self, place: Place) -> None:
+        """Carry a split dim into the op that made it and the ops that read it."""
+        node, index, dim = place
+        layout = self.chain.places[place]
+        if node.op == "call_function":
+            spec = sharding_of(node).rule.results[index][dim]
+            if not self.enter(node, spec, layout):
+                self.chain.sliced.setdefault(node)
+        for user, slot, used in self.dims.uses[node]:
+            if used == index:
+                spec = sharding_of(user).rule.operands[slot].dims[dim]
+                if not self.enter(user, spec, layout):
+                    self.chain.gathered.setdefault(self.dims.calls[user][slot])
+
+    def enter(self, node: fx.Node, spec: DimSpec, layout: DimLayout) -> bool:
+        """Split an op as one dim of one of its values is; whether it can be."""
+        rule = sharding_of(node).rule
+        blocks = tuple(_size(rule, block) for block in spec)
+        pieces, lost = split_blocks(layout, blocks)
+        found: dict[str, DimLayout] = {}
+        for block, piece in zip(spec, pieces, strict=True):
+            digits, dropped = split_factors(piece, tuple(rule.size(name) for name in block))
+            lost |= dropped
+            found.update((n, d) for n, d in zip(block, digits, strict=True) if d.axes)
+        fits = all(all_pieces_nonempty(d) and n not in rule.whole for n, d in found.items())
+        return not lost and fits and self.split(node, found)
+
+    def split(self, node: fx.Node, found: dict[str, DimLayout]) -> bool:
+        """Split factors of an op; whether it can carry them beside those that it has."""
+        rule = sharding_of(node).rule
+        mine = self.chain.ops.setdefault(node, {})
+        together = {name: set(group) for group in rule.linked for name in group}
+        for name in found:
+            if any(o != name and o not in together.get(name, ()) for o in (*mine, *found)):
+                return False
+        if any(mine.get(name, dim) != dim for name, dim in found.items()):
+            return False
+        news = found.keys() - mine.keys()
+        mine.update(found)
+        if news:
+            self.leave(node, news)
+        return True
+
+    def leave(self, node: fx.Node, news: set[str]) -> None:
+        """Write the new factors into every dim of the op's operands and results that has them."""
+        rule = sharding_of(node).rule
+        for slot, operand in enumerate(rule.operands):
+            source, index = producer(self.dims.calls[node][slot])
+            for dim, spec in enumerate(operand.dims):
+                self.write(node, (source, index, dim), spec, news)
+        for index, dims in enumerate(rule.results):
+            for dim, spec in enumerate(dims):
+                self.write(node, (node, index, dim), spec, news)
+
+    def write(self, node: fx.Node, place: Place, spec: DimSpec, news: set[str]) -> None:
+        """Lay out one dim; one of several stretches when all of them are known."""
+        if place in self.chain.places or not news.intersection(n for b in spec for n in b):
+            return
+        rule, mine = sharding_of(node).rule, self.chain.ops[node]
+        start = 0
+        for block in spec:
+            size = _size(rule, block)
+            if any(name in mine for name in block):
+                whole = [mine.get(n) or DimLayout.whole(rule.size(n)) for n in block]
+                joined = join_factors(whole)
+                if joined is None:
+                    return
+                self.pieces.setdefault(place, {})[start] = joined
+            start += size
+        self.cover(place, start)
+
+    def cover(self, place: Place, size: int) -> None:
+        """Visit a dim once its known stretches, side by side, are all of it."""
+        found: list[DimLayout] = []
+        pieces = self.pieces[place]
+        at = 0
+        while at in pieces:
+            found.append(pieces[at])
+            at += pieces[at].size
+        if at == size:
+            self.visit(place, found[0] if len(found) == 1 else join_blocks(found))
+
+
+def _size(rule: Rule, block: tuple[str, ...]) -> int:
+    size = 1
+    for name in block:
+        size *= rule.size(name)
+    return size

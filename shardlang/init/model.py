@@ -1,0 +1,82 @@
+"""The model that a spec is written for: a config, a checkpoint folder, or a function in a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shardlang.capture import TASKS, CaptureError, HfSource, ModelSource, PythonSource
+from shardlang.capture.hf import import_transformers
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model, and how its spec names it.
+
+    Attributes:
+        path: the config, the checkpoint folder, or the Python file.
+        function: the build function in a Python file.
+        task: the task of a Hugging Face model, None where the config's own class does none of
+            `TASKS`.
+        chosen: the task was chosen here, since neither the person nor the config says.
+    """
+
+    source: ModelSource
+    path: Path
+    function: str | None = None
+    task: str | None = None
+    chosen: bool = False
+
+
+def find_model(text: str, task: str | None = None) -> Target:
+    """The model that `text` names.
+
+    Raises:
+        CaptureError: there is no such model, or it does not do the task.
+    """
+    path, colon, function = text.rpartition(":")
+    if colon and path.endswith(".py"):
+        return Target(PythonSource(text), Path(path), function)
+    if text.endswith(".py"):
+        raise CaptureError(
+            "SH0351", f"`{text}` does not name a function", help=f"write `{text}:build`"
+        )
+    plain = HfSource(text)
+    plain.settings  # noqa: B018 - raises where the file is no configuration
+    config = plain.config()
+    found = task or _task_of_class(config)
+    chosen = found is None and not config.architectures
+    if chosen:
+        found = _likely_task(config)
+    source = HfSource(text) if found is None else HfSource(text, task=found)
+    return Target(source, Path(text), None, found, chosen)
+
+
+def _mapping(task: str) -> Any:
+    """From config classes to model classes, for one task."""
+    return getattr(import_transformers(), TASKS[task])._model_mapping
+
+
+def _task_of_class(config: Any) -> str | None:
+    """The task whose model is the class that the config names."""
+    named = (config.architectures or [None])[0]
+    for task in TASKS:
+        mapping = _mapping(task)
+        if type(config) not in mapping:
+            continue
+        found = mapping[type(config)]
+        classes = found if isinstance(found, (tuple, list)) else (found,)
+        if any(kind is not None and kind.__name__ == named for kind in classes):
+            return task
+    return None
+
+
+def _likely_task(config: Any) -> str:
+    """What a model of this type is usually trained for."""
+    both = bool(getattr(config, "is_encoder_decoder", False))
+    order = ["seq2seq-lm"] if both else ["masked-lm", "causal-lm"]
+    for task in (*order, "image-classification", "audio-classification", "sequence-classification"):
+        if type(config) in _mapping(task):
+            return task
+    return "base"

@@ -1,0 +1,138 @@
+"""The driver of `init`: trace the model, choose layouts, write the spec, compile it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from shardlang.bind import bind
+from shardlang.build import Placements, build_graph
+from shardlang.capture import Captured, capture
+from shardlang.driver import CompileError, names_of, placements_of
+from shardlang.grammar.diagnostics import Diagnostic, has_errors
+from shardlang.init.axes import Roles, parse_mesh, roles_of
+from shardlang.init.inputs import Sizes, inputs_of, parse_input
+from shardlang.init.layouts import Layouts, lay_out
+from shardlang.init.model import find_model
+from shardlang.init.plans import Wishes, plan_of, wishes_of
+from shardlang.init.write import Draft, spec_text
+from shardlang.passes.bind_rules import BindRules
+from shardlang.passes.pipeline import run_passes
+from shardlang.spec import load_spec_text
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A written spec.
+
+    Attributes:
+        percent: the part of the bytes of all matrices that is split over the model axis; None
+            where the mesh has none.
+        whole: matrices left whole.
+        unused: entries of the model's plans that were not followed.
+        findings: warnings of the spec.
+    """
+
+    text: str
+    percent: float | None
+    whole: tuple[str, ...]
+    unused: tuple[str, ...]
+    findings: tuple[Diagnostic, ...]
+
+
+def write_spec(
+    model: str,
+    mesh: str,
+    *,
+    folder: Path,
+    task: str | None = None,
+    sizes: Sizes | None = None,
+    store: str | None = None,
+    inputs: Iterable[str] = (),
+    command: str = "shardlang init",
+) -> Written:
+    """Write a spec for a model.
+
+    Args:
+        folder: where the spec will lie; its paths are relative to it.
+        inputs: inputs as `NAME:dtype[shape]`, for those that the model does not say.
+        command: the command line, for the first comment.
+
+    Raises:
+        AxesError: the mesh cannot be read, or an axis has no role.
+        CaptureError: the model cannot be found, built or traced, or its inputs are unknown.
+        ShardError: an op of the model has no rule.
+    """
+    roles = roles_of(parse_mesh(mesh), store)
+    target = find_model(model, task)
+    given = [parse_input(text) for text in inputs]
+    specs = inputs_of(target.source, target.task, roles, sizes or Sizes(), given)
+    module = target.source.deferred.module
+    wishes = _wishes(module, roles)
+    captured = capture(target.source, specs, set(wishes.sequences).__contains__)
+    params = [leaf for leaf in captured.leaves if leaf.kind == "param"]
+    aliases = {alias: leaf.name for leaf in params for alias in leaf.aliases}
+    wishes = wishes.renamed(aliases)
+    layouts = _layouts(captured, roles, wishes)
+    draft = Draft(
+        command, folder, target, roles, specs, layouts,
+        shapes={leaf.name: leaf.shape for leaf in params},
+        aliases=aliases,
+        sequences=tuple(wishes.sequences),
+        remarks=_remarks(wishes, layouts),
+    )  # fmt: skip
+    text = spec_text(draft)
+    findings = _compiled(text, folder, captured)
+    percent = layouts.percent if roles.model is not None else None
+    return Written(text, percent, tuple(layouts.whole), _unused(wishes, layouts), findings)
+
+
+def _wishes(module: nn.Module, roles: Roles) -> Wishes:
+    """What the model's own plans ask for, as far as the mesh has axes for it."""
+    names = {name: p.dim() for name, p in module.named_parameters(remove_duplicate=False)}
+    plans = [plan_of(module, "tp_plan")] if roles.model is not None else []
+    plans += [plan_of(module, "ep_plan")] if roles.experts is not None else []
+    return wishes_of(module, names, plans)
+
+
+def _layouts(captured: Captured, roles: Roles, wishes: Wishes) -> Layouts:
+    axis = roles.model or roles.experts
+    if axis is None:
+        return Layouts()
+    graph = build_graph(captured, Placements(roles.mesh))
+    BindRules().run(graph)
+    return lay_out(graph, roles.model, roles.experts, wishes)
+
+
+def _unused(wishes: Wishes, layouts: Layouts) -> tuple[str, ...]:
+    """Entries of the plans that the layouts do not follow."""
+    other = [
+        f"{entry} (split otherwise, or left whole)"
+        for entry, dims in wishes.entries.items()
+        if not any(dim in layouts.entries.get(name, {}) for name, dim in dims)
+    ]
+    return (*wishes.unused, *other)
+
+
+def _remarks(wishes: Wishes, layouts: Layouts) -> tuple[str, ...]:
+    unused = _unused(wishes, layouts)
+    return (f"Not taken from the model's own plan: {'; '.join(unused)}",) if unused else ()
+
+
+def _compiled(text: str, folder: Path, captured: Captured) -> tuple[Diagnostic, ...]:
+    """Compile the written spec; its warnings.
+
+    Raises:
+        CompileError: it does not compile.
+    """
+    spec, findings = load_spec_text(text, str(folder / "written.shard"))
+    if spec is None:
+        raise CompileError(findings)
+    binding, found = bind(spec, names_of(captured))
+    if binding is None or has_errors(found):
+        raise CompileError(found)
+    run_passes(build_graph(captured, placements_of(spec, binding, captured)))
+    return tuple(one for one in (*findings, *found) if one.severity == "warning")

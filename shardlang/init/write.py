@@ -1,0 +1,225 @@
+"""The spec itself: statements as a syntax tree, in the formatter's form, with comments."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shardlang.capture import InputSpec
+from shardlang.grammar import tree as t
+from shardlang.grammar.formatter import format_tree
+from shardlang.init.axes import Roles
+from shardlang.init.layouts import Entry, Layouts
+from shardlang.init.model import Target
+from shardlang.init.names import patterns_for
+from shardlang.ir.layout import dtype_name
+
+_WIDTH = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """All that a spec is written from.
+
+    Attributes:
+        shapes: every parameter of the model, in its order.
+        aliases: the other names of tied parameters.
+        sequences: modules whose result is split along the sequence.
+        remarks: what the person should know, one comment each.
+    """
+
+    command: str
+    folder: Path
+    target: Target
+    roles: Roles
+    inputs: tuple[InputSpec, ...]
+    layouts: Layouts
+    shapes: dict[str, tuple[int, ...]]
+    aliases: dict[str, str] = field(default_factory=dict)
+    sequences: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def spec_text(draft: Draft) -> str:
+    """The spec in canonical form."""
+    return format_tree(t.Tree(tuple(_statements(draft)), _foot(draft)))
+
+
+def _statements(draft: Draft) -> list[t.Statement]:
+    lets = _lets(draft)
+    found: list[t.Statement] = [_mesh(draft)]
+    found += [t.Let(t.Ident(name), t.Number(size)) for name, size in lets.items()]
+    found.append(_model(draft))
+    found += _inputs(draft, {size: name for name, size in lets.items()})
+    found += _params(draft)
+    found += _values(draft)
+    if draft.roles.stored:
+        over = _product(axis.name for axis in draft.roles.stored)
+        comment = ("", "# At rest every parameter is split over these too, and gathered before use")
+        found.append(t.Store("param", t.Text("**"), over, trivia=t.Trivia(before=comment)))
+    return found
+
+
+def _comment(text: str) -> tuple[str, ...]:
+    lines = textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return tuple(f"# {line}" for line in lines)
+
+
+def _product(names: Iterable[str]) -> t.Product:
+    return t.Product(tuple(t.Ident(name) for name in names))
+
+
+def _mesh(draft: Draft) -> t.Mesh:
+    roles = draft.roles
+    use = {axis: "the batch" for axis in roles.batch}
+    if roles.model is not None:
+        use[roles.model] = "parameters and their computation"
+    if roles.experts is not None:
+        use[roles.experts] = "experts"
+    axes = tuple(
+        t.AxisDecl(
+            t.Ident(axis.name), t.Number(axis.size),
+            trivia=t.Trivia(after=f"# {use[axis]}" if axis in use else ""),
+        )
+        for axis in roles.mesh.axes
+    )  # fmt: skip
+    head = [f"# Written by `{draft.command}`."]
+    if roles.model is not None:
+        over = roles.model.name
+        head += _comment(
+            f"{draft.layouts.percent:.1f}% of the bytes of all matrices are split over {over}."
+        )
+    return t.Mesh(axes, trivia=t.Trivia(before=tuple(head)))
+
+
+def _lets(draft: Draft) -> dict[str, int]:
+    """Names for the sizes of the batch and of sequences, where several inputs share them."""
+    taken = {axis.name for axis in draft.roles.mesh.axes}
+    shapes = [spec.shape for spec in draft.inputs]
+    found: dict[str, int] = {}
+    firsts = {shape[0] for shape in shapes if shape}
+    if len(firsts) == 1 and "batch" not in taken:
+        found["batch"] = firsts.pop()
+    lengths = {
+        s.shape[1] for s in draft.inputs if len(s.shape) == 2 and not s.dtype.is_floating_point
+    }
+    if len(lengths) == 1 and "seq" not in taken and lengths != set(found.values()):
+        found["seq"] = lengths.pop()
+    return found
+
+
+def _model(draft: Draft) -> t.Model:
+    target = draft.target
+    path = Path(os.path.relpath(target.path.absolute(), draft.folder.absolute())).as_posix()
+    if target.function is not None:
+        return t.Model(t.Text(f"{path}:{target.function}"))
+    arguments = [t.Argument(None, t.Text(path))]
+    if target.task is not None:
+        arguments.append(t.Argument(t.Ident("task"), t.Text(target.task)))
+    why = ("# The config names no class of its own: this task is a guess",) if target.chosen else ()
+    return t.Model(t.Ident("hf"), tuple(arguments), trivia=t.Trivia(before=why))
+
+
+def _inputs(draft: Draft, named: dict[int, str]) -> list[t.Statement]:
+    """One statement for all inputs of one type."""
+    groups: dict[tuple[str, tuple[int, ...], int | None], list[str]] = {}
+    for spec in draft.inputs:
+        groups.setdefault((dtype_name(spec.dtype), spec.shape, spec.below), []).append(spec.name)
+    found: list[t.Statement] = []
+    for (dtype, shape, below), names in groups.items():
+        refs = tuple(t.Ident(n) if n.isidentifier() else t.Text(n) for n in names)
+        integral = not dtype.startswith(("f", "bf", "c"))
+        sizes = tuple(
+            t.Ident(named[size])
+            if size in named and (named[size] == "batch" if place == 0 else integral and place == 1)
+            else t.Number(size)
+            for place, size in enumerate(shape)
+        )
+        bound = None if below is None else t.Number(below)
+        layout = t.Layout(_batch_entries(draft.roles, shape, draft.inputs))
+        found.append(t.Input(refs, t.Ident(dtype), sizes, bound, layout))
+    return found
+
+
+def _batch_entries(
+    roles: Roles, shape: Sequence[int], inputs: Sequence[InputSpec]
+) -> tuple[t.Entry, ...]:
+    """The batch over the data axes, all else whole."""
+    firsts = [spec.shape[0] for spec in inputs if spec.shape]
+    usual = max(set(firsts), key=firsts.count) if firsts else 0
+    batched = bool(roles.batch) and bool(shape) and shape[0] == usual >= roles.ways
+    head = t.AxesEntry(_product(axis.name for axis in roles.batch)) if batched else t.WholeEntry()
+    return tuple(head if dim == 0 else t.WholeEntry() for dim in range(len(shape)))
+
+
+def _params(draft: Draft) -> list[t.Statement]:
+    """One statement for each layout within a group, under the group's title."""
+    groups: dict[str, dict[tuple[t.Entry, ...], list[str]]] = {}
+    for name, shape in draft.shapes.items():
+        if name in draft.layouts.entries:
+            title = draft.layouts.titles[name]
+            layout = _entries(draft.layouts.entries[name], len(shape))
+            groups.setdefault(title, {}).setdefault(layout, []).append(name)
+    others = [*draft.shapes, *draft.aliases]
+    found: list[t.Statement] = []
+    for title, layouts in groups.items():
+        before: tuple[str, ...] = ("", f"# {title[0].upper()}{title[1:]}")
+        for layout, names in layouts.items():
+            allowed = [n for n in others if draft.aliases.get(n) not in names]
+            for pattern in patterns_for(names, allowed):
+                node = t.Param(t.Text(pattern), t.Layout(layout), trivia=t.Trivia(before=before))
+                found.append(node)
+                before = ()
+    return found
+
+
+def _entries(split: dict[int, Entry], rank: int) -> tuple[t.Entry, ...]:
+    return tuple(_entry(split[dim]) if dim in split else t.WholeEntry() for dim in range(rank))
+
+
+def _entry(entry: Entry) -> t.AxesEntry:
+    return t.AxesEntry(_product([entry.axis]), tuple(t.Number(size) for size in entry.blocks))
+
+
+def _values(draft: Draft) -> list[t.Statement]:
+    """Results that the model's plan splits along the sequence."""
+    roles = draft.roles
+    if not draft.sequences or roles.model is None:
+        return []
+    batch: t.Entry = (
+        t.AxesEntry(_product(axis.name for axis in roles.batch)) if roles.batch else t.WholeEntry()
+    )
+    layout = t.Layout((batch, t.AxesEntry(_product([roles.model.name])), t.WholeEntry()))
+    selector = t.Selector("out")
+    return [
+        t.ValueStatement(t.Text(pattern), selector, layout)
+        for pattern in patterns_for(draft.sequences, ())
+    ]
+
+
+def _foot(draft: Draft) -> tuple[str, ...]:
+    """What is left whole, and what else there is to know."""
+    lines: list[str] = []
+    if draft.roles.model is not None:
+        lines += [line for text in _left_whole(draft) for line in _comment(text)]
+    lines += [line for text in draft.remarks for line in _comment(text)]
+    return ("", *lines) if lines else ()
+
+
+def _left_whole(draft: Draft) -> list[str]:
+    """The parameters that no statement splits, matrices first."""
+    stated = draft.layouts.entries
+    whole = [name for name in draft.shapes if name not in stated]
+    matrices = [name for name in whole if name in draft.layouts.matrices]
+    others = [name for name in whole if name not in draft.layouts.matrices]
+    assert draft.roles.model is not None
+    over = draft.roles.model.name
+    texts = []
+    for names, what in ((matrices, "Matrices"), (others, "Other parameters")):
+        if names:
+            rest = [n for n in draft.shapes if n not in names]
+            texts.append(f"{what} left whole over {over}: {', '.join(patterns_for(names, rest))}")
+    return texts
