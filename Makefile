@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test check prove bench clean
+.PHONY: help install demo test check prove bench pages clean
 
 help:      ## what there is to make
 	@sed -n 's/^\([a-z]*\): .*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ prove: install ## shardlang verify on every example
 bench: install ## compile time and step time
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/step_time.py
+
+pages: install ## write into the pages what their commands print, and draw their pictures
+	$(BIN)/shardlang graph examples/gspmd_ffn/ffn.shard -o docs/images/gspmd_ffn.svg
+	$(BIN)/shardlang graph examples/megatron_mlp/mlp.shard -o docs/images/megatron_mlp.svg
+	$(BIN)/shardlang graph examples/llama/sp.shard -o docs/images/llama_sp.svg
+	$(BIN)/python -m tests.pages
 
 clean:     ## remove what the targets above made
 	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,34 @@
+"""What the pages show is what the commands print, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.commands import ROOT
+from tests.pages import PAGES, commands, output, same
+
+SHOWN = [(page, command, shown) for page in PAGES for command, shown in commands(page)]
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(SHOWN) > 10
+
+
+@pytest.mark.parametrize(
+    ("page", "command", "shown"),
+    SHOWN,
+    ids=[f"{page.relative_to(ROOT)}: {command}" for page, command, _ in SHOWN],
+)
+def test_the_command_prints_what_the_page_shows(page: Path, command: str, shown: str) -> None:
+    printed = output(command)
+    assert same(shown, printed), f"run `python -m tests.pages {page.relative_to(ROOT)}`\n{printed}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = [page.parent / target for target in LINK.findall(page.read_text())]
+    assert [target for target in targets if not target.exists()] == []
