@@ -103,7 +103,8 @@ def _cluster_style(picture: Picture, module: str, parent: str, depth: int) -> St
     for name, (pattern, count) in picture.repeats.items():
         if module == name or module.startswith(name + "."):
             shown = pattern + module[len(name) :]
-            style["label"] = shown[len(parent) + 1 :] if shown.startswith(parent + ".") else label
+            inner = shown.startswith(f"{parent}.") if parent else True
+            style["label"] = shown[len(parent) + bool(parent) :] if inner else label
             if module == name:
                 style |= {"label": f"{style['label']}  ×{count}", "penwidth": "2.5"}
     return style
@@ -139,7 +140,8 @@ def _arrows(picture: Picture) -> Iterator[str]:
     told: set[tuple[str, tuple[str, ...]]] = set()
     for arrow in picture.arrows.values():
         style: Style = {"color": "#dc2626", "fontcolor": "#dc2626"} if arrow.moves else {}
-        if arrow.lines and (arrow.source, arrow.lines) not in told:
+        known = arrow.moves or picture.boxes[arrow.source].kind in ("op", "step")
+        if known and arrow.lines and (arrow.source, arrow.lines) not in told:
             told.add((arrow.source, arrow.lines))
             style["label"] = _label(tuple(f" {line}" for line in arrow.lines))
         end = f" [{_pairs(style)}]" if style else ""

@@ -96,7 +96,7 @@ class Reader:
         while self._is_through(source, flowing):
             source, reader = _passed_on(source), source
             needs = self._needs(source, reader) or needs
-        lines = self._type(operand) if source.op != "placeholder" or needs else ()
+        lines = self._type(operand)
         if needs is not None:
             lines = (*lines, f"needs {needs}")
         return Arrow(source.name, node.name, lines, needs is not None)

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from shardlang.graph.picture import Box, Picture, inside
+from shardlang.graph.picture import Arrow, Box, Picture, inside
 
 _NUMBERED = re.compile(r"^(.*\.)?(\d+)$")
+
+_LABELS = re.compile(r" ~\w+")
 
 Signature = tuple[object, ...]
 
@@ -75,11 +77,18 @@ def _signature(picture: Picture, module: str) -> Signature:
     into = picture.into()
     rows = []
     for box in boxes:
-        arrows = sorted((place.get(arrow.source, -1), arrow.lines) for arrow in into[box.id])
+        arrows = sorted(_end(place.get(arrow.source), arrow) for arrow in into[box.id])
         rows.append(
             (box.kind, box.module[len(module) :], box.title, box.lines, box.params, tuple(arrows))
         )
     return tuple(rows)
+
+
+def _end(place: int | None, arrow: Arrow) -> tuple[int, tuple[str, ...]]:
+    """An arrow by the place of its source; one from outside without the labels of its gradient."""
+    if place is not None:
+        return place, arrow.lines
+    return -1, tuple(_LABELS.sub("", line) for line in arrow.lines)
 
 
 def _folded(picture: Picture, run: Run) -> Picture:
