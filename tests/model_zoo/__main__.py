@@ -45,7 +45,8 @@ def _expected(case: Case, outcome: Outcome) -> bool:
 
 
 def _line(case: Case, outcome: Outcome) -> str:
-    what = outcome.finding or f"error {outcome.error:.1e}, split {outcome.split:.0%}"
+    split = f", {outcome.split:.0%} split over tp" if outcome.split else ""
+    what = outcome.finding or f"error {outcome.error:.1e}{split}"
     mark = "ok " if outcome.ok else "BAD" if not _expected(case, outcome) else "no "
     return f"{mark} {case.name:12} {outcome.spec:12} {outcome.seconds:5.1f} s  {what}"
 

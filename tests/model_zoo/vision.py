@@ -33,7 +33,7 @@ def _vision(name: str, size: int, params: Params, **config: Any) -> Case:
     config = {"model_type": name, "num_labels": 7, **config}
     return Case(
         name, "vision", config, images(size), params, "image-classification",
-        whole=("*patch_embeddings*", "*position_embeddings*", "*token", "classifier.*"),
+        whole=("*patch_embeddings*", "*token", "classifier.*", "*dwconv*", "*downsampling*"),
     )  # fmt: skip
 
 
