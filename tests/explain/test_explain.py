@@ -1,0 +1,123 @@
+"""Explanations: chains of reasons, the ways not taken, names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shardlang.explain import Explanation, UnknownName, explain, render
+from tests.commands import document, shardlang
+from tests.plan.plans import FSDP, HERE, SP, STACK, TP, compiled
+
+
+def one(text: str, name: str) -> Explanation:
+    """The only explanation of a name."""
+    (found,) = explain(compiled(text), name)
+    return found
+
+
+def titles(found: Explanation) -> list[str]:
+    """What the tensor does along each axis."""
+    return [story.title for story in found.stories]
+
+
+def test_a_stated_parameter() -> None:
+    found = one(TP, "up.weight")
+    assert found.kind == "param"
+    assert titles(found) == ["whole over dp", "tp splits dim 0"]
+    (link,) = found.stories[1].links
+    assert link.text == "`up.weight` is stated so"
+    assert link.place.endswith("spec.shard:5")
+    assert found.collectives[0].startswith("backward all_reduce over dp")
+
+
+def test_a_value_and_where_its_split_comes_from() -> None:
+    found = one(TP, "down.out")
+    assert found.facts[0] == "f32[4@dp, 12, 8] +tp, local [2, 12, 8]"
+    assert titles(found) == ["dp splits dim 0", "a partial sum over tp"]
+    batch, partial = found.stories
+    assert [link.text for link in batch.links] == [
+        "`linear` in `down` carries it on from what it reads",
+        "`gelu` carries it on from what it reads",
+        "`linear` in `up` carries it on from what it reads",
+        "`x` is stated so",
+    ]
+    assert partial.links[0].text == (
+        "`linear` in `down` is split over tp as its parameter `down.weight` is"
+    )
+    assert partial.links[0].source.startswith("models.py:")
+
+
+def test_the_ways_not_taken() -> None:
+    story = one(TP, "down.out").stories[1]
+    assert story.choice == "`linear` in `down`"
+    (chosen,) = [way for way in story.alternatives if way.chosen]
+    assert chosen.text.endswith("leaving a partial sum")
+    # one all-reduce of b s d, against the same with the parts of gelu's result gathered
+    assert chosen.bytes == 2 * (2 * 12 * 8) * 4 * 3 // 4
+    whole = next(way for way in story.alternatives if way.text.startswith("not split"))
+    assert whole.bytes > chosen.bytes
+    ordered = [way.bytes for way in story.alternatives]
+    assert ordered == sorted(ordered)
+
+
+def test_a_stored_parameter() -> None:
+    found = one(FSDP, "layers.1.down.weight")
+    assert titles(found)[1] == "shard splits dim 1"
+    assert found.stories[1].links[0].text.startswith("`layers.1.down.weight` is stored over shard")
+
+
+def test_a_collective() -> None:
+    found = one(SP, "reduce_scatter")
+    assert found.kind == "collective"
+    assert found.subject == "reduce_scatter: down.out"
+    assert found.facts[-1] == "from f32[4@dp, 12, 8] +tp to f32[4@dp, 12@tp, 8]"
+    assert titles(found) == ["`linear` in `down` gives it", "`add` reads it", "the steps"]
+    direct, around = found.stories[2].alternatives
+    assert (direct.text, direct.chosen) == ("reduce_scatter", True)
+    assert direct.bytes < around.bytes
+
+
+def test_a_module_is_what_it_returns_and_its_collectives() -> None:
+    kinds = [found.kind for found in explain(compiled(STACK), "layers.1.down")]
+    assert kinds == ["value", "collective"]
+
+
+def test_long_chains_are_shortened() -> None:
+    text = STACK.replace('stack"()', 'stack"(layers = 8)')
+    links = one(text, "layers.7.out").stories[0].links
+    assert len(links) == 7
+    assert links[3].text.startswith("… ")
+    assert links[-1].text == "`x` is stated so"
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(UnknownName) as failure:
+        explain(compiled(TP), "up.wight")
+    assert failure.value.near[0] == "up.weight"
+
+
+@pytest.mark.parametrize(
+    "name", ["up.weight", "up.out", "x", "output", "all_gather", "down", "add"]
+)
+def test_everything_fits_80_columns(name: str) -> None:
+    text = render(explain(compiled(SP), name))
+    assert max(map(len, text.split("\n"))) <= 80
+
+
+def test_command(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text((HERE / "models.py").read_text())
+    spec = tmp_path / "tp.shard"
+    spec.write_text(TP)
+    status, out, _ = shardlang("explain", spec, "down.weight")
+    assert status == 0
+    assert 'param "down.weight" [_, tp]' in out
+    (found,) = document("explain", spec, "down.weight")["explanations"]
+    assert [axis["axis"] for axis in found["axes"]] == ["dp", "tp"]
+    status, _, err = shardlang("explain", spec, "down.wait")
+    assert status == 2
+    assert "did you mean `down.weight`" in err
+    status, _, err = shardlang("explain", spec)
+    assert status == 2
+    assert "name what to explain" in err
