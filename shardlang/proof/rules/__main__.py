@@ -13,11 +13,15 @@ import torch
 from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.own import own_calls
 from shardlang.proof.rules.prove import Tally, prove_call
-from shardlang.proof.rules.samples import Skipped, calls_in, has_rule, op_infos
+from shardlang.proof.rules.samples import DTYPES, Skipped, calls_in, has_rule, op_infos
 from shardlang.proof.rules.table import write_table
 
+DTYPE_NAMES = ("float64", "int64", "bool", "complex128", "float32", "bfloat16")
 
-def calls(names: tuple[str, ...], tally: Tally) -> Iterator[tuple[str, AtenCall]]:
+
+def calls(
+    names: tuple[str, ...], tally: Tally, dtypes: tuple[torch.dtype, ...]
+) -> Iterator[tuple[str, AtenCall]]:
     """All distinct calls that have a rule, op by op, ours first."""
     seen: set[str] = set()
     for call in own_calls():
@@ -27,15 +31,19 @@ def calls(names: tuple[str, ...], tally: Tally) -> Iterator[tuple[str, AtenCall]
             yield name, call
     for name, infos in op_infos().items():
         if not names or name in names:
-            yield from calls_of_op(name, infos, seen, tally)
+            yield from calls_of_op(name, infos, seen, tally, dtypes)
 
 
 def calls_of_op(
-    name: str, infos: list[Any], seen: set[str], tally: Tally
+    name: str,
+    infos: list[Any],
+    seen: set[str],
+    tally: Tally,
+    dtypes: tuple[torch.dtype, ...] = DTYPES,
 ) -> Iterator[tuple[str, AtenCall]]:
     """The distinct calls of one op's samples that have a rule and are not in `seen`."""
     for info in infos:
-        for call in calls_in(info):
+        for call in calls_in(info, dtypes):
             if isinstance(call, Skipped):
                 tally.skipped.append(call)
             elif not has_rule(call):
@@ -66,6 +74,15 @@ def some_calls(
 @click.option("--sample", type=int, default=None, help="Only so many random calls.")
 @click.option("--most", type=int, default=None, help="At most so many assignments of one call.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random choice.")
+@click.option(
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    type=click.Choice(DTYPE_NAMES),
+    default=DTYPE_NAMES[:3],
+    show_default=True,
+    help="Dtypes of the samples; repeatable.",
+)
 @click.option("--verbose", is_flag=True, help="Print every call.")
 @click.option("--table", is_flag=True, help="Enter what was proven in the committed table.")
 def main(
@@ -73,13 +90,17 @@ def main(
     sample: int | None,
     most: int | None,
     seed: int,
+    dtypes: tuple[str, ...],
     verbose: bool,
     table: bool,
 ) -> None:
     """Check every legal split of every sample of every op that has a rule."""
     torch.set_num_threads(1)
     chooser, tally = random.Random(seed), Tally()
-    found = calls(names, tally) if sample is None else some_calls(names, tally, chooser, sample)
+    if sample is None:
+        found = calls(names, tally, tuple(getattr(torch, name) for name in dtypes))
+    else:
+        found = some_calls(names, tally, chooser, sample)
     for name, call in found:
         if verbose:
             print(call, flush=True)
