@@ -127,7 +127,10 @@ def causal_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Causal attention for the query rows that lie here."""
+    """Causal attention for the query rows that lie here; keys after the last row are left out."""
+    if isinstance(rows, int):
+        end = rows + query.shape[-2]
+        key, value = key[..., :end, :], value[..., :end, :]
     row = indices(rows, query.shape[-2], query.device)
     column = torch.arange(key.shape[-2], device=query.device)
     return torch.nn.functional.scaled_dot_product_attention(
