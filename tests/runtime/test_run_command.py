@@ -1,0 +1,95 @@
+"""`shardlang run` from the outside: lines, weights, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardlang import cli
+
+HERE = Path(__file__).parent
+SPEC = str(HERE / "tiny.shard")
+ENV = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+
+
+def start(*args: str) -> subprocess.Popen[str]:
+    """The command line in a process of its own, on two devices."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "shardlang", "run", *args, "--set", "copies=1"],
+        env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def altered(folder: Path, old: str, new: str) -> str:
+    """A copy of the spec with a text replaced."""
+    text = Path(SPEC).read_text().replace('"tiny.py', f'"{HERE}/tiny.py')
+    assert old in text
+    path = folder / "altered.shard"
+    path.write_text(text.replace(old, new))
+    return str(path)
+
+
+def test_lines_weights_and_reference(tmp_path: Path) -> None:
+    process = start(SPEC, "--steps", "3", "--save", str(tmp_path), "--reference")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    *steps, last = [json.loads(line) for line in output.splitlines()]
+    assert [list(step) for step in steps] == [
+        ["step", "loss", "grad_norm", "step_s", "tokens_per_s"]
+    ] * 3
+    assert last["schema"] == 1
+    assert last["ok"] is True
+    assert last["set"] == {"copies": 1}
+    found: dict[str, Any] = last["summary"]
+    assert found["mesh"] == {"dp": 1, "tp": 2}
+    assert found["reference"]["max_difference"] < 1e-5
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_an_error_in_the_spec_is_said_once(tmp_path: Path) -> None:
+    process = start(altered(tmp_path, '"embed.weight"', '"embedding.weight"'))
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert errors.count("error[") == 1
+    assert output == ""
+
+
+def test_ctrl_c_ends_the_run() -> None:
+    process = start(SPEC, "--steps", "1000000")
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["step"] == 1
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=40)
+    assert process.returncode == 130
+    assert errors.strip() == "interrupted"
+
+
+def test_one_device_runs_in_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = altered(tmp_path, "tp = 2", "tp = 1")
+    assert cli.run(["run", spec, "--set", "copies=1", "--steps", "1"]) == 0
+    step, last = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert step["step"] == 1
+    assert last["summary"]["devices"] == 1
+
+
+def test_another_number_of_processes_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert cli.run(["run", SPEC, "--json"]) == 1
+    finding = json.loads(capsys.readouterr().out)["diagnostics"][0]
+    assert finding["code"] == "SH0601"
+    assert finding["message"].startswith("3 processes were started")
+
+
+@pytest.mark.parametrize("args", [("--node-rank", "1"), ("--nnodes", "2"), ("--steps", "0")])
+def test_wrong_use(args: tuple[str, ...]) -> None:
+    assert cli.run(["run", SPEC, *args]) == 2
