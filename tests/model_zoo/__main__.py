@@ -1,4 +1,4 @@
-"""Prove the model zoo: `python -m tests.model_zoo [--only NAME] [--spec PART] [--table]`."""
+"""Prove the model zoo: `python -m tests.model_zoo [--only NAME] [--spec NAME] [--table]`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.model_zoo", description=__doc__)
     parser.add_argument("--only", action="append", default=[], help="one model; may be repeated")
-    parser.add_argument("--spec", default="", help="a part of the names of the specs to prove")
+    parser.add_argument("--spec", default="", help="the one spec to prove")
     parser.add_argument("--table", action="store_true", help="write docs/model-zoo.md")
     return parser.parse_args()
 

@@ -43,7 +43,7 @@ def _experts(
     }  # fmt: skip
     return Case(
         name, "experts", config, (tokens("input_ids", *mask, "labels"),), params, "causal-lm",
-        options=options, whole=("*gate.weight", "*_a_proj*", "*down_proj_bias"),
+        options=options, whole=("*gate.weight", "*_a_proj*", "*down_proj_bias", "*router.weight"),
         extra=by_experts,
         refused=dict.fromkeys([*MESHES, *by_experts], "SH0354") if "eager" in name else {},
     )  # fmt: skip

@@ -23,8 +23,10 @@ HEAD = """# Model zoo
 Every model below is unmodified, at a tiny size, in train mode; its program on 4 simulated devices
 is compared with the single-device one in float64: loss, outputs and the gradient of every
 parameter. A cell is the worst relative error and the seconds that the proof took on one core, the
-first one with tracing. *split* is the part of all matrices' elements that the tensor-parallel specs
-split over `tp`. Written by `python -m tests.model_zoo --table`.
+first one with tracing. *split* is the part of the elements of the attention, MLP and vocabulary
+matrices (of convolutions in blocks) that the tensor-parallel specs split over `tp`; tables of
+positions and types, routers, and projections outside the layers are left whole.
+Written by `python -m tests.model_zoo --table`.
 """
 
 
@@ -58,7 +60,7 @@ def write_table(results: Mapping[str, Mapping[str, Outcome]]) -> None:
         parts = [o.split for o in found.values() if "tp" in o.spec and o.ok]
         split = f"{max(parts):.0%}" if parts else ""
         lines.append(f"| {case.kind} | {case.name} | {' | '.join(cells)} | {split} |")
-        notes += [f"- {case.name}, {o.spec}: {_note(o)}" for o in found.values() if _noted(o)]
+        notes += _notes(case.name, found)
     text = "\n".join(lines) + "\n"
     if notes:
         text += "\n## Other layouts, and what does not work\n\n" + "\n".join(notes) + "\n"
@@ -73,9 +75,10 @@ def _cell(outcome: Outcome | None) -> str:
     return f"{outcome.error:.0e}, {outcome.seconds:.0f} s"
 
 
-def _noted(outcome: Outcome) -> bool:
-    return not outcome.ok or outcome.spec not in MESHES
-
-
-def _note(outcome: Outcome) -> str:
-    return outcome.finding or _cell(outcome)
+def _notes(name: str, found: Mapping[str, Outcome]) -> list[str]:
+    """One line for all specs of a case that came out alike."""
+    alike: dict[str, list[str]] = {}
+    for outcome in found.values():
+        if not outcome.ok or outcome.spec not in MESHES:
+            alike.setdefault(outcome.finding or _cell(outcome), []).append(outcome.spec)
+    return [f"- {name}, {'; '.join(specs)}: {note}" for note, specs in alike.items()]

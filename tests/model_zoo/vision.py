@@ -33,7 +33,10 @@ def _vision(name: str, size: int, params: Params, **config: Any) -> Case:
     config = {"model_type": name, "num_labels": 7, **config}
     return Case(
         name, "vision", config, images(size), params, "image-classification",
-        whole=("*patch_embeddings*", "*token", "classifier.*", "*dwconv*", "*downsampling*"),
+        whole=(
+            "*patch_embeddings*", "*token", "classifier.*", "*dwconv*", "*downsampling*",
+            "*embedder*", "*shortcut*",
+        ),
     )  # fmt: skip
 
 
