@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from shardlang.cli import run
+from shardlang.cli import execute as run
 
 HERE = Path(__file__).parent
 

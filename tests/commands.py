@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shardlang.cli import run
+from shardlang.cli import execute as run
 
 ROOT = Path(__file__).parent.parent
 

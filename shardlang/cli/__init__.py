@@ -100,10 +100,10 @@ def main(args: Sequence[str] | None = None) -> None:
     Exits with 0 when all is clean, 1 on findings, 2 on wrong usage or an internal error, 130 on
     Ctrl-C.
     """
-    sys.exit(run(args))
+    sys.exit(execute(args))
 
 
-def run(args: Sequence[str] | None = None) -> int:
+def execute(args: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     try:
         status = cli.main(args, prog_name="shardlang", standalone_mode=False)

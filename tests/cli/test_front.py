@@ -11,7 +11,7 @@ import click
 import pytest
 
 import shardlang.cli
-from shardlang.cli import run
+from shardlang.cli import execute as run
 from shardlang.grammar.codes import CODES
 
 GOOD = 'mesh { dp = 2 }\nlet b = 8\nmodel "m.py:f"\ninput x : f32[b, 4] [dp, _]\n'
@@ -196,7 +196,7 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_module_runs_and_starts_without_torch() -> None:
     code = (
-        "import sys; from shardlang.cli import run; status = run(['--help']);"
+        "import sys; from shardlang.cli import execute; status = execute(['--help']);"
         "assert 'torch' not in sys.modules and 'lark' not in sys.modules; sys.exit(status)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

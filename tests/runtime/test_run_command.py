@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from shardlang import cli
+from shardlang.cli import execute
 
 HERE = Path(__file__).parent
 SPEC = str(HERE / "tiny.shard")
@@ -73,7 +73,7 @@ def test_ctrl_c_ends_the_run() -> None:
 
 def test_one_device_runs_in_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = altered(tmp_path, "tp = 2", "tp = 1")
-    assert cli.run(["run", spec, "--set", "copies=1", "--steps", "1"]) == 0
+    assert execute(["run", spec, "--set", "copies=1", "--steps", "1"]) == 0
     step, last = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert step["step"] == 1
     assert last["summary"]["devices"] == 1
@@ -84,7 +84,7 @@ def test_another_number_of_processes_is_refused(
 ) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
-    assert cli.run(["run", SPEC, "--json"]) == 1
+    assert execute(["run", SPEC, "--json"]) == 1
     finding = json.loads(capsys.readouterr().out)["diagnostics"][0]
     assert finding["code"] == "SH0601"
     assert finding["message"].startswith("3 processes were started")
@@ -92,4 +92,4 @@ def test_another_number_of_processes_is_refused(
 
 @pytest.mark.parametrize("args", [("--node-rank", "1"), ("--nnodes", "2"), ("--steps", "0")])
 def test_wrong_use(args: tuple[str, ...]) -> None:
-    assert cli.run(["run", SPEC, *args]) == 2
+    assert execute(["run", SPEC, *args]) == 2
