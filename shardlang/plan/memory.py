@@ -37,6 +37,7 @@ _VIEWS = {
     "view", "reshape", "_unsafe_view", "transpose", "t", "permute", "unsqueeze", "squeeze",
     "expand", "slice", "select", "split", "split_with_sizes", "chunk", "unbind", "alias", "detach",
     "unfold", "flatten", "unflatten", "narrow", "movedim", "constrain",
+    "broadcast_tensors",
 }  # fmt: skip
 """Ops whose result shares the memory of their operand."""
 
@@ -138,7 +139,8 @@ def _shared(node: fx.Node) -> fx.Node | None:
         if is_step(whole):
             value, step = steps_of(whole)[index]
             return value if step.forward is Move.NOTHING else None
-        return whole.all_input_nodes[0] if op_name(whole) in _VIEWS else None
+        sources = whole.all_input_nodes
+        return sources[min(index, len(sources) - 1)] if op_name(whole) in _VIEWS else None
     if is_step(node):
         value, step = steps_of(node)[0]
         return value if step.forward is Move.NOTHING else None

@@ -18,8 +18,8 @@ from shardlang.graph.code import code_of
 from shardlang.graph.fold import join_light
 from shardlang.graph.picture import Arrow, Box, Picture, common_module
 from shardlang.graph.repeats import fold_repeats
-from shardlang.spec import load_spec_text
-from tests.commands import shardlang
+from shardlang.spec import load_spec, load_spec_text
+from tests.commands import ROOT, shardlang
 from tests.plan.plans import FSDP, HERE, SP, STACK, TP, compiled
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -54,6 +54,13 @@ def test_dot_of_earlier_stages(stage: str) -> None:
 @pytest.mark.parametrize("name", TEXTS)
 def test_code(name: str) -> None:
     same_as_fixture(f"{name}.py.txt", code_of(compiled(TEXTS[name]).program))
+
+
+def test_the_page_shows_the_code() -> None:
+    spec, _ = load_spec(ROOT / "examples/megatron_mlp/mlp.shard")
+    assert spec is not None
+    page = (ROOT / "docs" / "plan-and-graph.md").read_text()
+    assert f"```python\n{code_of(compile_spec(spec).program)}```\n" in page
 
 
 def test_the_same_spec_gives_the_same_text() -> None:
