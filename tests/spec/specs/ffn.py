@@ -1,0 +1,1 @@
+../../../examples/gspmd_ffn/ffn.py

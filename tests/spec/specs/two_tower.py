@@ -1,0 +1,1 @@
+../../../examples/two_tower/two_tower.py
