@@ -3,8 +3,8 @@
 The estimate adds up every value that autograd keeps for the backward, as the rules tell it: an op
 that is linear in an operand keeps the other operands, one that is not keeps that operand, or its
 result where `_KEEPS_RESULT` says so. A value is counted once, views not apart from their base; the
-gathered form of a stored parameter counts, a parameter itself does not. Temporary buffers and the
-allocator's own loss are not counted.
+gathered form of a stored parameter counts unless it is gathered again, a parameter itself does not.
+Temporary buffers and the allocator's own loss are not counted.
 """
 
 from __future__ import annotations
@@ -97,7 +97,12 @@ def kept_values(program: LocalProgram, flowing: set[fx.Node]) -> list[fx.Node]:
         sharding = sharding_at(node)
         if node in flowing and node.op == "call_function" and sharding is not None:
             kept.update(base_of(v) for v in _kept_by(node, sharding.rule, flowing))
-    return [node for node in program.graph.nodes if node in kept and node.op != "placeholder"]
+    return [node for node in program.graph.nodes if node in kept and not _is_elsewhere(node)]
+
+
+def _is_elsewhere(node: fx.Node) -> bool:
+    """Whether a value need not be kept: a leaf is there anyway, or it is gathered again."""
+    return node.op == "placeholder" or bool(node.meta.get("regather"))
 
 
 def _kept_by(node: fx.Node, rule: Rule, flowing: set[fx.Node]) -> list[fx.Node]:

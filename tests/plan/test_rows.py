@@ -106,6 +106,16 @@ def test_state_is_what_lies_on_a_device() -> None:
     )
 
 
+def test_what_is_gathered_again_is_not_kept() -> None:
+    """Five weights: the backward of a sum reads no bias, and the input wants no gradient."""
+    again = plan(FSDP.replace("over shard", "over shard regather"))
+    rows = again.select("all_gather", "backward", "shard")
+    assert len(rows) == 5
+    saved = plan(FSDP).memory.activations_bytes - again.memory.activations_bytes
+    assert saved == 5 * 24 * 8 * 4
+    assert sum(row.bytes for row in rows) == saved * 3 // 4
+
+
 def test_activations_are_what_autograd_keeps() -> None:
     """On one device the estimate is the storage that the model's own backward holds on to."""
     text = STACK.replace("dp = 2 tp = 4", "dp = 1 tp = 1")
