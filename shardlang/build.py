@@ -41,13 +41,15 @@ class Placements:
     loss: str | None = None
 
 
-def build_graph(captured: Captured, placements: Placements, source: fx.Graph | None = None) -> ShardGraph:
+def build_graph(
+    captured: Captured, placements: Placements, source: fx.Graph | None = None
+) -> ShardGraph:
     """A fresh `ShardGraph` over a copy of the captured graph.
 
     Args:
         source: another form of the captured graph with the same node names (its float64 form).
     """
-    graph, env = copy_graph(captured.graph if source is None else source)
+    graph, _ = copy_graph(captured.graph if source is None else source)
     named = {node.name: node for node in graph.nodes}
     leaves = [_leaf(named[leaf.node], captured, leaf.name, placements) for leaf in captured.leaves]
     made = ShardGraph(

@@ -32,7 +32,11 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [str(part) for part in command],
-        cwd=cwd, env=kept | environment, capture_output=True, text=True, timeout=300,
+        cwd=cwd,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
