@@ -32,3 +32,12 @@ def test_the_command_prints_what_the_page_shows(page: Path, command: str, shown:
 def test_links_lead_somewhere(page: Path) -> None:
     targets = [page.parent / target for target in LINK.findall(page.read_text())]
     assert [target for target in targets if not target.exists()] == []
+
+
+def test_the_specs_of_the_readme_are_those_of_the_examples() -> None:
+    page = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^```shard\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    examples = [ROOT / "examples" / "llama" / name for name in ("dp_tp.shard", "sp.shard")]
+    assert len(blocks) == len(examples)
+    for block, example in zip(blocks, examples, strict=True):
+        assert block.strip() in example.read_text()
