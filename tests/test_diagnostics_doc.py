@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shardlang.bind import ModelNames, bind
-from shardlang.cli import run
+from shardlang.cli import execute
 from shardlang.grammar.codes import CODES
 from shardlang.spec import load_spec_text
 
@@ -59,7 +59,7 @@ def test_the_example_gives_exactly_its_code(
     options = [word for pair in given(code, tmp_path) for word in pair]
     options += ["--no-model"] if code < "SH0300" else []
     monkeypatch.chdir(tmp_path)
-    status = run(["check", "spec.shard", "--json", *options])
+    status = execute(["check", "spec.shard", "--json", *options])
     findings = json.loads(capsys.readouterr().out)["diagnostics"]
     assert {finding["code"] for finding in findings} == {code}
     assert status == any(finding["severity"] == "error" for finding in findings)
