@@ -27,7 +27,10 @@ check: install ## ruff, mypy and the import order
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
-prove: install ## shardlang verify on every example
+prove: install ## the brute-force proof of every op rule, on every sample
+	$(BIN)/python -m shardlang.rules.prove
+
+verify: install ## shardlang verify on every example
 	$(BIN)/python examples/prove.py
 
 bench: install ## compile time and step time
