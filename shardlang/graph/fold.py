@@ -6,32 +6,26 @@ Each function takes a picture and returns a smaller one of the same program.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import networkx as nx
 
 from shardlang.graph.picture import Box, Picture, common_module
 
+Joinable = Callable[[Box, Box], bool]
+
 
 def join_preparation(picture: Picture) -> Picture:
-    """Join what depends on no parameter (positions, masks, rotary tables) into one box each."""
+    """Join what depends on no parameter (positions, masks, rotary tables), as far as it hangs
+    together, into one box each."""
     side = _without_parameters(picture)
-    net = nx.Graph()
-    net.add_nodes_from(side)
-    for arrow in picture.arrows.values():
-        if arrow.source in side and arrow.target in side:
-            net.add_edge(arrow.source, arrow.target)
-    order = {name: i for i, name in enumerate(picture.boxes)}
-    names: dict[str, str | None] = {}
-    joined: dict[str, Box] = {}
-    for part in nx.connected_components(net):
-        members = sorted(part, key=order.__getitem__)
-        ops = [picture.boxes[name] for name in members if picture.boxes[name].kind == "op"]
-        if ops:
-            names.update(dict.fromkeys(members, ops[0].id))
-            joined[ops[0].id] = _prepared(ops)
-    return _replaced(picture, names, joined)
+
+    def joined(boxes: list[Box]) -> Box | None:
+        ops = [box for box in boxes if box.kind == "op"]
+        return _prepared(ops) if ops else None
+
+    return _join(picture, lambda one, other: {one.id, other.id} <= side, joined)
 
 
 def _without_parameters(picture: Picture) -> set[str]:
@@ -59,7 +53,33 @@ def _prepared(ops: list[Box]) -> Box:
 
 def join_light(picture: Picture) -> Picture:
     """Join neighbouring pointwise ops of one module into one box."""
+    return _join(picture, _alike, _joined)
+
+
+def _join(
+    picture: Picture, joinable: Joinable, write: Callable[[list[Box]], Box | None]
+) -> Picture:
+    """Join neighbours into groups, as long as that makes no circle of arrows.
+
+    Args:
+        write: the box of a group of several; None keeps them apart.
+    """
     order = {name: i for i, name in enumerate(picture.boxes)}
+    names: dict[str, str | None] = {}
+    joined: dict[str, Box] = {}
+    for name, members in _groups(picture, joinable, order).items():
+        boxes = [picture.boxes[member] for member in sorted(members, key=order.__getitem__)]
+        box = write(boxes) if len(boxes) > 1 else None
+        if box is not None:
+            names.update(dict.fromkeys(members, name))
+            joined[name] = replace(box, id=name)
+    made = picture.renamed(names)
+    made.boxes = {name: joined.get(name, box) for name, box in made.boxes.items()}
+    return made
+
+
+def _groups(picture: Picture, joinable: Joinable, order: dict[str, int]) -> dict[str, list[str]]:
+    """Groups of neighbours by the name of their first member."""
     net = nx.DiGraph()
     net.add_nodes_from(order)
     net.add_edges_from(picture.arrows)
@@ -67,7 +87,7 @@ def join_light(picture: Picture) -> Picture:
     members = {name: [name] for name in order}
     for source, target in sorted(picture.arrows, key=lambda ends: (order[ends[1]], order[ends[0]])):
         one, other = group[source], group[target]
-        if one == other or not _alike(picture.boxes[source], picture.boxes[target]):
+        if one == other or not joinable(picture.boxes[source], picture.boxes[target]):
             continue
         last = max(order[name] for name in members[other])
         if _only_direct(net, one, other, order, last):
@@ -76,13 +96,7 @@ def join_light(picture: Picture) -> Picture:
                 group[name] = kept
                 members[kept].append(name)
             _contract(net, kept, gone)
-    names: dict[str, str | None] = dict(group)
-    joined = {
-        name: _joined(name, [picture.boxes[n] for n in sorted(inside, key=order.__getitem__)])
-        for name, inside in members.items()
-        if len(inside) > 1
-    }
-    return _replaced(picture, names, joined)
+    return members
 
 
 def _alike(one: Box, other: Box) -> bool:
@@ -113,9 +127,9 @@ def _contract(net: nx.DiGraph, one: str, other: str) -> None:
     net.remove_node(other)
 
 
-def _joined(name: str, boxes: list[Box]) -> Box:
+def _joined(boxes: list[Box]) -> Box:
     names = tuple(name for box in boxes for name in box.names)
-    return replace(boxes[0], id=name, lines=(_most(names),), names=names)
+    return replace(boxes[0], lines=(_most(names),), names=names)
 
 
 def _most(names: Iterable[str], count: int = 5) -> str:
@@ -123,12 +137,6 @@ def _most(names: Iterable[str], count: int = 5) -> str:
     counts = Counter(name.strip("_") for name in names)
     texts = [name if n == 1 else f"{name} ×{n}" for name, n in counts.items()]
     return ", ".join(texts[:count]) + (", …" if len(texts) > count else "")
-
-
-def _replaced(picture: Picture, names: dict[str, str | None], joined: dict[str, Box]) -> Picture:
-    made = picture.renamed(names)
-    made.boxes = {name: joined.get(name, box) for name, box in made.boxes.items()}
-    return made
 
 
 def place_steps(picture: Picture) -> Picture:

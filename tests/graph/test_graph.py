@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from shardlang.driver import Compiled, compile_spec
 from shardlang.graph import STAGES, DrawError, dot_of, picture_of, write
 from shardlang.graph.code import code_of
-from shardlang.graph.fold import join_light
+from shardlang.graph.fold import join_light, join_preparation
 from shardlang.graph.picture import Arrow, Box, Picture, common_module
 from shardlang.graph.repeats import fold_repeats
 from shardlang.spec import load_spec, load_spec_text
@@ -125,6 +125,18 @@ def test_joining_light_ops_makes_no_circle_and_loses_no_op(picture: Picture) -> 
     assert all(box.id == name for name, box in joined.boxes.items())
     heavy = [box for box in picture.boxes.values() if not box.light]
     assert all(joined.boxes[box.id].names == box.names for box in heavy)
+
+
+def test_preparation_around_a_collective_makes_no_circle() -> None:
+    """`a -> gather -> b` and `a -> b`: a and b stay apart, b and c become one."""
+    made = Picture()
+    for name, kind in (("a", "op"), ("gather", "step"), ("b", "op"), ("c", "op")):
+        made.add(Box(name, kind, "", (name,), name))  # type: ignore[arg-type]
+    for ends in (("a", "gather"), ("gather", "b"), ("a", "b"), ("b", "c")):
+        made.connect(Arrow(*ends))
+    joined = join_preparation(made)
+    assert list(joined.boxes) == ["a", "gather", "b"]
+    assert joined.boxes["b"].lines == ("2 ops without parameters", "b, c")
 
 
 def layered(*heights: int) -> Picture:
