@@ -3,8 +3,8 @@
 Where the groups of a product are split, every device has the rows of its own groups, and zeros in
 all others. An activation of zero is zero, so what stands between the two products of an expert
 keeps that form, and the second product reads no row but a device's own: the partial sum passes
-through, and one reduction behind the experts is left. Invariant after the pass: a value passed on so
-is read by such ops and products alone.
+through, and one reduction behind the experts is left. Invariant after the pass: a value passed on
+so is read by such ops and products alone.
 """
 
 from __future__ import annotations
