@@ -100,9 +100,11 @@ def _after(node: fx.Node) -> fx.Node:
     return after
 
 
-def add_constraint(graph: fx.Graph, node: fx.Node, stated: Stated | None) -> fx.Node:
-    """An identity behind a node that carries a stated layout."""
-    with graph.inserting_before(_after(node)):
+def add_constraint(
+    graph: fx.Graph, node: fx.Node, stated: Stated | None, before: fx.Node | None = None
+) -> fx.Node:
+    """An identity that carries a stated layout, right behind a node or before another one."""
+    with graph.inserting_before(before or _after(node)):
         made = graph.call_function(constrain, (node,))
     made.meta = {key: node.meta[key] for key in ("val", "module", "source") if key in node.meta}
     if stated is not None:
@@ -111,8 +113,13 @@ def add_constraint(graph: fx.Graph, node: fx.Node, stated: Stated | None) -> fx.
 
 
 def _unstore(graph: fx.Graph, leaf: GraphLeaf) -> None:
-    """Split a stored parameter in two: as it lies at rest, and as it is used."""
-    made = add_constraint(graph, leaf.node, leaf.node.meta.pop("stated", None))
+    """Split a stored parameter in two: as it lies at rest, and as it is used.
+
+    The use begins at the first reader, so that no parameter is gathered before its time.
+    """
+    stated = leaf.node.meta.pop("stated", None)
+    first = next((node for node in graph.nodes if node in leaf.node.users), None)
+    made = add_constraint(graph, leaf.node, stated, first)
     leaf.node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
 
 
