@@ -105,3 +105,22 @@ def test_it_runs_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     module = run(installed, "-m", "shardlang", "--version", cwd=tmp_path)
     assert script == module
     assert "0.1.0" in module
+
+
+WITHOUT_TRANSFORMERS = """
+import sys
+sys.modules["transformers"] = None
+from shardlang.cli import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def test_it_works_without_the_extras(installed: Path, tmp_path: Path) -> None:
+    """Hugging Face models alone need transformers, and say so."""
+    command = [str(installed), "-c", WITHOUT_TRANSFORMERS, "verify"]
+    plain, hugging = (ROOT / "examples" / name for name in ("matmul/inner.shard", "llama/sp.shard"))
+    assert "proven equal" in run(*command, plain, cwd=tmp_path)
+    done = subprocess.run([*command, str(hugging)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Hugging Face models need the transformers package" in done.stderr
+    assert "pip install shardlang[hf]" in done.stderr
