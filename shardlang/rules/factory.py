@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from shardlang.ir.here import Piece, size_at
+from shardlang.ir.here import size_at
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
-from shardlang.rules.local_shape import arange_here, cut_here, eye_here, place
+from shardlang.rules.local import drawn
+from shardlang.rules.local_shape import arange_here, eye_here, place
 from shardlang.rules.registry import rule
 from shardlang.rules.view import local_sizes
 from shardlang.rules.writing import arrow, names
@@ -72,7 +73,8 @@ rule(aten.eye.default, aten.eye.m, spec="-> n m", localize=_eye)
 def _cut(call: Call, sharding: Sharding) -> LocalCall:
     """Every device makes the whole and keeps its part."""
     op, args, kwargs = call.replace()
-    return cut_here, (op, Piece(sharding.result()), *args), kwargs
+    dims = sharding.result().dims
+    return drawn, (op, [place(dim) for dim in dims], [size_at(dim) for dim in dims], *args), kwargs
 
 
 rule(

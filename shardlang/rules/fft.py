@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from shardlang.ir.here import Piece
+from shardlang.ir.here import size_at
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
-from shardlang.rules.local_shape import cut_here
+from shardlang.rules.local import drawn
+from shardlang.rules.local_shape import place
 from shardlang.rules.registry import rule
 from shardlang.rules.writing import arrow, names, with_whole
 
@@ -43,7 +44,8 @@ rule(
 
 def _cut(call: Call, sharding: Sharding) -> LocalCall:
     op, args, kwargs = call.replace()
-    return cut_here, (op, Piece(sharding.result()), *args), kwargs
+    dims = sharding.result().dims
+    return drawn, (op, [place(dim) for dim in dims], [size_at(dim) for dim in dims], *args), kwargs
 
 
 rule(aten.fft_fftfreq.default, aten.fft_rfftfreq.default, spec="-> n", localize=_cut)

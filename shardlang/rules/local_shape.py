@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from shardlang.ir.here import LocalIndices, LocalStart, PieceAt
+from shardlang.ir.here import LocalIndices, LocalStart
 from shardlang.ir.layout import DimLayout
-from shardlang.ir.pieces import piece_here
 
 Place = int | list[int]
 
@@ -97,8 +95,3 @@ def eye_here(
     """This device's part of an identity matrix."""
     row = indices(rows, row_count, device)[:, None]
     return (row == indices(columns, column_count, device)).to(dtype)
-
-
-def cut_here(op: Callable[..., Tensor], piece: PieceAt, *args: Any, **kwargs: Any) -> Tensor:
-    """This device's part of what a factory makes."""
-    return piece_here(op(*args, **kwargs), piece)

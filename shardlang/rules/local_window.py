@@ -14,39 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shardlang.ir.here import PieceAt
-from shardlang.ir.layout import DimLayout
-from shardlang.ir.pieces import peers
-
-
-def window_length(outputs: int, extent: int, stride: int) -> int:
-    """Length of the window that `outputs` outputs read, in whole strides."""
-    return (outputs - 1) * stride + max(extent, stride)
-
-
-def reach(
-    before: DimLayout, after: DimLayout, extent: int, stride: int, pad: int
-) -> tuple[int, int]:
-    """How far any device's window reaches over the start and the end of its own piece."""
-    left = right = 0
-    for coord in peers({}, before.axes):
-        start, size = before.start(coord), before.local_size(coord)
-        low, high = _needed(before, after, coord, extent, stride, pad)
-        if low < high:
-            left = max(left, start - low)
-            right = max(right, high - start - size)
-    return left, right
-
-
-def _needed(
-    before: DimLayout, after: DimLayout, coord: dict[str, int], extent: int, stride: int, pad: int
-) -> tuple[int, int]:
-    """The indices, within the dim, that the outputs of one device read."""
-    first, count = after.start(coord), after.local_size(coord)
-    low = first * stride - pad
-    high = low + (count - 1) * stride + extent if count else low
-    return max(low, 0), min(high, before.size)
-
 
 def edges(x: Tensor, dim: int, left: int, right: int, ways: int = 1) -> Tensor:
     """What others may need of a piece: its last `left` indices, then its first `right` ones.
@@ -75,58 +42,59 @@ def window(
     dim: int,
     length: int,
     reads: Sequence[int],
+    pieces: Sequence[tuple[int, int]],
     fill: float = 0.0,
-    ways: int = 1,
-    at: PieceAt | None = None,
+    start: int | None = None,
+    output: int = 0,
 ) -> Tensor:
-    """This device's window of `length` indices.
+    """This device's window of `length` indices; of a whole tensor, room for all windows.
 
     Args:
         edges: the edges of all devices, one after the other.
         reads: extent, stride and pad of the op, the reach to the left and right, and the global
             number of outputs.
+        pieces: start and length of the pieces of all devices.
         fill: what stands outside the tensor.
-        at: where this device lies in the op's input dim and output dim.
+        start: first index of this device's piece.
+        output: first output of this device.
     """
-    if at is None:
-        return _blank(x, dim, ways * length)
-    before, after = at.layout.dims
+    if start is None:
+        return _blank(x, dim, len(pieces) * length)
     _, stride, pad, left, right, _ = reads
-    start = before.start(at.coord)
-    low = after.start(at.coord) * stride - pad
+    low = output * stride - pad
     high, end = low + length, start + x.shape[dim]
+    first, last = max(low, min(start, high)), max(low, min(end, high))
+    own = x.narrow(dim, min(max(first - start, 0), x.shape[dim]), max(last - first, 0))
     table = _blank(x, dim, 1, fill)
     if edges is not None:
         table = torch.cat([edges, table], dim)
-    find = _Finder(before, peers(at.coord, before.axes), left, right)
-    mine = (max(low, min(start, high)), max(low, min(end, high)))
-    own = x.narrow(dim, min(max(mine[0] - start, 0), x.shape[dim]), max(mine[1] - mine[0], 0))
-    parts = [(low, mine[0]), (mine[1], high)]
-    around = [table.index_select(dim, find.rows(a, b, x.device)) for a, b in parts]
+    around = [
+        table.index_select(dim, torch.tensor(rows, dtype=torch.int64, device=x.device))
+        for rows in (
+            edge_rows(low, first, pieces, left, right),
+            edge_rows(last, high, pieces, left, right),
+        )
+    ]
     return torch.cat([around[0], own, around[1]], dim)
 
 
-class _Finder:
-    """Finds global indices among the edges of all devices; the last row stands for all others."""
+def edge_rows(
+    low: int, high: int, pieces: Sequence[tuple[int, int]], left: int, right: int
+) -> list[int]:
+    """Rows of the edges of all `pieces` that hold the indices from `low` to `high`.
 
-    def __init__(
-        self, before: DimLayout, coords: Sequence[dict[str, int]], left: int, right: int
-    ) -> None:
-        self.left, self.each = left, left + right
-        self.blank = self.each * len(coords)
-        self.places: dict[int, int] = {}
-        for number, coord in enumerate(coords):
-            start, size = before.start(coord), before.local_size(coord)
-            base = number * self.each + left
-            for index in range(min(right, size)):
-                self.places[start + index] = base + index
-            for index in range(1, min(left, size) + 1):
-                self.places[start + size - index] = base - index
-
-    def rows(self, low: int, high: int, device: torch.device) -> Tensor:
-        """Rows of the edges that hold the indices from `low` to `high`."""
-        found = [self.places.get(index, self.blank) for index in range(low, high)]
-        return torch.tensor(found, dtype=torch.int64, device=device)
+    The row behind the last stands for indices that no edge holds.
+    """
+    each = left + right
+    rows = [each * len(pieces)] * max(high - low, 0)
+    for number, (start, size) in enumerate(pieces):
+        base = number * each + left
+        for index in range(max(low, start), min(high, start + size)):
+            if index - start < right:
+                rows[index - low] = base + index - start
+            elif start + size - index <= left:
+                rows[index - low] = base + index - start - size
+    return rows
 
 
 _CONVOLVE = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}

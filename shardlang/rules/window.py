@@ -16,12 +16,13 @@ from typing import Any
 
 from torch import fx
 
-from shardlang.ir.here import Piece, size_at
-from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.here import size_at
+from shardlang.ir.layout import DimLayout
+from shardlang.ir.pieces import peers
 from shardlang.ir.rule import Sharding
 from shardlang.rules import local_window
 from shardlang.rules.call import Call, LocalCall
-from shardlang.rules.local_window import reach, window_length
+from shardlang.rules.local_shape import place
 from shardlang.rules.registry import Emit, rule
 from shardlang.rules.writing import arrow, names, swapped
 
@@ -74,6 +75,35 @@ class Sliding:
         return (x.replace("~", ""), k, y) if self.split_in(sharding) else (x, k, y)
 
 
+def window_length(outputs: int, extent: int, stride: int) -> int:
+    """Length of the window that `outputs` outputs read, in whole strides."""
+    return (outputs - 1) * stride + max(extent, stride)
+
+
+def reach(
+    before: DimLayout, after: DimLayout, extent: int, stride: int, pad: int
+) -> tuple[int, int]:
+    """How far any device's window reaches over the start and the end of its own piece."""
+    left = right = 0
+    for coord in peers({}, before.axes):
+        start, size = before.start(coord), before.local_size(coord)
+        low, high = _needed(before, after, coord, extent, stride, pad)
+        if low < high:
+            left = max(left, start - low)
+            right = max(right, high - start - size)
+    return left, right
+
+
+def _needed(
+    before: DimLayout, after: DimLayout, coord: dict[str, int], extent: int, stride: int, pad: int
+) -> tuple[int, int]:
+    """The indices, within the dim, that the outputs of one device read."""
+    first, count = after.start(coord), after.local_size(coord)
+    low = first * stride - pad
+    high = low + (count - 1) * stride + extent if count else low
+    return max(low, 0), min(high, before.size)
+
+
 def per_dim(value: Any, count: int) -> list[int]:
     """One number for each spatial dim."""
     numbers = [value] if isinstance(value, int) else list(value)
@@ -99,7 +129,8 @@ def _windows(x: fx.Node, sharding: Sharding, emit: Emit, one: Sliding, fill: flo
     if left + right:
         edges = emit(local_window.edges, x, one.dim, left, right, ways)
     reads = [one.extent, one.stride, one.pad, left, right, after.size]
-    return emit(local_window.window, x, edges, one.dim, length, reads, fill, ways)
+    pieces = [(before.start(at), before.local_size(at)) for at in peers({}, before.axes)]
+    return emit(local_window.window, x, edges, one.dim, length, reads, pieces, fill)
 
 
 def _edges_spec(call: Call) -> str:
@@ -124,7 +155,7 @@ def _local_window(call: Call, sharding: Sharding) -> LocalCall:
     """The window needs to know where its device lies in the dim, before and after the op."""
     before = sharding.operand(0).dims[call["dim"]]
     after = DimLayout.shard(call["reads"][-1], before.axes)
-    return call.replace(ways=1, at=Piece(Layout((before, after))))
+    return call.replace(start=place(before), output=place(after))
 
 
 rule(

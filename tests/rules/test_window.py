@@ -15,7 +15,7 @@ from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.prove import Tally, prove_call
-from shardlang.rules.local_window import reach
+from shardlang.rules.window import reach
 
 aten = torch.ops.aten
 
