@@ -110,8 +110,8 @@ def test_it_runs_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
 WITHOUT_TRANSFORMERS = """
 import sys
 sys.modules["transformers"] = None
-from shardlang.cli import run
-sys.exit(run(sys.argv[1:]))
+from shardlang.cli import execute
+sys.exit(execute(sys.argv[1:]))
 """
 
 

@@ -167,6 +167,13 @@ def _print_losses(records: list[Record], plain: list[Record]) -> None:
     Console().print(table)
 
 
+def _sentence(found: dict[str, Any]) -> str:
+    """The summary for a person."""
+    loss = f"loss {found['first_loss']:.4f} to {found['loss']:.4f}, " if found["loss"] else ""
+    speed = f"{found['tokens_per_s']:,.0f} tokens/s"
+    return f"{found['steps']} steps on {found['devices']} devices: {loss}{speed}"
+
+
 def _finish(context: Context, found: dict[str, Any]) -> None:
     """The last line: the summary."""
     from shardlang.runtime.progress import is_terminal
@@ -176,9 +183,6 @@ def _finish(context: Context, found: dict[str, Any]) -> None:
     if context.is_json:
         return
     if is_terminal():
-        click.echo(
-            f"{found['steps']} steps on {found['devices']} devices: loss {found['first_loss']:.4f}"
-            f" to {found['loss']:.4f}, {found['tokens_per_s']:,.0f} tokens/s"
-        )
+        click.echo(_sentence(found))
     sys.stdout.flush()
     context.finish()

@@ -43,7 +43,8 @@ def test_workers_end_with_their_supervisor(number: signal.Signals, tmp_path: Pat
         f"spawn('faults:waits', 2, Path({str(tmp_path)!r}), WAIT_IN={str(tmp_path)!r})"
     )
     folder = Path(__file__).parent
-    env = {**os.environ, "PYTHONPATH": f"{folder}:{folder.parents[1]}"}
+    paths = f"{folder}:{folder.parents[1]}"
+    env = {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(tmp_path)}
     supervisor = subprocess.Popen(
         [sys.executable, "-c", program], env=env, stderr=subprocess.DEVNULL
     )
