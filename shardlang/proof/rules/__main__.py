@@ -2,69 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
-from collections.abc import Iterator
-from typing import Any
+import time
 
 import click
 import torch
 
-from shardlang.proof.rules.calls import AtenCall
-from shardlang.proof.rules.own import own_calls
+from shardlang.proof.rules.every import Task, run_all, some_calls, tasks
 from shardlang.proof.rules.prove import Tally, prove_call
-from shardlang.proof.rules.samples import DTYPES, Skipped, calls_in, has_rule, op_infos
 from shardlang.proof.rules.table import write_table
 
 DTYPE_NAMES = ("float64", "int64", "bool", "complex128", "float32", "bfloat16")
-
-
-def calls(
-    names: tuple[str, ...], tally: Tally, dtypes: tuple[torch.dtype, ...]
-) -> Iterator[tuple[str, AtenCall]]:
-    """All distinct calls that have a rule, op by op, ours first."""
-    seen: set[str] = set()
-    for call in own_calls():
-        name = call.target.__name__.split(".")[0]
-        if not names or name in names:
-            seen.add(call.key)
-            yield name, call
-    for name, infos in op_infos().items():
-        if not names or name in names:
-            yield from calls_of_op(name, infos, seen, tally, dtypes)
-
-
-def calls_of_op(
-    name: str,
-    infos: list[Any],
-    seen: set[str],
-    tally: Tally,
-    dtypes: tuple[torch.dtype, ...] = DTYPES,
-) -> Iterator[tuple[str, AtenCall]]:
-    """The distinct calls of one op's samples that have a rule and are not in `seen`."""
-    for info in infos:
-        for call in calls_in(info, dtypes):
-            if isinstance(call, Skipped):
-                tally.skipped.append(call)
-            elif not has_rule(call):
-                tally.missing.setdefault(str(call.target), name)
-            elif call.key not in seen:
-                seen.add(call.key)
-                yield name, call
-
-
-def some_calls(
-    names: tuple[str, ...], tally: Tally, chooser: random.Random, count: int
-) -> Iterator[tuple[str, AtenCall]]:
-    """`count` random calls of random ops."""
-    infos = {n: found for n, found in op_infos().items() if not names or n in names}
-    known: dict[str, list[tuple[str, AtenCall]]] = {}
-    for _ in range(count):
-        name = chooser.choice(sorted(infos))
-        if name not in known:
-            known[name] = list(calls_of_op(name, infos[name], set(), tally))
-        if known[name]:
-            yield chooser.choice(known[name])
 
 
 @click.command()
@@ -83,7 +33,11 @@ def some_calls(
     show_default=True,
     help="Dtypes of the samples; repeatable.",
 )
-@click.option("--verbose", is_flag=True, help="Print every call.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=os.cpu_count(), show_default="all cores",
+    help="Processes.",
+)  # fmt: skip
+@click.option("--verbose", is_flag=True, help="Print a line for every op.")
 @click.option("--table", is_flag=True, help="Enter what was proven in the committed table.")
 def main(
     names: tuple[str, ...],
@@ -91,25 +45,44 @@ def main(
     most: int | None,
     seed: int,
     dtypes: tuple[str, ...],
+    jobs: int,
     verbose: bool,
     table: bool,
 ) -> None:
     """Check every legal split of every sample of every op that has a rule."""
-    torch.set_num_threads(1)
-    chooser, tally = random.Random(seed), Tally()
-    if sample is None:
-        found = calls(names, tally, tuple(getattr(torch, name) for name in dtypes))
+    tally = Tally()
+    if sample is not None:
+        _prove_some(names, tally, sample, most, seed)
     else:
-        found = some_calls(names, tally, chooser, sample)
-    for name, call in found:
-        if verbose:
-            print(call, flush=True)
-        for failure in prove_call(name, call, tally, chooser, most):
-            print(f"FAILED {failure}", flush=True)
-    print(tally)
+        kinds = tuple(getattr(torch, name) for name in dtypes)
+        _prove_all(tally, tasks(names, kinds, most, seed), jobs, verbose)
+    click.echo(str(tally))
     if table:
         write_table(tally.proven)
     sys.exit(1 if tally.failures else 0)
+
+
+def _prove_some(
+    names: tuple[str, ...], tally: Tally, count: int, most: int | None, seed: int
+) -> None:
+    chooser = random.Random(seed)
+    for name, call in some_calls(names, tally, chooser, count):
+        for failure in prove_call(name, call, tally, chooser, most):
+            click.echo(f"FAILED {failure}")
+
+
+def _prove_all(tally: Tally, work: list[Task], jobs: int, verbose: bool) -> None:
+    start = time.monotonic()
+    with click.progressbar(length=len(work), label="proving", file=sys.stderr) as progress:
+        for task, found in run_all(work, jobs):
+            tally.add(found)
+            for failure in found.failures:
+                click.echo(f"FAILED {failure}")
+            if verbose:
+                seconds = time.monotonic() - start
+                counts = f"{found.calls} samples, {found.assignments} assignments"
+                click.echo(f"{seconds:7.0f} s  {task.op}: {counts}")
+            progress.update(1)
 
 
 if __name__ == "__main__":

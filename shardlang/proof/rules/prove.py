@@ -49,6 +49,14 @@ class Proven:
         """Keep the longest rule."""
         self.rule = max(self.rule, text, key=len)
 
+    def add(self, other: Proven) -> None:
+        """Take in what else was proven."""
+        self.samples += other.samples
+        self.assignments += other.assignments
+        self.failures += other.failures
+        self.refused += other.refused
+        self.add_rule(other.rule)
+
 
 @dataclass(slots=True)
 class Tally:
@@ -68,6 +76,18 @@ class Tally:
         self.failures.append(failure)
         self.proven[target].failures += 1
         return failure
+
+    def add(self, other: Tally) -> None:
+        """Take in another tally."""
+        self.ops |= other.ops
+        self.targets |= other.targets
+        self.calls += other.calls
+        self.assignments += other.assignments
+        self.failures += other.failures
+        self.skipped += other.skipped
+        self.missing = {**other.missing, **self.missing}
+        for name, proven in other.proven.items():
+            self.proven.setdefault(name, Proven()).add(proven)
 
     def __str__(self) -> str:
         text = (
