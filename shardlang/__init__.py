@@ -8,15 +8,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shardlang.api import Program, compile
     from shardlang.driver import CompileError
+    from shardlang.extend import Proof, ProofError, RuleError, local, prove, rule
 
-__all__ = ["CompileError", "Program", "__version__", "compile"]
+__all__ = [
+    "CompileError",
+    "Program",
+    "Proof",
+    "ProofError",
+    "RuleError",
+    "__version__",
+    "compile",
+    "local",
+    "prove",
+    "rule",
+]
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "CompileError": "shardlang.driver",
     "Program": "shardlang.api",
+    "Proof": "shardlang.extend",
+    "ProofError": "shardlang.extend",
+    "RuleError": "shardlang.extend",
     "compile": "shardlang.api",
+    "local": "shardlang.extend",
+    "prove": "shardlang.extend",
+    "rule": "shardlang.extend",
 }
 
 

@@ -15,6 +15,7 @@ from torch._C._distributed_c10d import (
     TCPStore,
 )
 from torch._guards import detect_fake_mode
+from torch._library.custom_ops import CustomOpDef
 from torch._ops import HigherOrderOperator, OpOverload
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -36,6 +37,7 @@ __all__ = [
     "AllToAllOptions",
     "AllgatherOptions",
     "AllreduceOptions",
+    "CustomOpDef",
     "DataDependentOutputException",
     "DynamicOutputShapeException",
     "FakeTensor",

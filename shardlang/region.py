@@ -1,0 +1,119 @@
+"""A function as one op: traced as a single node, run on each device on its own parts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from shardlang.ir.compat import CustomOpDef, storage_key
+
+
+class RuleError(ValueError):
+    """A rule that cannot be declared, or an op that has none."""
+
+
+def region_of(function: Callable[..., Any]) -> CustomOpDef:
+    """A function as one op with the gradient of its own operators.
+
+    Raises:
+        RuleError: its arguments are not annotated, or have types that no op takes.
+    """
+    try:
+        schema = torch.library.infer_schema(function, mutates_args=())
+    except (ValueError, TypeError) as fault:
+        reason = first_line(fault).removeprefix("infer_schema(func): ").split(" Got ")[0]
+        raise RuleError(f"`{function.__name__}` cannot be made an op: {reason}") from None
+    words = f"{function.__module__}_{function.__qualname__}"
+    name = f"shardlang_local::{re.sub(r'[^A-Za-z0-9_]', '_', words)}"
+    region = _REGIONS.get((name, schema))
+    if region is None:
+        region = _REGIONS[name, schema] = _Region(function)
+        region.op = torch.library.custom_op(name, region.run, mutates_args=(), schema=schema)
+        region.op.register_fake(region.run)
+        region.op.register_autograd(region.backward, setup_context=_keep)
+    region.function = function
+    assert region.op is not None
+    return region.op
+
+
+def first_line(fault: Exception) -> str:
+    """What an error says first."""
+    return (str(fault).splitlines() or [type(fault).__name__])[0].rstrip(".")
+
+
+def _unaliased(value: Any, arguments: Any) -> Any:
+    """Results with memory of their own, as an op must have them."""
+    taken = {storage_key(x) for x in pytree.tree_leaves(arguments) if isinstance(x, Tensor)}
+
+    def own(x: Tensor) -> Tensor:
+        if storage_key(x) in taken:
+            x = x.clone()
+        taken.add(storage_key(x))
+        return x
+
+    return pytree.tree_map_only(Tensor, own, value)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """Keep a region's arguments for its gradient."""
+    ctx.places = [i for i, value in enumerate(inputs) if isinstance(value, Tensor)]
+    ctx.plain = [None if i in ctx.places else value for i, value in enumerate(inputs)]
+    ctx.save_for_backward(*(inputs[i] for i in ctx.places))
+
+
+@dataclass(slots=True)
+class _Region:
+    """A function as an op; when its file is executed anew, the new function takes its place."""
+
+    function: Callable[..., Any]
+    op: CustomOpDef | None = None
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        return _unaliased(self.function(*args, **kwargs), (args, kwargs))
+
+    def backward(self, ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        """The gradients of all arguments: the function once more, with autograd."""
+        arguments = list(ctx.plain)
+        leaves: list[Tensor] = []
+        for place, saved in zip(ctx.places, ctx.saved_tensors, strict=True):
+            arguments[place] = saved.detach().requires_grad_(_has_gradient(saved))
+            leaves.append(arguments[place])
+        with torch.enable_grad():
+            results = [r for r in pytree.tree_leaves(self.function(*arguments)) if _is_tensor(r)]
+        pairs = [
+            (result, grad)
+            for result, grad in zip(results, pytree.tree_leaves(grads), strict=True)
+            if result.requires_grad and grad is not None
+        ]
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        found = iter(_grad(pairs, wanted))
+        made: list[Any] = [None] * len(arguments)
+        for place, leaf in zip(ctx.places, leaves, strict=True):
+            made[place] = next(found) if leaf.requires_grad else None
+        return tuple(made)
+
+
+_REGIONS: dict[tuple[str, str], _Region] = {}
+"""The regions by name and schema."""
+
+
+def _grad(pairs: list[tuple[Tensor, Tensor]], wanted: list[Tensor]) -> Sequence[Tensor | None]:
+    if not pairs or not wanted:
+        return [None] * len(wanted)
+    roots, seeds = zip(*pairs, strict=True)
+    return torch.autograd.grad(roots, wanted, seeds, allow_unused=True)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _has_gradient(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
