@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,13 @@ def start(*args: str) -> subprocess.Popen[str]:
         [sys.executable, "-m", "shardlang", "run", *args, "--set", "copies=1"],
         env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def free_port() -> int:
+    """A port on loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def altered(folder: Path, old: str, new: str) -> str:
@@ -93,3 +101,18 @@ def test_another_number_of_processes_is_refused(
 @pytest.mark.parametrize("args", [("--node-rank", "1"), ("--nnodes", "2"), ("--steps", "0")])
 def test_wrong_use(args: tuple[str, ...]) -> None:
     assert execute(["run", SPEC, *args]) == 2
+
+
+def test_two_nodes_give_the_losses_of_one() -> None:
+    port = free_port()
+    nodes = [
+        start(SPEC, "--steps", "2", "--nnodes", "2", "--node-rank", str(rank),
+              "--rdzv-endpoint", f"127.0.0.1:{port}")
+        for rank in range(2)
+    ]  # fmt: skip
+    alone = start(SPEC, "--steps", "2")
+    outputs = [process.communicate(timeout=120)[0] for process in (*nodes, alone)]
+    assert [process.returncode for process in (*nodes, alone)] == [0, 0, 0]
+    losses = [[json.loads(line).get("loss") for line in out.splitlines()] for out in outputs]
+    assert losses[0][:2] == losses[2][:2]
+    assert losses[1] == []
