@@ -22,6 +22,7 @@ def command(context: Context, spec_path: str, shrink: bool, seed: int) -> None:
 
     All devices are simulated in one process, in float64, on random parameters and inputs.
     """
+    from shardlang.capture import CaptureError
     from shardlang.driver import CompileError
     from shardlang.ir.graph import ShardError
     from shardlang.proof.prove import verify_compiled
@@ -32,7 +33,7 @@ def command(context: Context, spec_path: str, shrink: bool, seed: int) -> None:
     except CompileError as failure:
         context.add(failure.diagnostics)
         context.fail()
-    except ShardError as failure:
+    except (CaptureError, ShardError) as failure:
         from shardlang.driver import at_model
 
         context.add([at_model(failure, spec.model.span)])

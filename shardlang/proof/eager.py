@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from shardlang.capture import Captured, ModelSource
+from shardlang.capture import Captured, CaptureError, ModelSource
+from shardlang.capture.errors import first_line, model_line
 from shardlang.capture.nest import tensors
 
 
@@ -21,6 +22,10 @@ def compare_eager(
     """The largest relative difference of any output, and the tolerance for the model's dtype.
 
     None where the model is random: at another dtype it draws other numbers.
+
+    Raises:
+        CaptureError: the model fails on real tensors, though its trace, which knows shapes alone,
+            does not.
     """
     if any(node.meta.get("draws") for node in captured.graph.nodes) or _is_random(captured):
         return None, 0.0
@@ -32,8 +37,7 @@ def compare_eager(
         if leaf.kind == "input"
     }
     torch.manual_seed(seed)
-    with torch.no_grad():
-        result = dict(tensors(source.call(model, inputs)))
+    result = _outputs(model, source, inputs)
     names = [r.name for r in captured.results if r.kind == "output"]
     worst = 0.0
     for name, mine in zip(names, result.values(), strict=True):
@@ -45,6 +49,22 @@ def compare_eager(
     dtypes = [leaf.dtype for leaf in captured.leaves if leaf.dtype.is_floating_point]
     coarsest = max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
     return worst, 2e4 * coarsest if coarsest < 1e-3 else 0.2
+
+
+def _outputs(
+    model: torch.nn.Module, source: ModelSource, inputs: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    try:
+        with torch.no_grad():
+            return dict(tensors(source.call(model, inputs)))
+    except Exception as error:
+        raise CaptureError(
+            "SH0355",
+            f"the model fails on real tensors: {type(error).__name__}: {first_line(error)}",
+            help="tracing checks shapes alone; declare inputs that the model itself accepts, their"
+            " dtypes included",
+            source=model_line(error),
+        ) from error
 
 
 def _is_random(captured: Captured) -> bool:
