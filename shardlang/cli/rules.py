@@ -56,12 +56,13 @@ def status(row: dict[str, Any]) -> str:
 
 
 def dtensor_coverage() -> dict[str, Any]:
-    """How many of DTensor's functional forward overloads have a rule, and which have none."""
+    """How many of DTensor's functional forward overloads have a rule, and why others have none."""
     from shardlang.ir.compat import dtensor_overloads
     from shardlang.rules import RULES
+    from shardlang.rules.reasons import REASONS
 
     theirs = dtensor_overloads()
-    missing = [str(op) for op in theirs if op not in RULES]
+    missing = {str(op): REASONS.get(str(op), "no reason known") for op in theirs if op not in RULES}
     covered = len(theirs) - len(missing)
     percent = round(100 * covered / len(theirs), 1) if theirs else 100.0
     return {
@@ -82,5 +83,6 @@ def summary(found: list[dict[str, Any]], coverage: dict[str, Any]) -> str:
         f"torch {coverage['torch']} has a rule for",
     ]
     if coverage["missing"]:
-        lines.append("without a rule here: " + ", ".join(coverage["missing"]))
+        lines.append("without a rule here:")
+    lines += [f"  {name}: {why}" for name, why in coverage["missing"].items()]
     return "\n" + "\n".join(lines)

@@ -48,7 +48,7 @@ rule(
     aten._upsample_bilinear2d_aa.default, aten._upsample_bicubic2d_aa.default,
     aten.upsample_bilinear2d.vec, aten.upsample_nearest2d.vec, aten.upsample_bicubic2d.vec,
     aten._upsample_nearest_exact2d.vec, aten._upsample_bilinear2d_aa.vec,
-    aten._upsample_bicubic2d_aa.vec,
+    aten._upsample_bicubic2d_aa.vec, aten._upsample_lanczos2d_aa.default,
     spec=lambda call: _spatial(call, 2), linear=_averages,
 )  # fmt: skip
 rule(

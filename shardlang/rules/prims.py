@@ -20,9 +20,7 @@ _POINTWISE = """
     shift_left sin sinh sqrt tan tanh
 """
 
-rule(
-    *(getattr(prims, name) for name in _POINTWISE.split() if hasattr(prims, name)), spec=broadcast
-)
+rule(*(getattr(prims, name) for name in _POINTWISE.split() if hasattr(prims, name)), spec=broadcast)
 rule(prims.neg, prims.view_of, spec=broadcast, linear=["self", "a"])
 rule(prims.convert_element_type, spec=broadcast, linear=["a"])
 rule(prims.add, prims.sub, spec=broadcast, linear=["self other"])

@@ -49,7 +49,7 @@ def _whole_one(call: Call) -> str:
 
 
 rule(aten.sum.default, aten.sum.dim_IntList, spec=_summed, linear=["self"])
-rule(aten.nansum, spec=_summed)
+rule(aten.nansum, aten.linalg__powsum, spec=_summed)
 rule(aten.count_nonzero, spec=_summed, detached=True)
 
 

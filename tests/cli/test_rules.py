@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shardlang.rules.reasons import REASONS
 from tests.commands import document, shardlang
 
 
@@ -11,6 +12,11 @@ def test_the_document_lists_rules_and_coverage() -> None:
     assert {"aten.linear.default", "aten.view.default", "aten.conv2d.default"} <= names
     assert found["dtensor"]["percent"] >= 85
     assert not names.intersection(found["dtensor"]["missing"])
+
+
+def test_every_op_of_dtensor_without_a_rule_has_a_reason() -> None:
+    missing = document("rules")["dtensor"]["missing"]
+    assert missing.keys() <= REASONS.keys()
 
 
 def test_a_name_narrows_the_list() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from shardlang.proof.rules.calls import AtenCall
+from shardlang.proof.rules.own_prims import prim_calls
 from shardlang.rules import local
 
 aten: Any = torch.ops.aten
@@ -48,6 +49,7 @@ def own_calls() -> Iterator[AtenCall]:
     yield from _lookups()
     yield from _recurrent()
     yield from _pointwise()
+    yield from prim_calls()
 
 
 def _contractions() -> Iterator[AtenCall]:
@@ -227,5 +229,7 @@ def _pointwise() -> Iterator[AtenCall]:
     yield _call(aten.clone.default, x)
     yield _call(aten.detach.default, x)
     yield _call(aten.glu.default, numbers(5, 14), 1)
+    yield _call(aten.linalg__powsum.default, x, 3, [1])
+    yield _call(aten._upsample_lanczos2d_aa.default, numbers(3, 4, 5, 6), [7, 9], False)
     yield _call(aten.prelu.default, numbers(3, 5, 4), numbers(5))
     yield _call(aten.complex.default, x, numbers(5, 7, seed=1))
