@@ -163,6 +163,9 @@ class _Builder:
     def _optimizer(self, children: list[Any], span: Span) -> t.Optimizer:
         return t.Optimizer(self.ident(children[0]), self.maybe(children[1], ()), span=span)
 
+    def _random(self, children: list[Any], span: Span) -> t.Random:
+        return t.Random(cast(Any, str(children[0])), span=span)
+
     def _pipeline(self, children: list[Any], span: Span) -> t.Pipeline:
         return t.Pipeline(self.ident(children[0]), self.nodes(children[1:]), span=span)
 

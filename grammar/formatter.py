@@ -241,6 +241,11 @@ def _(node: t.Optimizer) -> str:
 
 
 @_text.register
+def _(node: t.Random) -> str:
+    return f"random {node.mode}"
+
+
+@_text.register
 def _(node: t.Split) -> str:
     return f"split {'auto' if node.pattern is None else _text(node.pattern)}"
 

@@ -30,6 +30,7 @@ FORMS = {
     "store": 'store "PATTERN" over AXES',
     "value": 'value "MODULES".out [LAYOUT]',
     "optimizer": "optimizer NAME(NAME = VALUE)",
+    "random": "random fast",
     "pipeline": 'pipeline AXIS { split "MODULES" }',
     "expect": 'expect { forbid COLLECTIVE over AXES in "MODULES" }',
 }

@@ -18,6 +18,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     **{word.upper(): (word,) for word in STATEMENTS},
     "STORED": ("gradients", "optimizer"),
     "REGATHER": ("regather",),
+    "MODE": ("exact", "fast"),
     "SIDE": ("in", "out"),
     "BYTES": ("bytes",),
     "PHASE": ("forward", "backward", "update"),

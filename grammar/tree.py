@@ -70,6 +70,7 @@ __all__ = [
     "Pipeline",
     "PipelineItem",
     "Product",
+    "Random",
     "Ref",
     "RestEntry",
     "Scalar",
@@ -217,6 +218,13 @@ class Optimizer(Item):
 
 
 @dataclass(frozen=True, slots=True)
+class Random(Item):
+    """`random exact` or `random fast`."""
+
+    mode: Literal["exact", "fast"]
+
+
+@dataclass(frozen=True, slots=True)
 class Split(Item):
     """`split "modules"` or `split auto`, inside `pipeline`; a pattern of None is `auto`."""
 
@@ -298,7 +306,7 @@ Block: TypeAlias = "Mesh | Dims | Pipeline | Expect"
 BlockItem: TypeAlias = "AxisDecl | DimsEntry | PipelineItem | ExpectItem"
 Statement: TypeAlias = (
     "Use | Let | Mesh | Dims | Model | Input | Output | Loss | Param | Buffer | Store"
-    " | ValueStatement | Optimizer | Pipeline | Expect"
+    " | ValueStatement | Optimizer | Random | Pipeline | Expect"
 )
 
 

@@ -6,13 +6,16 @@ Sizes and offsets become functions of the device coordinate, so one text serves 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import fx
 
 from shardlang.ir.graph import ShardGraph, constrain, is_item, is_step, sharding_of
+from shardlang.ir.layout import Layout
 from shardlang.ir.program import LeafPlacement, LocalProgram, ResultPlacement
 from shardlang.rules.call import Call
 from shardlang.rules.registry import find
+from shardlang.rules.streams import key_node
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +26,34 @@ class Localize:
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Localize all ops and drop the constraints, which are met by now."""
+        streams = ProgramStreams(graph.graph) if graph.fast_random else None
         for node in list(graph.graph.nodes):
             if node.op != "call_function" or is_item(node) or is_step(node):
                 continue
             if node.target is constrain:
                 drop(node)
             else:
-                localize_node(node)
+                localize_node(node, streams)
         return graph
+
+
+class ProgramStreams:
+    """The streams of a program: its key, and the draws numbered in program order."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self._graph, self._draws = graph, 0
+
+    @cached_property
+    def _key(self) -> fx.Node:
+        """The key is drawn before anything else."""
+        node = key_node(self._graph)
+        node.meta |= {"layout": Layout(()), "random": True, "diff": False}
+        return node
+
+    def take(self) -> tuple[fx.Node, int]:
+        """The key, and the number of the next draw."""
+        self._draws += 1
+        return self._key, self._draws - 1
 
 
 def drop(node: fx.Node) -> None:
@@ -41,14 +64,17 @@ def drop(node: fx.Node) -> None:
     node.graph.erase_node(node)
 
 
-def localize_node(node: fx.Node) -> None:
-    """Put local arguments into one op."""
+def localize_node(node: fx.Node, streams: ProgramStreams | None = None) -> None:
+    """Put local arguments into one op; a random one draws from `streams` where they are given."""
     sharding = sharding_of(node)
     node.meta["random"] = sharding.rule.random
     declared = find(node.target)
-    if declared is None or declared.localize is None or not sharding.axes():
+    if declared is None or not sharding.axes():
         return
-    node.target, node.args, node.kwargs = declared.localize(Call(node), sharding)
+    if streams is not None and declared.fast is not None and sharding.result().sharded:
+        node.target, node.args, node.kwargs = declared.fast(Call(node), sharding, streams)
+    elif declared.localize is not None:
+        node.target, node.args, node.kwargs = declared.localize(Call(node), sharding)
 
 
 def to_program(graph: ShardGraph) -> LocalProgram:

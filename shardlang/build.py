@@ -30,6 +30,7 @@ class Placements:
         outputs: layouts of results.
         stores: storage of parameters.
         loss: the result that is the loss.
+        fast_random: shards draw from streams of their own.
     """
 
     mesh: Mesh
@@ -39,6 +40,7 @@ class Placements:
     outputs: Mapping[str, Stated] = field(default_factory=dict)
     stores: Mapping[str, Storage] = field(default_factory=dict)
     loss: str | None = None
+    fast_random: bool = False
 
 
 def build_graph(
@@ -59,6 +61,7 @@ def build_graph(
         [GraphResult(result.name, result.kind) for result in captured.results],
         placements.data_axes,
         placements.loss,
+        placements.fast_random,
     )
     for leaf in leaves:
         if leaf.store:

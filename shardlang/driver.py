@@ -181,6 +181,7 @@ def placements_of(spec: Spec, binding: Binding, captured: Captured) -> Placement
             name: Storage(axes, name in binding.regather) for name, axes in binding.storage.items()
         },
         loss=loss_name(binding, captured),
+        fast_random=spec.random == "fast",
     )
 
 

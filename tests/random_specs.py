@@ -210,6 +210,7 @@ class SpecMaker:
             self.model,
             self.pipeline,
             lambda: t.Optimizer(self.ident(["adamw", "sgd"]), self.many(self.argument, 0, 3)),
+            lambda: t.Random(self.rng.choice(["exact", "fast"])),
         ]
         return self.rng.choice(rare if self.chance(0.1) else makers)()
 

@@ -64,5 +64,7 @@ def summary(report: Report) -> str:
             lines.append(f"  no gradient reaches {', '.join(gradients['unused'])}")
     if found["eager"] is not None:
         lines.append(f"  eager      error {found['eager']['error']:.1e} at the model's own dtype")
+    if report.draws_apart:
+        lines.append(f"  random     {report.draws_apart} draws, put together from the shards'")
     lines += [f"  cut        {cut}" for cut in found["cut"]]
     return "\n".join(lines)

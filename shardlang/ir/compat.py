@@ -48,6 +48,7 @@ __all__ = [
     "ShapeEnv",
     "TCPStore",
     "TorchDispatchMode",
+    "default_generator",
     "detect_fake_mode",
     "dtensor_overloads",
     "export_fake_mode",
@@ -83,6 +84,16 @@ def export_fake_mode() -> FakeTensorMode:
 def storage_key(tensor: torch.Tensor) -> int:
     """The identity of a tensor's storage, shared by its views, as long as one of them lives."""
     return int(tensor.untyped_storage()._cdata)
+
+
+def default_generator(device: torch.device) -> torch.Generator:
+    """The generator that random ops on a device draw from."""
+    if device.type == "cpu":
+        return torch.default_generator
+    backend = torch.get_device_module(device)
+    index = backend.current_device() if device.index is None else device.index
+    found: torch.Generator = backend.default_generators[index]
+    return found
 
 
 def dtensor_overloads() -> list[OpOverload]:

@@ -88,6 +88,9 @@ class ShardGraph:
 
     Node meta: `val` (global fake tensors), `module`, `source`, `stated` (a `Stated`), `sharding`,
     `diff` (whether a gradient flows through the value), and from `type_gradients` on `layout`.
+
+    Attributes:
+        fast_random: shards draw from streams of their own, instead of all drawing the whole.
     """
 
     mesh: Mesh
@@ -96,6 +99,7 @@ class ShardGraph:
     results: list[GraphResult]
     data_axes: frozenset[Axis] = frozenset()
     loss: str | None = None
+    fast_random: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property

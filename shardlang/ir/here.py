@@ -11,7 +11,7 @@ from typing import Any
 import torch.utils._pytree as pytree
 
 from shardlang.ir.layout import DimLayout, Layout
-from shardlang.ir.mesh import Coord
+from shardlang.ir.mesh import Axis, Coord
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,27 @@ class PieceAt:
     coord: dict[str, int]
 
 
-Here = LocalSize | LocalStart | LocalIndices | Piece
+@dataclass(frozen=True, slots=True)
+class PartNumber:
+    """Which of the parts that some axes make this device holds.
+
+    The same number on devices that hold the same part, another one on all others.
+    """
+
+    axes: tuple[Axis, ...]
+
+    def at(self, coord: Coord) -> int:
+        """The value on the device at `coord`."""
+        number = 0
+        for axis in self.axes:
+            number = number * axis.size + coord[axis.name]
+        return number
+
+    def __repr__(self) -> str:
+        return f"part({'*'.join(axis.name for axis in self.axes)})"
+
+
+Here = LocalSize | LocalStart | LocalIndices | Piece | PartNumber
 
 
 def size_at(dim: DimLayout) -> int | LocalSize:
@@ -88,7 +108,7 @@ def size_at(dim: DimLayout) -> int | LocalSize:
 
 def specialise(args: Any, coord: Coord) -> Any:
     """Replace every device-dependent argument by its value at `coord`."""
-    kinds = (LocalSize, LocalStart, LocalIndices, Piece)
+    kinds = (LocalSize, LocalStart, LocalIndices, Piece, PartNumber)
     return pytree.tree_map_only(
         kinds, lambda here: here.at(coord), args, is_leaf=lambda x: isinstance(x, kinds)
     )

@@ -23,6 +23,7 @@ from shardlang.ir.steps import Move
 from shardlang.plan.names import op_name, sharding_at
 from shardlang.plan.traffic import steps_of
 from shardlang.plan.types import Memory
+from shardlang.rules.streams import stream_key
 
 if TYPE_CHECKING:
     from shardlang.spec.types import OptimizerDecl
@@ -109,7 +110,7 @@ def _kept_by(node: fx.Node, rule: Rule, flowing: set[fx.Node]) -> list[fx.Node]:
     """What one op keeps."""
     if op_name(node) in _VIEWS:
         return []
-    operands = node.all_input_nodes
+    operands = [source for source in node.all_input_nodes if source.target is not stream_key]
     kept: dict[fx.Node, None] = {}
     if len(operands) != len(rule.operands):
         return list(operands)

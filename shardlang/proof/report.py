@@ -33,7 +33,8 @@ class Report:
 
     An error is max|a-b| / max(max|b|, 1e-3 G), where G is the largest |gradient| of any parameter
     (for outputs: of any output). `count` is the number of trainable parameters; those that have no
-    gradient on either side are listed in `unused`.
+    gradient on either side are listed in `unused`. `draws_apart` counts the random ops whose shards
+    draw from streams of their own: the reference takes the numbers that they draw.
     """
 
     devices: int
@@ -46,6 +47,7 @@ class Report:
     eager_tolerance: float = 0.0
     first: Mismatch | None = None
     cut: list[str] = field(default_factory=list)
+    draws_apart: int = 0
 
     @property
     def ok(self) -> bool:
@@ -80,4 +82,5 @@ class Report:
             else {"error": self.eager, "tolerance": self.eager_tolerance},
             "first_difference": None if self.first is None else str(self.first),
             "cut": self.cut,
+            "draws_apart": self.draws_apart,
         }

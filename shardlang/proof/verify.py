@@ -14,6 +14,7 @@ from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram
 from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import run_passes
+from shardlang.proof.draws import with_program_draws
 from shardlang.proof.eager import compare_eager
 from shardlang.proof.locate import first_difference
 from shardlang.proof.report import TOLERANCE, Mismatch, Report
@@ -34,7 +35,8 @@ def verify(
 
     Every floating dtype is raised to float64 on both sides. Outputs, loss and the gradient of every
     parameter are compared on every device; then the model itself, run eagerly at its own dtype, is
-    compared with the reference.
+    compared with the reference. Where shards draw random numbers apart, the reference takes the
+    numbers that they draw (`shardlang.proof.draws`).
 
     Raises:
         ShardError: the model cannot be sharded as stated.
@@ -43,11 +45,13 @@ def verify(
     program = to_program(run_passes(build_graph(captured, placements, raised)))
     values = all_values(captured, source, specs, seed)
     trainable = [leaf.name for leaf in captured.leaves if leaf.trainable] if train else []
-    reference = Reference(captured, raised, values, trainable, program.loss, seed)
+    drawn, draws_apart = with_program_draws(raised, program)
+    reference = Reference(captured, drawn, values, trainable, program.loss, seed)
     try:
         report = compare(program, reference, values)
     except DeviceFault as fault:
         return failed(program, fault)
+    report.draws_apart = draws_apart
     report.eager, report.eager_tolerance = compare_eager(
         captured, source, values, reference.results, seed
     )

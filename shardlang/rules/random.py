@@ -1,5 +1,11 @@
-"""Random ops: every device draws the numbers of the whole tensor, as one device would, and keeps
-its part. All devices start from one seed, so what is not split is the same everywhere."""
+"""Random ops, in two modes.
+
+*Exact*: every device draws the numbers of the whole tensor, as one device would, and keeps its
+part. All devices start from one seed, so what is not split is the same everywhere.
+
+*Fast*: every device draws its part alone, from a stream that the devices with that part share
+(`shardlang.rules.streams`).
+"""
 
 from __future__ import annotations
 
@@ -8,13 +14,13 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.ir.here import size_at
+from shardlang.ir.here import PartNumber, size_at
 from shardlang.ir.layout import Layout
 from shardlang.ir.rule import Sharding
-from shardlang.rules import local
+from shardlang.rules import local, streams
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local_shape import place
-from shardlang.rules.registry import rule
+from shardlang.rules.registry import Streams, rule
 from shardlang.rules.shapes import broadcast, fixed, signature, whole
 from shardlang.rules.writing import names as names_of
 from shardlang.rules.writing import tensor
@@ -45,6 +51,12 @@ def _same(call: Call) -> str:
     return fixed(call, ())
 
 
+def _stream(layout: Layout, source: Streams, dims: int | None = None) -> tuple[Any, ...]:
+    """Key, draw and part of what is drawn for a layout, or for its first dims."""
+    axes = tuple(axis for dim in layout.dims[:dims] for axis in dim.axes)
+    return (*source.take(), PartNumber(axes))
+
+
 def _dropout(call: Call, sharding: Sharding) -> LocalCall:
     if not call["train"] or not call["p"] or not _split(sharding):
         return call.replace()
@@ -61,11 +73,29 @@ def _native_dropout(call: Call, sharding: Sharding) -> LocalCall:
     return local.dropped_with_mask, args, {}
 
 
+def _dropout_apart(call: Call, sharding: Sharding, source: Streams) -> LocalCall:
+    if not call["train"] or not call["p"]:
+        return call.replace()
+    dims = 2 if call.target is aten.feature_dropout.default else None
+    stream = _stream(sharding.result(), source, dims)
+    return streams.dropped_apart, (call["input"], *stream, call["p"], dims), {}
+
+
+def _native_dropout_apart(call: Call, sharding: Sharding, source: Streams) -> LocalCall:
+    if not call["train"] or not call["p"]:
+        return call.replace()
+    stream = _stream(sharding.result(), source)
+    return streams.dropped_with_mask_apart, (call["input"], *stream, call["p"]), {}
+
+
 rule(
-    aten.dropout, aten.feature_dropout, spec=_same, localize=_dropout, linear=["input"],
+    aten.dropout, aten.feature_dropout, spec=_same, localize=_dropout, fast=_dropout_apart,
+    linear=["input"], random=True,
+)  # fmt: skip
+rule(
+    aten.native_dropout, spec=_same, localize=_native_dropout, fast=_native_dropout_apart,
     random=True,
 )  # fmt: skip
-rule(aten.native_dropout, spec=_same, localize=_native_dropout, random=True)
 # These draw a number of times that depends on the data, or mix their draws: everything stays whole.
 rule(
     aten.alpha_dropout, aten.feature_alpha_dropout, aten.rrelu, aten.poisson, aten.binomial,
@@ -87,11 +117,21 @@ def _draw(call: Call, sharding: Sharding) -> LocalCall:
     return local.drawn, (target, _places(layout), _sizes(layout), *args), kwargs
 
 
+def _draw_apart(call: Call, sharding: Sharding, source: Streams) -> LocalCall:
+    layout = sharding.result()
+    changes = {"size": _sizes(layout)} if "size" in call.names else {}
+    _, args, kwargs = call.replace(**changes)
+    op = streams.on_stream(call.target)
+    return streams.drawn_apart, (op, *_stream(layout, source), *args), kwargs
+
+
 rule(
     aten.rand.default, aten.randn.default, aten.randint.default, aten.randint.low,
-    aten.randperm.default, aten.normal.float_float,
-    spec=_made, localize=_draw, random=True,
+    aten.normal.float_float,
+    spec=_made, localize=_draw, fast=_draw_apart, random=True,
 )  # fmt: skip
+# A permutation is no set of independent draws: each device makes the whole one.
+rule(aten.randperm.default, spec=_made, localize=_draw, random=True)
 
 
 def _draw_like(call: Call, sharding: Sharding) -> LocalCall:
@@ -107,7 +147,7 @@ rule(
     aten.rand_like, aten.randn_like, aten.randint_like.default, aten.randint_like.low_dtype,
     aten.bernoulli.p, aten.uniform, aten.exponential, aten.cauchy, aten.geometric,
     aten.log_normal, aten.random, aten.normal_functional,
-    spec=_same, localize=_draw_like, random=True, detached=True,
+    spec=_same, localize=_draw_like, fast=_draw_apart, random=True, detached=True,
 )  # fmt: skip
 
 
@@ -126,5 +166,6 @@ def _draw_by(call: Call, sharding: Sharding) -> LocalCall:
 
 rule(
     aten.bernoulli.default, aten.normal.Tensor_float, aten.normal.float_Tensor,
-    aten.normal.Tensor_Tensor, spec=broadcast, localize=_draw_by, random=True, detached=True,
+    aten.normal.Tensor_Tensor, spec=broadcast, localize=_draw_by, fast=_draw_apart, random=True,
+    detached=True,
 )  # fmt: skip

@@ -23,8 +23,17 @@ class Emit(Protocol):
     def __call__(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node: ...
 
 
+class Streams(Protocol):
+    """Hands out the streams of a program whose shards draw apart."""
+
+    def take(self) -> tuple[fx.Node, int]:
+        """The key of the run, and the number of the next draw."""
+        ...
+
+
 Spec = str | Callable[[Call], str]
 Localize = Callable[[Call, Sharding], LocalCall]
+LocalizeFast = Callable[[Call, Sharding, Streams], LocalCall]
 Lower = Callable[[Call, Sharding, Emit], fx.Node | tuple[fx.Node, ...]]
 Linear = Sequence[str] | Callable[[Call], Sequence[str]]
 
@@ -39,12 +48,15 @@ class OpRule:
             tensor of a list. A set is dropped where one of its arguments is a number other than
             zero (a constant term), or is not widened losslessly into the result.
         localize: rewrites the arguments that hold global sizes; default: none do.
+        fast: for a random op, the same where shards draw from streams of their own; an op without
+            one draws in the exact mode always.
         lower: rewrites the op into simpler ones where a `~` factor is split.
     """
 
     spec: Spec
     linear: Linear = ()
     localize: Localize | None = None
+    fast: LocalizeFast | None = None
     lower: Lower | None = None
     reduce: str = "sum"
     passes: bool = True

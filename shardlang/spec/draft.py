@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span
 from shardlang.spec.scope import Scope
@@ -34,6 +35,7 @@ class Draft:
     loss: LossDecl | None = None
     stores: list[StoreDecl] = field(default_factory=list)
     optimizer: OptimizerDecl | None = None
+    random: Literal["exact", "fast"] = "exact"
     expects: list[Expectation] = field(default_factory=list)
     stated: dict[tuple[str, str], Span] = field(default_factory=dict)
 

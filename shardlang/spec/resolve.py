@@ -111,6 +111,7 @@ def _spec(
         loss=draft.loss,
         stores=tuple(draft.stores),
         optimizer=draft.optimizer,
+        random=draft.random,
         expects=tuple(draft.expects),
     )
 

@@ -37,6 +37,12 @@ def _(node: t.Optimizer, draft: Draft) -> None:
 
 
 @resolve_statement.register
+def _(node: t.Random, draft: Draft) -> None:
+    draft.state("random", "", node.span)
+    draft.random = node.mode
+
+
+@resolve_statement.register
 def _(node: t.Expect, draft: Draft) -> None:
     resolve_expect(node, draft)
 

@@ -210,6 +210,7 @@ class Spec:
         sets: the `--set` values, by name.
         data_axes: axes declared `as data`, and those that shard the first dim of an input.
         outputs: layouts of the model's results; an unstated one keeps the layout it has.
+        random: `exact`, what one device draws, or `fast`, a stream for each shard.
     """
 
     path: Path
@@ -225,6 +226,7 @@ class Spec:
     loss: LossDecl | None = None
     stores: tuple[StoreDecl, ...] = ()
     optimizer: OptimizerDecl | None = None
+    random: Literal["exact", "fast"] = "exact"
     expects: tuple[Expectation, ...] = ()
 
     @property

@@ -65,6 +65,7 @@ def test_names_are_replaced_by_axes_and_values() -> None:
     store gradients "**" over dp regather
     loss total
     optimizer adamw(lr = 3e-4, betas = [0.9, 0.95], clip = 1)
+    random fast
     expect { bytes forward all_reduce over heads in "up" <= 1KiB }
     """
     spec = resolved(text)
@@ -86,6 +87,7 @@ def test_names_are_replaced_by_axes_and_values() -> None:
     assert spec.loss is not None and spec.loss.pattern.literal == "total"
     assert spec.optimizer is not None
     assert spec.optimizer.kwargs == {"lr": 3e-4, "betas": (0.9, 0.95), "clip": 1}
+    assert (spec.random, resolved(BASE).random) == ("fast", "exact")
     select = SelectExpr("all_reduce", "forward", ("tp",), compile_pattern("up"))
     assert spec.expects == (ExpectCount("bytes", select, "<=", 1024),)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +16,16 @@ from shardlang.ir.graph import GraphLeaf, GraphResult, ShardGraph, sharding_of
 from shardlang.ir.layout import DimLayout, Layout
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.pieces import piece_of
+from shardlang.ir.program import LocalProgram
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.passes.bind_rules import BindRules
 from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import REWRITE
+from shardlang.proof.draws import Parts, parts_of
 from shardlang.proof.rules.assignments import Assignment
 from shardlang.proof.rules.calls import AtenCall
+from shardlang.rules.registry import find
+from shardlang.rules.streams import stream_key
 from shardlang.runtime.simulate import Simulator
 
 PARTS = 7
@@ -68,44 +72,46 @@ class Case:
         return self.references[partial]
 
 
-class Reference:
-    """Results, cotangents and gradients of the plain op."""
+Run = Callable[[list[Tensor]], Any]
 
-    def __init__(self, call: AtenCall, partial: frozenset[int]) -> None:
+
+class Reference:
+    """Results, cotangents and gradients of the plain op, or of what `run` puts in its place."""
+
+    def __init__(self, call: AtenCall, partial: frozenset[int], run: Run | None = None) -> None:
+        self.run = call.run if run is None else run
         generator = torch.Generator().manual_seed(SEED)
         self.leaves = [
             (_summands(x, generator) if i in partial else x.detach().clone())
             for i, x in enumerate(call.tensors)
         ]
         self.trainable = [differentiable(x) for x in self.leaves]
-        if not self._works(call, partial):
+        if not self._works(partial):
             count = range(len(self.leaves))
             alone = [[i == j and t for j, t in enumerate(self.trainable)] for i in count]
             self.trainable = [
-                self._works(call, partial, each) and each[i] for i, each in enumerate(alone)
+                self._works(partial, each) and each[i] for i, each in enumerate(alone)
             ]
-        self._run(call, partial, generator)
+        self._run(partial, generator)
 
     @property
     def tolerance(self) -> float:
         """Largest relative error: that of the least precise dtype."""
         return max(TOLERANCE.get(x.dtype, 1e-9) for x in (*self.leaves, *self.results))
 
-    def _works(
-        self, call: AtenCall, partial: frozenset[int], trainable: list[bool] | None = None
-    ) -> bool:
+    def _works(self, partial: frozenset[int], trainable: list[bool] | None = None) -> bool:
         """Whether the op has a derivative for these operands."""
         kept = self.trainable
         self.trainable = kept if trainable is None else trainable
         try:
-            self._run(call, partial, torch.Generator())
+            self._run(partial, torch.Generator())
         except (RuntimeError, NotImplementedError):
             return False
         finally:
             self.trainable = kept
         return True
 
-    def _run(self, call: AtenCall, partial: frozenset[int], generator: torch.Generator) -> None:
+    def _run(self, partial: frozenset[int], generator: torch.Generator) -> None:
         """Run the op forward and backward."""
         fed = [
             x.detach().clone().requires_grad_() if trainable else x
@@ -113,7 +119,7 @@ class Reference:
         ]
         torch.manual_seed(SEED)
         summed = [x.sum(0) if i in partial else x.clone() for i, x in enumerate(fed)]
-        self.results = tensors_of(call.run(summed))
+        self.results = tensors_of(self.run(summed))
         self.cotangents = [_random_like(y, generator) for y in self.results]
         self.gradients = gradients(self.results, self.cotangents, fed)
 
@@ -202,10 +208,13 @@ def _result_nodes(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
     return found
 
 
-def program_of(case: Case, assignment: Assignment, sharding: Sharding) -> Any:
-    """The local program of a case under an assignment."""
+def program_of(
+    case: Case, assignment: Assignment, sharding: Sharding, fast: bool = False
+) -> LocalProgram:
+    """The local program of a case under an assignment; if `fast`, shards draw apart."""
     partial = frozenset().union(*sharding.linear.values()) if sharding.linear else frozenset()
     graph, node = build(case, partial, assignment)
+    graph.fast_random = fast
     BindRules().run(graph)
     own = sharding_of(node)
     own.factors, own.linear = dict(sharding.factors), dict(sharding.linear)
@@ -231,14 +240,37 @@ def _place_leaf(graph: ShardGraph, node: fx.Node, layout: Layout, partial: bool)
 
 
 def check(case: Case, assignment: Assignment, sharding: Sharding) -> None:
-    """Compare results and gradients.
+    """Compare results and gradients; of a random op in its fast mode too.
 
     Raises:
         MismatchError: they differ.
     """
     partial = frozenset().union(*sharding.linear.values()) if sharding.linear else frozenset()
-    reference = case.reference(partial)
     program = program_of(case, assignment, sharding)
+    _check_program(program, case.reference(partial))
+    if _draws_apart(case):
+        apart = program_of(case, assignment, sharding, fast=True)
+        _check_program(apart, _put_together(case, partial, apart))
+
+
+def _draws_apart(case: Case) -> bool:
+    """Whether the op has a fast mode."""
+    declared = find(case.call.target)
+    return declared is not None and declared.fast is not None
+
+
+def _put_together(case: Case, partial: frozenset[int], program: LocalProgram) -> Reference:
+    """The op with the draws of the program's shards."""
+    drawn = [node for node in program.graph.nodes if parts_of(node) is not None]
+    if not drawn:
+        return case.reference(partial)
+    (node,) = drawn
+    parts = Parts(node, program.mesh)
+    return Reference(case.call, partial, lambda tensors: parts(stream_key(), *tensors))
+
+
+def _check_program(program: LocalProgram, reference: Reference) -> None:
+    """Run a program in the simulator and compare it with its reference."""
     sim = Simulator(program)
     local = {
         leaf.name: sim.place(leaf.name, reference.leaves[i])

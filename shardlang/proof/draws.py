@@ -1,0 +1,91 @@
+"""The reference of a program whose shards draw apart: the parts that they draw, put together.
+
+One device would draw other numbers, so the traced graph alone is no reference. Instead every random
+op that the program splits is computed part by part, each part once, from the stream of the devices
+that hold it; all else is the traced graph. What is proven is that every device draws the part that
+it should, that its replicas draw the same, and that loss and gradients follow from these draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, fx
+
+from shardlang.build import copy_graph
+from shardlang.ir.graph import sharding_of
+from shardlang.ir.here import PartNumber, specialise
+from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.mesh import Coord, Mesh
+from shardlang.ir.pieces import peers, piece_of
+from shardlang.ir.program import LocalProgram
+from shardlang.rules.call import Call
+from shardlang.rules.streams import key_node, stream_key
+from shardlang.runtime.whole import put_piece
+
+
+class Parts:
+    """A random op of the program on whole operands: part by part, then put together."""
+
+    def __init__(self, node: fx.Node, mesh: Mesh) -> None:
+        parts = parts_of(node)
+        assert parts is not None, f"{node} draws no part"
+        self.node, self.sharding, self.axes = node, sharding_of(node), parts.axes
+        self.coords = peers({axis.name: 0 for axis in mesh.axes}, parts.axes)
+        self.__name__ = f"parts_of_{node.name}"
+
+    def __call__(self, key: Tensor, *operands: Tensor) -> Any:
+        """The op on whole operands."""
+        made = [self._part(key, operands, at) for at in self.coords]
+        if isinstance(made[0], Tensor):
+            return self._joined(made, 0)
+        return tuple(self._joined(each, i) for i, each in enumerate(zip(*made, strict=True)))
+
+    def _part(self, key: Tensor, operands: Sequence[Tensor], at: Coord) -> Any:
+        """What the devices at one coordinate along the axes draw."""
+        pieces = iter(
+            piece_of(x, self._along(self.sharding.operand(i)), at) for i, x in enumerate(operands)
+        )
+        args, kwargs = fx.map_arg(
+            specialise((self.node.args, self.node.kwargs), at),
+            lambda node: key if node.target is stream_key else next(pieces),
+        )
+        assert callable(self.node.target)
+        return self.node.target(*args, **kwargs)
+
+    def _joined(self, pieces: Sequence[Tensor], index: int) -> Tensor:
+        layout = self._along(self.sharding.result(index))
+        whole = pieces[0].new_empty(layout.shape)
+        for piece, at in zip(pieces, self.coords, strict=True):
+            put_piece(whole, piece, layout, at)
+        return whole
+
+    def _along(self, layout: Layout) -> Layout:
+        """A layout as far as it makes the parts."""
+        dims: list[DimLayout] = [dim.only(self.axes) for dim in layout.dims]
+        return Layout(tuple(dims))
+
+
+def parts_of(node: fx.Node) -> PartNumber | None:
+    """The parts that a node draws, where shards draw apart."""
+    found: list[Any] = [arg for arg in node.args if isinstance(arg, PartNumber)]
+    return found[0] if found else None
+
+
+def with_program_draws(graph: fx.Graph, program: LocalProgram) -> tuple[fx.Graph, int]:
+    """A traced graph with the program's draws in the place of its own, and how many these are.
+
+    Nodes keep their names. Without such draws the graph is returned as it is.
+    """
+    drawn = {node.name: node for node in program.graph.nodes if parts_of(node) is not None}
+    if not drawn:
+        return graph, 0
+    made, _ = copy_graph(graph)
+    named = {node.name: node for node in made.nodes}
+    key = key_node(made)
+    for name, node in drawn.items():
+        own = named[name]
+        own.args, own.kwargs = (key, *Call(own).operands), {}
+        own.target = Parts(node, program.mesh)
+    return made, len(drawn)

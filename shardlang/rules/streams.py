@@ -1,0 +1,153 @@
+"""Independent streams of random numbers: each part of a tensor has its own.
+
+A stream is named by the key of the run of the program, by the number of the draw in the program,
+and by the part of the result that the device holds. So devices that hold the same part draw the
+same numbers, all others independent ones, and nobody draws more than its own part. The key alone
+comes from the global generator, one number a run; all that is drawn here leaves it as it was.
+
+For each random op there is one under `shardlang::stream_...` that takes key, draw and part before
+its own arguments; `torch.compile` takes it as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from shardlang.ir.compat import OpOverload, default_generator
+
+_WORD = (1 << 64) - 1
+_HALF = (1 << 32) - 1
+
+_library = torch.library.Library("shardlang", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+def _mixed(x: int) -> int:
+    """The finalizer of splitmix64 (Steele, Lea and Flood, 2014): a bijection of 64 bits."""
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _WORD
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _WORD
+    return x ^ (x >> 31)
+
+
+def _mixed_half(x: int) -> int:
+    """The finalizer of MurmurHash3: a bijection of 32 bits."""
+    x = (x ^ (x >> 16)) * 0x85EBCA6B & _HALF
+    x = (x ^ (x >> 13)) * 0xC2B2AE35 & _HALF
+    return x ^ (x >> 16)
+
+
+def stream_seed(key: int, draw: int, part: int) -> int:
+    """The seed of a stream.
+
+    Parts of one draw differ in the lower 32 bits: generators on a CPU take no others.
+    """
+    base = _mixed((_mixed(key & _WORD) + draw) & _WORD)
+    return (base & ~_HALF) | _mixed_half((base + part) & _HALF)
+
+
+def stream_key() -> Tensor:
+    """The key of one run of the program: the same on all devices, which are seeded alike."""
+    return torch.randint(1 << 62, (), dtype=torch.int64, device="cpu")
+
+
+def key_node(graph: fx.Graph) -> fx.Node:
+    """A node for the key, in front of everything that is computed."""
+    first = next(node for node in graph.nodes if node.op != "placeholder")
+    with graph.inserting_before(first):
+        node = graph.create_node("call_function", stream_key, name="stream_key")
+    node.meta = {"val": torch.empty((), dtype=torch.int64, device="meta"), "module": ""}
+    return node
+
+
+@contextmanager
+def _stream(seed: int, device: torch.device) -> Iterator[None]:
+    """Let the device's own generator be at the start of a stream; afterwards it is as before."""
+    generator = default_generator(device)
+    state = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        generator.set_state(state)
+
+
+def _device(args: Sequence[Any], kwargs: dict[str, Any]) -> torch.device:
+    """Where an op draws."""
+    given = kwargs.get("device") or next((x.device for x in args if isinstance(x, Tensor)), "cpu")
+    return torch.device(given)
+
+
+def _implement(name: str, run: Callable[..., Any]) -> OpOverload:
+    """Implement an op that draws from a stream by one that draws from the device's generator."""
+
+    def draws(key: Tensor, draw: int, part: int, *args: Any, **kwargs: Any) -> Any:
+        with _stream(stream_seed(int(key.item()), draw, part), _device(args, kwargs)):
+            return run(*args, **kwargs)
+
+    def traces(key: Tensor, draw: int, part: int, *args: Any, **kwargs: Any) -> Any:
+        return run(*args, **kwargs)
+
+    _library.impl(name, draws, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"shardlang::{name}", traces, lib=_library)
+    packet, _, overload = name.partition(".")
+    found: OpOverload = getattr(getattr(torch.ops.shardlang, packet), overload or "default")
+    return found
+
+
+def _define(name: str, rest: str) -> None:
+    schema = f"{name}(Tensor key, int draw, int part, {rest}"
+    _library.define(schema, tags=(torch.Tag.nondeterministic_seeded,))  # type: ignore[no-untyped-call]
+
+
+_TWINS: dict[OpOverload, OpOverload] = {}
+
+
+def on_stream(op: OpOverload) -> OpOverload:
+    """The op that draws from a stream what `op` draws from the device's generator."""
+    if op not in _TWINS:
+        head, _, rest = str(op._schema).partition("(")
+        name = "stream_" + head.partition("::")[2]
+        _define(name, rest)
+        _TWINS[op] = _implement(name, op)
+    return _TWINS[op]
+
+
+def _flips(size: Sequence[int], p: float, device: torch.device) -> Tensor:
+    return torch.empty(size, dtype=torch.bool, device=device).bernoulli_(1 - p)
+
+
+_define("stream_kept", "SymInt[] size, float p, *, Device device) -> Tensor")
+_kept = _implement("stream_kept", _flips)
+
+
+def drawn_apart(
+    op: OpOverload, key: Tensor, draw: int, part: int, *args: Any, **kwargs: Any
+) -> Any:
+    """What a random op of `on_stream` gives for this device's part; no gradient."""
+    mine = [x.detach() if isinstance(x, Tensor) else x for x in args]
+    return op(key, draw, part, *mine, **kwargs)
+
+
+def dropped_apart(
+    x: Tensor, key: Tensor, draw: int, part: int, p: float, dims: int | None = None
+) -> Tensor:
+    """Dropout of this device's part; with `dims`, whole slices of the first so many dims."""
+    size = x.shape if dims is None else (*x.shape[:dims], *[1] * (x.dim() - dims))
+    kept: Tensor = _kept(key, draw, part, size, p, device=x.device)
+    return x * kept * _scale(p)
+
+
+def dropped_with_mask_apart(
+    x: Tensor, key: Tensor, draw: int, part: int, p: float
+) -> tuple[Tensor, Tensor]:
+    """Dropout of this device's part, and its mask."""
+    kept = _kept(key, draw, part, x.shape, p, device=x.device)
+    return x * kept * _scale(p), kept
+
+
+def _scale(p: float) -> float:
+    return 1 / (1 - p) if p < 1 else 0.0
