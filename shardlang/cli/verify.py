@@ -65,6 +65,6 @@ def summary(report: Report) -> str:
     if found["eager"] is not None:
         lines.append(f"  eager      error {found['eager']['error']:.1e} at the model's own dtype")
     if report.draws_apart:
-        lines.append(f"  random     {report.draws_apart} draws, put together from the shards'")
+        lines.append(f"  random     {report.draws_apart} draws, as the shards make them")
     lines += [f"  cut        {cut}" for cut in found["cut"]]
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from shardlang.plan.names import module_of, op_name
 from shardlang.plan.text import bytes_text, shape_text
 from shardlang.plan.traffic import backward_bytes, forward_bytes, sends, steps_of, with_gradient
 from shardlang.rules.registry import find
+from shardlang.rules.streams import stream_key
 
 VIEWS = {
     "view", "reshape", "_unsafe_view", "transpose", "t", "permute", "unsqueeze", "squeeze",
@@ -24,6 +25,11 @@ VIEWS = {
     "constrain", "value", "to", "_to_copy", "select", "swapaxes", "adjoint", "mT", "numpy_T",
 }  # fmt: skip
 """Ops that are not drawn: their value goes on under its new type."""
+
+
+def _values_read(node: fx.Node) -> list[fx.Node]:
+    """The values that a node reads; the key of the random streams is no value of the model."""
+    return [source for source in node.all_input_nodes if source.target is not stream_key]
 
 
 @dataclass(slots=True)
@@ -47,9 +53,9 @@ class Reader:
         for node in self.graph.graph.nodes:
             if node.op == "output":
                 self._results(made)
-            elif not self._is_through(node, flowing):
+            elif node.target is not stream_key and not self._is_through(node, flowing):
                 made.add(self._box(node, flowing))
-                for operand in node.all_input_nodes:
+                for operand in _values_read(node):
                     made.connect(self._arrow(operand, node, flowing))
         return _without_unread(made)
 
