@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 import shardlang.rules
+from shardlang.ir.compat import OpOverload
 from shardlang.ir.graph import ShardError, ShardGraph, constrain, describe, is_item, is_step
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.rules.call import Call, shape_of
@@ -65,18 +66,28 @@ def _bind(call: Call) -> Rule:
     declared = find(call.target)
     node = call.node
     if declared is None:
-        raise ShardError(
-            "SH0401",
-            f"no sharding rule for the op {describe(node)}",
-            node=node,
-            help="declare one with `shardlang.rule`; see docs/op-rules.md",
-        )
+        message = f"no sharding rule for the op {describe(node)}"
+        raise ShardError("SH0401", message, node=node, help=_remedy(call))
     try:
         return declared.bind(call)
     except NotationError as error:
         raise ShardError(
             "SH0402", f"the rule of {describe(node)} does not fit: {error}", node=node
         ) from error
+
+
+def _remedy(call: Call) -> str:
+    """What to do about an op without a rule."""
+    vals = [*call.results, *(n.meta["val"] for n in call.operands)]
+    if any(v.layout is not torch.strided for v in vals if isinstance(v, torch.Tensor)):
+        return "only dense tensors are split: use a dense tensor, with a mask for its zeros"
+    if not isinstance(call.target, OpOverload):
+        return "write the computation out with ordinary operators"
+    op = f"torch.ops.{str(call.target).removesuffix('.default')}"
+    return (
+        f'say in the model\'s file how it may be split: `shardlang.rule({op}, "...")`;'
+        " see docs/extending.md"
+    )
 
 
 def _key(call: Call) -> Any:

@@ -191,9 +191,9 @@ class _Functionalizer:
         if new is None:
             raise PassError(
                 "SH0357",
-                f"a write through `{view.target}` cannot be made functional",
+                f"a write in place through the view that `{view.target}` makes cannot be traced",
                 source=at.meta.get("source", ""),
-                help="write to a copy of the tensor instead",
+                help="compute a new tensor instead of writing into the view",
             )
         return new
 
@@ -206,9 +206,10 @@ class _Functionalizer:
             if hidden and carries_gradient(old):
                 raise PassError(
                     "SH0357",
-                    "an in-place update hidden from autograd changes a tensor with a gradient",
+                    "a tensor with a gradient is changed in place where autograd does not see it:"
+                    " under `no_grad`, or through `detach`",
                     source=at.meta.get("source", ""),
-                    help="update a detached copy instead",
+                    help="change a copy of the tensor, or parameters in the training loop",
                 )
             hidden = hidden or is_op(node, [aten.detach, aten.detach_])
 
@@ -288,7 +289,10 @@ def written_operand(node: fx.Node) -> fx.Node:
 def _no_form(node: fx.Node) -> PassError:
     """The error for an in-place operator without a functional counterpart."""
     return PassError(
-        "SH0357", f"`{node.target}` has no functional form", source=node.meta.get("source", "")
+        "SH0357",
+        f"`{node.target}` changes its operand in place and has no counterpart that does not",
+        help="compute a new tensor instead of changing one",
+        source=node.meta.get("source", ""),
     )
 
 

@@ -87,7 +87,10 @@ def _unsupported(module: fx.GraphModule, node: fx.Node) -> PassError:
             help="leave precision to the caller: build the model in the wanted dtype",
         )
     return PassError(
-        "SH0358", f"the model uses `{node.target}`, which cannot be sharded", source=source
+        "SH0358",
+        f"the model uses `{node.target}`, whose branches and loops cannot be sharded",
+        source=source,
+        help="compute all branches and choose with `torch.where`, or write the loop out",
     )
 
 

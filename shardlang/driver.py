@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import linecache
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +24,17 @@ from shardlang.capture import (
     PythonSource,
     capture,
 )
-from shardlang.grammar.diagnostics import NOWHERE, Diagnostic, Span, error, has_errors
+from shardlang.capture.errors import ModelLine, is_installed, shown
+from shardlang.grammar.diagnostics import (
+    NOWHERE,
+    Diagnostic,
+    Label,
+    Span,
+    error,
+    has_errors,
+    join_words,
+    quote,
+)  # fmt: skip
 from shardlang.ir.graph import ShardError, ShardGraph, Stated
 from shardlang.ir.layout import dtype_name
 from shardlang.ir.program import LocalProgram
@@ -104,9 +116,12 @@ def _input_names(decl: InputDecl, source: ModelSource) -> list[str]:
         return [decl.name]
     names = decl.pattern.select(source.input_names())
     if not names:
-        known = ", ".join(f"`{name}`" for name in source.input_names())
+        known = join_words(quote(source.input_names()), "and")
         raise CaptureError(
-            "SH0353", f"no input matches `{decl.pattern}`", help=f"its inputs are {known}"
+            "SH0353",
+            f"no input of the model matches `{decl.pattern}`",
+            help=f"its inputs are {known}",
+            input=decl.pattern.text,
         )
     return names
 
@@ -201,13 +216,12 @@ def compile_spec(
     Raises:
         CompileError: with every finding of the stage that failed.
     """
-    at = spec.model.span
     try:
         source = source_of(spec) if source is None else source
         inputs = input_specs(spec, source) if inputs is None else inputs
         captured = capture(source, inputs, marked(spec))
     except CaptureError as failure:
-        raise CompileError([at_model(failure, at)]) from failure
+        raise CompileError([at_model(failure, spec)]) from failure
     binding, found = bind(spec, names_of(captured))
     if binding is None or has_errors(found):
         raise CompileError(found)
@@ -215,7 +229,7 @@ def compile_spec(
     try:
         graph = run_passes(build_graph(captured, placements), passes)
     except ShardError as failure:
-        raise CompileError([*found, at_model(failure, at)]) from failure
+        raise CompileError([*found, at_model(failure, spec)]) from failure
     program = to_program(graph) if passes is PIPELINE else _no_program(graph)
     return Compiled(spec, source, inputs, captured, binding, placements, graph, program, found)
 
@@ -225,14 +239,44 @@ def _no_program(graph: ShardGraph) -> LocalProgram:
     return LocalProgram(graph.mesh, graph.graph, (), ())
 
 
-def at_model(failure: CaptureError | ShardError, span: Span) -> Diagnostic:
-    """The diagnostic for a failure that the model's code caused."""
-    notes = []
-    if failure.source:
-        notes.append(f"model line: {failure.source}")
-    if getattr(failure, "module", ""):
-        notes.append(f"module: `{failure.module}`")  # type: ignore[union-attr]
-    return error(failure.code, failure.message, span, notes=notes, help=failure.help or None)
+def at_model(failure: CaptureError | ShardError, spec: Spec) -> Diagnostic:
+    """The diagnostic for a failure that the model's code caused.
+
+    It stands at the line of the model where that is known and the person's own to edit, else at the
+    input that is at fault or at the `model` statement; the other place is a label.
+    """
+    stated = _statement(getattr(failure, "input", ""), spec)
+    line = line_span(failure.source)
+    notes = [f"in module `{module}`"] if (module := getattr(failure, "module", "")) else []
+    if line is None:
+        notes = [f"model line: {failure.source}", *notes] if failure.source else notes
+        return error(failure.code, failure.message, stated, notes=notes, help=failure.help or None)
+    place, other = (line, Label(stated, "the model is stated here"))
+    if is_installed(line.file):
+        place, other = (stated, Label(line, "in the model's code"))
+    return error(
+        failure.code, failure.message, place, labels=[other], notes=notes, help=failure.help or None
+    )
+
+
+def _statement(name: str, spec: Spec) -> Span:
+    """The `input` statement of that name, else the `model` statement."""
+    for decl in spec.inputs if name else ():
+        if decl.pattern.text == name or decl.pattern.matches(name):
+            return decl.span
+    return spec.model.span
+
+
+def line_span(source: str) -> Span | None:
+    """The code on a line of the model, if the line is known and readable."""
+    if not isinstance(source, ModelLine) or not source.path:
+        return None
+    path, number = Path(source.path), source.number
+    text = linecache.getline(str(path), number).rstrip()
+    if not text:
+        return None
+    start = len(text) - len(text.lstrip())
+    return Span(str(shown(path)), number, start + 1, number, len(text) + 1)
 
 
 def module_source(model: nn.Module | Callable[[], nn.Module]) -> ModelSource:

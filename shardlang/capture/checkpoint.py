@@ -49,18 +49,40 @@ def checkpoint_tensors(
 
 def tensor_files(folder: Path) -> dict[str, Path]:
     """From the names of stored tensors to the files that hold them."""
+    if (folder / INDEX).is_file():
+        return _indexed(folder)
     safetensors = _import_safetensors()
-    try:
-        if (folder / INDEX).is_file():
-            index = json.loads((folder / INDEX).read_text())["weight_map"]
-            return {name: folder / file for name, file in index.items()}
-        found: dict[str, Path] = {}
-        for path in sorted(folder.glob("*.safetensors")):
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
             with safetensors.safe_open(path, "pt") as file:
                 found |= dict.fromkeys(file.keys(), path)
-        return found
+        except Exception as error:
+            raise _unreadable(path, error) from None
+    return found
+
+
+def _indexed(folder: Path) -> dict[str, Path]:
+    """The files of the tensors by the folder's index. Raises SH0359 if it cannot be read."""
+    try:
+        index = json.loads((folder / INDEX).read_text())["weight_map"]
+        return {name: folder / file for name, file in index.items()}
     except Exception as error:
-        raise _unreadable(folder, error) from None
+        raise _unreadable(folder / INDEX, error) from None
+
+
+def check_files(folder: Path) -> None:
+    """Raise SH0359 if the folder lacks a file that its index names."""
+    files = _indexed(folder) if (folder / INDEX).is_file() else {}
+    missing = sorted({path.name for path in files.values() if not path.is_file()})
+    if missing:
+        listed = ", ".join(f"`{name}`" for name in missing[:3])
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise CaptureError(
+            "SH0359",
+            f"the checkpoint `{folder.name}` lacks {listed}{more}, which its index names",
+            help="copy the missing files, or name a whole checkpoint",
+        )
 
 
 def _read(path: Path, key: str, name: str, like: torch.Tensor) -> torch.Tensor:
@@ -73,13 +95,21 @@ def _read(path: Path, key: str, name: str, like: torch.Tensor) -> torch.Tensor:
         raise _unreadable(path, error) from None
     if tensor.shape != like.shape:
         shapes = f"{list(like.shape)} in the model and {list(tensor.shape)} in the checkpoint"
-        raise CaptureError("SH0359", f"`{name}` is {shapes}")
+        raise CaptureError(
+            "SH0359",
+            f"`{name}` is {shapes}",
+            help="use the configuration that was saved with the checkpoint, or another checkpoint",
+        )
     return tensor.to(like.dtype)
 
 
 def _unreadable(path: Path, error: Exception) -> CaptureError:
     """The error for a file that is no checkpoint."""
-    return CaptureError("SH0359", f"`{path.name}` cannot be read: {first_line(error)}")
+    return CaptureError(
+        "SH0359",
+        f"`{path.name}` cannot be read: {first_line(error)}",
+        help="copy the checkpoint again; its files must be whole, and of the safetensors format",
+    )
 
 
 def _names(module: nn.Module) -> dict[str, tuple[str, ...]]:

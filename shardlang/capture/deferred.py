@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 
 import torch
@@ -27,7 +28,8 @@ class Deferred:
         self.fake_mode: FakeTensorMode = export_fake_mode()
         self._tape: Tape | None = Tape(self.fake_mode)
         try:
-            with self._tape.recording():
+            with self._tape.recording(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
                 self.module = build()
             self._check_replay()
         except CaptureError:
@@ -37,6 +39,7 @@ class Deferred:
             self.reason = f"{type(error).__name__}: {first_line(error)}"
             self.module = build_real(build, 0)
         check_tensors(self.module)
+        check_hooks(self.module)
 
     @property
     def recorded(self) -> bool:
@@ -103,16 +106,36 @@ def all_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
 
 
 def check_tensors(module: nn.Module) -> None:
-    """Raise SH0356 for a parameter that is sparse, lazy or quantized."""
-    for name, parameter in module.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
+    """Raise SH0356 for a parameter or buffer of a kind that cannot be split or trained."""
+    kinds = {"parameter": module.named_parameters(), "buffer": module.named_buffers()}
+    for kind, named in kinds.items():
+        for name, tensor in named:
+            found = _unusual(tensor)
+            if found is not None:
+                what, remedy = found
+                raise CaptureError("SH0356", f"{kind} `{name}` {what}", help=remedy)
+
+
+def check_hooks(module: nn.Module) -> None:
+    """Raise SH0358 for a module with a hook on its gradients: a traced graph holds none."""
+    for name, part in module.named_modules():
+        if part._backward_hooks or part._backward_pre_hooks:
             raise CaptureError(
-                "SH0356",
-                f"parameter `{name}` has no shape yet",
-                help="run the lazy module once on example data in the build function",
+                "SH0358",
+                f"module `{name}` has a backward hook, which a traced graph does not hold",
+                help="remove the hook; what it does to gradients belongs into the training loop",
             )
-        if parameter.layout is not torch.strided or parameter.is_quantized:
-            kind = "quantized" if parameter.is_quantized else "sparse"
-            raise CaptureError(
-                "SH0356", f"parameter `{name}` is {kind}", help="use a dense parameter"
-            )
+
+
+def _unusual(tensor: torch.Tensor) -> tuple[str, str] | None:
+    """What is wrong with a tensor of the model and what to do, or None."""
+    if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
+        return "has no shape yet", "give the lazy module its input size in the constructor"
+    if tensor.layout is not torch.strided:
+        return "is sparse", "use a dense tensor; for zeros that must stay, multiply by a mask"
+    if tensor.is_quantized:
+        return "is quantized", "build the model in a floating type"
+    if tensor._backward_hooks:
+        remedy = "remove the hook; what it does to the gradient belongs into the training loop"
+        return "has a hook on its gradient, which a traced graph does not hold", remedy
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
 from collections.abc import Mapping
@@ -11,9 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from shardlang.capture.errors import CaptureError, first_line
+from shardlang.capture.checkpoint import check_files
+from shardlang.capture.errors import CaptureError, first_line, no_file
 from shardlang.capture.python_file import check_mode
-from shardlang.capture.source import InputSpec, ModelSource, _unknown_input
+from shardlang.capture.source import InputSpec, ModelSource, unknown_input
+from shardlang.grammar.diagnostics import join_words, quote
 
 TASKS: dict[str, str] = {
     "base": "AutoModel",
@@ -54,15 +57,19 @@ class HfSource(ModelSource):
         self.mode = options.pop("mode", "train")
         check_mode(self.mode)
         if self.task is not None and self.task not in TASKS:
-            raise CaptureError(
-                "SH0352",
-                f"there is no task `{self.task}`",
-                help="the tasks are " + ", ".join(f"`{t}`" for t in TASKS),
-            )
+            near = difflib.get_close_matches(self.task, list(TASKS), n=1)
+            help = f"did you mean `{near[0]}`?" if near else f"choose {join_words(quote(TASKS))}"
+            raise CaptureError("SH0352", f"there is no task `{self.task}`", help=help)
         self.build_options = {k: options.pop(k) for k in _BUILD_OPTIONS if k in options}
         self.overrides = options
         if self.path.is_dir() and any(self.path.glob("*.safetensors")):
             self.checkpoint = self.path
+        elif self.path.is_dir() and any(self.path.glob("pytorch_model*.bin")):
+            raise CaptureError(
+                "SH0359",
+                f"`{self.path.name}` holds its weights in pickled files, which are not read",
+                help="save it with `model.save_pretrained(folder)`, which writes safetensors",
+            )
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
@@ -71,10 +78,12 @@ class HfSource(ModelSource):
         try:
             settings = json.loads(path.read_text())
         except OSError:
-            raise CaptureError("SH0350", f"there is no file `{path}`") from None
+            raise no_file(path) from None
         except ValueError as error:
             raise CaptureError(
-                "SH0350", f"`{path.name}` is not JSON: {first_line(error)}"
+                "SH0350",
+                f"`{path.name}` is not JSON: {first_line(error)}",
+                help="mend the file; the model's `config.save_pretrained` writes a valid one",
             ) from None
         if not isinstance(settings, dict) or "model_type" not in settings:
             raise CaptureError(
@@ -90,15 +99,25 @@ class HfSource(ModelSource):
         settings = dict(self.settings)
         model_type = settings["model_type"]
         if model_type not in transformers.CONFIG_MAPPING:
-            raise CaptureError("SH0350", f"transformers knows no model type `{model_type}`")
+            near = difflib.get_close_matches(model_type, list(transformers.CONFIG_MAPPING), n=3)
+            raise CaptureError(
+                "SH0350",
+                f"transformers {transformers.__version__} knows no model type `{model_type}`",
+                help=f"did you mean {join_words(quote(near))}?"
+                if near
+                else "use a newer transformers, or build the model in a file of your own:"
+                ' `model "file.py:function"`',
+            )
         kind = transformers.CONFIG_MAPPING[model_type]
         plain = kind.from_dict(settings)
         for name in self.overrides:
             if not hasattr(plain, name):
-                raise CaptureError("SH0352", f"`{model_type}` has no option `{name}`")
+                raise _no_option(name, plain)
         return kind.from_dict(settings | self.overrides) if self.overrides else plain
 
     def construct(self) -> nn.Module:
+        if self.checkpoint is not None:
+            check_files(self.checkpoint)
         config = self.config()
         options = dict(self.build_options)
         if "dtype" in options:
@@ -116,7 +135,9 @@ class HfSource(ModelSource):
             mapping = getattr(transformers, TASKS[self.task])._model_mapping
             if type(config) not in mapping:
                 raise CaptureError(
-                    "SH0352", f"`{config.model_type}` models do not do `{self.task}`"
+                    "SH0352",
+                    f"`{config.model_type}` models do not do `{self.task}`",
+                    help=f"they do {join_words(quote(self._tasks_of(config)), 'and')}",
                 )
             found = mapping[type(config)]
             return found[0] if isinstance(found, (tuple, list)) else found
@@ -129,6 +150,25 @@ class HfSource(ModelSource):
                 help='add a task, such as `task = "causal-lm"`',
             )
         return found
+
+    @staticmethod
+    def _tasks_of(config: Any) -> list[str]:
+        """The tasks for which transformers has a class of this kind of model."""
+        transformers = import_transformers()
+        kind = type(config)
+        return [
+            t for t, auto in TASKS.items() if kind in getattr(transformers, auto)._model_mapping
+        ]
+
+    @property
+    def advice(self) -> str:
+        chosen = self.build_options.get("experts_implementation", TRACEABLE_EXPERTS)
+        if chosen == TRACEABLE_EXPERTS:
+            return ""
+        return (
+            f'`experts_implementation = "{chosen}"` looks at the data to choose experts: leave it'
+            f' out of `model hf(...)`, or write `experts_implementation = "{TRACEABLE_EXPERTS}"`'
+        )
 
     def input_names(self) -> tuple[str, ...]:
         names = self.forward_names
@@ -162,7 +202,7 @@ class HfSource(ModelSource):
         for name in specs:
             top = name.split(".")[0]
             if top not in known and top not in _EXTRA_INPUTS:
-                raise _unknown_input(top, known)
+                raise unknown_input(top, known)
         super().check_inputs(specs)
 
     @functools.cached_property
@@ -187,6 +227,17 @@ class HfSource(ModelSource):
         if spec.name != "labels" or spec.dtype.is_floating_point or len(spec.shape) < 2:
             return False
         return self.task in (None, *_TOKEN_LABELS)
+
+
+def _no_option(name: str, config: Any) -> CaptureError:
+    """The error for an argument of `hf` that the configuration does not have."""
+    own = ("task", "mode", *_BUILD_OPTIONS)
+    near = difflib.get_close_matches(name, [*own, *config.to_dict()], n=3)
+    if near:
+        help = f"did you mean {join_words(quote(near))}?"
+    else:
+        help = f"an option of `hf` is {join_words(quote(own))}, or a key of the configuration"
+    return CaptureError("SH0352", f"`{config.model_type}` has no option `{name}`", help=help)
 
 
 def import_transformers() -> Any:

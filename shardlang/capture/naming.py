@@ -45,10 +45,16 @@ def annotate(graph: fx.Graph) -> None:
         if not all(_is_static(v) for v in tree_leaves(node.meta.get("val"))):
             raise CaptureError(
                 "SH0354",
-                f"the shape of `{node.target}`'s result depends on tensor data",
-                help="use torch.where or a mask of fixed shape",
+                f"the shape of `{_op_name(node)}`'s result depends on the values of a tensor",
+                help="keep the shape and mask instead: `torch.where(mask, x, 0)`",
                 source=node.meta["source"],
             )
+
+
+def _op_name(node: fx.Node) -> str:
+    """An operator without namespace and overload."""
+    target: Any = node.target
+    return str(getattr(target, "overloadpacket", target)).removeprefix("aten.")
 
 
 def _is_static(value: Any) -> bool:
@@ -203,6 +209,13 @@ def _record(named: NamedGraph, value: fx.Node, key: tuple[Any, ...]) -> None:
         named.values[key] = value
 
 
+_WRITE_HELP = {
+    "parameter": "change parameters in the training loop; what the forward keeps is a buffer",
+    "input": "change a copy: `x = x.clone()` first",
+    "constant": "register the tensor as a buffer",
+}
+
+
 def _refuse_written(written: dict[Leaf, fx.Node]) -> None:
     """Only buffers may change."""
     for leaf, value in written.items():
@@ -210,8 +223,8 @@ def _refuse_written(written: dict[Leaf, fx.Node]) -> None:
             kind = {"param": "parameter"}.get(leaf.kind, leaf.kind)
             raise CaptureError(
                 "SH0357",
-                f"the model changes its {kind} `{leaf.name}` in place",
-                help="change a copy, or register it as a buffer",
+                f"the forward changes the {kind} `{leaf.name}` in place",
+                help=_WRITE_HELP[kind],
                 source=value.meta.get("source", ""),
             )
 

@@ -121,9 +121,14 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
         for part in path:
             level = level.setdefault(part, {})
             if not isinstance(level, dict):
-                raise CaptureError("SH0353", f"input `{name}` lies inside another input")
+                inside = f"input `{name}` lies inside another input"
+                raise CaptureError(
+                    "SH0353", inside, help="declare the whole or its parts, not both", input=name
+                )
         if last in level:
-            raise CaptureError("SH0353", f"input `{name}` is declared twice")
+            raise CaptureError(
+                "SH0353", f"input `{name}` is declared twice", help="drop one", input=name
+            )
         level[last] = value
     return {name: _listed(value) for name, value in tree.items()}
 
@@ -143,6 +148,10 @@ def flatten_call(
 ) -> dict[str, torch.Tensor]:
     """Dotted input names to tensors for a call `model(*args, **kwargs)`."""
     if len(args) > len(forward_names):
-        raise CaptureError("SH0353", f"the call passes {len(args)} positional arguments")
+        raise CaptureError(
+            "SH0353",
+            f"the call passes {len(args)} arguments, the forward takes {len(forward_names)}",
+            help="call it as the plain model is called",
+        )
     named = dict(zip(forward_names, args, strict=False)) | dict(kwargs)
     return dict(tensors(named))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib.util
 import inspect
@@ -13,8 +14,10 @@ from typing import Any
 
 from torch import nn
 
-from shardlang.capture.errors import CaptureError, first_line, model_line
+from shardlang.capture.errors import CaptureError, ModelLine, first_line, model_line, no_file
+from shardlang.capture.silence import prints_apart
 from shardlang.capture.source import Batch, ModelSource
+from shardlang.grammar.diagnostics import join_words, quote
 
 
 class PythonSource(ModelSource):
@@ -46,7 +49,7 @@ class PythonSource(ModelSource):
     def namespace(self) -> ModuleType:
         """The executed file."""
         if not self.path.is_file():
-            raise CaptureError("SH0350", f"there is no file `{self.path}`")
+            raise no_file(self.path)
         return load_file(self.path)
 
     @functools.cached_property
@@ -72,8 +75,15 @@ class PythonSource(ModelSource):
         """The build function."""
         function = getattr(self.namespace, self.function, None)
         if not callable(function):
+            defined = [name for name, value in vars(self.namespace).items() if callable(value)]
+            near = difflib.get_close_matches(self.function, defined, n=3)
             raise CaptureError(
-                "SH0351", f"`{self.path.name}` defines no function `{self.function}`"
+                "SH0351",
+                f"`{self.path.name}` defines no function `{self.function}`",
+                help=f"did you mean {join_words(quote(near))}?"
+                if near
+                else "define it: it takes the arguments of the `model` statement and returns the"
+                " module",
             )
         return function
 
@@ -81,7 +91,9 @@ class PythonSource(ModelSource):
     def _place(self) -> str:
         """Where the build function stands, as far as Python knows."""
         code = getattr(inspect.unwrap(self._function), "__code__", None)
-        return f"{self.path.name}:{code.co_firstlineno}" if code else self.path.name
+        if code is None:
+            return self.path.name
+        return ModelLine.of(code.co_filename, code.co_firstlineno)
 
     def construct(self) -> nn.Module:
         return self._built()[0]
@@ -93,8 +105,8 @@ class PythonSource(ModelSource):
         if not isinstance(module, nn.Module):
             raise CaptureError(
                 "SH0351",
-                f"`{self.function}` returns a `{type(module).__name__}`, not a module",
-                help="return a torch.nn.Module",
+                f"`{self.function}` returns no module but a `{type(module).__name__}`",
+                help="return a `torch.nn.Module`, alone or with an iterable of example batches",
                 source=self._place,
             )
         return module, data
@@ -114,11 +126,13 @@ def load_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        spec.loader.exec_module(module)
+        with prints_apart():
+            spec.loader.exec_module(module)
     except Exception as error:
         raise CaptureError(
             "SH0350",
             f"`{path.name}` cannot be run: {type(error).__name__}: {first_line(error)}",
+            help="mend the file: it must run by itself, with its own folder importable",
             source=model_line(error),
         ) from error
     finally:

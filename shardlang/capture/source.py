@@ -17,6 +17,8 @@ from torch import nn
 from shardlang.capture.deferred import Deferred
 from shardlang.capture.errors import CaptureError, first_line, model_line
 from shardlang.capture.nest import nest
+from shardlang.capture.silence import prints_apart
+from shardlang.grammar.diagnostics import join_words, quote
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -41,9 +43,15 @@ class ModelSource(ABC):
     def construct(self) -> nn.Module:
         """Run the model's constructor."""
 
+    @property
+    def advice(self) -> str:
+        """What to do where the model's code depends on tensor data; empty for nothing special."""
+        return ""
+
     def build(self) -> nn.Module:
         """The model in this source's mode. Raises `CaptureError` if its constructor fails."""
-        return self.construct().train(self.mode == "train")
+        with prints_apart():
+            return self.construct().train(self.mode == "train")
 
     @functools.cached_property
     def deferred(self) -> Deferred:
@@ -56,6 +64,7 @@ class ModelSource(ABC):
             raise CaptureError(
                 "SH0352",
                 f"the model cannot be built: {type(error).__name__}: {first_line(error)}",
+                help="mend the model's code, or the arguments in the `model` statement",
                 source=model_line(error),
             ) from error
 
@@ -84,7 +93,8 @@ class ModelSource(ABC):
     def call(self, module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
         """Call `module` with inputs under their dotted names, and return what it returns."""
         args, kwargs = self.arguments(inputs)
-        return module(*args, **kwargs)
+        with prints_apart():
+            return module(*args, **kwargs)
 
     def arguments(self, inputs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments for inputs under their dotted names."""
@@ -115,24 +125,27 @@ class ModelSource(ABC):
         known = set(self.signature.parameters)
         for name in sorted(given - known):
             if not self.accepts_any_name:
-                raise _unknown_input(name, sorted(known))
+                raise unknown_input(name, sorted(known))
         for p in self.signature.parameters.values():
             optional = p.default is not p.empty or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
             if p.name not in given and not optional:
                 raise CaptureError(
                     "SH0353",
                     f"the model needs an input `{p.name}`",
-                    help=f"declare it: `input {p.name} : …`",
+                    help=f"declare it, with type and layout: `input {p.name} : f32[8, 16] [_, _]`",
                 )
 
 
-def _unknown_input(name: str, known: list[str]) -> CaptureError:
+def unknown_input(name: str, known: list[str]) -> CaptureError:
     """The error for an input that forward does not take, with the nearest names."""
-    near = difflib.get_close_matches(name, known, n=3) or known
-    listed = ", ".join(f"`{k}`" for k in near)
-    return CaptureError(
-        "SH0353", f"the model takes no input `{name}`", help=f"its inputs are {listed}"
-    )
+    near = difflib.get_close_matches(name, known, n=3)
+    if near:
+        help = f"did you mean {join_words(quote(near))}?"
+    elif known:
+        help = f"its inputs are {join_words(quote(known), 'and')}"
+    else:
+        help = "its forward takes no arguments: drop the `input` statement"
+    return CaptureError("SH0353", f"the model takes no input `{name}`", help=help, input=name)
 
 
 class CallableSource(ModelSource):

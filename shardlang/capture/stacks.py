@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from shardlang.capture.errors import is_model_file
+from shardlang.capture.errors import ModelLine, is_model_file
 from shardlang.ir.compat import STACK_FILTER
 
 _FRAME = re.compile(r'File "(.+)", line (\d+)')
@@ -39,5 +39,5 @@ def model_frame(stack_trace: str) -> str:
     """`file.py:line` of the innermost line of model code in a recorded stack trace."""
     for path, line in reversed(_FRAME.findall(stack_trace)):
         if is_model_file(path):
-            return f"{Path(path).name}:{line}"
+            return ModelLine.of(path, line)
     return ""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import fx, nn
 
 from shardlang.capture.deferred import Deferred
-from shardlang.capture.errors import CaptureError, first_line, model_line
+from shardlang.capture.errors import CaptureError, model_line
+from shardlang.capture.failures import explain_failure
 from shardlang.capture.hf_patches import export_patches
 from shardlang.capture.mark import marking
 from shardlang.capture.naming import (
+    NamedGraph,
     annotate,
     bind_leaves,
     is_outside_state,
@@ -23,10 +21,17 @@ from shardlang.capture.naming import (
     strip_prefix,
 )
 from shardlang.capture.nest import Skeleton, skeleton, tensors
+from shardlang.capture.silence import quiet
 from shardlang.capture.source import InputSpec, ModelSource
 from shardlang.capture.stacks import full_stacks
+from shardlang.capture.tape import CannotReplayError
 from shardlang.capture.types import Captured, Leaf
-from shardlang.ir.compat import CHATTY_LOGGERS
+from shardlang.capture.unseen import (
+    assigned_buffers_written,
+    check_output,
+    refuse_sparse_gradients,
+    refuse_unseen,
+)
 from shardlang.passes.errors import PassError
 from shardlang.passes.normalize import Normalize
 
@@ -69,44 +74,16 @@ class _Call(nn.Module):
     def __init__(self, source: ModelSource, names: tuple[str, ...]) -> None:
         super().__init__()
         self.model_ = source.deferred.module
-        self._source = source
+        self.source = source
         self.names = names
         self.seen = _Seen()
 
     def forward(self, *flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        with _assigned_buffers_written(self.model_):
-            result = self._source.call(self.model_, dict(zip(self.names, flat, strict=True)))
+        with assigned_buffers_written(self.model_):
+            result = self.source.call(self.model_, dict(zip(self.names, flat, strict=True)))
+        check_output(result)
         self.seen.output = skeleton(result)
         return tuple(tensor for _, tensor in tensors(result))
-
-
-@contextlib.contextmanager
-def _assigned_buffers_written(model: nn.Module) -> Iterator[None]:
-    """Turn `self.buffer = value` into a write to the buffer, which export keeps track of."""
-    owned = [(m, name, b) for m in model.modules() for name, b in m._buffers.items()]
-    yield
-    for module, name, old in owned:
-        new = module._buffers.get(name)
-        if old is None or new is None or new is old:
-            continue
-        old.copy_(new.detach())
-        module._buffers[name] = old
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's own remarks about tracing from the person; errors are raised all the same."""
-    loggers = [logging.getLogger(name) for name in CHATTY_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 def _export(
@@ -115,33 +92,18 @@ def _export(
     """Run `torch.export` and turn its failures into one clear error."""
     with deferred.fake_mode:
         fakes = tuple(torch.empty(spec.shape, dtype=spec.dtype) for spec in specs)
+    train = call.source.mode == "train"
     try:
-        with _quiet(), marking(call.model_, mark), export_patches(specs), full_stacks():
+        with (
+            quiet(), refuse_unseen(train), marking(call.model_, mark), export_patches(specs),
+            full_stacks(),
+        ):  # fmt: skip
             return torch.export.export(call, fakes, strict=False)
-    except CaptureError:
-        raise
+    except CaptureError as error:
+        source = error.source or model_line(error)
+        raise CaptureError(error.code, error.message, help=error.help, source=source) from None
     except Exception as error:
-        raise _explain(error) from error
-
-
-_DATA_DEPENDENT = ("DataDependent", "GuardOnDataDependent", "data-dependent", "Data dependent")
-
-
-def _explain(error: Exception) -> CaptureError:
-    """The error for the person from whatever tracing raised."""
-    text = f"{type(error).__name__}: {error}"
-    if any(word in text for word in _DATA_DEPENDENT):
-        return CaptureError(
-            "SH0354",
-            "the model branches on tensor data, so its graph depends on the input",
-            help="compute the condition with torch.where, or from shapes",
-            source=model_line(error),
-        )
-    return CaptureError(
-        "SH0355",
-        f"the model fails while it is traced: {type(error).__name__}: {first_line(error)}",
-        source=model_line(error),
-    )
+        raise explain_failure(error, call.source.advice) from error
 
 
 def _finish(source: ModelSource, call: _Call, program: torch.export.ExportedProgram) -> Captured:
@@ -155,6 +117,8 @@ def _finish(source: ModelSource, call: _Call, program: torch.export.ExportedProg
     leaves = bind_leaves(program, source.deferred.module, call.names)
     graph, final = Normalize().run(traced)
     named = name_graph(graph, leaves, final, output.names)
+    if source.mode == "train":
+        refuse_sparse_gradients(named.graph, named.leaves)
     return Captured(
         graph=named.graph,
         leaves=named.leaves,
@@ -162,18 +126,35 @@ def _finish(source: ModelSource, call: _Call, program: torch.export.ExportedProg
         values=named.values,
         repeats=named.repeats,
         modules=tuple(name for name, _ in source.deferred.module.named_modules() if name),
-        constants=_constants(source.deferred, program, named.leaves),
+        constants=_constants(source.deferred, program, named),
         output=output,
         forward_names=source.forward_names,
     )
 
 
 def _constants(
-    deferred: Deferred, program: torch.export.ExportedProgram, leaves: Sequence[Leaf]
+    deferred: Deferred, program: torch.export.ExportedProgram, named: NamedGraph
 ) -> dict[str, torch.Tensor]:
-    """The values of the leaves that no state dict holds."""
+    """The values of the leaves that no state dict holds. Raises SH0358 for one without a value."""
     buffers = dict(deferred.module.named_buffers(remove_duplicate=False))
     held = {strip_prefix(name): value for name, value in program.constants.items()}
     held |= buffers
-    wanted = [leaf.name for leaf in leaves if is_outside_state(leaf)]
-    return {name: deferred.value(held[name]) for name in wanted}
+    found = {}
+    for leaf in filter(is_outside_state, named.leaves):
+        try:
+            found[leaf.name] = deferred.value(held[leaf.name])
+        except CannotReplayError:
+            raise _untraced(leaf, named.graph) from None
+    return found
+
+
+def _untraced(leaf: Leaf, graph: fx.Graph) -> CaptureError:
+    """The error for a tensor that the forward made where tracing did not look."""
+    (node,) = (n for n in graph.find_nodes(op="placeholder") if n.name == leaf.node)
+    source = next((user.meta["source"] for user in node.users), "")
+    return CaptureError(
+        "SH0358",
+        "the model uses a tensor here that it computed where tracing does not see it",
+        help="compute it in `forward` itself, in the same thread and with torch's operators",
+        source=source,
+    )

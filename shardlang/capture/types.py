@@ -105,7 +105,11 @@ class Captured:
         wanted = {leaf.name for leaf in self.leaves if leaf.kind == "input"}
         if wanted - given.keys():
             missing = ", ".join(f"`{name}`" for name in sorted(wanted - given.keys()))
-            raise CaptureError("SH0353", f"the call lacks the input {missing}")
+            raise CaptureError(
+                "SH0353",
+                f"the call lacks the input {missing}",
+                help="pass it, or drop its `input` statement and compile again",
+            )
         if given.keys() - wanted:
             extra = ", ".join(f"`{name}`" for name in sorted(given.keys() - wanted))
             raise CaptureError(
@@ -128,7 +132,8 @@ def _no_value(module: str, side: str, selector: str, choices: tuple[str, ...]) -
     """The error for a selector that names no tensor."""
     what = f"`{module}`.{side}" + (f".{selector}" if selector else "")
     if not choices:
-        return CaptureError("SH0360", f"{what} holds no tensor")
+        known = "`mark` it in `capture`, or choose a module that runs and deals with tensors"
+        return CaptureError("SH0360", f"{what} holds no tensor", help=known)
     listed = ", ".join(f"`.{side}.{choice}`" for choice in choices)
     reason = "does not exist" if selector else "is several tensors"
     return CaptureError("SH0360", f"{what} {reason}", help=f"choose one of {listed}")

@@ -39,6 +39,7 @@ class Context:
     deny_warnings: bool = False
     findings_are_result: bool = False
     spec_path: str | None = None
+    spec: Spec | None = None
     set_values: dict[str, Any] = field(default_factory=dict)
     findings: list[Diagnostic] = field(default_factory=list)
     sources: Sources = field(default_factory=Sources)
@@ -63,6 +64,7 @@ class Context:
         self.add(findings)
         if spec is None:
             self.fail()
+        self.spec = spec
         self.set_values = dict(spec.set_values)
         self.stop_on_errors()
         return spec
@@ -140,11 +142,20 @@ class Context:
             click.echo(text, file=stream, color=use_color(stream))
 
 
-def diagnostic_of(fault: BaseException, path: str | None) -> Diagnostic | None:
-    """The finding that an exception with a code carries; None for any other exception."""
+def diagnostic_of(
+    fault: BaseException, path: str | None, spec: Spec | None = None
+) -> Diagnostic | None:
+    """The finding that an exception with a code carries; None for any other exception.
+
+    A failure of the model's stands at its line, or at the `model` statement of `spec`.
+    """
     code = getattr(fault, "code", None)
     if not isinstance(code, str) or not re.fullmatch(r"SH\d{4}", code):
         return None
+    if spec is not None and hasattr(fault, "source"):
+        from shardlang.driver import at_model
+
+        return at_model(fault, spec)  # type: ignore[arg-type]
     span = getattr(fault, "span", None)
     message = str(getattr(fault, "message", fault))
     notes = list(getattr(fault, "notes", ()))
@@ -175,7 +186,7 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(several, list):
                 context.add(several)
                 context.fail()
-            finding = diagnostic_of(fault, context.spec_path)
+            finding = diagnostic_of(fault, context.spec_path, context.spec)
             if finding is None:
                 raise
             context.add([finding])

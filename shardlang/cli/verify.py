@@ -36,7 +36,7 @@ def command(context: Context, spec_path: str, shrink: bool, seed: int) -> None:
     except (CaptureError, ShardError) as failure:
         from shardlang.driver import at_model
 
-        context.add([at_model(failure, spec.model.span)])
+        context.add([at_model(failure, spec)])
         context.fail()
     if report.ok:
         context.finish(report.to_json())

@@ -31,7 +31,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 __all__ = [
+    "BACKWARD_ENGINE",
     "CHATTY_LOGGERS",
+    "LIBRARY_FUNCTIONS",
     "STACK_FILTER",
     "TRUNC_NORMAL",
     "AllToAllOptions",
@@ -64,6 +66,12 @@ STACK_FILTER = (TracerBase, "_filter_traceback_frames")
 
 TRUNC_NORMAL = (init, "_no_grad_trunc_normal_")
 """The function behind `torch.nn.init.trunc_normal_`, looked up at each call."""
+
+BACKWARD_ENGINE = (torch.autograd, "_engine_run_backward")
+"""The function behind every backward, looked up at each call."""
+
+LIBRARY_FUNCTIONS = ("torch._library", "torch._functorch", "torch._higher_order_ops")
+"""Where torch makes autograd functions of its own: of custom ops, transforms and control flow."""
 
 CHATTY_LOGGERS = (
     "torch.fx.experimental.symbolic_shapes",

@@ -182,11 +182,13 @@ def fake(node: fx.Node) -> torch.Tensor:
 
 def describe(node: fx.Node) -> str:
     """A node as a person would name it: op and module."""
-    target = (
-        node.target
-        if isinstance(node.target, str)
-        else getattr(node.target, "__name__", str(node.target))
-    )
-    name = target.removesuffix(".default")
-    module = node.meta.get("module", "")
+    name, module = op_name(node.target), node.meta.get("module", "")
     return f"`{name}` in `{module}`" if module else f"`{name}`"
+
+
+def op_name(target: Any) -> str:
+    """An op as a person would name it: `linear`, `add.Scalar`, `mine::product`."""
+    name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+    name = str(name).removesuffix(".default")
+    space = getattr(target, "namespace", "aten")
+    return name if space in ("aten", "shardlang") else f"{space}::{name}"

@@ -126,7 +126,7 @@ def _refused(name: str, failure: CaptureError | CompileError | ShardError, spec:
     if isinstance(failure, CompileError):
         found = [d for d in failure.diagnostics if d.is_error]
     else:
-        found = [at_model(failure, spec.model.span)]
+        found = [at_model(failure, spec)]
     return Outcome(name, None, 0.0, 0.0, "; ".join(map(_line, found)), found[0].code)
 
 

@@ -1,0 +1,180 @@
+"""What a trace does not see: refused, or made visible, while the model is traced.
+
+A traced graph holds operators alone. A gradient that a model defines or changes by itself would be
+lost without a word, and one that it asks for would be a constant.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+from unittest import mock
+
+import torch
+import torch.utils.checkpoint
+from torch import fx, nn
+
+from shardlang.capture.errors import CaptureError
+from shardlang.capture.nest import children, tensors
+from shardlang.capture.types import Leaf
+from shardlang.ir.compat import BACKWARD_ENGINE, LIBRARY_FUNCTIONS, tree_leaves
+from shardlang.passes.fx_edit import argument, is_op
+
+aten = torch.ops.aten
+
+
+@contextlib.contextmanager
+def refuse_unseen(train: bool) -> Iterator[None]:
+    """Raise SH0358 inside the body where the model deals with gradients by itself.
+
+    Asking for a gradient is refused always, defining or changing one where gradients matter.
+    """
+    apply = torch.autograd.Function.apply.__func__  # type: ignore[attr-defined]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(*BACKWARD_ENGINE, _refuse_backward))
+        if train:
+            checked = classmethod(_checked_apply(apply))
+            stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", checked))
+            stack.enter_context(mock.patch.object(torch.Tensor, "register_hook", _refuse_hook))
+        yield
+
+
+def _refuse_backward(*_args: Any, **_kwargs: Any) -> NoReturn:
+    raise CaptureError(
+        "SH0358",
+        "the model asks for a gradient inside its forward, so training it differentiates twice",
+        help="write the derivative out with ordinary operators, or compute it outside of the model",
+    )
+
+
+def _refuse_hook(_self: torch.Tensor, _hook: Callable[..., Any]) -> NoReturn:
+    raise CaptureError(
+        "SH0358",
+        "the model hooks the gradient of a tensor, which a traced graph does not hold",
+        help="change the value instead of the gradient, such as `x * s + (x - x * s).detach()`",
+    )
+
+
+def _checked_apply(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """`Function.apply` that refuses a model's own gradient where one flows."""
+
+    def checked(kind: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        if kind.__module__.startswith(LIBRARY_FUNCTIONS) or not torch.is_grad_enabled():
+            return apply(kind, *args, **kwargs)
+        if kind is torch.utils.checkpoint.CheckpointFunction:
+            raise CaptureError(
+                "SH0358",
+                "the model recomputes activations by a backward of its own (`use_reentrant=True`)",
+                help="write `checkpoint(..., use_reentrant=False)`",
+            )
+        if _needs_gradient((args, kwargs)):
+            raise _own_backward(kind.__name__)
+        made = apply(kind, *args, **kwargs)
+        torch.set_grad_enabled(True)  # a `no_grad` within leaves tracing in the mode of `forward`
+        return made
+
+    return checked
+
+
+def _own_backward(name: str) -> CaptureError:
+    """The error for an autograd function of the model's own."""
+    return CaptureError(
+        "SH0358",
+        f"`{name}` has a backward of its own, which a traced graph does not hold",
+        help="call it in a function marked `@shardlang.local(...)`, see docs/extending.md; or use"
+        " operators alone: `x + (f(x) - x).detach()` has a straight-through gradient",
+    )
+
+
+def _needs_gradient(tree: Any) -> bool:
+    """Whether a tensor among the arguments carries a gradient."""
+    return any(isinstance(x, torch.Tensor) and x.requires_grad for x in tree_leaves(tree))
+
+
+@contextlib.contextmanager
+def assigned_buffers_written(model: nn.Module) -> Iterator[None]:
+    """Turn `self.buffer = value` into a write to the buffer, which export keeps track of.
+
+    Raises `CaptureError` SH0357 for a value of another shape or type.
+    """
+    owned = [
+        (f"{prefix}.{name}" if prefix else name, module, name, buffer)
+        for prefix, module in model.named_modules()
+        for name, buffer in module._buffers.items()
+    ]
+    yield
+    for full_name, module, name, old in owned:
+        new = module._buffers.get(name)
+        if old is None or new is old:
+            continue
+        if new is None or (new.shape, new.dtype) != (old.shape, old.dtype):
+            raise _other_buffer(full_name, old, new)
+        old.copy_(new.detach())
+        module._buffers[name] = old
+
+
+def _other_buffer(name: str, old: torch.Tensor, new: torch.Tensor | None) -> CaptureError:
+    """The error for a buffer that becomes another one."""
+    made = "nothing" if new is None else _kind(new)
+    return CaptureError(
+        "SH0357",
+        f"the forward makes the buffer `{name}` {made}, it was {_kind(old)}",
+        help="give the buffer its final shape and type in the constructor",
+    )
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
+def refuse_sparse_gradients(graph: fx.Graph, leaves: Sequence[Leaf]) -> None:
+    """Raise SH0356 for a lookup that would give a trainable parameter a sparse gradient."""
+    trained = {leaf.node: leaf.name for leaf in leaves if leaf.trainable}
+    for node in graph.nodes:
+        if not is_op(node, [aten.embedding, aten.embedding_bag, aten.gather]):
+            continue
+        name = "sparse_grad" if is_op(node, [aten.gather]) else "sparse"
+        table = node.args[0]
+        if argument(node, name) and table.name in trained:
+            raise CaptureError(
+                "SH0356",
+                f"the lookup in `{trained[table.name]}` asks for a sparse gradient",
+                help=f"build it with `{name}=False`: the gradients of a sharded model are dense",
+                source=node.meta["source"],
+            )
+
+
+def check_output(result: Any) -> None:
+    """Raise SH0358 if a model returns no tensor, or hides one in an object of its own."""
+    hidden = next(_hiding(result), None)
+    if hidden is not None:
+        raise CaptureError(
+            "SH0358",
+            f"the model returns its tensors inside a `{type(hidden).__name__}`",
+            help="return tensors, or tuples, dicts or dataclasses of tensors",
+        )
+    if next(tensors(result), None) is None:
+        raise CaptureError(
+            "SH0358",
+            f"the model returns no tensor, but {_returned(result)}",
+            help="let `forward` return what is to be computed, such as the loss",
+        )
+
+
+def _returned(result: Any) -> str:
+    return "None" if result is None else f"a `{type(result).__name__}`"
+
+
+def _hiding(value: Any) -> Iterator[Any]:
+    """The objects in a structure that hold tensors where the structure does not show them."""
+    if isinstance(value, torch.Tensor):
+        return
+    parts = children(value)
+    if parts is None:
+        held = vars(value).values() if hasattr(value, "__dict__") else ()
+        if any(next(tensors(item), None) is not None for item in held):
+            yield value
+        return
+    for _, item in parts:
+        yield from _hiding(item)

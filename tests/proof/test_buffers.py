@@ -1,0 +1,63 @@
+"""Buffers that the forward writes, stated sharded: the new values and all gradients are proven."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shardlang.driver import compile_spec
+from shardlang.proof.verify import verify
+from shardlang.spec import load_spec_text
+
+MODEL = """
+import torch
+from torch import nn
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up = nn.Linear(8, 11)
+        self.register_buffer("mean", torch.randn(11))
+
+    def forward(self, x):
+        y = self.up(x)
+        {update}
+        return (y - self.mean).square().sum()
+
+
+def build():
+    return Model()
+"""
+SPEC = """
+mesh {{ {axis} }}
+model "model.py:build"
+input x : f32[7, 8] {layout}
+buffer "mean" [a]
+"""
+UPDATES = {
+    "in_place": "self.mean.lerp_(y.detach().mean(0), 0.1)",
+    "needs_a_norm": "self.mean = self.mean / (self.mean + y.detach().mean(0)).norm()",
+    "needs_the_whole": "self.mean.copy_(torch.sort(self.mean + y.detach().mean(0)).values)",
+    "a_part": "self.mean[:5] = y.detach().mean(0)[3:8]",
+    "from_the_neighbours": "self.mean.copy_(self.mean.roll(1) + y.detach().sum(0).flip(0))",
+}
+
+
+@pytest.mark.parametrize("layout", ["[a, _]", "[_, a]"])
+@pytest.mark.parametrize("axis", ["a = 3", "a = 2 as data"])
+@pytest.mark.parametrize("update", UPDATES)
+def test_a_written_buffer_keeps_its_layout(
+    update: str, axis: str, layout: str, tmp_path: Path
+) -> None:
+    (tmp_path / "model.py").write_text(MODEL.replace("{update}", UPDATES[update]))
+    text = SPEC.format(axis=axis, layout=layout)
+    spec, findings = load_spec_text(text, str(tmp_path / "case.shard"))
+    assert spec is not None, findings
+    done = compile_spec(spec)
+    (held,) = (leaf for leaf in done.program.leaves if leaf.name == "mean")
+    assert str(held.layout.dims[0]) == "11@a"
+    report = verify(done.captured, done.placements, done.source, done.inputs)
+    assert report.ok
+    assert "mean" in report.outputs
