@@ -17,6 +17,13 @@ from shardlang.rules.notation import Refusal
 from shardlang.rules.writing import rule_text
 
 
+LARGE = 20_000
+"""The number of elements above which a call is large."""
+
+MOST_OF_LARGE = 4
+"""How many splits, chosen at random, are tried of a large call."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """One assignment under which the sharded program is wrong."""
@@ -65,6 +72,7 @@ class Tally:
     ops: set[str] = field(default_factory=set)
     targets: set[str] = field(default_factory=set)
     calls: int = 0
+    large: int = 0
     assignments: int = 0
     failures: list[Failure] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -82,6 +90,7 @@ class Tally:
         self.ops |= other.ops
         self.targets |= other.targets
         self.calls += other.calls
+        self.large += other.large
         self.assignments += other.assignments
         self.failures += other.failures
         self.skipped += other.skipped
@@ -98,13 +107,22 @@ class Tally:
         text += (
             f"\nnot traced: {len(self.skipped)} samples of {len({s.op for s in self.skipped})} ops"
         )
+        if self.large:
+            text += f"\nlarge: {self.large} samples of more than {LARGE} elements, of which "
+            text += f"{MOST_OF_LARGE} assignments each were tried"
         return text + f"\nwithout a rule: {', '.join(sorted(self.missing)) or 'none'}"
 
 
 def prove_call(
     name: str, call: AtenCall, tally: Tally, chooser: random.Random, most: int | None = None
 ) -> Iterator[Failure]:
-    """Check a call under all its assignments (or `most` random ones); yields the failures."""
+    """Check a call under all its assignments (or `most` random ones); yields the failures.
+
+    Of a large call, `MOST_OF_LARGE` assignments are tried.
+    """
+    if sum(x.numel() for x in call.tensors) > LARGE:
+        tally.large += 1
+        most = min(most or MOST_OF_LARGE, MOST_OF_LARGE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield from _prove(name, call, tally, chooser, most)
