@@ -1,7 +1,8 @@
 """shrink: a smaller model with the same mesh, the same divisibility and the same decisions.
 
 Repeated layers, batch, sequence and widths are cut; the number of heads, experts and packed blocks
-stays, and a size that leaves a remainder over the mesh keeps leaving one. That the decisions are
+stays, and so does a width that an input has, such as the head size of a cache. A size that leaves a
+remainder over the mesh keeps leaving one. That the decisions are
 the same is checked, not assumed: the steps of the small program, layer by layer, must be those of
 the large one.
 """
@@ -29,6 +30,7 @@ WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", 
           "vocab_size", "moe_intermediate_size", "shared_expert_intermediate_size")  # fmt: skip
 HIDDEN = (("hidden_size", "num_attention_heads"), ("n_embd", "n_head"), ("d_model", "num_heads"),
           ("d_model", "encoder_attention_heads"))  # fmt: skip
+HEAD_SIZES = ("head_dim", "d_kv")
 SMALL_HEAD = 8
 KEPT_LAYERS = 2
 KEPT_LENGTH = 16
@@ -73,7 +75,7 @@ def _model_arguments(spec: Spec, source: ModelSource) -> tuple[Any, list[str]]:
     if not isinstance(source, HfSource):
         return _cut_layers_only(spec)
     config = source.text_config
-    ways = spec.mesh.devices
+    ways, given = spec.mesh.devices, _given_sizes(spec)
     changes: dict[str, Any] = {}
     for name in LAYERS:
         have = getattr(config, name, None)
@@ -81,9 +83,9 @@ def _model_arguments(spec: Spec, source: ModelSource) -> tuple[Any, list[str]]:
             changes[name] = _kept_layers(config, have)
     for name in WIDTHS:
         have = getattr(config, name, None)
-        if isinstance(have, int):
+        if isinstance(have, int) and have not in given:
             changes[name] = smaller(have, ways * 2, 64 if name != "vocab_size" else 128)
-    changes.update(_cut_heads(config))
+    changes.update(_cut_heads(config, given))
     changes = {k: v for k, v in changes.items() if v != getattr(config, k, None)}
     kept = tuple((k, v) for k, v in spec.model.arguments if k not in changes)
     cuts = [f"{name} {getattr(config, name)} -> {value}" for name, value in changes.items()]
@@ -102,15 +104,26 @@ def _kept_layers(config: Any, layers: int) -> int:
     return layers
 
 
-def _cut_heads(config: Any) -> Iterator[tuple[str, int]]:
-    """A smaller head size; the number of heads stays."""
+def _given_sizes(spec: Spec) -> set[int]:
+    """Sizes of the features of inputs."""
+    found: set[int] = set()
+    for decl in spec.inputs:
+        is_tokens = len(decl.shape) == 2 and not decl.dtype.startswith(("f", "bf"))
+        found |= set() if is_tokens else set(decl.shape[1:])
+    return found
+
+
+def _cut_heads(config: Any, given: set[int]) -> Iterator[tuple[str, int]]:
+    """A smaller head size, unless an input has the present one; the number of heads stays."""
     for width, heads in HIDDEN:
         size, count = getattr(config, width, None), getattr(config, heads, None)
         if not (isinstance(size, int) and isinstance(count, int) and size % count == 0):
             continue
+        if given & {size, size // count, *(getattr(config, n, None) for n in HEAD_SIZES)}:
+            return
         if size // count > SMALL_HEAD:
             yield width, count * SMALL_HEAD
-        for name in ("head_dim", "d_kv"):
+        for name in HEAD_SIZES:
             if isinstance(getattr(config, name, None), int):
                 yield name, min(getattr(config, name), SMALL_HEAD)
         return

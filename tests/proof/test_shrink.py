@@ -1,0 +1,86 @@
+"""`verify --shrink`: what is cut, what stays, and that the decisions are the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardlang.proof.shrink import smaller
+from tests.commands import document, shardlang
+
+CONFIG: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 192,
+    "intermediate_size": 330,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "vocab_size": 1001,
+    "max_position_embeddings": 256,
+}
+TRAIN = """\
+mesh { dp = 2 tp = 2 }
+model hf("config.json", task = "causal-lm")
+input input_ids, labels : i64[9, 100] [dp, _]
+param "**.{q,k,v,gate,up}_proj.weight" [tp, _]
+param "**.{o,down}_proj.weight" [_, tp]
+param "{**.embed_tokens,lm_head}.weight" [tp, _]
+"""
+DECODE = """\
+mesh { dp = 2 tp = 2 }
+model hf("config.json", task = "causal-lm", mode = "eval")
+input input_ids : i64[8, 1] [dp, _]
+input "past_key_values.*.{key,value}" : f32[8, 2, 40, 32] [dp, tp, _, _]
+param "**.{q,k,v}_proj.weight" [tp, _]
+param "**.o_proj.weight" [_, tp]
+"""
+
+
+def written(folder: Path, text: str, **changes: Any) -> Path:
+    """A spec beside its configuration."""
+    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
+    path = folder / "model.shard"
+    path.write_text(text)
+    return path
+
+
+def test_layers_batch_and_widths_are_cut(tmp_path: Path) -> None:
+    found = document("verify", "--shrink", written(tmp_path, TRAIN))
+    assert found["gradients"]["max_error"] < 1e-9
+    assert found["cut"] == [
+        "num_hidden_layers 5 -> 2",
+        "intermediate_size 330 -> 66",
+        "vocab_size 1001 -> 129",
+        "hidden_size 192 -> 48",
+        "head_dim 32 -> 8",
+        "input input_ids [9, 100] -> [5, 16]",
+        "input labels [9, 100] -> [5, 16]",
+    ]
+
+
+def test_sizes_that_an_input_has_are_kept(tmp_path: Path) -> None:
+    found = document("verify", "--shrink", written(tmp_path, DECODE))
+    assert found["outputs"]["max_error"] < 1e-9
+    assert not any("hidden_size" in line for line in found["cut"])
+
+
+@pytest.mark.parametrize(("size", "least"), [(1000, 8), (1001, 8), (7, 8), (30, 16)])
+def test_a_smaller_size_leaves_the_same_remainder_or_none(size: int, least: int) -> None:
+    for ways in (2, 3, 4):
+        made = smaller(size, ways, least)
+        assert made <= size
+        assert (made % ways == 0) == (size % ways == 0)
+
+
+def test_there_may_be_nothing_to_cut(tmp_path: Path) -> None:
+    (tmp_path / "plain.py").write_text(
+        "from torch import nn\ndef build():\n    return nn.Linear(8, 8)\n"
+    )
+    path = tmp_path / "plain.shard"
+    path.write_text('mesh { dp = 2 }\nmodel "plain.py:build"\ninput input : f32[2, 8] [dp, _]\n')
+    status, _, err = shardlang("verify", "--shrink", path)
+    assert status == 1
+    assert "SH0508" in err and "can be cut" in err
