@@ -36,6 +36,7 @@ verify: install ## shardlang verify on every example
 bench: install ## compile time and step time
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python benchmarks/random_modes.py
 
 pages: install ## write into the pages what their commands print, and draw their pictures
 	$(BIN)/shardlang graph examples/gspmd_ffn/ffn.shard -o docs/images/gspmd_ffn.svg

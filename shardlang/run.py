@@ -137,6 +137,7 @@ def summary(run: Run, module: ShardedModule, records: list[Record]) -> dict[str,
         "local_parameters": _count(module, whole=False),
         "optimizer": run.recipe.optimizer,
         "seed": run.recipe.seed,
+        "random": run.compiled.spec.random,
         "data": str(run.data) if run.data is not None else None,
     }
 

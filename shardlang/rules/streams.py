@@ -137,8 +137,7 @@ def dropped_apart(
 ) -> Tensor:
     """Dropout of this device's part; with `dims`, whole slices of the first so many dims."""
     size = x.shape if dims is None else (*x.shape[:dims], *[1] * (x.dim() - dims))
-    kept: Tensor = _kept(key, draw, part, size, p, device=x.device)
-    return x * kept * _scale(p)
+    return _scaled(x, _kept(key, draw, part, size, p, device=x.device), p)
 
 
 def dropped_with_mask_apart(
@@ -146,8 +145,12 @@ def dropped_with_mask_apart(
 ) -> tuple[Tensor, Tensor]:
     """Dropout of this device's part, and its mask."""
     kept = _kept(key, draw, part, x.shape, p, device=x.device)
-    return x * kept * _scale(p), kept
+    return _scaled(x, kept, p), kept
 
 
-def _scale(p: float) -> float:
-    return 1 / (1 - p) if p < 1 else 0.0
+def _scaled(x: Tensor, kept: Tensor, p: float) -> Tensor:
+    """What is kept of `x`, so that its mean stays."""
+    scale = 1 / (1 - p) if p < 1 else 0.0
+    if x.dtype.itemsize < 4:
+        return x * kept * scale  # the scale itself would be rounded
+    return x * kept.to(x.dtype).mul_(scale)

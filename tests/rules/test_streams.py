@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from shardlang.ir.here import PartNumber
 from shardlang.ir.layout import Layout
@@ -162,6 +163,22 @@ def test_the_global_generator_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(3)
     assert torch.equal(streams.dropped_apart(X, key, 0, 0, 0.5), a)
+
+
+def test_a_forward_that_is_run_again_draws_the_same() -> None:
+    def work(x: Tensor) -> Tensor:
+        return streams.dropped_apart(x, streams.stream_key(), 0, 2, 0.5).sin()
+
+    found = []
+    for again in (False, True):
+        torch.manual_seed(1)
+        x = X.clone().requires_grad_()
+        y = checkpoint(work, x, use_reentrant=False) if again else work(x)
+        torch.rand(5)
+        y.sum().backward()
+        assert x.grad is not None
+        found.append((y.detach(), x.grad))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
 def test_a_key_takes_one_number() -> None:
