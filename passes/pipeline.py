@@ -18,6 +18,7 @@ from shardlang.passes.lower import Lower
 from shardlang.passes.place_storage import PlaceStorage
 from shardlang.passes.propagate import Propagate
 from shardlang.passes.record_layouts import RecordLayouts
+from shardlang.passes.route_rows import RouteRows
 from shardlang.passes.type_gradients import TypeGradients
 from shardlang.passes.verify_graph import verify_graph
 
@@ -40,6 +41,7 @@ PROPAGATE: tuple[Pass, ...] = (
 )
 REWRITE: tuple[Pass, ...] = (
     Lower(),
+    RouteRows(),
     CarryGroups(),
     DeferReductions(),
     DelayReductions(),

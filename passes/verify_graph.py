@@ -15,6 +15,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.program import apply_steps
 from shardlang.ir.steps import ADJOINTS, Step
+from shardlang.passes.verify_routes import orders_agree
 from shardlang.rules.call import Call, shape_of
 
 
@@ -167,6 +168,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "bind_rules": (rules_fit,),
     "propagate": (rules_fit, one_place_per_axis),
     "lower": (rules_fit, one_place_per_axis),
+    "route_rows": (rules_fit, one_place_per_axis, orders_agree),
     "insert_reshards": (one_place_per_axis, operands_in_place, results_settled),
     "type_gradients": (operands_in_place, results_settled, types_hold),
     "fuse_collectives": (results_settled, types_hold),

@@ -7,16 +7,20 @@ to another all-reduce, which doubles the gradients of a row-parallel layer on tw
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from shardlang.ir.journey import router_at
 from shardlang.ir.steps import Step
 from shardlang.runtime.bundle import run_together
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.moves import Action, Change, keep, lower
+from shardlang.runtime.routes import Carry
+from shardlang.runtime.wire import Wire
 
 
 class _Apply(torch.autograd.Function):
@@ -88,6 +92,28 @@ class RunSteps:
             out: tuple[Tensor, ...] = _ApplyTogether.apply(self, *xs)  # type: ignore[no-untyped-call]
             return out
         return tuple(run_together(self.forwards, xs))
+
+
+class RunRoute:
+    """A dispatch or collect, ready to run: call it with this device's rows and all groups."""
+
+    def __init__(self, step: Step, groups: Groups, where: str = "") -> None:
+        assert step.route is not None
+        self.label = label_of(step, where)
+        self.router = router_at(step.route.at(groups.coord), groups.device)
+        wire = Wire(groups.of(step.axes))
+        self.forward = Carry(wire, f"forward {self.label}", step.route.inverse)
+        self.backward = Carry(wire, f"backward {self.label}", not step.route.inverse)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __call__(self, x: Tensor, by: Tensor) -> Tensor:
+        journey = self.router.journey(by)
+        forward = functools.partial(self.forward, journey=journey)
+        if x.requires_grad and torch.is_grad_enabled():
+            backward = functools.partial(self.backward, journey=journey)
+            out: Tensor = _Apply.apply(x, forward, backward)  # type: ignore[no-untyped-call]
+            return out
+        return forward(x)
 
 
 def label_of(step: Step, where: str = "") -> str:

@@ -14,7 +14,9 @@ from torch import fx
 
 from shardlang.ir.here import PieceAt, specialise
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
-from shardlang.runtime.collectives import RunStep, RunSteps
+from shardlang.ir.route import RouteAt
+from shardlang.ir.steps import Step
+from shardlang.runtime.collectives import RunRoute, RunStep, RunSteps
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.regather import Regather
 
@@ -52,8 +54,12 @@ def _step_call(
     regather: Regather | None,
 ) -> fx.Node:
     """A call of the prebuilt step in place of the step node."""
-    sources, steps = node.args
+    sources, steps, *by = node.args
     where = str(node.meta.get("module", ""))
+    if by:
+        assert isinstance(steps, Step)
+        route = _named(RunRoute(steps, groups, where), node.name)
+        return graph.call_function(route, fx.map_arg((sources, *by), lambda n: env[n]))
     made: Any = (RunStep if node.target is apply_step else RunSteps)(steps, groups, where)  # type: ignore[arg-type]
     if regather is not None and node.meta.get("regather"):
         made = regather.watch(made)
@@ -82,7 +88,7 @@ def _copied(
             return env[value]
         if isinstance(value, torch.device):
             return groups.device
-        return _hold(value, graph, held) if isinstance(value, PieceAt) else value
+        return _hold(value, graph, held) if isinstance(value, (PieceAt, RouteAt)) else value
 
     made_args, made_kwargs = (_mapped(value, here) for value in (args, kwargs))
     return graph.create_node(node.op, node.target, made_args, made_kwargs)

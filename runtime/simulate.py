@@ -16,9 +16,11 @@ from torch import Tensor, fx
 
 from shardlang.ir import Axis, Coord, Mesh
 from shardlang.ir.here import specialise
+from shardlang.ir.journey import Journey, router_at
 from shardlang.ir.pieces import cut, join, pad, piece_of
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
 from shardlang.ir.steps import Move, Step
+from shardlang.runtime.routes import carry_all
 
 PerDevice = list[Any]
 Watch = Callable[[fx.Node, PerDevice], None]
@@ -108,6 +110,44 @@ def simulated_step(step: Step, xs: Sequence[Tensor], mesh: Mesh) -> list[Tensor]
     return list(_SimulatedStep.apply(step, mesh, *xs))  # type: ignore[no-untyped-call]
 
 
+class _SimulatedRoute(torch.autograd.Function):
+    """A dispatch or collect on all devices; its gradient is the other of the two."""
+
+    @staticmethod
+    def forward(ctx: Any, step: Step, mesh: Mesh, journeys: Any, *xs: Tensor) -> tuple[Tensor, ...]:
+        assert step.route is not None
+        ctx.step, ctx.mesh, ctx.journeys = step, mesh, journeys
+        return tuple(_carry(step, mesh, journeys, xs, step.route.inverse))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        back = _carry(ctx.step, ctx.mesh, ctx.journeys, grads, not ctx.step.route.inverse)
+        return (None, None, None, *back)
+
+
+def _carry(
+    step: Step, mesh: Mesh, journeys: Sequence[Journey], xs: Sequence[Tensor], inverse: bool
+) -> list[Tensor]:
+    out = list(xs)
+    for group in mesh.groups(step.axes):
+        made = carry_all([xs[d] for d in group], [journeys[d] for d in group], inverse)
+        for device, x in zip(group, made, strict=True):
+            out[device] = x
+    return out
+
+
+def simulated_route(
+    step: Step, xs: Sequence[Tensor], groups: Sequence[Tensor], mesh: Mesh
+) -> list[Tensor]:
+    """Apply a dispatch or collect to the rows of all devices."""
+    assert step.route is not None
+    journeys = [
+        router_at(step.route.at(at), one.device).journey(one)
+        for at, one in zip(mesh.coords(), groups, strict=True)
+    ]
+    return list(_SimulatedRoute.apply(step, mesh, journeys, *xs))  # type: ignore[no-untyped-call]
+
+
 class DeviceFault(RuntimeError):
     """An op that fails on a simulated device: its local pieces do not fit together."""
 
@@ -154,8 +194,10 @@ class Simulator:
 
     def _call(self, node: fx.Node, values: dict[fx.Node, PerDevice]) -> PerDevice:
         if node.target is apply_step:
-            source, step = node.args
+            source, step, *by = node.args
             assert isinstance(source, fx.Node) and isinstance(step, Step)
+            if by:
+                return simulated_route(step, values[source], values[by[0]], self.mesh)
             return simulated_step(step, values[source], self.mesh)
         if node.target is apply_steps:
             sources, steps = node.args

@@ -32,4 +32,6 @@ def test_the_table_of_steps() -> None:
     assert {name for name, before, after, *_ in rows if before == after} == {
         "all_to_all",
         "permute",
+        "dispatch",
+        "collect",
     }

@@ -77,12 +77,13 @@ class _Writer:
             parts.append(f"gradient: {COMMUNICATING[step.backward]} over {axes}")
         return _commented(f"{_INDENT}{self.names[node]} = {right}", "; ".join(parts))
 
-    def _step(self, value: fx.Node, step: Step) -> str:
-        return f"{step.kind}({self.names[value]}, {_step_arguments(step)})"
+    def _step(self, value: fx.Node, step: Step, *more: str) -> str:
+        return f"{step.kind}({', '.join((self.names[value], _step_arguments(step), *more))})"
 
     def _right(self, node: fx.Node) -> str:
         if node.target is apply_step:
-            return self._step(*steps_of(node)[0])
+            groups = [f"by={self.names[by]}" for by in node.all_input_nodes[1:]]
+            return self._step(*steps_of(node)[0], *groups)
         if is_item(node):
             return f"{self._text(node.args[0])}[{node.args[1]}]"
         texts = [self._text(arg) for arg in node.args]

@@ -177,6 +177,9 @@ def step_lines(node: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
     if sends(step.forward, step.axes):
         lines[0] = f"{COMMUNICATING[step.forward]} {axes}"
         lines.append(bytes_text(_sum(pairs, backward=False)))
+    if step.route is not None:
+        lines[0] += f", {step.kind}"
+        lines[-1] += " expected"
     if node in flowing and node.meta.get("regather"):
         lines.append(f"again backward: {bytes_text(_sum(pairs, backward=False))}")
     if node in flowing and sends(step.backward, step.backward_axes):

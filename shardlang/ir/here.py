@@ -12,6 +12,7 @@ import torch.utils._pytree as pytree
 
 from shardlang.ir.layout import DimLayout, Layout
 from shardlang.ir.mesh import Axis, Coord
+from shardlang.ir.route import Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class PartNumber:
         return f"part({'*'.join(axis.name for axis in self.axes)})"
 
 
-Here = LocalSize | LocalStart | LocalIndices | Piece | PartNumber
+Here = LocalSize | LocalStart | LocalIndices | Piece | PartNumber | Route
 
 
 def size_at(dim: DimLayout) -> int | LocalSize:
@@ -108,7 +109,7 @@ def size_at(dim: DimLayout) -> int | LocalSize:
 
 def specialise(args: Any, coord: Coord) -> Any:
     """Replace every device-dependent argument by its value at `coord`."""
-    kinds = (LocalSize, LocalStart, LocalIndices, Piece, PartNumber)
+    kinds = (LocalSize, LocalStart, LocalIndices, Piece, PartNumber, Route)
     return pytree.tree_map_only(
         kinds, lambda here: here.at(coord), args, is_leaf=lambda x: isinstance(x, kinds)
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from shardlang.ir.layout import DimLayout, Layout
 from shardlang.ir.mesh import Axis
+from shardlang.ir.route import Route
 
 
 class Move(str, Enum):
@@ -27,6 +28,10 @@ class Move(str, Enum):
     REDUCE_SCATTER = "reduce_scatter"
     ALL_TO_ALL = "all_to_all"
     PERMUTE = "permute"
+    DISPATCH = "dispatch"
+    """Send every row to the device that has its group; the groups are one more operand."""
+    COLLECT = "collect"
+    """Send every row back."""
     SLICE = "slice"
     PAD = "pad"
     FIRST = "first"
@@ -39,6 +44,8 @@ COMMUNICATING = {
     Move.REDUCE_SCATTER: "reduce_scatter",
     Move.ALL_TO_ALL: "all_to_all",
     Move.PERMUTE: "send_recv",
+    Move.DISPATCH: "all_to_all",
+    Move.COLLECT: "all_to_all",
 }
 """Moves that send data, with the name that plans and expectations use."""
 
@@ -68,12 +75,14 @@ class Step:
         src: the layout before.
         dst: the layout after.
         reduce: `sum`, `max` or `min`; the last two are for values without gradient.
+        route: for a dispatch or collect, where the rows of dim 0 go.
     """
 
     axes: tuple[Axis, ...]
     src: Layout
     dst: Layout
     reduce: str = "sum"
+    route: Route | None = None
 
     @property
     def states(self) -> tuple[str, str]:
@@ -90,6 +99,8 @@ class Step:
         """The step's name: a row of the table, or a move between two dims or axis orders."""
         if self.reduce != "sum":
             return "all_reduce"
+        if self.route is not None:
+            return self.forward.value
         before, after = self.states
         if before == after == "S":
             return "all_to_all" if self.dims[0] != self.dims[1] else "permute"
@@ -100,6 +111,8 @@ class Step:
         """What it does forward."""
         if self.reduce != "sum":
             return Move.ALL_REDUCE
+        if self.route is not None:
+            return Move.COLLECT if self.route.inverse else Move.DISPATCH
         before, after = self.states
         if before == after == "S":
             return Move.ALL_TO_ALL if self.dims[0] != self.dims[1] else Move.PERMUTE
@@ -110,6 +123,8 @@ class Step:
         """What its gradient does."""
         if self.reduce != "sum":
             return Move.NOTHING
+        if self.route is not None:
+            return Move.DISPATCH if self.route.inverse else Move.COLLECT
         before, after = self.states
         if before == after == "S":
             return Move.ALL_TO_ALL if self.dims[0] != self.dims[1] else Move.PERMUTE
@@ -147,7 +162,8 @@ def sent_bytes(move: Move, step: Step, itemsize: int, axes: tuple[Axis, ...] | N
 
     all_gather and reduce_scatter send (n-1)/n of the joined tensor, all_reduce twice that,
     all_to_all (n-1)/n of the local one, a permute the local one (Thakur et al., 2005). Uneven
-    pieces of a gather or scatter travel as large as the largest.
+    pieces of a gather or scatter travel as large as the largest. What a dispatch or collect sends
+    depends on the data: these are the bytes of equal shares.
     """
     n = math.prod(axis.size for axis in (axes if axes is not None else step.axes))
     sizes = [math.prod(layout.max_local_shape()) for layout in (step.src, step.dst)]
@@ -156,15 +172,18 @@ def sent_bytes(move: Move, step: Step, itemsize: int, axes: tuple[Axis, ...] | N
         return 2 * big * itemsize * (n - 1) // n
     if move in (Move.ALL_GATHER, Move.REDUCE_SCATTER):
         return small * itemsize * (n - 1)
-    if move is Move.ALL_TO_ALL:
+    if move in (Move.ALL_TO_ALL, Move.DISPATCH, Move.COLLECT):
         return sizes[0] * itemsize * (n - 1) // n
     if move is Move.PERMUTE:
         return sizes[0] * itemsize
     return 0
 
 
-def apply_step(x: Tensor, step: Step) -> Tensor:
-    """Placeholder target of a step node; the simulator and the runtime give it its meaning."""
+def apply_step(x: Tensor, step: Step, groups: Tensor | None = None) -> Tensor:
+    """Placeholder target of a step node; the simulator and the runtime give it its meaning.
+
+    `groups` is there if the step is a route: those of all rows along its axes.
+    """
     raise AssertionError("a step has no meaning outside a runtime")
 
 

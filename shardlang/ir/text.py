@@ -41,8 +41,8 @@ def _lines(graph: fx.Graph, names: Mapping[str, str]) -> Iterator[str]:
 def call_text(node: fx.Node) -> str:
     """`add(x, y)`, `all_gather[tp](x)`, `pair[0]`."""
     if node.target is apply_step:
-        value, step = node.args
-        return f"{_step_name(step)}({shown(value)})"
+        value, step, *groups = node.args
+        return f"{_step_name(step)}({', '.join(map(shown, (value, *groups)))})"
     if node.target is apply_steps:
         values, steps = node.args
         assert isinstance(steps, (tuple, list))

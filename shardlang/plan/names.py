@@ -14,7 +14,13 @@ from shardlang.ir.program import LocalProgram, apply_step, apply_steps
 from shardlang.ir.rule import Sharding
 from shardlang.ir.steps import Step
 
-_PLAIN = {"lookup": "embedding", "constrain": "value"}
+_PLAIN = {
+    "lookup": "embedding",
+    "constrain": "value",
+    "grouped_mm_here": "grouped_mm",
+    "routed_groups_here": "routed_groups",
+    "routed_rows_here": "index",
+}
 """Local functions that stand for an op of another name."""
 
 
@@ -40,7 +46,7 @@ def module_of(node: fx.Node, backward: bool = False) -> str:
     that is split.
     """
     while node.target is apply_step:
-        source, step = node.args
+        source, step = node.args[:2]
         assert isinstance(source, fx.Node) and isinstance(step, Step)
         if backward and step.kind == "all_reduce" and step.backward_axes:
             node = split_reader(node, step.backward_axes[0]) or node

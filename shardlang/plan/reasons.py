@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from shardlang.ir.graph import Stated, is_step
+from shardlang.ir.graph import Stated, is_item, is_step, producer
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.program import LocalProgram
@@ -43,6 +43,8 @@ class Reasons:
         if step.reduce != "sum":
             kind = "largest" if step.reduce == "max" else "smallest"
             return f"{self._op(value, step.axes[0])} finds the {kind} over a dim split over {over}"
+        if step.route is not None:
+            return self._routed(node, step)
         if step.kind in ("all_reduce", "reduce_scatter"):
             return self._summed(node, value, step)
         if step.kind == "all_gather":
@@ -60,6 +62,9 @@ class Reasons:
         if step.kind in ("vary", "all_reduce"):
             return self._varied(node, value, step)
         name = self.names.within(value, module_of(node))
+        if step.route is not None:
+            where = "to their experts" if step.route.inverse else "back to their tokens"
+            return f"gradients of the rows of `{name}` go {where}; equal shares expected"
         if step.kind == "all_gather":
             how = "as it is stored" if self.names.is_leaf(value) else "as the value is"
             return f"gradient of `{name}`, summed over {over} and split {how}"
@@ -68,6 +73,12 @@ class Reasons:
         if step.kind == "slice":
             return f"gradient of `{name}`, of which each {over} device used a part"
         return f"gradient of `{name}` on its way back"
+
+    def _routed(self, node: fx.Node, step: Step) -> str:
+        assert step.route is not None
+        if step.route.inverse:
+            return f"rows go back to their tokens for {self._reader(node)}; equal shares expected"
+        return f"rows go to their experts for {self._reader(node)}; equal shares expected"
 
     def bundle(self, pairs: list[tuple[fx.Node, Step]]) -> str:
         """Why several gradients are reduced in one call."""
@@ -163,6 +174,7 @@ def made_partial(value: fx.Node, axis: Axis) -> fx.Node:
     """The op at which a partial sum came to be, behind the linear ops that passed it on."""
     node = value
     while True:
+        node = producer(node)[0] if is_item(node) else node
         before = [n for n in node.all_input_nodes if _is_partial(n, axis)]
         real = [n for n in before if not is_step(n)] or [
             n for n in before if _is_partial(n.args[0], axis)

@@ -1,0 +1,49 @@
+"""What devices run on rows in routed order, where every device has the rows of its own groups.
+
+Written as on whole tensors they change nothing: a route only says on which device a row is.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from shardlang.ir.journey import router_at
+from shardlang.ir.route import Route, RouteAt
+from shardlang.rules.local_grouped import grouped_mm
+from shardlang.rules.local_shape import Place, local_positions
+
+
+def dispatch(x: Tensor, groups: Tensor, route: Route) -> Tensor:
+    """The rows of `x`, to the devices that have their groups."""
+    return x
+
+
+def collect(x: Tensor, groups: Tensor, route: Route) -> Tensor:
+    """The rows of `x`, from there back to where they came from."""
+    return x
+
+
+def routed_groups(groups: Tensor, route: Route) -> Tensor:
+    """The groups of the rows in routed order."""
+    return groups
+
+
+def routed_groups_here(groups: Tensor, here: RouteAt) -> Tensor:
+    """The groups of the rows that a dispatch brings to this device; nothing is sent."""
+    return router_at(here, groups.device).received_groups(groups)
+
+
+def routed_mm(x: Tensor, weight: Tensor, groups: Tensor) -> Tensor:
+    """`grouped_mm` of rows in routed order."""
+    made: Tensor = grouped_mm(x, weight, groups)
+    return made
+
+
+def routed_rows(x: Tensor, groups: Tensor) -> Tensor:
+    """`x[groups]` for groups in routed order."""
+    return x[groups]
+
+
+def routed_rows_here(x: Tensor, groups: Tensor, at: Place, total: int) -> Tensor:
+    """`x[groups]`, all of which are here."""
+    return x[local_positions(groups, at, x.shape[0], total)]

@@ -1,0 +1,64 @@
+"""Rules of rows in routed order: the factors of rows and of groups are split together."""
+
+from __future__ import annotations
+
+from shardlang.ir.rule import Sharding
+from shardlang.ir.steps import Step, apply_step
+from shardlang.rules.call import Call, LocalCall
+from shardlang.rules.local_grouped import grouped_mm_here
+from shardlang.rules.local_routed import (
+    collect,
+    dispatch,
+    routed_groups,
+    routed_groups_here,
+    routed_mm,
+    routed_rows,
+    routed_rows_here,
+)
+from shardlang.rules.local_shape import place
+from shardlang.rules.registry import rule
+from shardlang.rules.writing import arrow, names
+
+
+def _carried(call: Call) -> str:
+    """Every dim stays; the groups are split as the rows are, but for the route's own axes."""
+    rows = ["s", *names(len(call.out) - 1)]
+    return arrow([rows, ["n@s"]], [rows])
+
+
+def _as_step(call: Call, sharding: Sharding) -> LocalCall:
+    """The step that the runtime knows, between layouts that carry their labels by now."""
+    x, groups, route = call["x"], call["groups"], call["route"]
+    step = Step(route.axes, x.meta["layout"], call.node.meta["layout"], route=route)
+    return apply_step, (x, step, groups), {}
+
+
+rule(dispatch, collect, spec=_carried, linear=["x"], localize=_as_step)
+rule(
+    routed_groups, spec="n -> s@n", detached=True,
+    localize=lambda call, sharding: (routed_groups_here, (call["groups"], call["route"]), {}),
+)  # fmt: skip
+
+
+def _product(call: Call, sharding: Sharding) -> LocalCall:
+    groups = sharding.factors["e"]
+    return grouped_mm_here, (*call.operands, place(groups), groups.size), {}
+
+
+rule(
+    routed_mm, spec="s i, e@s i o, s -> s o", linear=["x", "weight"],
+    localize=_product, passes=False,
+)  # fmt: skip
+
+
+def _lookup(call: Call) -> str:
+    rest = names(len(call.out) - 1)
+    return arrow([["e@s", *rest], ["s"]], [["s", *rest]])
+
+
+def _lookup_here(call: Call, sharding: Sharding) -> LocalCall:
+    groups = sharding.factors["e"]
+    return routed_rows_here, (*call.operands, place(groups), groups.size), {}
+
+
+rule(routed_rows, spec=_lookup, linear=["x"], localize=_lookup_here)

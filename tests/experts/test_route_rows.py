@@ -1,0 +1,176 @@
+"""Rows sent to their experts: the same numbers as the plain model, and the way that moves least."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import fx
+
+from shardlang.api import Program
+from shardlang.build import build_graph
+from shardlang.driver import compile_spec
+from shardlang.ir.graph import ShardGraph
+from shardlang.passes.pipeline import PIPELINE, run_passes
+from shardlang.passes.route_rows import GATHER_EXPERTS, GATHER_ROWS, ROUTE_ROWS, Ways
+from shardlang.passes.verify_graph import InvariantError, verify_graph
+from shardlang.proof.report import TOLERANCE
+from shardlang.rules.local_routed import collect, dispatch
+from shardlang.spec import Spec, load_spec_text
+
+HERE = Path(__file__).parent
+LINE2, LINE3 = "ep = 2 as data", "ep = 3 as data"
+GRID = "dp = 2 as data ep = 2 as data"
+
+
+def spec_of(mesh: str, x: str, split: str, arguments: str) -> Spec:
+    """A spec of one layer of experts, split over `split`."""
+    bias = ",bias" if "biased = true" in arguments else ""
+    text = (
+        f'mesh {{ {mesh} }}\nmodel "models.py:experts"({arguments})\ninput x : {x}\n'
+        f'param "{{up,down{bias}}}" [{split}, ...]'
+    )
+    spec, findings = load_spec_text(text, str(HERE / "spec.shard"))
+    assert spec is not None, findings
+    return spec
+
+
+def proven(spec: Spec) -> tuple[Program, Ways]:
+    """The program, whose proof holds with a gradient for every parameter, and the way taken."""
+    program = Program(compile_spec(spec))
+    report = program.verify()
+    assert report.ok, report.first
+    assert report.unused == [] and report.gradients is not None
+    assert len(report.gradients) == report.count
+    assert max(report.gradients.values()) < TOLERANCE
+    (ways,) = program.local.notes["routes"]
+    return program, ways
+
+
+def calls(plan: dict[str, Any], op: str, phase: str) -> int:
+    """How often a collective is called in one phase."""
+    count: int = plan["totals"][phase][op]["count"]
+    return count
+
+
+@pytest.mark.parametrize("choice", ["router", "one", "last"])
+@pytest.mark.parametrize("top", [1, 2])
+def test_empty_full_and_uneven_experts(choice: str, top: int) -> None:
+    spec = spec_of(LINE2, "f32[7, 6] [ep, _]", "ep", f'count = 5, top = {top}, choice = "{choice}"')
+    program, ways = proven(spec)
+    assert ways.taken == ROUTE_ROWS
+    plan = program.plan()
+    assert calls(plan, "all_to_all", "forward") == 2
+    assert calls(plan, "all_to_all", "backward") == 1, "no gradient flows to the input"
+
+
+@pytest.mark.parametrize(
+    ("mesh", "x", "split"),
+    [
+        (LINE3, "f32[7, 6] [ep, _]", "ep"),
+        (GRID, "f32[7, 6] [dp*ep, _]", "ep"),
+        (GRID, "f32[7, 6] [ep*dp, _]", "ep"),
+        (GRID, "f32[3, 5, 6] [dp, ep, _]", "ep"),
+        (GRID, "f32[3, 5, 6] [ep, dp, _]", "ep"),
+        (GRID, "f32[7, 6] [dp*ep, _]", "dp*ep"),
+        (GRID, "f32[7, 6] [dp*ep, _]", "ep*dp"),
+        (GRID, "f32[3, 5, 6] [ep, dp, _]", "dp*ep"),
+        ("ep = 2 as data tp = 2 dp = 2", "f32[9, 6] [ep*dp, _]", "ep"),
+    ],
+)
+def test_meshes(mesh: str, x: str, split: str) -> None:
+    _, ways = proven(spec_of(mesh, x, split, "count = 5, biased = true"))
+    assert ways.taken == ROUTE_ROWS
+
+
+def test_columns_of_the_experts_split_too() -> None:
+    text = (
+        'mesh { ep = 2 as data tp = 2 }\nmodel "models.py:experts"()\ninput x : f32[7, 6] [ep, _]\n'
+        'param "up" [ep, _, tp(2)]\nparam "down" [ep, tp, _]'
+    )
+    spec, findings = load_spec_text(text, str(HERE / "spec.shard"))
+    assert spec is not None, findings
+    program, ways = proven(spec)
+    assert ways.taken == ROUTE_ROWS
+    assert calls(program.plan(), "all_reduce", "forward") == 2, "of the result, and of the loss"
+
+
+def test_rows_are_gathered_where_every_token_has_all_experts() -> None:
+    program, ways = proven(spec_of(LINE2, "f32[4, 6] [ep, _]", "ep", "count = 5, top = 5"))
+    assert ways.taken == GATHER_ROWS
+    assert ways.ways[GATHER_ROWS] < ways.ways[ROUTE_ROWS] < ways.ways[GATHER_EXPERTS]
+    plan = program.plan()
+    assert calls(plan, "all_to_all", "forward") == calls(plan, "all_to_all", "backward") == 0
+    assert calls(plan, "reduce_scatter", "forward") == 1
+
+
+def test_experts_are_gathered_where_rows_are_many() -> None:
+    program, ways = proven(spec_of(LINE2, "f32[90, 6] [ep, _]", "ep", "count = 2, top = 1"))
+    assert ways.taken == GATHER_EXPERTS
+    assert calls(program.plan(), "all_to_all", "forward") == 0
+    assert calls(program.plan(), "reduce_scatter", "backward") == 2
+
+
+def test_the_price_is_what_the_plan_says() -> None:
+    program, ways = proven(spec_of(LINE2, "f32[8, 6] [ep, _]", "ep", "count = 4, top = 1"))
+    assert ways.taken == ROUTE_ROWS
+    totals = program.plan()["totals"]
+    moved = sum(totals[phase]["all_to_all"]["bytes"] for phase in ("forward", "backward"))
+    groups = totals["forward"]["all_gather"]["bytes"]
+    assert math.isclose(ways.ways[ROUTE_ROWS], moved + groups, rel_tol=1e-3)
+
+
+def test_rows_that_are_mixed_leave_the_routed_order() -> None:
+    text = (
+        f'mesh {{ {LINE2} }}\nmodel "models.py:mixing"()\ninput x : f32[8, 6] [ep, _]\n'
+        'input groups : i64[8] below 4 [ep]\nparam "**" [ep, ...]'
+    )
+    spec, findings = load_spec_text(text, str(HERE / "spec.shard"))
+    assert spec is not None, findings
+    program, ways = proven(spec)
+    assert ways.taken == ROUTE_ROWS
+    assert calls(program.plan(), "all_to_all", "forward") == 4
+
+
+def routed_graph() -> ShardGraph:
+    """A layer of experts right after its rows were routed."""
+    compiled = compile_spec(spec_of(LINE2, "f32[7, 6] [ep, _]", "ep", ""), passes=())
+    graph = build_graph(compiled.captured, compiled.placements)
+    end = [one.name for one in PIPELINE].index("route_rows") + 1
+    return run_passes(graph, PIPELINE[:end])
+
+
+def node_of(graph: ShardGraph, target: object) -> fx.Node:
+    """The only node of that target."""
+    (node,) = (node for node in graph.graph.nodes if node.target is target)
+    return node
+
+
+def test_rows_that_stay_in_routed_order_are_noticed() -> None:
+    graph = routed_graph()
+    back = node_of(graph, collect)
+    back.replace_all_uses_with(back.all_input_nodes[0])
+    graph.graph.erase_node(back)
+    with pytest.raises(InvariantError, match="is not in the order of its other rows"):
+        verify_graph(graph, "route_rows")
+
+
+def test_rows_that_were_not_sent_are_noticed() -> None:
+    graph = routed_graph()
+    sent = node_of(graph, dispatch)
+    sent.replace_all_uses_with(sent.all_input_nodes[0])
+    graph.graph.erase_node(sent)
+    with pytest.raises(InvariantError, match="is not in the order of its other rows"):
+        verify_graph(graph, "route_rows")
+
+
+def test_rows_sent_twice_are_noticed() -> None:
+    graph = routed_graph()
+    sent = node_of(graph, dispatch)
+    back = node_of(graph, collect)
+    back.target = dispatch
+    back.args = (back.args[0], back.args[1], sent.args[2])
+    with pytest.raises(InvariantError, match="dispatched twice"):
+        verify_graph(graph, "route_rows")
