@@ -141,7 +141,8 @@ def _op_typed(node: fx.Node, axis: Axis) -> Iterator[str]:
 def _result_states(node: fx.Node, axis: Axis) -> list[str]:
     if "layout" in node.meta:
         return [node.meta["layout"].state(axis)]
-    return [user.meta["layout"].state(axis) for user in node.users if "layout" in user.meta]
+    items = [user for user in node.users if "layout" in user.meta and user.meta.get("diff")]
+    return [item.meta["layout"].state(axis) for item in items]
 
 
 def _layout(node: fx.Node) -> Layout:

@@ -48,7 +48,8 @@ class HfSource(ModelSource):
     whose weights are then the initial ones. Options: `task` (a key of `TASKS`; without it the
     configuration's `architectures`), `mode`, `attn_implementation`, `experts_implementation`,
     `dtype`; any other is an attribute of the configuration to change. Mixtures of experts default
-    to `TRACEABLE_EXPERTS`: the one of transformers' that branches on the data cannot be traced.
+    to `TRACEABLE_EXPERTS`, unless the configuration says which: the implementation of transformers'
+    that branches on the data cannot be traced.
     """
 
     def __init__(self, path: Path | str, **options: Any) -> None:
@@ -123,7 +124,8 @@ class HfSource(ModelSource):
         if "dtype" in options:
             options["dtype"] = getattr(torch, str(options["dtype"]).removeprefix("torch."))
         kind = self._model_class(config)
-        if getattr(kind, "_can_set_experts_implementation", bool)():
+        settable = getattr(kind, "_can_set_experts_implementation", bool)()
+        if settable and config._experts_implementation is None:
             options.setdefault("experts_implementation", TRACEABLE_EXPERTS)
         model: nn.Module = kind._from_config(config, **options)
         return model

@@ -32,6 +32,7 @@ class Context:
         sets: the text of each `--set`.
         style: how findings are printed; under `json` one document is the whole output.
         findings_are_result: findings go to stdout and notes are shown (`check`).
+        place: the file of findings that know no place; None for the spec.
     """
 
     sets: dict[str, str] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Context:
     findings_are_result: bool = False
     spec_path: str | None = None
     spec: Spec | None = None
+    place: str | None = None
     set_values: dict[str, Any] = field(default_factory=dict)
     findings: list[Diagnostic] = field(default_factory=list)
     sources: Sources = field(default_factory=Sources)
@@ -186,7 +188,7 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(several, list):
                 context.add(several)
                 context.fail()
-            finding = diagnostic_of(fault, context.spec_path, context.spec)
+            finding = diagnostic_of(fault, context.place or context.spec_path, context.spec)
             if finding is None:
                 raise
             context.add([finding])

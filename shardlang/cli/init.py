@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from shardlang.cli.common import Context, common_options
 @click.option("--mesh", required=True, metavar="AXIS=N,...", help="The axes, such as dp=2,tp=4.")
 @click.option("-o", "--output", metavar="FILE", help="Where to write the spec; default: stdout.")
 @click.option("--task", metavar="TASK", help="What a Hugging Face model is built for.")
+@click.option(
+    "--arg", "arguments", multiple=True, metavar="NAME=VALUE",
+    help="What the model is built with, such as width=64; repeatable.",
+)  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), help="Rows of a batch.")
 @click.option("--seq", type=click.IntRange(min=1), help="Tokens of a sequence.")
 @click.option("--store", metavar="AXIS", help="Store every parameter in parts over an axis.")
@@ -30,6 +35,7 @@ def command(
     mesh: str,
     output: str | None,
     task: str | None,
+    arguments: tuple[str, ...],
     batch: int | None,
     seq: int | None,
     store: str | None,
@@ -44,17 +50,19 @@ def command(
     """
     from shardlang.init import AxesError, Sizes, write_spec
 
-    context.spec_path = output
-    if output is not None and Path(output).exists() and not force:
-        raise click.BadParameter(f"{output} exists; add --force", param_hint="'-o'")
+    context.spec_path, context.place = output, _model_file(model)
+    if output is not None:
+        _check_output(Path(output), force)
     words = ["shardlang", "init", model, "--mesh", mesh]
     for name, value in (("task", task), ("batch", batch), ("seq", seq), ("store", store)):
         words += [f"--{name}", str(value)] if value is not None else []
-    words += [word for text in inputs for word in ("--input", text)]
+    for name, texts in (("arg", arguments), ("input", inputs)):
+        words += [word for text in texts for word in (f"--{name}", text)]
     try:
         written = write_spec(
             model, mesh, folder=Path(output).parent if output else Path(), task=task,
-            sizes=Sizes(batch, seq), store=store, inputs=inputs, command=shlex.join(words),
+            arguments=arguments, sizes=Sizes(batch, seq), store=store, inputs=inputs,
+            command=shlex.join(words),
         )  # fmt: skip
     except AxesError as fault:
         raise click.BadParameter(str(fault), param_hint="'--mesh'") from None
@@ -77,3 +85,24 @@ def command(
         {"output": output, "percent": written.percent, "whole": list(written.whole),
          "unused": list(written.unused), **({} if output else {"text": written.text})}
     )  # fmt: skip
+
+
+def _model_file(model: str) -> str:
+    """The file that says what the model is."""
+    path = Path(model.rpartition(":")[0] if ".py:" in model else model)
+    return str(path / "config.json" if path.is_dir() else path)
+
+
+def _check_output(path: Path, force: bool) -> None:
+    """Refuse a file that cannot be written, or that is there already, before any work."""
+    if path.is_dir():
+        fault = f"{path} is a folder; name a file in it, such as {path / 'model.shard'}"
+    elif not path.parent.is_dir():
+        fault = f"there is no folder {path.parent}; make it first"
+    elif not os.access(path.parent, os.W_OK):
+        fault = f"the folder {path.parent} cannot be written to"
+    elif path.exists() and not force:
+        fault = f"{path} exists; add --force"
+    else:
+        return
+    raise click.BadParameter(fault, param_hint="'-o'")

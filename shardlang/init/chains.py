@@ -44,7 +44,7 @@ class Chain:
         ops: the split factors of every op that the chain runs through.
         gathered: split values that an op reads which cannot be split so.
         sliced: values that are split although the op that makes them cannot be.
-        params: the parameter dims in the chain, by name and dim.
+        params: the dims of parameters and buffers in the chain, by name and dim.
     """
 
     places: dict[Place, DimLayout] = field(default_factory=dict)
@@ -62,6 +62,8 @@ class Dims:
         self.nodes, self.calls, self.weights = self.flow.nodes, self.flow.calls, self.flow.weights
         self.uses = {node: uses_of(node, self.calls) for node in self.nodes}
         self.params = {leaf.node: leaf for leaf in graph.leaves if leaf.kind == "param"}
+        self.buffers = {leaf.node: leaf for leaf in graph.leaves if leaf.kind == "buffer"}
+        self.states = {**self.params, **self.buffers}
         self._units = Walk(self.calls)
 
     def unit(self, place: Place) -> int:
@@ -110,8 +112,8 @@ class _Reach:
         node, _, dim = place
         self.chain.places[place] = layout
         self.queue.append(place)
-        if node in self.dims.params:
-            self.chain.params[self.dims.params[node].name, dim] = layout
+        if node in self.dims.states:
+            self.chain.params[self.dims.states[node].name, dim] = layout
 
     def follow(self, place: Place) -> None:
         """Carry a split dim into the op that made it and the ops that read it."""

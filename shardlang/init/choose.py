@@ -1,17 +1,19 @@
 """Which chains to split: those that save the most computation for the bytes that they move.
 
 Two chains that split one op along different factors exclude each other, so a choice is an
-independent set. Splitting a chain saves each device a part of every product with its parameters,
+independent set: the one with the largest gain among those that split enough of the matrices.
+Splitting a chain saves each device a part of every product with its parameters,
 counted as the bytes of the product's split side, forward and backward; it costs an all-reduce where
 a product sums over the chain, and one of the gradient where a product reads a value that is not in
 it. That makes the first product of a chain column-parallel and the last row-parallel, and leaves
-small outputs, such as the scores of a classifier or a router, whole.
+small outputs, such as the scores of a classifier or a router, whole. A matrix by itself, with its
+result gathered or its argument sliced, is a chain too, for where no other splits enough.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,13 +28,16 @@ from shardlang.rules.embedding import aten
 FIRM = 10
 """How many times more a split is worth that the model's own plan asks for."""
 
-_MOST_TRIED = 14
-"""The number of kinds of chains up to which every choice is tried."""
+WORTH = 2
+"""How many bytes a split saves at least for each that it moves."""
+
+_MOST_TRIED = 100_000
+"""The number of partial choices after which the best so far stands."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """An op that multiplies by, or looks up in, a weight."""
+    """An op that multiplies by, or looks up in, a weight of two dims or more."""
 
     node: fx.Node
     slot: int
@@ -60,27 +65,52 @@ class Kind:
     """Chains that differ in the numbers of their layers alone.
 
     Attributes:
-        gain: bytes saved less bytes moved, over all chains of the kind.
+        saved: bytes that splitting them saves.
+        moved: bytes that it moves.
+        covers: bytes of the matrices that it splits.
         foes: kinds that cannot be chosen beside this one.
     """
 
     chains: list[Chain]
-    gain: float = 0.0
+    saved: float = 0.0
+    moved: float = 0.0
+    covers: int = 0
     foes: set[int] = field(default_factory=set)
+
+    @property
+    def gain(self) -> float:
+        """What choosing the kind is worth."""
+        return self.saved - WORTH * self.moved
 
 
 def sites_of(dims: Dims) -> list[Site]:
     """Every product with a weight and every look-up by the model's own integer inputs."""
     found = []
+    weights = picked(dims)
     for node in dims.nodes:
-        if node in dims.weights or node.op == "placeholder" or sharding_of(node).rule.passes:
+        if node in weights or node.op == "placeholder" or sharding_of(node).rule.passes:
             continue
         lookup = node.target is aten.embedding.default
         for slot, value in enumerate(dims.calls[node]):
             source, index = producer(value)
-            is_weight = source in dims.weights and sharding_of(source).rule.results[index]
-            if is_weight and not (lookup and not by_input(dims, node, slot)):
+            if (
+                source in weights
+                and value.meta["val"].dim() > 1
+                and not (lookup and not by_input(dims, node, slot))
+            ):
                 found.append(Site(node, slot, (source, index), lookup))
+    return found
+
+
+def picked(dims: Dims) -> set[fx.Node]:
+    """Weights, and what is picked from a stack of them by integers: the matrices of experts."""
+    found = set(dims.weights)
+    for node in dims.nodes:
+        values = dims.calls[node]
+        if values and values[0].meta["val"].dim() > 2 and producer(values[0])[0] in found:
+            others = [value.meta["val"].dtype for value in values[1:]]
+            if all(not dtype.is_floating_point for dtype in others):
+                found.add(node)
     return found
 
 
@@ -118,13 +148,21 @@ def all_chains(dims: Dims, sites: Iterable[Site], axis: Axis) -> list[Chain]:
     return [chain for chain in chains if chain.params]
 
 
-def gain_of(
-    dims: Dims, chain: Chain, sites: Mapping[fx.Node, list[Site]], firm: set[tuple[str, int]]
+def saved_in(
+    dims: Dims,
+    chain: Chain,
+    sites: Mapping[fx.Node, list[Site]],
+    firm: set[tuple[str, int]],
+    lost: set[str],
 ) -> float:
-    """Bytes that a chain saves, less those that it moves."""
+    """Bytes that splitting a chain saves; parameters in `lost` stay whole."""
     wished = FIRM if firm.intersection(chain.params) else 1
-    pairs = ((s, factors) for n, factors in chain.ops.items() for s in sites.get(n, ()))
-    return wished * sum(saved_by(*pair) for pair in pairs) - moved_by(dims, chain)
+    saved = 0.0
+    for node, factors in chain.ops.items():
+        for site in sites.get(node, ()):
+            names = {dims.params[source].name for source in dims.sources(site.place[0])}
+            saved += 0.0 if names & lost else saved_by(site, factors)
+    return wished * saved
 
 
 def saved_by(site: Site, factors: Mapping[str, DimLayout]) -> float:
@@ -138,6 +176,11 @@ def saved_by(site: Site, factors: Mapping[str, DimLayout]) -> float:
     tokens = _first(site.node).numel() / max(math.prod(rule.size(name) for name in rows), 1)
     width = math.prod(rule.size(name) for name in split)
     return 4.0 * tokens * width * _first(site.node).element_size()
+
+
+def is_convolution(node: fx.Node) -> bool:
+    """Whether an op is a convolution."""
+    return "conv" in str(node.target)
 
 
 def moved_by(dims: Dims, chain: Chain) -> float:
@@ -172,66 +215,139 @@ def _first(node: fx.Node) -> torch.Tensor:
     return found
 
 
-def kinds_of(chains: Iterable[Chain], alike: Mapping[str, str], gains: list[float]) -> list[Kind]:
-    """Chains grouped by their parameters, whose names `alike` maps to one name for all layers."""
-    kinds: dict[tuple[tuple[str, int, str], ...], Kind] = {}
-    groups: list[Kind] = []
-    for chain, gain in zip(chains, gains, strict=True):
-        key = tuple(sorted({(alike[n], d, str(v)) for (n, d), v in chain.params.items()}))
-        kind = kinds.setdefault(key, Kind([]))
-        kind.chains.append(chain)
-        kind.gain += gain
-    groups = list(kinds.values())
-    _find_foes(groups)
-    return groups
+def alone(dims: Dims, chain: Chain, name: str, sites: Iterable[Site]) -> list[tuple[Chain, float]]:
+    """One matrix of a chain split by itself, each of its dims, with the bytes that this moves.
 
-
-def _find_foes(kinds: list[Kind]) -> None:
-    """Note which kinds split an op, or a parameter, in different ways."""
-    owners: dict[fx.Node, list[tuple[int, dict[str, DimLayout]]]] = {}
-    for index, kind in enumerate(kinds):
-        for chain in kind.chains:
-            for node, factors in chain.ops.items():
-                for other, theirs in owners.setdefault(node, []):
-                    if other != index and theirs != factors:
-                        kind.foes.add(other)
-                        kinds[other].foes.add(index)
-                owners[node].append((index, factors))
-    by_param: dict[str, set[int]] = {}
-    for index, kind in enumerate(kinds):
-        for chain in kind.chains:
-            for name, _ in chain.params:
-                by_param.setdefault(name, set()).add(index)
-    for indices in by_param.values():
-        for index in indices:
-            kinds[index].foes |= indices - {index}
-
-
-def best(kinds: list[Kind]) -> list[int]:
-    """The choice of kinds that do not exclude each other with the largest gain.
-
-    Exact up to `_MOST_TRIED` kinds that are worth choosing; beyond, the largest gains come first.
+    Split along its rows, the result is gathered and the gradient of what it multiplies summed;
+    along its columns, the other way round.
     """
-    worth = sorted(
-        (i for i, kind in enumerate(kinds) if kind.gain > 0), key=lambda i: -kinds[i].gain
+    ops = {site: chain.ops.get(site.node, {}) for site in sites}
+    if any(not saved_by(site, factors) for site, factors in ops.items()):
+        return []
+    moved = sum(_moved_alone(dims, site, factors) for site, factors in ops.items())
+    by_node = {site.node: factors for site, factors in ops.items()}
+    pairs = ((pair, layout) for pair, layout in chain.params.items() if pair[0] == name)
+    return [(Chain(ops=by_node, params={pair: layout}), moved) for pair, layout in pairs]
+
+
+def _moved_alone(dims: Dims, site: Site, factors: Mapping[str, DimLayout]) -> float:
+    """Bytes that a product moves of which the weight alone is split."""
+    values = [v for slot, v in enumerate(dims.calls[site.node]) if slot != site.slot]
+    others = [v for v in values if producer(v)[0] not in dims.weights and v.meta.get("diff")]
+    read = float(sum(map(_bytes, others)))
+    sums = sharding_of(site.node).rule.inner & factors.keys()
+    return 2.0 * _bytes(site.node) + read if sums else _bytes(site.node) + 2.0 * read
+
+
+@dataclass(slots=True)
+class Priced:
+    """A chain with what it saves, moves and covers, in bytes."""
+
+    chain: Chain
+    saved: float
+    moved: float
+    covers: int
+
+
+def kinds_of(priced: Sequence[Priced], alike: Mapping[str, str]) -> list[Kind]:
+    """Chains grouped by their parameters, whose names `alike` maps to one name for all layers.
+
+    Chains of one kind exclude the same kinds.
+    """
+    foes = _foes([one.chain for one in priced])
+    place = _numbered(
+        (one.saved > 0, *sorted({(alike[n], d, str(v)) for (n, d), v in one.chain.params.items()}))
+        for one in priced
     )
-    tried, rest = worth[:_MOST_TRIED], worth[_MOST_TRIED:]
-    _, chosen = _search(kinds, tried)
-    for index in rest:
-        if not kinds[index].foes.intersection(chosen):
-            chosen.append(index)
-    return sorted(chosen)
+    count = 0
+    while count < len(set(place)):
+        count = len(set(place))
+        place = _numbered(
+            (mine, frozenset(place[i] for i in foes[at])) for at, mine in enumerate(place)
+        )
+    kinds = [Kind([]) for _ in range(count)]
+    for at, one in enumerate(priced):
+        kind = kinds[place[at]]
+        kind.chains.append(one.chain)
+        kind.saved += one.saved
+        kind.moved += one.moved
+        kind.covers += one.covers
+        kind.foes |= {place[i] for i in foes[at]} - {place[at]}
+    return kinds
 
 
-def _search(kinds: list[Kind], open_: list[int]) -> tuple[float, list[int]]:
-    """The best independent set among some kinds, by branching on the first."""
-    if not open_:
-        return 0.0, []
-    head, *tail = open_
-    with_head = [i for i in tail if i not in kinds[head].foes]
-    gain, chosen = _search(kinds, with_head)
-    gain += kinds[head].gain
-    if len(with_head) == len(tail):
-        return gain, [head, *chosen]
-    other, without = _search(kinds, tail)
-    return (gain, [head, *chosen]) if gain >= other else (other, without)
+def _numbered(keys: Iterable[Hashable]) -> list[int]:
+    """The keys as numbers, the first seen as 0."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
+
+
+def _foes(chains: Sequence[Chain]) -> list[set[int]]:
+    """For each chain those that split an op, or a parameter, in different ways."""
+    foes: list[set[int]] = [set() for _ in chains]
+    by_node: dict[fx.Node, list[int]] = {}
+    by_param: dict[str, list[int]] = {}
+    for index, chain in enumerate(chains):
+        for node, factors in chain.ops.items():
+            others = by_node.setdefault(node, [])
+            _note(foes, index, [i for i in others if chains[i].ops[node] != factors])
+            others.append(index)
+        for name in {name for name, _ in chain.params}:
+            others = by_param.setdefault(name, [])
+            _note(foes, index, others)
+            others.append(index)
+    return foes
+
+
+def _note(foes: list[set[int]], index: int, others: Iterable[int]) -> None:
+    for other in others:
+        foes[index].add(other)
+        foes[other].add(index)
+
+
+def best(kinds: list[Kind], enough: float) -> list[int]:
+    """The kinds, none excluding another, that gain the most while covering `enough` bytes.
+
+    Where none covers enough, those that cover the most. Exact up to `_MOST_TRIED` partial choices.
+    """
+    order = [i for i, kind in enumerate(kinds) if kind.gain > 0 or kind.covers]
+    return sorted(_Search(kinds, enough).run(sorted(order, key=lambda i: -kinds[i].gain)))
+
+
+Worth = tuple[float, float]
+"""Bytes covered, as far as they count, and gain."""
+
+
+class _Search:
+    """The best independent set of kinds, by branching on each in turn."""
+
+    def __init__(self, kinds: list[Kind], enough: float) -> None:
+        self.kinds, self.enough = kinds, enough
+        self.found: list[int] = []
+        self.worth: Worth = (-1.0, 0.0)
+        self.tried = 0
+
+    def run(self, order: list[int]) -> list[int]:
+        self.branch([], order, 0.0, 0)
+        return self.found
+
+    def branch(self, chosen: list[int], open_: list[int], gain: float, covers: int) -> None:
+        """Try all choices that begin with some kinds and go on among others."""
+        self.tried += 1
+        here = min(covers, self.enough), gain
+        if here > self.worth:
+            self.found, self.worth = chosen, here
+        if not open_ or self.tried > _MOST_TRIED or self.limit(open_, gain, covers) <= self.worth:
+            return
+        head, *tail = open_
+        kind = self.kinds[head]
+        allies = [index for index in tail if index not in kind.foes]
+        self.branch([*chosen, head], allies, gain + kind.gain, covers + kind.covers)
+        self.branch(chosen, tail, gain, covers)
+
+    def limit(self, open_: list[int], gain: float, covers: int) -> Worth:
+        """More than this no choice can be worth."""
+        for index in open_:
+            gain += max(self.kinds[index].gain, 0.0)
+            covers += self.kinds[index].covers
+        return min(covers, self.enough), gain

@@ -20,7 +20,7 @@ SEQ = 128
 FRAMES = 32
 """The number of frames in a piece of sound."""
 
-_TOKEN_TASKS = ("causal-lm", "masked-lm", "seq2seq-lm", "token-classification")
+_TOKEN_TASKS = ("causal-lm", "masked-lm", "seq2seq-lm", "speech-seq2seq", "token-classification")
 _TOKEN_CLASSES = (
     "ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration",
     "ForTokenClassification", "MTModel",
@@ -79,7 +79,8 @@ def _from_examples(source: ModelSource, asked: dict[str, InputSpec]) -> list[Inp
     """The inputs of the model's own first batch."""
     batches = source.batches(0)
     if batches is None:
-        missing = [name for name in required(source) if name not in asked]
+        given = {name.split(".")[0] for name in asked}
+        missing = [name for name in required(source) if name not in given]
         if missing:
             raise _unknown(missing[0])
         return []
@@ -147,11 +148,16 @@ class _Hf:
             "input_features": self._features,
         }
         if name in makers:
-            return InputSpec(name, torch.float32, (self.batch, *makers[name]()))
+            return InputSpec(name, self._dtype(), (self.batch, *makers[name]()))
         if name.endswith("input_ids") or name.endswith("attention_mask"):
             choices = (4,) if self.task == "multiple-choice" else ()
             return InputSpec(name, torch.int64, (self.batch, *choices, self.seq))
         raise _unknown(name)
+
+    def _dtype(self) -> torch.dtype:
+        """The type of the model's own parameters."""
+        kinds = (p.dtype for p in self.module.parameters() if p.dtype.is_floating_point)
+        return next(kinds, torch.float32)
 
     def _labels(self) -> list[InputSpec]:
         """What the loss compares with."""

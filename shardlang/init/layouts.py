@@ -9,7 +9,18 @@ from math import gcd, prod
 from torch import fx
 
 from shardlang.init.chains import Chain, Dims
-from shardlang.init.choose import Kind, Site, all_chains, best, gain_of, kinds_of, sites_of
+from shardlang.init.choose import (
+    Priced,
+    Site,
+    all_chains,
+    alone,
+    best,
+    is_convolution,
+    kinds_of,
+    moved_by,
+    saved_in,
+    sites_of,
+)
 from shardlang.init.names import generic
 from shardlang.init.plans import Wishes
 from shardlang.ir.graph import ShardGraph
@@ -47,7 +58,7 @@ class Layouts:
     def percent(self) -> float:
         """The part of the bytes of all matrices that is split, in percent."""
         split = sum(size for name, size in self.matrices.items() if name in self.entries)
-        return 100.0 * split / max(sum(self.matrices.values()), 1)
+        return 100.0 * split / sum(self.matrices.values()) if self.matrices else 100.0
 
     @property
     def whole(self) -> list[str]:
@@ -61,7 +72,6 @@ def lay_out(graph: ShardGraph, axis: Axis | None, experts: Axis | None, wishes: 
     work = _Work(Dims(graph), axis or Axis("none", 1), wishes)
     if axis is not None:
         work.choose()
-        work.complete()
     if experts is not None:
         work.place_experts(experts)
     return work.made
@@ -73,41 +83,73 @@ class _Work:
     def __init__(self, dims: Dims, axis: Axis, wishes: Wishes) -> None:
         self.dims, self.axis, self.wishes = dims, axis, wishes
         self.sites = sites_of(dims)
-        self.shapes = {
-            leaf.name: tuple(node.meta["val"].shape) for node, leaf in dims.params.items()
-        }
-        self.nodes = {leaf.name: node for node, leaf in dims.params.items()}
+        self.by_node: dict[fx.Node, list[Site]] = {}
+        for site in self.sites:
+            self.by_node.setdefault(site.node, []).append(site)
+        self.nodes = {leaf.name: node for node, leaf in dims.states.items()}
+        self.shapes = {name: tuple(node.meta["val"].shape) for name, node in self.nodes.items()}
+        self.alike = {name: generic(name) for name in self.nodes}
         self.made = Layouts(matrices=self._matrices())
 
     def _matrices(self) -> dict[str, int]:
-        found: dict[str, int] = {}
+        """Bytes of the weights of all products; of convolutions too where they are the most."""
+        found: tuple[dict[str, int], dict[str, int]] = {}, {}
         for site in self.sites:
             for node in () if site.lookup else self.dims.sources(site.place[0]):
                 leaf = self.dims.params[node]
-                if len(self.shapes[leaf.name]) > 1 and not _is_convolution(site.node):
-                    found[leaf.name] = prod(self.shapes[leaf.name]) * leaf.dtype.itemsize
-        return found
+                if len(self.shapes[leaf.name]) > 1:
+                    size = prod(self.shapes[leaf.name]) * leaf.dtype.itemsize
+                    found[is_convolution(site.node)][leaf.name] = size
+        products, convolutions = found
+        if sum(convolutions.values()) > sum(products.values()):
+            return {**products, **convolutions}
+        return products
 
     def choose(self) -> None:
-        """State the chains whose choice gains the most."""
-        by_node: dict[fx.Node, list[Site]] = {}
-        for site in self.sites:
-            by_node.setdefault(site.node, []).append(site)
+        """State the chains whose choice gains the most while it splits enough."""
         chains = all_chains(self.dims, self.sites, self.axis)
-        firm = {pair for pair, is_firm in self.wishes.dims.items() if is_firm}
-        gains = [gain_of(self.dims, chain, by_node, firm) for chain in chains]
-        kinds = kinds_of(chains, {name: generic(name) for name in self.shapes}, gains)
-        for index in best(kinds):
-            self._state(kinds[index], by_node)
+        written = {id(chain): self._written(chain) for chain in chains}
+        priced = [self._priced(chain, written[id(chain)]) for chain in chains]
+        singles = self._singles(chains)
+        kinds = kinds_of([*(one for one in priced if one.saved), *singles], self.alike)
+        for index in best(kinds, ENOUGH * sum(self.made.matrices.values())):
+            for chain in kinds[index].chains:
+                if id(chain) in written:
+                    self._state(title_of(chain, self.by_node), written[id(chain)])
+                else:
+                    plain = {pair: Entry(self.axis.name) for pair in chain.params}
+                    self._state("also split, with reshards beside them", plain)
 
-    def _state(self, kind: Kind, by_node: Mapping[fx.Node, list[Site]]) -> None:
-        for chain in kind.chains:
-            title = title_of(chain, by_node)
-            for (name, dim), layout in chain.params.items():
-                entry = self._entry(name, dim, layout)
-                if entry is not None:
-                    self.made.entries.setdefault(name, {})[dim] = entry
-                    self.made.titles.setdefault(name, title)
+    def _priced(self, chain: Chain, entries: Mapping[tuple[str, int], Entry]) -> Priced:
+        """A chain with what it saves and moves, given the entries that the language has."""
+        firm = {pair for pair, is_firm in self.wishes.dims.items() if is_firm}
+        lost = {name for name, _ in chain.params.keys() - entries.keys()}
+        saved = saved_in(self.dims, chain, self.by_node, firm, lost)
+        covers = sum(self.made.matrices.get(name, 0) for name in {name for name, _ in entries})
+        return Priced(chain, saved, moved_by(self.dims, chain), covers)
+
+    def _singles(self, chains: Iterable[Chain]) -> list[Priced]:
+        """Every matrix by itself, for want of others; what it saves does not count."""
+        of_param: dict[str, list[Site]] = {}
+        for site in self.sites:
+            for node in self.dims.sources(site.place[0]):
+                of_param.setdefault(self.dims.params[node].name, []).append(site)
+        return [
+            Priced(single, 0.0, moved, self.made.matrices[name])
+            for chain in chains
+            for name in dict.fromkeys(n for n, _ in chain.params if n in self.made.matrices)
+            for single, moved in alone(self.dims, chain, name, of_param[name])
+        ]
+
+    def _state(self, title: str, entries: Mapping[tuple[str, int], Entry]) -> None:
+        for (name, dim), entry in entries.items():
+            self.made.entries.setdefault(name, {})[dim] = entry
+            self.made.titles.setdefault(name, title)
+
+    def _written(self, chain: Chain) -> dict[tuple[str, int], Entry]:
+        """The entries of a chain's parameters, as far as the language has them."""
+        found = {pair: self._entry(*pair, layout) for pair, layout in chain.params.items()}
+        return {pair: entry for pair, entry in found.items() if entry is not None}
 
     def _entry(self, name: str, dim: int, layout: DimLayout) -> Entry | None:
         """The entry that gives a dim this layout; None where the language has none."""
@@ -122,24 +164,6 @@ class _Work:
             Entry(self.axis.name, blocks if blocks != (1,) else ()) if written == layout else None
         )
 
-    def complete(self) -> None:
-        """Split more matrices by their rows, the largest first, until enough is split."""
-        for name in self.made.whole:
-            if self.made.percent >= 100 * ENOUGH:
-                return
-            dims = self._rows(name)
-            if dims:
-                self.made.entries[name] = {dims[0]: Entry(self.axis.name)}
-                self.made.titles[name] = "also split, with their results gathered"
-
-    def _rows(self, name: str) -> list[int]:
-        """Dims that can be split, those of the result first."""
-        node = self.nodes[name]
-        sites = [s for s in self.sites if node in self.dims.sources(s.place[0])]
-        inner = {dim for site in sites if site.place[0] is node for dim in site.inner}
-        order = sorted(range(len(self.shapes[name])), key=lambda dim: (dim in inner, dim))
-        return [d for d in order if self.dims.seed((node, 0, d), self.axis) is not None]
-
     def place_experts(self, axis: Axis) -> None:
         """Split the experts, those that the plan names or that look like some, over their axis."""
         for name, dim in self.wishes.experts or self._likely_experts():
@@ -149,16 +173,21 @@ class _Work:
 
     def _likely_experts(self) -> set[tuple[str, int]]:
         return {
-            (name, 0) for name, shape in self.shapes.items() if len(shape) > 2 and "expert" in name
+            (leaf.name, 0)
+            for leaf in self.dims.params.values()
+            if len(self.shapes[leaf.name]) > 2 and "expert" in leaf.name
         }
 
 
 def blocks_of(layout: DimLayout) -> tuple[int, ...]:
     """The packed blocks of a dim: how many, or their ratios."""
-    if len(layout.blocks) == 1:
-        first = layout.blocks[0][0]
-        return (1,) if first.axes else (first.size,)
-    sizes = [prod(factor.size for factor in block) for block in layout.blocks]
+    sizes: list[int] = []
+    for block in layout.blocks:
+        size = prod(factor.size for factor in block)
+        count = 1 if block[0].axes else block[0].size
+        sizes += [size // count] * count
+    if len(set(sizes)) == 1:
+        return (len(sizes),)
     unit = gcd(*sizes)
     return tuple(size // unit for size in sizes)
 
@@ -166,19 +195,17 @@ def blocks_of(layout: DimLayout) -> tuple[int, ...]:
 def title_of(chain: Chain, sites: Mapping[fx.Node, list[Site]]) -> str:
     """What the dims of a chain are, in a word."""
     targets = {str(node.target) for node in chain.ops}
-    looked_up = any(site.lookup for node in chain.ops for site in sites.get(node, ()))
-    if looked_up or any("cross_entropy" in target or "nll" in target for target in targets):
+    if any(site.lookup for node in chain.ops for site in sites.get(node, ())):
         return "vocabulary"
+    if any("cross_entropy" in target or "nll" in target for target in targets):
+        return "scores that the loss compares"
     if any("attention" in target for target in targets) or _is_attention(targets):
         return "attention heads"
-    return "inner width"
+    convolves = any(is_convolution(node) for node in chain.ops)
+    return "channels" if convolves and "linear" not in " ".join(targets) else "inner width"
 
 
 def _is_attention(targets: Iterable[str]) -> bool:
     """Whether a chain runs through a product of two activations and a softmax."""
     words = " ".join(targets)
     return "softmax" in words and any(op in words for op in ("matmul", "bmm", "einsum"))
-
-
-def _is_convolution(node: fx.Node) -> bool:
-    return "conv" in str(node.target)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shardlang.capture import TASKS, CaptureError, HfSource, ModelSource, PythonSource
 from shardlang.capture.hf import import_transformers
+from shardlang.grammar import tree as t
+from shardlang.init.arguments import parse_arguments, values_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,7 @@ class Target:
 
     Attributes:
         path: the config, the checkpoint folder, or the Python file.
+        arguments: what the model is built with.
         function: the build function in a Python file.
         task: the task of a Hugging Face model, None where the config's own class does none of
             `TASKS`.
@@ -24,33 +28,46 @@ class Target:
 
     source: ModelSource
     path: Path
+    arguments: tuple[t.Argument, ...] = ()
     function: str | None = None
     task: str | None = None
     chosen: bool = False
 
 
-def find_model(text: str, task: str | None = None) -> Target:
+def find_model(text: str, task: str | None = None, given: Iterable[str] = ()) -> Target:
     """The model that `text` names.
+
+    Args:
+        given: arguments as `NAME=VALUE`.
 
     Raises:
         CaptureError: there is no such model, or it does not do the task.
     """
+    arguments = parse_arguments(given)
     path, colon, function = text.rpartition(":")
     if colon and path.endswith(".py"):
-        return Target(PythonSource(text), Path(path), function)
+        source = PythonSource(text, values_of(arguments))
+        return Target(source, Path(path), arguments, function)
     if text.endswith(".py"):
         raise CaptureError(
             "SH0351", f"`{text}` does not name a function", help=f"write `{text}:build`"
         )
-    plain = HfSource(text)
-    plain.settings  # noqa: B018 - raises where the file is no configuration
-    config = plain.config()
+    return _hf(text, task, arguments)
+
+
+def _hf(text: str, task: str | None, arguments: tuple[t.Argument, ...]) -> Target:
+    """A Hugging Face model, for its own task or the likeliest."""
+    options = values_of(arguments)
+    if "task" in options:
+        raise CaptureError("SH0352", "the task is no `--arg`", help="write `--task TASK`")
+    config = HfSource(text, **options).config()
     found = task or _task_of_class(config)
     chosen = found is None and not config.architectures
     if chosen:
         found = _likely_task(config)
-    source = HfSource(text) if found is None else HfSource(text, task=found)
-    return Target(source, Path(text), None, found, chosen)
+    asked = {} if found is None else {"task": found}
+    source = HfSource(text, **asked, **options)
+    return Target(source, Path(text), arguments, None, found, chosen)
 
 
 def _mapping(task: str) -> Any:
@@ -75,7 +92,7 @@ def _task_of_class(config: Any) -> str | None:
 def _likely_task(config: Any) -> str:
     """What a model of this type is usually trained for."""
     both = bool(getattr(config, "is_encoder_decoder", False))
-    order = ["seq2seq-lm"] if both else ["masked-lm", "causal-lm"]
+    order = ["seq2seq-lm", "speech-seq2seq"] if both else ["masked-lm", "causal-lm"]
     for task in (*order, "image-classification", "audio-classification", "sequence-classification"):
         if type(config) in _mapping(task):
             return task

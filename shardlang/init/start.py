@@ -49,6 +49,7 @@ def write_spec(
     *,
     folder: Path,
     task: str | None = None,
+    arguments: Iterable[str] = (),
     sizes: Sizes | None = None,
     store: str | None = None,
     inputs: Iterable[str] = (),
@@ -58,6 +59,7 @@ def write_spec(
 
     Args:
         folder: where the spec will lie; its paths are relative to it.
+        arguments: what the model is built with, as `NAME=VALUE`.
         inputs: inputs as `NAME:dtype[shape]`, for those that the model does not say.
         command: the command line, for the first comment.
 
@@ -67,7 +69,7 @@ def write_spec(
         ShardError: an op of the model has no rule.
     """
     roles = roles_of(parse_mesh(mesh), store)
-    target = find_model(model, task)
+    target = find_model(model, task, arguments)
     given = [parse_input(text) for text in inputs]
     specs = inputs_of(target.source, target.task, roles, sizes or Sizes(), given)
     module = target.source.deferred.module
@@ -80,6 +82,7 @@ def write_spec(
     draft = Draft(
         command, folder, target, roles, specs, layouts,
         shapes={leaf.name: leaf.shape for leaf in params},
+        buffers={leaf.name: leaf.shape for leaf in captured.leaves if leaf.kind == "buffer"},
         aliases=aliases,
         sequences=tuple(wishes.sequences),
         remarks=_remarks(wishes, layouts),

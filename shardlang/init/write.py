@@ -26,6 +26,7 @@ class Draft:
 
     Attributes:
         shapes: every parameter of the model, in its order.
+        buffers: every buffer.
         aliases: the other names of tied parameters.
         sequences: modules whose result is split along the sequence.
         remarks: what the person should know, one comment each.
@@ -38,6 +39,7 @@ class Draft:
     inputs: tuple[InputSpec, ...]
     layouts: Layouts
     shapes: dict[str, tuple[int, ...]]
+    buffers: dict[str, tuple[int, ...]] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     sequences: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -86,7 +88,7 @@ def _mesh(draft: Draft) -> t.Mesh:
         )
         for axis in roles.mesh.axes
     )  # fmt: skip
-    head = [f"# Written by `{draft.command}`."]
+    head = [*_comment(f"Written by `{draft.command}`.")]
     if roles.model is not None:
         over = roles.model.name
         head += _comment(
@@ -115,11 +117,12 @@ def _model(draft: Draft) -> t.Model:
     target = draft.target
     path = Path(os.path.relpath(target.path.absolute(), draft.folder.absolute())).as_posix()
     if target.function is not None:
-        return t.Model(t.Text(f"{path}:{target.function}"))
+        return t.Model(t.Text(f"{path}:{target.function}"), target.arguments)
     arguments = [t.Argument(None, t.Text(path))]
     if target.task is not None:
         arguments.append(t.Argument(t.Ident("task"), t.Text(target.task)))
     why = ("# The config names no class of its own: this task is a guess",) if target.chosen else ()
+    arguments += target.arguments
     return t.Model(t.Ident("hf"), tuple(arguments), trivia=t.Trivia(before=why))
 
 
@@ -157,21 +160,21 @@ def _batch_entries(
 
 def _params(draft: Draft) -> list[t.Statement]:
     """One statement for each layout within a group, under the group's title."""
-    groups: dict[str, dict[tuple[t.Entry, ...], list[str]]] = {}
-    for name, shape in draft.shapes.items():
+    groups: dict[str, dict[tuple[bool, tuple[t.Entry, ...]], list[str]]] = {}
+    for name, shape in {**draft.shapes, **draft.buffers}.items():
         if name in draft.layouts.entries:
-            title = draft.layouts.titles[name]
-            layout = _entries(draft.layouts.entries[name], len(shape))
-            groups.setdefault(title, {}).setdefault(layout, []).append(name)
-    others = [*draft.shapes, *draft.aliases]
+            layout = name in draft.buffers, _entries(draft.layouts.entries[name], len(shape))
+            groups.setdefault(draft.layouts.titles[name], {}).setdefault(layout, []).append(name)
     found: list[t.Statement] = []
     for title, layouts in groups.items():
         before: tuple[str, ...] = ("", f"# {title[0].upper()}{title[1:]}")
-        for layout, names in layouts.items():
+        for (is_buffer, entries), names in layouts.items():
+            kind: type[t.Buffer] | type[t.Param] = t.Buffer if is_buffer else t.Param
+            others = draft.buffers if is_buffer else [*draft.shapes, *draft.aliases]
             allowed = [n for n in others if draft.aliases.get(n) not in names]
             for pattern in patterns_for(names, allowed):
-                node = t.Param(t.Text(pattern), t.Layout(layout), trivia=t.Trivia(before=before))
-                found.append(node)
+                trivia = t.Trivia(before=before)
+                found.append(kind(t.Text(pattern), t.Layout(entries), trivia=trivia))
                 before = ()
     return found
 
