@@ -1,7 +1,9 @@
 """What transformers' mixtures of experts compute, as products by groups of rows.
 
-transformers sorts the tokens of the whole batch by expert for a matrix product by groups of rows.
-The same product without the sort is token by token, and so can be split along the tokens.
+transformers has two ways to compute them in one piece: `grouped_mm` sorts the tokens of the whole
+batch by expert, and `batched_mm` copies a matrix for every token. The same product without the sort
+or the copies is token by token, and so can be split along the tokens, or its rows sent to the
+experts.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ def export_patches(inputs: Sequence[InputSpec]) -> Iterator[None]:
     builds a mask for packed ones in every model. Positions that the model counts itself are never
     packed, so without a `position_ids` input the check has a known answer.
 
-    Mixtures of experts are traced without their sort of all tokens by expert, see `hf_experts`.
+    Mixtures of experts are traced as one product by groups of rows, whichever way of transformers
+    to compute it is chosen, see `hf_experts`.
     """
     masking: Any = sys.modules.get("transformers.masking_utils")
     with contextlib.ExitStack() as stack:
@@ -35,7 +36,8 @@ def export_patches(inputs: Sequence[InputSpec]) -> Iterator[None]:
         experts: Any = sys.modules.get("transformers.integrations.moe")
         if hasattr(experts, "ALL_EXPERTS_FUNCTIONS"):
             known = experts.ALL_EXPERTS_FUNCTIONS._global_mapping
-            stack.enter_context(mock.patch.dict(known, grouped_mm=experts_forward))
+            same = dict.fromkeys(("grouped_mm", "batched_mm"), experts_forward)
+            stack.enter_context(mock.patch.dict(known, same))
         yield
 
 
