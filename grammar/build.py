@@ -192,6 +192,13 @@ class _Builder:
     def _layout_is(self, children: list[Any], span: Span) -> t.LayoutIs:
         return t.LayoutIs(self.text(children[0]), self.node(children[1]), span=span)
 
+    def _local_is(self, children: list[Any], span: Span) -> t.LocalIs:
+        return t.LocalIs(self.text(children[0]), self.nodes(children[1:]), span=span)
+
+    def _local_bytes(self, children: list[Any], span: Span) -> t.LocalBytes:
+        _bytes, name, comparison, bound = children
+        return t.LocalBytes(self.text(name), str(comparison), self.node(bound), span=span)
+
     def _select(self, children: list[Any], span: Span) -> t.Select:
         phase, op, axes, pattern = children
         return t.Select(

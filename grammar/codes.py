@@ -142,7 +142,7 @@ CODES: dict[str, Code] = {
     ),
     "SH0224": Code("unknown mode", "A model runs in mode `train` or `eval`."),
     "SH0225": Code("too many devices", "A mesh has at most 1,048,576 devices."),
-    "SH0226": Code("bad dim", "Every dim of an input is at least 1."),
+    "SH0226": Code("bad dim", "Every dim of an input, and every size of a piece, is at least 1."),
     "SH0227": Code(
         "bad bound of an expectation",
         "A count is compared with an integer, bytes with an integer or a size such as `512MiB`;"
@@ -220,17 +220,24 @@ CODES: dict[str, Code] = {
     ),
     "SH0354": Code(
         "branch on tensor data",
-        "The model's code decides by the values of a tensor, which tracing cannot follow.",
+        "The model's code decides by the values of a tensor, needs them as numbers, or hands them"
+        " to NumPy, which tracing cannot follow.",
     ),
     "SH0355": Code("failure while tracing", "The model fails on the declared inputs."),
-    "SH0356": Code("unsupported parameter", "A parameter has a kind that cannot be sharded."),
+    "SH0356": Code(
+        "unsupported parameter",
+        "A parameter or buffer is sparse, quantized or without a shape, or its gradient is sparse"
+        " or changed by a hook.",
+    ),
     "SH0357": Code(
         "in-place update",
-        "An update in place cannot be written as a function of its operands.",
+        "The model changes a tensor in place that it may not change, or in a way that cannot be"
+        " written as a function of its operands.",
     ),
     "SH0358": Code(
         "unsupported construct",
-        "The traced graph holds a construct that cannot be sharded.",
+        "The model does something that a traced graph does not hold, such as a backward of its own,"
+        " or that cannot be sharded.",
     ),
     "SH0359": Code("checkpoint that does not fit", "The weights have other names or shapes."),
     "SH0360": Code(
@@ -252,6 +259,12 @@ CODES: dict[str, Code] = {
         "layouts without a path between them",
         "No sequence of steps leads from the layout that a value has to the one that is needed.",
     ),
+    "SH0406": Code(
+        "full gather",
+        "No direct step leads from the layout that a value has to the one that is needed, so"
+        " devices gather more of it than they hold before or after. `forbid full_gather` in an"
+        " `expect` block makes it an error.",
+    ),
     # SH05xx: plan and expect
     "SH0501": Code(
         "expectation not met",
@@ -260,6 +273,10 @@ CODES: dict[str, Code] = {
     "SH0502": Code("forbidden collective", "The plan has a collective that `forbid` excludes."),
     "SH0503": Code("layout not met", "The tensor lies otherwise than expected."),
     "SH0504": Code("unknown tensor", "The plan has no tensor by that name."),
+    "SH0505": Code(
+        "local size not met",
+        "The largest piece of the tensor that a device holds has another shape or other bytes.",
+    ),
     "SH0506": Code(
         "proof that fails",
         "The sharded program and the model disagree. The first value that differs is named.",

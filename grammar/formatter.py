@@ -285,4 +285,14 @@ def _(node: t.LayoutIs) -> str:
     return f"layout {_text(node.name)} {_layout(node.layout)}"
 
 
+@_text.register
+def _(node: t.LocalIs) -> str:
+    return f"local {_text(node.name)} [{_commas(node.sizes)}]"
+
+
+@_text.register
+def _(node: t.LocalBytes) -> str:
+    return f"local bytes {_text(node.name)} {node.comparison} {_text(node.bound)}"
+
+
 _BLOCKS = (t.Mesh, t.Dims, t.Pipeline, t.Expect)

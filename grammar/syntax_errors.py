@@ -12,7 +12,7 @@ from shardlang.grammar.scan import FORMS, LATER, STATEMENTS, Source, Token, stat
 
 _OPEN = {"{": "}", "[": "]", "(": ")"}
 _CLOSE = {closer: opener for opener, closer in _OPEN.items()}
-_OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
+_OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "full_gather")
 
 _WORDS: dict[str, tuple[str, ...]] = {
     **{word.upper(): (word,) for word in STATEMENTS},
@@ -34,6 +34,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "MICROBATCHES": ("microbatches",),
     "FORBID": ("forbid",),
     "LAYOUT": ("layout",),
+    "LOCAL": ("local",),
 }
 """The words that each keyword terminal stands for."""
 

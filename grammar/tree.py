@@ -292,7 +292,24 @@ class LayoutIs(Item):
     layout: Layout
 
 
-ExpectItem: TypeAlias = "Forbid | Count | LayoutIs"
+@dataclass(frozen=True, slots=True)
+class LocalIs(Item):
+    """`local "name" [4, ?]`, inside `expect`."""
+
+    name: Text
+    sizes: tuple[Scalar | OpenEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalBytes(Item):
+    """`local bytes "name" <= 4MiB`, inside `expect`."""
+
+    name: Text
+    comparison: str
+    bound: Scalar
+
+
+ExpectItem: TypeAlias = "Forbid | Count | LayoutIs | LocalIs | LocalBytes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,10 @@ def _bind(call: Call) -> Rule:
         return declared.bind(call)
     except NotationError as error:
         raise ShardError(
-            "SH0402", f"the rule of {describe(node)} does not fit: {error}", node=node
+            "SH0402",
+            f"the rule of {describe(node)} does not fit: {error}",
+            node=node,
+            help="mend the rule if it is yours, or write the computation with other operators",
         ) from error
 
 

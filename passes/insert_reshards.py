@@ -2,7 +2,9 @@
 
 All versions of one value form a tree: a user takes the version that is cheapest to come from, so a
 gather is made once for all that need it. Maxima and minima over a split dim are reduced where they
-are made. Invariant after the pass: every operand of every op has the layout that the op needs.
+are made. A step from or to a layout of which devices hold more than at both ends of the change is
+marked as part of a full gather. Invariant after the pass: every operand of every op has the layout
+that the op needs.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.program import apply_step
 from shardlang.ir.steps import Step
 from shardlang.passes.flow import operands_of
-from shardlang.passes.paths import NoPath, find_path
+from shardlang.passes.paths import NoPath, find_path, widest_between
 from shardlang.rules.call import Call
 
 
@@ -73,12 +75,29 @@ class Versions:
         try:
             index, path, _ = find_path(sources, goal, bool(value.meta.get("diff")))
         except NoPath as error:
-            raise ShardError("SH0405", f"{describe(before)}: {error}", node=before) from error
+            raise ShardError(
+                "SH0405",
+                f"{describe(before)}: {error}",
+                node=before,
+                help="state the value whole where it is needed, and report this with the spec",
+            ) from error
         made = have[index][1]
+        widest = widest_between(path)
         for step in path:
             made = insert_step(self.graph, made, step, before)
+            if widest is not None and widest in (step.src, step.dst):
+                made.meta["full_gather"] = FullGather(path[0].src, widest, goal)
             have.append((step.dst, made))
         return made
+
+
+@dataclass(frozen=True, slots=True)
+class FullGather:
+    """A change of layout during which devices hold more than before and after."""
+
+    start: Layout
+    widest: Layout
+    end: Layout
 
 
 def insert_step(graph: ShardGraph, value: fx.Node, step: Step, before: fx.Node) -> fx.Node:

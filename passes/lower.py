@@ -59,7 +59,13 @@ def lower_node(graph: ShardGraph, node: fx.Node) -> None:
     call, sharding = Call(node), sharding_of(node)
     declared = find(call.target)
     if declared is None or declared.lower is None:
-        raise ShardError("SH0404", f"{describe(node)} cannot be split so", node=node)
+        split = [f for f in sharding.rule.lowered if sharding.factors[f].axes]
+        raise ShardError(
+            "SH0404",
+            f"{describe(node)} has no program for a split along {', '.join(sorted(split))}",
+            node=node,
+            help="lay its operands out so that this dim stays whole, or mark it `!` in the rule",
+        )
     emitter = Emitter(graph, node)
     operands = [emitter.place(n, sharding.operand(i)) for i, n in enumerate(call.operands)]
     target, args, kwargs = call.with_operands(operands)

@@ -145,6 +145,14 @@ def merge_reductions(path: Path) -> Path:
     return tuple(merged)
 
 
+def widest_between(path: Path) -> Layout | None:
+    """The layout on the way of which a device holds most, if that is more than at both ends."""
+    if len(path) < 2:
+        return None
+    widest = max((step.dst for step in path[:-1]), key=Layout.held)
+    return widest if widest.held() > max(path[0].src.held(), path[-1].dst.held()) else None
+
+
 def move_cost(source: Layout, goal: Layout, diff: bool) -> float:
     """Bytes per element byte of the cheapest way, infinite where there is none."""
     try:

@@ -35,7 +35,9 @@ def byte_batches(
         text = bytearray(path.read_bytes())
     except OSError as error:
         reason = error.strerror or str(error)
-        raise RunError("SH0605", f"cannot read `{path}`: {reason.lower()}") from error
+        raise RunError(
+            "SH0605", f"cannot read `{path}`: {reason.lower()}", help="check the path of `--data`"
+        ) from error
     if len(text) < b * s:
         raise RunError(
             "SH0605",

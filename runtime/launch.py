@@ -265,7 +265,7 @@ def _failure(report: Report, workers: list[_Worker], folder: Path) -> JobError:
     alone = any(other.message != report.message for other in _ended(workers, folder))
     message = _sentence(report, alone)
     worker = next((w for w in workers if w.rank == report.rank), None)
-    help = report.help
+    help = report.help or _REMEDY.get(report.kind, "")
     if report.kind == "exit" and worker is not None and worker.tail():
         message += f": {worker.tail()}"
     others = {rank: name for rank, name in positions(folder).items() if rank != report.rank}
@@ -274,6 +274,14 @@ def _failure(report: Report, workers: list[_Worker], folder: Path) -> JobError:
         at = ", ".join(f"rank {r} in {name or 'no collective'}" for r, name in seen)
         help = "; ".join(text for text in (help, f"last seen: {at}") if text)
     return JobError(report, message, help)
+
+
+_REMEDY = {
+    "error": "mend what it says; the other ranks were ended",
+    "exit": "mend what made it end; the other ranks were ended",
+    "killed": "look at the machine's memory and log; the other ranks were ended",
+}
+"""What to do about a failure that says nothing of it itself, by kind."""
 
 
 def _sentence(report: Report, alone: bool) -> str:

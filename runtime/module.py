@@ -140,7 +140,11 @@ class ShardedModule(nn.Module):
     def _check_inputs(self, given: Mapping[str, Tensor]) -> None:
         for name, shape in self._shapes.items():
             if name not in given:
-                raise RunError("SH0605", f"the call lacks the input `{name}`")
+                raise RunError(
+                    "SH0605",
+                    f"the call lacks the input `{name}`",
+                    help="pass every input that the spec declares",
+                )
             if given[name].shape != shape:
                 raise _wrong_shape(name, tuple(given[name].shape), shape)
 
@@ -197,7 +201,11 @@ class ShardedModule(nn.Module):
             if value is None or tuple(value.shape) != leaf.layout.shape:
                 found = "missing" if value is None else f"of shape {list(value.shape)}"
                 expected = list(leaf.layout.shape)
-                raise RunError("SH0608", f"`{leaf.name}` is {found}; it should be {expected}")
+                raise RunError(
+                    "SH0608",
+                    f"`{leaf.name}` is {found}; it should be {expected}",
+                    help="give the state dict of the plain model, under its own names",
+                )
             piece.copy_(piece_of(value, leaf.layout, self.groups.coord))
 
     def dtensor_state_dict(self) -> dict[str, DTensor]:
@@ -249,15 +257,20 @@ def _fetcher(root: nn.Module, leaf: LeafPlacement) -> tuple[Mapping[str, Any] | 
     return (owner._parameters if leaf.kind == "param" else owner._buffers), last
 
 
+_WEIGHTS = "give every parameter's and buffer's piece, cut as the program's leaves lie"
+
+
 def _checked(leaf: LeafPlacement, tensors: Mapping[str, Tensor], groups: Groups) -> Tensor:
     """This device's piece of a leaf, on the device."""
     shape = leaf.layout.local_shape(groups.coord)
     if leaf.name not in tensors:
-        raise RunError("SH0608", f"the weights lack `{leaf.name}`")
+        raise RunError("SH0608", f"the weights lack `{leaf.name}`", help=_WEIGHTS)
     piece = tensors[leaf.name].detach()
     if tuple(piece.shape) != shape:
         raise RunError(
-            "SH0608", f"the piece of `{leaf.name}` is {list(piece.shape)}, not {list(shape)}"
+            "SH0608",
+            f"the piece of `{leaf.name}` is {list(piece.shape)}, not {list(shape)}",
+            help=_WEIGHTS,
         )
     return piece.to(device=groups.device, dtype=leaf.dtype).contiguous()
 

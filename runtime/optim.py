@@ -38,7 +38,11 @@ def make_optimizer(
     try:
         return _KINDS[name](trained, fused=_can_fuse(trained), **given)
     except (TypeError, ValueError) as error:
-        raise RunError("SH0606", f"`{name}` cannot be made: {error}") from error
+        raise RunError(
+            "SH0606",
+            f"`{name}` cannot be made: {error}",
+            help="change the arguments of the `optimizer` statement",
+        ) from error
 
 
 def _can_fuse(params: list[nn.Parameter]) -> bool:

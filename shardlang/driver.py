@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import linecache
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from shardlang.bind import Binding, ModelNames, Placed, TensorInfo, bind
+from shardlang.blame import at_model
 from shardlang.build import Placements, Storage, build_graph
 from shardlang.capture import (
     CallableSource,
@@ -24,11 +23,10 @@ from shardlang.capture import (
     PythonSource,
     capture,
 )
-from shardlang.capture.errors import ModelLine, is_installed, shown
+from shardlang.full_gathers import full_gathers
 from shardlang.grammar.diagnostics import (
     NOWHERE,
     Diagnostic,
-    Label,
     Span,
     error,
     has_errors,
@@ -231,52 +229,14 @@ def compile_spec(
     except ShardError as failure:
         raise CompileError([*found, at_model(failure, spec)]) from failure
     program = to_program(graph) if passes is PIPELINE else _no_program(graph)
-    return Compiled(spec, source, inputs, captured, binding, placements, graph, program, found)
+    compiled = Compiled(spec, source, inputs, captured, binding, placements, graph, program, found)
+    found += full_gathers(compiled)
+    return compiled
 
 
 def _no_program(graph: ShardGraph) -> LocalProgram:
     """An empty program, where the passes stop before one exists."""
     return LocalProgram(graph.mesh, graph.graph, (), ())
-
-
-def at_model(failure: CaptureError | ShardError, spec: Spec) -> Diagnostic:
-    """The diagnostic for a failure that the model's code caused.
-
-    It stands at the line of the model where that is known and the person's own to edit, else at the
-    input that is at fault or at the `model` statement; the other place is a label.
-    """
-    stated = _statement(getattr(failure, "input", ""), spec)
-    line = line_span(failure.source)
-    notes = [f"in module `{module}`"] if (module := getattr(failure, "module", "")) else []
-    if line is None:
-        notes = [f"model line: {failure.source}", *notes] if failure.source else notes
-        return error(failure.code, failure.message, stated, notes=notes, help=failure.help or None)
-    place, other = (line, Label(stated, "the model is stated here"))
-    if is_installed(line.file):
-        place, other = (stated, Label(line, "in the model's code"))
-    return error(
-        failure.code, failure.message, place, labels=[other], notes=notes, help=failure.help or None
-    )
-
-
-def _statement(name: str, spec: Spec) -> Span:
-    """The `input` statement of that name, else the `model` statement."""
-    for decl in spec.inputs if name else ():
-        if decl.pattern.text == name or decl.pattern.matches(name):
-            return decl.span
-    return spec.model.span
-
-
-def line_span(source: str) -> Span | None:
-    """The code on a line of the model, if the line is known and readable."""
-    if not isinstance(source, ModelLine) or not source.path:
-        return None
-    path, number = Path(source.path), source.number
-    text = linecache.getline(str(path), number).rstrip()
-    if not text:
-        return None
-    start = len(text) - len(text.lstrip())
-    return Span(str(shown(path)), number, start + 1, number, len(text) + 1)
 
 
 def module_source(model: nn.Module | Callable[[], nn.Module]) -> ModelSource:
@@ -315,6 +275,15 @@ def mismatch(report: Report, span: Span) -> Diagnostic:
             error_ = part.get("error", part.get("max_error"))
             worst = f", worst `{part['worst']}`" if part.get("worst") else ""
             notes.append(f"{what}: error {error_:.1e}{worst}")
+    if not report.traced_as_eager:
+        return error(
+            "SH0506",
+            "the model computes something else when it is traced than when it runs",
+            span,
+            notes=notes,
+            help="look in its code for what depends on tracing, on state that it keeps, or on"
+            " random numbers of its own",
+        )
     first = f"first difference: {report.first}" if report.first else "no single value differs first"
     return error(
         "SH0506",

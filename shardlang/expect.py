@@ -11,9 +11,20 @@ from shardlang.bind.types import Placed
 from shardlang.grammar.diagnostics import Diagnostic, error, join_words, quote
 from shardlang.ir import Mesh
 from shardlang.patterns import nearest_to_pattern
-from shardlang.spec.types import ExpectCount, ExpectForbid, ExpectLayout, SelectExpr, Spec
+from shardlang.spec.types import (
+    ExpectCount,
+    ExpectForbid,
+    ExpectLayout,
+    ExpectLocal,
+    ExpectLocalBytes,
+    SelectExpr,
+    Spec,
+)
 
 Row: TypeAlias = "Mapping[str, Any]"
+
+FULL_GATHER = "full_gather"
+"""What selects the gathers of more than a device holds before or after, whatever their kind."""
 
 _COMPARE: dict[str, Callable[[int, int], bool]] = {
     "==": operator.eq,
@@ -33,11 +44,11 @@ def check_expects(spec: Spec, plan: Row) -> list[Diagnostic]:
     """
     findings: list[Diagnostic] = []
     for expect in spec.expects:
-        if isinstance(expect, ExpectLayout):
-            findings += _check_layout(expect, plan["tensors"], spec.mesh)
-        else:
+        if isinstance(expect, (ExpectCount, ExpectForbid)):
             rows = [row for row in plan["collectives"] if selects(expect.select, row)]
             findings += _check_rows(expect, rows)
+        else:
+            findings += _check_tensors(expect, plan["tensors"], spec.mesh)
     return findings
 
 
@@ -47,7 +58,7 @@ def selects(select: SelectExpr, row: Row) -> bool:
     It is where it runs over all the named axes, and in a matching module or in one inside it.
     """
     return (
-        row["op"] == select.op
+        (row.get("full_gather", False) if select.op == FULL_GATHER else row["op"] == select.op)
         and select.phase in (None, row["phase"])
         and set(select.axes or ()) <= set(row["axes"])
         and _inside(select, row.get("module") or "")
@@ -118,7 +129,9 @@ def _bytes(number: int) -> str:
     return f"{number}B"
 
 
-def _check_layout(expect: ExpectLayout, tensors: Sequence[Row], mesh: Mesh) -> list[Diagnostic]:
+def _check_tensors(
+    expect: ExpectLayout | ExpectLocal | ExpectLocalBytes, tensors: Sequence[Row], mesh: Mesh
+) -> list[Diagnostic]:
     rows = [row for row in tensors if expect.pattern.matches(row["name"])]
     if not rows:
         near = nearest_to_pattern(expect.pattern.text, [row["name"] for row in tensors])
@@ -127,8 +140,53 @@ def _check_layout(expect: ExpectLayout, tensors: Sequence[Row], mesh: Mesh) -> l
         )
         message = f"the plan has no tensor `{expect.pattern}`"
         return [error("SH0504", message, expect.span, help=help)]
-    checked = (_check_row_layout(expect, row, mesh) for row in rows)
-    return [finding for finding in checked if finding is not None]
+    if isinstance(expect, ExpectLayout):
+        checked = (_check_row_layout(expect, row, mesh) for row in rows)
+        return [finding for finding in checked if finding is not None]
+    if isinstance(expect, ExpectLocal):
+        return _check_local_shapes(expect, rows)
+    return _check_local_bytes(expect, rows)
+
+
+def _check_local_shapes(expect: ExpectLocal, rows: Sequence[Row]) -> list[Diagnostic]:
+    """One finding for all tensors whose pieces have another shape."""
+    wrong = [row for row in rows if not _sizes_fit(expect.sizes, row["local_shape"])]
+    if not wrong:
+        return []
+    wanted = ", ".join("?" if size is None else str(size) for size in expect.sizes)
+    found = f"`{wrong[0]['name']}` is {wrong[0]['local_shape']} on a device, expected [{wanted}]"
+    return [_local_finding(expect, found, wrong)]
+
+
+def _sizes_fit(wanted: Sequence[int | None], found: Sequence[int]) -> bool:
+    return len(wanted) == len(found) and all(
+        size in (None, have) for size, have in zip(wanted, found, strict=True)
+    )
+
+
+def _check_local_bytes(expect: ExpectLocalBytes, rows: Sequence[Row]) -> list[Diagnostic]:
+    """One finding for all tensors whose pieces have other bytes, the largest first."""
+    compare = _COMPARE[expect.comparison]
+    wrong = [row for row in rows if not compare(row["local_bytes"], expect.bound)]
+    if not wrong:
+        return []
+    wrong.sort(key=lambda row: -row["local_bytes"])
+    held, bound = _bytes(wrong[0]["local_bytes"]), _bytes(expect.bound)
+    found = f"`{wrong[0]['name']}` is {held} on a device, expected {expect.comparison} {bound}"
+    return [_local_finding(expect, found, wrong)]
+
+
+def _local_finding(
+    expect: ExpectLocal | ExpectLocalBytes, message: str, wrong: Sequence[Row], most: int = 5
+) -> Diagnostic:
+    notes = [
+        f"`{row['name']}` lies as `{row['layout']}`: {row['local_shape']} on a device,"
+        f" {_bytes(row['local_bytes'])}"
+        for row in wrong[:most]
+    ]
+    notes += [f"and {len(wrong) - most} more"] if len(wrong) > most else []
+    help = "split the tensor over more or other axes, or state the size that you accept"
+    return error("SH0505", message, expect.span, notes=notes, help=help)
 
 
 def _check_row_layout(expect: ExpectLayout, row: Row, mesh: Mesh) -> Diagnostic | None:

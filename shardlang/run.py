@@ -182,4 +182,6 @@ def save_config(compiled: Compiled, folder: Path) -> None:
     try:
         config.save_pretrained(folder)
     except OSError as error:
-        raise RunError("SH0609", f"cannot write `{folder}`: {error.strerror}") from error
+        raise RunError(
+            "SH0609", f"cannot write `{folder}`: {error.strerror}", help="choose another folder"
+        ) from error

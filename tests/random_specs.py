@@ -38,7 +38,7 @@ PATTERNS = (
 ODD_PATTERNS = (
     "missing.weight", "a\\{b", "{a", "}", "{3..1}", "\\", "", "{a,{b,c}}*", "**.**.**", "🦆.*",
 )  # fmt: skip
-OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
+OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "full_gather")
 DTYPES = ("i64", "f32", "bf16", "bool", "i32")
 
 
@@ -180,14 +180,21 @@ class SpecMaker:
             phase, self.rng.choice(OPS), axes, self.pattern() if self.chance(0.4) else None
         )
 
+    def local_size(self) -> t.Scalar | t.OpenEntry:
+        return t.OpenEntry() if self.chance(0.3) else self.size()
+
     def expect_item(self) -> t.ExpectItem:
-        kind = self.rng.randrange(3)
+        kind = self.rng.randrange(5)
         if kind == 0:
             return t.Forbid(self.select())
         if kind == 1:
             return t.LayoutIs(self.pattern(), self.layout())
-        measure: Any = self.rng.choice(["count", "bytes"])
+        if kind == 2:
+            return t.LocalIs(self.pattern(), self.many(self.local_size, 0, 3))
         comparison = self.rng.choice(["==", "<=", "<", ">=", ">"])
+        if kind == 3:
+            return t.LocalBytes(self.pattern(), comparison, self.scalar())
+        measure: Any = self.rng.choice(["count", "bytes"])
         return t.Count(measure, self.select(), comparison, self.scalar())
 
     def statement(self) -> t.Statement:
@@ -268,7 +275,8 @@ _SNIPPETS = (
     "{", "}", "[", "]", "(", ")", '"', "#", ",", ":", "=", "+", "*", "...", "_", "?", "..",
     ".out.1", "over", "as data", "below", "\n", "\r\n", "\t", "\0", "\ud800", "\u2028", "é", "🦆",
     "9" * 5000,
-    "1e999", "2tp", "512Mib", "-", "expect {", "mesh {", "precision bf16", 'use "x"', "let x = x",
+    "1e999", "2tp", "512Mib", "-", "expect {", "local bytes", "mesh {", "precision bf16",
+    'use "x"', "let x = x",
     'param "', "\\", "regather", "<=", "true", "let a = b let b = a",
 )  # fmt: skip
 

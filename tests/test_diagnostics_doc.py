@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import shardlang
 from shardlang.bind import ModelNames, bind
 from shardlang.cli import execute
 from shardlang.grammar.codes import CODES
@@ -28,6 +33,26 @@ MODEL = re.search(r"```python\n(.*?)```", TEXT, re.S)[1]  # type: ignore[index]
 BOUND_ONLY = ("SH0307", "SH0308")
 """The codes that `check` does not reach, since it traces the model with the declared inputs."""
 
+PROGRAMS = {
+    code: found[1]
+    for code, text in SECTIONS.items()
+    if (found := re.search(r"```python\n(.*?)```", text, re.S))
+}
+"""What a program does that meets a code which no command reaches."""
+
+SEVERAL_RANKS = ("SH0602", "SH0603")
+"""The codes whose commands start processes."""
+
+WITHOUT = ("SH0405", "SH0604")
+"""No spec is known for the first; the second takes minutes, see `tests/runtime`."""
+
+LLAMA = {
+    "model_type": "llama", "vocab_size": 50, "hidden_size": 16, "intermediate_size": 24,
+    "num_hidden_layers": 1, "num_attention_heads": 2,
+}  # fmt: skip
+FILES = {"SH0359": {"llama/config.json": json.dumps(LLAMA), "llama/pytorch_model.bin": ""}}
+"""What an example needs besides `model.py`."""
+
 
 def words(text: str) -> str:
     return " ".join(text.split())
@@ -40,33 +65,72 @@ def test_every_code_has_its_entry() -> None:
         assert words(explanation) in words(SECTIONS[code])
 
 
-def test_every_code_of_the_front_end_has_an_example() -> None:
-    wanted = {code for code in CODES if code < "SH0350"}
-    assert wanted <= EXAMPLES.keys()
+def test_every_code_has_an_example() -> None:
+    assert EXAMPLES.keys() | PROGRAMS.keys() == CODES.keys() - set(WITHOUT)
 
 
-def given(code: str, folder: Path) -> list[str]:
-    """Put the example and its model into a folder; the arguments that its section names."""
-    (folder / "spec.shard").write_text(EXAMPLES[code] + "\n", encoding="utf-8")
-    (folder / "model.py").write_text(MODEL, encoding="utf-8")
-    return re.findall(r"With `(--set) (\w+=\w+)`", SECTIONS[code])
+def given(code: str, folder: Path) -> None:
+    """Put the example, its model and what else it needs into a folder."""
+    files = {"model.py": MODEL, "spec.shard": EXAMPLES.get(code, "") + "\n", **FILES.get(code, {})}
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
 
 
-@pytest.mark.parametrize("code", sorted(EXAMPLES.keys() - set(BOUND_ONLY)))
+def command(code: str) -> tuple[dict[str, str], list[str]]:
+    """The environment and the arguments under which an example is found."""
+    named = re.search(r"Found by `((?:\w+=\w+ )*)shardlang (.+?)`", SECTIONS[code])
+    if named is not None:
+        return dict(pair.split("=") for pair in named[1].split()), named[2].split()
+    options = re.findall(r"With `(--set) (\w+=\w+)`", SECTIONS[code])
+    words = [word for pair in options for word in pair]
+    return {}, ["check", "spec.shard", *words, *(["--no-model"] if code < "SH0300" else [])]
+
+
+@pytest.mark.parametrize("code", sorted(EXAMPLES.keys() - {*BOUND_ONLY, *SEVERAL_RANKS, *PROGRAMS}))
 def test_the_example_gives_exactly_its_code(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = [word for pair in given(code, tmp_path) for word in pair]
-    options += ["--no-model"] if code < "SH0300" else []
+    if code == "SH0607" and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    given(code, tmp_path)
+    environment, arguments = command(code)
     monkeypatch.chdir(tmp_path)
-    status = execute(["check", "spec.shard", "--json", *options])
-    findings = json.loads(capsys.readouterr().out)["diagnostics"]
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    status = execute([*arguments, "--json"])
+    findings = json.loads(capsys.readouterr().out.splitlines()[-1])["diagnostics"]
     assert {finding["code"] for finding in findings} == {code}
     assert status == any(finding["severity"] == "error" for finding in findings)
     for finding in findings:
         assert finding["file"]
-        in_model_code = "SH0350" <= code < "SH0400"
-        assert finding["help"] or finding["severity"] == "note" or in_model_code
+        assert finding["help"] or finding["severity"] == "note"
+
+
+@pytest.mark.parametrize("code", SEVERAL_RANKS)
+def test_the_run_of_several_ranks_gives_exactly_its_code(code: str, tmp_path: Path) -> None:
+    given(code, tmp_path)
+    arguments = command(code)[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "shardlang", *arguments],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, timeout=240,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert re.findall(r"^error\[(SH\d{4})\]", done.stderr, re.M) == [code], done.stderr
+    assert "= help: " in done.stderr
+
+
+@pytest.mark.parametrize("code", PROGRAMS)
+def test_the_program_meets_exactly_its_code(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given(code, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r".+") as caught:
+        exec(PROGRAMS[code], {"shardlang": shardlang, "torch": torch})
+    assert getattr(caught.value, "code", None) == code
+    assert getattr(caught.value, "help", "")
 
 
 @pytest.mark.parametrize("code", BOUND_ONLY)

@@ -24,10 +24,23 @@ PLAN = {
         row("all_reduce", "tp", "forward", "layers.0.mlp", 2, 1000),
         row("all_reduce", "dp*tp", "backward", "layers.1", 3, 5000),
         row("all_gather", "dp", "forward", "", 1, 2 * 2**20),
+        row("all_to_all", "tp", "backward", "norm", 1, 0) | {"full_gather": True},
     ],
     "tensors": [
-        {"name": "layers.0.out", "global_shape": [8, 16], "layout": "f32[8@dp, 16@tp(2)] ~dp"},
-        {"name": "layers.1.out", "global_shape": [8, 16], "layout": "[8, 16] +tp"},
+        {
+            "name": "layers.0.out",
+            "global_shape": [8, 16],
+            "layout": "f32[8@dp, 16@tp(2)] ~dp",
+            "local_shape": [4, 4],
+            "local_bytes": 64,
+        },
+        {
+            "name": "layers.1.out",
+            "global_shape": [8, 16],
+            "layout": "[8, 16] +tp",
+            "local_shape": [8, 16],
+            "local_bytes": 512,
+        },
     ],
 }
 
@@ -51,7 +64,7 @@ PLAN = {
         ("bytes all_gather <= 2MiB", ""),
         ("bytes all_gather < 2MiB", "SH0501"),
         ("bytes all_gather >= 2MiB", ""),
-        ("forbid all_to_all", ""),
+        ("forbid send_recv", ""),
         ("forbid all_reduce", "SH0502"),
         ("forbid all_reduce over tp in \"layers.1\"", "SH0502"),
         ('layout "layers.0.out" [dp, tp(2)]', ""),
@@ -63,6 +76,22 @@ PLAN = {
         ('layout "layers.1.out" [_]', "SH0302"),
         ('layout "layers.2.out" [_]', "SH0504"),
         ('layout "layers.*.out" [dp, ...]', "SH0503"),
+        ("full_gather == 1", ""),
+        ("forbid full_gather", "SH0502"),
+        ("forbid full_gather over dp", ""),
+        ('forbid backward full_gather over tp in "norm"', "SH0502"),
+        ("forbid forward full_gather", ""),
+        ('local "layers.0.out" [4, 4]', ""),
+        ('local "layers.0.out" [4, ?]', ""),
+        ('local "layers.0.out" [?, 8]', "SH0505"),
+        ('local "layers.0.out" [4]', "SH0505"),
+        ('local "layers.*.out" [8, 16]', "SH0505"),
+        ('local "layers.*.out" [1, 1]', "SH0505"),
+        ('local "layers.2.out" [4]', "SH0504"),
+        ('local bytes "layers.1.out" <= 512', ""),
+        ('local bytes "layers.*.out" < 1KiB', ""),
+        ('local bytes "layers.*.out" == 64', "SH0505"),
+        ('local bytes "layers.*.out" < 64', "SH0505"),
     ],
 )  # fmt: skip
 def test_expectations(line: str, wanted: str) -> None:
@@ -71,6 +100,19 @@ def test_expectations(line: str, wanted: str) -> None:
     found = check_expects(spec, PLAN)
     assert [finding.code for finding in found] == ([wanted] if wanted else [])
     assert all(finding.span.line == 2 and finding.help for finding in found)
+
+
+def test_a_local_size_is_shown_as_stated_and_as_found() -> None:
+    text = 'local "layers.*.out" [4, 16] local bytes "**" < 0 }'
+    spec, _ = load_spec_text(BASE + text, "spec.shard")
+    assert spec is not None
+    shape, size = check_expects(spec, PLAN)
+    assert shape.message == "`layers.0.out` is [4, 4] on a device, expected [4, 16]"
+    assert size.message == "`layers.1.out` is 512B on a device, expected < 0B"
+    assert size.notes == (
+        "`layers.1.out` lies as `[8, 16] +tp`: [8, 16] on a device, 512B",
+        "`layers.0.out` lies as `f32[8@dp, 16@tp(2)] ~dp`: [4, 4] on a device, 64B",
+    )
 
 
 def test_the_notes_list_the_largest_rows() -> None:

@@ -9,7 +9,7 @@ from shardlang.bind.types import Binding, ModelNames, Placed, Shape, TensorInfo
 from shardlang.bind.values import MODULE, bind_values
 from shardlang.grammar.diagnostics import Diagnostic, error, has_errors, in_order
 from shardlang.ir import Axis
-from shardlang.spec.types import ExpectLayout, InputDecl, Spec, Stated, StoreDecl
+from shardlang.spec.types import ExpectCount, ExpectForbid, InputDecl, Spec, Stated, StoreDecl
 
 _PARAM = Kind("parameter", "parameters")
 _BUFFER = Kind("buffer", "buffers")
@@ -139,7 +139,7 @@ def _check_expects(spec: Spec, names: ModelNames, findings: Findings) -> None:
     """Report expectations about modules that the model does not have."""
     modules = [name for name in names.modules if name]
     for expect in spec.expects:
-        if isinstance(expect, ExpectLayout) or expect.select.pattern is None:
+        if not isinstance(expect, ExpectCount | ExpectForbid) or expect.select.pattern is None:
             continue
         if not expect.select.pattern.select(names.modules):
             findings.found.append(unmatched(expect.select.pattern, expect.span, MODULE, modules))

@@ -155,7 +155,7 @@ def diagnostic_of(
     if not isinstance(code, str) or not re.fullmatch(r"SH\d{4}", code):
         return None
     if spec is not None and hasattr(fault, "source"):
-        from shardlang.driver import at_model
+        from shardlang.blame import at_model
 
         return at_model(fault, spec)  # type: ignore[arg-type]
     span = getattr(fault, "span", None)

@@ -120,11 +120,14 @@ def _work(
 def _compile(context: Context, spec: Spec) -> Compiled:
     """Compile, with the findings of every stage as the command's own."""
     from shardlang.driver import CompileError, compile_spec
+    from shardlang.runtime.reports import FOLDER
 
     try:
         compiled = compile_spec(spec)
     except CompileError as failure:
         context.add(failure.diagnostics)
+        if not context.speaks and FOLDER in os.environ:
+            click.echo(next(str(d) for d in failure.diagnostics if d.is_error), err=True)
         context.fail()
     context.add(compiled.diagnostics)
     context.stop_on_errors()

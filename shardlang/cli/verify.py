@@ -34,7 +34,7 @@ def command(context: Context, spec_path: str, shrink: bool, seed: int) -> None:
         context.add(failure.diagnostics)
         context.fail()
     except (CaptureError, ShardError) as failure:
-        from shardlang.driver import at_model
+        from shardlang.blame import at_model
 
         context.add([at_model(failure, spec)])
         context.fail()

@@ -460,6 +460,10 @@ class Layout:
         """The largest local shape, which the first device holds."""
         return tuple(dim.max_local_size() for dim in self.dims)
 
+    def held(self) -> int:
+        """Elements on the fullest device."""
+        return math.prod(self.max_local_shape())
+
     def replaced(self, dim: int, layout: DimLayout) -> Layout:
         """This layout with one dim laid out anew."""
         dims = (*self.dims[:dim], layout, *self.dims[dim + 1 :])

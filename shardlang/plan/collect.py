@@ -123,8 +123,9 @@ class Collector:
         step = pairs[0][1]
         move = step.forward if phase == "forward" else step.backward
         axes = step.axes if phase == "forward" else step.backward_axes
+        op = COMMUNICATING[move]
         return CollectiveRow(
-            op=COMMUNICATING[move],
+            op=op,
             axes=tuple(axis.name for axis in axes),
             phase=phase,
             module=module_of(node, backward=phase == "backward"),
@@ -133,6 +134,7 @@ class Collector:
             bytes=sent,
             reason=reason,
             node=node.name,
+            full_gather=op == "all_gather" and "full_gather" in node.meta,
         )
 
 

@@ -134,6 +134,9 @@ class Reasons:
 
     def _gathered(self, node: fx.Node, value: fx.Node, step: Step) -> str:
         name, axis = self.names.within(value, module_of(node)), step.axes[0]
+        if "full_gather" in node.meta:
+            before = f"gathered over {axes_text(step.axes)} first"
+            return f"{self._reader(node)} needs `{name}` split another way, {before}"
         if self.names.is_leaf(value):
             sharding = sharding_at(through_steps(value))
             origin = sharding.origins.get(axis) if sharding is not None else None

@@ -86,6 +86,7 @@ class CollectiveRow:
         bytes: what the busiest device sends in all these calls, under ring algorithms.
         reason: what made it necessary.
         node: the step's name in the program; empty in the update.
+        full_gather: whether it gathers more than devices hold before and after.
     """
 
     op: str
@@ -98,6 +99,7 @@ class CollectiveRow:
     reason: str
     stage: int | None = None
     node: str = ""
+    full_gather: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The row of the plan document."""
@@ -112,6 +114,7 @@ class CollectiveRow:
             "bytes": self.bytes,
             "reason": self.reason,
             "node": self.node,
+            "full_gather": self.full_gather,
         }
 
 

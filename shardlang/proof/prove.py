@@ -52,7 +52,8 @@ def _shrunk(large: Compiled) -> tuple[Compiled, tuple[str, ...]]:
         compiled = compile_spec(small.spec)
         check_same_decisions(large.program, compiled.program)
     except CannotShrink as failure:
-        raise CompileError([error("SH0508", str(failure), at)]) from failure
+        help = "prove the whole model, without `--shrink`"
+        raise CompileError([error("SH0508", str(failure), at, help=help)]) from failure
     return compiled, small.cut
 
 

@@ -55,8 +55,13 @@ class Report:
         errors = [*self.outputs.values(), *(self.gradients or {}).values()]
         if self.loss is not None:
             errors.append(self.loss["error"])
-        eager = self.eager is None or self.eager <= self.eager_tolerance
-        return bool(errors) and all(error <= TOLERANCE for error in errors) and eager
+        sound = bool(errors) and all(error <= TOLERANCE for error in errors)
+        return sound and self.traced_as_eager
+
+    @property
+    def traced_as_eager(self) -> bool:
+        """Whether the traced graph computes what the untouched model does."""
+        return self.eager is None or self.eager <= self.eager_tolerance
 
     @staticmethod
     def _worst(errors: dict[str, float]) -> dict[str, Any]:

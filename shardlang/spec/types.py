@@ -198,7 +198,28 @@ class ExpectLayout:
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
-Expectation: TypeAlias = "ExpectCount | ExpectForbid | ExpectLayout"
+@dataclass(frozen=True, slots=True)
+class ExpectLocal:
+    """`local "name" [4, ?]`: the largest piece of a tensor on a device; None means any size."""
+
+    pattern: Pattern
+    sizes: tuple[int | None, ...]
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectLocalBytes:
+    """`local bytes "name" <= bound`."""
+
+    pattern: Pattern
+    comparison: str
+    bound: int
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+Expectation: TypeAlias = (
+    "ExpectCount | ExpectForbid | ExpectLayout | ExpectLocal | ExpectLocalBytes"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardlang.bind import Binding, bind
+from shardlang.blame import at_model
 from shardlang.capture import Captured, CaptureError, capture
 from shardlang.driver import (
     CompileError,
-    at_model,
     input_specs,
     names_of,
     placements_of,

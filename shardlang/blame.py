@@ -1,0 +1,55 @@
+"""Where a finding about the model stands: at a line of its code, and at a statement of the spec."""
+
+from __future__ import annotations
+
+import linecache
+from pathlib import Path
+
+from shardlang.capture import CaptureError
+from shardlang.capture.errors import ModelLine, is_installed, shown
+from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error
+from shardlang.ir.graph import ShardError
+from shardlang.spec.types import Spec
+
+
+def at_model(failure: CaptureError | ShardError, spec: Spec) -> Diagnostic:
+    """The diagnostic for a failure that the model's code caused."""
+    stated = _statement(getattr(failure, "input", ""), spec)
+    place, labels, notes = places(failure.source, stated)
+    if module := getattr(failure, "module", ""):
+        notes.append(f"in module `{module}`")
+    help = failure.help or None
+    return error(failure.code, failure.message, place, labels=labels, notes=notes, help=help)
+
+
+def places(source: str, stated: Span) -> tuple[Span, list[Label], list[str]]:
+    """Where a finding about a line of the model stands: its place, other places, and notes.
+
+    That is the line itself where it is known and the person's own to edit, else the statement of
+    the spec; the other one is a label.
+    """
+    line = _line_span(source)
+    if line is None:
+        return stated, [], [f"model line: {source}"] if source else []
+    if is_installed(line.file):
+        return stated, [Label(line, "in the model's code")], []
+    return line, [Label(stated, "the model is stated here")], []
+
+
+def _statement(name: str, spec: Spec) -> Span:
+    """The `input` statement of that name, else the `model` statement."""
+    for decl in spec.inputs if name else ():
+        if decl.pattern.text == name or decl.pattern.matches(name):
+            return decl.span
+    return spec.model.span
+
+
+def _line_span(source: str) -> Span | None:
+    """The code on a line of the model, if the line is known and readable."""
+    if not isinstance(source, ModelLine) or not source.path:
+        return None
+    text = linecache.getline(source.path, source.number).rstrip()
+    if not text:
+        return None
+    start, number = len(text) - len(text.lstrip()), source.number
+    return Span(str(shown(Path(source.path))), number, start + 1, number, len(text) + 1)
