@@ -118,6 +118,30 @@ class ShardedModule(nn.Module):
                 kept = not constant and not transient_name(name, leaf, transient)
                 owner.register_buffer(last, value, persistent=kept)
 
+    def resized(
+        self, program: LocalProgram, call: CallConvention, constants: Mapping[str, Tensor]
+    ) -> ShardedModule:
+        """A module that runs another program on the same parameters and buffers. Collective.
+
+        Args:
+            constants: this device's pieces of the other program's constants.
+
+        Raises:
+            RunError: SH0605, the other program has them elsewhere.
+        """
+        mine = {leaf.name: leaf.layout for leaf in self.program.leaves}
+        kept = [leaf for leaf in program.leaves if leaf.kind in ("param", "buffer")]
+        for leaf in kept:
+            if leaf.name not in mine or mine[leaf.name] != leaf.layout:
+                raise RunError("SH0605", f"`{leaf.name}` lies elsewhere for a batch of this size")
+        held = {leaf.name: _held(self, leaf) for leaf in kept}
+        other = ShardedModule(program, self.groups, {**held, **constants}, call, constants)
+        for leaf in kept:
+            for name in (leaf.name, *leaf.aliases):
+                owner, last = _owner(other, name)
+                _table(owner, leaf)[last] = held[leaf.name]
+        return other
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model with this device's pieces of its inputs."""
         results = self._call_program(self._convention.bind_call(args, kwargs))
@@ -254,7 +278,19 @@ def _fetcher(root: nn.Module, leaf: LeafPlacement) -> tuple[Mapping[str, Any] | 
     if leaf.kind == "input":
         return None, leaf.name
     owner, last = _owner(root, leaf.name, hidden=leaf.kind == "constant")
-    return (owner._parameters if leaf.kind == "param" else owner._buffers), last
+    return _table(owner, leaf), last
+
+
+def _table(owner: nn.Module, leaf: LeafPlacement) -> dict[str, Any]:
+    """Where a module keeps tensors of a leaf's kind."""
+    return owner._parameters if leaf.kind == "param" else owner._buffers
+
+
+def _held(root: nn.Module, leaf: LeafPlacement) -> Tensor:
+    """The tensor of a parameter or buffer."""
+    owner, last = _owner(root, leaf.name)
+    found: Tensor = _table(owner, leaf)[last]
+    return found
 
 
 _WEIGHTS = "give every parameter's and buffer's piece, cut as the program's leaves lie"

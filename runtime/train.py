@@ -34,16 +34,23 @@ class Trainee(Protocol):
 
 
 class ShardedTrainee:
-    """The sharded model: every device takes its piece of the batch."""
+    """The sharded model: every device takes its piece of the batch.
 
-    def __init__(self, module: ShardedModule) -> None:
+    `module_for` gives the module that runs on a batch of another size.
+    """
+
+    def __init__(
+        self, module: ShardedModule, module_for: Callable[[Batch], ShardedModule] | None = None
+    ) -> None:
         self.module: nn.Module = module
-        self._sharded = module
+        self._sharded, self._module_for = module, module_for
         self._loss = module.program.loss
         self.grad_norm = GradNorm(module)
 
     def prepare(self, batch: Batch) -> Batch:
         """This device's pieces."""
+        if self._module_for is not None:
+            self._sharded = self._module_for(batch)
         return self._sharded.input_pieces(batch)
 
     def loss(self, batch: Batch) -> Tensor | None:

@@ -104,12 +104,17 @@ def input_specs(spec: Spec, source: ModelSource) -> tuple[InputSpec, ...]:
     """
     found: dict[str, InputSpec] = {}
     for decl in spec.inputs:
-        for name in _input_names(decl, source):
+        for name in input_names(decl, source):
             found[name] = InputSpec(name, DTYPES[decl.dtype], decl.shape, decl.below)
     return tuple(found.values())
 
 
-def _input_names(decl: InputDecl, source: ModelSource) -> list[str]:
+def input_names(decl: InputDecl, source: ModelSource) -> list[str]:
+    """The inputs that a declaration speaks of.
+
+    Raises:
+        CaptureError: it matches none.
+    """
     if decl.name is not None:
         return [decl.name]
     names = decl.pattern.select(source.input_names())

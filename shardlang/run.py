@@ -15,6 +15,7 @@ from shardlang.capture import load_plain, make_inputs, materialize
 from shardlang.capture.nest import tensors
 from shardlang.driver import Compiled
 from shardlang.ir.pieces import piece_of
+from shardlang.resize import Sizes
 from shardlang.runtime.data import IDS, Batch, byte_batches
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
@@ -109,7 +110,8 @@ class Run:
 
     def sharded(self, module: ShardedModule, show: Show) -> list[Record]:
         """Train the sharded model. Collective."""
-        return list(show(train(ShardedTrainee(module), self._batches(), self.recipe)))
+        trainee = ShardedTrainee(module, Sizes(self.compiled, module).module_for)
+        return list(show(train(trainee, self._batches(), self.recipe)))
 
     def reference(self, show: Show) -> list[Record]:
         """Train the ordinary model on this process alone."""

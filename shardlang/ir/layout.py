@@ -469,6 +469,11 @@ class Layout:
         dims = (*self.dims[:dim], layout, *self.dims[dim + 1 :])
         return Layout(dims, self.partial, self.varying)
 
+    def without(self, axes: Iterable[Axis]) -> Layout:
+        """This layout with the dims that `axes` split no longer split by them."""
+        gone = tuple(axes)
+        return Layout(tuple(dim.without(gone) for dim in self.dims), self.partial, self.varying)
+
     def unlabelled(self) -> Layout:
         """The same placement with no gradient label."""
         return Layout(self.dims, self.partial) if self.varying else self
