@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from shardlang.ir.graph import constrain, home, is_item, sharding_of
+from shardlang.ir.graph import constrain, describe, home, is_item, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import Origin
@@ -48,30 +48,37 @@ class Gathering:
     Attributes:
         above: ops before the region that then are not split.
         below: linear ops behind it that pass the partial sum on, and in which operands.
-        price: bytes per optimizer step; infinite where the products leave more to reduce.
+        price: bytes per optimizer step; infinite where there is an obstacle.
+        obstacle: the op after which more than the last product's sum would have to be reduced.
     """
 
     region: Region
     above: list[fx.Node] = field(default_factory=list)
     below: list[tuple[fx.Node, frozenset[int]]] = field(default_factory=list)
     price: float = math.inf
+    obstacle: str = ""
 
     @staticmethod
     def of(region: Region) -> Gathering:
         """The cheapest places to gather and to reduce."""
         found = Gathering(region)
-        if found._carries():
+        found.obstacle = found._obstacle()
+        if not found.obstacle:
             up = sum(found._gather(value) for value in region.entries())
             down = sum(found._reduce(value) for value in region.exits())
             found.price = up + down + gather_price(region.groups, region.axes)
         return found
 
-    def _carries(self) -> bool:
-        """Whether the partial sum of one product is all that the next needs (`carry_groups`)."""
+    def _obstacle(self) -> str:
+        """Why the partial sum of a product is not all that the next one needs (`carry_groups`)."""
         products = set(self.region.products)
-        between = (n for n in self.region.inside if n not in products and not is_item(n))
-        kept = all(node.target in ZERO_AT_ZERO | CUTS for node in between)
-        return kept and all(node in products for node in self.region.exits())
+        for node in self.region.inside:
+            op = node not in products and not is_item(node)
+            if op and node.target not in ZERO_AT_ZERO | CUTS:
+                return f"{describe(node)} does not keep rows of zeros, which other devices add"
+        if any(node not in products for node in self.region.exits()):
+            return "more is read outside than the results of products"
+        return ""
 
     def _gather(self, value: fx.Node) -> float:
         """Bytes that gather a value, or what it is made from where that is less."""

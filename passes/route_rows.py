@@ -34,6 +34,12 @@ from shardlang.rules.local_routed import collect, dispatch, routed_groups, route
 
 GATHER_EXPERTS, ROUTE_ROWS, GATHER_ROWS = "gather experts", "route rows", "gather rows"
 
+DONE_BY = {
+    GATHER_EXPERTS: "every device gets all experts",
+    ROUTE_ROWS: "every row goes to the device that has its expert, and its result comes back",
+    GATHER_ROWS: "every device gets all rows, and the results are added up",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Ways:
@@ -44,6 +50,7 @@ class Ways:
         module: the module that has them.
         ways: the ways and their bytes.
         taken: the cheapest.
+        closed: why a way is not open.
     """
 
     ops: tuple[str, ...]
@@ -51,6 +58,7 @@ class Ways:
     axes: tuple[Axis, ...]
     ways: dict[str, float]
     taken: str
+    closed: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,8 @@ class RouteRows:
             taken = min(ways, key=ways.__getitem__)
             first = region.products[0]
             names = tuple(product.name for product in region.products)
-            done.append(Ways(names, first.meta.get("module", ""), region.axes, ways, taken))
+            closed = {GATHER_ROWS: gathering.obstacle} if gathering.obstacle else {}
+            done.append(Ways(names, first.meta.get("module", ""), region.axes, ways, taken, closed))
             if taken == ROUTE_ROWS:
                 Rewrite(region).run()
             elif taken == GATHER_ROWS:

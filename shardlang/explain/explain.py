@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from shardlang.ir.layout import Layout, printed_type
 from shardlang.ir.mesh import Axis
 from shardlang.ir.steps import Step
 from shardlang.passes.paths import NoPath, find_path
+from shardlang.passes.route_rows import DONE_BY, Ways
 from shardlang.plan.names import readers, through_steps
 from shardlang.plan.text import bytes_text, shape_text
 from shardlang.plan.traffic import steps_of
@@ -42,6 +44,7 @@ def explain(compiled: Compiled, name: str) -> list[Explanation]:
     if book.is_module(name):
         returned = book.tensor(f"{name}.out")
         found += [writer.tensor(returned)] if returned is not None else []
+    found += writer.experts(name)
     found += [writer.collective(step) for step in book.collectives_of(name)]
     if not found and not book.is_module(name):
         raise book.unknown(name)
@@ -118,6 +121,11 @@ class Writer:
         )
         return Explanation(f"{name}: {title}", "collective", tuple(facts), tuple(stories))
 
+    def experts(self, module: str) -> list[Explanation]:
+        """Why the rows of a module of experts travel, or the experts, or neither."""
+        routes = self.book.compiled.program.notes.get("routes", [])
+        return [_experts(ways) for ways in routes if ways.module == module]
+
     def _ends(self, node: fx.Node, value: fx.Node, step: Step) -> Iterator[Story]:
         """The op that gives the value, and the first that reads it, along the step's axis."""
         axis = step.axes[0]
@@ -168,6 +176,18 @@ def _refusal(made: fx.Node, operand: fx.Node, axis: Axis, operands: list[fx.Node
     if axis in sharding.closed:
         return f"a parameter keeps the op whole over {axis}"
     return "the op does not carry that dim on"
+
+
+def _experts(ways: Ways) -> Explanation:
+    """The ways to bring rows and experts together, and those that are not open."""
+    axes = "*".join(axis.name for axis in ways.axes)
+    open_ways = sorted((cost, way) for way, cost in ways.ways.items() if math.isfinite(cost))
+    found = [Alternative(DONE_BY[way], round(cost), way == ways.taken) for cost, way in open_ways]
+    closed = [Link(f"{DONE_BY[way]}: not so, {why}") for way, why in ways.closed.items()]
+    title = f"{axes} splits both the rows and the experts"
+    story = Story(axes, title, tuple(closed), "rows and experts", tuple(found))
+    facts = (f"products {', '.join(f'`{op}`' for op in ways.ops)}; rows in equal shares expected",)
+    return Explanation(ways.module or "the model", "experts", facts, (story,))
 
 
 def _through_whole(step: Step, itemsize: int, diff: bool) -> tuple[Alternative, ...] | None:
