@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.commands import ROOT, document, shardlang
 from tests.families.test_families import FAMILIES, LAYER, PARALLEL_RESIDUAL
@@ -16,9 +17,38 @@ BY_HAND = {
     **{family: f"tests/families/{family}/tp.shard" for family in FAMILIES},
     "t5 example": "examples/t5/t5.shard",
     "llama example": "examples/llama/dp_tp.shard",
+    "uneven": "examples/uneven/heads.shard",
+    "ffn": "examples/gspmd_ffn/ffn.shard",
+    "mlp": "examples/megatron_mlp/mlp.shard",
+    "matmul": "examples/matmul/outer.shard",
+    "two towers": "examples/two_tower/two_tower.shard",
 }
-CONFIGS = {"t5 example": "examples/t5/t5.json", "llama example": "examples/llama/llama.json"}
-LABELS_12 = ("--input", "labels:i64[4, 12]")
+MODELS = {
+    "t5 example": "examples/t5/t5.json",
+    "llama example": "examples/llama/llama.json",
+    "uneven": "examples/uneven/llama.json",
+    "ffn": "examples/gspmd_ffn/ffn.py:build",
+    "mlp": "examples/megatron_mlp/mlp.py:build",
+    "matmul": "examples/matmul/matmul.py:build",
+    "two towers": "examples/two_tower/two_tower.py:build",
+}
+SIZES = ("--batch", "4", "--seq", "20")
+OPTIONS = {
+    "t5 example": (*SIZES, "--input", "labels:i64[4, 12]"),
+    "uneven": ("--batch", "7", "--seq", "11"),
+    "ffn": ("--arg", "d_model=64", "--arg", "d_ff=256", "--input", "x0:f32[8, 16, 64]"),
+    "mlp": (
+        "--arg", "width=24", "--arg", "inner=90",
+        "--input", "x:f32[6, 5, 24]", "--input", "target:f32[6, 5, 24]",
+    ),
+    "matmul": ("--arg", "k=10", "--arg", "n=7", "--input", "x:f32[6, 10]"),
+    "two towers": (
+        "--arg", "width=64", "--arg", "dropout=0.1", "--arg", "mode=train",
+        "--input", "user:f32[32, 128]", "--input", "item:f32[32, 128]",
+        "--input", "batch.labels.click:f32[32]",
+    ),
+}  # fmt: skip
+MESHES = {"ffn": "x=2,y=2", "matmul": "d=4", "two towers": "dp=4"}
 
 
 @functools.cache
@@ -32,16 +62,15 @@ def folder() -> Path:
 @functools.cache
 def written(model: str, mesh: str) -> tuple[Path, dict[str, Any]]:
     """The spec that is written for a model, and the document of the command."""
-    config = ROOT / CONFIGS.get(model, f"tests/families/{model}/config.json")
+    source = ROOT / MODELS.get(model, f"tests/families/{model}/config.json")
     path = folder() / f"{model.replace(' ', '_')}.{mesh}.shard"
-    more = LABELS_12 if model == "t5 example" else ()
-    sizes = ("--batch", "4", "--seq", "20")
-    return path, document("init", config, "--mesh", mesh, "-o", path, *sizes, *more)
+    options = OPTIONS.get(model, SIZES)
+    return path, document("init", source, "--mesh", mesh, "-o", path, *options)
 
 
 def on_four(model: str) -> tuple[Path, dict[str, Any]]:
-    """What is written for data and tensor parallelism."""
-    return written(model, "dp=2,tp=2")
+    """What is written for four devices, with tensor parallelism where the spec by hand has it."""
+    return written(model, MESHES.get(model, "dp=2,tp=2"))
 
 
 @functools.cache
@@ -59,7 +88,7 @@ def total_bytes(plan: dict[str, Any]) -> int:
 def test_it_moves_no_more_bytes_than_the_spec_by_hand(model: str) -> None:
     path, found = on_four(model)
     assert total_bytes(plan_of(path)) <= total_bytes(plan_of(ROOT / BY_HAND[model]))
-    assert found["percent"] >= 90
+    assert found["percent"] is None or found["percent"] >= 90
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -94,6 +123,28 @@ def test_the_written_spec_is_canonical_and_says_what_it_did() -> None:
     assert "# Matrices left whole over tp: cls.predictions.transform.dense.weight" in text
 
 
+def test_a_checkpoint_folder_is_a_model(tmp_path: Path) -> None:
+    """Its weights are those that the spec's model begins with."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.from_pretrained(ROOT / "tests/families/llama/config.json")
+    model = transformers.AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "weights")
+    path = tmp_path / "specs" / "llama.shard"
+    path.parent.mkdir()
+    document("init", tmp_path / "weights", "--mesh", "dp=2,tp=2", "-o", path, "--seq", "8")
+    assert 'model hf("../weights", task = "causal-lm")' in path.read_text()
+    assert document("verify", path)["gradients"]["max_error"] < 1e-9
+
+
+def test_arguments_are_written_as_literals(tmp_path: Path) -> None:
+    options = ("--arg", "hidden_act=relu", "--arg", "use_cache=false", "--arg", "mode=eval")
+    config = ROOT / "tests/families/llama/config.json"
+    path = tmp_path / "llama.shard"
+    document("init", config, "--mesh", "dp=2,tp=2", "-o", path, "--seq", "8", *options)
+    (line,) = (line for line in path.read_text().splitlines() if line.startswith("model"))
+    assert 'hidden_act = "relu", use_cache = false, mode = "eval")' in line
+
+
 def test_fsdp_alone_stores_everything_and_splits_the_batch() -> None:
     text = written("phi3", "fsdp=4")[0].read_text()
     assert 'store "**" over fsdp' in text
@@ -110,6 +161,10 @@ REFUSED = {
     "input malformed": ("model.py:narrow", ("--input", "x=3"), 1, "SH0353"),
     "input misnamed": ("model.py:narrow", ("--input", "y:f32[4, 4]"), 1, "SH0353"),
     "task unknown": ("config.json", ("--task", "poetry"), 1, "SH0352"),
+    "task as an argument": ("config.json", ("--arg", "task=base"), 1, "--task TASK"),
+    "no argument": ("config.json", ("--arg", "width"), 1, "--arg width=64"),
+    "argument twice": ("model.py:narrow", ("--arg", "a=1", "--arg", "a=2"), 1, "given twice"),
+    "attribute unknown": ("config.json", ("--arg", "depth=3"), 1, "no option `depth`"),
     "task of other models": ("config.json", ("--task", "audio-classification"), 1, "SH0352"),
     "no axis size": ("config.json", ("--mesh", "dp"), 2, "is no axis and its size"),
     "axis twice": ("config.json", ("--mesh", "dp=2,dp=2"), 2, "stands twice"),

@@ -35,7 +35,7 @@ class Written:
     Attributes:
         error: the worst error of loss, outputs and gradients; None where there is no proof.
         percent: the part of the bytes of all matrices that is split over the model axis.
-        sent: bytes that the busiest device sends in a step.
+        sent: bytes that the busiest device sends in a step, for the first mesh.
         by_hand: the same with the parameters laid out as in the zoo's own spec.
         seconds: time of writing and proving.
         finding: what was refused, or is wrong.
@@ -77,8 +77,10 @@ def prove_written(case: Case, mesh: str, folder: Path) -> Written:
     parts = [document["outputs"], document["gradients"]]
     error = max(part["max_error"] for part in parts if part is not None)
     seconds = time.perf_counter() - start
-    hand = sent_by(hand_written(case, path)) if "tp" in mesh else 0
-    return Written(mesh, error, percent, sent_by(path), hand, seconds)
+    if mesh != MESHES[0]:
+        return Written(mesh, error, percent, seconds=seconds)
+    by_hand = sent_by(hand_written(case, path))
+    return Written(mesh, error, percent, sent_by(path), by_hand, seconds)
 
 
 def arguments(case: Case, folder: Path) -> list[str | Path]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.model_zoo.init_table import section
 from tests.model_zoo.prove import Outcome
 from tests.model_zoo.specs import MESHES
 from tests.model_zoo.zoo import ZOO
@@ -64,7 +65,7 @@ def write_table(results: Mapping[str, Mapping[str, Outcome]]) -> None:
     text = "\n".join(lines) + "\n"
     if notes:
         text += "\n## Other layouts, and what does not work\n\n" + "\n".join(notes) + "\n"
-    TABLE.write_text(text)
+    TABLE.write_text(text + section())
 
 
 def _cell(outcome: Outcome | None) -> str:

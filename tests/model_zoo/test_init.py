@@ -1,0 +1,58 @@
+"""A sample of what `init` writes for the zoo; `python -m tests.model_zoo --init` proves it all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shardlang.proof.report import TOLERANCE
+from tests.model_zoo.init import REFUSED, meshes_of, prove_written
+from tests.model_zoo.init_table import load_written
+from tests.model_zoo.results import TABLE
+from tests.model_zoo.zoo import ZOO
+
+CASES = {case.name: case for case in ZOO}
+SAMPLE = [
+    ("gpt_neox", "fsdp=2,tp=2"),
+    ("electra", "dp=2,tp=2"),
+    ("convnext", "fsdp=4"),
+    ("wav2vec2", "dp=2,tp=2"),
+    ("olmoe", "dp=2,tp=2"),
+    ("qwen3_moe", "dp=2,ep=2"),
+    ("U-Net", "dp=2,tp=2"),
+]
+
+
+@pytest.mark.parametrize(("name", "mesh"), SAMPLE)
+def test_the_written_spec_verifies_as_it_stands(name: str, mesh: str, tmp_path: Path) -> None:
+    one = prove_written(CASES[name], mesh, tmp_path)
+    assert one.finding == ""
+    assert one.error is not None and one.error <= TOLERANCE
+    assert (one.percent is None) == ("tp" not in mesh)
+    assert one.percent is None or one.percent >= 90
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_traced_is_refused(name: str, tmp_path: Path) -> None:
+    one = prove_written(CASES[name], "dp=2,tp=2", tmp_path)
+    assert one.code == REFUSED[name]
+    assert ";" not in one.finding
+
+
+def test_the_results_are_whole() -> None:
+    results = load_written()
+    for case in ZOO:
+        found = results[case.name]
+        assert sorted(found) == sorted(meshes_of(case)), case.name
+        for one in found.values():
+            assert one.code == REFUSED.get(case.name, "")
+            assert one.ok == (case.name not in REFUSED)
+            assert (one.error or 0.0) <= TOLERANCE
+            assert one.percent is None or one.percent >= 90, case.name
+
+
+def test_the_page_shows_every_result() -> None:
+    text = TABLE.read_text().partition("## Specs that `init` writes")[2]
+    assert [case.name for case in ZOO if f"\n| {case.name} |" not in text] == []
+    assert "not run" not in text
