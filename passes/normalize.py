@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from shardlang.passes.expose_groups import expose_groups
 from shardlang.passes.expose_randomness import expose_randomness
 from shardlang.passes.functionalize import functionalize
 from shardlang.passes.inline_regions import inline_regions
@@ -14,7 +15,7 @@ from shardlang.passes.simplify import simplify
 
 @dataclass(frozen=True, slots=True)
 class Normalize:
-    """Inline regions, make writes functional, expose hidden randomness, and simplify.
+    """Inline regions, make writes functional, expose hidden randomness and groups, and simplify.
 
     Reads `val`, `module` and `source` of every node's meta, and of placeholders `kind` and
     `trainable`. The result's output node keeps its operands; `run` also returns the final value of
@@ -33,6 +34,7 @@ class Normalize:
         final = functionalize(graph)
         _keep(graph, final)
         expose_randomness(graph)
+        expose_groups(graph)
         simplify(graph)
         final = _release(graph, final)
         graph.lint()

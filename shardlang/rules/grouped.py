@@ -10,9 +10,9 @@ import torch
 
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
-from shardlang.rules.local_grouped import grouped_mm_here, grouped_rows_here
+from shardlang.rules.local_grouped import grouped_mm_here
 from shardlang.rules.local_shape import place
-from shardlang.rules.registry import late_rule, rule
+from shardlang.rules.registry import rule
 
 
 def _local(call: Call, sharding: Sharding) -> LocalCall:
@@ -30,17 +30,4 @@ rule(
 rule(
     torch.ops.shardlang.grouped_outer.default,
     spec="s i, s o, s -> e! i o", linear=["x", "y"], passes=False,
-)  # fmt: skip
-
-
-def _local_rows(call: Call, sharding: Sharding) -> LocalCall:
-    rows, groups = sharding.factors["s"], sharding.factors["e"]
-    if not rows.axes and not groups.axes:
-        return call.replace()
-    return grouped_rows_here, (*call.operands, place(rows), place(groups)), {}
-
-
-late_rule(
-    "transformers::grouped_mm_fallback",
-    spec="s i, e i o, n! -> s o", linear=["input", "weight"], localize=_local_rows, passes=False,
 )  # fmt: skip

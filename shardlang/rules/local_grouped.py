@@ -70,16 +70,3 @@ def grouped_mm_here(x: Tensor, weight: Tensor, groups: Tensor, at: Place, total:
     found = local_positions(groups, at, count, total)
     made: Tensor = grouped_mm(x, weight, torch.where(found < 0, count, found))
     return made
-
-
-def grouped_rows_here(x: Tensor, weight: Tensor, ends: Tensor, rows: Place, at: Place) -> Tensor:
-    """The product of sorted rows, whose groups end at `ends`, with this device's matrices."""
-    count = weight.shape[0]
-    numbers = torch.arange(x.shape[0], device=x.device) + rows if isinstance(rows, int) else (
-        torch.tensor(rows, dtype=torch.int64, device=x.device)
-    )  # fmt: skip
-    groups = torch.searchsorted(ends.to(torch.int64), numbers, right=True)
-    padded = local_positions(groups.clamp(max=len(ends) - 1), at, count, len(ends))
-    outside = (padded < 0) | (groups >= len(ends))
-    made: Tensor = grouped_mm(x, weight, torch.where(outside, count, padded))
-    return made

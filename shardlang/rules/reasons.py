@@ -28,7 +28,6 @@ REASONS: dict[str, str] = {
     "aten.is_same_size.default": "its result is a Python value, known when the model is traced",
     "aten._linalg_check_errors.default": "it has no result, only an error that depends on data",
     "aten._scaled_mm.default": "8-bit floats have no float64 form to prove a program by",
-    "aten._grouped_mm.default": "it has no float64 form to prove a program by; the experts of "
-    "Hugging Face models are traced as `shardlang::grouped_mm`",
+    "aten._grouped_mm.default": "when it is traced, it is written as `shardlang::grouped_mm`",
 }
 """Reasons by overload."""

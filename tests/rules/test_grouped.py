@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from shardlang.proof.rules.own import below, numbers
@@ -43,11 +42,3 @@ def test_product() -> None:
 def test_gradient_of_the_matrices() -> None:
     op = torch.ops.shardlang.grouped_outer.default
     assert failures_of(op, numbers(7, 6), numbers(7, 4), GROUPS, 5) == []
-
-
-@pytest.mark.parametrize("ends", [[1, 1, 4, 5, 7], [0, 3, 3, 3, 5]])
-def test_sorted_rows_of_transformers(ends: list[int]) -> None:
-    pytest.importorskip("transformers.integrations.moe")
-    op = torch.ops.transformers.grouped_mm_fallback.default
-    found = torch.tensor(ends, dtype=torch.int32)
-    assert failures_of(op, numbers(7, 6), numbers(5, 6, 4), found) == []
