@@ -34,12 +34,14 @@ class BindRules:
         cache: dict[Any, Rule] = {}
         for node in graph.graph.nodes:
             if not (node.op == "output" or is_item(node) or is_step(node)):
-                bind_node(node, cache)
+                bind_node(node, cache, graph.fast_random)
         mark_gradients(graph)
         return graph
 
 
-def bind_node(node: fx.Node, cache: dict[Any, Rule] | None = None) -> None:
+def bind_node(
+    node: fx.Node, cache: dict[Any, Rule] | None = None, fast_random: bool = False
+) -> None:
     """Attach an unsharded `Sharding` to one node."""
     if node.op == "placeholder" or node.target is constrain:
         node.meta["sharding"] = Sharding.whole(_identity(node))
@@ -48,7 +50,7 @@ def bind_node(node: fx.Node, cache: dict[Any, Rule] | None = None) -> None:
     key = _key(call)
     found = cache.get(key) if cache is not None else None
     if found is None:
-        found = _bind(call)
+        found = _bind(call, fast_random)
         if cache is not None:
             cache[key] = found
     node.meta["sharding"] = Sharding.whole(found)
@@ -62,14 +64,14 @@ def _identity(node: fx.Node) -> Rule:
     return bind(f"{dims} -> {dims}", [shape], [shape], linear=[frozenset({0})])
 
 
-def _bind(call: Call) -> Rule:
+def _bind(call: Call, fast_random: bool) -> Rule:
     declared = find(call.target)
     node = call.node
     if declared is None:
         message = f"no sharding rule for the op {describe(node)}"
         raise ShardError("SH0401", message, node=node, help=_remedy(call))
     try:
-        return declared.bind(call)
+        return declared.bind(call, fast_random)
     except NotationError as error:
         raise ShardError(
             "SH0402",

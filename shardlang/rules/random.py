@@ -96,13 +96,6 @@ rule(
     aten.native_dropout, spec=_same, localize=_native_dropout, fast=_native_dropout_apart,
     random=True,
 )  # fmt: skip
-# These draw a number of times that depends on the data, or mix their draws: everything stays whole.
-rule(
-    aten.alpha_dropout, aten.feature_alpha_dropout, aten.rrelu, aten.poisson, aten.binomial,
-    aten.multinomial, aten._standard_gamma, aten._sample_dirichlet,
-    aten.rrelu_with_noise_functional,
-    spec=whole, random=True,
-)  # fmt: skip
 
 
 def _made(call: Call) -> str:
@@ -129,6 +122,44 @@ rule(
     aten.rand.default, aten.randn.default, aten.randint.default, aten.randint.low,
     aten.normal.float_float,
     spec=_made, localize=_draw, fast=_draw_apart, random=True,
+)  # fmt: skip
+
+
+def _alpha_dropout_apart(call: Call, sharding: Sharding, source: Streams) -> LocalCall:
+    if not call["train"] or not call["p"]:
+        return call.replace()
+    dims = 2 if call.target is aten.feature_alpha_dropout.default else None
+    stream = _stream(sharding.result(), source, dims)
+    return streams.alpha_dropped_apart, (call["input"], *stream, call["p"], dims), {}
+
+
+def _rrelu_apart(call: Call, sharding: Sharding, source: Streams) -> LocalCall:
+    if not call["training"]:
+        return call.replace()
+    slopes = streams.on_stream(aten.uniform.default)
+    stream = _stream(sharding.result(), source)
+    return streams.rrelu_apart, (slopes, call["self"], *stream, call["lower"], call["upper"]), {}
+
+
+def _rows(call: Call) -> str:
+    """Samples of each row of weights, `b... k` to `b... n`."""
+    batch = names_of(len(call.out) - 1)
+    return signature([tensor([*batch, "k!"])], [tensor([*batch, "n!"])])
+
+
+# The mask is mixed into the values, or the number of draws depends on the data: one device's draws
+# are no sum of its parts' draws, and in the exact mode everything stays whole.
+rule(
+    aten.alpha_dropout, aten.feature_alpha_dropout,
+    spec=whole, fast_spec=_same, fast=_alpha_dropout_apart, random=True,
+)  # fmt: skip
+rule(aten.rrelu, spec=whole, fast_spec=_same, fast=_rrelu_apart, random=True)
+rule(aten.poisson, spec=whole, fast_spec=_same, fast=_draw_apart, random=True)
+rule(aten.binomial, spec=whole, fast_spec=broadcast, fast=_draw_apart, random=True)
+rule(aten.multinomial, spec=whole, fast_spec=_rows, fast=_draw_apart, random=True)
+rule(
+    aten._standard_gamma, aten._sample_dirichlet, aten.rrelu_with_noise_functional,
+    spec=whole, random=True,
 )  # fmt: skip
 # A permutation is no set of independent draws: each device makes the whole one.
 rule(aten.randperm.default, spec=_made, localize=_draw, random=True)

@@ -50,6 +50,7 @@ class OpRule:
         localize: rewrites the arguments that hold global sizes; default: none do.
         fast: for a random op, the same where shards draw from streams of their own; an op without
             one draws in the exact mode always.
+        fast_spec: the notation where shards draw apart, if it is another one.
         lower: rewrites the op into simpler ones where a `~` factor is split.
     """
 
@@ -57,19 +58,21 @@ class OpRule:
     linear: Linear = ()
     localize: Localize | None = None
     fast: LocalizeFast | None = None
+    fast_spec: Spec | None = None
     lower: Lower | None = None
     reduce: str = "sum"
     passes: bool = True
     random: bool | Callable[[Call], bool] = False
     detached: bool = False
 
-    def bind(self, call: Call) -> Rule:
-        """The rule of one call.
+    def bind(self, call: Call, fast: bool = False) -> Rule:
+        """The rule of one call; if `fast`, shards draw random numbers apart.
 
         Raises:
             NotationError: the rule does not fit the call.
         """
-        text = self.spec if isinstance(self.spec, str) else self.spec(call)
+        spec = self.fast_spec if fast and self.fast_spec is not None else self.spec
+        text = spec if isinstance(spec, str) else spec(call)
         sets = self.linear(call) if callable(self.linear) else self.linear
         return bind(
             text,

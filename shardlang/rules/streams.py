@@ -136,8 +136,12 @@ def dropped_apart(
     x: Tensor, key: Tensor, draw: int, part: int, p: float, dims: int | None = None
 ) -> Tensor:
     """Dropout of this device's part; with `dims`, whole slices of the first so many dims."""
-    size = x.shape if dims is None else (*x.shape[:dims], *[1] * (x.dim() - dims))
-    return _scaled(x, _kept(key, draw, part, size, p, device=x.device), p)
+    return _scaled(x, _kept(key, draw, part, _size(x, dims), p, device=x.device), p)
+
+
+def _size(x: Tensor, dims: int | None) -> Sequence[int]:
+    """The size of a mask: ones behind the first `dims` dims."""
+    return x.shape if dims is None else (*x.shape[:dims], *[1] * (x.dim() - dims))
 
 
 def dropped_with_mask_apart(
@@ -154,3 +158,27 @@ def _scaled(x: Tensor, kept: Tensor, p: float) -> Tensor:
     if x.dtype.itemsize < 4:
         return x * kept * scale  # the scale itself would be rounded
     return x * kept.to(x.dtype).mul_(scale)
+
+
+_ALPHA = 1.7580993408473766
+"""Minus the limit of SELU (Klambauer et al., 2017), which alpha dropout puts for what it drops."""
+
+
+def alpha_dropped_apart(
+    x: Tensor, key: Tensor, draw: int, part: int, p: float, dims: int | None = None
+) -> Tensor:
+    """Alpha dropout of this device's part, which keeps mean and variance, as ATen's."""
+    mask: Tensor = _kept(key, draw, part, _size(x, dims), p, device=x.device)
+    kept = mask.to(x.dtype)
+    if p == 1:
+        return x * kept
+    scale: float = ((_ALPHA**2 * p + 1) * (1 - p)) ** -0.5
+    return x * (kept * scale) + ((kept - 1) * (_ALPHA * scale) + _ALPHA * scale * p)
+
+
+def rrelu_apart(
+    op: OpOverload, x: Tensor, key: Tensor, draw: int, part: int, lower: float, upper: float
+) -> Tensor:
+    """Leaky ReLU with random slopes, which `op` draws for this device's part."""
+    slope = op(key, draw, part, x.detach(), float(lower), float(upper))
+    return torch.where(x > 0, x, x * slope)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random as chance
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from shardlang.proof.draws import Parts, parts_of
 from shardlang.proof.rules.assignments import assignments
 from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.check import Case, program_of
-from shardlang.proof.rules.prove import failures_of
+from shardlang.proof.rules.prove import Tally, failures_of, prove_call
 from shardlang.rules import random, streams
 from shardlang.rules.registry import RULES, Streams
 
@@ -33,6 +34,14 @@ CALLS: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
     (aten.dropout.default, (X, 0.4, False), {}),
     (aten.feature_dropout.default, (IMAGE, 0.4, True), {}),
     (aten.native_dropout.default, (X, 0.4, True), {}),
+    (aten.alpha_dropout.default, (X, 0.4, True), {}),
+    (aten.feature_alpha_dropout.default, (IMAGE, 0.4, True), {}),
+    (aten.rrelu.default, (X, 0.1, 0.3, True), {}),
+    (aten.rrelu.default, (X, 0.1, 0.3, False), {}),
+    (aten.poisson.default, (X.exp(),), {}),
+    (aten.binomial.default, (X.exp().ceil(), X.sigmoid()), {}),
+    (aten.multinomial.default, (X.exp(), 3), {}),
+    (aten.multinomial.default, (X.exp(), 9, True), {}),
     (aten.rand.default, ([5, 7],), F64),
     (aten.randn.default, ([5, 7],), F64),
     (aten.randint.default, (9, [5, 7]), {}),
@@ -64,7 +73,10 @@ def test_every_split_equals_its_parts_put_together(
     call: tuple[Any, tuple[Any, ...], dict[str, Any]],
 ) -> None:
     target, args, kwargs = call
-    assert [str(failure) for failure in failures_of(target, *args, **kwargs)] == []
+    tally, chooser = Tally(), chance.Random(0)
+    found = list(prove_call(str(target), AtenCall(target, args, kwargs), tally, chooser))
+    assert [str(failure) for failure in found] == []
+    assert tally.assignments > 0
 
 
 def test_every_op_with_a_fast_mode_is_tried() -> None:
@@ -91,7 +103,7 @@ def test_a_wrong_part_is_found(
 
 def test_a_channel_is_dropped_as_a_whole_where_its_rows_are_split() -> None:
     case = Case(AtenCall(aten.feature_dropout.default, (torch.ones(3, 4, 6, 2), 0.5, True), {}))
-    rule, tried = case.rule(), 0
+    rule, tried = case.rule(fast=True), 0
     for assignment in assignments(rule):
         sharding = assignment.sharding(rule)
         if sharding is None or not sharding.result().dims[2].axes:
@@ -104,6 +116,36 @@ def test_a_channel_is_dropped_as_a_whole_where_its_rows_are_split() -> None:
         assert (drawn == drawn[:, :, :1, :1]).all()
         tried += 1
     assert tried > 2
+
+
+@pytest.mark.parametrize(
+    ("plain", "apart", "dims"),
+    [
+        (aten.dropout.default, streams.dropped_apart, None),
+        (aten.feature_dropout.default, streams.dropped_apart, 2),
+        (aten.alpha_dropout.default, streams.alpha_dropped_apart, None),
+        (aten.feature_alpha_dropout.default, streams.alpha_dropped_apart, 2),
+    ],
+)
+@pytest.mark.parametrize("p", [0.3, 1.0])
+def test_a_part_is_dropped_as_the_plain_op_would_with_its_stream(
+    plain: Any, apart: Any, dims: int | None, p: float
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(streams.stream_seed(5, 2, 1))
+        expected = plain(IMAGE, p, True)
+    found = apart(IMAGE, torch.tensor(5), 2, 1, p, dims)
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
+
+
+def test_slopes_of_rrelu_lie_between_its_bounds() -> None:
+    x = torch.linspace(-4, 4, 5000, dtype=torch.float64)
+    op = streams.on_stream(aten.uniform.default)
+    ratio = streams.rrelu_apart(op, x, torch.tensor(5), 2, 1, 0.1, 0.3) / x
+    assert (ratio[2500:] == 1).all()
+    assert ratio[:2500].min() >= 0.1
+    assert ratio[:2500].max() <= 0.3
+    assert abs(ratio[:2500].mean() - 0.2) < 5 * (0.2 / 12**0.5) / 50
 
 
 def test_no_two_parts_of_a_draw_have_one_seed() -> None:

@@ -59,9 +59,10 @@ class Case:
     fake: FakeTensorMode = field(default_factory=FakeTensorMode)
     references: dict[frozenset[int], Reference] = field(default_factory=dict)
 
-    def rule(self) -> Rule:
-        """The rule of the call."""
+    def rule(self, fast: bool = False) -> Rule:
+        """The rule of the call; if `fast`, where shards draw apart."""
         graph, node = build(self, frozenset(), None)
+        graph.fast_random = fast
         BindRules().run(graph)
         return sharding_of(node).rule
 
@@ -239,28 +240,28 @@ def _place_leaf(graph: ShardGraph, node: fx.Node, layout: Layout, partial: bool)
     own.factors = {name: sharding.factors[name] for name in own.factors}
 
 
-def check(case: Case, assignment: Assignment, sharding: Sharding) -> None:
-    """Compare results and gradients; of a random op in its fast mode too.
+def check(case: Case, assignment: Assignment, sharding: Sharding, fast: bool = False) -> None:
+    """Compare results and gradients.
+
+    Args:
+        fast: shards draw apart.
 
     Raises:
         MismatchError: they differ.
     """
     partial = frozenset().union(*sharding.linear.values()) if sharding.linear else frozenset()
-    program = program_of(case, assignment, sharding)
-    _check_program(program, case.reference(partial))
-    if _draws_apart(case):
-        apart = program_of(case, assignment, sharding, fast=True)
-        _check_program(apart, _put_together(case, partial, apart))
+    program = program_of(case, assignment, sharding, fast)
+    _check_program(program, _put_together(case, partial, program))
 
 
-def _draws_apart(case: Case) -> bool:
-    """Whether the op has a fast mode."""
-    declared = find(case.call.target)
-    return declared is not None and declared.fast is not None
+def modes_of(target: Any) -> tuple[bool, ...]:
+    """In which modes a call of an op is checked: `fast` or not."""
+    declared = find(target)
+    return (False, True) if declared is not None and declared.fast is not None else (False,)
 
 
 def _put_together(case: Case, partial: frozenset[int], program: LocalProgram) -> Reference:
-    """The op with the draws of the program's shards."""
+    """The plain op, or where shards draw apart, with their draws."""
     drawn = [node for node in program.graph.nodes if parts_of(node) is not None]
     if not drawn:
         return case.reference(partial)

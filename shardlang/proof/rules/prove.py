@@ -11,7 +11,7 @@ from typing import Any
 from shardlang.ir.compat import DataDependentOutputException, DynamicOutputShapeException
 from shardlang.proof.rules.assignments import assignments
 from shardlang.proof.rules.calls import AtenCall
-from shardlang.proof.rules.check import Case, check
+from shardlang.proof.rules.check import Case, check, modes_of
 from shardlang.proof.rules.samples import Skipped
 from shardlang.rules.notation import Refusal
 from shardlang.rules.writing import rule_text
@@ -138,26 +138,27 @@ def _prove(
     proven.samples += 1
     try:
         case = Case(call)
-        rule = case.rule()
+        rules = [(mode, case.rule(mode)) for mode in modes_of(call.target)]
     except Exception as error:  # whatever a wrong rule raises is a finding
         if _is_refusal(error):
             proven.refused += 1
         else:
             yield tally.fail(target, Failure(name, str(call), "binding", _reason(error)))
         return
-    proven.add_rule(rule_text(rule))
-    pairs = [(a, a.sharding(rule)) for a in assignments(rule)]
-    legal = [(a, s) for a, s in pairs if s is not None]
+    for _, rule in rules:
+        proven.add_rule(rule_text(rule))
+    pairs = [(fast, a, a.sharding(rule)) for fast, rule in rules for a in assignments(rule)]
+    legal = [(fast, a, s) for fast, a, s in pairs if s is not None]
     if most is not None and len(legal) > most:
         legal = chooser.sample(legal, most)
     wrong = 0
-    for assignment, sharding in legal:
+    for fast, assignment, sharding in legal:
         if wrong == 3:
             return
         tally.assignments += 1
         proven.assignments += 1
         try:
-            check(case, assignment, sharding)
+            check(case, assignment, sharding, fast)
         except Exception as error:
             wrong += 1
             yield tally.fail(target, Failure(name, str(call), str(assignment), _reason(error)))
