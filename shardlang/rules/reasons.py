@@ -29,5 +29,6 @@ REASONS: dict[str, str] = {
     "aten._linalg_check_errors.default": "it has no result, only an error that depends on data",
     "aten._scaled_mm.default": "8-bit floats have no float64 form to prove a program by",
     "aten._grouped_mm.default": "when it is traced, it is written as `shardlang::grouped_mm`",
+    "prims.fma.default": "inductor's own op for code that it compiles, known once it is loaded",
 }
 """Reasons by overload."""
