@@ -18,6 +18,7 @@ from shardlang.passes.lower import Lower
 from shardlang.passes.place_storage import PlaceStorage
 from shardlang.passes.propagate import Propagate
 from shardlang.passes.record_layouts import RecordLayouts
+from shardlang.passes.repeat_heads import RepeatHeads
 from shardlang.passes.route_rows import RouteRows
 from shardlang.passes.type_gradients import TypeGradients
 from shardlang.passes.verify_graph import verify_graph
@@ -33,6 +34,7 @@ class Pass(Protocol):
 
 
 PROPAGATE: tuple[Pass, ...] = (
+    RepeatHeads(),
     BindRules(),
     AlignUnits(),
     Propagate(),
