@@ -15,7 +15,7 @@ from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local_shape import place
 from shardlang.rules.registry import Emit, rule
-from shardlang.rules.shapes import one_dim, reduction, signature, some_dims
+from shardlang.rules.shapes import one_dim, reduction, signature, some_dims, wide_dtype
 from shardlang.rules.softmax import in_dtype, in_wide, shifted
 from shardlang.rules.writing import tensor
 
@@ -252,10 +252,17 @@ rule(aten.any, spec=_lowered, lower=_truth(True), detached=True)
 rule(aten.all, spec=_lowered, lower=_truth(False), detached=True)
 
 
+def _wide(call: Call) -> torch.dtype:
+    """The dtype to compute in: integers and booleans are taken as what they give."""
+    have = call["self"].meta["val"].dtype
+    exact = have.is_floating_point or have.is_complex
+    return wide_dtype(have if exact else call.results[0].dtype)
+
+
 def _lower_logsumexp(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     """Maximum plus the logarithm of the global sum of powers."""
     dims = list(some_dims(call))
-    moved, best = shifted(emit, in_wide(emit, call["self"]), dims)
+    moved, best = shifted(emit, in_wide(emit, call["self"], _wide(call)), dims)
     total = emit(aten.sum.dim_IntList, emit(aten.exp.default, moved), dims, True)
     made = emit(aten.add.Tensor, emit(aten.log.default, total), best)
     return in_dtype(emit, _squeezed(emit, made, dims, _keepdim(call)), call.results[0].dtype)

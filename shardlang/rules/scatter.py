@@ -78,7 +78,10 @@ rule(
 
 
 def _reduce_linear(call: Call) -> list[str]:
-    return ["self src"] if call["reduce"] in ("sum", "add", "mean") else []
+    """Sums; means too, but of integers they are rounded."""
+    exact = call.results[0].dtype.is_floating_point or call.results[0].dtype.is_complex
+    linear = ("sum", "add", "mean") if exact else ("sum", "add")
+    return ["self src"] if call["reduce"] in linear else []
 
 
 rule(

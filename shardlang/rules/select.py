@@ -7,6 +7,7 @@ import torch
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local_shape import place, select_here, select_scatter_here, triangle_here
+from shardlang.rules.notation import Refusal
 from shardlang.rules.registry import rule
 from shardlang.rules.writing import arrow, names, swapped, tensors, with_whole, without
 
@@ -57,8 +58,14 @@ rule(
 
 
 def _unbind(call: Call) -> str:
+    """
+    Raises:
+        Refusal: there is nothing to give.
+    """
     dims = names(len(call.shapes[0]))
     at = call.dim()
+    if not call.shapes[0][at]:
+        raise Refusal("a dim of size 0 gives no result at all")
     results = [without(dims, at)] * len(call.result_shapes)
     return f"{tensors([swapped(dims, at, 'k!')])} -> {tensors(results)}"
 
