@@ -244,6 +244,11 @@ CODES: dict[str, Code] = {
         "missing or ambiguous value",
         "A module's tensor does not exist, or there are several.",
     ),
+    "SH0361": Code(
+        "state that is not traced",
+        "The forward changes a Python attribute, or Python draws its random numbers. The traced"
+        " program keeps what they were while it was traced.",
+    ),
     # SH04xx: propagation and resharding
     "SH0401": Code("op without a rule", "No sharding rule says how the op may be split."),
     "SH0402": Code(

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from shardlang.capture import CaptureError
 from shardlang.capture.errors import ModelLine, is_installed, shown
+from shardlang.capture.state import Remark
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error
 from shardlang.ir.graph import ShardError
 from shardlang.spec.types import Spec
 
 
-def at_model(failure: CaptureError | ShardError, spec: Spec) -> Diagnostic:
-    """The diagnostic for a failure that the model's code caused."""
+def at_model(failure: CaptureError | ShardError | Remark, spec: Spec) -> Diagnostic:
+    """The diagnostic for what the model's code caused."""
     stated = _statement(getattr(failure, "input", ""), spec)
     place, labels, notes = places(failure.source, stated)
     if module := getattr(failure, "module", ""):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -228,6 +228,7 @@ def compile_spec(
     binding, found = bind(spec, names_of(captured))
     if binding is None or has_errors(found):
         raise CompileError(found)
+    found += [replace(at_model(remark, spec), severity="warning") for remark in captured.remarks]
     placements = placements_of(spec, binding, captured)
     try:
         graph = run_passes(build_graph(captured, placements), passes)

@@ -26,6 +26,7 @@ CODES: dict[str, str] = {
     "SH0358": "the model holds a construct that cannot be traced or sharded",
     "SH0359": "a checkpoint does not fit the model",
     "SH0360": "a module's value does not exist or is ambiguous",
+    "SH0361": "the forward keeps state that is not traced",
 }
 
 

@@ -21,9 +21,11 @@ from shardlang.capture.naming import (
     strip_prefix,
 )
 from shardlang.capture.nest import Skeleton, skeleton, tensors
+from shardlang.capture.own_backward import check_own_backwards
 from shardlang.capture.silence import quiet
 from shardlang.capture.source import InputSpec, ModelSource
 from shardlang.capture.stacks import full_stacks
+from shardlang.capture.state import Remark, Snapshot
 from shardlang.capture.tape import CannotReplayError
 from shardlang.capture.types import Captured, Leaf
 from shardlang.capture.unseen import (
@@ -66,6 +68,7 @@ class _Seen:
     """What tracing observes; export resets the attributes of modules, so it is kept apart."""
 
     output: Skeleton | None = None
+    remarks: tuple[Remark, ...] = ()
 
 
 class _Call(nn.Module):
@@ -79,10 +82,12 @@ class _Call(nn.Module):
         self.seen = _Seen()
 
     def forward(self, *flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        before = Snapshot.of(self.model_)
         with assigned_buffers_written(self.model_):
             result = self.source.call(self.model_, dict(zip(self.names, flat, strict=True)))
         check_output(result)
         self.seen.output = skeleton(result)
+        self.seen.remarks = tuple(before.remarks(Snapshot.of(self.model_)))
         return tuple(tensor for _, tensor in tensors(result))
 
 
@@ -95,15 +100,35 @@ def _export(
     train = call.source.mode == "train"
     try:
         with (
-            quiet(), refuse_unseen(train), marking(call.model_, mark), export_patches(specs),
-            full_stacks(),
+            quiet(), refuse_unseen(train) as used, export_patches(specs),
+            marking(call.model_, mark), full_stacks(),
         ):  # fmt: skip
-            return torch.export.export(call, fakes, strict=False)
+            program = torch.export.export(call, fakes, strict=False)
+        check_own_backwards(used)
+        if call.seen.remarks and deferred.recorded:
+            call.seen.remarks = _lasting(call, fakes, specs)
+        return program
     except CaptureError as error:
         source = error.source or model_line(error)
         raise CaptureError(error.code, error.message, help=error.help, source=source) from None
     except Exception as error:
         raise explain_failure(error, call.source.advice) from error
+
+
+def _lasting(
+    call: _Call, fakes: Sequence[torch.Tensor], specs: list[InputSpec]
+) -> tuple[Remark, ...]:
+    """The remarks that a second forward gives too: what it only sets up once needs none."""
+    output, first = call.seen.output, call.seen.remarks
+    try:
+        with quiet(), export_patches(specs), call.source.deferred.fake_mode:
+            call(*fakes)
+            call(*fakes)
+    except Exception:
+        return first
+    finally:
+        call.seen.output = output
+    return call.seen.remarks
 
 
 def _finish(source: ModelSource, call: _Call, program: torch.export.ExportedProgram) -> Captured:
@@ -129,6 +154,7 @@ def _finish(source: ModelSource, call: _Call, program: torch.export.ExportedProg
         constants=_constants(source.deferred, program, named),
         output=output,
         forward_names=source.forward_names,
+        remarks=call.seen.remarks,
     )
 
 

@@ -11,6 +11,7 @@ from torch import fx
 
 from shardlang.capture.errors import CaptureError
 from shardlang.capture.nest import Skeleton, flatten_call, nest
+from shardlang.capture.state import Remark
 
 ValueKey = tuple[str, str, str]
 """(module name, `"in"` or `"out"`, selector such as `""`, `"0"`, `"logits"`)."""
@@ -61,6 +62,8 @@ class Captured:
     - leaves and placeholders correspond one to one, in order;
     - no node changes one of its operands, and no node's value depends on the grad mode;
     - `constants` holds the value of every constant and of every buffer outside the state dict.
+
+    `remarks` are warnings about what the graph does not hold.
     """
 
     graph: fx.Graph
@@ -72,6 +75,7 @@ class Captured:
     output: Skeleton
     forward_names: tuple[str, ...]
     repeats: dict[ValueKey, tuple[fx.Node, ...]] = field(default_factory=dict)
+    remarks: tuple[Remark, ...] = ()
 
     def leaf(self, name: str) -> Leaf:
         """The leaf of that name or alias."""

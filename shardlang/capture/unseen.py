@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from shardlang.capture.errors import CaptureError
 from shardlang.capture.nest import children, tensors
+from shardlang.capture.own_backward import Used
 from shardlang.capture.types import Leaf
 from shardlang.ir.compat import BACKWARD_ENGINE, LIBRARY_FUNCTIONS, tree_leaves
 from shardlang.passes.fx_edit import argument, is_op
@@ -25,19 +26,21 @@ aten = torch.ops.aten
 
 
 @contextlib.contextmanager
-def refuse_unseen(train: bool) -> Iterator[None]:
+def refuse_unseen(train: bool) -> Iterator[list[Used]]:
     """Raise SH0358 inside the body where the model deals with gradients by itself.
 
-    Asking for a gradient is refused always, defining or changing one where gradients matter.
+    Asking for a gradient is refused always, changing one where gradients matter. Yields the list of
+    the autograd functions of the model's own that are used, to be checked behind the body.
     """
+    used: list[Used] = []
     apply = torch.autograd.Function.apply.__func__  # type: ignore[attr-defined]
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(*BACKWARD_ENGINE, _refuse_backward))
         if train:
-            checked = classmethod(_checked_apply(apply))
+            checked = classmethod(_checked_apply(apply, used))
             stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", checked))
             stack.enter_context(mock.patch.object(torch.Tensor, "register_hook", _refuse_hook))
-        yield
+        yield used
 
 
 def _refuse_backward(*_args: Any, **_kwargs: Any) -> NoReturn:
@@ -56,8 +59,8 @@ def _refuse_hook(_self: torch.Tensor, _hook: Callable[..., Any]) -> NoReturn:
     )
 
 
-def _checked_apply(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """`Function.apply` that refuses a model's own gradient where one flows."""
+def _checked_apply(apply: Callable[..., Any], used: list[Used]) -> Callable[..., Any]:
+    """`Function.apply` that notes a model's own gradient where one flows."""
 
     def checked(kind: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
         if kind.__module__.startswith(LIBRARY_FUNCTIONS) or not torch.is_grad_enabled():
@@ -69,22 +72,12 @@ def _checked_apply(apply: Callable[..., Any]) -> Callable[..., Any]:
                 help="write `checkpoint(..., use_reentrant=False)`",
             )
         if _needs_gradient((args, kwargs)):
-            raise _own_backward(kind.__name__)
+            used.append(Used.of(kind, args))
         made = apply(kind, *args, **kwargs)
         torch.set_grad_enabled(True)  # a `no_grad` within leaves tracing in the mode of `forward`
         return made
 
     return checked
-
-
-def _own_backward(name: str) -> CaptureError:
-    """The error for an autograd function of the model's own."""
-    return CaptureError(
-        "SH0358",
-        f"`{name}` has a backward of its own, which a traced graph does not hold",
-        help="call it in a function marked `@shardlang.local(...)`, see docs/extending.md; or use"
-        " operators alone: `x + (f(x) - x).detach()` has a straight-through gradient",
-    )
 
 
 def _needs_gradient(tree: Any) -> bool:

@@ -29,7 +29,7 @@ def command(context: Context, spec_path: str, shrink: bool, seed: int) -> None:
 
     spec = context.load_spec(spec_path)
     try:
-        report = verify_compiled(spec, shrink=shrink, seed=seed, say=context.say)
+        report = verify_compiled(context.compile(spec), shrink=shrink, seed=seed, say=context.say)
     except CompileError as failure:
         context.add(failure.diagnostics)
         context.fail()

@@ -10,7 +10,6 @@ from shardlang.proof.memory import available_bytes, estimate_bytes, readable
 from shardlang.proof.report import Report
 from shardlang.proof.shrink import CannotShrink, check_same_decisions, shrink
 from shardlang.proof.verify import verify
-from shardlang.spec.types import Spec
 
 
 def _silent(_: str) -> None:
@@ -18,25 +17,28 @@ def _silent(_: str) -> None:
 
 
 def verify_compiled(
-    spec: Spec, *, shrink: bool = False, seed: int = 0, say: Callable[[str], None] = _silent
+    compiled: Compiled,
+    *,
+    shrink: bool = False,
+    seed: int = 0,
+    say: Callable[[str], None] = _silent,
 ) -> Report:
-    """Compile and prove a spec.
+    """Prove a compiled spec.
 
     Args:
         shrink: prove a smaller model with the same decisions.
         say: receives a line of progress.
 
     Raises:
-        CompileError: the spec does not compile, needs too much memory, or cannot be shrunk.
+        CompileError: the proof needs too much memory, or the model cannot be shrunk.
         ShardError: its float64 form cannot be sharded.
     """
-    compiled = compile_spec(spec)
     cut: tuple[str, ...] = ()
     if shrink:
         compiled, cut = _shrunk(compiled)
         say("cut: " + "; ".join(cut))
     _check_memory(compiled)
-    say(f"simulating {spec.mesh.devices} devices")
+    say(f"simulating {compiled.spec.mesh.devices} devices")
     report = verify(
         compiled.captured, compiled.placements, compiled.source, compiled.inputs,
         seed=seed, train=compiled.train,
