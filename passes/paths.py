@@ -74,6 +74,25 @@ def _permutations(layout: Layout, goal: Layout) -> Iterator[Step]:
             yield Step(axes, layout, layout.replaced(place, target))
 
 
+def _exchanges(layout: Layout, goal: Layout) -> Iterator[Step]:
+    """Towards other axes on one dim: the new ones below the old, then the old ones below the new.
+
+    What is then gathered over the old axes is a piece of the new ones, and never the whole dim.
+    """
+    taken = set(layout.sharded) | layout.partial
+    for place, (dim, want) in enumerate(zip(layout.dims, goal.dims, strict=True)):
+        leaving = [axis for axis in dim.axes if axis not in want.axes]
+        if not (dim.axes and want.axes and dim.plain and want.plain):
+            continue
+        for axis in want.axes:
+            below = DimLayout.shard(dim.size, (*dim.axes, axis)) if axis not in taken else dim
+            if below != dim and below.even:
+                yield Step((axis,), layout, layout.replaced(place, below))
+        turned = (*(axis for axis in want.axes if axis in dim.axes), *leaving)
+        if turned != dim.axes and dim.even:
+            yield Step(dim.axes, layout, layout.replaced(place, DimLayout.shard(dim.size, turned)))
+
+
 def neighbours(layout: Layout, goal: Layout) -> Iterator[Step]:
     """All single steps from a layout that can be part of a way to the goal."""
     for axis, gathered in _removals(layout):
@@ -97,6 +116,7 @@ def neighbours(layout: Layout, goal: Layout) -> Iterator[Step]:
         if axis in goal.partial:
             yield Step((axis,), layout, Layout(layout.dims, layout.partial | {axis}))
     yield from _permutations(layout, goal)
+    yield from _exchanges(layout, goal)
 
 
 @functools.lru_cache(maxsize=65536)

@@ -43,6 +43,7 @@ def spec(folder: Path, inner: int, held: str, wanted: str, more: str = "") -> Pa
 
 
 UNEVEN = [("a(3)", "a"), ("a*b", "b*a"), ("a*b(3)", "a*b")]
+DIRECT = [*UNEVEN[:2], ("a", "_"), ("_", "a"), ("a*b", "a"), ("a", "b"), ("a", "b*a")]
 
 
 @pytest.mark.parametrize(("held", "wanted"), UNEVEN)
@@ -60,7 +61,7 @@ def test_one_warning_for_all_layers(held: str, wanted: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("inner", [12, 24])
-@pytest.mark.parametrize(("held", "wanted"), [*UNEVEN[:2], ("a", "_"), ("_", "a"), ("a*b", "a")])
+@pytest.mark.parametrize(("held", "wanted"), DIRECT)
 def test_direct_steps_are_none(inner: int, held: str, wanted: str, tmp_path: Path) -> None:
     found = document("check", spec(tmp_path, inner, held, wanted)).get("diagnostics", [])
     assert "SH0406" not in {d["code"] for d in found}
