@@ -16,11 +16,11 @@ from shardlang.ir.graph import constrain, describe, home, is_item, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import Origin
-from shardlang.passes.carry_groups import ZERO_AT_ZERO
+from shardlang.passes.carry_groups import CUTS, ZERO_AT_ZERO
 from shardlang.passes.defer_reductions import pass_on
 from shardlang.passes.flow import operands_of
 from shardlang.passes.paths import move_cost
-from shardlang.passes.row_region import CUTS, Region
+from shardlang.passes.row_region import PRODUCT, Region
 
 Axes = tuple[Axis, ...]
 
@@ -71,12 +71,10 @@ class Gathering:
 
     def _obstacle(self) -> str:
         """Why the partial sum of a product is not all that the next one needs (`carry_groups`)."""
-        products = set(self.region.products)
         for node in self.region.inside:
-            op = node not in products and not is_item(node)
-            if op and node.target not in ZERO_AT_ZERO | CUTS:
+            if not is_item(node) and node.target not in {PRODUCT} | ZERO_AT_ZERO | CUTS:
                 return f"{describe(node)} does not keep rows of zeros, which other devices add"
-        if any(node not in products for node in self.region.exits()):
+        if any(node.target is not PRODUCT for node in self.region.exits()):
             return "more is read outside than the results of products"
         return ""
 

@@ -28,9 +28,16 @@ from shardlang.ir.rule import Origin, Sharding
 from shardlang.passes.bind_rules import bind_node
 from shardlang.passes.gather_rows import Gathering, gather_price
 from shardlang.passes.paths import move_cost
-from shardlang.passes.row_region import PRODUCT, Region, regions
+from shardlang.passes.row_region import PRODUCT, Region, regions, regroups
 from shardlang.rules.call import Call
-from shardlang.rules.local_routed import collect, dispatch, routed_groups, routed_mm, routed_rows
+from shardlang.rules.local_routed import (
+    collect,
+    dispatch,
+    routed_groups,
+    routed_mm,
+    routed_reshape,
+    routed_rows,
+)
 
 GATHER_EXPERTS, ROUTE_ROWS, GATHER_ROWS = "gather experts", "route rows", "gather rows"
 
@@ -120,14 +127,17 @@ class Rewrite:
     def run(self) -> None:
         """Dispatch what comes in, collect what goes out, split rows and experts together."""
         region = self.region
-        entries, exits, readers = region.entries(), region.exits(), region.readers()
+        entries, exits = region.entries(), region.exits()
         first = next(iter(region.inside))
         groups = self._groups(first)
         for value in entries:
             made = self._carry(dispatch, value, self._reader(value))
             self._put(value, made, inside=True)
-        for node in readers:
+        for node in region.readers:
             self._together(node, groups)
+        for node in region.inside:
+            if not is_item(node) and regroups(node):
+                self._regroup(node)
         for value in exits:
             after = value.next
             while after.op != "output" and (is_item(after) or after in region.inside):
@@ -189,6 +199,16 @@ class Rewrite:
         made.linear, made.origins = dict(old.linear), dict(old.origins)
         for axis in self.region.axes:
             made.origins[axis] = self.reason
+
+    def _regroup(self, node: fx.Node) -> None:
+        """Regroup the dims of every row, however many rows there are."""
+        call, old = Call(node), sharding_of(node)
+        node.target, node.args = routed_reshape, (call.operands[0], list(call.out[1:]))
+        node.kwargs = {}
+        bind_node(node)
+        made = sharding_of(node)
+        made.factors.update(old.factors)
+        made.linear, made.origins = dict(old.linear), dict(old.origins)
 
 
 def _renamed(old: Sharding, made: Sharding) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""The region of one group of experts: the products and lookups by one tensor of groups, and the ops
-between them that handle every row by itself.
+"""What one tensor of groups decides: the products and look-ups by it, and the ops between them that
+handle every row by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,15 +14,15 @@ from torch import fx
 from shardlang.ir.graph import home, is_item, producer, sharding_of
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
+from shardlang.ir.rule import Sharding
 from shardlang.passes.flow import operands_of
 from shardlang.rules.call import Call
 from shardlang.rules.registry import find
+from shardlang.rules.view import to_reshape
 
 aten = torch.ops.aten
 PRODUCT = torch.ops.shardlang.grouped_mm.default
 LOOKUP = aten.index.Tensor
-CUTS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.slice.Tensor}
-"""Ops that take parts along a dim; along another than the rows they keep rows together."""
 
 
 @dataclass(slots=True)
@@ -33,7 +34,8 @@ class Region:
         axes: the axes that split both the rows and the experts, in the order of the mesh.
         rows: how the rows are split.
         matrices: how the experts are split.
-        products: the products by groups.
+        readers: the products and look-ups by group.
+        products: the products, and other ops that read more of a look-up than they take and give.
         inside: all ops of the region, in the order of the graph.
     """
 
@@ -41,33 +43,40 @@ class Region:
     axes: tuple[Axis, ...]
     rows: DimLayout
     matrices: DimLayout
+    readers: list[fx.Node] = field(default_factory=list)
     products: list[fx.Node] = field(default_factory=list)
     inside: dict[fx.Node, None] = field(default_factory=dict)
 
     def grow(self) -> None:
-        """Collect the ops between the products, and the lookups of what is added there."""
-        below = self._below()
-        found = {*self.products, *self._above(below)}
-        found |= self._biased(found)
-        found |= {one for node in found for one in self._lookups(node)}
-        found |= {user for node in found for user in node.users if is_item(user)}
-        graph = self.groups.graph
-        self.inside = {node: None for node in graph.nodes if node in found}
+        """Collect the products, what stands between them, and the look-ups that these read."""
+        users = [u for reader in self.readers for u in reader.users if self.is_lookup(reader)]
+        mixed = (user for user in users if self._keeps_rows(user) and self._shrinks(user))
+        found = [*(n for n in self.readers if n.target is PRODUCT), *mixed]
+        self.products = list(dict.fromkeys(found))
+        inside = {*self.products, *self._between()}
+        inside |= self._biased(inside)
+        inside |= {o for node in inside for o in self.row_operands(node) if self.is_lookup(o)}
+        inside |= {user for node in inside for user in node.users if is_item(user)}
+        self.inside = {node: None for node in self.groups.graph.nodes if node in inside}
+        self.readers = [node for node in self.readers if node in inside]
 
-    def _below(self) -> set[fx.Node]:
-        """Ops that handle every row by itself behind the products, those included."""
-        found, todo = set(self.products), list(self.products)
+    def _shrinks(self, node: fx.Node) -> bool:
+        """Whether an op reads more of look-ups than its other rows and its result are."""
+        operands = self.row_operands(node)
+        looked_up = sum(_elements(o) for o in operands if self.is_lookup(o))
+        others = sum(_elements(o) for o in operands if not self.is_lookup(o))
+        return looked_up > others + _elements(node)
+
+    def _between(self) -> set[fx.Node]:
+        """Ops that handle every row by itself, behind one product and before another."""
+        below, todo = set(self.products), list(self.products)
         while todo:
             for user in todo.pop().users:
-                if user not in found and self._keeps_rows(user):
-                    found.add(user)
+                if user not in below and self._keeps_rows(user):
+                    below.add(user)
                     todo.append(user)
-        return found
-
-    def _above(self, below: set[fx.Node]) -> set[fx.Node]:
-        """Those of the ops that some product reads."""
         found: set[fx.Node] = set()
-        todo = [Call(product)["x"] for product in self.products]
+        todo = [one for product in self.products for one in self.row_operands(product)]
         while todo:
             node = todo.pop()
             if node in below and node not in found:
@@ -87,38 +96,30 @@ class Region:
                 added.add(users[0])
         return added
 
-    def _lookups(self, node: fx.Node) -> Iterator[fx.Node]:
-        return (operand for operand in self.row_operands(node) if self.is_lookup(operand))
-
     def is_lookup(self, node: fx.Node) -> bool:
-        """Whether a value is looked up, by these groups, in what is split as the experts are."""
-        if node.target is not LOOKUP or any(user.op == "output" for user in node.users):
-            return False
-        call = Call(node)
-        alone = len(call["indices"]) == 1 and call["indices"][0] is self.groups
-        return alone and home(call.operands[0]).dims[0] == self.matrices
+        """Whether a value is looked up by these groups."""
+        return node.target is LOOKUP and node in self.readers
 
     def row_operands(self, node: fx.Node) -> list[fx.Node]:
-        """The operands of an op whose first dim is its rows."""
-        if is_item(node) or node.op != "call_function":
+        """The operands of an op that have its rows."""
+        if is_item(node) or node.op != "call_function" or "sharding" not in node.meta:
             return []
-        factor = row_factor(node)
-        specs = sharding_of(node).rule.operands
-        operands = operands_of(node)
-        return [o for o, spec in zip(operands, specs, strict=True) if factor in spec.factors]
+        factor, specs = row_factor(node), sharding_of(node).rule.operands
+        pairs = zip(operands_of(node), specs, strict=True)
+        return [operand for operand, spec in pairs if factor in spec.factors]
 
     def _keeps_rows(self, node: fx.Node) -> bool:
         """Whether an op gives, for every row of its operands, a row that is made from it alone."""
         if is_item(node):
-            return producer(node)[0].target in CUTS
+            return self._keeps_rows(producer(node)[0])
         if node.op != "call_function" or "sharding" not in node.meta:
             return False
+        if node.target in (PRODUCT, LOOKUP):
+            return node in self.readers
         sharding, factor = sharding_of(node), row_factor(node)
         rule = sharding.rule
         if factor is None or rule.random or sharding.factors[factor] != self.rows:
             return False
-        if node.target is PRODUCT:
-            return node in self.products
         dims = [*(operand.dims for operand in rule.operands), *rule.results]
         first_only = all(factor not in _names(one[1:]) for one in dims)
         results = all(one and one[0] == ((factor,),) for one in rule.results)
@@ -127,9 +128,8 @@ class Region:
     def entries(self) -> dict[fx.Node, None]:
         """Rows that come from outside, the groups not among them."""
         read = (one for node in self.inside for one in self.row_operands(node))
-        return {
-            one: None for one in read if producer(one)[0] not in self.inside if one != self.groups
-        }
+        outside = (one for one in read if producer(one)[0] not in self.inside)
+        return {one: None for one in outside if one is not self.groups}
 
     def exits(self) -> list[fx.Node]:
         """Values that something outside reads."""
@@ -137,16 +137,18 @@ class Region:
         return [n for n in values if any(user not in self.inside for user in n.users)]
 
     def weights(self) -> dict[fx.Node, None]:
-        """What the products and lookups read by group."""
-        return {Call(node).operands[_weight_slot(node)]: None for node in self.readers()}
-
-    def readers(self) -> list[fx.Node]:
-        """The products and lookups."""
-        return [n for n in self.inside if n in self.products or self.is_lookup(n)]
+        """What the products and look-ups read by group."""
+        return {weight_of(node): None for node in self.readers}
 
 
-def _weight_slot(node: fx.Node) -> int:
-    return 1 if node.target is PRODUCT else 0
+def weight_of(node: fx.Node) -> fx.Node:
+    """What a product or look-up reads by group."""
+    return Call(node).operands[1 if node.target is PRODUCT else 0]
+
+
+def _elements(node: fx.Node) -> int:
+    val = node.meta["val"]
+    return sum(math.prod(v.shape) for v in (val if isinstance(val, (list, tuple)) else [val]))
 
 
 def _names(dims: tuple[tuple[tuple[str, ...], ...], ...]) -> set[str]:
@@ -162,27 +164,51 @@ def row_factor(node: fx.Node) -> str | None:
 
 def _local_as_it_stands(node: fx.Node) -> bool:
     """Whether a device runs the op on its rows with the same arguments, however many they are."""
-    if node.target in CUTS:
-        return Call(node).dim() != 0
+    declared, sharding = find(node.target), sharding_of(node)
+    if declared is None or declared.localize is None or regroups(node):
+        return True
+    factor = row_factor(node)
+    dims = {n: dim.without(dim.axes) if n == factor else dim for n, dim in sharding.factors.items()}
+    whole = Sharding(sharding.rule, dims, dict(sharding.linear))
+    return declared.localize(Call(node), sharding) == declared.localize(Call(node), whole)
+
+
+def regroups(node: fx.Node) -> bool:
+    """Whether an op only regroups dims of one operand."""
     declared = find(node.target)
-    return declared is None or declared.localize is None
+    return declared is not None and declared.localize is to_reshape and len(operands_of(node)) == 1
 
 
-def regions(graph_nodes: list[fx.Node], mesh_axes: tuple[Axis, ...]) -> list[Region]:
+def groups_of(node: fx.Node) -> fx.Node | None:
+    """The groups by which an op reads a weight, if it is a product or a look-up of rows."""
+    if node.target is PRODUCT:
+        groups = Call(node)["groups"]
+    elif node.target is LOOKUP and len(Call(node)["indices"]) == 1:
+        (groups,) = Call(node)["indices"]
+    else:
+        return None
+    val = groups.meta["val"]
+    whole_numbers = not (val.is_floating_point() or val.dtype in (torch.bool, torch.uint8))
+    return groups if val.dim() == 1 and whole_numbers else None
+
+
+def regions(nodes: Iterable[fx.Node], mesh_axes: tuple[Axis, ...]) -> list[Region]:
     """Every region whose rows and experts lie split over the same axes."""
     found: dict[fx.Node, Region] = {}
-    for node in graph_nodes:
-        if node.target is not PRODUCT or "sharding" not in node.meta:
+    for node in nodes:
+        groups = groups_of(node) if "sharding" in node.meta else None
+        factor = row_factor(node) if groups is not None else None
+        if groups is None or factor is None:
             continue
-        call, sharding = Call(node), sharding_of(node)
-        matrices, rows = home(call["weight"]).dims[0], sharding.factors["s"]
-        held = sharding.factors["e"].axes or set(sharding.linear) & set(matrices.axes)
-        if not matrices.axes or held or not set(matrices.axes) <= set(rows.axes):
+        sharding, matrices = sharding_of(node), home(weight_of(node)).dims[0]
+        rows, taken = sharding.factors[factor], sharding.operand(operands_of(node).index(groups))
+        free = not set(matrices.axes) & set(sharding.linear)
+        if not matrices.axes or not free or not set(matrices.axes) <= set(taken.dims[0].axes):
             continue
         axes = tuple(axis for axis in mesh_axes if axis in matrices.axes)
-        region = found.setdefault(call["groups"], Region(call["groups"], axes, rows, matrices))
+        region = found.setdefault(groups, Region(groups, axes, rows, matrices))
         if region.matrices == matrices and region.rows == rows:
-            region.products.append(node)
+            region.readers.append(node)
     for region in found.values():
         region.grow()
-    return list(found.values())
+    return [region for region in found.values() if region.products]

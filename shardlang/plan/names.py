@@ -19,6 +19,7 @@ _PLAIN = {
     "constrain": "value",
     "grouped_mm_here": "grouped_mm",
     "routed_groups_here": "routed_groups",
+    "routed_reshape": "reshape",
     "routed_rows_here": "index",
 }
 """Local functions that stand for an op of another name."""

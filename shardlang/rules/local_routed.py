@@ -39,6 +39,11 @@ def routed_mm(x: Tensor, weight: Tensor, groups: Tensor) -> Tensor:
     return made
 
 
+def routed_reshape(x: Tensor, tail: list[int]) -> Tensor:
+    """Rows in routed order, the dims of each regrouped."""
+    return x.reshape(x.shape[0], *tail)
+
+
 def routed_rows(x: Tensor, groups: Tensor) -> Tensor:
     """`x[groups]` for groups in routed order."""
     return x[groups]

@@ -12,11 +12,14 @@ from shardlang.rules.local_routed import (
     routed_groups,
     routed_groups_here,
     routed_mm,
+    routed_reshape,
     routed_rows,
     routed_rows_here,
 )
 from shardlang.rules.local_shape import place
+from shardlang.rules.refine import reshape_spec
 from shardlang.rules.registry import rule
+from shardlang.rules.view import local_sizes
 from shardlang.rules.writing import arrow, names
 
 
@@ -49,6 +52,17 @@ rule(
     routed_mm, spec="s i, e@s i o, s -> s o", linear=["x", "weight"],
     localize=_product, passes=False,
 )  # fmt: skip
+
+
+def _regrouped(call: Call) -> str:
+    return reshape_spec(call.shapes[0], call.out)
+
+
+def _regrouped_here(call: Call, sharding: Sharding) -> LocalCall:
+    return routed_reshape, (call["x"], local_sizes(sharding)[1:]), {}
+
+
+rule(routed_reshape, spec=_regrouped, linear=["x"], localize=_regrouped_here)
 
 
 def _lookup(call: Call) -> str:

@@ -53,6 +53,58 @@ def experts(
     return Experts(count, top, choice, biased)
 
 
+class Viewed(nn.Module):
+    """Products with views between them: gate and up as two blocks of every row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Parameter(torch.randn(5, 6, 10))
+        self.down = nn.Parameter(torch.randn(5, 5, 6))
+
+    def forward(self, x: Tensor, groups: Tensor) -> Tensor:
+        gate, up = grouped_mm(x, self.up, groups).view(-1, 2, 5).unbind(1)
+        return grouped_mm((F.silu(gate) * up).reshape(7, 5), self.down, groups)
+
+
+def viewed() -> nn.Module:
+    """Experts whose rows are regrouped on the way."""
+    return Viewed()
+
+
+class Looked(nn.Module):
+    """Every row times a matrix that is looked up for it, and a bias that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(5, 8, 6))
+        self.bias = nn.Parameter(torch.randn(5, 8))
+
+    def forward(self, x: Tensor, groups: Tensor) -> Tensor:
+        made = torch.bmm(self.matrix[groups], x.unsqueeze(-1)).squeeze(-1)
+        return torch.tanh(made + self.bias[groups])
+
+
+def looked() -> nn.Module:
+    """Experts without a product by groups."""
+    return Looked()
+
+
+class Table(nn.Module):
+    """A row of a table added to every row, as positions are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(5, 6))
+
+    def forward(self, x: Tensor, groups: Tensor) -> Tensor:
+        return x + self.table[groups]
+
+
+def table() -> nn.Module:
+    """A look-up that is no product."""
+    return Table()
+
+
 class Mixing(nn.Module):
     """Experts between whose products the rows of a token are mixed."""
 

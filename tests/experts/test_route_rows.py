@@ -122,16 +122,35 @@ def test_the_price_is_what_the_plan_says() -> None:
     assert math.isclose(ways.ways[ROUTE_ROWS], moved + groups, rel_tol=1e-3)
 
 
-def test_rows_that_are_mixed_leave_the_routed_order() -> None:
+def with_groups(model: str, rows: int, experts: int) -> Spec:
+    """A spec of a model that is told the expert of every row."""
     text = (
-        f'mesh {{ {LINE2} }}\nmodel "models.py:mixing"()\ninput x : f32[8, 6] [ep, _]\n'
-        'input groups : i64[8] below 4 [ep]\nparam "**" [ep, ...]'
+        f'mesh {{ {LINE2} }}\nmodel "models.py:{model}"()\ninput x : f32[{rows}, 6] [ep, _]\n'
+        f'input groups : i64[{rows}] below {experts} [ep]\nparam "**" [ep, ...]'
     )
     spec, findings = load_spec_text(text, str(HERE / "spec.shard"))
     assert spec is not None, findings
-    program, ways = proven(spec)
+    return spec
+
+
+def test_rows_that_are_mixed_leave_the_routed_order() -> None:
+    program, ways = proven(with_groups("mixing", 8, 4))
     assert ways.taken == ROUTE_ROWS
     assert calls(program.plan(), "all_to_all", "forward") == 4
+
+
+@pytest.mark.parametrize("model", ["viewed", "looked"])
+def test_views_and_looked_up_matrices_stay_in_routed_order(model: str) -> None:
+    program, ways = proven(with_groups(model, 7, 5))
+    assert ways.taken == ROUTE_ROWS
+    assert calls(program.plan(), "all_to_all", "forward") == 2
+
+
+def test_a_table_that_is_only_added_is_gathered() -> None:
+    program = Program(compile_spec(with_groups("table", 7, 5)))
+    assert program.verify().ok
+    assert program.local.notes["routes"] == []
+    assert calls(program.plan(), "all_to_all", "forward") == 0
 
 
 def routed_graph() -> ShardGraph:
