@@ -270,6 +270,10 @@ CODES: dict[str, Code] = {
         " devices gather more of it than they hold before or after. `forbid full_gather` in an"
         " `expect` block makes it an error.",
     ),
+    "SH0407": Code(
+        "experts that are gathered",
+        "A note: rows are not sent to experts that are split over axes of the rows and others.",
+    ),
     # SH05xx: plan and expect
     "SH0501": Code(
         "expectation not met",

@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import fx
 
-from shardlang.ir.graph import ShardGraph, home, is_item, sharding_of
+from shardlang.ir.graph import ShardError, ShardGraph, describe, home, is_item, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.route import Route
@@ -28,7 +28,7 @@ from shardlang.ir.rule import Origin, Sharding
 from shardlang.passes.bind_rules import bind_node
 from shardlang.passes.gather_rows import Gathering, gather_price
 from shardlang.passes.paths import move_cost
-from shardlang.passes.row_region import PRODUCT, Region, regions, regroups
+from shardlang.passes.row_region import PRODUCT, Region, barred, regions, regroups
 from shardlang.rules.call import Call
 from shardlang.rules.local_routed import (
     collect,
@@ -75,7 +75,10 @@ class RouteRows:
     name: str = "route_rows"
 
     def run(self, graph: ShardGraph) -> ShardGraph:
-        """Visit all regions."""
+        """Visit all regions.
+
+        Findings on experts that are gathered for want of another way are left in `notes["barred"]`.
+        """
         done = graph.notes.setdefault("routes", [])
         for region in regions(list(graph.graph.nodes), graph.mesh.axes):
             gathering = Gathering.of(region)
@@ -93,7 +96,20 @@ class RouteRows:
                 Rewrite(region).run()
             elif taken == GATHER_ROWS:
                 gathering.run()
+        graph.notes["barred"] = [refusal(*found) for found in barred(graph.graph.nodes)]
         return graph
+
+
+def refusal(node: fx.Node, common: tuple[Axis, ...], further: tuple[Axis, ...]) -> ShardError:
+    """Why the experts of a product are gathered whatever that costs."""
+    over, also = ("*".join(axis.name for axis in axes) for axes in (common, further))
+    return ShardError(
+        "SH0407",
+        f"the experts of {describe(node)} are gathered over `{over}`: rows are not sent to experts "
+        f"that are split over `{also}` too, which does not split the rows",
+        node=node,
+        help=f"split the experts over `{over}` alone, and the columns of each over `{also}`",
+    )
 
 
 def experts_price(region: Region) -> float:

@@ -192,6 +192,24 @@ def groups_of(node: fx.Node) -> fx.Node | None:
     return groups if val.dim() == 1 and whole_numbers else None
 
 
+def barred(nodes: Iterable[fx.Node]) -> list[tuple[fx.Node, tuple[Axis, ...], tuple[Axis, ...]]]:
+    """Products whose rows cannot be routed over axes that split rows and experts.
+
+    They are those whose experts are split over further axes, which do not split the rows. Given are
+    the product, the common axes and the further ones.
+    """
+    found = []
+    for node in nodes:
+        if node.target is not PRODUCT or "sharding" not in node.meta:
+            continue
+        rows, matrices = sharding_of(node).factors["s"], home(weight_of(node)).dims[0]
+        common = tuple(axis for axis in matrices.axes if axis in rows.axes)
+        further = tuple(axis for axis in matrices.axes if axis not in rows.axes)
+        if common and further:
+            found.append((node, common, further))
+    return found
+
+
 def regions(nodes: Iterable[fx.Node], mesh_axes: tuple[Axis, ...]) -> list[Region]:
     """Every region whose rows and experts lie split over the same axes."""
     found: dict[fx.Node, Region] = {}

@@ -234,6 +234,8 @@ def compile_spec(
         graph = run_passes(build_graph(captured, placements), passes)
     except ShardError as failure:
         raise CompileError([*found, at_model(failure, spec)]) from failure
+    for refusal in graph.notes.get("barred", []):
+        found.append(replace(at_model(refusal, spec), severity="note"))
     program = to_program(graph) if passes is PIPELINE else _no_program(graph)
     compiled = Compiled(spec, source, inputs, captured, binding, placements, graph, program, found)
     found += full_gathers(compiled)

@@ -153,6 +153,17 @@ def test_a_table_that_is_only_added_is_gathered() -> None:
     assert calls(program.plan(), "all_to_all", "forward") == 0
 
 
+def test_experts_over_further_axes_are_gathered_with_a_note() -> None:
+    spec = spec_of("ep = 2 as data tp = 2", "f32[7, 6] [ep, _]", "ep*tp", "")
+    program = Program(compile_spec(spec))
+    assert program.verify().ok
+    found = [note for note in program.diagnostics if note.code == "SH0407"]
+    assert [note.severity for note in found] == ["note", "note"]
+    assert "are gathered over `ep`" in found[0].message
+    assert "over `ep` alone" in (found[0].help or "")
+    assert calls(program.plan(), "all_to_all", "forward") == 0
+
+
 def routed_graph() -> ShardGraph:
     """A layer of experts right after its rows were routed."""
     compiled = compile_spec(spec_of(LINE2, "f32[7, 6] [ep, _]", "ep", ""), passes=())

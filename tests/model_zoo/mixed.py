@@ -36,6 +36,7 @@ def _experts(
         "dp2 x ep2": by_expert("dp = 2 ep = 2", "dp", mask),
         "ep4": by_expert("ep = 4", "_", mask),
         "ep4 as data": by_expert("ep = 4 as data", "ep", mask),
+        "dp2 x ep2 as data": by_expert("dp = 2 ep = 2", "dp*ep", mask),
     }
     config = {
         "model_type": name.split(" ")[0], **DECODER, "num_experts_per_tok": 2,
