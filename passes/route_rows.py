@@ -77,9 +77,11 @@ class RouteRows:
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Visit all regions.
 
-        Findings on experts that are gathered for want of another way are left in `notes["barred"]`.
+        The names of values in routed order are left in `notes["routed"]`, findings on experts that
+        are gathered for want of another way in `notes["barred"]`.
         """
-        done = graph.notes.setdefault("routes", [])
+        done: list[Ways] = graph.notes.setdefault("routes", [])
+        routed: set[str] = graph.notes.setdefault("routed", set())
         for region in regions(list(graph.graph.nodes), graph.mesh.axes):
             gathering = Gathering.of(region)
             ways = {
@@ -94,6 +96,7 @@ class RouteRows:
             done.append(Ways(names, first.meta.get("module", ""), region.axes, ways, taken, closed))
             if taken == ROUTE_ROWS:
                 Rewrite(region).run()
+                routed.update(node.name for node in region.inside)
             elif taken == GATHER_ROWS:
                 gathering.run()
         graph.notes["barred"] = [refusal(*found) for found in barred(graph.graph.nodes)]

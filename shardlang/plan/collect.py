@@ -153,7 +153,9 @@ def _leaves(program: LocalProgram) -> Iterator[TensorRow]:
 
 def _values(values: Mapping[str, Value]) -> Iterator[TensorRow]:
     for name, value in values.items():
-        yield TensorRow(name, "value", value.dtype, value.layout.unlabelled())
+        yield TensorRow(
+            name, "value", value.dtype, value.layout.unlabelled(), expected=value.expected
+        )  # fmt: skip
 
 
 def _results(program: LocalProgram) -> Iterator[TensorRow]:

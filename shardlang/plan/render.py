@@ -117,7 +117,8 @@ def _tensor_lines(rows: Sequence[TensorRow]) -> Iterator[tuple[Text, Text, str, 
             yield Text(prefix), Text(""), "", f"×{len(group)}"
         above, row = prefix, group[0]
         name = Text(f"  {rest}" if prefix else rest)
-        yield name, _type_text(row), shape_text(row.local_shape), bytes_text(row.local_bytes)
+        size = bytes_text(row.local_bytes) + (" expected" if row.expected else "")
+        yield name, _type_text(row), shape_text(row.local_shape), size
 
 
 def _type_text(row: TensorRow) -> Text:

@@ -27,6 +27,7 @@ class TensorRow:
     Attributes:
         kind: `param`, `buffer`, `input`, `value` or `output`.
         trainable: whether it gets a gradient and is updated.
+        expected: whether its sizes are those of equal shares, and the data decides.
     """
 
     name: str
@@ -34,6 +35,7 @@ class TensorRow:
     dtype: torch.dtype
     layout: Layout
     trainable: bool = False
+    expected: bool = False
 
     @property
     def type(self) -> str:
@@ -60,16 +62,21 @@ class TensorRow:
             "layout": str(self.layout),
             "local_shape": list(self.local_shape),
             "local_bytes": self.local_bytes,
+            **({"expected": True} if self.expected else {}),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A tensor that a module reads or returns: the node that makes it, and how it lies."""
+    """A tensor that a module reads or returns: the node that makes it, and how it lies.
+
+    `expected` says that it is in routed order, where the sizes are those of equal shares.
+    """
 
     node: str
     dtype: torch.dtype
     layout: Layout
+    expected: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,14 @@ def module_values(captured: Captured, notes: Mapping[str, Any]) -> dict[str, Val
     """What the modules of a model return, and the values that the spec speaks of, by name.
 
     Args:
-        notes: the graph's notes, with the layouts recorded before the rewrite.
+        notes: the graph's notes, with the layouts recorded before the rewrite and the names of
+            what is in routed order.
     """
     layouts: Mapping[str, Layout] = notes.get("layouts", {})
+    routed = notes.get("routed", ())
     nodes = {name: node for name, node in _named(captured).items() if node.name in layouts}
     return {
-        name: Value(node.name, node.meta["val"].dtype, layouts[node.name])
+        name: Value(node.name, node.meta["val"].dtype, layouts[node.name], node.name in routed)
         for name, node in nodes.items()
     }
 

@@ -71,6 +71,24 @@ def viewed() -> nn.Module:
     return Viewed()
 
 
+class Named(nn.Module):
+    """Experts whose activation is a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Parameter(torch.randn(5, 6, 10))
+        self.down = nn.Parameter(torch.randn(5, 10, 6))
+        self.act = nn.GELU()
+
+    def forward(self, x: Tensor, groups: Tensor) -> Tensor:
+        return grouped_mm(self.act(grouped_mm(x, self.up, groups)), self.down, groups) + 1.0
+
+
+def named() -> nn.Module:
+    """Experts that return what a module gives."""
+    return Named()
+
+
 class Looked(nn.Module):
     """Every row times a matrix that is looked up for it, and a bias that is."""
 

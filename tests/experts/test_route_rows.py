@@ -204,3 +204,13 @@ def test_rows_sent_twice_are_noticed() -> None:
     back.args = (back.args[0], back.args[1], sent.args[2])
     with pytest.raises(InvariantError, match="dispatched twice"):
         verify_graph(graph, "route_rows")
+
+
+def test_the_plan_marks_what_is_in_routed_order() -> None:
+    program = Program(compile_spec(with_groups("named", 7, 5)))
+    rows = {row["name"]: row for row in program.plan()["tensors"] if row["kind"] == "value"}
+    assert rows["act.out"]["expected"] is True
+    assert rows["act.out"]["local_shape"] == [4, 10]
+    text = program.graph()
+    assert text.count("expected") >= 2
+    assert "dispatch" in text and "collect" in text

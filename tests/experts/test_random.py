@@ -1,0 +1,116 @@
+"""Random experts on random meshes, every way tried on each: the numbers of the plain model."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from shardlang.api import Program
+from shardlang.driver import compile_spec
+from shardlang.passes import route_rows
+from shardlang.passes.gather_rows import Gathering
+from shardlang.proof.report import TOLERANCE
+from shardlang.runtime import simulate
+from shardlang.spec import Spec, load_spec_text
+
+HERE = Path(__file__).parent
+SEEDS = 16
+MESHES = {
+    "ep = 2 as data": (["[ep, _, _]", "[_, ep, _]"], ["ep"]),
+    "ep = 3 as data": (["[ep, _, _]", "[_, ep, _]"], ["ep"]),
+    "dp = 2 as data ep = 2 as data": (
+        ["[dp*ep, _, _]", "[ep*dp, _, _]", "[dp, ep, _]", "[ep, dp, _]"],
+        ["ep", "dp", "dp*ep", "ep*dp"],
+    ),
+    "ep = 2 as data tp = 2": (["[ep, _, _]", "[_, ep, _]"], ["ep"]),
+}
+"""By mesh: the layouts of the input, and the axes of the experts."""
+
+
+def random_spec(seed: int) -> Spec:
+    """One layer of experts with random sizes and layouts."""
+    rng = random.Random(seed)
+    mesh = rng.choice(list(MESHES))
+    layouts, splits = MESHES[mesh]
+    count, biased = rng.randint(4, 7), rng.random() < 0.4
+    arguments = [
+        f"count = {count}", f"top = {rng.randint(1, 3)}", f"biased = {str(biased).lower()}",
+        f'choice = "{rng.choice(["router", "router", "one", "last"])}"',
+    ]  # fmt: skip
+    split = rng.choice(splits)
+    text = (
+        f'mesh {{ {mesh} }}\nmodel "models.py:experts"({", ".join(arguments)})\n'
+        f"input x : f32[{rng.randint(4, 7)}, {rng.randint(3, 6)}, 6] {rng.choice(layouts)}\n"
+    )
+    if "tp" in mesh:
+        text += f'param "up" [{split}, _, tp(2)]\nparam "down" [{split}, tp, _]\n'
+    else:
+        text += f'param "{{up,down}}" [{split}, ...]\n'
+    if biased and rng.random() < 0.7:
+        text += f'param "bias" [{split}, _]\n'
+    if rng.random() < 0.3:
+        text += f'store "**" over {split.split("*")[0]}\n'
+    spec, findings = load_spec_text(text, str(HERE / "spec.shard"))
+    assert spec is not None, (text, findings)
+    return spec
+
+
+def prefer(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a way the cheapest where it is open."""
+    dear = {route_rows.GATHER_EXPERTS: "experts_price", route_rows.ROUTE_ROWS: "route_price"}
+    for other, name in dear.items():
+        price = 0.0 if other == way else math.inf
+        monkeypatch.setattr(route_rows, name, lambda _, price=price: price)
+    if way == route_rows.GATHER_ROWS:
+        monkeypatch.setattr(route_rows, "route_price", lambda _: 1e12)
+    else:
+        monkeypatch.setattr(Gathering, "of", lambda region: Gathering(region))
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_every_way_gives_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for way in route_rows.DONE_BY:
+        with monkeypatch.context() as patch:
+            prefer(way, patch)
+            program = Program(compile_spec(random_spec(seed)))
+        report = program.verify()
+        assert report.ok, (way, report.first)
+        assert report.gradients is not None
+        assert max(report.gradients.values()) < TOLERANCE
+        for ways in program.local.notes["routes"]:
+            assert ways.taken == way or (way == route_rows.GATHER_ROWS and ways.closed)
+
+
+def test_a_collect_that_does_not_put_rows_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardlang.runtime.routes.put_back", lambda rows, order: rows)
+    text = (
+        'mesh { ep = 2 as data }\nmodel "models.py:experts"()\ninput x : f32[7, 6] [ep, _]\n'
+        'param "{up,down}" [ep, ...]'
+    )
+    spec, findings = load_spec_text(text, str(HERE / "spec.shard"))
+    assert spec is not None, findings
+    report = Program(compile_spec(spec)).verify()
+    assert not report.ok
+    assert report.first is not None
+    assert report.first.name == "mul_1", "the first value behind the collect"
+
+
+def test_a_gradient_that_stays_in_routed_order_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward_alone(*args: object) -> tuple[object, ...]:
+        return (None, None, None, *args[1:])
+
+    monkeypatch.setattr(simulate._SimulatedRoute, "backward", staticmethod(forward_alone))
+    text = (
+        'mesh { ep = 2 as data }\nmodel "models.py:experts"(top = 1)\n'
+        'input x : f32[8, 6] [ep, _]\nparam "{up,down}" [ep, ...]'
+    )
+    spec, findings = load_spec_text(text, str(HERE / "spec.shard"))
+    assert spec is not None, findings
+    try:
+        ok = Program(compile_spec(spec)).verify().ok
+    except RuntimeError:
+        return  # a device has another number of rows than its gradient
+    assert not ok
