@@ -5,6 +5,7 @@ Written as on whole tensors they change nothing: a route only says on which devi
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from shardlang.ir.journey import router_at
@@ -28,6 +29,7 @@ def routed_groups(groups: Tensor, route: Route) -> Tensor:
     return groups
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def routed_groups_here(groups: Tensor, here: RouteAt) -> Tensor:
     """The groups of the rows that a dispatch brings to this device; nothing is sent."""
     return router_at(here, groups.device).received_groups(groups)
