@@ -70,15 +70,19 @@ class Dims:
         """How many indices of a dim stay together: the size of a head, say."""
         return self._units.unit(place)
 
-    def seed(self, place: Place, axis: Axis) -> DimLayout | None:
-        """A dim split over an axis between its units; None where it has fewer than devices."""
+    def seed(self, place: Place, axis: Axis, cut_units: bool = False) -> DimLayout | None:
+        """A dim split over an axis between its units; None where it has fewer than devices.
+
+        With `cut_units`, those dims alone, split between any two indices.
+        """
         node, index, dim = place
         rule = sharding_of(node).rule
         size = sum(_size(rule, block) for block in rule.results[index][dim])
         unit = self.unit(place)
+        plain = DimLayout.shard(size, (axis,))
         if size % unit or size // unit < axis.size:
-            return None
-        return in_units(DimLayout.shard(size, (axis,)), unit)
+            return plain if cut_units and size >= axis.size else None
+        return None if cut_units else in_units(plain, unit)
 
     def chain(self, place: Place, layout: DimLayout) -> Chain:
         """All that is split with one dim."""

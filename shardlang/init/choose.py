@@ -13,7 +13,7 @@ result gathered or its argument sliced, is a chain too, for where no other split
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -132,15 +132,22 @@ def by_input(dims: Dims, node: fx.Node, table: int) -> bool:
     return found
 
 
-def all_chains(dims: Dims, sites: Iterable[Site], axis: Axis) -> list[Chain]:
-    """Every chain that starts at a dim of a weight: of the sums first, then of the rows."""
+def all_chains(
+    dims: Dims, sites: Iterable[Site], axis: Axis, cut_units: bool = False
+) -> list[Chain]:
+    """Every chain that starts at a dim of a weight: of the sums first, then of the rows.
+
+    Args:
+        cut_units: chains of the dims with fewer units than devices instead, such as few heads,
+            split between any two indices.
+    """
     chains: list[Chain] = []
     seen: set[Place] = set()
     sites = list(sites)
     starts = [(*s.place, d) for s in sites for d in s.inner]
     starts += [(*s.place, d) for s in sites for d in s.dims]
     for start in dict.fromkeys(starts):
-        layout = None if start in seen else dims.seed(start, axis)
+        layout = None if start in seen else dims.seed(start, axis, cut_units)
         if layout is not None:
             chain = dims.chain(start, layout)
             seen |= chain.places.keys()
@@ -215,28 +222,41 @@ def _first(node: fx.Node) -> torch.Tensor:
     return found
 
 
-def alone(dims: Dims, chain: Chain, name: str, sites: Iterable[Site]) -> list[tuple[Chain, float]]:
+def alone(
+    dims: Dims, chain: Chain, name: str, sites: Iterable[Site], products: Container[fx.Node]
+) -> list[tuple[Chain, float]]:
     """One matrix of a chain split by itself, each of its dims, with the bytes that this moves.
 
     Split along its rows, the result is gathered and the gradient of what it multiplies summed;
-    along its columns, the other way round.
+    along its columns, the other way round. What other products read too is summed with them.
+
+    Args:
+        sites: the products with the matrix.
+        products: all products with a weight.
     """
     ops = {site: chain.ops.get(site.node, {}) for site in sites}
     if any(not saved_by(site, factors) for site, factors in ops.items()):
         return []
-    moved = sum(_moved_alone(dims, site, factors) for site, factors in ops.items())
+    moved = 0.0
+    for site, factors in ops.items():
+        read = sum(_bytes(v) for v in _read_alone(dims, site, products))
+        sums = sharding_of(site.node).rule.inner & factors.keys()
+        made = _bytes(site.node)
+        moved += 3.0 * made + read if sums else 2.0 * made + 2.0 * read
     by_node = {site.node: factors for site, factors in ops.items()}
     pairs = ((pair, layout) for pair, layout in chain.params.items() if pair[0] == name)
     return [(Chain(ops=by_node, params={pair: layout}), moved) for pair, layout in pairs]
 
 
-def _moved_alone(dims: Dims, site: Site, factors: Mapping[str, DimLayout]) -> float:
-    """Bytes that a product moves of which the weight alone is split."""
-    values = [v for slot, v in enumerate(dims.calls[site.node]) if slot != site.slot]
-    others = [v for v in values if producer(v)[0] not in dims.weights and v.meta.get("diff")]
-    read = float(sum(map(_bytes, others)))
-    sums = sharding_of(site.node).rule.inner & factors.keys()
-    return 2.0 * _bytes(site.node) + read if sums else _bytes(site.node) + 2.0 * read
+def _read_alone(dims: Dims, site: Site, products: Container[fx.Node]) -> Iterator[fx.Node]:
+    """The differentiable values that a product reads, and no other product."""
+    for slot, value in enumerate(dims.calls[site.node]):
+        source, index = producer(value)
+        readers = {user for user, _, used in dims.uses[source] if used == index}
+        others = [user for user in readers if user is not site.node and user in products]
+        is_weight = slot == site.slot or source in dims.weights
+        if not is_weight and value.meta.get("diff") and not others:
+            yield value
 
 
 @dataclass(slots=True)

@@ -110,7 +110,8 @@ class _Work:
         chains = all_chains(self.dims, self.sites, self.axis)
         written = {id(chain): self._written(chain) for chain in chains}
         priced = [self._priced(chain, written[id(chain)]) for chain in chains]
-        singles = self._singles(chains)
+        cut = all_chains(self.dims, self.sites, self.axis, cut_units=True)
+        singles = self._singles([*chains, *cut])
         kinds = kinds_of([*(one for one in priced if one.saved), *singles], self.alike)
         for index in best(kinds, ENOUGH * sum(self.made.matrices.values())):
             for chain in kinds[index].chains:
@@ -138,7 +139,7 @@ class _Work:
             Priced(single, 0.0, moved, self.made.matrices[name])
             for chain in chains
             for name in dict.fromkeys(n for n, _ in chain.params if n in self.made.matrices)
-            for single, moved in alone(self.dims, chain, name, of_param[name])
+            for single, moved in alone(self.dims, chain, name, of_param[name], self.by_node)
         ]
 
     def _state(self, title: str, entries: Mapping[tuple[str, int], Entry]) -> None:

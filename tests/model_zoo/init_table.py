@@ -19,11 +19,11 @@ HEAD = """
 ## Specs that `init` writes
 
 `shardlang init CONFIG --mesh …` wrote a spec for every model, and `shardlang verify` proved it with
-no edit in between. A cell is the worst relative error and the seconds of both on one core. *split*
-is the part of the bytes of all matrices (the weights of products; of convolutions too where they
-are the most) that the spec for `dp=2,tp=2` splits over `tp`; *sent* is what the busiest device
-sends in a step, and *by hand* the same with the parameters laid out as in the table above, which
-leaves more of them whole in some models. Written by `python -m tests.model_zoo --init --table`.
+no edit in between. A cell is the worst relative error. *split* is the part of the bytes of all
+matrices (the weights of products; of convolutions too where they are the most) that the spec for
+`dp=2,tp=2` splits over `tp`; *sent* is what the busiest device sends in a step, and *by hand* the
+same with the parameters laid out as in the table above, which leaves more of them whole in some
+models. Written by `python -m tests.model_zoo --init --table`.
 """
 
 
@@ -65,7 +65,7 @@ def section() -> str:
 def _cell(one: Written | None, wanted: bool) -> str:
     if one is None:
         return "not run" if wanted else ""
-    return f"{one.error:.0e}, {one.seconds:.0f} s" if one.ok else one.code or "wrong"
+    return f"{one.error:.0e}" if one.ok else one.code or "wrong"
 
 
 def _sizes(one: Written | None) -> tuple[str, str, str]:

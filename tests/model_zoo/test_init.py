@@ -33,6 +33,16 @@ def test_the_written_spec_verifies_as_it_stands(name: str, mesh: str, tmp_path: 
     assert one.percent is None or one.percent >= 90
 
 
+def test_fewer_heads_than_devices_are_cut_where_too_little_else_is_split(tmp_path: Path) -> None:
+    """Of the two heads of keys and values on four devices, the keys suffice for 90%."""
+    one = prove_written(CASES["llama"], "dp=2,tp=4", tmp_path)
+    (path,) = tmp_path.glob("*.shard")
+    _, marked, rest = path.read_text().partition("# Also split, with reshards beside them\n")
+    assert marked and rest.startswith('param "model.layers.*.self_attn.k_proj.weight" [tp, _]')
+    assert "# Matrices left whole over tp: model.layers.*.self_attn.v_proj.weight" in rest
+    assert one.ok and one.error is not None and one.error <= TOLERANCE
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_traced_is_refused(name: str, tmp_path: Path) -> None:
     one = prove_written(CASES[name], "dp=2,tp=2", tmp_path)
