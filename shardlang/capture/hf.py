@@ -164,8 +164,16 @@ class HfSource(ModelSource):
 
     @property
     def advice(self) -> str:
-        chosen = self.build_options.get("experts_implementation", TRACEABLE_EXPERTS)
-        if chosen == TRACEABLE_EXPERTS:
+        traceable = (None, TRACEABLE_EXPERTS)
+        chosen = self.build_options.get("experts_implementation")
+        configured = getattr(self.config(), "_experts_implementation", None)
+        if chosen is None and configured not in traceable:
+            return (
+                f'the configuration has `experts_implementation = "{configured}"`, which looks at'
+                " the data to choose experts: add"
+                f' `experts_implementation = "{TRACEABLE_EXPERTS}"` to `model hf(...)`'
+            )
+        if chosen in traceable:
             return ""
         return (
             f'`experts_implementation = "{chosen}"` looks at the data to choose experts: leave it'
