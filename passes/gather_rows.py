@@ -107,11 +107,15 @@ class Gathering:
         self.below += chain[:taken]
         return best
 
+    def outside(self) -> list[fx.Node]:
+        """The ops around the region that are not split either."""
+        return [*self.above, *(node for node, _ in self.below)]
+
     def run(self) -> None:
         """Split the experts and not the rows."""
         region = self.region
         reason = Origin("has all rows of its experts", region.products[0].name)
-        for node in (*self.above, *region.inside, *(node for node, _ in self.below)):
+        for node in (*region.inside, *self.outside()):
             if not is_item(node):
                 whole(node, region.axes)
         for node in region.products:

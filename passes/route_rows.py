@@ -7,9 +7,10 @@ lead there, and the one that moves the fewest bytes, forward and backward, is ta
 - *route rows*: every row goes to the device that has its matrix, and its result comes back;
 - *gather rows*: all rows come to every device, and the results are added up.
 
-How many rows are routed depends on the data; equal shares are expected. The ways and their bytes
-are left in `notes["routes"]`. Invariants after the pass: rows in routed order meet only rows in the
-same order, and no result is in routed order.
+How many rows are routed depends on the data; equal shares are expected. Of two tensors of groups
+that decide over one op, the first has its way, and the experts of the other are gathered. The ways
+and their bytes are left in `notes["routes"]`. Invariants after the pass: rows in routed order meet
+only rows in the same order, and no result is in routed order.
 """
 
 from __future__ import annotations
@@ -82,7 +83,10 @@ class RouteRows:
         """
         done: list[Ways] = graph.notes.setdefault("routes", [])
         routed: set[str] = graph.notes.setdefault("routed", set())
+        changed: set[fx.Node] = set()
         for region in regions(list(graph.graph.nodes), graph.mesh.axes):
+            if not changed.isdisjoint(region.inside):
+                continue
             gathering = Gathering.of(region)
             ways = {
                 GATHER_EXPERTS: experts_price(region),
@@ -97,8 +101,10 @@ class RouteRows:
             if taken == ROUTE_ROWS:
                 Rewrite(region).run()
                 routed.update(node.name for node in region.inside)
+                changed.update(region.inside)
             elif taken == GATHER_ROWS:
                 gathering.run()
+                changed.update(region.inside, gathering.outside())
         graph.notes["barred"] = [refusal(*found) for found in barred(graph.graph.nodes)]
         return graph
 

@@ -123,6 +123,26 @@ def table() -> nn.Module:
     return Table()
 
 
+class Crossed(nn.Module):
+    """Two routers that decide over the same rows: what both give goes to the experts of both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three, self.four = (
+            nn.Parameter(torch.randn(5, 6, 6)) for _ in range(4)
+        )
+
+    def forward(self, x: Tensor, groups: Tensor) -> Tensor:
+        others = (groups * 2 + 1) % 5
+        made = F.silu(grouped_mm(x, self.one, groups) + grouped_mm(x, self.two, others))
+        return grouped_mm(made, self.three, groups) + grouped_mm(made, self.four, others)
+
+
+def crossed() -> nn.Module:
+    """Experts of two routers on one path."""
+    return Crossed()
+
+
 class Mixing(nn.Module):
     """Experts between whose products the rows of a token are mixed."""
 

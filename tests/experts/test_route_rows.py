@@ -146,6 +146,13 @@ def test_views_and_looked_up_matrices_stay_in_routed_order(model: str) -> None:
     assert calls(program.plan(), "all_to_all", "forward") == 2
 
 
+def test_of_two_routers_on_one_path_one_has_its_way() -> None:
+    program, ways = proven(with_groups("crossed", 7, 5))
+    assert ways.taken == ROUTE_ROWS
+    assert len(ways.ops) == 2
+    assert calls(program.plan(), "reduce_scatter", "backward") == 2
+
+
 def test_a_table_that_is_only_added_is_gathered() -> None:
     program = Program(compile_spec(with_groups("table", 7, 5)))
     assert program.verify().ok
