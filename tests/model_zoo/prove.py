@@ -131,7 +131,9 @@ def _refused(name: str, failure: CaptureError | CompileError | ShardError, spec:
 
 
 def _line(finding: Diagnostic) -> str:
-    notes = "".join(f" ({note})" for note in finding.notes)
+    lines = [label.span for label in finding.labels if label.span.file.endswith(".py")]
+    places = [f"model line: {Path(span.file).name}:{span.line}" for span in lines]
+    notes = "".join(f" ({note})" for note in (*places, *finding.notes))
     return f"{finding.code} {finding.message}{notes}"
 
 
