@@ -274,6 +274,11 @@ CODES: dict[str, Code] = {
         "experts that are gathered",
         "A note: rows are not sent to experts that are split over axes of the rows and others.",
     ),
+    "SH0408": Code(
+        "buffer update that needs the whole",
+        "The forward computes the new value of a split buffer from all of the old one, so every"
+        " device would gather it at every step.",
+    ),
     # SH05xx: plan and expect
     "SH0501": Code(
         "expectation not met",

@@ -40,6 +40,7 @@ from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import PIPELINE, Pass, run_passes
 from shardlang.proof.report import Report
 from shardlang.spec.types import InputDecl, Spec
+from shardlang.whole_buffers import check_updates
 
 DTYPES = {
     dtype_name(dtype): dtype
@@ -232,6 +233,7 @@ def compile_spec(
     placements = placements_of(spec, binding, captured)
     try:
         graph = run_passes(build_graph(captured, placements), passes)
+        check_updates(graph)
     except ShardError as failure:
         raise CompileError([*found, at_model(failure, spec)]) from failure
     for refusal in graph.notes.get("barred", []):

@@ -1,4 +1,4 @@
-"""Buffers that the forward writes, stated sharded: the new values and all gradients are proven."""
+"""Buffers that the forward writes, stated sharded: proven, or refused if a device needs them whole."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from shardlang.driver import compile_spec
+from shardlang.driver import CompileError, compile_spec
 from shardlang.proof.verify import verify
-from shardlang.spec import load_spec_text
+from shardlang.spec import Spec, load_spec_text
 
 MODEL = """
 import torch
@@ -36,28 +36,45 @@ model "model.py:build"
 input x : f32[7, 8] {layout}
 buffer "mean" [a]
 """
-UPDATES = {
+BY_PARTS = {
     "in_place": "self.mean.lerp_(y.detach().mean(0), 0.1)",
     "needs_a_norm": "self.mean = self.mean / (self.mean + y.detach().mean(0)).norm()",
-    "needs_the_whole": "self.mean.copy_(torch.sort(self.mean + y.detach().mean(0)).values)",
+}
+BY_THE_WHOLE = {
+    "sorted": "self.mean.copy_(torch.sort(self.mean + y.detach().mean(0)).values)",
     "a_part": "self.mean[:5] = y.detach().mean(0)[3:8]",
     "from_the_neighbours": "self.mean.copy_(self.mean.roll(1) + y.detach().sum(0).flip(0))",
 }
 
 
+def case(update: str, axis: str, layout: str, folder: Path) -> Spec:
+    """The spec of a model with one update."""
+    (folder / "model.py").write_text(MODEL.replace("{update}", update))
+    text = SPEC.format(axis=axis, layout=layout)
+    spec, findings = load_spec_text(text, str(folder / "case.shard"))
+    assert spec is not None, findings
+    return spec
+
+
 @pytest.mark.parametrize("layout", ["[a, _]", "[_, a]"])
 @pytest.mark.parametrize("axis", ["a = 3", "a = 2 as data"])
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", BY_PARTS)
 def test_a_written_buffer_keeps_its_layout(
     update: str, axis: str, layout: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "model.py").write_text(MODEL.replace("{update}", UPDATES[update]))
-    text = SPEC.format(axis=axis, layout=layout)
-    spec, findings = load_spec_text(text, str(tmp_path / "case.shard"))
-    assert spec is not None, findings
-    done = compile_spec(spec)
+    done = compile_spec(case(BY_PARTS[update], axis, layout, tmp_path))
     (held,) = (leaf for leaf in done.program.leaves if leaf.name == "mean")
     assert str(held.layout.dims[0]) == "11@a"
     report = verify(done.captured, done.placements, done.source, done.inputs)
     assert report.ok
     assert "mean" in report.outputs
+
+
+@pytest.mark.parametrize("update", BY_THE_WHOLE)
+def test_an_update_that_gathers_the_buffer_is_refused(update: str, tmp_path: Path) -> None:
+    with pytest.raises(CompileError) as raised:
+        compile_spec(case(BY_THE_WHOLE[update], "a = 3", "[a, _]", tmp_path))
+    (finding,) = raised.value.diagnostics
+    assert finding.code == "SH0408"
+    assert "`mean`, which is split over a" in finding.message
+    assert finding.span.file.endswith("model.py")
