@@ -1,4 +1,4 @@
-"""Buffers that the forward writes, stated sharded: proven, or refused if a device needs them whole."""
+"""Written buffers that are stated sharded: proven, or refused if a device needs them whole."""
 
 from __future__ import annotations
 
