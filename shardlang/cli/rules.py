@@ -58,18 +58,23 @@ def status(row: dict[str, Any]) -> str:
 def dtensor_coverage() -> dict[str, Any]:
     """How many of DTensor's functional forward overloads have a rule, and why others have none."""
     from shardlang.ir.compat import dtensor_overloads
+    from shardlang.proof.rules.table import read_table
     from shardlang.rules import RULES
     from shardlang.rules.reasons import REASONS
 
-    theirs = dtensor_overloads()
+    theirs, table = dtensor_overloads(), read_table()
     missing = {str(op): REASONS.get(str(op), "no reason known") for op in theirs if op not in RULES}
     covered = len(theirs) - len(missing)
+    shown = [table[str(op)] for op in theirs if str(op) in table and str(op) not in missing]
+    proven = sum(one.assignments > 0 and not one.failures for one in shown)
     percent = round(100 * covered / len(theirs), 1) if theirs else 100.0
     return {
         "torch": torch.__version__,
         "overloads": len(theirs),
         "covered": covered,
         "percent": percent,
+        "proven": proven,
+        "percent_proven": round(100 * proven / len(theirs), 1) if theirs else 100.0,
         "missing": missing,
     }
 
@@ -80,7 +85,8 @@ def summary(found: list[dict[str, Any]], coverage: dict[str, Any]) -> str:
     lines = [
         f"{len(found)} rules, {counts['proven']} of them proven on samples",
         f"{coverage['percent']}% of the {coverage['overloads']} forward overloads that DTensor of "
-        f"torch {coverage['torch']} has a rule for",
+        f"torch {coverage['torch']} has a rule for have one here, {coverage['percent_proven']}% one"
+        " that is proven on samples",
     ]
     if coverage["missing"]:
         lines.append("without a rule here:")

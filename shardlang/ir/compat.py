@@ -105,7 +105,10 @@ def default_generator(device: torch.device) -> torch.Generator:
 
 
 def dtensor_overloads() -> list[OpOverload]:
-    """The forward overloads without side effects that DTensor can propagate a sharding through."""
+    """The forward overloads without side effects that DTensor can propagate a sharding through.
+
+    Those of lists of tensors and the fused updates of optimizers are left out.
+    """
     from torch.distributed.tensor import DTensor
 
     propagator = DTensor._op_dispatcher.sharding_propagator
@@ -117,4 +120,5 @@ def dtensor_overloads() -> list[OpOverload]:
 
 def _is_forward(op: OpOverload) -> bool:
     writes = any(a.alias_info is not None and a.alias_info.is_write for a in op._schema.arguments)
-    return not writes and "backward" not in str(op)
+    apart = ("backward", "_foreach_", "_fused_")
+    return not writes and not any(word in str(op) for word in apart)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 _KERNEL = "the kernel that `{}` becomes below autograd; a traced graph holds `{}` itself"
-_OPTIMIZER = "an optimizer's update; it runs on local parts, outside of the graph"
 _PYTHON = "its result is a Python value that depends on the data, not a tensor"
 
 _KERNELS = {
@@ -18,11 +17,6 @@ _KERNELS = {
 
 REASONS: dict[str, str] = {
     **{f"aten.{name}": _KERNEL.format(op, op) for name, op in _KERNELS.items()},
-    **{
-        f"aten._fused_{name}.{overload}": _OPTIMIZER
-        for name in ("adam", "adamw")
-        for overload in ("default", "tensor_lr")
-    },
     "aten._local_scalar_dense.default": _PYTHON,
     "aten.equal.default": _PYTHON,
     "aten.is_same_size.default": "its result is a Python value, known when the model is traced",

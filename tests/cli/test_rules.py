@@ -11,6 +11,7 @@ def test_the_document_lists_rules_and_coverage() -> None:
     names = {row["op"] for row in found["rules"]}
     assert {"aten.linear.default", "aten.view.default", "aten.conv2d.default"} <= names
     assert found["dtensor"]["percent"] >= 85
+    assert found["dtensor"]["percent_proven"] >= 85
     assert not names.intersection(found["dtensor"]["missing"])
 
 

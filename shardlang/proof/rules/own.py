@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from shardlang.proof.rules.calls import AtenCall
+from shardlang.proof.rules.own_overloads import overload_calls
 from shardlang.proof.rules.own_prims import prim_calls
 from shardlang.rules import local
 
@@ -50,6 +51,7 @@ def own_calls() -> Iterator[AtenCall]:
     yield from _recurrent()
     yield from _pointwise()
     yield from prim_calls()
+    yield from overload_calls()
 
 
 def _contractions() -> Iterator[AtenCall]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from shardlang.proof.rules.calls import AtenCall
+from shardlang.proof.rules.own_overloads import between
 from shardlang.rules import RULES
 from shardlang.rules.registry import tensor_arguments
 
@@ -16,12 +17,6 @@ prims: Any = torch.ops.prims
 
 INTEGERS = {"gcd", "bitwise_not", "bitwise_and", "bitwise_or", "bitwise_xor", "shift_left"}
 """Those that take integers alone."""
-
-
-def between(low: float, high: float, *shape: int, seed: int = 0) -> Tensor:
-    """Uneven numbers in a range."""
-    generator = torch.Generator().manual_seed(seed + 31 * sum(shape))
-    return low + (high - low) * torch.rand(shape, dtype=torch.float64, generator=generator)
 
 
 def prim_calls() -> Iterator[AtenCall]:
