@@ -99,8 +99,8 @@ def test_bias_added_by_every_device(
     """A bias that is not marked as added is summed over the devices."""
     plain = OpRule.bind
 
-    def unmarked(self: OpRule, call: object) -> object:
-        rule = plain(self, call)  # type: ignore[arg-type]
+    def unmarked(self: OpRule, call: object, fast: bool = False) -> object:
+        rule = plain(self, call, fast)  # type: ignore[arg-type]
         return dataclasses.replace(rule, operands=tuple(Operand(o.dims) for o in rule.operands))
 
     monkeypatch.setattr(OpRule, "bind", unmarked)

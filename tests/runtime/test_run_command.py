@@ -111,8 +111,9 @@ def test_two_nodes_give_the_losses_of_one() -> None:
         for rank in range(2)
     ]  # fmt: skip
     alone = start(SPEC, "--steps", "2")
-    outputs = [process.communicate(timeout=120)[0] for process in (*nodes, alone)]
-    assert [process.returncode for process in (*nodes, alone)] == [0, 0, 0]
+    said = [process.communicate(timeout=120) for process in (*nodes, alone)]
+    assert [process.returncode for process in (*nodes, alone)] == [0, 0, 0], said
+    outputs = [output for output, _ in said]
     losses = [[json.loads(line).get("loss") for line in out.splitlines()] for out in outputs]
     assert losses[0][:2] == losses[2][:2]
     assert losses[1] == []
