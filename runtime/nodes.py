@@ -33,6 +33,7 @@ class Nodes:
         self._seen: dict[int, tuple[bytes, float]] = {}
         self._next_beat = 0.0
         self._beats = 0
+        self._said_done = False
 
     def __enter__(self) -> Nodes:
         if self.node == 0:
@@ -79,7 +80,8 @@ class Nodes:
     def failure(self, done: bool) -> Report | None:
         """Another node's failure, if there is one."""
         now = time.monotonic()
-        if self.count == 1 or now < self._next_beat:
+        news = done and not self._said_done
+        if self.count == 1 or (now < self._next_beat and not news):
             return None
         self._next_beat = now + BEAT_S
         try:
@@ -90,6 +92,7 @@ class Nodes:
     def _exchange_beats(self, now: float, done: bool) -> Report | None:
         self._beats += 1
         self._store.set(_beat(self.node), "done" if done else str(self._beats))
+        self._said_done = done
         if self._store.check([_FAILED]):
             return Report(**json.loads(self._store.get(_FAILED)))
         for other in range(self.count):
@@ -113,7 +116,9 @@ class Nodes:
         return None
 
     def all_done(self) -> bool:
-        """Whether every node's workers have ended well."""
+        """Whether every node's workers have ended well, and the others know it of this node's."""
+        if self.count > 1 and not self._said_done:
+            return False
         others = [self._seen.get(other, (b"", 0.0))[0] for other in range(self.count)]
         return all(beat == b"done" for i, beat in enumerate(others) if i != self.node)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 from spawn import spawn
 
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.nodes import Nodes
 
 CASES = {
     "killed": ("SH0603", "rank 1 was killed by signal 9 (SIGKILL)"),
@@ -71,3 +73,19 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+
+
+def test_a_node_says_that_it_is_done_before_it_leaves() -> None:
+    """Even if it hears of the others' end first, and ends right after a beat of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
+    with Nodes(2, 0, endpoint) as first, Nodes(2, 1, endpoint) as second:
+        assert first.failure(done=True) is None
+        assert second.failure(done=False) is None
+        assert not second.all_done()
+        assert second.failure(done=True) is None
+        assert second.all_done()
+        first._next_beat = 0.0
+        assert first.failure(done=True) is None
+        assert first.all_done()
