@@ -73,7 +73,7 @@ def _cell(outcome: Outcome | None) -> str:
         return "not run"
     if not outcome.ok:
         return outcome.code or "wrong"
-    return f"{outcome.error:.0e}, {outcome.seconds:.0f} s"
+    return f"{outcome.error:.0e}, {outcome.seconds:.1f} s"
 
 
 def _notes(name: str, found: Mapping[str, Outcome]) -> list[str]:
