@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from shardlang.passes.fx_edit import Editor, argument, is_op, val
+from shardlang.passes.repeat_heads import one_head_per_query
 
 aten = torch.ops.aten
 
@@ -32,7 +33,7 @@ def _attention(edit: Editor, node: fx.Node) -> fx.Node:
     scale = 1.0 / math.sqrt(val(query).shape[-1]) if scale is None else scale  # type: ignore[arg-type]
     root = math.sqrt(abs(scale))
     if argument(node, "enable_gqa"):
-        key, value = (_repeat_heads(edit, x, query, node) for x in (key, value))  # type: ignore[arg-type]
+        key, value = (one_head_per_query(edit, x, query, node) for x in (key, value))  # type: ignore[arg-type]
     query = edit.call(aten.mul.Tensor, query, math.copysign(root, scale), like=node)
     key = edit.call(aten.transpose.int, key, -2, -1, like=node)
     key = edit.call(aten.mul.Tensor, key, root, like=node)
@@ -41,14 +42,6 @@ def _attention(edit: Editor, node: fx.Node) -> fx.Node:
     weights = edit.call(aten._safe_softmax.default, scores, -1, like=node)
     weights = edit.call(aten.dropout.default, weights, argument(node, "dropout_p"), True, like=node)
     return edit.call(aten.matmul.default, weights, value, like=node)
-
-
-def _repeat_heads(edit: Editor, x: fx.Node, query: fx.Node, node: fx.Node) -> fx.Node:
-    """Repeat grouped heads so that there is one per query head."""
-    repeats = val(query).shape[-3] // val(x).shape[-3]
-    if repeats == 1:
-        return x
-    return edit.call(aten.repeat_interleave.self_int, x, repeats, -3, like=node)
 
 
 def _masked(edit: Editor, scores: fx.Node, node: fx.Node) -> fx.Node:

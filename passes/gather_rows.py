@@ -28,7 +28,7 @@ Axes = tuple[Axis, ...]
 def gather_price(value: fx.Node, axes: Axes) -> float:
     """Bytes that make a value whole along some axes."""
     have = home(value)
-    goal = Layout(tuple(dim.without(axes) for dim in have.dims), have.partial)
+    goal = have.without(axes).unlabelled()
     itemsize: int = value.meta["val"].dtype.itemsize
     return itemsize * move_cost(have, goal, bool(value.meta.get("diff")))
 
@@ -36,7 +36,7 @@ def gather_price(value: fx.Node, axes: Axes) -> float:
 def _scatter_price(value: fx.Node, axes: Axes) -> float:
     """Bytes that make a partial sum of what now is split over some axes."""
     goal = home(value)
-    have = Layout(tuple(dim.without(axes) for dim in goal.dims), goal.partial | set(axes))
+    have = Layout(goal.without(axes).dims, goal.partial | set(axes))
     itemsize: int = value.meta["val"].dtype.itemsize
     return itemsize * move_cost(have, goal, bool(value.meta.get("diff")))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import fx
@@ -64,12 +65,15 @@ def _stated_axes(graph: ShardGraph, module: str) -> Iterator[tuple[Axis, ...]]:
 
 def _repeat(edit: Editor, node: fx.Node) -> None:
     """One key and value head per query head."""
-    query, key, value = node.args[:3]
-    assert isinstance(query, fx.Node)
-    made = []
-    for x in (key, value):
-        assert isinstance(x, fx.Node)
-        times = val(query).shape[-3] // val(x).shape[-3]
-        made.append(edit.call(aten.repeat_interleave.self_int, x, times, -3, like=node))
+    query, *pair = cast(tuple[fx.Node, ...], node.args[:3])
+    made = (one_head_per_query(edit, x, query, node) for x in pair)
     node.args = (query, *made, *node.args[3:])
     node.kwargs = {k: v for k, v in node.kwargs.items() if k != "enable_gqa"}
+
+
+def one_head_per_query(edit: Editor, x: fx.Node, query: fx.Node, like: fx.Node) -> fx.Node:
+    """Repeat the grouped heads of a key or value so that there is one per query head."""
+    times = val(query).shape[-3] // val(x).shape[-3]
+    if times == 1:
+        return x
+    return edit.call(aten.repeat_interleave.self_int, x, times, -3, like=like)
