@@ -279,9 +279,11 @@ def mismatch(report: Report, span: Span) -> Diagnostic:
     """The diagnostic for a proof that failed: what differs first, and what is worst."""
     found = report.to_json()
     notes = []
-    for what in ("loss", "outputs", "gradients", "eager"):
-        part = found[what]
-        if part is not None:
+    eager = found["eager"] or {}
+    parts = {what: found[what] for what in ("loss", "outputs", "gradients")}
+    parts |= {"eager": eager, "eager gradients": eager.get("gradients")}
+    for what, part in parts.items():
+        if part:
             error_ = part.get("error", part.get("max_error"))
             worst = f", worst `{part['worst']}`" if part.get("worst") else ""
             notes.append(f"{what}: error {error_:.1e}{worst}")

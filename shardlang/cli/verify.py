@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -63,8 +63,14 @@ def summary(report: Report) -> str:
         if gradients["unused"]:
             lines.append(f"  no gradient reaches {', '.join(gradients['unused'])}")
     if found["eager"] is not None:
-        lines.append(f"  eager      error {found['eager']['error']:.1e} at the model's own dtype")
+        lines.append(f"  eager      {_eager(found['eager'])} at the model's own dtype")
     if report.draws_apart:
         lines.append(f"  random     {report.draws_apart} draws, as the shards make them")
     lines += [f"  cut        {cut}" for cut in found["cut"]]
     return "\n".join(lines)
+
+
+def _eager(found: dict[str, Any]) -> str:
+    text = f"outputs {found['error']:.1e}"
+    gradients = found["gradients"]
+    return text if gradients is None else f"{text}, gradients {gradients['max_error']:.1e}"

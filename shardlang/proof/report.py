@@ -27,6 +27,32 @@ class Mismatch:
         return f"{what}`{self.name}`{where}{line} {self.layout} differs by {self.error:.1e}"
 
 
+@dataclass(frozen=True, slots=True)
+class Eager:
+    """How far the untouched model, at its own dtype, is from the reference.
+
+    `outputs` holds max|a-b| / max|b| of each output and changed buffer; `gradients` holds
+    |a-b| / |b|, in the Euclidean norm, of each parameter, and is None in eval mode.
+    """
+
+    outputs: dict[str, float]
+    gradients: dict[str, float] | None
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether all differences are within the tolerance."""
+        errors = [*self.outputs.values(), *(self.gradients or {}).values()]
+        return all(error <= self.tolerance for error in errors)
+
+    def to_json(self) -> dict[str, Any]:
+        """The largest errors."""
+        outputs = _worst(self.outputs)
+        found = {"error": outputs["max_error"], "worst": outputs["worst"]}
+        gradients = None if self.gradients is None else _worst(self.gradients)
+        return {**found, "gradients": gradients, "tolerance": self.tolerance}
+
+
 @dataclass(slots=True)
 class Report:
     """The result of `verify`.
@@ -43,8 +69,7 @@ class Report:
     gradients: dict[str, float] | None = None
     count: int = 0
     unused: list[str] = field(default_factory=list)
-    eager: float | None = None
-    eager_tolerance: float = 0.0
+    eager: Eager | None = None
     first: Mismatch | None = None
     cut: list[str] = field(default_factory=list)
     draws_apart: int = 0
@@ -61,31 +86,30 @@ class Report:
     @property
     def traced_as_eager(self) -> bool:
         """Whether the traced graph computes what the untouched model does."""
-        return self.eager is None or self.eager <= self.eager_tolerance
-
-    @staticmethod
-    def _worst(errors: dict[str, float]) -> dict[str, Any]:
-        if not errors:
-            return {"max_error": 0.0, "worst": None}
-        name = max(errors, key=lambda key: (errors[key] != errors[key], errors[key]))
-        return {"max_error": errors[name], "worst": name}
+        return self.eager is None or self.eager.ok
 
     def to_json(self) -> dict[str, Any]:
         """The document of the CLI contract."""
         gradients = None
         if self.gradients is not None:
-            gradients = {**self._worst(self.gradients), "count": self.count, "unused": self.unused}
+            gradients = {**_worst(self.gradients), "count": self.count, "unused": self.unused}
         return {
             "ok": self.ok,
             "devices": self.devices,
             "dtype": "float64",
             "loss": self.loss,
-            "outputs": self._worst(self.outputs),
+            "outputs": _worst(self.outputs),
             "gradients": gradients,
-            "eager": None
-            if self.eager is None
-            else {"error": self.eager, "tolerance": self.eager_tolerance},
+            "eager": None if self.eager is None else self.eager.to_json(),
             "first_difference": None if self.first is None else str(self.first),
             "cut": self.cut,
             "draws_apart": self.draws_apart,
         }
+
+
+def _worst(errors: dict[str, float]) -> dict[str, Any]:
+    """The largest error, not-a-numbers first, and whose it is."""
+    if not errors:
+        return {"max_error": 0.0, "worst": None}
+    name = max(errors, key=lambda key: (errors[key] != errors[key], errors[key]))
+    return {"max_error": errors[name], "worst": name}

@@ -15,7 +15,7 @@ from shardlang.ir.program import LocalProgram
 from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import run_passes
 from shardlang.proof.draws import with_program_draws
-from shardlang.proof.eager import compare_eager
+from shardlang.proof.eager import Expected, compare_eager
 from shardlang.proof.locate import first_difference
 from shardlang.proof.report import TOLERANCE, Mismatch, Report
 from shardlang.proof.values import all_values, cotangents
@@ -34,9 +34,9 @@ def verify(
     """Prove that the sharded program computes what the model computes.
 
     Every floating dtype is raised to float64 on both sides. Outputs, loss and the gradient of every
-    parameter are compared on every device; then the model itself, run eagerly at its own dtype, is
-    compared with the reference. Where shards draw random numbers apart, the reference takes the
-    numbers that they draw (`shardlang.proof.draws`).
+    parameter are compared on every device; then those of the model itself, run eagerly at its own
+    dtype, are compared with the reference. Where shards draw random numbers apart, the reference
+    takes the numbers that they draw (`shardlang.proof.draws`).
 
     Raises:
         ShardError: the model cannot be sharded as stated.
@@ -52,10 +52,9 @@ def verify(
     except DeviceFault as fault:
         return failed(program, fault)
     report.draws_apart = draws_apart
-    report.eager, report.eager_tolerance = compare_eager(
-        captured, source, values, reference.results, seed
-    )
-    if not report.ok and (report.eager is None or report.eager <= report.eager_tolerance):
+    expected = Expected(reference.results, reference.cotangents, reference.gradients)
+    report.eager = compare_eager(captured, source, values, expected, seed)
+    if not report.ok and report.traced_as_eager:
         report.first = first_difference(program, reference) or first_leaf(program, report)
     return report
 

@@ -57,8 +57,12 @@ def _stream(layout: Layout, source: Streams, dims: int | None = None) -> tuple[A
     return (*source.take(), PartNumber(axes))
 
 
+def _drops(call: Call) -> bool:
+    return call["train"] is not False and bool(call["p"])
+
+
 def _dropout(call: Call, sharding: Sharding) -> LocalCall:
-    if not call["train"] or not call["p"] or not _split(sharding):
+    if not _drops(call) or not _split(sharding):
         return call.replace()
     x, layout = call["input"], sharding.result()
     args = (x, call.target, _places(layout), layout.shape, _strides(x), call["p"])
@@ -66,7 +70,7 @@ def _dropout(call: Call, sharding: Sharding) -> LocalCall:
 
 
 def _native_dropout(call: Call, sharding: Sharding) -> LocalCall:
-    if not call["train"] or not call["p"] or not _split(sharding):
+    if not _drops(call) or not _split(sharding):
         return call.replace()
     x, layout = call["input"], sharding.result()
     args = (x, _places(layout), layout.shape, _strides(x), call["p"])
@@ -74,7 +78,7 @@ def _native_dropout(call: Call, sharding: Sharding) -> LocalCall:
 
 
 def _dropout_apart(call: Call, sharding: Sharding, source: Streams) -> LocalCall:
-    if not call["train"] or not call["p"]:
+    if not _drops(call):
         return call.replace()
     dims = 2 if call.target is aten.feature_dropout.default else None
     stream = _stream(sharding.result(), source, dims)
@@ -82,7 +86,7 @@ def _dropout_apart(call: Call, sharding: Sharding, source: Streams) -> LocalCall
 
 
 def _native_dropout_apart(call: Call, sharding: Sharding, source: Streams) -> LocalCall:
-    if not call["train"] or not call["p"]:
+    if not _drops(call):
         return call.replace()
     stream = _stream(sharding.result(), source)
     return streams.dropped_with_mask_apart, (call["input"], *stream, call["p"]), {}
@@ -90,11 +94,11 @@ def _native_dropout_apart(call: Call, sharding: Sharding, source: Streams) -> Lo
 
 rule(
     aten.dropout, aten.feature_dropout, spec=_same, localize=_dropout, fast=_dropout_apart,
-    linear=["input"], random=True,
+    linear=["input"], random=_drops,
 )  # fmt: skip
 rule(
     aten.native_dropout, spec=_same, localize=_native_dropout, fast=_native_dropout_apart,
-    random=True,
+    random=_drops,
 )  # fmt: skip
 
 
@@ -126,7 +130,7 @@ rule(
 
 
 def _alpha_dropout_apart(call: Call, sharding: Sharding, source: Streams) -> LocalCall:
-    if not call["train"] or not call["p"]:
+    if not _drops(call):
         return call.replace()
     dims = 2 if call.target is aten.feature_alpha_dropout.default else None
     stream = _stream(sharding.result(), source, dims)

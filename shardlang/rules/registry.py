@@ -65,6 +65,10 @@ class OpRule:
     random: bool | Callable[[Call], bool] = False
     detached: bool = False
 
+    def draws(self, call: Call) -> bool:
+        """Whether a call draws random numbers."""
+        return self.random(call) if callable(self.random) else self.random
+
     def bind(self, call: Call, fast: bool = False) -> Rule:
         """The rule of one call; if `fast`, shards draw random numbers apart.
 
@@ -82,7 +86,7 @@ class OpRule:
             linear=[_operand_set(names, call) for names in sets if _additive(names, call)],
             reduce=self.reduce,
             passes=self.passes,
-            random=self.random(call) if callable(self.random) else self.random,
+            random=self.draws(call),
             detached=self.detached,
         )
 

@@ -1,0 +1,68 @@
+"""The untouched model against the reference: outputs, changed buffers and gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shardlang.driver import compile_spec
+from shardlang.proof.prove import verify_compiled
+from shardlang.proof.report import Report
+from shardlang.spec import load_spec_text
+
+MODEL = """
+import torch
+from torch import nn
+
+class Gate(nn.Module):
+    def __init__(self, detaches=False, drops=0.0, norm=False):
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 10), nn.Linear(10, 6)
+        self.norm = nn.BatchNorm1d(10) if norm else nn.Identity()
+        self.dropout, self.detaches = nn.Dropout(drops), detaches
+
+    def forward(self, x):
+        h = self.dropout(self.norm(self.up(x)).tanh())
+        if self.detaches and torch.compiler.is_compiling():
+            h = h.detach()
+        return {"loss": self.down(h).pow(2).mean()}
+"""
+SPEC = """
+mesh {{ dp = 2 tp = 2 }}
+model "model.py:Gate"({arguments})
+input x : {dtype}[7, 6] [dp, _]
+param "up.{{weight,bias}}" [tp, ...]
+"""
+
+
+PLAIN = ["", "drops = 0.3", "norm = true", "drops = 0.3, norm = true"]
+
+
+def proof(folder: Path, arguments: str, dtype: str = "f32") -> Report:
+    (folder / "model.py").write_text(MODEL)
+    text = SPEC.format(arguments=arguments, dtype=dtype)
+    spec, found = load_spec_text(text, str(folder / "gate.shard"))
+    assert spec is not None, found
+    return verify_compiled(compile_spec(spec))
+
+
+def test_gradients_that_tracing_changes_are_found(tmp_path: Path) -> None:
+    """The outputs agree, the gradients of what is detached do not."""
+    report = proof(tmp_path, "detaches = true")
+    assert report.eager is not None and report.eager.gradients is not None
+    assert not report.ok and not report.traced_as_eager
+    assert max(report.eager.outputs.values()) < 1e-6
+    wrong = {name for name, error in report.eager.gradients.items() if error > 0.5}
+    assert wrong == {"up.weight", "up.bias"}
+
+
+@pytest.mark.parametrize("arguments", PLAIN)
+def test_a_model_is_its_trace(tmp_path: Path, arguments: str) -> None:
+    """Random models too: they are compared at their own dtype, with the same draws."""
+    report = proof(tmp_path, arguments)
+    assert report.ok and report.eager is not None and report.eager.gradients is not None
+    assert ("norm.running_mean" in report.eager.outputs) == ("norm" in arguments)
+    assert max(report.eager.outputs.values()) < 1e-5
+    assert max(report.eager.gradients.values()) < 1e-3  # that of a bias before a norm is rounding
+    assert set(report.eager.gradients) >= {"up.weight", "up.bias", "down.weight", "down.bias"}
