@@ -32,6 +32,12 @@ TASKS: dict[str, str] = {
     "speech-seq2seq": "AutoModelForSpeechSeq2Seq",
     "ctc": "AutoModelForCTC",
 }
+LAYERS = (
+    "num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "decoder_layers",
+    "num_decoder_layers", "num_encoder_layers", "layers", "depth",
+)  # fmt: skip
+"""What configurations call the number of layers."""
+
 _BUILD_OPTIONS = ("attn_implementation", "experts_implementation", "dtype")
 TRACEABLE_EXPERTS = "grouped_mm"
 """The implementation of mixtures of experts that is traced token by token."""
@@ -111,10 +117,7 @@ class HfSource(ModelSource):
             )
         kind = transformers.CONFIG_MAPPING[model_type]
         plain = kind.from_dict(settings)
-        for name in self.overrides:
-            if not hasattr(plain, name):
-                raise _no_option(name, plain)
-        return kind.from_dict(settings | self.overrides) if self.overrides else plain
+        return kind.from_dict(_changed(settings, plain, self.overrides))
 
     def construct(self) -> nn.Module:
         if self.checkpoint is not None:
@@ -124,6 +127,7 @@ class HfSource(ModelSource):
         if "dtype" in options:
             options["dtype"] = getattr(torch, str(options["dtype"]).removeprefix("torch."))
         kind = self._model_class(config)
+        config = _config_for(kind, config)
         settable = getattr(kind, "_can_set_experts_implementation", bool)()
         if settable and config._experts_implementation is None:
             options.setdefault("experts_implementation", TRACEABLE_EXPERTS)
@@ -141,8 +145,7 @@ class HfSource(ModelSource):
                     f"`{config.model_type}` models do not do `{self.task}`",
                     help=f"they do {join_words(quote(self._tasks_of(config)), 'and')}",
                 )
-            found = mapping[type(config)]
-            return found[0] if isinstance(found, (tuple, list)) else found
+            return _chosen(mapping[type(config)], config)
         named = config.architectures or [None]
         found = getattr(transformers, named[0], None) if named[0] else None
         if found is None:
@@ -248,6 +251,51 @@ def _no_option(name: str, config: Any) -> CaptureError:
     else:
         help = f"an option of `hf` is {join_words(quote(own))}, or a key of the configuration"
     return CaptureError("SH0352", f"`{config.model_type}` has no option `{name}`", help=help)
+
+
+def _changed(settings: dict[str, Any], plain: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with other values; those that a configuration of several lacks are its text's."""
+    own = {name: value for name, value in overrides.items() if hasattr(plain, name)}
+    others = {name: value for name, value in overrides.items() if name not in own}
+    text = getattr(plain, "text_config", None)
+    for name in others:
+        if not hasattr(text, name):
+            raise _no_option(name, plain)
+    changed = _with_fewer_layers(settings, plain, own)
+    if others:
+        changed["text_config"] = _with_fewer_layers(settings.get("text_config") or {}, text, others)
+    return changed
+
+
+def _with_fewer_layers(
+    settings: dict[str, Any], plain: Any, changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Changed settings; lists with an entry for each layer end with the layers."""
+    counts = {
+        getattr(plain, name): value
+        for name, value in changes.items()
+        if name in LAYERS and isinstance(value, int)
+    }
+    cut = {
+        name: value[: counts[len(value)]]
+        for name, value in settings.items()
+        if isinstance(value, list) and len(value) in counts
+    }
+    return {**settings, **cut, **changes}
+
+
+def _chosen(found: Any, config: Any) -> Any:
+    """Of several classes for one task the one that the configuration names, else the first."""
+    kinds = found if isinstance(found, (tuple, list)) else (found,)
+    named = config.architectures or ()
+    return next((kind for kind in kinds if kind.__name__ in named), kinds[0])
+
+
+def _config_for(kind: Any, config: Any) -> Any:
+    """The text part of a configuration of several, where the model class is for text alone."""
+    text = config.sub_configs.get("text_config")
+    alone = text is not None and getattr(kind, "config_class", None) is text
+    return config.get_text_config() if alone else config
 
 
 def import_transformers() -> Any:

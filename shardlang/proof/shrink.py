@@ -16,16 +16,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import fx
+
 from shardlang.capture import HfSource, ModelSource
+from shardlang.capture.hf import LAYERS
 from shardlang.ir.graph import is_step
 from shardlang.ir.program import LocalProgram, apply_steps
 from shardlang.ir.steps import Step
 from shardlang.spec.types import Axes, InputDecl, ModelRef, Spec
 
-LAYERS = (
-    "num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "decoder_layers",
-    "num_decoder_layers", "num_encoder_layers", "layers", "depth",
-)  # fmt: skip
 WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "n_inner", "d_ff",
           "vocab_size", "moe_intermediate_size", "shared_expert_intermediate_size")  # fmt: skip
 HIDDEN = (("hidden_size", "num_attention_heads"), ("n_embd", "n_head"), ("d_model", "num_heads"),
@@ -189,13 +188,16 @@ def _words(steps: Counter[str]) -> str:
 def steps_by_place(program: LocalProgram) -> dict[str, Counter[str]]:
     """For every module, its steps: kind, axes, and backward move.
 
-    Gradient buckets are left out: how many there are follows from the sizes alone.
+    Steps of parameters that gradient buckets hold are left out, in a bucket or alone: how many
+    buckets there are follows from the sizes.
     """
     found: dict[str, Counter[str]] = {}
     for node in program.graph.nodes:
         if is_step(node) and node.target is not apply_steps:
-            step = node.args[1]
-            assert isinstance(step, Step)
+            value, step = node.args[:2]
+            assert isinstance(step, Step) and isinstance(value, fx.Node)
+            if value.op == "placeholder" and step.kind == "vary":
+                continue
             text = f"{step.kind} over {'*'.join(a.name for a in step.axes)} ({step.backward.value})"
             found.setdefault(node.meta.get("module", ""), Counter())[text] += 1
     return found

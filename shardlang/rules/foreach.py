@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-
+from shardlang.ir.compat import OpOverload
 from shardlang.rules.call import Call, shape_of
-from shardlang.rules.registry import overloads, rule
+from shardlang.rules.registry import in_torch, rule
 from shardlang.rules.writing import arrow, names
-
-aten = torch.ops.aten
 
 
 def _dims(shape: tuple[int, ...], out: tuple[int, ...], index: int) -> list[str]:
@@ -39,10 +34,9 @@ _POINTWISE = """
 """
 
 
-def _lists(which: str) -> list[Any]:
-    """Overloads on lists that give new tensors, as far as this torch has them."""
-    packets = [getattr(aten, f"_foreach_{name}", None) for name in which.split()]
-    return [op for packet in packets if packet is not None for op in overloads(packet)]
+def _lists(which: str) -> list[OpOverload]:
+    """Overloads on lists that give new tensors."""
+    return in_torch(*(f"_foreach_{name}" for name in which.split()))
 
 
 rule(*_lists(_POINTWISE), spec=_each)

@@ -15,7 +15,7 @@ from shardlang.ir.here import size_at
 from shardlang.ir.rule import Sharding
 from shardlang.rules import local_window
 from shardlang.rules.call import Call, LocalCall
-from shardlang.rules.registry import Emit, rule
+from shardlang.rules.registry import Emit, in_torch, rule
 from shardlang.rules.window import Sliding, halo, per_dim
 from shardlang.rules.writing import arrow, names, tensor
 
@@ -48,7 +48,7 @@ rule(
     aten._upsample_bilinear2d_aa.default, aten._upsample_bicubic2d_aa.default,
     aten.upsample_bilinear2d.vec, aten.upsample_nearest2d.vec, aten.upsample_bicubic2d.vec,
     aten._upsample_nearest_exact2d.vec, aten._upsample_bilinear2d_aa.vec,
-    aten._upsample_bicubic2d_aa.vec, aten._upsample_lanczos2d_aa.default,
+    aten._upsample_bicubic2d_aa.vec, *in_torch("_upsample_lanczos2d_aa.default"),
     spec=lambda call: _spatial(call, 2), linear=_averages,
 )  # fmt: skip
 rule(

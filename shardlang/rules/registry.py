@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import fx
 
+from shardlang.ir.compat import OpOverload
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.notation import bind
@@ -144,6 +145,17 @@ def overloads(op: Any) -> list[Any]:
         found = [getattr(op, name) for name in op.overloads()]  # type: ignore[no-untyped-call]
         return [o for o in found if not _writes(o) and _gives_tensors(o)]
     return [op]
+
+
+def in_torch(*names: str) -> list[OpOverload]:
+    """The named aten ops that this torch has: all overloads of `op`, or `op.overload` alone."""
+    found: list[OpOverload] = []
+    for name in names:
+        packet, _, overload = name.partition(".")
+        op = getattr(torch.ops.aten, packet, None)
+        op = getattr(op, overload, None) if overload else op
+        found += overloads(op) if op is not None else []
+    return found
 
 
 def _writes(overload: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,27 @@ def test_architectures_name_the_class(tmp_path: Path) -> None:
     family = llama()
     family.config["architectures"] = ["LlamaForCausalLM"]
     assert capture(HfSource(family.write(tmp_path)), family.inputs).results[0].name == "loss"
+
+
+def test_the_text_part_of_a_configuration_of_several(tmp_path: Path) -> None:
+    """A class for text alone gets the text's part, and options that only this has change it."""
+    text = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    layers = {"num_hidden_layers": 4, "layer_types": ["full_attention"] * 4, "vocab_size": 64}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "qwen3_5", "text_config": {**text, **layers}}))
+    config = HfSource(path, task="causal-lm", num_hidden_layers=2).build().config
+    assert (config.model_type, config.num_hidden_layers) == ("qwen3_5_text", 2)
+    with pytest.raises(CaptureError, match="has no option `num_hiden_layers`"):
+        HfSource(path, task="causal-lm", num_hiden_layers=2).build()
+
+
+def test_fewer_layers_cut_what_is_said_of_each(tmp_path: Path) -> None:
+    family = llama()
+    family.config["model_type"] = "qwen3"
+    family.config["num_hidden_layers"] = 4
+    family.config["layer_types"] = ["full_attention", "sliding_attention"] * 2
+    config = HfSource(family.write(tmp_path), task="causal-lm", num_hidden_layers=3).build().config
+    assert config.layer_types == ["full_attention", "sliding_attention", "full_attention"]
 
 
 def test_misnamed_inputs(tmp_path: Path, folder: Path) -> None:

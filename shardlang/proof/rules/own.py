@@ -13,6 +13,7 @@ from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.own_overloads import overload_calls
 from shardlang.proof.rules.own_prims import prim_calls
 from shardlang.rules import local
+from shardlang.rules.registry import in_torch
 
 aten: Any = torch.ops.aten
 
@@ -232,6 +233,7 @@ def _pointwise() -> Iterator[AtenCall]:
     yield _call(aten.detach.default, x)
     yield _call(aten.glu.default, numbers(5, 14), 1)
     yield _call(aten.linalg__powsum.default, x, 3, [1])
-    yield _call(aten._upsample_lanczos2d_aa.default, numbers(3, 4, 5, 6), [7, 9], False)
+    for op in in_torch("_upsample_lanczos2d_aa.default"):
+        yield _call(op, numbers(3, 4, 5, 6), [7, 9], False)
     yield _call(aten.prelu.default, numbers(3, 5, 4), numbers(5))
     yield _call(aten.complex.default, x, numbers(5, 7, seed=1))
