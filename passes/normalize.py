@@ -6,16 +6,21 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from shardlang.passes.expand_vmaps import expand_vmaps
 from shardlang.passes.expose_groups import expose_groups
 from shardlang.passes.expose_randomness import expose_randomness
 from shardlang.passes.functionalize import functionalize
 from shardlang.passes.inline_regions import inline_regions
+from shardlang.passes.keep_draw_order import draw_orders, keep_draw_order
 from shardlang.passes.simplify import simplify
 
 
 @dataclass(frozen=True, slots=True)
 class Normalize:
-    """Inline regions, make writes functional, expose hidden randomness and groups, and simplify.
+    """Make a traced program flat and functional, and its operators few.
+
+    Inlines regions, writes vmaps out, makes writes functional, exposes hidden randomness and
+    groups, and simplifies.
 
     Reads `val`, `module` and `source` of every node's meta, and of placeholders `kind` and
     `trainable`. The result's output node keeps its operands; `run` also returns the final value of
@@ -23,6 +28,7 @@ class Normalize:
 
     Invariants of the result:
     - no submodules, no operator that writes an operand, no runtime checks;
+    - random operators draw in the order in which they do in the model;
     - values that must not carry a gradient come from `aten.detach`.
     """
 
@@ -31,11 +37,14 @@ class Normalize:
     def run(self, traced: fx.GraphModule) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
         """The normalized graph, and placeholder to final value for each one that is written."""
         graph = inline_regions(traced)
+        expand_vmaps(graph)
         final = functionalize(graph)
         _keep(graph, final)
         expose_randomness(graph)
         expose_groups(graph)
+        orders = draw_orders(graph)
         simplify(graph)
+        keep_draw_order(graph, orders)
         final = _release(graph, final)
         graph.lint()
         return graph, final

@@ -167,6 +167,27 @@ class HfSource(ModelSource):
 
     @property
     def advice(self) -> str:
+        return "; ".join(filter(None, (self._advice_on_layers(), self._advice_on_experts())))
+
+    def _advice_on_layers(self) -> str:
+        """What to say of a model that skips layers at random in training."""
+        found = {
+            name: value
+            for config in (self.text_config, self.config())
+            for name, value in vars(config).items()
+            if name.endswith("layerdrop") and value
+        }
+        if self.mode != "train" or not found:
+            return ""
+        given = ", ".join(f"{name} = {value}" for name, value in found.items())
+        wanted = ", ".join(f"{name} = 0.0" for name in found)
+        return (
+            f"the configuration has `{given}`, which skips whole layers at random: add `{wanted}`"
+            " to `model hf(...)`"
+        )
+
+    def _advice_on_experts(self) -> str:
+        """What to say of an implementation of experts that looks at the data."""
         traceable = (None, TRACEABLE_EXPERTS)
         chosen = self.build_options.get("experts_implementation")
         configured = getattr(self.config(), "_experts_implementation", None)

@@ -176,6 +176,32 @@ def norms(self: Any, x: torch.Tensor) -> Any:
     return self.narrow(self.rms(self.lin(x))).pow(3).sum()
 
 
+@same()
+def draws_in_memory_order(self: Any, x: torch.Tensor) -> Any:
+    """The copies are no values of their own, but decide which element gets which number."""
+    y = self.lin(x)
+    turned = F.dropout(y.t().contiguous() * 2, 0.5)
+    kept = F.dropout(y.t(), 0.5)
+    cube = torch.stack([y, 2 * y, 3 * y]).permute(2, 0, 1)
+    back = cube.contiguous().permute(1, 2, 0)
+    return turned.sum() + (kept * turned).sum() + (F.dropout(back, 0.3) * cube.sum()).sum()
+
+
+@same()
+def maps_over_elements(self: Any, x: torch.Tensor) -> Any:
+    def score(row: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return torch.where(row > 0, row * weight, row).softmax(-1) @ weight
+
+    def table(i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+        return (i >= j) & (j % 2 == 0)
+
+    y = self.lin(x)
+    scores = torch.vmap(torch.vmap(score, in_dims=(None, 0)), in_dims=(0, None))(y, self.lin.weight)
+    places = torch.arange(y.shape[0])
+    mask = torch.vmap(torch.vmap(table, in_dims=(None, 0)), in_dims=(0, None))(places, places)
+    return (scores * mask.float().sum()).sum(), mask
+
+
 @pytest.mark.parametrize("name", SAME)
 def test_meaning_is_kept(name: str) -> None:
     """Results, gradients and the new values of buffers are those of eager execution.

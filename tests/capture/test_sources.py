@@ -224,6 +224,19 @@ def test_fewer_layers_cut_what_is_said_of_each(tmp_path: Path) -> None:
     assert config.layer_types == ["full_attention", "sliding_attention", "full_attention"]
 
 
+def test_layers_skipped_at_random_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    sizes = {"hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 24, "vocab_size": 50}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "layerdrop": 0.1}
+    path.write_text(json.dumps({"model_type": "opt", **sizes, **layers}))
+    with pytest.raises(CaptureError) as caught:
+        capture(HfSource(path, task="causal-lm"), llama().inputs)
+    assert caught.value.code == "SH0354"
+    assert "`layerdrop = 0.1`" in caught.value.help and "add `layerdrop = 0.0`" in caught.value.help
+    assert HfSource(path, task="causal-lm", layerdrop=0.0).advice == ""
+    assert HfSource(path, task="causal-lm", mode="eval").advice == ""
+
+
 def test_misnamed_inputs(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(CaptureError, match="takes no input `input_id`") as caught:
         capture(llama().source(tmp_path), tokens(2, 3, "input_id"))
