@@ -12,6 +12,7 @@ from torch import fx
 from shardlang.capture.errors import CaptureError
 from shardlang.capture.nest import Skeleton, flatten_call, nest
 from shardlang.capture.state import Remark
+from shardlang.grammar.diagnostics import join_words, quote
 
 ValueKey = tuple[str, str, str]
 """(module name, `"in"` or `"out"`, selector such as `""`, `"0"`, `"logits"`)."""
@@ -106,19 +107,19 @@ class Captured:
         Raises `CaptureError` SH0353 for an argument that was not declared or is missing.
         """
         given = flatten_call(self.forward_names, args, kwargs)
-        wanted = {leaf.name for leaf in self.leaves if leaf.kind == "input"}
-        if wanted - given.keys():
-            missing = ", ".join(f"`{name}`" for name in sorted(wanted - given.keys()))
+        wanted = [leaf.name for leaf in self.leaves if leaf.kind == "input"]
+        missing = [name for name in wanted if name not in given]
+        if missing:
             raise CaptureError(
                 "SH0353",
-                f"the call lacks the input {missing}",
+                f"the call lacks the input {join_words(quote(sorted(missing)), 'and')}",
                 help="pass it, or drop its `input` statement and compile again",
             )
-        if given.keys() - wanted:
-            extra = ", ".join(f"`{name}`" for name in sorted(given.keys() - wanted))
+        extra = [name for name in given if name not in wanted]
+        if extra:
             raise CaptureError(
                 "SH0353",
-                f"the call passes {extra}, which was not declared",
+                f"the call passes {join_words(quote(sorted(extra)), 'and')}, which was not declared",
                 help="declare it with `input`, or leave it out of the call",
             )
         return given
