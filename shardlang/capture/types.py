@@ -108,18 +108,18 @@ class Captured:
         """
         given = flatten_call(self.forward_names, args, kwargs)
         wanted = [leaf.name for leaf in self.leaves if leaf.kind == "input"]
-        missing = [name for name in wanted if name not in given]
+        missing = sorted(name for name in wanted if name not in given)
         if missing:
             raise CaptureError(
                 "SH0353",
-                f"the call lacks the input {join_words(quote(sorted(missing)), 'and')}",
+                f"the call lacks the input {join_words(quote(missing), 'and')}",
                 help="pass it, or drop its `input` statement and compile again",
             )
-        extra = [name for name in given if name not in wanted]
+        extra = sorted(name for name in given if name not in wanted)
         if extra:
             raise CaptureError(
                 "SH0353",
-                f"the call passes {join_words(quote(sorted(extra)), 'and')}, which was not declared",
+                f"the call passes {join_words(quote(extra), 'and')}, which was not declared",
                 help="declare it with `input`, or leave it out of the call",
             )
         return given
