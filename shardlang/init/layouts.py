@@ -28,6 +28,9 @@ from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.passes.align_units import in_units
 
+HEADS = "attention heads"
+"""The title of parameters that are split between heads."""
+
 ENOUGH = 0.9
 """The part of the bytes of all matrices that is split at least, if the sizes allow it."""
 
@@ -201,7 +204,7 @@ def title_of(chain: Chain, sites: Mapping[fx.Node, list[Site]]) -> str:
     if any("cross_entropy" in target or "nll" in target for target in targets):
         return "scores that the loss compares"
     if any("attention" in target for target in targets) or _is_attention(targets):
-        return "attention heads"
+        return HEADS
     convolves = any(is_convolution(node) for node in chain.ops)
     return "channels" if convolves and "linear" not in " ".join(targets) else "inner width"
 

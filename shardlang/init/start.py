@@ -15,12 +15,16 @@ from shardlang.driver import CompileError, names_of, placements_of
 from shardlang.grammar.diagnostics import Diagnostic, has_errors
 from shardlang.init.axes import Roles, parse_mesh, roles_of
 from shardlang.init.inputs import Sizes, inputs_of, parse_input
+from shardlang.init.key_heads import in_two_parts
 from shardlang.init.layouts import Layouts, lay_out
 from shardlang.init.model import find_model
 from shardlang.init.plans import Wishes, plan_of, wishes_of
 from shardlang.init.write import Draft, spec_text
 from shardlang.passes.bind_rules import BindRules
+from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import run_passes
+from shardlang.plan.collect import make_plan
+from shardlang.plan.totals import total_of
 from shardlang.spec import load_spec_text
 
 
@@ -78,19 +82,23 @@ def write_spec(
     params = [leaf for leaf in captured.leaves if leaf.kind == "param"]
     aliases = {alias: leaf.name for leaf in params for alias in leaf.aliases}
     wishes = wishes.renamed(aliases)
-    layouts = _layouts(captured, roles, wishes)
-    draft = Draft(
-        command, folder, target, roles, specs, layouts,
-        shapes={leaf.name: leaf.shape for leaf in params},
-        buffers={leaf.name: leaf.shape for leaf in captured.leaves if leaf.kind == "buffer"},
-        aliases=aliases,
-        sequences=tuple(wishes.sequences),
-        remarks=_remarks(wishes, layouts),
-    )  # fmt: skip
-    text = spec_text(draft)
-    findings = _compiled(text, folder, captured)
+    drafts = [
+        Draft(
+            command, folder, target, mine, specs, layouts,
+            shapes={leaf.name: leaf.shape for leaf in params},
+            buffers={leaf.name: leaf.shape for leaf in captured.leaves if leaf.kind == "buffer"},
+            aliases=aliases,
+            sequences=tuple(wishes.sequences),
+            remarks=_remarks(wishes, layouts),
+        )
+        for mine, layouts in _layouts(captured, roles, wishes)
+    ]  # fmt: skip
+    tried = [_tried(draft, captured) for draft in drafts]
+    best = min(tried, key=lambda one: one.sent_bytes)
+    layouts = best.draft.layouts
     percent = layouts.percent if roles.model is not None else None
-    return Written(text, percent, tuple(layouts.whole), _unused(wishes, layouts), findings)
+    unused = _unused(wishes, layouts)
+    return Written(best.text, percent, tuple(layouts.whole), unused, best.findings)
 
 
 def _wishes(module: nn.Module, roles: Roles) -> Wishes:
@@ -101,13 +109,16 @@ def _wishes(module: nn.Module, roles: Roles) -> Wishes:
     return wishes_of(module, names, plans)
 
 
-def _layouts(captured: Captured, roles: Roles, wishes: Wishes) -> Layouts:
+def _layouts(captured: Captured, roles: Roles, wishes: Wishes) -> list[tuple[Roles, Layouts]]:
+    """The layouts to try, the plainest first."""
     axis = roles.model or roles.experts
     if axis is None:
-        return Layouts()
+        return [(roles, Layouts())]
     graph = build_graph(captured, Placements(roles.mesh))
     BindRules().run(graph)
-    return lay_out(graph, roles.model, roles.experts, wishes)
+    found = [(roles, lay_out(graph, roles.model, roles.experts, wishes))]
+    divided = in_two_parts(graph, *found[0]) if roles.model is not None else None
+    return [*found, divided] if divided is not None else found
 
 
 def _unused(wishes: Wishes, layouts: Layouts) -> tuple[str, ...]:
@@ -125,17 +136,30 @@ def _remarks(wishes: Wishes, layouts: Layouts) -> tuple[str, ...]:
     return (f"Not taken from the model's own plan: {'; '.join(unused)}",) if unused else ()
 
 
-def _compiled(text: str, folder: Path, captured: Captured) -> tuple[Diagnostic, ...]:
-    """Compile the written spec; its warnings.
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """A draft as text, compiled: its warnings, and the bytes that a device sends in one step."""
+
+    draft: Draft
+    text: str
+    findings: tuple[Diagnostic, ...]
+    sent_bytes: int
+
+
+def _tried(draft: Draft, captured: Captured) -> _Trial:
+    """Write and compile a draft.
 
     Raises:
         CompileError: it does not compile.
     """
-    spec, findings = load_spec_text(text, str(folder / "written.shard"))
+    text = spec_text(draft)
+    spec, findings = load_spec_text(text, str(draft.folder / "written.shard"))
     if spec is None:
         raise CompileError(findings)
     binding, found = bind(spec, names_of(captured))
     if binding is None or has_errors(found):
         raise CompileError(found)
-    run_passes(build_graph(captured, placements_of(spec, binding, captured)))
-    return tuple(one for one in (*findings, *found) if one.severity == "warning")
+    graph = run_passes(build_graph(captured, placements_of(spec, binding, captured)))
+    plan = make_plan(to_program(graph), train=draft.target.source.mode == "train")
+    warnings = tuple(one for one in (*findings, *found) if one.severity == "warning")
+    return _Trial(draft, text, warnings, total_of(plan.collectives).bytes)

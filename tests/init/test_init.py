@@ -17,7 +17,9 @@ BY_HAND = {
     **{family: f"tests/families/{family}/tp.shard" for family in FAMILIES},
     "t5 example": "examples/t5/t5.shard",
     "llama example": "examples/llama/dp_tp.shard",
+    "gqa": "examples/llama/gqa.shard",
     "uneven": "examples/uneven/heads.shard",
+    "uneven kv": "examples/uneven/kv.shard",
     "ffn": "examples/gspmd_ffn/ffn.shard",
     "mlp": "examples/megatron_mlp/mlp.shard",
     "matmul": "examples/matmul/outer.shard",
@@ -26,7 +28,9 @@ BY_HAND = {
 MODELS = {
     "t5 example": "examples/t5/t5.json",
     "llama example": "examples/llama/llama.json",
+    "gqa": "examples/llama/llama.json",
     "uneven": "examples/uneven/llama.json",
+    "uneven kv": "examples/uneven/llama.json",
     "ffn": "examples/gspmd_ffn/ffn.py:build",
     "mlp": "examples/megatron_mlp/mlp.py:build",
     "matmul": "examples/matmul/matmul.py:build",
@@ -35,7 +39,12 @@ MODELS = {
 SIZES = ("--batch", "4", "--seq", "20")
 OPTIONS = {
     "t5 example": (*SIZES, "--input", "labels:i64[4, 12]"),
+    "gqa": ("--batch", "8", "--seq", "20"),
     "uneven": ("--batch", "7", "--seq", "11"),
+    "uneven kv": (
+        "--batch", "7", "--seq", "11", "--arg", "hidden_size=36",
+        "--arg", "num_attention_heads=6", "--arg", "num_key_value_heads=3",
+    ),
     "ffn": ("--arg", "d_model=64", "--arg", "d_ff=256", "--input", "x0:f32[8, 16, 64]"),
     "mlp": (
         "--arg", "width=24", "--arg", "inner=90",
@@ -48,7 +57,9 @@ OPTIONS = {
         "--input", "batch.labels.click:f32[32]",
     ),
 }  # fmt: skip
-MESHES = {"ffn": "x=2,y=2", "matmul": "d=4", "two towers": "dp=4"}
+MESHES = {
+    "ffn": "x=2,y=2", "matmul": "d=4", "two towers": "dp=4", "gqa": "tp=4", "uneven kv": "tp=4",
+}  # fmt: skip
 
 
 @functools.cache
