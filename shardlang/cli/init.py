@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from shardlang.cli.common import Context, common_options
+
+if TYPE_CHECKING:
+    from shardlang.init.residual import Residual
 
 
 @click.command("init")
@@ -23,6 +27,10 @@ from shardlang.cli.common import Context, common_options
 @click.option("--batch", type=click.IntRange(min=1), help="Rows of a batch.")
 @click.option("--seq", type=click.IntRange(min=1), help="Tokens of a sequence.")
 @click.option("--store", metavar="AXIS", help="Store every parameter in parts over an axis.")
+@click.option(
+    "--residual", type=click.Choice(["whole", "sequence", "hidden"]), default="whole",
+    show_default=True, help="How the residual stream lies over the model axis.",
+)
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME:TYPE[SHAPE]",
     help='An input that the model does not describe, such as "x:f32[8, 64]"; repeatable.',
@@ -39,6 +47,7 @@ def command(
     batch: int | None,
     seq: int | None,
     store: str | None,
+    residual: Residual,
     inputs: tuple[str, ...],
     force: bool,
 ) -> None:
@@ -48,7 +57,7 @@ def command(
     fsdp splits the batch, tp the parameters, ep the experts; over fsdp parameters are also stored
     in parts.
     """
-    from shardlang.init import AxesError, Sizes, write_spec
+    from shardlang.init import AxesError, Sizes, StreamError, write_spec
 
     context.spec_path, context.place = output, _model_file(model)
     if output is not None:
@@ -56,16 +65,19 @@ def command(
     words = ["shardlang", "init", model, "--mesh", mesh]
     for name, value in (("task", task), ("batch", batch), ("seq", seq), ("store", store)):
         words += [f"--{name}", str(value)] if value is not None else []
+    words += ["--residual", residual] if residual != "whole" else []
     for name, texts in (("arg", arguments), ("input", inputs)):
         words += [word for text in texts for word in (f"--{name}", text)]
     try:
         written = write_spec(
             model, mesh, folder=Path(output).parent if output else Path(), task=task,
             arguments=arguments, sizes=Sizes(batch, seq), store=store, inputs=inputs,
-            command=shlex.join(words),
+            residual=residual, command=shlex.join(words),
         )  # fmt: skip
     except AxesError as fault:
         raise click.BadParameter(str(fault), param_hint="'--mesh'") from None
+    except StreamError as fault:
+        raise click.BadParameter(f"{fault}; leave it whole", param_hint="'--residual'") from None
     context.add(written.findings)
     if output is None:
         context.show(written.text.rstrip("\n"))

@@ -19,6 +19,14 @@ from shardlang.init.key_heads import in_two_parts
 from shardlang.init.layouts import Layouts, lay_out
 from shardlang.init.model import find_model
 from shardlang.init.plans import Wishes, plan_of, wishes_of
+from shardlang.init.residual import (
+    DIMS,
+    Residual,
+    SplitValue,
+    on_the_stream,
+    split_stream,
+    with_tables_by_columns,
+)
 from shardlang.init.write import Draft, spec_text
 from shardlang.passes.bind_rules import BindRules
 from shardlang.passes.localize import to_program
@@ -57,6 +65,7 @@ def write_spec(
     sizes: Sizes | None = None,
     store: str | None = None,
     inputs: Iterable[str] = (),
+    residual: Residual = "whole",
     command: str = "shardlang init",
 ) -> Written:
     """Write a spec for a model.
@@ -65,10 +74,12 @@ def write_spec(
         folder: where the spec will lie; its paths are relative to it.
         arguments: what the model is built with, as `NAME=VALUE`.
         inputs: inputs as `NAME:dtype[shape]`, for those that the model does not say.
+        residual: how the residual stream lies over the model axis.
         command: the command line, for the first comment.
 
     Raises:
         AxesError: the mesh cannot be read, or an axis has no role.
+        StreamError: a residual stream is to be split, and none is found.
         CaptureError: the model cannot be found, built or traced, or its inputs are unknown.
         ShardError: an op of the model has no rule.
     """
@@ -78,20 +89,21 @@ def write_spec(
     specs = inputs_of(target.source, target.task, roles, sizes or Sizes(), given)
     module = target.source.deferred.module
     wishes = _wishes(module, roles)
-    captured = capture(target.source, specs, set(wishes.sequences).__contains__)
+    stream = on_the_stream(module) if residual != "whole" else bool
+    captured = capture(target.source, specs, lambda n: n in wishes.sequences or bool(stream(n)))
     params = [leaf for leaf in captured.leaves if leaf.kind == "param"]
     aliases = {alias: leaf.name for leaf in params for alias in leaf.aliases}
     wishes = wishes.renamed(aliases)
     drafts = [
         Draft(
-            command, folder, target, mine, specs, layouts,
+            command, folder, target, choice.roles, specs, choice.layouts,
             shapes={leaf.name: leaf.shape for leaf in params},
             buffers={leaf.name: leaf.shape for leaf in captured.leaves if leaf.kind == "buffer"},
             aliases=aliases,
-            sequences=tuple(wishes.sequences),
-            remarks=_remarks(wishes, layouts),
+            values=choice.values,
+            remarks=_remarks(wishes, choice.layouts),
         )
-        for mine, layouts in _layouts(captured, roles, wishes)
+        for choice in _choices(captured, roles, wishes, residual)
     ]  # fmt: skip
     tried = [_tried(draft, captured) for draft in drafts]
     best = min(tried, key=lambda one: one.sent_bytes)
@@ -109,16 +121,35 @@ def _wishes(module: nn.Module, roles: Roles) -> Wishes:
     return wishes_of(module, names, plans)
 
 
-def _layouts(captured: Captured, roles: Roles, wishes: Wishes) -> list[tuple[Roles, Layouts]]:
-    """The layouts to try, the plainest first."""
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Axes, and what is split over them."""
+
+    roles: Roles
+    layouts: Layouts
+    values: tuple[SplitValue, ...] = ()
+
+
+def _choices(
+    captured: Captured, roles: Roles, wishes: Wishes, residual: Residual
+) -> list[_Choice]:
+    """What to try, the plainest first."""
     axis = roles.model or roles.experts
     if axis is None:
-        return [(roles, Layouts())]
+        return [_Choice(roles, Layouts())]
     graph = build_graph(captured, Placements(roles.mesh))
     BindRules().run(graph)
-    found = [(roles, lay_out(graph, roles.model, roles.experts, wishes))]
-    divided = in_two_parts(graph, *found[0]) if roles.model is not None else None
-    return [*found, divided] if divided is not None else found
+    layouts = lay_out(graph, roles.model, roles.experts, wishes)
+    if roles.model is None:
+        return [_Choice(roles, layouts)]
+    values = tuple(SplitValue(module, (), DIMS["sequence"]) for module in wishes.sequences)
+    if residual != "whole":
+        values = tuple(split_stream(captured, graph, roles.model, residual))
+    if residual == "hidden":
+        layouts = with_tables_by_columns(graph, roles.model, layouts)
+    divided = in_two_parts(graph, roles, layouts)
+    plain = _Choice(roles, layouts, values)
+    return [plain] if divided is None else [plain, _Choice(*divided, values)]
 
 
 def _unused(wishes: Wishes, layouts: Layouts) -> tuple[str, ...]:

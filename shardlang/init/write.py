@@ -15,6 +15,7 @@ from shardlang.init.axes import Roles
 from shardlang.init.layouts import Entry, Layouts
 from shardlang.init.model import Target
 from shardlang.init.names import patterns_for
+from shardlang.init.residual import SplitValue
 from shardlang.ir.layout import dtype_name
 
 _WIDTH = 96
@@ -28,7 +29,7 @@ class Draft:
         shapes: every parameter of the model, in its order.
         buffers: every buffer.
         aliases: the other names of tied parameters.
-        sequences: modules whose result is split along the sequence.
+        values: modules' results that are split over the model axis.
         remarks: what the person should know, one comment each.
     """
 
@@ -41,7 +42,7 @@ class Draft:
     shapes: dict[str, tuple[int, ...]]
     buffers: dict[str, tuple[int, ...]] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
-    sequences: tuple[str, ...] = ()
+    values: tuple[SplitValue, ...] = ()
     remarks: tuple[str, ...] = ()
 
 
@@ -202,19 +203,27 @@ def _entry(entry: Entry) -> t.AxesEntry:
 
 
 def _values(draft: Draft) -> list[t.Statement]:
-    """Results that the model's plan splits along the sequence."""
+    """Results that are split over the model axis: one statement for those split alike."""
     roles = draft.roles
-    if not draft.sequences or roles.model is None:
+    if roles.model is None:
         return []
     batch: t.Entry = (
         t.AxesEntry(_product(axis.name for axis in roles.batch)) if roles.batch else t.WholeEntry()
     )
-    layout = t.Layout((batch, t.AxesEntry(_product([roles.model.name])), t.WholeEntry()))
-    selector = t.Selector("out")
-    return [
-        t.ValueStatement(t.Text(pattern), selector, layout)
-        for pattern in patterns_for(draft.sequences, ())
-    ]
+    split = t.AxesEntry(_product([roles.model.name]))
+    groups: dict[tuple[tuple[str, ...], int], list[str]] = {}
+    for value in draft.values:
+        groups.setdefault((value.path, value.dim), []).append(value.module)
+    found: list[t.Statement] = []
+    before: tuple[str, ...] = ("", "# The residual stream")
+    for (path, dim), modules in groups.items():
+        layout = t.Layout((batch, *(split if at == dim else t.WholeEntry() for at in (1, 2))))
+        for pattern in patterns_for(modules, ()):
+            trivia = t.Trivia(before=before)
+            selector = t.Selector("out", path)
+            found.append(t.ValueStatement(t.Text(pattern), selector, layout, trivia=trivia))
+            before = ()
+    return found
 
 
 def _foot(draft: Draft) -> tuple[str, ...]:
