@@ -16,7 +16,7 @@ from shardlang.proof.rules.samples import Skipped
 from shardlang.rules.notation import Refusal
 from shardlang.rules.writing import rule_text
 
-LARGE = 20_000
+LARGE = 100_000
 """The number of elements above which a call is large."""
 
 MOST_OF_LARGE = 4
