@@ -126,6 +126,28 @@ STATE_SPACES = (
     ),
 )  # fmt: skip
 
+HYBRIDS = (
+    Case(
+        "qwen3_5", "hybrid",
+        {
+            "model_type": "qwen3_5",
+            "text_config": {
+                **DECODER, "head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+                "linear_key_head_dim": 6, "linear_value_head_dim": 6,
+                "layer_types": ["linear_attention", "full_attention"],
+            },
+        },
+        (tokens("input_ids", "labels"),),
+        (
+            *ATTENTION, weights("gate_proj,up_proj"), rows("down_proj,linear_attn.out_proj"),
+            ("**.linear_attn.{in_proj_qkv,conv1d}.weight", "[tp(1, 1, 2), ...]"),
+            weights("linear_attn.in_proj_z,linear_attn.in_proj_b,linear_attn.in_proj_a"),
+            ("**.linear_attn.{A_log,dt_bias}", "[tp]"),
+        ),
+        "causal-lm",
+    ),
+)  # fmt: skip
+
 IMAGES = "input x : f32[4, 3, 16, 12] [DATA, ...]"
 CLASSES = "input labels : i64[4] below 5 [DATA]"
 CLASSES_WHOLE = "input labels : i64[2] below 5 [_]"

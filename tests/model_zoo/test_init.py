@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -33,9 +35,23 @@ def test_the_written_spec_verifies_as_it_stands(name: str, mesh: str, tmp_path: 
     assert one.percent is None or one.percent >= 90
 
 
-def test_fewer_heads_than_devices_are_cut_where_too_little_else_is_split(tmp_path: Path) -> None:
-    """Of the two heads of keys and values on four devices, the keys suffice for 90%."""
+def test_fewer_heads_than_devices_divide_the_axis(tmp_path: Path) -> None:
+    """Two heads of keys and values on four devices: two devices hold each of them."""
     one = prove_written(CASES["llama"], "dp=2,tp=4", tmp_path)
+    (path,) = tmp_path.glob("*.shard")
+    text = path.read_text()
+    assert "tp = kv*g" in text and "kv = 2" in text and "g = 2" in text
+    assert 'param "model.layers.*.self_attn.{k,v}_proj.weight" [kv, _]' in text
+    assert one.ok and one.error is not None and one.error <= TOLERANCE and one.percent == 100
+
+
+def test_heads_that_do_not_divide_it_are_cut_where_too_little_else_is_split(tmp_path: Path) -> None:
+    """Of three heads of keys and values on four devices, the keys suffice for 90%."""
+    llama = CASES["llama"]
+    assert isinstance(llama.model, Mapping)
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 3}
+    case = dataclasses.replace(llama, model={**llama.model, **heads})
+    one = prove_written(case, "dp=2,tp=4", tmp_path)
     (path,) = tmp_path.glob("*.shard")
     _, marked, rest = path.read_text().partition("# Also split, with reshards beside them\n")
     assert marked and rest.startswith('param "model.layers.*.self_attn.k_proj.weight" [tp, _]')

@@ -96,6 +96,16 @@ SPEECH = (
          weights("k_proj"), *BART[2:]),
         "speech-seq2seq", whole=("*conv*", "*embed_positions*"),
     ),
+    Case(
+        "speech_to_text", "speech",
+        {
+            "model_type": "speech_to_text", **SEQ2SEQ, "input_feat_per_channel": 8,
+            "conv_channels": 16, "max_source_positions": 40, "max_target_positions": 16,
+        },
+        ("input input_features : f32[4, 24, 8] [DATA, ...]", tokens("labels", length=6)),
+        (("model.decoder.embed_tokens.weight", "[tp, _]"), BART[1], *BART[2:]),
+        "speech-seq2seq", whole=("*conv*", "*embed_positions*"),
+    ),
     *(
         Case(
             name, "speech", {"model_type": "wav2vec2", **WAV2VEC2},
