@@ -77,6 +77,8 @@ def _put_item(
 
 _RULES: tuple[tuple[list[Any], PutBack], ...] = (
     ([aten.alias, aten.detach, aten.to, aten.contiguous, aten.lift_fresh], _same),
+    # switched off, they return what they are given
+    ([aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.feature_alpha_dropout], _same),
     (
         [
             aten.view,

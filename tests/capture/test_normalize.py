@@ -54,6 +54,16 @@ def masked_writes(self: Any, x: torch.Tensor) -> Any:
 
 
 @same()
+def writes_through_a_dropout_that_is_off(self: Any, x: torch.Tensor) -> Any:
+    y = self.lin(x)
+    same = F.dropout(torch.feature_dropout(y, 0.0, True), 0.0)
+    same[x > 0] = 0.5
+    off = F.alpha_dropout(same, 0.5, training=False)
+    off[1:3].mul_(3)
+    return (y * same).sum() + F.dropout(y, 0.5).sum()
+
+
+@same()
 def scattered_writes(self: Any, x: torch.Tensor) -> Any:
     y = self.lin(x)
     z = torch.zeros_like(y).scatter_(1, torch.argsort(x, -1), y)
