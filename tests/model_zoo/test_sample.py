@@ -21,7 +21,6 @@ SAMPLE = [
     ("whisper", "fsdp2 x tp2"),
     ("mixtral grouped_mm", "dp2 x ep2"),
     ("mamba2", "dp2 x tp2"),
-    ("qwen3_5", "fsdp2 x tp2"),
     ("speech_to_text", "dp2 x tp2"),
     ("residual net", "height 30 over 4"),
     ("U-Net", "height 30 over 4"),

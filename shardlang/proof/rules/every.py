@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import random
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.own import own_calls
 from shardlang.proof.rules.prove import Tally, prove_call
 from shardlang.proof.rules.samples import DTYPES, Skipped, calls_in, has_rule, op_infos
+
+FIRST = 60
+"""Among how many calls of an op a random one is chosen; some ops have thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +94,12 @@ def calls_of_op(
 def some_calls(
     names: tuple[str, ...], tally: Tally, chooser: random.Random, count: int
 ) -> Iterator[tuple[str, AtenCall]]:
-    """`count` random calls of random ops."""
+    """`count` random calls of random ops, each among the first `FIRST` of its op."""
     ops = sorted(name for name in op_infos() if not names or name in names)
     known: dict[str, list[AtenCall]] = {}
     for _ in range(count):
         name = chooser.choice(ops)
         if name not in known:
-            known[name] = list(calls_of_op(name, tally))
+            known[name] = list(itertools.islice(calls_of_op(name, tally), FIRST))
         if known[name]:
             yield name, chooser.choice(known[name])
