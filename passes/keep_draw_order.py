@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from shardlang.passes.fx_edit import Editor
-from shardlang.rules.call import Call
-from shardlang.rules.registry import find
+from shardlang.rules.registry import is_random
 
 aten = torch.ops.aten
 Orders = Mapping[fx.Node, tuple[int, ...]]
@@ -29,7 +28,7 @@ def draw_orders(graph: fx.Graph) -> dict[fx.Node, tuple[int, ...]]:
     """
     found: dict[fx.Node, tuple[int, ...]] = {}
     for node in graph.nodes:
-        order = _order(_operand(node)) if _is_random(node) else None
+        order = _order(_operand(node)) if is_random(node) else None
         if order is not None:
             found[node] = order
     return found
@@ -57,11 +56,6 @@ def _copy(edit: Editor, node: fx.Node, order: tuple[int, ...]) -> None:
     copied = edit.call(aten.clone.default, turned, memory_format=kept, like=node)
     made = copied if plain else edit.call(aten.permute.default, copied, back, like=node)
     node.args = (made, *node.args[1:])
-
-
-def _is_random(node: fx.Node) -> bool:
-    declared = find(node.target) if node.op == "call_function" else None
-    return declared is not None and declared.draws(Call(node))
 
 
 def _operand(node: fx.Node) -> Tensor | None:

@@ -14,21 +14,20 @@ from shardlang.init.axes import Roles
 from shardlang.init.chains import Dims
 from shardlang.init.choose import all_chains, sites_of
 from shardlang.init.layouts import HEADS, Entry, Layouts
-from shardlang.ir.graph import ShardGraph
 from shardlang.ir.mesh import Axis, Mesh
 
 Pair = tuple[str, int]
 """A parameter and one of its dims."""
 
 
-def in_two_parts(graph: ShardGraph, roles: Roles, plain: Layouts) -> tuple[Roles, Layouts] | None:
+def in_two_parts(dims: Dims, roles: Roles, plain: Layouts) -> tuple[Roles, Layouts] | None:
     """The layouts with key and value heads over a part of the model axis; None without such heads.
 
     Args:
         plain: layouts over the whole axis.
     """
     assert roles.model is not None
-    dims, size = Dims(graph), roles.model.size
+    size = roles.model.size
     few = _few_heads(dims, size)
     for count in sorted({gcd(heads, size) for heads in few.values()} - {1}, reverse=True):
         parts = _parts(roles, count)

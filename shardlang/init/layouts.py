@@ -23,7 +23,6 @@ from shardlang.init.choose import (
 )
 from shardlang.init.names import generic
 from shardlang.init.plans import Wishes
-from shardlang.ir.graph import ShardGraph
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.passes.align_units import in_units
@@ -70,9 +69,9 @@ class Layouts:
         return sorted(left, key=lambda name: -self.matrices[name])
 
 
-def lay_out(graph: ShardGraph, axis: Axis | None, experts: Axis | None, wishes: Wishes) -> Layouts:
+def lay_out(dims: Dims, axis: Axis | None, experts: Axis | None, wishes: Wishes) -> Layouts:
     """Choose the layout of every parameter over the model axis, and of experts over theirs."""
-    work = _Work(Dims(graph), axis or Axis("none", 1), wishes)
+    work = _Work(dims, axis or Axis("none", 1), wishes)
     if axis is not None:
         work.choose()
     if experts is not None:

@@ -18,7 +18,7 @@ from shardlang.capture import Captured
 from shardlang.init.chains import Chain, Dims, Place
 from shardlang.init.choose import Site, sites_of
 from shardlang.init.layouts import Entry, Layouts
-from shardlang.ir.graph import ShardGraph, producer
+from shardlang.ir.graph import producer
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 
@@ -47,14 +47,13 @@ def on_the_stream(model: nn.Module) -> Callable[[str], bool]:
 
 
 def split_stream(
-    captured: Captured, graph: ShardGraph, axis: Axis, residual: Residual
+    captured: Captured, dims: Dims, axis: Axis, residual: Residual
 ) -> list[SplitValue]:
     """The results of the token embedding and of each layer.
 
     Raises:
         StreamError: no stack of layers is seen to pass the stream on.
     """
-    dims = Dims(graph)
     lookups = [site for site in sites_of(dims) if site.lookup]
     tables = {site.node.meta["module"] for site in lookups}
     places = {place for chain in _streams(dims, lookups, axis) for place in chain.places}
@@ -71,9 +70,8 @@ def split_stream(
     return [SplitValue(name, path, DIMS[residual]) for name, path in found.items()]
 
 
-def with_tables_by_columns(graph: ShardGraph, axis: Axis, layouts: Layouts) -> Layouts:
+def with_tables_by_columns(dims: Dims, axis: Axis, layouts: Layouts) -> Layouts:
     """The layouts with each token table, unless a product reads it too, split as the stream is."""
-    dims = Dims(graph)
     sites = sites_of(dims)
     products = {name for site in sites if not site.lookup for name in _tables(dims, site)}
     tables = {name for site in sites if site.lookup for name in _tables(dims, site)} - products

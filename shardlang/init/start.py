@@ -14,6 +14,7 @@ from shardlang.capture import Captured, capture
 from shardlang.driver import CompileError, names_of, placements_of
 from shardlang.grammar.diagnostics import Diagnostic, has_errors
 from shardlang.init.axes import Roles, parse_mesh, roles_of
+from shardlang.init.chains import Dims
 from shardlang.init.inputs import Sizes, inputs_of, parse_input
 from shardlang.init.key_heads import in_two_parts
 from shardlang.init.layouts import Layouts, lay_out
@@ -89,8 +90,9 @@ def write_spec(
     specs = inputs_of(target.source, target.task, roles, sizes or Sizes(), given)
     module = target.source.deferred.module
     wishes = _wishes(module, roles)
-    stream = on_the_stream(module) if residual != "whole" else bool
-    captured = capture(target.source, specs, lambda n: n in wishes.sequences or bool(stream(n)))
+    whole = residual == "whole"
+    marked = set(wishes.sequences).__contains__ if whole else on_the_stream(module)
+    captured = capture(target.source, specs, marked)
     params = [leaf for leaf in captured.leaves if leaf.kind == "param"]
     aliases = {alias: leaf.name for leaf in params for alias in leaf.aliases}
     wishes = wishes.renamed(aliases)
@@ -139,15 +141,16 @@ def _choices(
         return [_Choice(roles, Layouts())]
     graph = build_graph(captured, Placements(roles.mesh))
     BindRules().run(graph)
-    layouts = lay_out(graph, roles.model, roles.experts, wishes)
+    dims = Dims(graph)
+    layouts = lay_out(dims, roles.model, roles.experts, wishes)
     if roles.model is None:
         return [_Choice(roles, layouts)]
     values = tuple(SplitValue(module, (), DIMS["sequence"]) for module in wishes.sequences)
     if residual != "whole":
-        values = tuple(split_stream(captured, graph, roles.model, residual))
+        values = tuple(split_stream(captured, dims, roles.model, residual))
     if residual == "hidden":
-        layouts = with_tables_by_columns(graph, roles.model, layouts)
-    divided = in_two_parts(graph, roles, layouts)
+        layouts = with_tables_by_columns(dims, roles.model, layouts)
+    divided = in_two_parts(dims, roles, layouts)
     plain = _Choice(roles, layouts, values)
     return [plain] if divided is None else [plain, _Choice(*divided, values)]
 

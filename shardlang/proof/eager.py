@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ from shardlang.capture import Captured, CaptureError, ModelSource, run_graph
 from shardlang.capture.errors import first_line, model_line
 from shardlang.capture.nest import tensors
 from shardlang.proof.report import Eager
-from shardlang.rules.call import Call
-from shardlang.rules.registry import find
+from shardlang.rules.registry import is_random
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +37,8 @@ def compare_eager(
 ) -> Eager:
     """Outputs, changed buffers and gradients of the model itself, with the tolerance of its dtype.
 
-    A model with random ops, which draws other numbers in float64, and one that rounding carries far
-    from float64, are compared with the traced graph at their own dtype instead.
+    A model with random ops, which draws other numbers in float64, is compared with its traced graph
+    at its own dtype instead, and so are gradients that rounding carries far from float64.
 
     Raises:
         CaptureError: the model fails on real tensors, though its trace, which knows shapes alone,
@@ -56,12 +55,13 @@ def compare_eager(
     mine = _run(model, source, inputs, captured, reference.cotangents)
     buffers = dict(model.named_buffers(remove_duplicate=False))
     mine |= {r.name: buffers[r.name] for r in captured.results if r.kind == "mutation"}
-    if not _is_random(captured):
-        found = _compared(captured, mine, held, reference)
-        if found.ok:
-            return found
+    found = _compared(captured, mine, held, reference)
+    random = any(map(is_random, captured.graph.nodes))
+    if not random and (found.ok or not found.outputs_ok):
+        return found
     twin = _traced(captured, _own_values(captured, values), reference, seed)
-    return _compared(captured, mine, held, twin)
+    own = _compared(captured, mine, held, twin)
+    return own if random else replace(found, gradients=own.gradients)
 
 
 def _compared(
@@ -165,15 +165,6 @@ def _backward(results: Mapping[str, Tensor], cotangents: Mapping[str, Tensor]) -
     seeds = [c.to(root.dtype) for c, root in zip(cotangents.values(), roots, strict=True)]
     if roots:
         torch.autograd.backward(roots, seeds)
-
-
-def _is_random(captured: Captured) -> bool:
-    return any(
-        node.meta.get("draws")
-        or ((declared := find(node.target)) is not None and declared.draws(Call(node)))
-        for node in captured.graph.nodes
-        if node.op == "call_function"
-    )
 
 
 def _load(

@@ -42,8 +42,13 @@ class Eager:
     @property
     def ok(self) -> bool:
         """Whether all differences are within the tolerance."""
-        errors = [*self.outputs.values(), *(self.gradients or {}).values()]
-        return all(error <= self.tolerance for error in errors)
+        gradients = (self.gradients or {}).values()
+        return self.outputs_ok and all(error <= self.tolerance for error in gradients)
+
+    @property
+    def outputs_ok(self) -> bool:
+        """Whether those of outputs and buffers are."""
+        return all(error <= self.tolerance for error in self.outputs.values())
 
     def to_json(self) -> dict[str, Any]:
         """The largest errors."""

@@ -147,6 +147,12 @@ def overloads(op: Any) -> list[Any]:
     return [op]
 
 
+def is_random(node: fx.Node) -> bool:
+    """Whether a node draws random numbers."""
+    declared = find(node.target) if node.op == "call_function" else None
+    return declared is not None and declared.draws(Call(node))
+
+
 def in_torch(*names: str) -> list[OpOverload]:
     """The named aten ops that this torch has: all overloads of `op`, or `op.overload` alone."""
     found: list[OpOverload] = []

@@ -68,13 +68,26 @@ def test_a_model_is_its_trace(tmp_path: Path, arguments: str) -> None:
     assert set(report.eager.gradients) >= {"up.weight", "up.bias", "down.weight", "down.bias"}
 
 
-def test_rounding_is_no_other_computation(tmp_path: Path) -> None:
-    """Where float32 is far from float64, the trace at float32 is what the model computes."""
-    (tmp_path / "model.py").write_text(MODEL.replace(".pow(2).mean()", ".mul(1e7).sin().mean()"))
+ROUGH = ".pow(2).mean() + 1e-6 * self.down(h).mul(1e7).sin().mean()"
+
+
+def test_gradients_of_rounding_are_those_of_the_trace(tmp_path: Path) -> None:
+    """Where those of float32 are far from float64, the trace at float32 has them."""
+    (tmp_path / "model.py").write_text(MODEL.replace(".pow(2).mean()", ROUGH))
     spec, found = load_spec_text(
         SPEC.format(arguments="", dtype="f32"), str(tmp_path / "gate.shard")
     )
     assert spec is not None, found
     report = verify_compiled(compile_spec(spec))
     assert report.traced_as_eager and report.eager is not None
-    assert max(report.eager.outputs.values()) < 1e-5
+    assert max(report.eager.outputs.values()) < 1e-4
+
+
+def test_outputs_far_from_float64_are_refused(tmp_path: Path) -> None:
+    """Only gradients are forgiven their rounding."""
+    (tmp_path / "model.py").write_text(MODEL.replace(".pow(2).mean()", ".mul(1e7).sin().mean()"))
+    spec, found = load_spec_text(
+        SPEC.format(arguments="", dtype="f32"), str(tmp_path / "gate.shard")
+    )
+    assert spec is not None, found
+    assert not verify_compiled(compile_spec(spec)).traced_as_eager
