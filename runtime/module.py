@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from typing import Any, Protocol
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,48 +12,10 @@ from torch.distributed.tensor import DTensor
 from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LeafPlacement, LocalProgram
 from shardlang.runtime.boundary import from_dtensor, to_dtensor
-from shardlang.runtime.checks import check_same_program
+from shardlang.runtime.calls import CallConvention, LoadedProgram, Slot
 from shardlang.runtime.errors import RunError
-from shardlang.runtime.executor import load_program
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.regather import Regather
 from shardlang.runtime.whole import whole, whole_on_first
-
-
-class CallConvention(Protocol):
-    """How the model is called: its own arguments in, its own structure out."""
-
-    def bind_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Input name to tensor."""
-        ...
-
-    def build_inputs(self, flat: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Keyword arguments from input names."""
-        ...
-
-    def rebuild_output(self, values: Sequence[Any]) -> Any:
-        """The model's output around its tensors."""
-        ...
-
-
-class Flat:
-    """The plain convention: inputs by keyword, outputs in a dict, both by name."""
-
-    def __init__(self, program: LocalProgram) -> None:
-        self._inputs = [leaf.name for leaf in program.leaves if leaf.kind == "input"]
-        self._outputs = [r.name for r in program.results if r.kind == "output"]
-
-    def bind_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Positional arguments in the order of the inputs."""
-        return {**dict(zip(self._inputs, args, strict=False)), **kwargs}
-
-    def build_inputs(self, flat: Mapping[str, Tensor]) -> dict[str, Any]:
-        """The names as they are."""
-        return dict(flat)
-
-    def rebuild_output(self, values: Sequence[Any]) -> dict[str, Any]:
-        """Outputs by name."""
-        return dict(zip(self._outputs, values, strict=True))
 
 
 class ShardedModule(nn.Module):
@@ -86,22 +47,12 @@ class ShardedModule(nn.Module):
                 another shape.
         """
         super().__init__()
-        check_same_program(program, groups)
         self.program, self.groups = program, groups
-        self._convention = call or Flat(program)
-        self._inputs = [leaf for leaf in program.leaves if leaf.kind == "input"]
-        self._outputs = [i for i, r in enumerate(program.results) if r.kind == "output"]
         for leaf in program.leaves:
             if leaf.kind != "input":
                 self._register(leaf, tensors, transient)
-        self._fetch = [_fetcher(self, leaf) for leaf in program.leaves]
-        self._mutations = [
-            (i, r.name) for i, r in enumerate(program.results) if r.kind == "mutation"
-        ]
-        self._shapes = {leaf.name: leaf.layout.local_shape(groups.coord) for leaf in self._inputs}
-        again = any(node.meta.get("regather") for node in program.graph.nodes)
-        self._regather = Regather() if again else None
-        self._run = load_program(program, groups, self._regather)
+        slots = {leaf.name: _slot(self, leaf) for leaf in program.leaves if leaf.kind != "input"}
+        self._loaded = LoadedProgram(program, groups, slots, call)
 
     def _register(
         self, leaf: LeafPlacement, tensors: Mapping[str, Tensor], transient: Collection[str]
@@ -120,8 +71,8 @@ class ShardedModule(nn.Module):
 
     def resized(
         self, program: LocalProgram, call: CallConvention, constants: Mapping[str, Tensor]
-    ) -> ShardedModule:
-        """A module that runs another program on the same parameters and buffers. Collective.
+    ) -> LoadedProgram:
+        """Another program on the same parameters and buffers. Collective.
 
         Args:
             constants: this device's pieces of the other program's constants.
@@ -130,65 +81,33 @@ class ShardedModule(nn.Module):
             RunError: SH0605, the other program has them elsewhere.
         """
         mine = {leaf.name: leaf.layout for leaf in self.program.leaves}
-        kept = [leaf for leaf in program.leaves if leaf.kind in ("param", "buffer")]
-        for leaf in kept:
-            if leaf.name not in mine or mine[leaf.name] != leaf.layout:
-                raise RunError("SH0605", f"`{leaf.name}` lies elsewhere for a batch of this size")
-        held = {leaf.name: _held(self, leaf) for leaf in kept}
-        other = ShardedModule(program, self.groups, {**held, **constants}, call, constants)
-        for leaf in kept:
-            for name in (leaf.name, *leaf.aliases):
-                owner, last = _owner(other, name)
-                _table(owner, leaf)[last] = held[leaf.name]
-        return other
+        slots: dict[str, Slot] = {}
+        for leaf in program.leaves:
+            if leaf.kind == "constant":
+                slots[leaf.name] = ({leaf.name: _checked(leaf, constants, self.groups)}, leaf.name)
+            elif leaf.kind != "input":
+                if leaf.name not in mine or mine[leaf.name] != leaf.layout:
+                    raise RunError(
+                        "SH0605", f"`{leaf.name}` lies elsewhere for a batch of this size"
+                    )
+                slots[leaf.name] = _slot(self, leaf)
+        return LoadedProgram(program, self.groups, slots, call)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model with this device's pieces of its inputs."""
-        results = self._call_program(self._convention.bind_call(args, kwargs))
-        return self._convention.rebuild_output([results[i] for i in self._outputs])
+        return self._loaded(args, kwargs)
 
     def named_outputs(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This device's pieces of the outputs by name, from its pieces of the inputs by name."""
-        results = self._call_program(given)
-        return {self.program.results[i].name: results[i] for i in self._outputs}
-
-    def _call_program(self, given: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        self._check_inputs(given)
-        leaves = [given[key] if source is None else source[key] for source, key in self._fetch]
-        with self._regather.saving() if self._regather is not None else nullcontext():
-            results: Sequence[Tensor] = self._run(*leaves)
-        if self._mutations:
-            self._write_back(results)
-        return results
-
-    def _check_inputs(self, given: Mapping[str, Tensor]) -> None:
-        for name, shape in self._shapes.items():
-            if name not in given:
-                raise RunError(
-                    "SH0605",
-                    f"the call lacks the input `{name}`",
-                    help="pass every input that the spec declares",
-                )
-            if given[name].shape != shape:
-                raise _wrong_shape(name, tuple(given[name].shape), shape)
-
-    @torch.no_grad()
-    def _write_back(self, results: Sequence[Tensor]) -> None:
-        for place, name in self._mutations:
-            self.get_buffer(name).copy_(results[place])
+        return self._loaded.named_outputs(given)
 
     def shard_inputs(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """This device's pieces of whole inputs, as keyword arguments for a call."""
-        given = self._convention.bind_call(args, kwargs)
-        return self._convention.build_inputs(self.input_pieces(given))
+        return self._loaded.shard_inputs(args, kwargs)
 
     def input_pieces(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This device's pieces of whole inputs, both by name."""
-        at, device = self.groups.coord, self.groups.device
-        return {
-            leaf.name: piece_of(given[leaf.name], leaf.layout, at).to(device).contiguous()
-            for leaf in self._inputs
-        }
+        return self._loaded.input_pieces(given)
 
     def placements(self) -> Iterator[tuple[LeafPlacement, Tensor]]:
         """Every tensor of the state dict once, with how it lies."""
@@ -273,24 +192,10 @@ def _owner(root: nn.Module, name: str, hidden: bool = False) -> tuple[nn.Module,
     return owner, last
 
 
-def _fetcher(root: nn.Module, leaf: LeafPlacement) -> tuple[Mapping[str, Any] | None, str]:
-    """Where the program's argument is found at each call: a table of a module, or the call."""
-    if leaf.kind == "input":
-        return None, leaf.name
+def _slot(root: nn.Module, leaf: LeafPlacement) -> Slot:
+    """Where a module keeps the tensor of a leaf."""
     owner, last = _owner(root, leaf.name, hidden=leaf.kind == "constant")
-    return _table(owner, leaf), last
-
-
-def _table(owner: nn.Module, leaf: LeafPlacement) -> dict[str, Any]:
-    """Where a module keeps tensors of a leaf's kind."""
-    return owner._parameters if leaf.kind == "param" else owner._buffers
-
-
-def _held(root: nn.Module, leaf: LeafPlacement) -> Tensor:
-    """The tensor of a parameter or buffer."""
-    owner, last = _owner(root, leaf.name)
-    found: Tensor = _table(owner, leaf)[last]
-    return found
+    return (owner._parameters if leaf.kind == "param" else owner._buffers), last
 
 
 _WEIGHTS = "give every parameter's and buffer's piece, cut as the program's leaves lie"
@@ -309,11 +214,3 @@ def _checked(leaf: LeafPlacement, tensors: Mapping[str, Tensor], groups: Groups)
             help=_WEIGHTS,
         )
     return piece.to(device=groups.device, dtype=leaf.dtype).contiguous()
-
-
-def _wrong_shape(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> RunError:
-    return RunError(
-        "SH0605",
-        f"input `{name}` is {list(given)}, and this device's piece is {list(wanted)}",
-        help="cut whole inputs with `shard_inputs`",
-    )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from shardlang.runtime.calls import LoadedProgram
 from shardlang.runtime.data import Batch
 from shardlang.runtime.module import ShardedModule
 from shardlang.runtime.optim import DEFAULT, GradNorm, clip, make_optimizer, squared_norm
@@ -33,6 +34,10 @@ class Trainee(Protocol):
         ...
 
 
+Sized: TypeAlias = ShardedModule | LoadedProgram
+"""What runs on batches of one size."""
+
+
 class ShardedTrainee:
     """The sharded model: every device takes its piece of the batch.
 
@@ -40,10 +45,11 @@ class ShardedTrainee:
     """
 
     def __init__(
-        self, module: ShardedModule, module_for: Callable[[Batch], ShardedModule] | None = None
+        self, module: ShardedModule, module_for: Callable[[Batch], Sized] | None = None
     ) -> None:
         self.module: nn.Module = module
-        self._sharded, self._module_for = module, module_for
+        self._sharded: Sized = module
+        self._module_for = module_for
         self._loss = module.program.loss
         self.grad_norm = GradNorm(module)
 

@@ -23,6 +23,7 @@ from shardlang.ir.program import LeafPlacement
 from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import run_passes
 from shardlang.patterns import literal_pattern
+from shardlang.runtime.calls import LoadedProgram
 from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule
@@ -37,9 +38,9 @@ class Sizes:
 
     compiled: Compiled
     module: ShardedModule
-    _others: dict[Shapes, ShardedModule] = field(default_factory=dict)
+    _others: dict[Shapes, LoadedProgram] = field(default_factory=dict)
 
-    def module_for(self, batch: Batch) -> ShardedModule:
+    def module_for(self, batch: Batch) -> ShardedModule | LoadedProgram:
         """The module for a whole batch. Collective: every rank has the same batches.
 
         Raises:
@@ -56,7 +57,7 @@ class Sizes:
             self._others[shapes] = self._resized(shapes)
         return self._others[shapes]
 
-    def _resized(self, shapes: Shapes) -> ShardedModule:
+    def _resized(self, shapes: Shapes) -> LoadedProgram:
         try:
             with torch.random.fork_rng(devices=[]):
                 other = compiled_for(self.compiled, shapes)
