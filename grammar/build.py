@@ -147,10 +147,8 @@ class _Builder:
         return t.Buffer(self.text(children[0]), self.node(children[1]), span=span)
 
     def _store(self, children: list[Any], span: Span) -> t.Store:
-        what, pattern, axes, regather = children
-        kind = cast(Any, "param" if what is None else str(what))
-        axes = self.node(axes)
-        return t.Store(kind, self.text(pattern), axes, regather is not None, span=span)
+        pattern, axes, regather = children
+        return t.Store(self.text(pattern), self.node(axes), regather is not None, span=span)
 
     def _value(self, children: list[Any], span: Span) -> t.ValueStatement:
         pattern, selector, layout = children
@@ -165,18 +163,6 @@ class _Builder:
 
     def _random(self, children: list[Any], span: Span) -> t.Random:
         return t.Random(cast(Any, str(children[0])), span=span)
-
-    def _pipeline(self, children: list[Any], span: Span) -> t.Pipeline:
-        return t.Pipeline(self.ident(children[0]), self.nodes(children[1:]), span=span)
-
-    def _split(self, children: list[Any], span: Span) -> t.Split:
-        return t.Split(self.text(children[0]) if children else None, span=span)
-
-    def _schedule(self, children: list[Any], span: Span) -> t.Schedule:
-        return t.Schedule(self.ident(children[0]), self.maybe(children[1], ()), span=span)
-
-    def _microbatches(self, children: list[Any], span: Span) -> t.Microbatches:
-        return t.Microbatches(self.node(children[0]), span=span)
 
     def _expect(self, children: list[Any], span: Span) -> t.Expect:
         return t.Expect(self.nodes(children), span=span)

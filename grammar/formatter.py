@@ -110,8 +110,6 @@ def _call(name: str, arguments: Sequence[t.Argument]) -> str:
 
 
 def _opening(block: t.Block) -> str:
-    if isinstance(block, t.Pipeline):
-        return f"pipeline {block.axis.text}"
     return type(block).__name__.lower()
 
 
@@ -230,9 +228,8 @@ def _(node: t.Loss) -> str:
 
 @_text.register
 def _(node: t.Store) -> str:
-    what = "" if node.what == "param" else f" {node.what}"
     regather = " regather" if node.regather else ""
-    return f"store{what} {_text(node.pattern)} over {_text(node.axes)}{regather}"
+    return f"store {_text(node.pattern)} over {_text(node.axes)}{regather}"
 
 
 @_text.register
@@ -243,21 +240,6 @@ def _(node: t.Optimizer) -> str:
 @_text.register
 def _(node: t.Random) -> str:
     return f"random {node.mode}"
-
-
-@_text.register
-def _(node: t.Split) -> str:
-    return f"split {'auto' if node.pattern is None else _text(node.pattern)}"
-
-
-@_text.register
-def _(node: t.Schedule) -> str:
-    return f"schedule {_call(node.name.text, node.arguments)}"
-
-
-@_text.register
-def _(node: t.Microbatches) -> str:
-    return f"microbatches {_text(node.count)}"
 
 
 @_text.register
@@ -295,4 +277,4 @@ def _(node: t.LocalBytes) -> str:
     return f"local bytes {_text(node.name)} {node.comparison} {_text(node.bound)}"
 
 
-_BLOCKS = (t.Mesh, t.Dims, t.Pipeline, t.Expect)
+_BLOCKS = (t.Mesh, t.Dims, t.Expect)

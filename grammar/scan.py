@@ -31,7 +31,6 @@ FORMS = {
     "value": 'value "MODULES".out [LAYOUT]',
     "optimizer": "optimizer NAME(NAME = VALUE)",
     "random": "random fast",
-    "pipeline": 'pipeline AXIS { split "MODULES" }',
     "expect": 'expect { forbid COLLECTIVE over AXES in "MODULES" }',
 }
 """How each statement is written."""
@@ -39,8 +38,11 @@ FORMS = {
 STATEMENTS = tuple(FORMS)
 """The words that begin a statement."""
 
-LATER = ("precision", "recompute", "cluster")
+LATER = ("pipeline", "precision", "recompute", "cluster")
 """Words kept for statements that do not exist yet."""
+
+LATER_STORES = ("gradients", "optimizer")
+"""Words kept for what `store` may once store apart from the parameters."""
 
 RESERVED = ("over", "as")
 """Words that are never names."""

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from shardlang.grammar.diagnostics import Diagnostic, Label, error, join_words, quote
-from shardlang.grammar.scan import FORMS, LATER, STATEMENTS, Source, Token, statement_starts
+from shardlang.grammar.scan import (
+    FORMS,
+    LATER,
+    LATER_STORES,
+    STATEMENTS,
+    Source,
+    Token,
+    statement_starts,
+)
 
 _OPEN = {"{": "}", "[": "]", "(": ")"}
 _CLOSE = {closer: opener for opener, closer in _OPEN.items()}
@@ -16,7 +24,6 @@ _OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv",
 
 _WORDS: dict[str, tuple[str, ...]] = {
     **{word.upper(): (word,) for word in STATEMENTS},
-    "STORED": ("gradients", "optimizer"),
     "REGATHER": ("regather",),
     "MODE": ("exact", "fast"),
     "SIDE": ("in", "out"),
@@ -28,10 +35,6 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "DATA": ("data",),
     "BELOW": ("below",),
     "IN": ("in",),
-    "AUTO": ("auto",),
-    "SPLIT": ("split",),
-    "SCHEDULE": ("schedule",),
-    "MICROBATCHES": ("microbatches",),
     "FORBID": ("forbid",),
     "LAYOUT": ("layout",),
     "LOCAL": ("local",),
@@ -159,6 +162,8 @@ def explain_failure(syntax: Syntax, failure: Failure, begin: int) -> tuple[Diagn
     resume = syntax.next_statement(failure.offset, start)
     if found is not None and found.text in LATER and "USE" in failure.expected:
         return _not_supported(syntax, found), syntax.next_statement(found.end, start)
+    if found is not None and _is_later_store(syntax, found):
+        return _stored_later(syntax, found), syntax.next_statement(found.end, start)
     form = _form(syntax, start)
     if found is None or found.start == resume:
         return _cut_short(syntax, failure, found, form), resume
@@ -238,6 +243,22 @@ def _not_supported(syntax: Syntax, found: Token) -> Diagnostic:
         f"the statement `{found.text}` is not supported yet",
         syntax.source.span(found.start, found.end),
         help="remove it",
+    )
+
+
+def _is_later_store(syntax: Syntax, found: Token) -> bool:
+    before = [token for token in syntax.tokens if token.end <= found.start][-1:]
+    return found.text in LATER_STORES and [token.text for token in before] == ["store"]
+
+
+def _stored_later(syntax: Syntax, found: Token) -> Diagnostic:
+    """Storage that a later version will have."""
+    return error(
+        "SH0108",
+        f"`store {found.text}` is not supported yet",
+        syntax.source.span(found.start, found.end),
+        notes=["a parameter's gradient and optimizer state are split as the parameter is"],
+        help=f"remove `{found.text}`",
     )
 
 

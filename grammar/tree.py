@@ -59,7 +59,6 @@ __all__ = [
     "ListValue",
     "Loss",
     "Mesh",
-    "Microbatches",
     "Model",
     "Node",
     "Number",
@@ -67,19 +66,15 @@ __all__ = [
     "Optimizer",
     "Output",
     "Param",
-    "Pipeline",
-    "PipelineItem",
     "Product",
     "Random",
     "Ref",
     "RestEntry",
     "Scalar",
-    "Schedule",
     "Select",
     "Selector",
     "Side",
     "Size",
-    "Split",
     "Statement",
     "Store",
     "Text",
@@ -192,9 +187,8 @@ class Buffer(Item):
 
 @dataclass(frozen=True, slots=True)
 class Store(Item):
-    """`store [gradients|optimizer] "pattern" over axes [regather]`."""
+    """`store "pattern" over axes [regather]`."""
 
-    what: Literal["param", "gradients", "optimizer"]
     pattern: Text
     axes: Product
     regather: bool = False
@@ -222,39 +216,6 @@ class Random(Item):
     """`random exact` or `random fast`."""
 
     mode: Literal["exact", "fast"]
-
-
-@dataclass(frozen=True, slots=True)
-class Split(Item):
-    """`split "modules"` or `split auto`, inside `pipeline`; a pattern of None is `auto`."""
-
-    pattern: Text | None
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule(Item):
-    """`schedule name(arguments)`, inside `pipeline`."""
-
-    name: Ident
-    arguments: tuple[Argument, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Microbatches(Item):
-    """`microbatches n`, inside `pipeline`."""
-
-    count: Scalar
-
-
-PipelineItem: TypeAlias = "Split | Schedule | Microbatches"
-
-
-@dataclass(frozen=True, slots=True)
-class Pipeline(Item):
-    """`pipeline axis { ... }`."""
-
-    axis: Ident
-    items: tuple[PipelineItem, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,11 +280,11 @@ class Expect(Item):
     items: tuple[ExpectItem, ...]
 
 
-Block: TypeAlias = "Mesh | Dims | Pipeline | Expect"
-BlockItem: TypeAlias = "AxisDecl | DimsEntry | PipelineItem | ExpectItem"
+Block: TypeAlias = "Mesh | Dims | Expect"
+BlockItem: TypeAlias = "AxisDecl | DimsEntry | ExpectItem"
 Statement: TypeAlias = (
     "Use | Let | Mesh | Dims | Model | Input | Output | Loss | Param | Buffer | Store"
-    " | ValueStatement | Optimizer | Random | Pipeline | Expect"
+    " | ValueStatement | Optimizer | Random | Expect"
 )
 
 

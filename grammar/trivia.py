@@ -16,7 +16,7 @@ from shardlang.grammar.scan import Source, Token
 
 _Place: TypeAlias = "tuple[int, int]"
 _ItemT = TypeVar("_ItemT", bound=t.Item)
-_BLOCKS = (t.Mesh, t.Dims, t.Pipeline, t.Expect)
+_BLOCKS = (t.Mesh, t.Dims, t.Expect)
 
 
 @dataclass(frozen=True, slots=True)

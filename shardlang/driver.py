@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from shardlang.bind import Binding, ModelNames, Placed, TensorInfo, bind
+from shardlang.bind import Binding, ModelNames, Placed, bind
 from shardlang.blame import at_model
 from shardlang.build import Placements, Storage, build_graph
 from shardlang.capture import (
@@ -140,7 +140,7 @@ def names_of(captured: Captured) -> ModelNames:
     """The names that a spec can speak of."""
     tensors = {
         kind: {
-            leaf.name: TensorInfo(leaf.shape, dtype_name(leaf.dtype), leaf.trainable)
+            leaf.name: leaf.shape
             for leaf in captured.leaves
             if leaf.kind == kind
         }

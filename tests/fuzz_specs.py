@@ -11,7 +11,7 @@ import time
 import traceback
 from collections import Counter
 
-from shardlang.bind import ModelNames, TensorInfo, bind
+from shardlang.bind import ModelNames, bind
 from shardlang.grammar.codes import CODES
 from shardlang.grammar.formatter import format_tree
 from shardlang.grammar.parser import parse
@@ -23,19 +23,19 @@ from tests.random_specs import SpecMaker, mutate
 def fixed_names() -> ModelNames:
     """The names of a small model that the random patterns half match."""
     params = {
-        "head.weight": TensorInfo((16, 8), "f32", True),
-        "norm.bias": TensorInfo((8,), "f32", True),
+        "head.weight": (16, 8),
+        "norm.bias": (8,),
     }
     for layer in range(2):
-        params[f"layers.{layer}.up.weight"] = TensorInfo((12, 8), "f32", True)
-        params[f"layers.{layer}.down.weight"] = TensorInfo((8, 12), "f32", True)
-        params[f"layers.{layer}.scale"] = TensorInfo((), "f32", True)
+        params[f"layers.{layer}.up.weight"] = (12, 8)
+        params[f"layers.{layer}.down.weight"] = (8, 12)
+        params[f"layers.{layer}.scale"] = ()
     modules = ("", "layers.0", "layers.1", "layers.0.mlp", "layers.1.mlp", "norm", "head")
     values = {(module, "out", ""): (4, 8) for module in modules}
     values |= {("layers.0", "out", "0"): (4, 8), ("layers.0", "in", "logits"): (4, 8, 2)}
     return ModelNames(
         params=params,
-        buffers={"norm.scale": TensorInfo((8,), "f32")},
+        buffers={"norm.scale": (8,)},
         inputs={"ids": (4, 8), "labels": (4,), "mask": (8,)},
         modules=modules,
         outputs={"loss": (), "logits": (4, 8, 16)},

@@ -156,22 +156,13 @@ class SpecMaker:
         return t.Input(self.many(self.ref, 1, 2), dtype, shape, below, layout)
 
     def store(self) -> t.Store:
-        what: Any = self.rng.choice(["param", "param", "gradients", "optimizer"])
-        return t.Store(what, self.pattern(), self.product(), self.chance(0.2))
+        return t.Store(self.pattern(), self.product(), self.chance(0.2))
 
     def value_statement(self) -> t.ValueStatement:
         side: Any = self.rng.choice(["in", "out"])
         path = self.many(lambda: self.rng.choice(["0", "1", "logits", "in", "5x"]), 0, 2)
         selector = t.Selector(side, path) if self.chance(0.5) else None
         return t.ValueStatement(self.pattern(), selector, self.layout())
-
-    def pipeline(self) -> t.Pipeline:
-        items = [
-            lambda: t.Split(self.pattern() if self.chance(0.5) else None),
-            lambda: t.Schedule(self.ident(["gpipe"]), self.many(self.argument, 0, 2)),
-            lambda: t.Microbatches(self.size()),
-        ]
-        return t.Pipeline(self.ident(AXES), self.many(lambda: self.rng.choice(items)(), 0, 3))
 
     def select(self) -> t.Select:
         phase = self.rng.choice([None, "forward", "backward", "update"])
@@ -215,7 +206,6 @@ class SpecMaker:
             self.mesh,
             self.dims,
             self.model,
-            self.pipeline,
             lambda: t.Optimizer(self.ident(["adamw", "sgd"]), self.many(self.argument, 0, 3)),
             lambda: t.Random(self.rng.choice(["exact", "fast"])),
         ]
@@ -245,7 +235,7 @@ class SpecMaker:
 
         before = self._lines(first)
         after = self._comment() if self.chance(0.2) else ""
-        if not isinstance(item, t.Mesh | t.Dims | t.Pipeline | t.Expect):
+        if not isinstance(item, t.Mesh | t.Dims | t.Expect):
             return replace(item, trivia=t.Trivia(before, after))
         head = self._comment() if self.chance(0.2) else ""
         items = self._with_trivia(item.items)

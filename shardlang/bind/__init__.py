@@ -1,6 +1,6 @@
 """Joining a `Spec` to the names of a model."""
 
 from shardlang.bind.bind import bind
-from shardlang.bind.types import Binding, ModelNames, Placed, TensorInfo
+from shardlang.bind.types import Binding, ModelNames, Placed
 
-__all__ = ["Binding", "ModelNames", "Placed", "TensorInfo", "bind"]
+__all__ = ["Binding", "ModelNames", "Placed", "bind"]

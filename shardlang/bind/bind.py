@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from shardlang.bind.statements import Findings, Kind, in_force, unmatched
-from shardlang.bind.types import Binding, ModelNames, Placed, Shape, TensorInfo
+from shardlang.bind.types import Binding, ModelNames, Placed, Shape
 from shardlang.bind.values import MODULE, bind_values
 from shardlang.grammar.diagnostics import Diagnostic, error, has_errors, in_order
 from shardlang.ir import Axis
@@ -24,17 +24,15 @@ def bind(spec: Spec, names: ModelNames) -> tuple[Binding | None, list[Diagnostic
         The binding, or None where there are errors, and all findings in order of place.
     """
     findings = Findings(spec.mesh)
-    stores = {what: _bind_stores(spec, what, names, findings) for what in _STORED}
+    stores = _bind_stores(spec, names, findings)
     binding = Binding(
         params=_bind_tensors(spec.params, names.params, names.aliases, _PARAM, findings),
         buffers=_bind_tensors(spec.buffers, names.buffers, names.aliases, _BUFFER, findings),
         inputs=_bind_inputs(spec.inputs, names.inputs, findings),
         outputs=_bind_outputs(spec.outputs, names.outputs, findings),
         values=bind_values(spec.values, names, findings),
-        storage=_axes(stores["param"], spec),
-        regather=frozenset(name for name, decl in stores["param"].items() if decl.regather),
-        gradient_storage=_axes(stores["gradients"], spec),
-        optimizer_storage=_axes(stores["optimizer"], spec),
+        storage=_axes(stores, spec),
+        regather=frozenset(name for name, decl in stores.items() if decl.regather),
         loss=_bind_loss(spec, names, findings),
         expects=spec.expects,
     )
@@ -43,19 +41,16 @@ def bind(spec: Spec, names: ModelNames) -> tuple[Binding | None, list[Diagnostic
     return (None if has_errors(found) else binding), found
 
 
-_STORED = ("param", "gradients", "optimizer")
-
-
 def _bind_tensors(
     stated: Sequence[Stated],
-    infos: Mapping[str, TensorInfo],
+    shapes: Mapping[str, Shape],
     aliases: Mapping[str, str],
     kind: Kind,
     findings: Findings,
 ) -> dict[str, Placed]:
-    known = {alias: name for alias, name in aliases.items() if name in infos}
-    owner = in_force(stated, infos, known, kind, findings)
-    return _place_all(owner, {name: infos[name].shape for name in owner}, findings)
+    known = {alias: name for alias, name in aliases.items() if name in shapes}
+    owner = in_force(stated, shapes, known, kind, findings)
+    return _place_all(owner, shapes, findings)
 
 
 def _place_all(
@@ -100,17 +95,10 @@ def _other_shape(name: str, decl: InputDecl, shape: Shape) -> Diagnostic:
     )
 
 
-def _bind_stores(
-    spec: Spec, what: str, names: ModelNames, findings: Findings
-) -> dict[str, StoreDecl]:
+def _bind_stores(spec: Spec, names: ModelNames, findings: Findings) -> dict[str, StoreDecl]:
     """The storage statement in force for each parameter; scalars stay whole."""
-    stores = [store for store in spec.stores if store.what == what]
-    owner = in_force(stores, names.params, names.aliases, _PARAM, findings)
-    return {
-        name: decl
-        for name, decl in owner.items()
-        if names.params[name].shape and (what == "param" or names.params[name].trainable)
-    }
+    owner = in_force(spec.stores, names.params, names.aliases, _PARAM, findings)
+    return {name: decl for name, decl in owner.items() if names.params[name]}
 
 
 def _axes(stores: Mapping[str, StoreDecl], spec: Spec) -> dict[str, tuple[Axis, ...]]:

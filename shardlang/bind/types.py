@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from shardlang.grammar.diagnostics import NOWHERE, Span
 from shardlang.ir import Axis, Layout
@@ -13,14 +13,6 @@ from shardlang.spec.types import Expectation
 Shape: TypeAlias = "tuple[int, ...]"
 ValueKey: TypeAlias = "tuple[str, str, str]"
 """(module name, `"in"` or `"out"`, selector such as `""`, `"0"` or `"logits"`)."""
-
-
-class TensorInfo(NamedTuple):
-    """A parameter or buffer; `dtype` as the language writes it."""
-
-    shape: Shape
-    dtype: str
-    trainable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +26,8 @@ class ModelNames:
         values: shapes of the tensors that modules read and return.
     """
 
-    params: Mapping[str, TensorInfo] = field(default_factory=dict)
-    buffers: Mapping[str, TensorInfo] = field(default_factory=dict)
+    params: Mapping[str, Shape] = field(default_factory=dict)
+    buffers: Mapping[str, Shape] = field(default_factory=dict)
     inputs: Mapping[str, Shape] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     outputs: Mapping[str, Shape] = field(default_factory=dict)
@@ -62,8 +54,6 @@ class Binding:
     Attributes:
         storage: the axes over which each stored parameter is sharded further at rest.
         regather: the parameters gathered again for the backward instead of being kept.
-        gradient_storage: the same axes for gradients, where stated.
-        optimizer_storage: the same axes for optimizer state, where stated.
         loss: the name of the output stated to be the loss.
         expects: the expectations, every module pattern of which matches something.
     """
@@ -75,7 +65,5 @@ class Binding:
     values: Mapping[ValueKey, Placed]
     storage: Mapping[str, tuple[Axis, ...]]
     regather: frozenset[str]
-    gradient_storage: Mapping[str, tuple[Axis, ...]]
-    optimizer_storage: Mapping[str, tuple[Axis, ...]]
     loss: str | None
     expects: tuple[Expectation, ...]

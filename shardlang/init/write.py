@@ -62,7 +62,7 @@ def _statements(draft: Draft) -> list[t.Statement]:
     if draft.roles.stored:
         over = _product(axis.name for axis in draft.roles.stored)
         comment = ("", "# At rest every parameter is split over these too, and gathered before use")
-        found.append(t.Store("param", t.Text("**"), over, trivia=t.Trivia(before=comment)))
+        found.append(t.Store(t.Text("**"), over, trivia=t.Trivia(before=comment)))
     return found
 
 

@@ -48,12 +48,6 @@ def _(node: t.Expect, draft: Draft) -> None:
 
 
 @resolve_statement.register
-def _(node: t.Pipeline, draft: Draft) -> None:
-    message = "the statement `pipeline` is not supported yet"
-    draft.scope.report(error("SH0108", message, node.span, help="remove it"))
-
-
-@resolve_statement.register
 def _(node: t.Mesh, draft: Draft) -> None:
     draft.state("mesh", "", node.span)
 
@@ -166,13 +160,9 @@ def _(node: t.Loss, draft: Draft) -> None:
 def _(node: t.Store, draft: Draft) -> None:
     pattern = draft.scope.pattern(node.pattern)
     axes = draft.scope.axes_of(node.axes)
-    words = (
-        format_node(node.pattern) if node.what == "param" else f"{node.what} {node.pattern.text}"
-    )
-    draft.state("store", words, node.pattern.span)
+    draft.state("store", format_node(node.pattern), node.pattern.span)
     if pattern is not None and axes is not None:
-        span = node.pattern.span
-        draft.stores.append(StoreDecl(node.what, pattern, axes, node.regather, span))
+        draft.stores.append(StoreDecl(pattern, axes, node.regather, node.pattern.span))
 
 
 @resolve_statement.register

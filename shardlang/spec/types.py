@@ -131,7 +131,6 @@ class ValueDecl:
 class StoreDecl:
     """Sharding at rest; with `regather`, gathered again for the backward."""
 
-    what: Literal["param", "gradients", "optimizer"]
     pattern: Pattern
     axes: tuple[str, ...]
     regather: bool = False

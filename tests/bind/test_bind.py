@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shardlang.bind import Binding, ModelNames, TensorInfo, bind
+from shardlang.bind import Binding, ModelNames, bind
 from shardlang.grammar.diagnostics import Diagnostic
 from shardlang.spec import load_spec_text
 
@@ -17,14 +17,14 @@ BASE = (
 )
 NAMES = ModelNames(
     params={
-        "layers.0.weight": TensorInfo((32, 16), "f32", True),
-        "layers.1.weight": TensorInfo((32, 16), "f32", True),
-        "up.weight": TensorInfo((64, 16), "f32", True),
-        "norm.bias": TensorInfo((9,), "f32", True),
-        "scale": TensorInfo((), "f32", True),
-        "frozen": TensorInfo((8,), "f32"),
+        "layers.0.weight": (32, 16),
+        "layers.1.weight": (32, 16),
+        "up.weight": (64, 16),
+        "norm.bias": (9,),
+        "scale": (),
+        "frozen": (8,),
     },
-    buffers={"norm.mean": TensorInfo((9,), "f32")},
+    buffers={"norm.mean": (9,)},
     inputs={"x": (8, 16)},
     modules=("", "layers.0", "layers.1", "norm", "head", "split"),
     outputs={"loss": (), "logits": (8, 64)},
@@ -117,11 +117,10 @@ def test_values_choose_the_only_tensor_and_the_later_statement() -> None:
     assert binding.values["layers.1", "out", ""].open_dims == {1}
 
 
-def test_storage_skips_scalars_and_gradients_of_frozen_parameters() -> None:
+def test_storage_skips_scalars() -> None:
     binding = bound("""
     store "layers.**" over dp*tp regather
-    store gradients "**" over dp
-    store optimizer "up.*" over tp
+    store "up.*" over dp
     """)
     axes = {name: "*".join(map(str, found)) for name, found in binding.storage.items()}
     assert axes == {
@@ -129,10 +128,6 @@ def test_storage_skips_scalars_and_gradients_of_frozen_parameters() -> None:
         "norm.bias": "dp", "frozen": "dp",
     }  # fmt: skip
     assert binding.regather == {"layers.0.weight", "layers.1.weight"}
-    assert set(binding.gradient_storage) == {
-        "layers.0.weight", "layers.1.weight", "up.weight", "norm.bias",
-    }  # fmt: skip
-    assert set(binding.optimizer_storage) == {"up.weight"}
 
 
 def test_one_fault_on_many_tensors_is_one_finding() -> None:

@@ -62,7 +62,7 @@ def test_names_are_replaced_by_axes_and_values() -> None:
     input "a.{b,c}" : i64[8, n] below m [batch, _]
     param "q" [heads(n), whole, ?, ...]
     value "up".in.0.h [_, _] +tp
-    store gradients "**" over dp regather
+    store "**" over dp regather
     loss total
     optimizer adamw(lr = 3e-4, betas = [0.9, 0.95], clip = 1)
     random fast
@@ -83,7 +83,7 @@ def test_names_are_replaced_by_axes_and_values() -> None:
     (value,) = spec.values
     assert (value.side, value.path, value.layout.partial) == ("in", ("0", "h"), ("tp",))
     (store,) = spec.stores
-    assert (store.what, store.axes, store.regather) == ("gradients", ("dp",), True)
+    assert (store.axes, store.regather) == (("dp",), True)
     assert spec.loss is not None and spec.loss.pattern.literal == "total"
     assert spec.optimizer is not None
     assert spec.optimizer.kwargs == {"lr": 3e-4, "betas": (0.9, 0.95), "clip": 1}
