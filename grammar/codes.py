@@ -163,6 +163,11 @@ CODES: dict[str, Code] = {
         " may be.",
     ),
     "SH0233": Code("let that stands for itself", "Lets may name lets, but not in a circle."),
+    "SH0234": Code(
+        "unknown link",
+        "`over` names the link of an axis, whose bandwidth `plan` estimates with: nvlink, pcie, ib,"
+        " roce or ethernet.",
+    ),
     # SH03xx: binding to the model
     "SH0301": Code(
         "pattern that matches nothing",

@@ -34,7 +34,6 @@ def bind(spec: Spec, names: ModelNames) -> tuple[Binding | None, list[Diagnostic
         storage=_axes(stores, spec),
         regather=frozenset(name for name, decl in stores.items() if decl.regather),
         loss=_bind_loss(spec, names, findings),
-        expects=spec.expects,
     )
     _check_expects(spec, names, findings)
     found = in_order(findings.found)

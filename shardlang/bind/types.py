@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 from shardlang.grammar.diagnostics import NOWHERE, Span
 from shardlang.ir import Axis, Layout
-from shardlang.spec.types import Expectation
 
 Shape: TypeAlias = "tuple[int, ...]"
 ValueKey: TypeAlias = "tuple[str, str, str]"
@@ -55,7 +54,6 @@ class Binding:
         storage: the axes over which each stored parameter is sharded further at rest.
         regather: the parameters gathered again for the backward instead of being kept.
         loss: the name of the output stated to be the loss.
-        expects: the expectations, every module pattern of which matches something.
     """
 
     params: Mapping[str, Placed]
@@ -66,4 +64,3 @@ class Binding:
     storage: Mapping[str, tuple[Axis, ...]]
     regather: frozenset[str]
     loss: str | None
-    expects: tuple[Expectation, ...]

@@ -10,6 +10,16 @@ from dataclasses import dataclass
 Coord = Mapping[str, int]
 """Position of one device: axis name to index along that axis."""
 
+BANDWIDTHS = {
+    "nvlink": 450e9,
+    "pcie": 50e9,
+    "ib": 50e9,
+    "roce": 50e9,
+    "ethernet": 12.5e9,
+}
+"""Bytes per second that one device sends over a link named in `mesh`, at best: NVLink 4, PCIe 5
+with 16 lanes, one 400 Gb/s InfiniBand or RoCE port per device, 100 Gb/s Ethernet."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Axis:

@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from shardlang.ir.mesh import Mesh
+from shardlang.ir.mesh import BANDWIDTHS, Mesh
 from shardlang.plan.types import CollectiveRow
-
-BANDWIDTHS = {
-    "nvlink": 450e9,
-    "pcie": 50e9,
-    "ib": 50e9,
-    "roce": 50e9,
-    "ethernet": 12.5e9,
-}
-"""Bytes per second that one device sends over a link named in `mesh`, at best: NVLink 4, PCIe 5
-with 16 lanes, one 400 Gb/s InfiniBand or RoCE port per device, 100 Gb/s Ethernet."""
 
 
 def seconds_of(rows: Iterable[CollectiveRow], mesh: Mesh) -> float | None:

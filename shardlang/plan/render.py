@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from shardlang.ir.mesh import BANDWIDTHS
 from shardlang.plan.fold import (
     fold,
     join_names,
@@ -18,7 +19,7 @@ from shardlang.plan.fold import (
     skeleton_of_sentence,
     split_prefix,
 )
-from shardlang.plan.links import BANDWIDTHS, seconds_of
+from shardlang.plan.links import seconds_of
 from shardlang.plan.text import bytes_text, mesh_lines, seconds_text, shape_text
 from shardlang.plan.totals import Total, total_of, totals_of
 from shardlang.plan.types import PHASES, CollectiveRow, Phase, Plan, TensorRow

@@ -16,6 +16,7 @@ from shardlang.grammar.diagnostics import (
 )
 from shardlang.grammar.parser import parse
 from shardlang.ir import Axis, Mesh
+from shardlang.ir.mesh import BANDWIDTHS
 from shardlang.patterns import nearest
 from shardlang.spec.gather import Gathered
 from shardlang.spec.scope import Scope, kind_of
@@ -134,13 +135,24 @@ def declare_mesh(gathered: Gathered, scope: Scope) -> tuple[Mesh | None, frozens
         size = scope.integer(item.size, f"the size of axis `{item.name.text}`", "SH0207")
         if scope.declare(item.name, "axis"):
             scope.axes[item.name.text] = size or 1
-            axes.append(Axis(item.name.text, size or 1, item.link.text if item.link else None))
+            axes.append(Axis(item.name.text, size or 1, _link(item, scope)))
     mesh = Mesh(tuple(axes))
     if mesh.devices > _MOST_DEVICES:
         message = f"the mesh has {mesh.devices} devices, more than {_MOST_DEVICES}"
         scope.report(error("SH0225", message, meshes[-1].span, help="make an axis smaller"))
         return None, frozenset()
     return mesh, frozenset(item.name.text for item in meshes[-1].items if item.data)
+
+
+def _link(item: t.AxisDecl, scope: Scope) -> str | None:
+    """The link that an axis runs on; a finding where no bandwidth is known of it."""
+    if item.link is None or item.link.text in BANDWIDTHS:
+        return item.link.text if item.link else None
+    near = nearest(item.link.text, BANDWIDTHS)
+    known = f"the links are {join_words(quote(BANDWIDTHS), 'and')}"
+    help = f"did you mean `{near[0]}`" if near else known
+    scope.report(error("SH0234", f"unknown link `{item.link.text}`", item.link.span, help=help))
+    return None
 
 
 def declare_dims(gathered: Gathered, scope: Scope) -> None:
