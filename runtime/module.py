@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from shardlang.runtime.boundary import from_dtensor, to_dtensor
 from shardlang.runtime.calls import CallConvention, LoadedProgram, Slot
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.whole import whole, whole_on_first
+from shardlang.runtime.held import Held, checked
+from shardlang.runtime.whole import whole
 
 
 class ShardedModule(nn.Module):
@@ -47,87 +48,32 @@ class ShardedModule(nn.Module):
                 another shape.
         """
         super().__init__()
-        self.program, self.groups = program, groups
-        for leaf in program.leaves:
-            if leaf.kind != "input":
-                self._register(leaf, tensors, transient)
-        slots = {leaf.name: _slot(self, leaf) for leaf in program.leaves if leaf.kind != "input"}
-        self._loaded = LoadedProgram(program, groups, slots, call)
-
-    def _register(
-        self, leaf: LeafPlacement, tensors: Mapping[str, Tensor], transient: Collection[str]
-    ) -> None:
-        """Put a tensor under its name, and under the other names of a tied one."""
-        piece = _checked(leaf, tensors, self.groups)
-        constant = leaf.kind == "constant"
-        value = nn.Parameter(piece, leaf.trainable) if leaf.kind == "param" else piece
-        for name in (leaf.name, *leaf.aliases):
-            owner, last = _owner(self, name, hidden=constant)
-            if isinstance(value, nn.Parameter):
-                owner.register_parameter(last, value)
-            else:
-                kept = not constant and not transient_name(name, leaf, transient)
-                owner.register_buffer(last, value, persistent=kept)
-
-    def resized(
-        self, program: LocalProgram, call: CallConvention, constants: Mapping[str, Tensor]
-    ) -> LoadedProgram:
-        """Another program on the same parameters and buffers. Collective.
-
-        Args:
-            constants: this device's pieces of the other program's constants.
-
-        Raises:
-            RunError: SH0605, the other program has them elsewhere.
-        """
-        mine = {leaf.name: leaf.layout for leaf in self.program.leaves}
         slots: dict[str, Slot] = {}
         for leaf in program.leaves:
             if leaf.kind == "constant":
-                slots[leaf.name] = ({leaf.name: _checked(leaf, constants, self.groups)}, leaf.name)
+                slots[leaf.name] = ({leaf.name: checked(leaf, tensors, groups)}, leaf.name)
             elif leaf.kind != "input":
-                if leaf.name not in mine or mine[leaf.name] != leaf.layout:
-                    raise RunError(
-                        "SH0605", f"`{leaf.name}` lies elsewhere for a batch of this size"
-                    )
+                _register(self, leaf, checked(leaf, tensors, groups), transient)
                 slots[leaf.name] = _slot(self, leaf)
-        return LoadedProgram(program, self.groups, slots, call)
+        kept = frozenset(self.state_dict(keep_vars=True)).intersection(slots)
+        self._shardlang = Held(
+            program, groups, LoadedProgram(program, groups, slots, call), slots, kept
+        )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model with this device's pieces of its inputs."""
-        return self._loaded(args, kwargs)
-
-    def named_outputs(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This device's pieces of the outputs by name, from its pieces of the inputs by name."""
-        return self._loaded.named_outputs(given)
+        return self._shardlang.loaded(args, kwargs)
 
     def shard_inputs(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """This device's pieces of whole inputs, as keyword arguments for a call."""
-        return self._loaded.shard_inputs(args, kwargs)
-
-    def input_pieces(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This device's pieces of whole inputs, both by name."""
-        return self._loaded.input_pieces(given)
-
-    def placements(self) -> Iterator[tuple[LeafPlacement, Tensor]]:
-        """Every tensor of the state dict once, with how it lies."""
-        kept = self.state_dict(keep_vars=True)
-        for leaf in self.program.leaves:
-            if leaf.kind in ("param", "buffer") and leaf.name in kept:
-                yield leaf, kept[leaf.name]
-
-    @torch.no_grad()
-    def whole_tensors(self) -> Iterator[tuple[LeafPlacement, Tensor | None]]:
-        """Every tensor of the state dict whole, on rank 0 alone, one at a time. Collective."""
-        for leaf, piece in self.placements():
-            yield leaf, whole_on_first(piece.detach(), leaf.layout, self.groups)
+        return self._shardlang.loaded.shard_inputs(args, kwargs)
 
     @torch.no_grad()
     def full_state_dict(self) -> dict[str, Tensor]:
         """A copy of the plain model's state dict, whole on every device. Collective."""
         full: dict[str, Tensor] = {}
-        for leaf, piece in self.placements():
-            value = whole(piece.detach(), leaf.layout, self.groups)
+        for leaf, piece in self._shardlang.placements():
+            value = whole(piece.detach(), leaf.layout, self._shardlang.groups)
             value = value.clone() if value.data_ptr() == piece.data_ptr() else value
             full.update(dict.fromkeys((leaf.name, *leaf.aliases), value))
         return full
@@ -139,7 +85,7 @@ class ShardedModule(nn.Module):
         Raises:
             RunError: SH0608, a tensor is missing or has another shape.
         """
-        for leaf, piece in self.placements():
+        for leaf, piece in self._shardlang.placements():
             value = next((full[n] for n in (leaf.name, *leaf.aliases) if n in full), None)
             if value is None or tuple(value.shape) != leaf.layout.shape:
                 found = "missing" if value is None else f"of shape {list(value.shape)}"
@@ -149,7 +95,7 @@ class ShardedModule(nn.Module):
                     f"`{leaf.name}` is {found}; it should be {expected}",
                     help="give the state dict of the plain model, under its own names",
                 )
-            piece.copy_(piece_of(value, leaf.layout, self.groups.coord))
+            piece.copy_(piece_of(value, leaf.layout, self._shardlang.groups.coord))
 
     def dtensor_state_dict(self) -> dict[str, DTensor]:
         """The state dict as DTensors, for `torch.distributed.checkpoint`. Collective.
@@ -157,19 +103,35 @@ class ShardedModule(nn.Module):
         They share the parameters' memory where a DTensor can say the layout; call
         `load_dtensor_state_dict` after loading into them.
         """
-        pairs = self.placements()
-        return {leaf.name: to_dtensor(x, leaf.layout, self.groups) for leaf, x in pairs}
+        pairs = self._shardlang.placements()
+        return {leaf.name: to_dtensor(x, leaf.layout, self._shardlang.groups) for leaf, x in pairs}
 
     @torch.no_grad()
     def load_dtensor_state_dict(self, given: Mapping[str, DTensor]) -> None:
         """Take over the values of a state dict that `dtensor_state_dict` made."""
-        for leaf, piece in self.placements():
-            value = from_dtensor(given[leaf.name], leaf.layout, self.groups)
+        for leaf, piece in self._shardlang.placements():
+            value = from_dtensor(given[leaf.name], leaf.layout, self._shardlang.groups)
             if value.data_ptr() != piece.data_ptr():
                 piece.copy_(value)
 
 
-_CONSTANTS = "_constants"
+def held(module: ShardedModule) -> Held:
+    """The program of a sharded module, its groups, and where its tensors lie."""
+    return module._shardlang
+
+
+def _register(
+    root: nn.Module, leaf: LeafPlacement, piece: Tensor, transient: Collection[str]
+) -> None:
+    """Put a tensor under its name, and under the other names of a tied one."""
+    value = nn.Parameter(piece, leaf.trainable) if leaf.kind == "param" else piece
+    for name in (leaf.name, *leaf.aliases):
+        owner, last = _owner(root, name)
+        if isinstance(value, nn.Parameter):
+            owner.register_parameter(last, value)
+        else:
+            kept = not transient_name(name, leaf, transient)
+            owner.register_buffer(last, value, persistent=kept)
 
 
 def transient_name(name: str, leaf: LeafPlacement, transient: Collection[str]) -> bool:
@@ -177,10 +139,8 @@ def transient_name(name: str, leaf: LeafPlacement, transient: Collection[str]) -
     return name in transient or leaf.name in transient
 
 
-def _owner(root: nn.Module, name: str, hidden: bool = False) -> tuple[nn.Module, str]:
+def _owner(root: nn.Module, name: str) -> tuple[nn.Module, str]:
     """The module that holds a dotted name, made if need be, and the last part of the name."""
-    if hidden:
-        name = f"{_CONSTANTS}.{name.replace('.', '_')}"
     *path, last = name.split(".")
     owner = root
     for part in path:
@@ -194,23 +154,5 @@ def _owner(root: nn.Module, name: str, hidden: bool = False) -> tuple[nn.Module,
 
 def _slot(root: nn.Module, leaf: LeafPlacement) -> Slot:
     """Where a module keeps the tensor of a leaf."""
-    owner, last = _owner(root, leaf.name, hidden=leaf.kind == "constant")
+    owner, last = _owner(root, leaf.name)
     return (owner._parameters if leaf.kind == "param" else owner._buffers), last
-
-
-_WEIGHTS = "give every parameter's and buffer's piece, cut as the program's leaves lie"
-
-
-def _checked(leaf: LeafPlacement, tensors: Mapping[str, Tensor], groups: Groups) -> Tensor:
-    """This device's piece of a leaf, on the device."""
-    shape = leaf.layout.local_shape(groups.coord)
-    if leaf.name not in tensors:
-        raise RunError("SH0608", f"the weights lack `{leaf.name}`", help=_WEIGHTS)
-    piece = tensors[leaf.name].detach()
-    if tuple(piece.shape) != shape:
-        raise RunError(
-            "SH0608",
-            f"the piece of `{leaf.name}` is {list(piece.shape)}, not {list(shape)}",
-            help=_WEIGHTS,
-        )
-    return piece.to(device=groups.device, dtype=leaf.dtype).contiguous()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from shardlang.runtime.errors import RunError
-from shardlang.runtime.module import ShardedModule
+from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.watch import named
 from shardlang.runtime.wire import Wire
 
@@ -58,11 +58,11 @@ class GradNorm:
     """
 
     def __init__(self, module: ShardedModule) -> None:
-        groups = module.groups
+        groups = held(module).groups
         self._wire = Wire(groups.everyone())
         self._device = groups.device
         self._counted: list[Tensor] = []
-        for leaf, tensor in module.placements():
+        for leaf, tensor in held(module).placements():
             split = set(leaf.layout.sharded)
             rest = (axis for axis in groups.mesh.axes if axis not in split)
             if leaf.trainable and all(groups.coord[axis.name] == 0 for axis in rest):

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from shardlang.runtime.errors import RunError
-from shardlang.runtime.module import ShardedModule
+from shardlang.runtime.module import ShardedModule, held
 
 LARGEST_FILE_BYTES = 5 * 2**30
 FILE = "model.safetensors"
@@ -25,8 +25,8 @@ def save(module: ShardedModule, folder: Path, file_bytes: int = LARGEST_FILE_BYT
     Raises:
         RunError: SH0609, safetensors is missing or the folder cannot be written.
     """
-    writer = _Writer(folder, file_bytes) if module.groups.rank == 0 else None
-    for leaf, tensor in module.whole_tensors():
+    writer = _Writer(folder, file_bytes) if held(module).groups.rank == 0 else None
+    for leaf, tensor in held(module).whole_tensors():
         if writer is not None:
             assert tensor is not None
             writer.add(leaf.name, tensor.cpu().contiguous())

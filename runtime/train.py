@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from shardlang.runtime.calls import LoadedProgram
 from shardlang.runtime.data import Batch
-from shardlang.runtime.module import ShardedModule
+from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import DEFAULT, GradNorm, clip, make_optimizer, squared_norm
 
 
@@ -34,34 +34,29 @@ class Trainee(Protocol):
         ...
 
 
-Sized: TypeAlias = ShardedModule | LoadedProgram
-"""What runs on batches of one size."""
-
-
 class ShardedTrainee:
     """The sharded model: every device takes its piece of the batch.
 
-    `module_for` gives the module that runs on a batch of another size.
+    `module_for` gives the program that runs on a batch of another size.
     """
 
     def __init__(
-        self, module: ShardedModule, module_for: Callable[[Batch], Sized] | None = None
+        self, module: ShardedModule, module_for: Callable[[Batch], LoadedProgram] | None = None
     ) -> None:
         self.module: nn.Module = module
-        self._sharded: Sized = module
-        self._module_for = module_for
-        self._loss = module.program.loss
+        self._loaded, self._module_for = held(module).loaded, module_for
+        self._loss = held(module).program.loss
         self.grad_norm = GradNorm(module)
 
     def prepare(self, batch: Batch) -> Batch:
         """This device's pieces."""
         if self._module_for is not None:
-            self._sharded = self._module_for(batch)
-        return self._sharded.input_pieces(batch)
+            self._loaded = self._module_for(batch)
+        return self._loaded.input_pieces(batch)
 
     def loss(self, batch: Batch) -> Tensor | None:
         """The loss, whole on every device."""
-        outputs = self._sharded.named_outputs(batch)
+        outputs = self._loaded.named_outputs(batch)
         return outputs[self._loss] if self._loss is not None else None
 
 

@@ -26,7 +26,7 @@ from shardlang.patterns import literal_pattern
 from shardlang.runtime.calls import LoadedProgram
 from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError
-from shardlang.runtime.module import ShardedModule
+from shardlang.runtime.module import ShardedModule, held
 from shardlang.spec.types import Axes, InputDecl, LayoutExpr, Rest, Whole
 
 Shapes: TypeAlias = "tuple[tuple[int, ...], ...]"
@@ -34,14 +34,14 @@ Shapes: TypeAlias = "tuple[tuple[int, ...], ...]"
 
 @dataclass(slots=True)
 class Sizes:
-    """The modules of one model for batches of all sizes that have come so far."""
+    """The programs of one model for batches of all sizes that have come so far."""
 
     compiled: Compiled
     module: ShardedModule
     _others: dict[Shapes, LoadedProgram] = field(default_factory=dict)
 
-    def module_for(self, batch: Batch) -> ShardedModule | LoadedProgram:
-        """The module for a whole batch. Collective: every rank has the same batches.
+    def module_for(self, batch: Batch) -> LoadedProgram:
+        """The program for a whole batch. Collective: every rank has the same batches.
 
         Raises:
             RunError: SH0605, the batch lacks an input, or its size cannot be compiled.
@@ -52,7 +52,7 @@ class Sizes:
             raise RunError("SH0605", f"the batch lacks the input `{lacking[0]}`")
         shapes = tuple(tuple(batch[spec.name].shape) for spec in declared)
         if shapes == tuple(spec.shape for spec in declared):
-            return self.module
+            return held(self.module).loaded
         if shapes not in self._others:
             self._others[shapes] = self._resized(shapes)
         return self._others[shapes]
@@ -66,14 +66,14 @@ class Sizes:
                 "SH0605", f"the model cannot be compiled for inputs of {list(shapes)}: {failure}",
                 help="leave out batches of this size",
             ) from failure  # fmt: skip
-        coord = self.module.groups.coord
+        coord = held(self.module).groups.coord
         layouts = {leaf.name: leaf.layout for leaf in other.program.leaves}
         constants = {
             name: piece_of(value, layouts[name], coord)
             for name, value in other.captured.constants.items()
             if name in layouts
         }
-        return self.module.resized(other.program, other.captured, constants)
+        return held(self.module).resized(other.program, other.captured, constants)
 
 
 def compiled_for(compiled: Compiled, shapes: Shapes) -> Compiled:

@@ -19,7 +19,7 @@ from shardlang.resize import Sizes
 from shardlang.runtime.data import IDS, Batch, byte_batches
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.module import ShardedModule
+from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import DEFAULT
 from shardlang.runtime.train import PlainTrainee, Recipe, Record, ShardedTrainee, train
 
@@ -124,7 +124,7 @@ class Run:
 
 def summary(run: Run, module: ShardedModule, records: list[Record]) -> dict[str, Any]:
     """What the last line of a run says."""
-    mesh = module.groups.mesh
+    mesh = held(module).groups.mesh
     losses = [record.loss for record in records if record.loss is not None]
     return {
         "steps": len(records),
@@ -134,7 +134,7 @@ def summary(run: Run, module: ShardedModule, records: list[Record]) -> dict[str,
         "tokens_per_s": _median([record.tokens_per_s for record in records]),
         "mesh": {axis.name: axis.size for axis in mesh.axes},
         "devices": mesh.devices,
-        "device": module.groups.device.type,
+        "device": held(module).groups.device.type,
         "parameters": _count(module, whole=True),
         "local_parameters": _count(module, whole=False),
         "optimizer": run.recipe.optimizer,
@@ -166,7 +166,7 @@ def _median(values: list[float]) -> float | None:
 
 
 def _count(module: ShardedModule, whole: bool) -> int:
-    found = [(leaf, x) for leaf, x in module.placements() if leaf.kind == "param"]
+    found = [(leaf, x) for leaf, x in held(module).placements() if leaf.kind == "param"]
     if whole:
         return sum(torch.Size(leaf.layout.shape).numel() for leaf, _ in found)
     return sum(x.numel() for _, x in found)

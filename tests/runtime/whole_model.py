@@ -13,7 +13,7 @@ from torch import Tensor
 from shardlang.driver import Compiled, compile_spec
 from shardlang.run import Run, plain_trainee, recipe_of, sharded_module
 from shardlang.runtime.groups import Groups, join
-from shardlang.runtime.module import ShardedModule
+from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import GradNorm
 from shardlang.runtime.save import save
 from shardlang.runtime.whole import whole
@@ -68,7 +68,7 @@ def _forward(module: ShardedModule) -> dict[str, Any]:
 def _gradients(module: ShardedModule, groups: Groups) -> dict[str, Any]:
     grads = {
         leaf.name: whole(x.grad, leaf.layout, groups)
-        for leaf, x in module.placements()
+        for leaf, x in held(module).placements()
         if x.grad is not None
     }
     tied = module.get_parameter("head.weight") is module.get_parameter("embed.weight")
