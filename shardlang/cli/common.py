@@ -161,11 +161,17 @@ def diagnostic_of(
     span = getattr(fault, "span", None)
     message = str(getattr(fault, "message", fault))
     notes = list(getattr(fault, "notes", ()))
+    place = stated = span if isinstance(span, Span) else start_of_file(path or "")
+    labels: list[Label] = []
     source = getattr(fault, "source", "")
     if source and isinstance(source, str):
-        notes.append(f"in the model at {source}")
-    place = span if isinstance(span, Span) else start_of_file(path or "")
-    return error(code, message, place, notes=notes, help=getattr(fault, "help", None) or None)
+        from shardlang.blame import places
+
+        place, found, more = places(source, stated)
+        labels = [label for label in found if label.span != stated]
+        notes += more
+    help = getattr(fault, "help", None) or None
+    return error(code, message, place, labels=labels, notes=notes, help=help)
 
 
 def common_options(function: Callable[..., Any]) -> Callable[..., Any]:

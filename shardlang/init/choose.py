@@ -272,7 +272,7 @@ class Priced:
 def kinds_of(priced: Sequence[Priced], alike: Mapping[str, str]) -> list[Kind]:
     """Chains grouped by their parameters, whose names `alike` maps to one name for all layers.
 
-    Chains of one kind exclude the same kinds.
+    Chains of one kind exclude the same kinds, and none excludes another.
     """
     foes = _foes([one.chain for one in priced])
     place = _numbered(
@@ -285,7 +285,8 @@ def kinds_of(priced: Sequence[Priced], alike: Mapping[str, str]) -> list[Kind]:
         place = _numbered(
             (mine, frozenset(place[i] for i in foes[at])) for at, mine in enumerate(place)
         )
-    kinds = [Kind([]) for _ in range(count)]
+    place = _at_peace(place, foes)
+    kinds = [Kind([]) for _ in range(len(set(place)))]
     for at, one in enumerate(priced):
         kind = kinds[place[at]]
         kind.chains.append(one.chain)
@@ -294,6 +295,21 @@ def kinds_of(priced: Sequence[Priced], alike: Mapping[str, str]) -> list[Kind]:
         kind.covers += one.covers
         kind.foes |= {place[i] for i in foes[at]} - {place[at]}
     return kinds
+
+
+def _at_peace(place: Sequence[int], foes: Sequence[set[int]]) -> list[int]:
+    """The kinds of chains, those with chains that exclude each other taken apart."""
+    parts: dict[int, list[list[int]]] = {}
+    keys: list[tuple[int, int]] = []
+    for at, mine in enumerate(place):
+        known = parts.setdefault(mine, [])
+        free = (i for i, members in enumerate(known) if not foes[at].intersection(members))
+        part = next(free, len(known))
+        if part == len(known):
+            known.append([])
+        known[part].append(at)
+        keys.append((mine, part))
+    return _numbered(keys)
 
 
 def _numbered(keys: Iterable[Hashable]) -> list[int]:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from shardlang.capture import CaptureError, HfSource, InputSpec, ModelSource
+from shardlang.capture.errors import first_line, model_line
+from shardlang.capture.source import Batch
 from shardlang.driver import DTYPES
 from shardlang.init.axes import Roles
 
@@ -77,8 +79,8 @@ def inputs_of(
 
 def _from_examples(source: ModelSource, asked: dict[str, InputSpec]) -> list[InputSpec]:
     """The inputs of the model's own first batch."""
-    batches = source.batches(0)
-    if batches is None:
+    batch = _first_batch(source)
+    if batch is None:
         given = {name.split(".")[0] for name in asked}
         missing = [name for name in required(source) if name not in given]
         if missing:
@@ -89,8 +91,25 @@ def _from_examples(source: ModelSource, asked: dict[str, InputSpec]) -> list[Inp
             name, value.dtype, tuple(value.shape),
             int(value.max()) + 1 if _counts(value) else None,
         )
-        for name, value in next(batches).items()
+        for name, value in batch.items()
     ]  # fmt: skip
+
+
+def _first_batch(source: ModelSource) -> Batch | None:
+    """The model's own first batch; None where it brings none along."""
+    try:
+        batches = source.batches(0)
+        return None if batches is None else next(batches)
+    except CaptureError:
+        raise
+    except Exception as error:
+        raise CaptureError(
+            "SH0353",
+            f"the model's own batches cannot be made: {type(error).__name__}: {first_line(error)}",
+            help="mend `batches(seed)`, which yields dicts of tensors by input name; or describe"
+            ' each input, as in `--input "x:f32[8, 64]"`',
+            source=model_line(error),
+        ) from error
 
 
 def _counts(value: torch.Tensor) -> bool:

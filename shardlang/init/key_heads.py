@@ -75,6 +75,6 @@ def _divided(roles: Roles, parts: tuple[Axis, Axis]) -> Roles:
 
 
 def _over(pairs: list[Pair], axis: Axis, few: Container[Pair], plain: Layouts) -> Layouts:
-    changed = {name: {dim: Entry(axis.name)} for name, dim in pairs if (name, dim) in few}
+    changed = {name: {dim: Entry((axis.name,))} for name, dim in pairs if (name, dim) in few}
     titles = dict.fromkeys((name for name, _ in pairs), HEADS)
     return replace(plain, entries={**plain.entries, **changed}, titles={**plain.titles, **titles})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import gcd, prod
 
@@ -21,6 +21,7 @@ from shardlang.init.choose import (
     saved_in,
     sites_of,
 )
+from shardlang.init.experts import Experts
 from shardlang.init.names import generic
 from shardlang.init.plans import Wishes
 from shardlang.ir.layout import DimLayout
@@ -36,9 +37,9 @@ ENOUGH = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """How one dim is split: over which axis, as how many packed blocks (or in which ratios)."""
+    """How one dim is split: over which axes, as how many packed blocks (or in which ratios)."""
 
-    axis: str
+    axes: tuple[str, ...]
     blocks: tuple[int, ...] = ()
 
 
@@ -71,20 +72,23 @@ class Layouts:
 
 def lay_out(dims: Dims, axis: Axis | None, experts: Axis | None, wishes: Wishes) -> Layouts:
     """Choose the layout of every parameter over the model axis, and of experts over theirs."""
-    work = _Work(dims, axis or Axis("none", 1), wishes)
+    sites = sites_of(dims)
+    work = _Work(dims, sites, axis or Axis("none", 1), wishes)
+    by_hand = None if experts is None else Experts(dims, sites)
+    if by_hand is not None and experts is not None:
+        work.place_experts(experts, by_hand.stacked())
     if axis is not None:
         work.choose()
-    if experts is not None:
-        work.place_experts(experts)
+    if by_hand is not None and experts is not None:
+        work.split_experts(experts, by_hand.listed())
     return work.made
 
 
 class _Work:
     """One choice of layouts."""
 
-    def __init__(self, dims: Dims, axis: Axis, wishes: Wishes) -> None:
-        self.dims, self.axis, self.wishes = dims, axis, wishes
-        self.sites = sites_of(dims)
+    def __init__(self, dims: Dims, sites: list[Site], axis: Axis, wishes: Wishes) -> None:
+        self.dims, self.sites, self.axis, self.wishes = dims, sites, axis, wishes
         self.by_node: dict[fx.Node, list[Site]] = {}
         for site in self.sites:
             self.by_node.setdefault(site.node, []).append(site)
@@ -110,8 +114,8 @@ class _Work:
     def choose(self) -> None:
         """State the chains whose choice gains the most while it splits enough."""
         chains = all_chains(self.dims, self.sites, self.axis)
-        written = {id(chain): self._written(chain) for chain in chains}
-        priced = [self._priced(chain, written[id(chain)]) for chain in chains]
+        written = {id(chain): self._written(chain) for chain in chains if self._is_free(chain)}
+        priced = [self._priced(c, written[id(c)]) for c in chains if id(c) in written]
         cut = all_chains(self.dims, self.sites, self.axis, cut_units=True)
         singles = self._singles([*chains, *cut])
         kinds = kinds_of([*(one for one in priced if one.saved), *singles], self.alike)
@@ -120,7 +124,7 @@ class _Work:
                 if id(chain) in written:
                     self._state(title_of(chain, self.by_node), written[id(chain)])
                 else:
-                    plain = {pair: Entry(self.axis.name) for pair in chain.params}
+                    plain = {pair: Entry((self.axis.name,)) for pair in chain.params}
                     self._state("also split, with reshards beside them", plain)
 
     def _priced(self, chain: Chain, entries: Mapping[tuple[str, int], Entry]) -> Priced:
@@ -142,7 +146,14 @@ class _Work:
             for chain in chains
             for name in dict.fromkeys(n for n, _ in chain.params if n in self.made.matrices)
             for single, moved in alone(self.dims, chain, name, of_param[name], self.by_node)
+            if self._is_free(single)
         ]
+
+    def _is_free(self, chain: Chain) -> bool:
+        """Whether no dim of a chain is split over experts, and none shares its parameter."""
+        made = self.made.entries
+        once = len({name for name, _ in chain.params}) == len(chain.params)
+        return once and not any(dim in made.get(name, {}) for name, dim in chain.params)
 
     def _state(self, title: str, entries: Mapping[tuple[str, int], Entry]) -> None:
         for (name, dim), entry in entries.items():
@@ -163,16 +174,51 @@ class _Work:
             return None
         plain = DimLayout.shard(size, layout.axes, blocks if len(blocks) > 1 else blocks[0])
         written = in_units(plain, self.dims.unit((self.nodes[name], 0, dim)))
-        return (
-            Entry(self.axis.name, blocks if blocks != (1,) else ()) if written == layout else None
-        )
+        if written != layout:
+            return None
+        return Entry((self.axis.name,), blocks if blocks != (1,) else ())
 
-    def place_experts(self, axis: Axis) -> None:
+    def place_experts(self, axis: Axis, stacked: Iterable[str]) -> None:
         """Split the experts, those that the plan names or that look like some, over their axis."""
-        for name, dim in self.wishes.experts or self._likely_experts():
+        pairs = self.wishes.experts or {*self._likely_experts(), *self._with_biases(axis, stacked)}
+        for name, dim in sorted(pairs):
             if self.shapes[name][dim] >= axis.size:
-                self.made.entries.setdefault(name, {})[dim] = Entry(axis.name)
+                self.made.entries.setdefault(name, {})[dim] = Entry((axis.name,))
                 self.made.titles.setdefault(name, "experts")
+
+    def _with_biases(self, axis: Axis, stacked: Iterable[str]) -> Iterator[tuple[str, int]]:
+        """Stacks of matrices, and the stacks of vectors that are split with them."""
+        for name in stacked:
+            yield name, 0
+            layout = self.dims.seed((self.nodes[name], 0, 0), axis)
+            chain = Chain() if layout is None else self.dims.chain((self.nodes[name], 0, 0), layout)
+            yield from (pair for pair in chain.params if pair[0] not in self.made.matrices)
+
+    def split_experts(self, axis: Axis, listed: Iterable[str]) -> None:
+        """Split experts that are modules of their own within, over the axis for experts.
+
+        One program runs on all devices, so none of them can hold some of the modules alone.
+        """
+        mine = set(listed) - {name for name, _ in self.wishes.experts}
+        sites = [site for site in self.sites if set(self._names(site)) & mine]
+        inside = _Work(self.dims, sites, axis, Wishes())
+        inside.choose()
+        for name, entries in inside.made.entries.items():
+            if name in mine:
+                self._join(name, entries)
+
+    def _join(self, name: str, entries: Mapping[int, Entry]) -> None:
+        """Split dims of a parameter over the axes of some entries too."""
+        made = self.made.entries.setdefault(name, {})
+        for dim, entry in entries.items():
+            before = made.get(dim, Entry((), entry.blocks))
+            if before.blocks == entry.blocks:
+                made[dim] = Entry((*entry.axes, *before.axes), entry.blocks)
+        self.made.titles[name] = "experts in a list, each split within"
+
+    def _names(self, site: Site) -> list[str]:
+        """The parameters that a product reads."""
+        return [self.dims.params[node].name for node in self.dims.sources(site.place[0])]
 
     def _likely_experts(self) -> set[tuple[str, int]]:
         return {

@@ -102,14 +102,18 @@ def plan_of(model: nn.Module, kind: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, part in reversed(list(model.named_modules())):
         prefix = f"{name}." if name else ""
-        own = getattr(part, f"_{kind}", None) or {}
-        found |= {prefix + key: style for key, style in _items(own)}
-    config: Any = getattr(model, "config", None)
+        found |= {prefix + key: style for key, style in _items(_own(part, f"_{kind}"))}
     base = getattr(model, "base_model_prefix", "")
     held = f"{base}." if base and hasattr(model, base) else ""
-    for key, style in _items(getattr(config, f"base_model_{kind}", None) or {}):
-        found.setdefault(held + key, style)
+    for key, style in _items(getattr(_own(model, "config"), f"base_model_{kind}", None)):
+        if not any(f".{known}".endswith(f".{key}") for known in found):
+            found[held + key] = style
     return found
+
+
+def _own(part: nn.Module, name: str) -> Any:
+    """A module's own attribute, or its class's: none of a module that it wraps."""
+    return vars(part).get(name) or getattr(type(part), name, None)
 
 
 def _items(plan: Any) -> Iterable[tuple[str, str]]:
@@ -178,8 +182,14 @@ def _dim(
     if style.splits == "experts":
         return name, 0
     if rank < 2:
-        return (name, 0) if rank == 1 and style.splits == "out" else None
+        return (name, 0) if rank == 1 and style.splits == "out" and _beside(name, names) else None
     if isinstance(module, nn.Embedding) or style.splits in ("rows", "columns"):
         return name, 0 if style.splits in ("rows", "in") else 1
     flipped = type(module).__name__ == "Conv1D"
     return name, rank - 2 if (style.splits == "out") != flipped else rank - 1
+
+
+def _beside(name: str, names: Mapping[str, int]) -> bool:
+    """Whether a vector's module holds a matrix too, whose rows are as many."""
+    owner = name.rpartition(".")[0]
+    return any(rank > 1 and n.rpartition(".")[0] == owner for n, rank in names.items())

@@ -75,7 +75,7 @@ def with_tables_by_columns(dims: Dims, axis: Axis, layouts: Layouts) -> Layouts:
     sites = sites_of(dims)
     products = {name for site in sites if not site.lookup for name in _tables(dims, site)}
     tables = {name for site in sites if site.lookup for name in _tables(dims, site)} - products
-    columns = {name: {1: Entry(axis.name)} for name in tables}
+    columns = {name: {1: Entry((axis.name,))} for name in tables}
     return replace(layouts, entries={**layouts.entries, **columns})
 
 

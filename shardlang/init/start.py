@@ -8,11 +8,10 @@ from pathlib import Path
 
 from torch import nn
 
-from shardlang.bind import bind
 from shardlang.build import Placements, build_graph
 from shardlang.capture import Captured, capture
-from shardlang.driver import CompileError, names_of, placements_of
-from shardlang.grammar.diagnostics import Diagnostic, has_errors
+from shardlang.grammar.diagnostics import Diagnostic
+from shardlang.init.accepted import accepted
 from shardlang.init.axes import Roles, parse_mesh, roles_of
 from shardlang.init.chains import Dims
 from shardlang.init.inputs import Sizes, inputs_of, parse_input
@@ -28,13 +27,8 @@ from shardlang.init.residual import (
     split_stream,
     with_tables_by_columns,
 )
-from shardlang.init.write import Draft, spec_text
+from shardlang.init.write import Draft
 from shardlang.passes.bind_rules import BindRules
-from shardlang.passes.localize import to_program
-from shardlang.passes.pipeline import run_passes
-from shardlang.plan.collect import make_plan
-from shardlang.plan.totals import total_of
-from shardlang.spec import load_spec_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +76,14 @@ def write_spec(
         AxesError: the mesh cannot be read, or an axis has no role.
         StreamError: a residual stream is to be split, and none is found.
         CaptureError: the model cannot be found, built or traced, or its inputs are unknown.
+        CompileError: no spec of this model and mesh compiles.
         ShardError: an op of the model has no rule.
     """
     roles = roles_of(parse_mesh(mesh), store)
     target = find_model(model, task, arguments)
     given = [parse_input(text) for text in inputs]
-    specs = inputs_of(target.source, target.task, roles, sizes or Sizes(), given)
     module = target.source.deferred.module
+    specs = inputs_of(target.source, target.task, roles, sizes or Sizes(), given)
     wishes = _wishes(module, roles)
     whole = residual == "whole"
     marked = set(wishes.sequences).__contains__ if whole else on_the_stream(module)
@@ -107,7 +102,7 @@ def write_spec(
         )
         for choice in _choices(captured, roles, wishes, residual)
     ]  # fmt: skip
-    tried = [_tried(draft, captured) for draft in drafts]
+    tried = [accepted(draft, captured) for draft in drafts]
     best = min(tried, key=lambda one: one.sent_bytes)
     layouts = best.draft.layouts
     percent = layouts.percent if roles.model is not None else None
@@ -132,9 +127,7 @@ class _Choice:
     values: tuple[SplitValue, ...] = ()
 
 
-def _choices(
-    captured: Captured, roles: Roles, wishes: Wishes, residual: Residual
-) -> list[_Choice]:
+def _choices(captured: Captured, roles: Roles, wishes: Wishes, residual: Residual) -> list[_Choice]:
     """What to try, the plainest first."""
     axis = roles.model or roles.experts
     if axis is None:
@@ -162,38 +155,9 @@ def _unused(wishes: Wishes, layouts: Layouts) -> tuple[str, ...]:
         for entry, dims in wishes.entries.items()
         if not any(dim in layouts.entries.get(name, {}) for name, dim in dims)
     ]
-    return (*wishes.unused, *other)
+    return tuple(dict.fromkeys([*wishes.unused, *other]))
 
 
 def _remarks(wishes: Wishes, layouts: Layouts) -> tuple[str, ...]:
     unused = _unused(wishes, layouts)
     return (f"Not taken from the model's own plan: {'; '.join(unused)}",) if unused else ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Trial:
-    """A draft as text, compiled: its warnings, and the bytes that a device sends in one step."""
-
-    draft: Draft
-    text: str
-    findings: tuple[Diagnostic, ...]
-    sent_bytes: int
-
-
-def _tried(draft: Draft, captured: Captured) -> _Trial:
-    """Write and compile a draft.
-
-    Raises:
-        CompileError: it does not compile.
-    """
-    text = spec_text(draft)
-    spec, findings = load_spec_text(text, str(draft.folder / "written.shard"))
-    if spec is None:
-        raise CompileError(findings)
-    binding, found = bind(spec, names_of(captured))
-    if binding is None or has_errors(found):
-        raise CompileError(found)
-    graph = run_passes(build_graph(captured, placements_of(spec, binding, captured)))
-    plan = make_plan(to_program(graph), train=draft.target.source.mode == "train")
-    warnings = tuple(one for one in (*findings, *found) if one.severity == "warning")
-    return _Trial(draft, text, warnings, total_of(plan.collectives).bytes)

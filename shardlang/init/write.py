@@ -199,7 +199,7 @@ def _entries(split: dict[int, Entry], rank: int) -> tuple[t.Entry, ...]:
 
 
 def _entry(entry: Entry) -> t.AxesEntry:
-    return t.AxesEntry(_product([entry.axis]), tuple(t.Number(size) for size in entry.blocks))
+    return t.AxesEntry(_product(entry.axes), tuple(t.Number(size) for size in entry.blocks))
 
 
 def _values(draft: Draft) -> list[t.Statement]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
+import torch
 from torch import nn
 
 from shardlang.init.plans import STYLES, plan_of, wishes_of
@@ -84,3 +86,40 @@ def test_a_plan_is_read_from_the_model_and_its_parts() -> None:
 def test_every_style_of_the_installed_transformers_is_known() -> None:
     parallel = pytest.importorskip("transformers.integrations.tensor_parallel")
     assert set(parallel.ALL_PARALLEL_STYLES.keys()) <= STYLES.keys()
+
+
+class Wrapper(nn.Module):
+    """What adapters put around a model: it passes on every name that it does not have."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.base, name)
+
+
+def test_an_entry_of_a_wrapped_model_is_listed_once() -> None:
+    inner = nn.Module()
+    inner.up = nn.Linear(4, 6)  # type: ignore[assignment]
+    inner._tp_plan = {"up": "colwise", "gone": "colwise"}  # type: ignore[assignment]
+    config = SimpleNamespace(base_model_tp_plan={"up": "colwise", "gone": "colwise"})
+    inner.config = config  # type: ignore[assignment]
+    model = Wrapper(Wrapper(inner))
+    names = {name: p.dim() for name, p in model.named_parameters()}
+    plan = plan_of(model, "tp_plan")
+    assert plan == {"base.base.up": "colwise", "base.base.gone": "colwise"}
+    assert wishes_of(model, names, [plan]).unused == ["base.base.gone: colwise (matches nothing)"]
+
+
+def test_a_vector_without_a_matrix_beside_it_is_no_bias() -> None:
+    """An adapter's scale inside a wrapped projection is of another length than its rows."""
+    model = nn.Module()
+    model.q = nn.Module()  # type: ignore[assignment]
+    model.q.base = nn.Linear(4, 6)
+    model.q.scale = nn.Parameter(torch.ones(3))
+    names = {name: p.dim() for name, p in model.named_parameters()}
+    assert not wishes_of(model, names, [{"q": "colwise"}]).dims
