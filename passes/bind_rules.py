@@ -13,6 +13,7 @@ from shardlang.ir.compat import OpOverload
 from shardlang.ir.graph import ShardError, ShardGraph, constrain, describe, is_item, is_step
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.rules.call import Call, shape_of
+from shardlang.rules.local_order import dense_steps
 from shardlang.rules.notation import NotationError, bind
 from shardlang.rules.registry import find
 
@@ -42,7 +43,7 @@ class BindRules:
 def bind_node(
     node: fx.Node, cache: dict[Any, Rule] | None = None, fast_random: bool = False
 ) -> None:
-    """Attach an unsharded `Sharding` to one node."""
+    """Attach an unsharded `Sharding` to one node, and to a random one the order of its draws."""
     if node.op == "placeholder" or node.target is constrain:
         node.meta["sharding"] = Sharding.whole(_identity(node))
         return
@@ -54,6 +55,8 @@ def bind_node(
         if cache is not None:
             cache[key] = found
     node.meta["sharding"] = Sharding.whole(found)
+    if found.random and call.operands:
+        node.meta.setdefault("draws_in", dense_steps(call.operands[0].meta["val"]))
 
 
 def _identity(node: fx.Node) -> Rule:

@@ -21,10 +21,6 @@ from shardlang.passes.fx_edit import KEPT_META, Editor, argument, carries_gradie
 from shardlang.passes.view_inverses import put_back
 
 aten = torch.ops.aten
-_RENAMED = {
-    "bernoulli_.float": ("bernoulli", "p"),
-    "normal_.default": ("normal_functional", "default"),
-}
 
 
 @dataclass(slots=True)
@@ -260,7 +256,6 @@ def functional_form(node: fx.Node) -> OpOverload:
     choices = [(functional, overload)]
     if "out" in _written_arguments(target):
         choices = [(name, overload.removesuffix("_out")), (name, "default"), (name, "Tensor")]
-    choices.insert(0, _RENAMED.get(f"{name}.{overload}", choices[0]))
     for packet, suffix in choices:
         found = getattr(getattr(aten, packet, None), suffix, None)
         if not isinstance(found, OpOverload) or found._schema.is_mutable:

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, fx
 
-from shardlang.passes.fx_edit import Editor
+from shardlang.passes.fx_edit import Editor, has_argument
+from shardlang.rules.local_order import dense_steps
 from shardlang.rules.registry import is_random
 
 aten = torch.ops.aten
@@ -23,8 +24,7 @@ Orders = Mapping[fx.Node, tuple[int, ...]]
 def draw_orders(graph: fx.Graph) -> dict[fx.Node, tuple[int, ...]]:
     """The memory order of what each random op draws for: its dims, those of the longest step first.
 
-    Ops that draw for a shape alone, or for a tensor with overlapping or missing elements, are left
-    out.
+    Ops that draw for a shape alone, or name the steps themselves, are left out.
     """
     found: dict[fx.Node, tuple[int, ...]] = {}
     for node in graph.nodes:
@@ -59,19 +59,20 @@ def _copy(edit: Editor, node: fx.Node, order: tuple[int, ...]) -> None:
 
 
 def _operand(node: fx.Node) -> Tensor | None:
+    if has_argument(node, "steps"):
+        return None
     first = node.args[0] if node.args else None
     value = first.meta["val"] if isinstance(first, fx.Node) else None
     return value if isinstance(value, Tensor) else None
 
 
 def _order(value: Tensor | None) -> tuple[int, ...] | None:
-    """The dims by descending step in memory; None for a tensor that is no permuted dense one.
+    """The dims by descending step in memory, gaps and overlaps left out; None below two dims.
 
     Dims of one element, whose step says nothing, come first.
     """
     if value is None or value.dim() < 2:
         return None
-    sizes, steps = value.shape, value.stride()
+    sizes, steps = value.shape, dense_steps(value)
     known = [-step if size > 1 else -math.inf for size, step in zip(sizes, steps, strict=True)]
-    order = tuple(sorted(range(value.dim()), key=known.__getitem__))
-    return order if value.permute(order).is_contiguous() else None
+    return tuple(sorted(range(value.dim()), key=known.__getitem__))

@@ -10,10 +10,12 @@ from functools import cached_property
 
 from torch import fx
 
+from shardlang.ir.compat import OpOverload
 from shardlang.ir.graph import ShardGraph, constrain, is_item, is_step, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.program import LeafPlacement, LocalProgram, ResultPlacement
 from shardlang.rules.call import Call
+from shardlang.rules.local_order import drawn_in_order
 from shardlang.rules.registry import find
 from shardlang.rules.streams import key_node
 
@@ -69,12 +71,25 @@ def localize_node(node: fx.Node, streams: ProgramStreams | None = None) -> None:
     sharding = sharding_of(node)
     node.meta["random"] = sharding.rule.random
     declared = find(node.target)
-    if declared is None or not sharding.axes():
+    if declared is None:
         return
-    if streams is not None and declared.fast is not None and sharding.result().sharded:
+    if not sharding.axes():
+        _draw_in_order(node)
+    elif streams is not None and declared.fast is not None and sharding.result().sharded:
         node.target, node.args, node.kwargs = declared.fast(Call(node), sharding, streams)
     elif declared.localize is not None:
         node.target, node.args, node.kwargs = declared.localize(Call(node), sharding)
+        _draw_in_order(node)
+
+
+def _draw_in_order(node: fx.Node) -> None:
+    """Let an op that draws for a whole operand see it in memory as it lies in the model."""
+    if not node.meta["random"] or not isinstance(node.target, OpOverload):
+        return
+    operand, rest = node.args[:1], node.args[1:]
+    if isinstance(node.meta.get("draws_in"), tuple) and isinstance(operand[0], fx.Node):
+        node.args = (*operand, node.target, node.meta["draws_in"], *rest)
+        node.target = drawn_in_order
 
 
 def to_program(graph: ShardGraph) -> LocalProgram:

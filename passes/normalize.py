@@ -12,6 +12,7 @@ from shardlang.passes.expose_randomness import expose_randomness
 from shardlang.passes.functionalize import functionalize
 from shardlang.passes.inline_regions import inline_regions
 from shardlang.passes.keep_draw_order import draw_orders, keep_draw_order
+from shardlang.passes.plain_draws import plain_draws
 from shardlang.passes.simplify import simplify
 
 
@@ -38,6 +39,7 @@ class Normalize:
         """The normalized graph, and placeholder to final value for each one that is written."""
         graph = inline_regions(traced)
         expand_vmaps(graph)
+        plain_draws(graph)
         final = functionalize(graph)
         _keep(graph, final)
         expose_randomness(graph)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.passes.fx_edit import Editor, argument, gradient_carriers, is_op, val
+from shardlang.passes.fx_edit import Editor, argument, gradient_carriers, has_argument, is_op, val
 
 aten = torch.ops.aten
 CPU = torch.device("cpu")
@@ -62,7 +62,7 @@ def simplify(graph: fx.Graph) -> None:
 
     Afterwards there are no runtime checks, copies, switched-off dropouts or redundant casts;
     reshapes are all `aten.reshape` and casts all `aten.to.dtype`, sizes are explicit; factories
-    name no device but the CPU.
+    name their dtype, and no device but the CPU.
     """
     edit = Editor(graph)
     for node in list(graph.nodes):
@@ -75,6 +75,7 @@ def simplify(graph: fx.Graph) -> None:
                 break
         if node.op == "call_function":
             _drop_placement(node)
+            _name_dtype(node)
     _drop_detaches(edit)
     graph.eliminate_dead_code()
 
@@ -195,6 +196,14 @@ def _drop_placement(node: fx.Node) -> None:
     if "device" in kwargs:
         kwargs["device"] = CPU
     node.kwargs = kwargs
+
+
+def _name_dtype(node: fx.Node) -> None:
+    """Let a factory name its dtype: the default one may be another where the program runs."""
+    value = node.meta.get("val")
+    makes = not node.all_input_nodes and isinstance(value, torch.Tensor)
+    if makes and has_argument(node, "dtype"):
+        node.kwargs = {**node.kwargs, "dtype": val(node).dtype}
 
 
 def _drop_detaches(edit: Editor) -> None:

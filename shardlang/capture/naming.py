@@ -76,6 +76,8 @@ def bind_leaves(
     leaves = []
     nodes = graph.find_nodes(op="placeholder")
     for node, spec in zip(nodes, program.graph_signature.input_specs, strict=True):
+        if spec.kind not in _KINDS:
+            raise _held_object(node)
         kind = _KINDS[spec.kind]
         name = next(remaining) if kind == "input" else strip_prefix(spec.target or node.name)
         names = groups.get(name, (name,))
@@ -91,6 +93,24 @@ def bind_leaves(
             node.meta["value"] = held.item()
         leaves.append(leaf)
     return leaves
+
+
+def _held_object(node: fx.Node) -> CaptureError:
+    """The error for an object that is no tensor and that an operator takes."""
+    source = next((user.meta["source"] for user in node.users), "")
+    if "Generator" in getattr(node.meta["val"], "class_fqn", ""):
+        return CaptureError(
+            "SH0358",
+            "the model draws from a generator of its own, whose state the traced program has not",
+            help="leave `generator` out: all ranks draw from the global generator, seeded alike",
+            source=source,
+        )
+    return CaptureError(
+        "SH0358",
+        f"the model hands `{node.meta['val'].class_fqn}`, an object that is no tensor, to an op",
+        help="give the op tensors and numbers",
+        source=source,
+    )
 
 
 def _leaf(

@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.passes.fx_edit import Editor
+from shardlang.passes.fx_edit import KEPT_META, Editor, is_op, val
+
+aten = torch.ops.aten
+_BITS = [aten.view.dtype]
 
 _RAISED = {
     torch.float16: torch.float64,
@@ -27,27 +30,55 @@ def raise_to_float64(graph: fx.Graph) -> fx.Graph:
     """A copy of `graph` whose every floating value is float64.
 
     Dtype arguments of casts, factories and reductions are raised alike, so nothing is rounded to a
-    lower precision on the way. Node names stay.
+    lower precision on the way. An op that makes a floating tensor of the default type from integers
+    and numbers (`arange / 2`, `where(mask, 1.0, 0.0)`) is followed by a cast. An op that looks at
+    the bits of a number, or that float64 does not fit, works at its own type. Node names stay.
     """
     raised = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
-    raised.graph_copy(graph, env, return_output_node=False)
-    outputs = fx.map_arg(graph.output_node().args[0], lambda n: env[n])
+    outputs = raised.graph_copy(graph, env, return_output_node=False)
     raised.output(outputs)
     edit = Editor(graph)
-    for old in graph.nodes:
-        node = env.get(old)
-        if node is None:
-            continue
+    edit.graph = raised
+    for old, node in list(env.items()):
         node.meta = dict(old.meta)
         if node.op == "placeholder":
             node.meta["val"] = _raised(old.meta["val"], edit)
         elif node.op == "call_function":
-            node.args = _raise_arguments(node.args)
-            node.kwargs = _raise_arguments(node.kwargs)
-            edit.infer(node)
+            _raise_call(edit, node, old)
     raised.lint()
     return raised
+
+
+def _raise_call(edit: Editor, node: fx.Node, old: fx.Node) -> None:
+    """Raise one call, whose operands are raised already."""
+    if is_op(node, _BITS):
+        _at_own_type(edit, node, old)
+    else:
+        node.args = _raise_arguments(node.args)
+        node.kwargs = _raise_arguments(node.kwargs)
+        edit.infer(node)
+    value = node.meta["val"]
+    if isinstance(value, torch.Tensor) and value.dtype != raised_dtype(value.dtype):
+        _cast_behind(edit, node)
+
+
+def _at_own_type(edit: Editor, node: fx.Node, old: fx.Node) -> None:
+    """Let a call see its operands at the dtypes that they have in the model."""
+    for operand, own in zip(node.all_input_nodes, old.all_input_nodes, strict=True):
+        if val(operand).dtype != val(own).dtype:
+            cast = edit.call(aten.to.dtype, operand, val(own).dtype, like=node)
+            node.replace_input_with(operand, cast)
+    edit.infer(node)
+
+
+def _cast_behind(edit: Editor, node: fx.Node) -> None:
+    """Cast the value of a call to the raised type for all its users."""
+    with edit.graph.inserting_after(node):
+        cast = edit.graph.call_function(aten.to.dtype, (node, raised_dtype(val(node).dtype)))
+    cast.meta = {key: node.meta[key] for key in KEPT_META if key in node.meta}
+    edit.infer(cast)
+    node.replace_all_uses_with(cast, delete_user_cb=lambda user: user is not cast)
 
 
 def _raised(fake: torch.Tensor, edit: Editor) -> torch.Tensor:

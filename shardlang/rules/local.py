@@ -218,9 +218,11 @@ def cut_out(full: Tensor, at: Sequence[Place], sizes: Sequence[int]) -> Tensor:
     return full
 
 
-def put_in(x: Tensor, shape: Sequence[int], at: Sequence[Place]) -> Tensor:
-    """A global tensor of ones with this device's part in its place."""
-    full = x.new_ones(shape)
+def put_in(
+    x: Tensor, shape: Sequence[int], at: Sequence[Place], steps: Sequence[int] | None = None
+) -> Tensor:
+    """A global tensor of ones, with the given steps in memory, and this device's part in it."""
+    full = x.new_ones(shape) if steps is None else x.new_empty_strided(shape, steps).fill_(1)
     grid = [
         indices(where, size, x.device).view([-1 if i == dim else 1 for i in range(x.dim())])
         for dim, (where, size) in enumerate(zip(at, x.shape, strict=True))
@@ -260,11 +262,15 @@ def drawn_by(
     places: Sequence[Sequence[Place]],
     at: Sequence[Place],
     sizes: Sequence[int],
+    steps: Sequence[int] | None = None,
 ) -> Tensor:
-    """This device's part of numbers drawn by element-wise parameters, of which it has its part."""
+    """This device's part of numbers drawn by element-wise parameters, of which it has its part.
+
+    The first one has the given steps in memory, if any are given.
+    """
     full = [
-        put_in(p, shape, where) if isinstance(p, Tensor) else p
-        for p, shape, where in zip(parameters, shapes, places, strict=True)
+        put_in(p, shape, where, None if i else steps) if isinstance(p, Tensor) else p
+        for i, (p, shape, where) in enumerate(zip(parameters, shapes, places, strict=True))
     ]
     return drawn(make, at, sizes, *full)
 

@@ -42,9 +42,9 @@ def _split(sharding: Sharding) -> bool:
     return bool(sharding.result().sharded)
 
 
-def _strides(node: Any) -> tuple[int, ...]:
-    """The memory order of the global tensor, which is the order of the draws."""
-    return tuple(int(n) for n in node.meta["val"].stride())
+def _strides(call: Call) -> tuple[int, ...]:
+    """The memory order of the global tensor in the model, which is the order of the draws."""
+    return tuple(call.node.meta["draws_in"])
 
 
 def _same(call: Call) -> str:
@@ -65,7 +65,7 @@ def _dropout(call: Call, sharding: Sharding) -> LocalCall:
     if not _drops(call) or not _split(sharding):
         return call.replace()
     x, layout = call["input"], sharding.result()
-    args = (x, call.target, _places(layout), layout.shape, _strides(x), call["p"])
+    args = (x, call.target, _places(layout), layout.shape, _strides(call), call["p"])
     return local.dropped, args, {}
 
 
@@ -73,7 +73,7 @@ def _native_dropout(call: Call, sharding: Sharding) -> LocalCall:
     if not _drops(call) or not _split(sharding):
         return call.replace()
     x, layout = call["input"], sharding.result()
-    args = (x, _places(layout), layout.shape, _strides(x), call["p"])
+    args = (x, _places(layout), layout.shape, _strides(call), call["p"])
     return local.dropped_with_mask, args, {}
 
 
@@ -174,7 +174,7 @@ def _draw_like(call: Call, sharding: Sharding) -> LocalCall:
         return call.replace()
     layout = sharding.result()
     target, (x, *rest), kwargs = call.replace()
-    order = (_places(layout), layout.shape, _strides(x))
+    order = (_places(layout), layout.shape, _strides(call))
     return local.drawn_like, (x, target, *order, *rest), kwargs
 
 
@@ -195,7 +195,8 @@ def _draw_by(call: Call, sharding: Sharding) -> LocalCall:
     mine = iter(operands)
     each = [next(mine) if isinstance(p, fx.Node) else Layout(()) for p in given]
     shapes, places = [one.shape for one in each], [_places(one) for one in each]
-    args = (given, call.target, shapes, places, _places(layout), _sizes(layout))
+    steps = _strides(call) if each[0].shape == layout.shape else None
+    args = (given, call.target, shapes, places, _places(layout), _sizes(layout), steps)
     return local.drawn_by, args, {}
 
 
