@@ -105,7 +105,7 @@ def reporting(rank: int) -> Iterator[None]:
     if folder is None:
         yield
         return
-    _die_with_parent()
+    die_with_parent(int(os.environ.get("SHARDLANG_PARENT", os.getppid())))
     _Publisher(Path(folder) / f"{rank}.now").start()
     try:
         yield
@@ -118,11 +118,11 @@ def reporting(rank: int) -> Iterator[None]:
         os._exit(report.exit_status)
 
 
-def _die_with_parent() -> None:
-    """Have the kernel end this process when its supervisor is gone, where it can."""
+def die_with_parent(parent: int) -> None:
+    """Have the kernel end this process when its parent, a supervisor, is gone, where it can."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(os.environ.get("SHARDLANG_PARENT", os.getppid())):
+    if os.getppid() != parent:
         os._exit(1)
 
 

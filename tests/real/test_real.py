@@ -1,0 +1,103 @@
+"""Specs on real processes in float64: all that is proven is what runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from tests.commands import ROOT
+from tests.real import ranks
+from tests.real.jobs import TOLERANCE, run_all
+from tests.real.processes import RankError, forked, wait
+from tests.real.ranks import gap
+from tests.real.subjects import from_spec
+
+SPECS = sorted(Path(__file__).with_name("specs").glob("*.shard"))
+STEPS = (
+    "all_gather S I", "all_gather S R", "all_reduce I I", "all_reduce P I", "all_reduce P R",
+    "all_to_all S S", "collect S S", "dispatch S S", "permute S S", "reduce_scatter P S",
+    "settle R I", "slice I S", "slice R S", "to_partial I P", "vary I R", "vary together",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, dict[str, Any]]:
+    """What came of every spec, by its name."""
+    command = [sys.executable, "-m", "tests.real", "--json", *map(str, SPECS)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == len(SPECS), done.stderr
+    return {Path(each["name"]).stem: each for each in found}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in SPECS])
+def test_it_runs_as_the_plain_model_does(name: str, outcomes: dict[str, dict[str, Any]]) -> None:
+    found = outcomes[name]
+    assert not found["error"], found["error"]
+    assert found["wrong"] == 0, (found["first"], found["worst"])
+    assert found["compared"] >= 12
+
+
+def test_the_sample_takes_every_step(outcomes: dict[str, dict[str, Any]]) -> None:
+    taken = {step for found in outcomes.values() for step in found["steps"]}
+    assert taken >= set(STEPS)
+    assert sum(found["devices"] == 8 for found in outcomes.values()) >= 8
+
+
+def test_what_differs_is_named() -> None:
+    spec = str(Path(__file__).with_name("specs") / "gated_packed.shard")
+    with mock.patch.object(ranks, "RATE", 0.051):
+        (found,) = run_all({"other": (from_spec, spec, {})}, steps=2, jobs=1, timeout_s=60)
+    assert not found.ok
+    assert found.first == "step 1, `gate_up.weight` after the step"
+    assert found.wrong > 2
+
+
+def test_a_rank_that_fails_is_named_with_its_traceback(tmp_path: Path) -> None:
+    def fails() -> None:
+        raise ValueError("lost a row")
+
+    pids = {forked(fails, tmp_path / "1"): 1, forked(lambda: time.sleep(60), tmp_path / "0"): 0}
+    numbers = list(pids)
+    with pytest.raises(RankError, match=r"rank 1 failed:\n(?s:.*)ValueError: lost a row"):
+        wait(pids, tmp_path, time.monotonic() + 30)
+    assert_gone(numbers)
+
+
+def test_a_rank_that_hangs_is_ended_in_time(tmp_path: Path) -> None:
+    pids = {forked(lambda: time.sleep(60), tmp_path / "0"): 0}
+    numbers, began = list(pids), time.monotonic()
+    with pytest.raises(RankError, match="rank 0 hangs"):
+        wait(pids, tmp_path, time.monotonic() + 0.5)
+    assert time.monotonic() - began < 20
+    assert_gone(numbers)
+
+
+def assert_gone(pids: list[int]) -> None:
+    """That no such process is left."""
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_differences_see_every_kind_of_number() -> None:
+    nan, inf = float("nan"), float("inf")
+    want = torch.tensor([1.0, nan, inf, -2.0], dtype=torch.float64)
+    near = torch.tensor([1.0 + 1e-12, nan, inf, -2.0], dtype=torch.float64)
+    assert 0 < gap(near, want, 0.0) < TOLERANCE
+    for other in ([1.0, 0.0, inf, -2.0], [1.0, nan, -inf, -2.0], [nan, nan, inf, -2.0]):
+        assert gap(torch.tensor(other, dtype=torch.float64), want, 0.0) == inf
+    assert gap(want.float(), want, 0.0) == inf
+    assert gap(want[:3], want, 0.0) == inf
+    assert gap(torch.tensor([True]), torch.tensor([False]), 0.0) == inf
+    assert gap(torch.tensor([2]), torch.tensor([2]), 0.0) == 0.0
