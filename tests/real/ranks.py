@@ -10,10 +10,11 @@ from torch import Tensor
 from shardlang.ir import Layout
 from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram
+from shardlang.runtime.calls import LoadedProgram
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.module import ShardedModule
+from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.whole import whole
-from tests.real.plain import RATE, STATE, Step, tensors_of
+from tests.real.plain import RATE, STATE, Step
 from tests.real.subjects import Batch, Subject
 
 Differences = dict[str, float]
@@ -29,7 +30,7 @@ class Sharded:
         groups: Groups,
         values: Mapping[str, Tensor],
     ) -> None:
-        self.subject, self.program, self.groups = subject, program, groups
+        self.subject, self.groups = subject, groups
         constants = subject.captured.constants.keys()
         pieces = {
             leaf.name: piece_of(values[leaf.name], leaf.layout, groups.coord).clone()
@@ -37,16 +38,14 @@ class Sharded:
             if leaf.kind != "input"
         }
         self.module = ShardedModule(program, groups, pieces, subject.captured, constants)
-        held = tensors_of(self.module)
-        self.state = {leaf.name: held[leaf.name] for leaf in program.leaves if leaf.kind in STATE}
-        self.layouts = {leaf.name: leaf.layout for leaf in program.leaves}
+        self.layouts = {leaf.name: leaf.layout for leaf in program.leaves if leaf.kind in STATE}
 
     def step(self, batch: Batch, reference: Step, seed: int) -> Iterator[tuple[str, float]]:
         """Forward, backward and update; how far each tensor is from the plain model's."""
-        module, program = self._module_for(batch)
+        loaded = self._loaded_for(batch)
         torch.manual_seed(seed)
-        outputs = module.named_outputs(module.input_pieces(batch))
-        layouts = {r.name: r.layout for r in program.results}
+        outputs = loaded.named_outputs(loaded.input_pieces(batch))
+        layouts = {r.name: r.layout for r in loaded.program.results}
         top = _top(reference.outputs)
         for name, want in reference.outputs.items():
             yield f"output `{name}`", self._gap(outputs[name], want, layouts[name], top)
@@ -54,13 +53,21 @@ class Sharded:
         for name, grad in reference.gradients.items():
             yield f"gradient of `{name}`", self._gradient_gap(name, grad, reference)
         self._update(reference.gradients)
-        for name, x in self.state.items():
-            distance = self._gap(x, reference.state[name], self.layouts[name], 0.0)
+        for name, layout in self.layouts.items():
+            distance = self._gap(self._tensor(name), reference.state[name], layout, 0.0)
             yield f"`{name}` after the step", distance
 
-    def _module_for(self, batch: Batch) -> tuple[ShardedModule, LocalProgram]:
+    def _tensor(self, name: str) -> Tensor:
+        """The parameter or buffer that the module now holds."""
+        table, key = held(self.module).slots[name]
+        found: Tensor = table[key]
+        return found
+
+    def _loaded_for(self, batch: Batch) -> LoadedProgram:
+        """The program for a batch of this size."""
+        mine = held(self.module)
         if self.subject.fits(batch):
-            return self.module, self.program
+            return mine.loaded
         other = self.subject.resized(batch)
         program = other.program()
         layouts = {leaf.name: leaf.layout for leaf in program.leaves}
@@ -69,7 +76,7 @@ class Sharded:
             for name, value in other.captured.constants.items()
             if name in layouts
         }
-        return self.module.resized(program, other.captured, constants), program
+        return mine.resized(program, other.captured, constants)
 
     def _backward(
         self, outputs: Mapping[str, Tensor], reference: Step, layouts: Mapping[str, Layout]
@@ -81,9 +88,9 @@ class Sharded:
 
     def _gradient_gap(self, name: str, want: Tensor | None, reference: Step) -> float:
         """A gradient that is not there counts as zero, on both sides."""
-        if name not in self.state:
+        if name not in self.layouts:
             return 0.0 if want is None or not want.any() else float("inf")
-        x = self.state[name]
+        x = self._tensor(name)
         mine = torch.zeros_like(x) if x.grad is None else x.grad
         want = torch.zeros(self.layouts[name].shape, dtype=x.dtype) if want is None else want
         return self._gap(mine, want, self.layouts[name], _top(reference.gradients))
@@ -93,9 +100,8 @@ class Sharded:
 
     @torch.no_grad()
     def _update(self, gradients: Mapping[str, Tensor | None]) -> None:
-        for name in gradients:
-            x = self.state.get(name)
-            if x is not None and x.grad is not None:
+        for x in (self._tensor(name) for name in gradients if name in self.layouts):
+            if x.grad is not None:
                 x.sub_(RATE * x.grad)
                 x.grad = None
 

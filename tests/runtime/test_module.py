@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import short
 import torch
 import whole_model
 from spawn import spawn
 from tiny import build
+
+from tests.commands import document
 
 Results = list[dict[str, Any]]
 
@@ -71,6 +74,18 @@ def test_training_follows_the_plain_model(ran: Results, plain: Any) -> None:
         for mine, reference in zip(rank["training"], plain["training"], strict=True):
             assert abs(mine.loss - reference.loss) < 1e-5 * abs(reference.loss)
             assert abs(mine.grad_norm - reference.grad_norm) < 1e-4 * reference.grad_norm
+
+
+def test_short_batches_train_as_the_plain_model_does(ran: Results, plain: Any) -> None:
+    wanted = [record.loss for record in plain["short"]]
+    assert len(wanted) == len(set(wanted)) == len(short.ROWS)
+    for rank in ran:
+        assert [record.loss for record in rank["short"]] == pytest.approx(wanted, rel=1e-5, abs=0)
+
+
+def test_short_batches_are_proven_at_the_declared_size() -> None:
+    """The examples are proven in tests/examples."""
+    assert document("verify", Path(__file__).with_name("short.shard"))["ok"]
 
 
 def test_checkpoints_read_back(ran: Results, scratch: Path, plain: Any) -> None:

@@ -16,6 +16,7 @@ from shardlang.runtime.groups import Groups, join
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import GradNorm
 from shardlang.runtime.save import save
+from shardlang.runtime.train import Record
 from shardlang.runtime.whole import whole
 from shardlang.spec import load_spec
 
@@ -23,9 +24,9 @@ HERE = Path(__file__).parent
 SEED = 3
 
 
-def compiled(sets: dict[str, str] | None = None) -> Compiled:
-    """The compiled spec of the tiny model."""
-    spec, findings = load_spec(str(HERE / "tiny.shard"), sets or {})
+def compiled(name: str = "tiny.shard") -> Compiled:
+    """A compiled spec of the tiny model."""
+    spec, findings = load_spec(str(HERE / name))
     assert spec is not None, findings
     return compile_spec(spec)
 
@@ -48,8 +49,10 @@ def everything() -> dict[str, Any]:
     results |= _forward(module) | _gradients(module, groups)
     results |= _checkpoints(module, Path(os.environ["SCRATCH"])) | _compiled(module)
     results["training"] = _training(found, groups)
+    short = compiled("short.shard")
+    results["short"] = _training(short, groups, steps=10)
     if groups.rank == 0:
-        results["plain"] = _plain(found)
+        results["plain"] = _plain(found) | {"short": _reference(short, steps=10)}
     return results
 
 
@@ -111,9 +114,13 @@ def _compiled(module: ShardedModule) -> dict[str, Any]:
     return {"compiled": (out["loss"].detach(), GradNorm(module)())}
 
 
-def _training(found: Compiled, groups: Groups) -> list[Any]:
+def _training(found: Compiled, groups: Groups, steps: int = 4) -> list[Record]:
     module = sharded_module(found, groups, SEED)
-    return Run(found, recipe_of(found, 4, SEED)).sharded(module, lambda records: records)
+    return Run(found, recipe_of(found, steps, SEED)).sharded(module, list)
+
+
+def _reference(found: Compiled, steps: int = 4) -> list[Record]:
+    return Run(found, recipe_of(found, steps, SEED)).reference(list)
 
 
 def _plain(found: Compiled) -> dict[str, Any]:
@@ -128,5 +135,5 @@ def _plain(found: Compiled) -> dict[str, Any]:
         "logits": out["extra"][0].detach(),
         "grads": {name: param.grad for name, param in params},
         "norm": trainee.grad_norm(),
-        "training": Run(found, recipe_of(found, 4, SEED)).reference(lambda records: records),
+        "training": _reference(found),
     }
