@@ -308,6 +308,20 @@ CODES: dict[str, Code] = {
         "model that cannot be shrunk",
         "A smaller model would be sharded otherwise, or has nothing to cut.",
     ),
+    "SH0509": Code(
+        "ill-conditioned model",
+        "The difference is no larger than what rounding makes: the reference, with every number off"
+        " by its rounding, changes as much. A warning, or an error where it could hide a fault.",
+    ),
+    "SH0510": Code(
+        "loss that is not finite",
+        "The loss is infinite or undefined in the model and in the program, so nothing is compared"
+        " through it.",
+    ),
+    "SH0511": Code(
+        "loss without a gradient",
+        "No gradient flows from the loss to any parameter, so that nothing can be trained.",
+    ),
     # SH06xx: run
     "SH0601": Code(
         "other number of processes",

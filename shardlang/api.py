@@ -95,13 +95,14 @@ class Program:
         return sharded_module(self.compiled, join(self.spec.mesh, kind), seed)
 
     def verify(self, seed: int = 0) -> Report:
-        """Prove in float64, on simulated devices, that the program equals the model."""
-        from shardlang.proof.verify import verify
+        """Prove in float64, on simulated devices, that the program equals the model.
 
-        done = self.compiled
-        return verify(
-            done.captured, done.placements, done.source, done.inputs, seed=seed, train=done.train
-        )
+        Raises:
+            CompileError: nothing can be proven: the model fails on the proof's inputs, say.
+        """
+        from shardlang.proof.prove import verify_compiled
+
+        return verify_compiled(self.compiled, seed=seed)
 
     def plan(self) -> dict[str, Any]:
         """Layouts, collectives, bytes and memory, as the `plan --json` document has them."""

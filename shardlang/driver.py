@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -27,8 +26,6 @@ from shardlang.full_gathers import full_gathers
 from shardlang.grammar.diagnostics import (
     NOWHERE,
     Diagnostic,
-    Span,
-    error,
     has_errors,
     join_words,
     quote,
@@ -36,9 +33,9 @@ from shardlang.grammar.diagnostics import (
 from shardlang.ir.graph import ShardError, ShardGraph, Stated
 from shardlang.ir.layout import dtype_name
 from shardlang.ir.program import LocalProgram
+from shardlang.loss import loss_finding, loss_name, output_nodes
 from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import PIPELINE, Pass, run_passes
-from shardlang.proof.report import Report
 from shardlang.spec.types import InputDecl, Spec
 from shardlang.whole_buffers import check_updates
 
@@ -146,23 +143,16 @@ def names_of(captured: Captured) -> ModelNames:
         }
         for kind in ("param", "buffer")
     }
-    outputs = _outputs(captured)
+    outputs = output_nodes(captured)
     return ModelNames(
         params=tensors["param"],
         buffers=tensors["buffer"],
         inputs={leaf.name: leaf.shape for leaf in captured.leaves if leaf.kind == "input"},
         modules=("", *captured.modules),
-        outputs={name: _shape(val) for name, val in outputs.items()},
+        outputs={name: _shape(node.meta["val"]) for name, node in outputs.items()},
         values={key: _shape(node.meta["val"]) for key, node in captured.values.items()},
         aliases={alias: leaf.name for leaf in captured.leaves for alias in leaf.aliases},
     )
-
-
-def _outputs(captured: Captured) -> dict[str, Any]:
-    nodes = captured.graph.output_node().args[0]
-    assert isinstance(nodes, (tuple, list))
-    pairs = zip(captured.results, nodes, strict=True)
-    return {r.name: n.meta["val"] for r, n in pairs if r.kind == "output" and n is not None}
 
 
 def _shape(val: torch.Tensor) -> tuple[int, ...]:
@@ -174,17 +164,6 @@ def stated(placed: Placed) -> Stated:
     span = placed.span
     place = "" if span == NOWHERE else f"{span.file}:{span.line}"
     return Stated(placed.layout, placed.open_dims, place)
-
-
-def loss_name(binding: Binding, captured: Captured) -> str | None:
-    """The loss: as stated, else the output called `loss`, else the only scalar one."""
-    if binding.loss is not None:
-        return binding.loss
-    outputs = {n: v for n, v in _outputs(captured).items() if v.is_floating_point()}
-    if "loss" in outputs and not outputs["loss"].shape:
-        return "loss"
-    scalars = [name for name, val in outputs.items() if not val.shape]
-    return scalars[0] if len(scalars) == 1 else None
 
 
 def placements_of(spec: Spec, binding: Binding, captured: Captured) -> Placements:
@@ -231,6 +210,8 @@ def compile_spec(
         raise CompileError(found)
     found += [replace(at_model(remark, spec), severity="warning") for remark in captured.remarks]
     placements = placements_of(spec, binding, captured)
+    if source.mode == "train" and (finding := loss_finding(spec, placements.loss, captured)):
+        raise CompileError([*found, finding])
     try:
         graph = run_passes(build_graph(captured, placements), passes)
         check_updates(graph)
@@ -273,34 +254,3 @@ def inputs_from_examples(examples: Mapping[str, torch.Tensor]) -> tuple[InputSpe
         )
         for name, value in examples.items()
     )  # fmt: skip
-
-
-def mismatch(report: Report, span: Span) -> Diagnostic:
-    """The diagnostic for a proof that failed: what differs first, and what is worst."""
-    found = report.to_json()
-    notes = []
-    eager = found["eager"] or {}
-    parts = {what: found[what] for what in ("loss", "outputs", "gradients")}
-    parts |= {"eager": eager, "eager gradients": eager.get("gradients")}
-    for what, part in parts.items():
-        if part:
-            error_ = part.get("error", part.get("max_error"))
-            worst = f", worst `{part['worst']}`" if part.get("worst") else ""
-            notes.append(f"{what}: error {error_:.1e}{worst}")
-    if not report.traced_as_eager:
-        return error(
-            "SH0506",
-            "the model computes something else when it is traced than when it runs",
-            span,
-            notes=notes,
-            help="look in its code for what depends on tracing, on state that it keeps, or on"
-            " random numbers of its own",
-        )
-    first = f"first difference: {report.first}" if report.first else "no single value differs first"
-    return error(
-        "SH0506",
-        "the sharded program does not compute what the model computes",
-        span,
-        notes=[first, *notes],
-        help="this is a fault of a rule or a pass; report it with the spec",
-    )

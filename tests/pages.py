@@ -17,7 +17,7 @@ from tests.commands import ROOT, shardlang
 
 BLOCK = re.compile(r"(?<=^```console\n)(.*?)(?=^```$)", re.MULTILINE | re.DOTALL)
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("examples/*/README.md"), *ROOT.glob("docs/*.md")])
-ROUNDING = re.compile(r"\d\.\de-\d\d|worst `[^`]*`")
+ROUNDING = re.compile(r"\d\.\de[-+]\d\d|worst `[^`]*`")
 """What differs from one processor to the next."""
 
 

@@ -7,114 +7,149 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from shardlang.capture import Captured, CaptureError, ModelSource, run_graph
 from shardlang.capture.errors import first_line, model_line
 from shardlang.capture.nest import tensors
-from shardlang.proof.report import Eager
+from shardlang.proof.conditioning import Conditioning, Rounding, spacing
+from shardlang.proof.distance import counts, gap, is_finite, norm, norm_gap, size
+from shardlang.proof.reference import Reference, Setting
+from shardlang.proof.report import Eager, Explained
 from shardlang.rules.registry import is_random
+
+COARSEST = 0.2
+"""The tolerance of the coarsest dtypes, and the largest difference that rounding may explain."""
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
-    """What a run should give: its results, and the gradients that its cotangents make.
-
-    Cotangents and gradients are keyed by output and by parameter; both are empty in eval mode.
-    """
+class Made:
+    """What one run gives: results by name, and gradients by parameter."""
 
     results: Mapping[str, Tensor]
-    cotangents: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor | None]
 
 
-def compare_eager(
-    captured: Captured,
-    source: ModelSource,
-    values: Mapping[str, Tensor],
-    reference: Expected,
-    seed: int,
-) -> Eager:
-    """Outputs, changed buffers and gradients of the model itself, with the tolerance of its dtype.
+def compare_eager(source: ModelSource, reference: Reference) -> Eager:
+    """Outputs, changed buffers and gradients of the model itself, with the tolerance of its dtypes.
 
     A model with random ops, which draws other numbers in float64, is compared with its traced graph
-    at its own dtype instead, and so are gradients that rounding carries far from float64.
+    at its own dtype instead, and so are gradients that rounding carries far from float64. Outputs
+    that are far from it must be so for rounding (`Conditioning`), and agree with that graph.
 
     Raises:
         CaptureError: the model fails on real tensors, though its trace, which knows shapes alone,
             does not.
     """
-    model = source.build()
-    held = _load(model, captured, values)
-    inputs = {
-        leaf.name: values[leaf.name].to(leaf.dtype, copy=True)
-        for leaf in captured.leaves
-        if leaf.kind == "input"
-    }
-    torch.manual_seed(seed)
-    mine = _run(model, source, inputs, captured, reference.cotangents)
-    buffers = dict(model.named_buffers(remove_duplicate=False))
-    mine |= {r.name: buffers[r.name] for r in captured.results if r.kind == "mutation"}
-    found = _compared(captured, mine, held, reference)
-    random = any(map(is_random, captured.graph.nodes))
-    if not random and (found.ok or not found.outputs_ok):
+    mine = run_model(source, reference.setting, reference.cotangents)
+    scales = _Scales(reference)
+    found = scales.compared(mine, reference.results, reference.gradients)
+    random = any(map(is_random, reference.captured.graph.nodes))
+    if not random and found.ok:
         return found
-    twin = _traced(captured, _own_values(captured, values), reference, seed)
-    own = _compared(captured, mine, held, twin)
-    return own if random else replace(found, gradients=own.gradients)
+    twin = _traced(reference)
+    own = scales.compared(mine, twin.results, twin.gradients)
+    found = own if random else replace(found, gradients=own.gradients)
+    if not found.ok:
+        _explain(found, own, scales, mine)
+    return found
 
 
-def _compared(
-    captured: Captured,
-    mine: Mapping[str, Tensor],
-    held: Mapping[str, Tensor],
-    reference: Expected,
-) -> Eager:
-    dtypes = [leaf.dtype for leaf in captured.leaves if leaf.dtype.is_floating_point]
-    coarsest = max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
-    outputs = {
-        name: _largest_gap(mine[name], want)
-        for name, want in reference.results.items()
-        if mine[name].is_floating_point() or mine[name].is_complex()
-    }
-    largest = max((_norm(g) for g in reference.gradients.values() if g is not None), default=0.0)
-    gradients = {
-        name: _norm_gap(held[name].grad, want, math.sqrt(coarsest) * largest)
-        for name, want in reference.gradients.items()
-    }
-    tolerance = 2e4 * coarsest if coarsest < 1e-3 else 0.2
-    return Eager(outputs, gradients if reference.cotangents else None, tolerance)
+class _Scales:
+    """How differences from a reference are measured, and how large they may be."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
+        graph = reference.captured.graph
+        output = graph.output_node().args[0]
+        assert isinstance(output, (tuple, list))
+        names = [result.name for result in reference.captured.results]
+        self.eps = {
+            name: _coarsest([node]) for name, node in zip(names, output, strict=True)
+            if isinstance(node, fx.Node)
+        }  # fmt: skip
+        roots = [self.eps[name] for name in reference.cotangents]
+        self.gradient_eps = max(roots, default=0.0)
+        largest = max(map(norm, reference.gradients.values()), default=0.0)
+        self.rounding = math.sqrt(self.gradient_eps) * largest
+
+    def compared(
+        self,
+        mine: Made,
+        results: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor | None],
+    ) -> Eager:
+        """All differences, against results and gradients that are right."""
+        outputs = {
+            name: self.result_gap(name, mine.results[name], want)
+            for name, want in results.items()
+            if counts(mine.results[name])
+        }
+        found = {
+            name: self.gradient_gap(name, mine.gradients.get(name), want)
+            for name, want in gradients.items()
+        }
+        return Eager(
+            outputs,
+            found if self.reference.gradients else None,
+            tolerance(self.gradient_eps),
+            {name: tolerance(eps) for name, eps in self.eps.items()},
+        )
+
+    def result_gap(self, _: str, mine: Tensor, want: Tensor) -> float:
+        """max|a-b| / max|b|; what is too large for the model's dtype is infinite on both sides."""
+        return gap(mine, want.to(mine.dtype)) / (size(want) or 1.0)
+
+    def gradient_gap(self, _: str, mine: Tensor | None, want: Tensor | None) -> float:
+        """|a-b| / |b| in the Euclidean norm; one below rounding counts as that large."""
+        if mine is None or want is None:
+            return norm(mine if want is None else want) / (self.rounding or 1.0)
+        return norm_gap(mine, want.to(mine.dtype)) / (max(norm(want), self.rounding) or 1.0)
 
 
-def _largest_gap(mine: Tensor, want: Tensor) -> float:
-    """max|a-b| / max|b|, where both are finite."""
-    if not want.numel():
-        return 0.0
-    gap = (_wide(mine) - _wide(want)).abs().nan_to_num(0.0, 0.0, 0.0)
-    return float(gap.max()) / (float(_wide(want).abs().max()) or 1.0)
+def tolerance(eps: float) -> float:
+    """How far results may lie from float64, where the coarsest numbers have this spacing."""
+    return min(2e4 * eps, COARSEST)
 
 
-def _norm_gap(mine: Tensor | None, want: Tensor | None, rounding: float) -> float:
-    """|a-b| / |b| in the Euclidean norm; a gradient below `rounding` counts as that large."""
-    if mine is None or want is None:
-        return _norm(mine if want is None else want) / (rounding or 1.0)
-    scale = max(_norm(want), rounding) or 1.0
-    return _norm(_wide(mine) - _wide(want)) / scale
+def _coarsest(nodes: list[fx.Node]) -> float:
+    """The largest spacing of numbers on the way to some nodes."""
+    seen: set[fx.Node] = set()
+    while nodes:
+        node = nodes.pop()
+        if node not in seen:
+            seen.add(node)
+            nodes.extend(node.all_input_nodes)
+    return max(map(spacing, seen), default=0.0)
 
 
-def _norm(value: Tensor | None) -> float:
-    return 0.0 if value is None else float(_wide(value).norm())
+def _explain(found: Eager, own: Eager, scales: _Scales, mine: Made) -> None:
+    """Put into a comparison which of its differences are no fault of tracing."""
+    reference = scales.reference
+    how = scales.result_gap, scales.gradient_gap
+    measured = Conditioning(reference, Rounding.own(reference), how, COARSEST)
+    sound = {name for name, error in own.outputs.items()
+             if error <= own.tolerances.get(name, own.tolerance)}  # fmt: skip
+    for name, error, backward in list(found.excess()):
+        if not backward and name in sound and not is_finite(mine.results[name]):
+            found.explained.append(Explained(name, False, error, 0.0, 0.0, "overflow"))
+            continue
+        why = measured.explain(name, error, backward=backward)
+        if why is not None and why.kind == "lost" and not backward and name in sound:
+            why = replace(why, kind="ill-conditioned")
+        if why is not None:
+            found.explained.append(why)
+        if why is not None and why.kind == "zero":
+            errors = found.gradients if backward else found.outputs
+            assert errors is not None
+            errors[name] = why.beside_terms
 
 
-def _wide(value: Tensor) -> Tensor:
-    return value.detach().to(torch.complex128 if value.is_complex() else torch.float64)
-
-
-def _traced(
-    captured: Captured, leaves: Mapping[str, Tensor], reference: Expected, seed: int
-) -> Expected:
+def _traced(reference: Reference) -> Made:
     """The traced graph, run at the model's own dtype."""
-    torch.manual_seed(seed)
+    captured = reference.captured
+    leaves = _own_values(captured, reference.values)
+    torch.manual_seed(reference.seed)
     with torch.set_grad_enabled(bool(reference.cotangents)):
         made = run_graph(captured, leaves)
     results = {
@@ -123,8 +158,7 @@ def _traced(
         if isinstance(value, Tensor)
     }
     _backward(results, reference.cotangents)
-    gradients = {name: leaves[name].grad for name in reference.gradients}
-    return Expected(results, reference.cotangents, gradients)
+    return Made(results, {name: leaves[name].grad for name in reference.gradients})
 
 
 def _own_values(captured: Captured, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -133,6 +167,29 @@ def _own_values(captured: Captured, values: Mapping[str, Tensor]) -> dict[str, T
         leaf.name: values[leaf.name].to(leaf.dtype, copy=True).requires_grad_(leaf.trainable)
         for leaf in captured.leaves
     }
+
+
+def run_model(
+    source: ModelSource, setting: Setting, cotangents: Mapping[str, Tensor] | None = None
+) -> Made:
+    """The model itself on a proof's values, at its own dtypes: results and gradients.
+
+    Raises:
+        CaptureError: SH0355, it fails.
+    """
+    captured, seeds = setting.captured, cotangents or {}
+    model = source.build()
+    held = _load(model, captured, setting.values)
+    inputs = {
+        leaf.name: setting.values[leaf.name].to(leaf.dtype, copy=True)
+        for leaf in captured.leaves
+        if leaf.kind == "input"
+    }
+    torch.manual_seed(setting.seed)
+    results = _run(model, source, inputs, captured, seeds)
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    results |= {r.name: buffers[r.name] for r in captured.results if r.kind == "mutation"}
+    return Made(results, {name: held[name].grad for name in setting.trainable})
 
 
 def _run(
@@ -154,7 +211,7 @@ def _run(
             "SH0355",
             f"the model fails on real tensors: {type(error).__name__}: {first_line(error)}",
             help="tracing checks shapes alone; declare inputs that the model itself accepts, their"
-            " dtypes included",
+            " dtypes included, or give the model file a `batches(seed)` that yields such",
             source=model_line(error),
         ) from error
     return outputs

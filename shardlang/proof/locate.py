@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -11,11 +11,11 @@ from torch import Tensor, fx
 from shardlang.ir import Axis, Layout, Mesh
 from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram
+from shardlang.proof.compare import placed_leaves, scale_of, seed_devices
+from shardlang.proof.distance import counts, gap
+from shardlang.proof.reference import Reference
 from shardlang.proof.report import TOLERANCE, Mismatch
 from shardlang.runtime.simulate import Simulator
-
-if TYPE_CHECKING:
-    from shardlang.proof.verify import Reference
 
 
 def first_difference(program: LocalProgram, reference: Reference) -> Mismatch | None:
@@ -80,13 +80,7 @@ def _simulated_values(program: LocalProgram, reference: Reference) -> dict[str, 
             _keep_gradient(value)
 
     sim = Simulator(program, watch)
-    wanted = set(reference.trainable)
-    local = {}
-    for leaf in program.leaves:
-        local[leaf.name] = sim.place(leaf.name, reference.values[leaf.name])
-        if leaf.name in wanted:
-            for piece in local[leaf.name]:
-                piece.requires_grad_()
+    local = placed_leaves(sim, reference)
     torch.manual_seed(reference.seed)
     results = sim.run(local)
     named = dict(
@@ -94,15 +88,7 @@ def _simulated_values(program: LocalProgram, reference: Reference) -> dict[str, 
             [r.name for r in program.results], [r for r in results if r[0] is not None], strict=True
         )
     )
-    layouts = {r.name: r.layout for r in program.results}
-    roots, seeds = [], []
-    for name, cotangent in reference.cotangents.items():
-        for value, at in zip(named[name], sim.coords, strict=True):
-            if value.requires_grad:
-                roots.append(value)
-                seeds.append(piece_of(cotangent, layouts[name], at))
-    if roots:
-        torch.autograd.backward(roots, seeds)
+    seed_devices(sim, named, {r.name: r.layout for r in program.results}, reference)
     return kept
 
 
@@ -118,23 +104,17 @@ def _error(
     pieces: list[Tensor], want: Tensor, layout: Layout, mesh: Mesh, summed: frozenset[Axis]
 ) -> float:
     """Largest relative difference, pieces summed over some axes first."""
-    if not want.is_floating_point() or want.numel() == 0:
+    if not counts(want) or want.numel() == 0:
         return 0.0
-    full = want.detach()
-    finite = full[torch.isfinite(full)]
-    scale = float(finite.abs().max()) if finite.numel() else 1.0
-    worst = 0.0
+    worst, scale = 0.0, scale_of(want, 0.0)
     for group in (
         mesh.groups(tuple(sorted(summed))) if summed else [[d] for d in range(mesh.devices)]
     ):
         total = pieces[group[0]].detach()
         for device in group[1:]:
             total = total + pieces[device].detach()
-        cut = piece_of(full, layout, mesh.coord(group[0]))
-        if total.shape != cut.shape:
-            return float("inf")
-        gap = torch.where(total == cut, torch.zeros_like(cut), total - cut).abs()
-        worst = max(worst, float(gap.max()) / (scale or 1.0) if gap.numel() else 0.0)
+        cut = piece_of(want.detach(), layout, mesh.coord(group[0]))
+        worst = max(worst, gap(total, cut) / scale)
     return worst
 
 

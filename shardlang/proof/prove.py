@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from shardlang.blame import at_model
+from shardlang.capture import CaptureError
 from shardlang.driver import Compiled, CompileError, compile_spec
 from shardlang.grammar.diagnostics import error
+from shardlang.ir.graph import ShardError
 from shardlang.proof.memory import available_bytes, estimate_bytes, readable
 from shardlang.proof.report import Report
 from shardlang.proof.shrink import CannotShrink, check_same_decisions, shrink
@@ -30,8 +33,8 @@ def verify_compiled(
         say: receives a line of progress.
 
     Raises:
-        CompileError: the proof needs too much memory, or the model cannot be shrunk.
-        ShardError: its float64 form cannot be sharded.
+        CompileError: the proof needs too much memory, the model cannot be shrunk, fails on the
+            proof's inputs, or cannot be sharded in float64.
     """
     cut: tuple[str, ...] = ()
     if shrink:
@@ -39,10 +42,13 @@ def verify_compiled(
         say("cut: " + "; ".join(cut))
     _check_memory(compiled)
     say(f"simulating {compiled.spec.mesh.devices} devices")
-    report = verify(
-        compiled.captured, compiled.placements, compiled.source, compiled.inputs,
-        seed=seed, train=compiled.train,
-    )  # fmt: skip
+    try:
+        report = verify(
+            compiled.captured, compiled.placements, compiled.source, compiled.inputs,
+            seed=seed, train=compiled.train,
+        )  # fmt: skip
+    except (CaptureError, ShardError) as failure:
+        raise CompileError([at_model(failure, compiled.spec)]) from failure
     report.cut = list(cut)
     return report
 

@@ -115,6 +115,9 @@ def widens(src: torch.dtype, dst: torch.dtype) -> bool:
     """Whether a cast keeps sums: to the same or a wider dtype of the same kind."""
     if src is torch.bool or dst is torch.bool:
         return False
+    if src.is_floating_point and dst.is_floating_point:
+        one, other = torch.finfo(src), torch.finfo(dst)
+        return other.eps <= one.eps and other.max >= one.max
     exact = src.is_floating_point or src.is_complex
     inexact = dst.is_floating_point or dst.is_complex
     return exact == inexact and torch.promote_types(src, dst) == dst

@@ -21,6 +21,7 @@ from shardlang.ir.rule import Rule, Sharding
 from shardlang.passes.bind_rules import BindRules
 from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import REWRITE
+from shardlang.proof.distance import gap, size
 from shardlang.proof.draws import Parts, parts_of
 from shardlang.proof.rules.assignments import Assignment
 from shardlang.proof.rules.calls import AtenCall
@@ -342,7 +343,7 @@ def _compare(
     skip: bool = False,
 ) -> None:
     """Compare pieces with those of `want`; with `skip`, their shapes and dtypes alone."""
-    scale, tolerance = _scale(want), reference.tolerance
+    scale, tolerance = max(1.0, size(want)), reference.tolerance
     for piece, at in zip(pieces, sim.coords, strict=True):
         cut = piece_of(want.detach(), layout, at)
         if piece.shape != cut.shape or piece.dtype != cut.dtype:
@@ -350,19 +351,6 @@ def _compare(
                 f"{what} at {at}: {piece.dtype}{list(piece.shape)}, "
                 f"expected {cut.dtype}{list(cut.shape)}"
             )
-        gap = 0.0 if skip else _gap(piece.detach(), cut) / scale
-        if not gap <= tolerance:
-            raise MismatchError(f"{what} at {at} is off by {gap:.3g} ({layout})")
-
-
-def _scale(x: Tensor) -> float:
-    finite = x.detach()[torch.isfinite(x.detach())] if differentiable(x) else x.new_zeros(0)
-    return max(1.0, float(finite.abs().max())) if finite.numel() else 1.0
-
-
-def _gap(a: Tensor, b: Tensor) -> float:
-    if not differentiable(a):
-        return 0.0 if torch.equal(a, b) else float("inf")
-    same = (a == b) | (a.isnan() & b.isnan())
-    apart = torch.where(same, torch.zeros_like(a), a - b).abs()
-    return float(apart.nan_to_num(float("inf")).max()) if apart.numel() else 0.0
+        off = 0.0 if skip else gap(piece, cut) / scale
+        if not off <= tolerance:
+            raise MismatchError(f"{what} at {at} is off by {off:.3g} ({layout})")

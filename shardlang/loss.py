@@ -1,0 +1,76 @@
+"""The loss of a model: which result it is, and whether anything can be trained by it."""
+
+from __future__ import annotations
+
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from shardlang.bind import Binding
+from shardlang.capture import Captured
+from shardlang.grammar.diagnostics import Diagnostic, error
+from shardlang.rules.registry import find
+from shardlang.spec.types import Spec
+
+
+def loss_name(binding: Binding, captured: Captured) -> str | None:
+    """The loss: as stated, else the output called `loss`, else the only scalar with a gradient."""
+    if binding.loss is not None:
+        return binding.loss
+    scalars = _scalars(captured)
+    if "loss" in scalars:
+        return "loss"
+    carriers = _carriers(captured)
+    names = [name for name, node in scalars.items() if node in carriers]
+    return names[0] if len(names) == 1 else None
+
+
+def loss_finding(spec: Spec, name: str | None, captured: Captured) -> Diagnostic | None:
+    """The error of a loss from which no gradient reaches a parameter, though some require one."""
+    if name is None or not any(leaf.trainable for leaf in captured.leaves):
+        return None
+    if output_nodes(captured)[name] in _carriers(captured):
+        return None
+    return error(
+        "SH0511",
+        f"no gradient flows from the loss `{name}` to any parameter",
+        spec.loss.span if spec.loss is not None else spec.model.span,
+        help="name the output that is the loss with `loss`, and take `detach` and `no_grad` off the"
+        ' way to it; a model that is not trained has the argument `mode = "eval"`',
+    )
+
+
+def output_nodes(captured: Captured) -> dict[str, fx.Node]:
+    """The node of every output that is a tensor."""
+    nodes = captured.graph.output_node().args[0]
+    assert isinstance(nodes, (tuple, list))
+    pairs = zip(captured.results, nodes, strict=True)
+    return {r.name: n for r, n in pairs if r.kind == "output" and isinstance(n, fx.Node)}
+
+
+def _scalars(captured: Captured) -> dict[str, fx.Node]:
+    """The real outputs without dims."""
+    return {
+        name: node
+        for name, node in output_nodes(captured).items()
+        if node.meta["val"].is_floating_point() and not node.meta["val"].shape
+    }
+
+
+def _carriers(captured: Captured) -> set[fx.Node]:
+    """Values through which a gradient flows to a trainable parameter."""
+    trainable = {leaf.node for leaf in captured.leaves if leaf.trainable}
+    found: set[fx.Node] = set()
+    for node in captured.graph.nodes:
+        if node.name in trainable or (_passes_on(node) and found & set(node.all_input_nodes)):
+            found.add(node)
+    return found
+
+
+def _passes_on(node: fx.Node) -> bool:
+    """Whether an op hands gradients on to its operands."""
+    if node.op != "call_function":
+        return False
+    known = find(node.target)
+    values = [v for v in pytree.tree_leaves(node.meta.get("val")) if isinstance(v, Tensor)]
+    real = any(v.is_floating_point() or v.is_complex() for v in values)
+    return real and (known is None or not known.detached)

@@ -1,0 +1,165 @@
+"""Comparing the simulated devices with the reference, result by result and gradient by gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Coord
+from shardlang.ir.pieces import piece_of
+from shardlang.ir.program import LocalProgram
+from shardlang.proof.conditioning import Conditioning, Rounding
+from shardlang.proof.distance import gap, is_finite, size
+from shardlang.proof.reference import Reference
+from shardlang.proof.report import Report
+from shardlang.runtime.simulate import Simulator
+
+LARGEST = 1e-4
+"""Where rounding makes a larger difference, a fault could hide behind it."""
+
+
+def compare(program: LocalProgram, reference: Reference) -> Report:
+    """Simulate the program and compare it with the reference, device by device.
+
+    Raises:
+        DeviceFault: an op fails on a device.
+    """
+    sim = Simulator(program)
+    local = placed_leaves(sim, reference)
+    torch.manual_seed(reference.seed)
+    with torch.set_grad_enabled(bool(reference.trainable)):
+        results = sim.run(local)
+    named = {r.name: v for r, v in zip(program.results, _present(results), strict=True)}
+    layouts = {r.name: r.layout for r in program.results}
+    report = Report(program.mesh.devices, count=len(reference.trainable))
+    top = _largest(reference.results)
+    for name, want in reference.results.items():
+        report.outputs[name] = difference(named[name], want, layouts[name], sim.coords, top)
+    if program.loss is not None:
+        report.loss_name = program.loss
+        report.loss = _loss(program.loss, named, reference, report)
+    if reference.gradients:
+        seed_devices(sim, named, layouts, reference)
+        _compare_gradients(report, program, reference, local, sim.coords)
+    report.not_finite = _not_finite(reference)
+    return report
+
+
+def placed_leaves(sim: Simulator, reference: Reference) -> dict[str, list[Tensor]]:
+    """The pieces of every leaf, those of compared parameters as autograd leaves."""
+    local: dict[str, list[Tensor]] = {}
+    wanted = set(reference.trainable)
+    for leaf in sim.program.leaves:
+        local[leaf.name] = sim.place(leaf.name, reference.values[leaf.name])
+        for piece in local[leaf.name] if leaf.name in wanted else ():
+            piece.requires_grad_()
+    return local
+
+
+def seed_devices(
+    sim: Simulator,
+    named: Mapping[str, list[Tensor]],
+    layouts: Mapping[str, Layout],
+    reference: Reference,
+) -> None:
+    """Run the backward from every device's piece of the cotangents."""
+    roots, seeds = [], []
+    for name, cotangent in reference.cotangents.items():
+        for value, at in zip(named[name], sim.coords, strict=True):
+            if value.requires_grad:
+                roots.append(value)
+                seeds.append(piece_of(cotangent, layouts[name], at))
+    if roots:
+        torch.autograd.backward(roots, seeds)
+
+
+def explain(report: Report, reference: Reference) -> None:
+    """Put into a report which of its differences rounding explains."""
+    tops = _largest(reference.results), _largest(reference.gradients)
+    results, gradients = (
+        lambda _, a, b, top=top: gap(a, b) / scale_of(b, top) for top in tops
+    )  # fmt: skip
+    rounding = Rounding.in_float64(reference)
+    measured = Conditioning(reference, rounding, (results, gradients), LARGEST)
+    for name, error, backward in list(report.excess()):
+        found = measured.explain(name, error, backward=backward)
+        if found is None:
+            continue
+        report.explained.append(found)
+        if found.kind == "zero":
+            errors = report.gradients if backward else report.outputs
+            assert errors is not None
+            errors[name] = found.beside_terms
+
+
+def _largest(values: Mapping[str, Tensor | None]) -> float:
+    return max(map(size, values.values()), default=0.0)
+
+
+def _present(results: list[Any]) -> list[Any]:
+    return [value for value in results if value[0] is not None]
+
+
+def _loss(
+    name: str, named: Mapping[str, Any], reference: Reference, report: Report
+) -> dict[str, float]:
+    return {
+        "reference": reference.results[name].item(),
+        "sharded": named[name][0].item(),
+        "error": report.outputs[name],
+    }
+
+
+def _compare_gradients(
+    report: Report,
+    program: LocalProgram,
+    reference: Reference,
+    local: Mapping[str, list[Tensor]],
+    coords: Sequence[Coord],
+) -> None:
+    report.gradients = {}
+    top = _largest(reference.gradients)
+    placed = {leaf.name: leaf.layout for leaf in program.leaves}
+    for name, given in reference.gradients.items():
+        mine = [piece.grad for piece in local[name]]
+        if given is None and all(g is None for g in mine):
+            report.unused.append(name)
+            continue
+        want = torch.zeros_like(reference.values[name]) if given is None else given
+        filled = [
+            torch.zeros_like(p) if g is None else g for p, g in zip(local[name], mine, strict=True)
+        ]
+        report.gradients[name] = difference(filled, want, placed[name], coords, top)
+        if want.numel() and not bool(want.any()):
+            report.zero.append(name)
+
+
+def _not_finite(reference: Reference) -> dict[str, list[str]]:
+    """The results and gradients that hold infinite or undefined numbers."""
+    return {
+        what: [name for name, value in values if value is not None and not is_finite(value)]
+        for what, values in (
+            ("outputs", reference.results.items()),
+            ("gradients", reference.gradients.items()),
+        )
+    }
+
+
+def scale_of(want: Tensor, top: float) -> float:
+    """What a difference is measured by: max|b|, or a thousandth of the largest of its kind."""
+    return max(size(want), 1e-3 * top) or 1.0
+
+
+def difference(
+    pieces: Sequence[Tensor], want: Tensor, layout: Layout, coords: Sequence[Coord], top: float
+) -> float:
+    """max|a-b| / max(max|b|, 1e-3 top) over all devices; infinite where no number says it."""
+    gaps = (
+        gap(piece, piece_of(want.detach(), layout, at))
+        for piece, at in zip(pieces, coords, strict=True)
+    )
+    return max(gaps, default=0.0) / scale_of(want, top)
