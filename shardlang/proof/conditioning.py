@@ -15,9 +15,9 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from shardlang.build import copy_graph
+from shardlang.proof.differences import Explained, Kind
 from shardlang.proof.distance import counts, size, wide
 from shardlang.proof.reference import Reference
-from shardlang.proof.report import Explained, Kind
 
 RUNS = 3
 """How often the reference is run again."""

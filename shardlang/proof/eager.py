@@ -13,9 +13,9 @@ from shardlang.capture import Captured, CaptureError, ModelSource, run_graph
 from shardlang.capture.errors import first_line, model_line
 from shardlang.capture.nest import tensors
 from shardlang.proof.conditioning import Conditioning, Rounding, spacing
+from shardlang.proof.differences import Eager, Explained
 from shardlang.proof.distance import counts, gap, is_finite, norm, norm_gap, size
 from shardlang.proof.reference import Reference, Setting
-from shardlang.proof.report import Eager, Explained
 from shardlang.rules.registry import is_random
 
 COARSEST = 0.2

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from shardlang.grammar.diagnostics import Diagnostic, Span, error
-from shardlang.proof.report import Explained, Report, worst
-from shardlang.proof.text import some
+from shardlang.proof.differences import Explained, worst
+from shardlang.proof.report import Report, some
 
 
 def findings(report: Report, span: Span) -> list[Diagnostic]:

@@ -12,9 +12,9 @@ from shardlang.ir import Axis, Layout, Mesh
 from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram
 from shardlang.proof.compare import placed_leaves, scale_of, seed_devices
+from shardlang.proof.differences import TOLERANCE, Mismatch
 from shardlang.proof.distance import counts, gap
 from shardlang.proof.reference import Reference
-from shardlang.proof.report import TOLERANCE, Mismatch
 from shardlang.runtime.simulate import Simulator
 
 

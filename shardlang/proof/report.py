@@ -1,130 +1,25 @@
-"""What a proof found."""
+"""What a proof found, as data, as a document and in words."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from shardlang.grammar.diagnostics import join_words, quote
+from shardlang.proof.differences import (
+    TOLERANCE,
+    Eager,
+    Explained,
+    Mismatch,
+    number,
+    unexplained,
+    worst,
+)
 from shardlang.proof.inputs import Fed
 
-TOLERANCE = 1e-9
-"""Above this a difference in float64 is a bug, unless the model's conditioning explains it."""
-
-Kind = Literal["ill-conditioned", "zero", "lost", "overflow"]
-"""What explains a difference: rounding that the model amplifies; a value that is zero but for
-rounding; rounding so amplified that nothing is proven; numbers that are finite in float64 alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mismatch:
-    """The first value that differs, in the order of the computation."""
-
-    name: str
-    module: str
-    source: str
-    layout: str
-    error: float
-    backward: bool
-
-    def __str__(self) -> str:
-        what = "the gradient of " if self.backward else ""
-        where = f" in `{self.module}`" if self.module else ""
-        line = f" ({self.source})" if self.source else ""
-        return f"{what}`{self.name}`{where}{line} {self.layout} differs by {self.error:.1e}"
-
-
-@dataclass(frozen=True, slots=True)
-class Explained:
-    """A difference above the tolerance that is no fault.
-
-    Attributes:
-        change: the largest difference that a perturbation of every number by up to `perturbation`,
-            relative, makes in the reference; in the unit of `error`.
-    """
-
-    name: str
-    backward: bool
-    error: float
-    change: float
-    perturbation: float
-    kind: Kind
-
-    @property
-    def amplification(self) -> float:
-        """How many times a relative perturbation is amplified."""
-        return self.change / self.perturbation if self.perturbation else 0.0
-
-    @property
-    def beside_terms(self) -> float:
-        """The difference in the unit of the terms of which the value is a sum."""
-        return self.error / self.amplification if self.amplification else self.error
-
-    def __str__(self) -> str:
-        what = "the gradient of " if self.backward else ""
-        if self.kind == "overflow":
-            return f"{what}`{self.name}` is not finite at the model's own dtype"
-        return (
-            f"{what}`{self.name}` differs by {self.error:.1e}; rounding by {self.perturbation:.1e}"
-            f" alone changes it by {self.change:.1e}, {self.amplification:.1e} times as much"
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """The measured figures."""
-        return {
-            "name": self.name,
-            "gradient": self.backward,
-            "kind": self.kind,
-            "difference": number(self.error),
-            "perturbation": number(self.perturbation),
-            "change": number(self.change),
-            "amplification": number(self.amplification),
-        }
-
-
-@dataclass(slots=True)
-class Eager:
-    """How far the untouched model, at its own dtypes, is from the reference.
-
-    `outputs` holds max|a-b| / max|b| of each output and changed buffer; `gradients` holds
-    |a-b| / |b|, in the Euclidean norm, of each parameter, and is None where none are compared.
-    `tolerances` are those of the outputs and `tolerance` that of gradients: each follows the
-    coarsest dtype on the way there.
-    """
-
-    outputs: dict[str, float]
-    gradients: dict[str, float] | None
-    tolerance: float
-    tolerances: dict[str, float] = field(default_factory=dict)
-    explained: list[Explained] = field(default_factory=list)
-
-    def excess(self) -> Iterator[tuple[str, float, bool]]:
-        """Name and difference of all above the tolerance, and whether it is a gradient's."""
-        for name, error in self.outputs.items():
-            if not error <= self.tolerances.get(name, self.tolerance):
-                yield name, error, False
-        for name, error in (self.gradients or {}).items():
-            if not error <= self.tolerance:
-                yield name, error, True
-
-    @property
-    def ok(self) -> bool:
-        """Whether all differences are within the tolerance, or explained."""
-        return not unexplained(self.excess(), self.explained)
-
-    @property
-    def outputs_ok(self) -> bool:
-        """Whether those of outputs and buffers are within it."""
-        return not any(not is_gradient for _, _, is_gradient in self.excess())
-
-    def to_json(self) -> dict[str, Any]:
-        """The largest errors."""
-        outputs = worst(self.outputs)
-        found = {"error": outputs["max_error"], "worst": outputs["worst"]}
-        gradients = None if self.gradients is None else worst(self.gradients)
-        tolerance = max(self.tolerance, *self.tolerances.values(), 0.0)
-        return {**found, "gradients": gradients, "tolerance": tolerance}
+SHOWN = 3
+"""How many names a line lists."""
 
 
 @dataclass(slots=True)
@@ -227,30 +122,83 @@ class Report:
         }
 
     def __str__(self) -> str:
-        from shardlang.proof.text import summary
-
         return summary(self)
 
     def __repr__(self) -> str:
-        from shardlang.proof.text import one_line
-
         return f"<Report: {one_line(self)}>"
 
 
-def unexplained(excess: Iterator[tuple[str, float, bool]], why: list[Explained]) -> list[str]:
-    """The names of differences that nothing explains."""
-    known = {(each.name, each.backward) for each in why}
-    return [name for name, _, is_gradient in excess if (name, is_gradient) not in known]
+def summary(report: Report) -> str:
+    """What was compared and what was not, a line for each."""
+    lines = [_heading(report), f"  inputs     {report.inputs}"]
+    if (loss := report.loss) is not None:
+        lines.append(f"  loss       {loss['sharded']:.12g}, error {loss['error']:.1e}")
+    lines += [f"  outputs    {_error(report.outputs)}", *_gradients(report)]
+    for what, names in report.not_finite.items():
+        if names:
+            lines.append(f"  not finite {what} {some(names)}, the same on both sides")
+    lines += _rounding([each for each in report.all_explained if each.kind != "zero"])
+    if report.eager is not None:
+        lines.append(f"  eager      {_eager(report.eager)} at the model's own dtype")
+    if report.draws_apart:
+        lines.append(f"  random     {report.draws_apart} draws, as the shards make them")
+    lines += [f"  cut        {cut}" for cut in report.cut]
+    return "\n".join(lines)
 
 
-def worst(errors: Mapping[str, float]) -> dict[str, Any]:
-    """The largest error, not-a-numbers first, and whose it is."""
-    if not errors:
-        return {"max_error": 0.0, "worst": None}
-    name = max(errors, key=lambda key: (errors[key] != errors[key], errors[key]))
-    return {"max_error": number(errors[name]), "worst": name}
+def one_line(report: Report) -> str:
+    """The verdict and the largest errors."""
+    errors = [f"outputs {float(worst(report.outputs)['max_error']):.1e}"]
+    if report.gradients is not None:
+        errors.append(f"gradients {float(worst(report.gradients)['max_error']):.1e}")
+    else:
+        errors.append(f"gradients not compared: {report.not_compared}")
+    return f"{_heading(report)}; {', '.join(errors)}"
 
 
-def number(value: float) -> float | str:
-    """A number as JSON holds it: `inf`, `-inf` and `nan` are texts there."""
-    return value if math.isfinite(value) else str(value)
+def some(names: Iterable[str]) -> str:
+    """The first few names, and how many there are beside."""
+    found = list(names)
+    beside = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return join_words(quote(found[:SHOWN]), "and") if not beside else (
+        ", ".join(quote(found[:SHOWN])) + beside
+    )  # fmt: skip
+
+
+def _heading(report: Report) -> str:
+    what = "proven equal" if report.ok else "not proven"
+    return f"{what} on {report.devices} simulated devices, in float64"
+
+
+def _error(errors: dict[str, float]) -> str:
+    found = worst(errors)
+    return f"error {float(found['max_error']):.1e}, worst `{found['worst']}`"
+
+
+def _gradients(report: Report) -> Iterator[str]:
+    if report.gradients is None:
+        yield f"  gradients  not compared: {report.not_compared}"
+        return
+    yield f"  gradients  {_error(report.gradients)}, of {report.count} parameters"
+    if report.zero:
+        yield f"  zero       everywhere: the gradients of {some(report.zero)}"
+    rounding = {each.name for each in report.all_explained if each.kind == "zero" and each.backward}
+    if rounding:
+        yield f"  zero       but for rounding: the gradients of {some(sorted(rounding))}"
+    if report.unused:
+        yield f"  unused     no gradient reaches {len(report.unused)}, {some(report.unused)}"
+
+
+def _rounding(explained: list[Explained]) -> Iterator[str]:
+    """The largest differences that rounding explains."""
+    told = sorted(explained, key=lambda each: -each.error)
+    yield from (f"  rounding   {each}" for each in told[:SHOWN])
+    if len(told) > SHOWN:
+        yield f"  rounding   {len(told) - SHOWN} more differences, all smaller"
+
+
+def _eager(eager: Eager) -> str:
+    text = f"outputs {float(worst(eager.outputs)['max_error']):.1e}"
+    if eager.gradients is None:
+        return text
+    return f"{text}, gradients {float(worst(eager.gradients)['max_error']):.1e}"

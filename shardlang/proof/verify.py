@@ -12,12 +12,13 @@ from shardlang.ir.program import LocalProgram
 from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import run_passes
 from shardlang.proof.compare import compare, explain
+from shardlang.proof.differences import TOLERANCE, Mismatch
 from shardlang.proof.draws import with_program_draws
 from shardlang.proof.eager import compare_eager, run_model
 from shardlang.proof.inputs import proof_inputs
 from shardlang.proof.locate import first_difference
 from shardlang.proof.reference import Reference, Setting
-from shardlang.proof.report import TOLERANCE, Mismatch, Report
+from shardlang.proof.report import Report
 from shardlang.proof.values import all_values
 from shardlang.runtime.simulate import DeviceFault
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from shardlang.passes import pipeline
+from shardlang.proof.differences import TOLERANCE
 from shardlang.proof.prove import verify_compiled
-from shardlang.proof.report import TOLERANCE
 from shardlang.rules.registry import RULES
 from tests.proof.proving import codes, compiled
 
