@@ -328,13 +328,33 @@ CODES: dict[str, Code] = {
         "The number of processes must be the number of devices of the mesh.",
     ),
     "SH0602": Code("other programs", "The ranks hold different programs and would hang."),
-    "SH0603": Code("failed rank", "A process ended with an error."),
+    "SH0603": Code(
+        "failed rank",
+        "A process ended with an error. Where the model's own code raised it, its traceback"
+        " follows.",
+    ),
     "SH0604": Code("stuck rank", "A rank waits in a collective that others do not reach."),
-    "SH0605": Code("data that does not fit", "The data has other names, types or shapes."),
+    "SH0605": Code(
+        "data that does not fit",
+        "The data has other names, types or shapes, or is not made of the model's tokens.",
+    ),
     "SH0606": Code("optimizer that cannot be made", "Its name or its arguments are unknown."),
     "SH0607": Code("device not available", "This machine has no such device, or too few."),
     "SH0608": Code("checkpoint that does not fit", "The weights have other names or shapes."),
-    "SH0609": Code("result that cannot be saved", "The folder cannot be written."),
+    "SH0609": Code(
+        "result that cannot be saved",
+        "The folder cannot be written, has not the room, or holds another model's weights, which"
+        " are left as they are.",
+    ),
     "SH0610": Code("nodes that cannot meet", "The endpoint is malformed or does not answer."),
+    "SH0630": Code(
+        "loss that is not finite",
+        "The loss, or the norm of the gradients, became infinite or no number. The step changes no"
+        " parameter, and the run ends; with `--save` the weights before it are saved.",
+    ),
+    "SH0631": Code(
+        "nothing to train",
+        "The loss needs no gradient, or no parameter does.",
+    ),
 }
 """Every code, by number."""

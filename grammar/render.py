@@ -61,7 +61,9 @@ def render_full(diagnostic: Diagnostic, sources: Sources, color: bool = False) -
     lines += _snippets(diagnostic, marks, sources, margin, paint, hue)
     tail = [("note", note) for note in diagnostic.notes]
     tail += [("help", diagnostic.help)] if diagnostic.help else []
-    lines += [f"{margin} {paint('=', '1;34')} {paint(kind, '1')}: {text}" for kind, text in tail]
+    for kind, text in tail:
+        below = text.replace("\n", f"\n{margin}   ")
+        lines.append(f"{margin} {paint('=', '1;34')} {paint(kind, '1')}: {below}")
     return "\n".join(lines)
 
 

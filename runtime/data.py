@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,40 +16,85 @@ BYTES = 256
 IDS, LABELS = "input_ids", "labels"
 
 
-def byte_batches(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], vocabulary: int, seed: int
-) -> Iterator[dict[str, Tensor]]:
-    """Endless batches for a causal language model whose tokens are the bytes of a file.
+Encode = Callable[[str], Sequence[int]]
+"""A tokenizer: the ids of a text."""
 
-    The file is cut into windows of the sequence length, drawn in another order in every epoch;
+
+def text_batches(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    vocabulary: int,
+    seed: int,
+    encode: Encode | None = None,
+) -> Iterator[dict[str, Tensor]]:
+    """Endless batches of a text for a causal language model.
+
+    The tokens are cut into windows of the sequence length, drawn in another order in every epoch;
     labels equal the input ids (the model shifts them).
 
     Args:
         shapes: shape of every input that the model declares, `b s` for the ids and labels.
+        encode: the model's tokenizer; without one, the tokens are the bytes of the file.
 
     Raises:
         RunError: SH0605, the file, the vocabulary or the inputs do not fit.
     """
-    b, s = _check(shapes, vocabulary)
-    try:
-        text = bytearray(path.read_bytes())
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise RunError(
-            "SH0605", f"cannot read `{path}`: {reason.lower()}", help="check the path of `--data`"
-        ) from error
-    if len(text) < b * s:
+    b, s = _check(shapes)
+    raw = _read(path)
+    tokens = _bytes(raw, vocabulary) if encode is None else _ids(path, raw, vocabulary, encode)
+    if len(tokens) < b * s:
+        kind = "bytes" if encode is None else "tokens"
         raise RunError(
             "SH0605",
-            f"`{path}` holds {len(text)} bytes, and one batch of {b} x {s} needs {b * s}",
+            f"`{path}` holds {len(tokens)} {kind}, and one batch of {b} x {s} needs {b * s}",
             help="give a longer text, or make the batch smaller",
         )
-    windows = torch.frombuffer(text, dtype=torch.uint8)[: len(text) // s * s].view(-1, s)
+    windows = tokens[: len(tokens) // s * s].view(-1, s)
     return _draw(windows, b, seed, tuple(shapes))
 
 
-def _check(shapes: Mapping[str, tuple[int, ...]], vocabulary: int) -> tuple[int, int]:
-    """Batch size and sequence length, if the model takes byte tokens."""
+def _read(path: Path) -> bytes:
+    help = "check the path of `--data`"
+    if path.exists() and not path.is_file():
+        raise RunError("SH0605", f"`{path}` is no regular file", help=help)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise RunError("SH0605", f"cannot read `{path}`: {reason}", help=help) from error
+
+
+def _bytes(raw: bytes, vocabulary: int) -> Tensor:
+    if vocabulary < BYTES:
+        raise RunError(
+            "SH0605",
+            f"a text has {BYTES} kinds of bytes, and the model knows {vocabulary} tokens",
+            help=f"give the model a vocabulary of at least {BYTES}",
+        )
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8) if raw else torch.empty(0)
+
+
+def _ids(path: Path, raw: bytes, vocabulary: int, encode: Encode) -> Tensor:
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RunError(
+            "SH0605",
+            f"`{path}` is no UTF-8 text: byte {error.start} is none",
+            help="convert it, since the model's tokenizer reads text",
+        ) from None
+    tokens = torch.tensor(encode(text), dtype=torch.long)
+    if len(tokens) and int(tokens.max()) >= vocabulary:
+        raise RunError(
+            "SH0605",
+            f"the tokenizer gives the token {int(tokens.max())}, and the model knows {vocabulary}",
+            help="use the tokenizer that belongs to the model",
+        )
+    return tokens
+
+
+def _check(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
+    """Batch size and sequence length, if the model takes a text."""
     others = sorted(set(shapes) - {IDS, LABELS})
     if others or IDS not in shapes or len(shapes[IDS]) != 2:
         named = ", ".join(f"`{name}`" for name in others or shapes)
@@ -57,12 +102,6 @@ def _check(shapes: Mapping[str, tuple[int, ...]], vocabulary: int) -> tuple[int,
             "SH0605",
             f"a text gives `{IDS}` and `{LABELS}` of two dims, and the model takes {named}",
             help="leave out `--data`, or train through the Python interface",
-        )
-    if vocabulary < BYTES:
-        raise RunError(
-            "SH0605",
-            f"a text has {BYTES} kinds of bytes, and the model knows {vocabulary} tokens",
-            help=f"give the model a vocabulary of at least {BYTES}",
         )
     b, s = shapes[IDS]
     return b, s

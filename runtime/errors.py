@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 CODES: dict[str, str] = {
     "SH0601": "the number of processes differs from the mesh",
     "SH0602": "the ranks hold different programs",
@@ -13,6 +15,8 @@ CODES: dict[str, str] = {
     "SH0608": "a checkpoint does not fit the model",
     "SH0609": "the result cannot be saved",
     "SH0610": "the nodes cannot meet at the endpoint",
+    "SH0630": "the loss is not finite",
+    "SH0631": "nothing can be trained",
 }
 """Every code of this stage, with what it says."""
 
@@ -20,11 +24,15 @@ CODES: dict[str, str] = {
 class RunError(ValueError):
     """A run that cannot go on, for a reason that the person can act on.
 
-    Attributes: `code` (a key of `CODES`), `message` and `help` (how to fix it, may be empty).
+    Attributes: `code` (a key of `CODES`), `message`, `help` (how to fix it, may be empty) and
+    `notes` (more about it, such as the person's own traceback).
     """
 
-    def __init__(self, code: str, message: str, *, help: str = "") -> None:
+    def __init__(
+        self, code: str, message: str, *, help: str = "", notes: Sequence[str] = ()
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.help = help
+        self.notes = tuple(notes)

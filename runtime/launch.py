@@ -10,63 +10,25 @@ seconds that another node's job has failed or that its supervisor is gone.
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.logs import Logs
 from shardlang.runtime.nodes import Nodes
-from shardlang.runtime.reports import FOLDER, Report, positions, read
+from shardlang.runtime.reports import Report, positions, read
+from shardlang.runtime.signals import Signals
+from shardlang.runtime.workers import Job, Worker, stop_all
+
+__all__ = ["Job", "JobError", "launch", "launched", "this_command"]
 
 POLL_S = 0.05
 SETTLE_S = 1.0
 """After the first failure, how long the other ranks have to report theirs."""
 AGREE_S = 10.0
 """After an exit without a report, how long rank 0 has to fail likewise and say why."""
-GRACE_S = 5.0
-"""Between SIGTERM and SIGKILL."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What to start on this node.
-
-    Attributes:
-        command: the command line of every worker.
-        processes: number of processes of the whole job.
-        device: `cpu` or `cuda`.
-        nodes: number of nodes, which share the processes evenly.
-        node: this node's number.
-        endpoint: `host:port` of node 0, for several nodes.
-        timeout_s: end the job after this time; None for never.
-    """
-
-    command: Sequence[str]
-    processes: int
-    device: str = "cpu"
-    nodes: int = 1
-    node: int = 0
-    endpoint: str = ""
-    timeout_s: float | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def local(self) -> int:
-        """Number of processes on this node."""
-        if self.processes % self.nodes:
-            raise RunError(
-                "SH0601", f"{self.processes} processes do not divide over {self.nodes} nodes",
-                help="choose a number of nodes that divides the number of devices",
-            )  # fmt: skip
-        return self.processes // self.nodes
 
 
 class JobError(RunError):
@@ -77,7 +39,7 @@ class JobError(RunError):
     """
 
     def __init__(self, report: Report, message: str, help: str) -> None:
-        super().__init__(report.code, message, help=help)
+        super().__init__(report.code, message, help=help, notes=report.notes)
         self.status = report.exit_status
         self.spoken = report.kind == "exit" and report.rank == 0
 
@@ -92,121 +54,40 @@ def launch(job: Job) -> None:
 
     Raises:
         JobError: a rank failed; all others have been ended.
-        KeyboardInterrupt: Ctrl-C; all workers have been ended.
-        RunError: SH0610, the nodes did not meet; SH0601, the processes do not divide.
+        KeyboardInterrupt: Ctrl-C; all workers have been ended, or have saved and ended.
+        SystemExit: the same for SIGTERM, with status 143, and for a closed output, with 141.
+        RunError: SH0610, the nodes did not meet; SH0601, the processes do not divide; SH0603, there
+            is no place for the logs.
     """
     local = job.local
     meeting = Nodes(job.nodes, job.node, job.endpoint)
-    scratch = tempfile.TemporaryDirectory(prefix="shardlang-")
-    with meeting as nodes, scratch as name, _Signals() as signals:
-        folder = Path(name)
-        workers: list[_Worker] = []
+    with meeting as nodes, Logs(job.logs) as logs, Signals(job.saves) as signals:
+        workers: list[Worker] = []
         try:
             for i in range(local):
-                workers.append(_Worker(job, i, nodes.address, folder))
-            failed = _watch(job, workers, nodes, folder, signals)
+                workers.append(Worker(job, i, nodes.address, logs))
+            failed = _watch(job, workers, nodes, logs.reports, signals)
             if failed is not None:
                 nodes.announce(failed)
         finally:
-            _stop(workers)
+            stop_all(workers, at_once=signals.count > 1)
         if failed is not None:
-            raise _failure(failed, workers, folder)
-
-
-class _Signals:
-    """Ctrl-C and SIGTERM, kept until the supervisor looks: nothing is cut off half-way."""
-
-    def __init__(self) -> None:
-        self._seen: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._keep)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _keep(self, number: int, frame: object) -> None:
-        self._seen = number
-
-    def check(self) -> None:
-        """Raise what a signal that has come means."""
-        if self._seen == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self._seen is not None:
-            raise SystemExit(128 + self._seen)
-
-
-class _Worker:
-    """One process of the job."""
-
-    def __init__(self, job: Job, local_rank: int, address: tuple[str, int], folder: Path) -> None:
-        self.rank = job.node * job.local + local_rank
-        self.log = folder / f"{self.rank}.log"
-        quiet = self.rank != 0
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                list(job.command),
-                env=_environment(job, self.rank, local_rank, address, folder),
-                stdin=subprocess.DEVNULL,
-                stdout=log if quiet else None,
-                stderr=log if quiet else None,
-                start_new_session=True,
-            )
-        self.stopped = False
-
-    def failure(self) -> Report | None:
-        """Why the process ended, if it ended badly by itself."""
-        status = self.process.poll()
-        if status is None or status == 0 or self.stopped:
-            return None
-        if status < 0:
-            name = signal.Signals(-status).name
-            message = f"was killed by signal {-status} ({name})"
-            help = "the machine may be out of memory" if -status == signal.SIGKILL else ""
-            return Report(self.rank, "killed", message, help=help, exit_status=1)
-        return Report(self.rank, "exit", f"exited with status {status}", exit_status=status)
-
-    def tail(self) -> str:
-        """The last line that the worker printed, where it does not print to the terminal."""
-        lines = self.log.read_text(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else ""
-
-
-def _environment(
-    job: Job, rank: int, local_rank: int, address: tuple[str, int], folder: Path
-) -> dict[str, str]:
-    env = {**os.environ, **job.env}
-    env.update(
-        RANK=str(rank), LOCAL_RANK=str(local_rank), GROUP_RANK=str(job.node),
-        WORLD_SIZE=str(job.processes), LOCAL_WORLD_SIZE=str(job.local),
-        MASTER_ADDR=address[0], MASTER_PORT=str(address[1]),
-        TORCHELASTIC_USE_AGENT_STORE="True", SHARDLANG_PARENT=str(os.getpid()),
-    )  # fmt: skip
-    env[FOLDER] = str(folder)
-    if job.device == "cpu":
-        env.setdefault("OMP_NUM_THREADS", "1")
-    if job.nodes == 1:
-        loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
-        env.setdefault("GLOO_SOCKET_IFNAME", loopback)
-        env.setdefault("NCCL_SOCKET_IFNAME", loopback)
-    return env
+            raise _failure(failed, workers, logs)
+        signals.raise_for(workers)
 
 
 def _watch(
-    job: Job, workers: list[_Worker], nodes: Nodes, folder: Path, signals: _Signals
+    job: Job, workers: list[Worker], nodes: Nodes, folder: Path, signals: Signals
 ) -> Report | None:
     """Wait until all nodes are done or one fails; the report of the failure."""
     deadline = time.monotonic() + job.timeout_s if job.timeout_s is not None else None
     while True:
-        signals.check()
+        signals.check(workers)
         running = [worker for worker in workers if worker.process.poll() is None]
         if any(worker.failure() for worker in workers):
             blamed = _blame(workers, folder)
+            if blamed is not None and blamed.kind == "killed":
+                signals.explain_death()
             lost = blamed is not None and blamed.kind in ("stuck", "peer")
             return (nodes.cause() if lost else None) or blamed
         elsewhere = nodes.failure(done=not running)
@@ -221,7 +102,7 @@ def _watch(
         time.sleep(POLL_S)
 
 
-def _blame(workers: list[_Worker], folder: Path) -> Report | None:
+def _blame(workers: list[Worker], folder: Path) -> Report | None:
     """The report of the rank that failed first and by itself, once the others have reported."""
     _wait_for(workers, SETTLE_S)
     ended = _ended(workers, folder)
@@ -232,36 +113,23 @@ def _blame(workers: list[_Worker], folder: Path) -> Report | None:
     return min(ended, key=lambda report: (order.index(report.kind), report.time_s), default=None)
 
 
-def _wait_for(workers: list[_Worker], limit_s: float) -> None:
+def _wait_for(workers: list[Worker], limit_s: float) -> None:
     """Wait until these workers have ended, or the time is up."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline and any(w.process.poll() is None for w in workers):
         time.sleep(POLL_S)
 
 
-def _ended(workers: list[_Worker], folder: Path) -> list[Report]:
+def _ended(workers: list[Worker], folder: Path) -> list[Report]:
     """Why each worker that failed did so, in the order of the ranks."""
     by_rank = {report.rank: report for report in read(folder)}
     return [by_rank.get(w.rank) or found for w in workers if (found := w.failure())]
 
 
-def _stop(workers: list[_Worker]) -> None:
-    """End every worker, and its own children with it."""
-    for worker in workers:
-        worker.stopped = worker.process.poll() is None
-        if worker.stopped:
-            worker.process.terminate()
-    deadline = time.monotonic() + GRACE_S
-    for worker in workers:
-        try:
-            worker.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()
-
-
-def _failure(report: Report, workers: list[_Worker], folder: Path) -> JobError:
-    """The one message of a failed job."""
+def _failure(report: Report, workers: list[Worker], logs: Logs) -> JobError:
+    """The one message of a failed job, which names the folder of the logs that it leaves."""
+    logs.keep()
+    folder = logs.reports
     alone = any(other.message != report.message for other in _ended(workers, folder))
     message = _sentence(report, alone)
     worker = next((w for w in workers if w.rank == report.rank), None)
@@ -273,6 +141,7 @@ def _failure(report: Report, workers: list[_Worker], folder: Path) -> JobError:
         seen = list(others.items())[:4]
         at = ", ".join(f"rank {r} in {name or 'no collective'}" for r, name in seen)
         help = "; ".join(text for text in (help, f"last seen: {at}") if text)
+    report = replace(report, notes=[*report.notes, f"the logs of the ranks are in {logs.folder}"])
     return JobError(report, message, help)
 
 

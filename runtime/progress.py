@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
 from rich.console import Console
@@ -13,10 +13,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from shardlang.runtime.train import Record
 
 
-def print_lines(records: Iterable[Record], stream: TextIO | None = None) -> Iterator[Record]:
-    """Pass records through, printing one line of JSON for each."""
+def print_lines(
+    records: Iterable[Record],
+    stream: TextIO | None = None,
+    on_closed: Callable[[], None] | None = None,
+) -> Iterator[Record]:
+    """Pass records through, printing one line of JSON for each.
+
+    `on_closed` is called where nobody reads the lines any more, as under `head -1`.
+    """
     for record in records:
-        print(json.dumps(record.as_json()), file=stream or sys.stdout, flush=True)
+        try:
+            line = json.dumps(record.as_json(), allow_nan=False)
+            print(line, file=stream or sys.stdout, flush=True)
+        except BrokenPipeError:
+            if on_closed is None:
+                raise
+            on_closed()
         yield record
 
 

@@ -14,12 +14,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.tracebacks import users_line, users_traceback
 from shardlang.runtime.watch import WATCH
 
 FOLDER = "SHARDLANG_REPORTS"
@@ -47,22 +48,22 @@ class Report:
     code: str = "SH0603"
     help: str = ""
     exit_status: int = 2
+    notes: Sequence[str] = ()
 
 
 def explain(rank: int, error: BaseException) -> Report:
     """The report of an exception."""
     now = time.time()
     if isinstance(error, RunError):
-        return Report(rank, "error", error.message, now, error.code, error.help, 1)
-    text = str(error).strip() or type(error).__name__
-    first = text.splitlines()[0]
+        return Report(rank, "error", error.message, now, error.code, error.help, 1, error.notes)
+    text = str(error).strip()
     kind = _kind(error, text.lower())
     if kind != "error" and WATCH.now:
         verb = "waited too long in" if kind == "stuck" else "lost a peer in"
         code = "SH0604" if kind == "stuck" else "SH0603"
         return Report(rank, kind, f"{verb} {WATCH.now}", now, code, exit_status=1)
-    place = f" ({_where(error)})" if _where(error) else ""
-    return Report(rank, kind, f"{type(error).__name__}: {first}{place}", now)
+    trace = users_traceback(error)
+    return Report(rank, kind, first_line(error), now, notes=[trace] if trace else [])
 
 
 def _kind(error: BaseException, text: str) -> str:
@@ -73,10 +74,12 @@ def _kind(error: BaseException, text: str) -> str:
     return "stuck" if WATCH.now and any(word in text for word in _STUCK) else "error"
 
 
-def _where(error: BaseException) -> str:
-    """`file.py:line` where the exception was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+def first_line(error: BaseException) -> str:
+    """`ValueError: no more (model.py:7)`."""
+    text = str(error).strip().splitlines()
+    what = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    place = users_line(error)
+    return f"{what} ({place})" if place else what
 
 
 def read(folder: Path) -> list[Report]:
@@ -99,11 +102,13 @@ def positions(folder: Path) -> dict[int, str]:
 def reporting(rank: int) -> Iterator[None]:
     """Run a rank's work; on failure leave a report and end the process.
 
-    Without a supervisor (no folder in the environment) exceptions pass through.
+    Without a supervisor (no folder in the environment) exceptions pass through; one of the person's
+    own code as a `RunError` with their traceback.
     """
     folder = os.environ.get(FOLDER)
     if folder is None:
-        yield
+        with _persons_faults():
+            yield
         return
     die_with_parent(int(os.environ.get("SHARDLANG_PARENT", os.getppid())))
     _Publisher(Path(folder) / f"{rank}.now").start()
@@ -116,6 +121,18 @@ def reporting(rank: int) -> Iterator[None]:
         _write(Path(folder) / f"{rank}.json", json.dumps(asdict(report)))
         _write(Path(folder) / f"{rank}.traceback", traceback.format_exc())
         os._exit(report.exit_status)
+
+
+@contextmanager
+def _persons_faults() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        trace = "" if hasattr(error, "code") else users_traceback(error)
+        if not trace:
+            raise
+        help = "mend what it says"
+        raise RunError("SH0603", first_line(error), help=help, notes=[trace]) from error
 
 
 def die_with_parent(parent: int) -> None:

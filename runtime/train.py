@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,14 +13,16 @@ from torch import Tensor, nn
 
 from shardlang.runtime.calls import LoadedProgram
 from shardlang.runtime.data import Batch
+from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import DEFAULT, GradNorm, clip, make_optimizer, squared_norm
 
 
 class Trainee(Protocol):
-    """A model as the loop sees it."""
+    """A model as the loop sees it; without a loss each step runs the forward alone."""
 
     module: nn.Module
+    has_loss: bool
 
     def prepare(self, batch: Batch) -> Batch:
         """What this process needs of a whole batch."""
@@ -46,6 +49,7 @@ class ShardedTrainee:
         self.module: nn.Module = module
         self._loaded, self._module_for = held(module).loaded, module_for
         self._loss = held(module).program.loss
+        self.has_loss = self._loss is not None
         self.grad_norm = GradNorm(module)
 
     def prepare(self, batch: Batch) -> Batch:
@@ -68,7 +72,9 @@ class PlainTrainee:
         module: nn.Module,
         loss_of: Callable[[nn.Module, Batch], Tensor | None],
         device: torch.device | None = None,
+        has_loss: bool = True,
     ) -> None:
+        self.has_loss = has_loss
         self._device = device or torch.device("cpu")
         self.module = module.to(self._device)
         self._loss_of = loss_of
@@ -88,7 +94,10 @@ class PlainTrainee:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One step: `loss` and `grad_norm` are None for a model without a loss."""
+    """One step: `loss` and `grad_norm` are None for a model without a loss.
+
+    Where one of them is not finite, the step changed no parameter.
+    """
 
     step: int
     loss: float | None
@@ -96,15 +105,23 @@ class Record:
     step_s: float
     tokens_per_s: float
 
+    @property
+    def not_finite(self) -> dict[str, str]:
+        """What is not finite, in words: `nan`, `inf` or `-inf`."""
+        found = {"loss": self.loss, "grad_norm": self.grad_norm}
+        return {k: str(v) for k, v in found.items() if v is not None and not math.isfinite(v)}
+
     def as_json(self) -> dict[str, Any]:
-        """The line that `run` prints."""
-        return {
+        """The line that `run` prints; a number that JSON cannot hold is null and said apart."""
+        wrong = self.not_finite
+        line: dict[str, Any] = {
             "step": self.step,
-            "loss": self.loss,
-            "grad_norm": self.grad_norm,
+            "loss": None if "loss" in wrong else self.loss,
+            "grad_norm": None if "grad_norm" in wrong else self.grad_norm,
             "step_s": round(self.step_s, 6),
             "tokens_per_s": round(self.tokens_per_s, 1),
         }
+        return {**line, "not_finite": wrong} if wrong else line
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +135,16 @@ class Recipe:
 
 
 def train(trainee: Trainee, batches: Iterable[Batch], recipe: Recipe) -> Iterator[Record]:
-    """Train step by step, yielding a record of each.
+    """Train step by step, yielding a record of each. Ends at a step that is not finite.
 
     `tokens` are the elements of the first two dims (batch and sequence) of the first integer input,
     or else the rows of the batch.
 
     Raises:
-        RunError: SH0606, the optimizer cannot be made.
+        RunError: SH0606, the optimizer cannot be made; SH0631, nothing can be trained.
     """
     torch.manual_seed(recipe.seed)
+    _check_trainable(trainee)
     optimizer = make_optimizer(trainee.module.parameters(), recipe.optimizer, recipe.arguments)
     largest = recipe.arguments.get("clip")
     for step, whole in zip(range(1, recipe.steps + 1), batches, strict=False):
@@ -134,23 +152,46 @@ def train(trainee: Trainee, batches: Iterable[Batch], recipe: Recipe) -> Iterato
         began = time.perf_counter()
         loss, norm = _one_step(trainee, batch, optimizer, largest)
         taken = time.perf_counter() - began
-        yield Record(step, loss, norm, taken, count_tokens(whole) / taken)
+        record = Record(step, loss, norm, taken, count_tokens(whole) / taken)
+        yield record
+        if record.not_finite:
+            return
+
+
+def _check_trainable(trainee: Trainee) -> None:
+    if trainee.has_loss and not any(p.requires_grad for p in trainee.module.parameters()):
+        raise RunError(
+            "SH0631",
+            "the model has no parameter that can be trained",
+            help="let one have `requires_grad`; `shardlang verify` compares outputs without",
+        )
 
 
 def _one_step(
     trainee: Trainee, batch: Batch, optimizer: torch.optim.Optimizer, largest: float | None
 ) -> tuple[float | None, float | None]:
-    """Forward, backward and update; the loss and the norm of the gradients before clipping."""
+    """Forward, backward and update; the loss and the norm of the gradients before clipping.
+
+    There is no update by numbers that are not finite.
+    """
     loss = trainee.loss(batch)
-    if loss is None or not loss.requires_grad:
-        return (None if loss is None else loss.item()), None
+    if loss is None:
+        return None, None
+    if not loss.requires_grad:
+        raise RunError(
+            "SH0631",
+            "the loss needs no gradient, so nothing can be trained by it",
+            help="name the output that is the loss: `loss NAME`",
+        )
     loss.backward()  # type: ignore[no-untyped-call]
     norm = trainee.grad_norm()
     if largest is not None:
         clip(trainee.module.parameters(), norm, largest)
-    optimizer.step()
+    found = loss.item(), norm.item()
+    if all(map(math.isfinite, found)):
+        optimizer.step()
     optimizer.zero_grad()
-    return loss.item(), norm.item()
+    return found
 
 
 def count_tokens(batch: Batch) -> int:

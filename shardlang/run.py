@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,14 @@ from shardlang.capture.nest import tensors
 from shardlang.driver import Compiled
 from shardlang.ir.pieces import piece_of
 from shardlang.resize import Sizes
-from shardlang.runtime.data import IDS, Batch, byte_batches
+from shardlang.runtime.data import IDS, Batch, text_batches
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import DEFAULT
+from shardlang.runtime.stop import Stop
 from shardlang.runtime.train import PlainTrainee, Recipe, Record, ShardedTrainee, train
+from shardlang.text import Tokenizer, tokenizer_of
 
 
 def sharded_module(compiled: Compiled, groups: Groups, seed: int = 0) -> ShardedModule:
@@ -58,20 +61,24 @@ def plain_trainee(
         found = dict(zip(names, (tensor for _, tensor in tensors(result)), strict=True))
         return found[name] if name is not None else None
 
-    return PlainTrainee(load_plain(compiled.source, seed), loss_of, device)
+    plain = load_plain(compiled.source, seed)
+    return PlainTrainee(plain, loss_of, device, has_loss=name is not None)
 
 
-def batches(compiled: Compiled, seed: int, data: Path | None = None) -> Iterator[Batch]:
-    """Endless whole batches, the same for every mesh.
+def batches(
+    compiled: Compiled, seed: int, data: Path | None = None, tokenizer: Tokenizer | None = None
+) -> Iterator[Batch]:
+    """Whole batches, the same for every mesh.
 
-    From a text file; else from the model's own `batches`; else random ones.
+    From a text file, endless; else from the model's own `batches`; else random ones, endless.
 
     Raises:
         RunError: SH0605, the data does not fit the model's inputs.
     """
     if data is not None:
         shapes = {spec.name: spec.shape for spec in compiled.inputs}
-        return byte_batches(data, shapes, _vocabulary(compiled), seed)
+        encode = tokenizer.encode if tokenizer is not None else None
+        return text_batches(data, shapes, vocabulary(compiled), seed, encode)
     own = compiled.source.batches(seed)
     return own if own is not None else _random_batches(compiled, seed)
 
@@ -83,11 +90,22 @@ def _random_batches(compiled: Compiled, seed: int) -> Iterator[Batch]:
         step += 1
 
 
-def _vocabulary(compiled: Compiled) -> int:
+def vocabulary(compiled: Compiled) -> int:
+    """How many tokens the model knows; 0 for a model that reads none."""
     for spec in compiled.inputs:
         if spec.name == IDS:
             return compiled.source.integer_range(spec)[1]
     return 0
+
+
+def run_of(compiled: Compiled, steps: int, seed: int, data: Path | None) -> Run:
+    """The run that a spec and the command line ask for.
+
+    Raises:
+        RunError: SH0605, the model's tokenizer is missing or cannot be read.
+    """
+    tokenizer = None if data is None else tokenizer_of(compiled.source, vocabulary(compiled))
+    return Run(compiled, recipe_of(compiled, steps, seed), data, tokenizer)
 
 
 def recipe_of(compiled: Compiled, steps: int, seed: int) -> Recipe:
@@ -107,11 +125,14 @@ class Run:
     compiled: Compiled
     recipe: Recipe
     data: Path | None = None
+    tokenizer: Tokenizer | None = None
 
-    def sharded(self, module: ShardedModule, show: Show) -> list[Record]:
-        """Train the sharded model. Collective."""
+    def sharded(self, module: ShardedModule, show: Show, stop: Stop | None = None) -> list[Record]:
+        """Train the sharded model, until `stop` says so. Collective."""
         trainee = ShardedTrainee(module, Sizes(self.compiled, module).module_for)
-        return list(show(train(trainee, self._batches(), self.recipe)))
+        given = self._batches()
+        whole = given if stop is None else stop.batches(given)
+        return list(show(train(trainee, whole, self.recipe)))
 
     def reference(self, show: Show) -> list[Record]:
         """Train the ordinary model on this process alone."""
@@ -119,13 +140,13 @@ class Run:
         return list(show(train(trainee, self._batches(), self.recipe)))
 
     def _batches(self) -> Iterator[Batch]:
-        return batches(self.compiled, self.recipe.seed, self.data)
+        return batches(self.compiled, self.recipe.seed, self.data, self.tokenizer)
 
 
 def summary(run: Run, module: ShardedModule, records: list[Record]) -> dict[str, Any]:
     """What the last line of a run says."""
     mesh = held(module).groups.mesh
-    losses = [record.loss for record in records if record.loss is not None]
+    losses = [r.loss for r in records if r.loss is not None and "loss" not in r.not_finite]
     return {
         "steps": len(records),
         "first_loss": losses[0] if losses else None,
@@ -141,7 +162,22 @@ def summary(run: Run, module: ShardedModule, records: list[Record]) -> dict[str,
         "seed": run.recipe.seed,
         "random": run.compiled.spec.random,
         "data": str(run.data) if run.data is not None else None,
+        "tokens": run.tokenizer.kind if run.tokenizer is not None else None,
     }
+
+
+def not_finite(records: list[Record], subject: str = "") -> RunError | None:
+    """The error of a run that ended at a step that is not finite."""
+    if not records or not records[-1].not_finite:
+        return None
+    last = records[-1]
+    words = {"loss": "the loss is", "grad_norm": "the norm of the gradients is"}
+    said = " and ".join(f"{words[name]} {value}" for name, value in last.not_finite.items())
+    return RunError(
+        "SH0630",
+        f"{subject}{said} in step {last.step}, which changed no parameter",
+        help="lower the learning rate, clip the gradients, or look at the batch and the model",
+    )
 
 
 def compare(records: list[Record], reference: list[Record]) -> dict[str, Any]:
@@ -172,18 +208,18 @@ def _count(module: ShardedModule, whole: bool) -> int:
     return sum(x.numel() for _, x in found)
 
 
-def save_config(compiled: Compiled, folder: Path) -> None:
-    """Write the model's own configuration beside its weights, where it has one.
+def save_config(run: Run, folder: Path) -> None:
+    """Write the model's own configuration, and its tokenizer, where it has them.
 
-    Raises:
-        RunError: SH0609, the folder cannot be written.
+    A configuration that refuses to be written is warned of: the weights matter more.
     """
-    config: Any = getattr(compiled.source.deferred.module, "config", None)
-    if not hasattr(config, "save_pretrained"):
-        return
+    config: Any = getattr(run.compiled.source.deferred.module, "config", None)
     try:
-        config.save_pretrained(folder)
-    except OSError as error:
-        raise RunError(
-            "SH0609", f"cannot write `{folder}`: {error.strerror}", help="choose another folder"
-        ) from error
+        if hasattr(config, "save_pretrained"):
+            config.save_pretrained(folder)
+        if run.tokenizer is not None:
+            run.tokenizer.save(folder)
+    except OSError:
+        raise
+    except Exception as error:
+        warnings.warn(f"the configuration is not saved: {error}", stacklevel=2)

@@ -15,6 +15,7 @@ from shardlang.capture.deferred import Deferred, all_names, state
 from shardlang.capture.errors import CaptureError, first_line
 from shardlang.capture.hf_names import model_names
 
+FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
@@ -53,7 +54,8 @@ def tensor_files(folder: Path) -> dict[str, Path]:
         return _indexed(folder)
     safetensors = _import_safetensors()
     found: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    one = [folder / FILE] if (folder / FILE).is_file() else []
+    for path in one or sorted(folder.glob("*.safetensors")):
         try:
             with safetensors.safe_open(path, "pt") as file:
                 found |= dict.fromkeys(file.keys(), path)

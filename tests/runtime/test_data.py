@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shardlang.runtime.data import byte_batches
+from shardlang.runtime.data import text_batches
 from shardlang.runtime.errors import RunError
 
 SHAPES = {"input_ids": (2, 4), "labels": (2, 4)}
@@ -23,9 +23,9 @@ def text(tmp_path: Path) -> Path:
 
 
 def test_batches_are_windows_of_the_text_in_an_order_of_the_seed(text: Path) -> None:
-    first = [b["input_ids"] for b in itertools.islice(byte_batches(text, SHAPES, 256, 1), 5)]
-    again = [b["labels"] for b in itertools.islice(byte_batches(text, SHAPES, 256, 1), 5)]
-    other = [b["labels"] for b in itertools.islice(byte_batches(text, SHAPES, 256, 2), 5)]
+    first = [b["input_ids"] for b in itertools.islice(text_batches(text, SHAPES, 256, 1), 5)]
+    again = [b["labels"] for b in itertools.islice(text_batches(text, SHAPES, 256, 1), 5)]
+    other = [b["labels"] for b in itertools.islice(text_batches(text, SHAPES, 256, 2), 5)]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
     for row in torch.cat(first):
@@ -34,7 +34,7 @@ def test_batches_are_windows_of_the_text_in_an_order_of_the_seed(text: Path) -> 
 
 
 def test_an_epoch_repeats_no_window(text: Path) -> None:
-    epoch = itertools.islice(byte_batches(text, SHAPES, 256, 0), 2)
+    epoch = itertools.islice(text_batches(text, SHAPES, 256, 0), 2)
     starts = [int(row[0]) for batch in epoch for row in batch["input_ids"]]
     assert len(set(starts)) == 4
 
@@ -52,11 +52,11 @@ def test_data_that_does_not_fit_is_refused(
     text: Path, shapes: dict[str, tuple[int, ...]], vocabulary: int, message: str
 ) -> None:
     with pytest.raises(RunError) as caught:
-        byte_batches(text, shapes, vocabulary, 0)
+        text_batches(text, shapes, vocabulary, 0)
     assert caught.value.code == "SH0605"
     assert message in caught.value.message
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no such file or directory"):
-        byte_batches(tmp_path / "none", SHAPES, 256, 0)
+        text_batches(tmp_path / "none", SHAPES, 256, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -35,6 +36,14 @@ def test_one_message_names_the_rank(name: str, tmp_path: Path) -> None:
     assert message in caught.value.message
     if name == "stuck":
         assert "rank 1 in no collective" in caught.value.help
+    *notes, logs = caught.value.notes
+    folder = Path(logs.removeprefix("the logs of the ranks are in "))
+    assert (folder / "1.log").is_file()
+    if name == "raises":
+        assert "raise ValueError" in notes[0] and "spawn" not in notes[0]
+        assert "runtime/reports.py" not in notes[0]
+        assert "ValueError" in (folder / "1.traceback").read_text()
+    shutil.rmtree(folder)
     assert time.monotonic() - began < 30
 
 

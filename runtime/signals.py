@@ -1,0 +1,70 @@
+"""Ctrl-C and SIGTERM at the supervisor: the workers end, after saving where they can."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from shardlang.runtime.workers import Worker
+
+ENDING = "ending after this step, and saving; a second signal ends at once"
+
+
+class Signals:
+    """Signals kept until the supervisor looks: nothing is cut off half-way.
+
+    Attributes:
+        count: how many have come.
+    """
+
+    def __init__(self, saves: bool = False) -> None:
+        self.count = 0
+        self._saves, self._forwarded = saves, False
+        self._number = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._keep)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _keep(self, number: int, frame: object) -> None:
+        self._number = number
+        self.count += 1
+
+    def check(self, workers: Sequence[Worker]) -> None:
+        """Ask the workers to save and end at the first signal; raise what others mean."""
+        if not self.count:
+            return
+        if not self._saves or self.count > 1:
+            self._raise(self._number)
+        if not self._forwarded:
+            self._forwarded = True
+            for worker in workers:
+                worker.process.send_signal(signal.SIGTERM)
+            print(ENDING, file=sys.stderr)
+
+    def explain_death(self) -> None:
+        """Raise what the signal means where it ended a worker that had nothing to save yet."""
+        if self._forwarded:
+            self._raise(self._number)
+
+    def raise_for(self, workers: Sequence[Worker]) -> None:
+        """Raise what ended the workers, after they have saved."""
+        ended = [worker.process.returncode for worker in workers if worker.saved]
+        if ended:
+            self._raise(self._number or ended[0] - 128)
+
+    @staticmethod
+    def _raise(number: int) -> None:
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)

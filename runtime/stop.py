@@ -1,0 +1,93 @@
+"""Ending a run between two steps, so that what has been trained can be saved.
+
+The first signal asks the run to end after the step that is under way; all ranks agree on the step.
+A second one ends the process at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import torch
+
+from shardlang.runtime.data import Batch
+from shardlang.runtime.groups import Groups
+from shardlang.runtime.reports import FOLDER
+from shardlang.runtime.signals import ENDING
+from shardlang.runtime.watch import named
+from shardlang.runtime.wire import Wire
+
+ECHO_S = 0.5
+"""Signals within this time are one: a terminal and a launcher may both send theirs."""
+
+_FAILED = 1 << 16
+
+
+class Stop:
+    """Why a run ends early; a context manager that listens to SIGINT and SIGTERM.
+
+    Attributes:
+        number: the signal that asked for the end, agreed by all ranks; 0 for none.
+        error: what this rank's batches raised.
+        failed: whether the batches of some rank raised.
+    """
+
+    def __init__(self, groups: Groups) -> None:
+        self.number = 0
+        self.error: Exception | None = None
+        self.failed = False
+        self._tells = groups.rank == 0 and FOLDER not in os.environ
+        self._wire = Wire(groups.everyone())
+        self._device = groups.device
+        self._asked_at = 0.0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._heard)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if not self.number:
+            self.ask(number)
+            if self._tells:
+                os.write(2, f"{ENDING}\n".encode())
+        elif time.monotonic() - self._asked_at > ECHO_S:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    def ask(self, number: int) -> None:
+        """End the run after the step that is under way."""
+        self.number, self._asked_at = number, time.monotonic()
+
+    def batches(self, given: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches up to the end that the ranks agree on. Collective, once for each batch."""
+        while True:
+            whole = self._next(given)
+            if self._agreed() or whole is None:
+                return
+            yield whole
+
+    def _next(self, given: Iterator[Batch]) -> Batch | None:
+        try:
+            return next(given, None)
+        except Exception as error:
+            self.error = error
+            return None
+
+    def _agreed(self) -> bool:
+        """Whether some rank is to end; the greatest of the signals is everyone's."""
+        mine = torch.tensor(self.number + _FAILED * (self.error is not None), device=self._device)
+        found = int(named("agreement to go on", self._wire.all_reduce, mine, "max").item())
+        self.number, self.failed = found % _FAILED, found >= _FAILED
+        return found > 0

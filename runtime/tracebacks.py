@@ -1,0 +1,53 @@
+"""The part of a traceback that the person wrote: their frames and what these call, without ours."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+_OURS = str(Path(__file__).parent.parent) + "/"
+_ELSEWHERE = tuple({*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), "<"})
+
+
+def users_traceback(error: BaseException) -> str:
+    """The error as Python prints it, causes included, without our frames.
+
+    Empty where none of the frames is the person's own.
+    """
+    shown = traceback.TracebackException.from_exception(error)
+    chain = list(_chain(shown))
+    for link in chain:
+        kept = [frame for frame in link.stack if not _is_ours(frame.filename)]
+        link.stack = traceback.StackSummary.from_list(kept)
+    if any(is_users(frame.filename) for link in chain for frame in link.stack):
+        return "".join(shown.format()).rstrip()
+    return ""
+
+
+def users_line(error: BaseException) -> str:
+    """`file.py:line` of the person's last frame, or else of the last one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if is_users(frame.filename)]
+    last = (own or frames)[-1:]
+    return "".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in last)
+
+
+def is_users(file: str) -> bool:
+    """Whether a file is neither ours nor of Python or an installed package."""
+    return not _is_ours(file) and not file.startswith(_ELSEWHERE)
+
+
+def _is_ours(file: str) -> bool:
+    return file.startswith((_OURS, "<eval_with_key>"))
+
+
+def _chain(shown: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
+    """An error with all that it comes from."""
+    todo: list[traceback.TracebackException | None] = [shown]
+    while todo:
+        link = todo.pop()
+        if link is not None:
+            yield link
+            todo += [link.__cause__, link.__context__]

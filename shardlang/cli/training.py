@@ -1,0 +1,207 @@
+"""One device's part in `shardlang run`: train, show, save, compare."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shardlang.cli.common import Context
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shardlang.driver import Compiled
+    from shardlang.run import Run
+    from shardlang.runtime.groups import Groups
+    from shardlang.runtime.module import ShardedModule
+    from shardlang.runtime.stop import Stop
+    from shardlang.runtime.train import Record
+    from shardlang.spec import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asks of a run."""
+
+    steps: int
+    data: Path | None
+    save: Path | None
+    device: str
+    seed: int
+    reference: bool
+
+
+def work(context: Context, spec: Spec, options: Options) -> None:
+    """Compile and train on this device; rank 0 prints.
+
+    Raises:
+        Exit: a signal ended the run early, and the weights are saved.
+    """
+    from shardlang.runtime.groups import check_world_size, join
+    from shardlang.runtime.reports import reporting
+
+    check_world_size(spec.mesh)
+    compiled = _compile(context, spec)
+    with reporting(int(os.environ.get("RANK", "0"))):
+        from shardlang.run import run_of
+
+        run = run_of(compiled, options.steps, options.seed, options.data)
+        groups = join(spec.mesh, options.device)
+        found, ended = _train(context, run, groups, options)
+    if found:
+        _finish(context, found)
+    if ended:
+        raise click.exceptions.Exit(128 + ended)
+
+
+def _train(
+    context: Context, run: Run, groups: Groups, options: Options
+) -> tuple[dict[str, Any], int]:
+    """The summary, on rank 0, and the signal that ended the run early, or 0. Collective."""
+    from shardlang.run import not_finite, sharded_module, summary
+    from shardlang.runtime.groups import leave
+    from shardlang.runtime.stop import Stop
+
+    module = sharded_module(run.compiled, groups, options.seed)
+    _check_before(context, run, module, groups, options)
+    stop = Stop(groups) if options.save is not None else None
+    with stop or contextlib.nullcontext():
+        records = run.sharded(module, lambda r: _shown(context, r, options.steps, stop), stop)
+        found = summary(run, module, records)
+        if options.save is not None:
+            found["saved"] = str(options.save)
+            _save(context, run, module, options.save, records)
+        leave()
+    fault = stop.error if stop is not None and stop.error else not_finite(records)
+    if fault is not None:
+        raise fault
+    ended = stop.number if stop is not None else 0
+    if groups.rank or (stop is not None and stop.failed):
+        return {}, ended
+    if ended:
+        found["interrupted"] = True
+    elif options.reference:
+        found["reference"] = _reference(context, run, records)
+    return found, ended
+
+
+def _check_before(
+    context: Context, run: Run, module: ShardedModule, groups: Groups, options: Options
+) -> None:
+    """Say before the first step what would only be seen after the last."""
+    from shardlang.runtime.save import check_target
+
+    if options.save is not None and groups.rank == 0:
+        check_target(options.save, module)
+    if run.compiled.program.loss is None:
+        context.say("nothing is trained: the model returns no loss, and its forward runs alone")
+
+
+def _save(
+    context: Context, run: Run, module: ShardedModule, folder: Path, records: list[Record]
+) -> None:
+    """Write the weights, the configuration and the tokenizer, and say so. Collective."""
+    from shardlang.run import save_config
+    from shardlang.runtime.save import save_or_rescue
+    from shardlang.text import TOKENS
+
+    tokens = run.tokenizer.kind if run.tokenizer is not None else ""
+    metadata = {TOKENS: tokens} if tokens else {}
+    save_or_rescue(module, folder, metadata, lambda drafts: save_config(run, drafts))
+    trained = sum(1 for record in records if not record.not_finite)
+    context.say(f"saved the weights after {trained} steps in `{folder}`")
+
+
+def _compile(context: Context, spec: Spec) -> Compiled:
+    """Compile, with the findings of every stage as the command's own."""
+    from shardlang.driver import CompileError, compile_spec
+    from shardlang.runtime.reports import FOLDER
+
+    try:
+        compiled = compile_spec(spec)
+    except CompileError as failure:
+        context.add(failure.diagnostics)
+        if not context.speaks and FOLDER in os.environ:
+            click.echo(next(str(d) for d in failure.diagnostics if d.is_error), err=True)
+        context.fail()
+    context.add(compiled.diagnostics)
+    context.stop_on_errors()
+    return compiled
+
+
+def _shown(
+    context: Context, records: Iterator[Record], steps: int, stop: Stop | None
+) -> Iterator[Record]:
+    """The records, shown as they come: a bar for a person, lines for a program."""
+    from shardlang.runtime.progress import is_terminal, print_lines, show_bar
+
+    if not context.speaks:
+        return records
+    if is_terminal() and not context.is_json:
+        return show_bar(records, steps, "training")
+    return print_lines(records, on_closed=lambda: _nobody_reads(stop))
+
+
+def _nobody_reads(stop: Stop | None) -> None:
+    """End as a program does whose output is closed, but save first where that was asked."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if stop is None:
+        raise SystemExit(128 + signal.SIGPIPE)
+    stop.ask(signal.SIGPIPE)
+
+
+def _reference(context: Context, run: Run, records: list[Record]) -> dict[str, Any]:
+    """Train the plain model, and say how the losses compare."""
+    from shardlang.run import compare, not_finite
+    from shardlang.runtime.progress import is_terminal, show_bar
+
+    seen = is_terminal() and not context.is_json
+    steps = run.recipe.steps
+    plain = run.reference(lambda found: show_bar(found, steps, "reference") if seen else found)
+    fault = not_finite(plain, "in the reference, ")
+    if fault is not None:
+        raise fault
+    if seen:
+        _print_losses(records, plain)
+    return compare(records, plain)
+
+
+def _print_losses(records: list[Record], plain: list[Record]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("step", "sharded", "one process", "difference", title="loss")
+    for a, b in zip(records, plain, strict=True):
+        if a.loss is not None and b.loss is not None:
+            shown = f"{a.loss:.7f}", f"{b.loss:.7f}", f"{abs(a.loss - b.loss):.1e}"
+            table.add_row(str(a.step), *shown)
+    Console().print(table)
+
+
+def _sentence(found: dict[str, Any]) -> str:
+    """The summary for a person."""
+    loss = f"loss {found['first_loss']:.4f} to {found['loss']:.4f}, " if found["loss"] else ""
+    speed = f"{found['tokens_per_s']:,.0f} tokens/s"
+    return f"{found['steps']} steps on {found['devices']} devices: {loss}{speed}"
+
+
+def _finish(context: Context, found: dict[str, Any]) -> None:
+    """The last line: the summary."""
+    from shardlang.runtime.progress import is_terminal
+
+    if context.is_json or not is_terminal():
+        ok = {"ok": False} if "interrupted" in found else {}
+        context.print_document({**ok, "summary": found})
+    if context.is_json:
+        return
+    if is_terminal():
+        click.echo(_sentence(found))
+    sys.stdout.flush()
+    context.finish()

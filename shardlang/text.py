@@ -1,0 +1,86 @@
+"""The tokens of a text: those of the model's own tokenizer, or the bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shardlang.capture import HfSource, ModelSource
+from shardlang.capture.hf import import_transformers
+from shardlang.runtime.data import BYTES, Encode
+from shardlang.runtime.errors import RunError
+from shardlang.runtime.folder import safetensors_module
+
+TOKENS = "tokens"
+"""The key of a saved file's metadata that says what the model was trained on."""
+
+_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """What turns a text into the ids that a model knows; None for bytes."""
+
+    own: Any = None
+
+    @property
+    def kind(self) -> str:
+        """`tokenizer` or `bytes`."""
+        return "tokenizer" if self.own is not None else "bytes"
+
+    @property
+    def encode(self) -> Encode | None:
+        """The ids of a text, without special tokens; None for bytes."""
+        if self.own is None:
+            return None
+        return lambda text: self.own(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def save(self, folder: Path) -> None:
+        """Write the model's tokenizer into a folder."""
+        if self.own is not None:
+            self.own.save_pretrained(folder)
+
+
+def tokenizer_of(source: ModelSource, vocabulary: int) -> Tokenizer:
+    """The tokenizer in the model's folder, read from there alone; else the bytes.
+
+    Raises:
+        RunError: SH0605, the tokenizer cannot be read, or weights that were trained on other tokens
+            than bytes come without one.
+    """
+    if not isinstance(source, HfSource):
+        return Tokenizer()
+    folder = source.path if source.path.is_dir() else source.path.parent
+    beside = source.path.is_dir() or source.path.name == "config.json"
+    if beside and any((folder / name).is_file() for name in _FILES):
+        return Tokenizer(_read(folder))
+    if source.checkpoint is None or vocabulary == BYTES or _trained_on_bytes(source.checkpoint):
+        return Tokenizer()
+    raise RunError(
+        "SH0605",
+        f"`{folder}` holds weights but no tokenizer, so the tokens that they know are unknown",
+        help="put the files of its tokenizer into the folder, or train through the Python"
+        " interface",
+    )
+
+
+def _read(folder: Path) -> Any:
+    transformers = import_transformers()
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        raise RunError(
+            "SH0605",
+            f"the tokenizer in `{folder}` cannot be read: {str(error).splitlines()[0]}",
+            help="save it there anew with its `save_pretrained`",
+        ) from error
+
+
+def _trained_on_bytes(folder: Path) -> bool:
+    """Whether the weights say that they were trained on the bytes of a text."""
+    path = next(iter(sorted(folder.glob("*.safetensors"))))
+    with safetensors_module().safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get(TOKENS) == "bytes"
