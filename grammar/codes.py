@@ -347,6 +347,9 @@ CODES: dict[str, Code] = {
         " are left as they are.",
     ),
     "SH0610": Code("nodes that cannot meet", "The endpoint is malformed or does not answer."),
+    "SH0611": Code("replicas that differ", "Devices that hold the same have other values."),
+    "SH0612": Code("ranks that call differently", "Every rank gives the same batches and calls."),
+    "SH0613": Code("call without a program", "No program can answer a call in this state."),
     "SH0630": Code(
         "loss that is not finite",
         "The loss, or the norm of the gradients, became infinite or no number. The step changes no"

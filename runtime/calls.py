@@ -1,17 +1,17 @@
-"""The call side of the sharded model: a program on this device, run on tensors held elsewhere."""
+"""A call of the model as the runtime sees it, and a program on this device that answers it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from shardlang.ir.pieces import piece_of
+from shardlang.ir.layout import Layout, dtype_name
 from shardlang.ir.program import LeafPlacement, LocalProgram
-from shardlang.runtime.checks import check_same_program
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.executor import load_program
 from shardlang.runtime.groups import Groups
@@ -21,132 +21,157 @@ Slot: TypeAlias = "tuple[dict[str, Any], str]"
 """A table that holds a tensor, and the tensor's name in it."""
 
 
-class CallConvention(Protocol):
-    """How the model is called: its own arguments in, its own structure out."""
-
-    def bind_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Input name to tensor."""
-        ...
-
-    def build_inputs(self, flat: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Keyword arguments from input names."""
-        ...
-
-    def rebuild_output(self, values: Sequence[Any]) -> Any:
-        """The model's output around its tensors."""
-        ...
+def tensor_at(slot: Slot) -> Tensor:
+    """What a slot holds."""
+    table, key = slot
+    found: Tensor = table[key]
+    return found
 
 
-class Flat:
-    """The plain convention: inputs by keyword, outputs in a dict, both by name."""
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An input of a call: its name, and its type and shape as a whole."""
 
-    def __init__(self, program: LocalProgram) -> None:
-        self._inputs = [leaf.name for leaf in program.leaves if leaf.kind == "input"]
-        self._outputs = [r.name for r in program.results if r.kind == "output"]
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    differentiable: bool = False
 
-    def bind_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Positional arguments in the order of the inputs."""
-        return {**dict(zip(self._inputs, args, strict=False)), **kwargs}
+    def __str__(self) -> str:
+        """`x : f32[8, 4]`, and a mark where it gets a gradient."""
+        gradient = ", differentiable" if self.differentiable else ""
+        return f"{self.name} : {dtype_name(self.dtype)}{list(self.shape)}{gradient}"
 
-    def build_inputs(self, flat: Mapping[str, Tensor]) -> dict[str, Any]:
-        """The names as they are."""
-        return dict(flat)
 
-    def rebuild_output(self, values: Sequence[Any]) -> dict[str, Any]:
-        """Outputs by name."""
-        return dict(zip(self._outputs, values, strict=True))
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A Python argument of a call; two are the same if their text and kind are."""
+
+    name: str
+    text: str
+    value: Any = field(compare=False)
+
+    def __str__(self) -> str:
+        """`weight = 3.0`."""
+        return f"{self.name} = {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a program is made for: calls that differ in any of this need another one.
+
+    Attributes:
+        inputs: the tensors, in the order of their names.
+        arguments: what is passed beside tensors, without what the model's defaults say too.
+        evaluated: the modules in evaluation mode.
+        trained: the parameters that get a gradient.
+    """
+
+    inputs: tuple[Given, ...]
+    arguments: tuple[Argument, ...] = ()
+    evaluated: frozenset[str] = frozenset()
+    trained: frozenset[str] = frozenset()
+
+    def lines(self) -> list[str]:
+        """The call in words, the same on every device."""
+        return [
+            *map(str, self.inputs),
+            *map(str, self.arguments),
+            *(f"{_part(name)} in evaluation mode" for name in sorted(self.evaluated)),
+            *(f"`{name}` trained" for name in sorted(self.trained)),
+        ]
+
+    def __str__(self) -> str:
+        """Inputs and arguments alone: `x : f32[8, 4], weight = 3.0`."""
+        return ", ".join(map(str, (*self.inputs, *self.arguments)))
+
+
+def _part(name: str) -> str:
+    return f"`{name}`" if name else "the model"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A program for a call, before it is loaded.
+
+    Attributes:
+        rebuild: puts the model's own output around the program's.
+        constants: whole values of its constants and of the buffers outside the state dict.
+        replaced: the buffers that the model replaces by new tensors.
+    """
+
+    program: LocalProgram
+    rebuild: Callable[[Sequence[Any]], Any]
+    constants: Mapping[str, Tensor]
+    replaced: frozenset[str] = frozenset()
 
 
 class LoadedProgram:
     """A program on this device; `slots` says where each leaf that is no input is found."""
 
-    def __init__(
-        self,
-        program: LocalProgram,
-        groups: Groups,
-        slots: Mapping[str, Slot],
-        call: CallConvention | None = None,
-    ) -> None:
+    def __init__(self, made: Made, groups: Groups, slots: Mapping[str, list[Slot]]) -> None:
         """Load the program. Collective: construct it on every rank.
 
-        Raises:
-            RunError: SH0602, the ranks hold different programs.
+        Args:
+            slots: a tensor's own place first, then those of its other names.
         """
-        check_same_program(program, groups)
-        self.program, self.groups = program, groups
-        self._slots = slots
-        self._convention = call or Flat(program)
-        self._inputs = [leaf for leaf in program.leaves if leaf.kind == "input"]
+        program = made.program
+        self.program, self.rebuild = program, made.rebuild
+        self._slots, self._replaced, self._device = slots, made.replaced, groups.device
+        inputs = [leaf for leaf in program.leaves if leaf.kind == "input"]
+        self.layouts: dict[str, Layout] = {leaf.name: leaf.layout for leaf in inputs}
+        self.dtypes = {leaf.name: leaf.dtype for leaf in inputs}
+        self.shapes = {leaf.name: leaf.layout.local_shape(groups.coord) for leaf in inputs}
         self._outputs = [i for i, r in enumerate(program.results) if r.kind == "output"]
-        self._fetch = [_fetcher(leaf, slots) for leaf in program.leaves]
         self._mutations = [
             (i, r.name) for i, r in enumerate(program.results) if r.kind == "mutation"
         ]
-        self._shapes = {leaf.name: leaf.layout.local_shape(groups.coord) for leaf in self._inputs}
         again = any(node.meta.get("regather") for node in program.graph.nodes)
         self._regather = Regather() if again else None
         self._run = load_program(program, groups, self._regather)
 
-    def __call__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Call the model with this device's pieces of its inputs."""
-        results = self._call_program(self._convention.bind_call(args, kwargs))
-        return self._convention.rebuild_output([results[i] for i in self._outputs])
+    def __call__(self, given: Mapping[str, Tensor]) -> Any:
+        """The model's output from this device's pieces of its inputs, by name."""
+        results = self._results(given)
+        return self.rebuild([results[i] for i in self._outputs])
 
     def named_outputs(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This device's pieces of the outputs by name, from its pieces of the inputs by name."""
-        results = self._call_program(given)
+        results = self._results(given)
         return {self.program.results[i].name: results[i] for i in self._outputs}
 
-    def _call_program(self, given: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        self._check_inputs(given)
-        leaves = [given[key] if source is None else source[key] for source, key in self._fetch]
+    def _results(self, given: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        leaves = [self._leaf(leaf, given) for leaf in self.program.leaves]
         with self._regather.saving() if self._regather is not None else nullcontext():
             results: Sequence[Tensor] = self._run(*leaves)
         if self._mutations:
             self._write_back(results)
         return results
 
-    def _check_inputs(self, given: Mapping[str, Tensor]) -> None:
-        for name, shape in self._shapes.items():
-            if name not in given:
-                raise RunError(
-                    "SH0605",
-                    f"the call lacks the input `{name}`",
-                    help="pass every input that the spec declares",
-                )
-            if given[name].shape != shape:
-                raise _wrong_shape(name, tuple(given[name].shape), shape)
+    def _leaf(self, leaf: LeafPlacement, given: Mapping[str, Tensor]) -> Tensor:
+        if leaf.kind == "input":
+            return given[leaf.name]
+        held = tensor_at(self._slots[leaf.name][0])
+        if held.dtype != leaf.dtype or held.device != self._device:
+            raise _converted(leaf, held, self._device)
+        return held
 
     @torch.no_grad()
     def _write_back(self, results: Sequence[Tensor]) -> None:
+        """Write what the model changes in place, replace what it replaces: autograd may hold it."""
         for place, name in self._mutations:
-            table, key = self._slots[name]
-            table[key].copy_(results[place])
-
-    def shard_inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """This device's pieces of whole inputs, as keyword arguments for a call."""
-        given = self._convention.bind_call(args, kwargs)
-        return self._convention.build_inputs(self.input_pieces(given))
-
-    def input_pieces(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This device's pieces of whole inputs, both by name."""
-        at, device = self.groups.coord, self.groups.device
-        return {
-            leaf.name: piece_of(given[leaf.name], leaf.layout, at).to(device).contiguous()
-            for leaf in self._inputs
-        }
+            for table, key in self._slots[name] if name in self._replaced else ():
+                table[key] = results[place].detach()
+            if name not in self._replaced:
+                tensor_at(self._slots[name][0]).copy_(results[place])
 
 
-def _fetcher(
-    leaf: LeafPlacement, slots: Mapping[str, Slot]
-) -> tuple[Mapping[str, Any] | None, str]:
-    """Where the program's argument is found at each call: a table, or the call itself."""
-    return (None, leaf.name) if leaf.kind == "input" else slots[leaf.name]
-
-
-def _wrong_shape(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> RunError:
+def _converted(leaf: LeafPlacement, held: Tensor, device: torch.device) -> RunError:
+    mine, found = dtype_name(leaf.dtype), dtype_name(held.dtype)
+    if held.dtype == leaf.dtype:
+        mine, found = str(device), str(held.device)
     return RunError(
-        "SH0605",
-        f"input `{name}` is {list(given)}, and this device's piece is {list(wanted)}",
-        help="cut whole inputs with `shard_inputs`",
+        "SH0613",
+        f"`{leaf.name}` is {found} now, and the program is made for {mine}",
+        help="convert the model before it is compiled, and choose the device in `load`",
     )

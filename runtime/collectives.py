@@ -19,6 +19,7 @@ from shardlang.ir.steps import Step
 from shardlang.runtime.bundle import run_together
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.moves import Action, Change, keep, lower
+from shardlang.runtime.once import once
 from shardlang.runtime.routes import Carry
 from shardlang.runtime.wire import Wire
 
@@ -32,6 +33,7 @@ class _Apply(torch.autograd.Function):
         return forward(x)
 
     @staticmethod
+    @once
     def backward(ctx: Any, *grads: Any) -> Any:
         return ctx.back(grads[0]), None, None
 
@@ -46,6 +48,7 @@ class _ApplyTogether(torch.autograd.Function):
         return tuple(run_together(steps.forwards, xs))
 
     @staticmethod
+    @once
     def backward(ctx: Any, *grads: Any) -> Any:
         found: list[Tensor | None] = [None] * len(grads)
         here = [i for i, grad in enumerate(grads) if grad is not None]

@@ -15,6 +15,9 @@ CODES: dict[str, str] = {
     "SH0608": "a checkpoint does not fit the model",
     "SH0609": "the result cannot be saved",
     "SH0610": "the nodes cannot meet at the endpoint",
+    "SH0611": "devices that hold the same differ",
+    "SH0612": "the ranks are given different batches or calls",
+    "SH0613": "a call that no program can answer",
     "SH0630": "the loss is not finite",
     "SH0631": "nothing can be trained",
 }

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from shardlang.ir.pieces import piece_of
-from shardlang.ir.program import LeafPlacement, LocalProgram
 from shardlang.runtime.boundary import from_dtensor, to_dtensor
-from shardlang.runtime.calls import CallConvention, LoadedProgram, Slot
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.held import Held, checked
+from shardlang.runtime.held import Held
+from shardlang.runtime.tables import Tables, module_at
+from shardlang.runtime.variants import Compiler, Variants
 from shardlang.runtime.whole import whole
 
 
@@ -30,43 +30,65 @@ class ShardedModule(nn.Module):
 
     def __init__(
         self,
-        program: LocalProgram,
+        compiler: Compiler,
         groups: Groups,
         tensors: Mapping[str, Tensor],
-        call: CallConvention | None = None,
         transient: Collection[str] = (),
     ) -> None:
-        """Load the program on this device. Collective: construct it on every rank.
+        """Load the declared program on this device. Collective: construct it on every rank.
 
         Args:
-            tensors: this device's piece of every parameter, buffer and constant, by name.
-            call: the model's own calling convention; by default names in, names out.
+            compiler: makes the programs, the declared one and those for other calls.
+            tensors: this device's piece of every parameter and persistent buffer, by name.
             transient: buffers that do not belong to the state dict.
 
         Raises:
             RunError: SH0602, the ranks hold different programs; SH0608, a tensor is missing or has
-                another shape.
+                another shape; SH0611, devices that hold the same piece differ in its values.
         """
         super().__init__()
-        slots: dict[str, Slot] = {}
-        for leaf in program.leaves:
-            if leaf.kind == "constant":
-                slots[leaf.name] = ({leaf.name: checked(leaf, tensors, groups)}, leaf.name)
-            elif leaf.kind != "input":
-                _register(self, leaf, checked(leaf, tensors, groups), transient)
-                slots[leaf.name] = _slot(self, leaf)
+        made = compiler.make(compiler.declared, {})
+        paths = {name: name.split(".") if name else [] for name in compiler.modules}
+        modules = {name: module_at(self, path) for name, path in paths.items()}
+        tables = Tables(self, made.program, groups)
+        tables.fill(made, tensors, transient)
+        variants = Variants(compiler, groups, modules, tables, made)
+        slots = {
+            x.name: tables.slot(x) for x in made.program.leaves if x.kind in ("param", "buffer")
+        }
         kept = frozenset(self.state_dict(keep_vars=True)).intersection(slots)
-        self._shardlang = Held(
-            program, groups, LoadedProgram(program, groups, slots, call), slots, kept
-        )
+        self._shardlang = Held(made.program, groups, variants, slots, kept)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the model with this device's pieces of its inputs."""
-        return self._shardlang.loaded(args, kwargs)
+        """Call the model with this device's pieces of its inputs. Collective.
+
+        A call that differs from the declared one, in the sizes of its inputs, in other arguments,
+        in the modules' modes or in which tensors get a gradient, is answered by a program of its
+        own, which is compiled when it is first needed.
+
+        Raises:
+            RunError: SH0605 or SH0613, no program can answer the call; SH0612, the ranks differ in
+                how they call.
+        """
+        loaded, pieces = self._shardlang.variants.choose(args, kwargs)
+        return loaded(pieces)
 
     def shard_inputs(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """This device's pieces of whole inputs, as keyword arguments for a call."""
-        return self._shardlang.loaded.shard_inputs(args, kwargs)
+        """This device's pieces of whole inputs, as keyword arguments for a call. Collective.
+
+        Every rank gives the same whole inputs, of any size. Their gradients come back whole.
+
+        Raises:
+            RunError: as for a call; SH0612 also where the ranks give other values.
+        """
+        variants = self._shardlang.variants
+        return variants.compiler.build_inputs(variants.shard(args, kwargs, strict=False))
+
+    def train(self, mode: bool = True) -> ShardedModule:
+        """Set the modes of all modules, in the way of the model's own `train`."""
+        super().train(mode)
+        self._shardlang.variants.set_mode(mode)
+        return self
 
     @torch.no_grad()
     def full_state_dict(self) -> dict[str, Tensor]:
@@ -118,41 +140,3 @@ class ShardedModule(nn.Module):
 def held(module: ShardedModule) -> Held:
     """The program of a sharded module, its groups, and where its tensors lie."""
     return module._shardlang
-
-
-def _register(
-    root: nn.Module, leaf: LeafPlacement, piece: Tensor, transient: Collection[str]
-) -> None:
-    """Put a tensor under its name, and under the other names of a tied one."""
-    value = nn.Parameter(piece, leaf.trainable) if leaf.kind == "param" else piece
-    for name in (leaf.name, *leaf.aliases):
-        owner, last = _owner(root, name)
-        if isinstance(value, nn.Parameter):
-            owner.register_parameter(last, value)
-        else:
-            kept = not transient_name(name, leaf, transient)
-            owner.register_buffer(last, value, persistent=kept)
-
-
-def transient_name(name: str, leaf: LeafPlacement, transient: Collection[str]) -> bool:
-    """Whether a buffer stays out of the state dict, under any of its names."""
-    return name in transient or leaf.name in transient
-
-
-def _owner(root: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that holds a dotted name, made if need be, and the last part of the name."""
-    *path, last = name.split(".")
-    owner = root
-    for part in path:
-        if part not in owner._modules:
-            owner.add_module(part, nn.Module())
-        child = owner._modules[part]
-        assert child is not None
-        owner = child
-    return owner, last
-
-
-def _slot(root: nn.Module, leaf: LeafPlacement) -> Slot:
-    """Where a module keeps the tensor of a leaf."""
-    owner, last = _owner(root, leaf.name)
-    return (owner._parameters if leaf.kind == "param" else owner._buffers), last

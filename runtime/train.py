@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from shardlang.runtime.calls import LoadedProgram
 from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule, held
@@ -38,29 +37,23 @@ class Trainee(Protocol):
 
 
 class ShardedTrainee:
-    """The sharded model: every device takes its piece of the batch.
+    """The sharded model: every device takes its piece of the batch."""
 
-    `module_for` gives the program that runs on a batch of another size.
-    """
-
-    def __init__(
-        self, module: ShardedModule, module_for: Callable[[Batch], LoadedProgram] | None = None
-    ) -> None:
+    def __init__(self, module: ShardedModule) -> None:
         self.module: nn.Module = module
-        self._loaded, self._module_for = held(module).loaded, module_for
+        self._variants = held(module).variants
         self._loss = held(module).program.loss
         self.has_loss = self._loss is not None
         self.grad_norm = GradNorm(module)
 
     def prepare(self, batch: Batch) -> Batch:
-        """This device's pieces."""
-        if self._module_for is not None:
-            self._loaded = self._module_for(batch)
-        return self._loaded.input_pieces(batch)
+        """This device's pieces; every input that is declared must be there."""
+        return self._variants.shard((), batch, strict=True)
 
     def loss(self, batch: Batch) -> Tensor | None:
         """The loss, whole on every device."""
-        outputs = self._loaded.named_outputs(batch)
+        loaded, pieces = self._variants.choose((), batch)
+        outputs = loaded.named_outputs(pieces)
         return outputs[self._loss] if self._loss is not None else None
 
 
@@ -81,7 +74,10 @@ class PlainTrainee:
 
     def prepare(self, batch: Batch) -> Batch:
         """The whole batch."""
-        return {name: value.to(self._device) for name, value in batch.items()}
+        return {
+            name: value.to(self._device) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
 
     def loss(self, batch: Batch) -> Tensor | None:
         """The loss, by the function that the caller gave."""
@@ -196,7 +192,8 @@ def _one_step(
 
 def count_tokens(batch: Batch) -> int:
     """Tokens of a whole batch, or its rows where it has no integer matrix."""
-    for value in batch.values():
+    tensors = [value for value in batch.values() if isinstance(value, Tensor)]
+    for value in tensors:
         if not value.is_floating_point() and value.dim() >= 2:
             return value.shape[0] * value.shape[1]
-    return next((value.shape[0] for value in batch.values() if value.dim()), 1)
+    return next((value.shape[0] for value in tensors if value.dim()), 1)

@@ -136,11 +136,7 @@ def marked(spec: Spec) -> Callable[[str], bool]:
 def names_of(captured: Captured) -> ModelNames:
     """The names that a spec can speak of."""
     tensors = {
-        kind: {
-            leaf.name: leaf.shape
-            for leaf in captured.leaves
-            if leaf.kind == kind
-        }
+        kind: {leaf.name: leaf.shape for leaf in captured.leaves if leaf.kind == kind}
         for kind in ("param", "buffer")
     }
     outputs = output_nodes(captured)
@@ -233,9 +229,8 @@ def _no_program(graph: ShardGraph) -> LocalProgram:
 def module_source(model: nn.Module | Callable[[], nn.Module]) -> ModelSource:
     """A source for a model that the user's program has built, or builds."""
     if isinstance(model, nn.Module):
-        return CallableSource(
-            functools.partial(_itself, model), "train" if model.training else "eval"
-        )
+        mode = "train" if model.training else "eval"
+        return CallableSource(functools.partial(_itself, model), mode, keeps_modes=True)
     return CallableSource(model)
 
 

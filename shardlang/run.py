@@ -16,7 +16,6 @@ from shardlang.capture import load_plain, make_inputs, materialize
 from shardlang.capture.nest import tensors
 from shardlang.driver import Compiled
 from shardlang.ir.pieces import piece_of
-from shardlang.resize import Sizes
 from shardlang.runtime.data import IDS, Batch, text_batches
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
@@ -25,6 +24,7 @@ from shardlang.runtime.optim import DEFAULT
 from shardlang.runtime.stop import Stop
 from shardlang.runtime.train import PlainTrainee, Recipe, Record, ShardedTrainee, train
 from shardlang.text import Tokenizer, tokenizer_of
+from shardlang.variants import Programs
 
 
 def sharded_module(compiled: Compiled, groups: Groups, seed: int = 0) -> ShardedModule:
@@ -40,13 +40,8 @@ def sharded_module(compiled: Compiled, groups: Groups, seed: int = 0) -> Sharded
         return piece_of(full, layouts[name], groups.coord)
 
     pieces = materialize(compiled.source, seed, mine)
-    constants = compiled.captured.constants
-    for name, value in constants.items():
-        if name in layouts:
-            pieces[name] = piece_of(value, layouts[name], groups.coord)
-    return ShardedModule(
-        compiled.program, groups, pieces, call=compiled.captured, transient=constants.keys()
-    )
+    transient = compiled.captured.constants.keys()
+    return ShardedModule(Programs(compiled, seed), groups, pieces, transient)
 
 
 def plain_trainee(
@@ -129,7 +124,7 @@ class Run:
 
     def sharded(self, module: ShardedModule, show: Show, stop: Stop | None = None) -> list[Record]:
         """Train the sharded model, until `stop` says so. Collective."""
-        trainee = ShardedTrainee(module, Sizes(self.compiled, module).module_for)
+        trainee = ShardedTrainee(module)
         given = self._batches()
         whole = given if stop is None else stop.batches(given)
         return list(show(train(trainee, whole, self.recipe)))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from shardlang.capture.errors import CaptureError, first_line
+from shardlang.capture.generators import draws, seeded
+from shardlang.capture.held import Path, held_tensors
 from shardlang.capture.tape import CannotReplayError, Tape
 from shardlang.ir.compat import FakeTensor, FakeTensorMode, export_fake_mode
 
@@ -17,8 +21,9 @@ class Deferred:
     """A module on fake tensors, with the means to compute each tensor's initial value.
 
     The constructor is recorded (see `Tape`). A constructor that cannot be recorded, because it
-    loads files or computes on data in ways the tape does not see, is run for real under
-    `torch.manual_seed(seed)` instead: that takes the whole model's memory once per `tensors` call.
+    loads files, draws from numpy or Python, or computes on data in ways the tape does not see, is
+    run for real with all generators seeded instead: that takes the whole model's memory once per
+    `tensors` call.
     `reason` then says what stood in the way.
     """
 
@@ -28,9 +33,11 @@ class Deferred:
         self.fake_mode: FakeTensorMode = export_fake_mode()
         self._tape: Tape | None = Tape(self.fake_mode)
         try:
-            with self._tape.recording(), warnings.catch_warnings():
+            with self._tape.recording(), warnings.catch_warnings(), seeded(0):
                 warnings.simplefilter("ignore")
+                before = dict(draws())
                 self.module = build()
+                self._check_draws(before)
             self._check_replay()
         except CaptureError:
             raise
@@ -58,6 +65,23 @@ class Deferred:
             return tensor.detach()
         return self._tape.value(tensor, seed)
 
+    def held(
+        self, seed: int, wanted: Collection[Path] | None = None
+    ) -> Iterator[tuple[Path, torch.Tensor]]:
+        """The tensors that no state dict holds, by their places, with their initial values."""
+        module = self.module if self._tape else build_real(self._build, seed)
+        for path, tensor in held_tensors(module):
+            if wanted is not None and path not in wanted:
+                continue
+            with contextlib.suppress(CannotReplayError):
+                yield path, self.value(tensor, seed)
+
+    def _check_draws(self, before: Mapping[str, Any]) -> None:
+        """Make sure that no tensor comes from a generator that the tape does not see."""
+        drawn = [name for name, state in draws() if before.get(name, state) != state]
+        if drawn:
+            raise CannotReplayError(f"the constructor draws from `{drawn[0]}`")
+
     def _check_replay(self) -> None:
         """Make sure that the tape covers every tensor of the model."""
         tape = self._tape
@@ -68,9 +92,8 @@ class Deferred:
 
 
 def build_real(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """The model built for real under a seed; the caller's random state is kept."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    """The model built for real, all generators seeded; the caller's random state is kept."""
+    with seeded(seed):
         return build()
 
 

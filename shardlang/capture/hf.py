@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -231,13 +231,11 @@ class HfSource(ModelSource):
                 layer.cumulative_length = past["key"].shape[-2]
         return cache
 
-    def check_inputs(self, specs: Mapping[str, InputSpec]) -> None:
+    def check_names(self, names: Iterable[str]) -> None:
         known = sorted(self.forward_names)
-        for name in specs:
-            top = name.split(".")[0]
-            if top not in known and top not in _EXTRA_INPUTS:
-                raise unknown_input(top, known)
-        super().check_inputs(specs)
+        for name in names:
+            if name not in known and name not in _EXTRA_INPUTS:
+                raise unknown_input(name, known)
 
     @functools.cached_property
     def text_config(self) -> Any:

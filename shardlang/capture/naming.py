@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.export.graph_signature import InputKind
 from shardlang.capture.deferred import all_names, persistent_names
 from shardlang.capture.errors import CaptureError
 from shardlang.capture.mark import MARK
+from shardlang.capture.source import InputSpec
 from shardlang.capture.stacks import model_frame
 from shardlang.capture.types import Leaf, Result, ValueKey
 from shardlang.ir.compat import FakeTensor, tree_leaves
@@ -65,7 +66,7 @@ def _is_static(value: Any) -> bool:
 
 
 def bind_leaves(
-    program: torch.export.ExportedProgram, model: nn.Module, inputs: Sequence[str]
+    program: torch.export.ExportedProgram, model: nn.Module, inputs: Mapping[str, InputSpec]
 ) -> list[Leaf]:
     """One leaf per placeholder of the exported graph; tied tensors are merged in the graph."""
     groups = all_names(model)
@@ -86,7 +87,7 @@ def bind_leaves(
             graph.erase_node(node)
             continue
         first[names[0]] = node
-        leaf = _leaf(node, kind, names, model, persistent)
+        leaf = _leaf(node, kind, names, model, persistent, inputs)
         node.meta |= {"kind": kind, "trainable": leaf.trainable, "module": _owner(leaf)}
         held = program.constants.get(spec.target or "")
         if held is not None and held.dim() == 0 and not isinstance(held, FakeTensor):
@@ -114,11 +115,18 @@ def _held_object(node: fx.Node) -> CaptureError:
 
 
 def _leaf(
-    node: fx.Node, kind: str, names: tuple[str, ...], model: nn.Module, persistent: frozenset[str]
+    node: fx.Node,
+    kind: str,
+    names: tuple[str, ...],
+    model: nn.Module,
+    persistent: frozenset[str],
+    inputs: Mapping[str, InputSpec],
 ) -> Leaf:
     """The leaf for one placeholder."""
     fake = node.meta["val"]
     trainable = kind == "param" and model.get_parameter(names[0]).requires_grad
+    if kind == "input":
+        trainable = inputs[names[0]].differentiable
     return Leaf(
         name=names[0],
         kind=kind,

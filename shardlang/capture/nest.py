@@ -138,20 +138,40 @@ def _listed(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     items = {name: _listed(item) for name, item in value.items()}
-    if list(items) == [str(i) for i in range(len(items))]:
-        return list(items.values())
-    return items
+    numbers = [str(i) for i in range(len(items))]
+    return [items[i] for i in numbers] if items.keys() == set(numbers) else items
 
 
 def flatten_call(
     forward_names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> dict[str, torch.Tensor]:
-    """Dotted input names to tensors for a call `model(*args, **kwargs)`."""
+) -> dict[str, Any]:
+    """Dotted names to tensors and Python values for a call `model(*args, **kwargs)`.
+
+    Raises `CaptureError` SH0353 for more arguments than the forward takes, or one given twice.
+    """
     if len(args) > len(forward_names):
         raise CaptureError(
             "SH0353",
             f"the call passes {len(args)} arguments, the forward takes {len(forward_names)}",
             help="call it as the plain model is called",
         )
-    named = dict(zip(forward_names, args, strict=False)) | dict(kwargs)
-    return dict(tensors(named))
+    named = dict(zip(forward_names, args, strict=False))
+    twice = sorted(named.keys() & kwargs.keys())
+    if twice:
+        raise CaptureError(
+            "SH0353",
+            f"the call passes `{twice[0]}` by position and by name",
+            help="pass it once",
+        )
+    return dict(_leaves({**named, **kwargs}))
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every tensor, and everything else that is no container or an empty one, by dotted name."""
+    parts = None if isinstance(value, torch.Tensor) else children(value)
+    if not parts:
+        if prefix:
+            yield prefix, value
+        return
+    for name, item in parts:
+        yield from _leaves(item, f"{prefix}.{name}" if prefix else name)

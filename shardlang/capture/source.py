@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,26 +18,37 @@ from torch import nn
 from shardlang.capture.deferred import Deferred
 from shardlang.capture.errors import CaptureError, first_line, model_line
 from shardlang.capture.nest import nest
+from shardlang.capture.setting import Setting
 from shardlang.capture.silence import prints_apart
 from shardlang.grammar.diagnostics import join_words, quote
 
-Batch = Mapping[str, torch.Tensor]
+Batch = Mapping[str, Any]
+"""Tensors by dotted input name, and whatever else the model is called with."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """A declared input: its dotted name, type and shape; `below` bounds the integers it holds."""
+    """A declared input: its dotted name, type and shape; `below` bounds the integers it holds.
+
+    A `differentiable` one gets a gradient.
+    """
 
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
     below: int | None = None
+    differentiable: bool = False
 
 
 class ModelSource(ABC):
-    """A model that can be built any number of times, in train or eval mode."""
+    """A model that can be built any number of times, in train or eval mode.
+
+    `keeps_modes` says that the modules' modes are those with which the model comes.
+    """
 
     mode: str = "train"
+    keeps_modes: bool = False
+    setting: Setting = Setting()
     checkpoint: Path | None = None
 
     @abstractmethod
@@ -51,7 +63,20 @@ class ModelSource(ABC):
     def build(self) -> nn.Module:
         """The model in this source's mode. Raises `CaptureError` if its constructor fails."""
         with prints_apart():
-            return self.construct().train(self.mode == "train")
+            model = self.construct()
+            if not self.keeps_modes:
+                model.train(self.mode == "train")
+        self.setting.apply(model)
+        return model
+
+    def in_setting(self, setting: Setting) -> ModelSource:
+        """The same model in another state; both share the one on fake tensors."""
+        assert self.deferred is not None
+        other = copy.copy(self)
+        other.setting = setting
+        if setting.evaluated is not None:
+            other.mode = "eval" if "" in setting.evaluated else "train"
+        return other
 
     @functools.cached_property
     def deferred(self) -> Deferred:
@@ -90,9 +115,9 @@ class ModelSource(ABC):
         """Every input name that a pattern may match."""
         return self.forward_names
 
-    def call(self, module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
+    def call(self, module: nn.Module, inputs: Mapping[str, Any]) -> Any:
         """Call `module` with inputs under their dotted names, and return what it returns."""
-        args, kwargs = self.arguments(inputs)
+        args, kwargs = self.arguments({**inputs, **self.setting.arguments})
         with prints_apart():
             return module(*args, **kwargs)
 
@@ -119,13 +144,17 @@ class ModelSource(ABC):
         """The model's own data as dicts of dotted input names, if it brings any."""
         return None
 
-    def check_inputs(self, specs: Mapping[str, InputSpec]) -> None:
-        """Raise SH0353 for an input that the forward does not know, or one that it lacks."""
-        given = {name.split(".")[0] for name in specs}
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raise SH0353 for a name that the forward does not give to an argument."""
         known = set(self.signature.parameters)
-        for name in sorted(given - known):
+        for name in sorted(set(names) - known):
             if not self.accepts_any_name:
                 raise unknown_input(name, sorted(known))
+
+    def check_inputs(self, specs: Mapping[str, InputSpec]) -> None:
+        """Raise SH0353 for an input that the forward does not know, or one that it lacks."""
+        given = {name.split(".")[0] for name in (*specs, *self.setting.arguments)}
+        self.check_names(given)
         for p in self.signature.parameters.values():
             optional = p.default is not p.empty or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
             if p.name not in given and not optional:
@@ -151,9 +180,11 @@ def unknown_input(name: str, known: list[str]) -> CaptureError:
 class CallableSource(ModelSource):
     """A model from a Python function, for programs that build their models themselves."""
 
-    def __init__(self, build: Callable[[], nn.Module], mode: str = "train") -> None:
+    def __init__(
+        self, build: Callable[[], nn.Module], mode: str = "train", keeps_modes: bool = False
+    ) -> None:
         self._construct = build
-        self.mode = mode
+        self.mode, self.keeps_modes = mode, keeps_modes
 
     def construct(self) -> nn.Module:
         return self._construct()

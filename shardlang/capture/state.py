@@ -5,13 +5,13 @@ A trace holds what they were while it was made, for all steps to come.
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+
+from shardlang.capture.generators import draws
 
 _OWN = frozenset(vars(nn.Module()))
 _PLAIN = (bool, int, float, str, bytes)
@@ -37,7 +37,7 @@ class Snapshot:
     @staticmethod
     def of(model: nn.Module) -> Snapshot:
         """The present state."""
-        return Snapshot(dict(_attributes(model)), dict(_draws()))
+        return Snapshot(dict(_attributes(model)), dict(draws()))
 
     def remarks(self, after: Snapshot) -> Iterator[Remark]:
         """What differs in a later snapshot."""
@@ -77,12 +77,3 @@ def _comparable(value: Any) -> Any:
     if isinstance(value, dict):
         return tuple((str(key), _comparable(item)) for key, item in value.items())
     return type(value), id(value)
-
-
-def _draws() -> Iterator[tuple[str, Any]]:
-    """Where the generators of Python and, if it is loaded, of NumPy stand."""
-    yield "random", random.getstate()
-    numpy: Any = sys.modules.get("numpy")
-    if numpy is not None:
-        kind, keys, *rest = numpy.random.get_state()
-        yield "numpy.random", (kind, keys.tobytes(), *rest)

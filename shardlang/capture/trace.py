@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import fx, nn
@@ -10,6 +10,7 @@ from torch import fx, nn
 from shardlang.capture.deferred import Deferred
 from shardlang.capture.errors import CaptureError, model_line
 from shardlang.capture.failures import explain_failure
+from shardlang.capture.held import Path, held_tensors, same_memory
 from shardlang.capture.hf_patches import export_patches
 from shardlang.capture.mark import marking
 from shardlang.capture.naming import (
@@ -22,6 +23,7 @@ from shardlang.capture.naming import (
 )
 from shardlang.capture.nest import Skeleton, skeleton, tensors
 from shardlang.capture.own_backward import check_own_backwards
+from shardlang.capture.setting import as_in_training
 from shardlang.capture.silence import quiet
 from shardlang.capture.source import InputSpec, ModelSource
 from shardlang.capture.stacks import full_stacks
@@ -56,8 +58,9 @@ def capture(
     source.check_inputs(specs)
     call = _Call(source, tuple(specs))
     try:
-        program = _export(call, source.deferred, list(specs.values()), mark)
-        return _finish(source, call, program)
+        with as_in_training(), source.setting.applied(source.deferred.module):
+            program = _export(call, source.deferred, list(specs.values()), mark)
+            return _finish(source, call, program, specs)
     except PassError as error:
         raise CaptureError(
             error.code, error.message, help=error.help, source=error.source
@@ -69,6 +72,7 @@ class _Seen:
 
     output: Skeleton | None = None
     remarks: tuple[Remark, ...] = ()
+    replaced: frozenset[str] = frozenset()
 
 
 class _Call(nn.Module):
@@ -83,8 +87,9 @@ class _Call(nn.Module):
 
     def forward(self, *flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
         before = Snapshot.of(self.model_)
-        with assigned_buffers_written(self.model_):
+        with assigned_buffers_written(self.model_) as replaced:
             result = self.source.call(self.model_, dict(zip(self.names, flat, strict=True)))
+        self.seen.replaced = frozenset(replaced)
         check_output(result)
         self.seen.output = skeleton(result)
         self.seen.remarks = tuple(before.remarks(Snapshot.of(self.model_)))
@@ -96,7 +101,10 @@ def _export(
 ) -> torch.export.ExportedProgram:
     """Run `torch.export` and turn its failures into one clear error."""
     with deferred.fake_mode:
-        fakes = tuple(torch.empty(spec.shape, dtype=spec.dtype) for spec in specs)
+        fakes = tuple(
+            torch.empty(spec.shape, dtype=spec.dtype, requires_grad=spec.differentiable)
+            for spec in specs
+        )
     train = call.source.mode == "train"
     try:
         with (
@@ -131,7 +139,12 @@ def _lasting(
     return call.seen.remarks
 
 
-def _finish(source: ModelSource, call: _Call, program: torch.export.ExportedProgram) -> Captured:
+def _finish(
+    source: ModelSource,
+    call: _Call,
+    program: torch.export.ExportedProgram,
+    specs: Mapping[str, InputSpec],
+) -> Captured:
     """Name everything in an exported program and normalize it."""
     output = call.seen.output
     assert output is not None
@@ -139,11 +152,13 @@ def _finish(source: ModelSource, call: _Call, program: torch.export.ExportedProg
     for part in traced.modules():
         if isinstance(part, fx.GraphModule):
             annotate(part.graph)
-    leaves = bind_leaves(program, source.deferred.module, call.names)
+    leaves = bind_leaves(program, source.deferred.module, specs)
     graph, final = Normalize().run(traced)
     named = name_graph(graph, leaves, final, output.names)
     if source.mode == "train":
         refuse_sparse_gradients(named.graph, named.leaves)
+    values = _held_values(source.deferred, program)
+    named_first = {n: leaf.name for leaf in named.leaves for n in (leaf.name, *leaf.aliases)}
     return Captured(
         graph=named.graph,
         leaves=named.leaves,
@@ -151,20 +166,41 @@ def _finish(source: ModelSource, call: _Call, program: torch.export.ExportedProg
         values=named.values,
         repeats=named.repeats,
         modules=tuple(name for name, _ in source.deferred.module.named_modules() if name),
-        constants=_constants(source.deferred, program, named),
+        constants=_constants(source.deferred, values, named),
+        held=_places(source.deferred.module, values, named),
+        replaced=frozenset(named_first[name] for name in call.seen.replaced),
         output=output,
         forward_names=source.forward_names,
         remarks=call.seen.remarks,
     )
 
 
+def _held_values(
+    deferred: Deferred, program: torch.export.ExportedProgram
+) -> dict[str, torch.Tensor]:
+    """The tensors, fake ones among them, of everything that is no parameter and no input."""
+    buffers = dict(deferred.module.named_buffers(remove_duplicate=False))
+    return {strip_prefix(name): value for name, value in program.constants.items()} | buffers
+
+
+def _places(
+    module: nn.Module, values: Mapping[str, torch.Tensor], named: NamedGraph
+) -> dict[str, Path]:
+    """Where the model holds the tensors that no state dict holds, those that it made itself."""
+    own = list(held_tensors(module))
+    found = {}
+    for leaf in filter(is_outside_state, named.leaves):
+        places = (path for path, tensor in own if same_memory(tensor, values[leaf.name]))
+        place = next(places, None)
+        if place is not None:
+            found[leaf.name] = place
+    return found
+
+
 def _constants(
-    deferred: Deferred, program: torch.export.ExportedProgram, named: NamedGraph
+    deferred: Deferred, held: Mapping[str, torch.Tensor], named: NamedGraph
 ) -> dict[str, torch.Tensor]:
     """The values of the leaves that no state dict holds. Raises SH0358 for one without a value."""
-    buffers = dict(deferred.module.named_buffers(remove_duplicate=False))
-    held = {strip_prefix(name): value for name, value in program.constants.items()}
-    held |= buffers
     found = {}
     for leaf in filter(is_outside_state, named.leaves):
         try:

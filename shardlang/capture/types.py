@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from shardlang.capture.deferred import Deferred
 from shardlang.capture.errors import CaptureError
-from shardlang.capture.nest import Skeleton, flatten_call, nest
+from shardlang.capture.held import Path
+from shardlang.capture.nest import Skeleton
 from shardlang.capture.state import Remark
-from shardlang.grammar.diagnostics import join_words, quote
 
 ValueKey = tuple[str, str, str]
 """(module name, `"in"` or `"out"`, selector such as `""`, `"0"`, `"logits"`)."""
@@ -64,7 +65,9 @@ class Captured:
     - no node changes one of its operands, and no node's value depends on the grad mode;
     - `constants` holds the value of every constant and of every buffer outside the state dict.
 
-    `remarks` are warnings about what the graph does not hold.
+    `remarks` are warnings about what the graph does not hold. `held` says where in the model the
+    constants stand that its constructor made. `replaced` names the buffers to which the forward
+    assigns new tensors, instead of writing into them.
     """
 
     graph: fx.Graph
@@ -77,6 +80,15 @@ class Captured:
     forward_names: tuple[str, ...]
     repeats: dict[ValueKey, tuple[fx.Node, ...]] = field(default_factory=dict)
     remarks: tuple[Remark, ...] = ()
+    held: Mapping[str, Path] = field(default_factory=dict)
+    replaced: frozenset[str] = frozenset()
+
+    def constant_values(self, deferred: Deferred, seed: int) -> dict[str, torch.Tensor]:
+        """The constants as the model's constructor makes them under a seed."""
+        places = dict(self.held)
+        drawn = dict(deferred.held(seed, set(places.values()))) if places else {}
+        made = {name: drawn[path] for name, path in places.items() if path in drawn}
+        return {**self.constants, **made}
 
     def leaf(self, name: str) -> Leaf:
         """The leaf of that name or alias."""
@@ -101,36 +113,9 @@ class Captured:
             return self.values[module, side, choices[0]]
         raise _no_value(module, side, selector, choices)
 
-    def bind_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Input name to tensor, for a call of the model with its own arguments.
-
-        Raises `CaptureError` SH0353 for an argument that was not declared or is missing.
-        """
-        given = flatten_call(self.forward_names, args, kwargs)
-        wanted = [leaf.name for leaf in self.leaves if leaf.kind == "input"]
-        missing = sorted(name for name in wanted if name not in given)
-        if missing:
-            raise CaptureError(
-                "SH0353",
-                f"the call lacks the input {join_words(quote(missing), 'and')}",
-                help="pass it, or drop its `input` statement and compile again",
-            )
-        extra = sorted(name for name in given if name not in wanted)
-        if extra:
-            raise CaptureError(
-                "SH0353",
-                f"the call passes {join_words(quote(extra), 'and')}, which was not declared",
-                help="declare it with `input`, or leave it out of the call",
-            )
-        return given
-
     def rebuild_output(self, values: Sequence[Any]) -> Any:
         """The model's own output structure around the values of its `output` results."""
         return self.output.rebuild(list(values))
-
-    def build_inputs(self, flat: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """Nested keyword arguments from dotted input names."""
-        return nest(flat)
 
 
 def _no_value(module: str, side: str, selector: str, choices: tuple[str, ...]) -> CaptureError:

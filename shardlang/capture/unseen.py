@@ -86,23 +86,35 @@ def _needs_gradient(tree: Any) -> bool:
 
 
 @contextlib.contextmanager
-def assigned_buffers_written(model: nn.Module) -> Iterator[None]:
+def assigned_buffers_written(model: nn.Module) -> Iterator[list[str]]:
     """Turn `self.buffer = value` into a write to the buffer, which export keeps track of.
 
-    Raises `CaptureError` SH0357 for a value of another shape or type.
+    Yields the list of the buffers' names, to be read behind the body.
+
+    Raises `CaptureError` SH0357 for a value of another shape or type, and for a buffer that has
+    other names too, under which it would stay what it was.
     """
+    replaced: list[str] = []
     owned = [
         (f"{prefix}.{name}" if prefix else name, module, name, buffer)
         for prefix, module in model.named_modules()
         for name, buffer in module._buffers.items()
     ]
-    yield
+    yield replaced
     for full_name, module, name, old in owned:
         new = module._buffers.get(name)
         if old is None or new is old:
             continue
         if new is None or (new.shape, new.dtype) != (old.shape, old.dtype):
             raise _other_buffer(full_name, old, new)
+        others = [name for name, *_, buffer in owned if buffer is old and name != full_name]
+        if others:
+            raise CaptureError(
+                "SH0357",
+                f"the forward replaces the buffer `{full_name}`, which is `{others[0]}` too",
+                help="write into it, such as with `copy_`, or give each module a buffer of its own",
+            )
+        replaced.append(full_name)
         old.copy_(new.detach())
         module._buffers[name] = old
 

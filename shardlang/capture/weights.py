@@ -9,6 +9,7 @@ from torch import nn
 
 from shardlang.capture.checkpoint import checkpoint_tensors
 from shardlang.capture.deferred import build_real
+from shardlang.capture.held import at
 from shardlang.capture.source import ModelSource
 
 Select = Callable[[str, torch.Tensor], torch.Tensor]
@@ -36,6 +37,8 @@ def load_plain(source: ModelSource, seed: int) -> nn.Module:
     with torch.no_grad():
         for name, value in _initial(source, seed):
             _tensor(module, name).copy_(value)
+        for path, value in source.deferred.held(seed):
+            at(module, path).copy_(value)
     return module
 
 

@@ -19,6 +19,7 @@ from shardlang.capture import (
     capture,
     make_inputs,
 )
+from shardlang.capture.nest import flatten_call, nest
 from tests.capture.compare import module, run_both, targets
 from tests.zoo import bert, llama, tokens, vit
 
@@ -108,16 +109,15 @@ def test_call_and_result_are_the_models_own(folder: Path) -> None:
     source = PythonSource("two_tower.py:build", {}, folder)
     captured = capture(source, NESTED)
     flat = make_inputs(source, NESTED, 0)
-    nested = captured.build_inputs(flat)
+    nested = nest(flat)
     assert nested["batch"]["weights"][1] is flat["batch.weights.1"]
-    bound = captured.bind_call([nested["user"]], {"item": nested["item"], "batch": nested["batch"]})
+    rest = {"item": nested["item"], "batch": nested["batch"]}
+    bound = flatten_call(captured.forward_names, [nested["user"]], rest)
     assert bound.keys() == flat.keys() and all(bound[k] is flat[k] for k in flat)
     result: Any = captured.rebuild_output([1, 2, 3])
     assert (result.score, result.parts) == (1, [2, (3,)])
-    with pytest.raises(CaptureError, match="lacks the input `item`"):
-        captured.bind_call([flat["user"]], {"batch": nested["batch"]})
-    with pytest.raises(CaptureError, match=r"passes `batch\.extra`"):
-        captured.bind_call([], nested | {"batch": nested["batch"] | {"extra": flat["user"]}})
+    with pytest.raises(CaptureError, match="`user` by position and by name"):
+        flatten_call(captured.forward_names, [flat["user"]], nested)
 
 
 def test_mode(folder: Path) -> None:
@@ -345,7 +345,8 @@ def test_decode_with_a_cache(tmp_path: Path) -> None:
     assert targets(captured).count("cat.default") == 2 * 2 + 2 * 2 + 1
     result = captured.rebuild_output(runs.graph)
     assert result.past_key_values.layers[1].values is runs.graph[4]
-    given = captured.build_inputs({s.name: torch.ones(1) for s in specs})
+    given = nest({s.name: torch.ones(1) for s in specs})
     cache = source.arguments({s.name: torch.ones(s.shape) for s in specs})[1]["past_key_values"]
-    bound = captured.bind_call([], {"input_ids": given["input_ids"], "past_key_values": cache})
+    passed = {"input_ids": given["input_ids"], "past_key_values": cache}
+    bound = flatten_call(captured.forward_names, [], passed)
     assert bound.keys() == {spec.name for spec in specs}

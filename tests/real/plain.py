@@ -130,8 +130,7 @@ class Plain:
     def _traced(self, batch: Batch) -> _Forward:
         names = [leaf.name for leaf in trained(self.subject)]
         leaves = {name: self.values[name].clone().requires_grad_() for name in names}
-        fits = self.subject.fits(batch)
-        subject = self.subject if fits else self.subject.resized(batch)
+        subject = self.subject.resized({name: tuple(x.shape) for name, x in batch.items()})
         graph, _ = _drawn(subject, subject.program())
         made = run_graph(subject.captured, {**self.values, **batch, **leaves}, graph)
         named = list(zip(subject.captured.results, made, strict=True))

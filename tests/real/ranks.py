@@ -10,10 +10,10 @@ from torch import Tensor
 from shardlang.ir import Layout
 from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram
-from shardlang.runtime.calls import LoadedProgram
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.whole import whole
+from tests.real.maker import Maker
 from tests.real.plain import RATE, STATE, Step
 from tests.real.subjects import Batch, Subject
 
@@ -37,14 +37,16 @@ class Sharded:
             for leaf in program.leaves
             if leaf.kind != "input"
         }
-        self.module = ShardedModule(program, groups, pieces, subject.captured, constants)
+        maker = Maker(subject, program, {name: values[name] for name in constants})
+        self.module = ShardedModule(maker, groups, pieces, constants)
         self.layouts = {leaf.name: leaf.layout for leaf in program.leaves if leaf.kind in STATE}
 
     def step(self, batch: Batch, reference: Step, seed: int) -> Iterator[tuple[str, float]]:
         """Forward, backward and update; how far each tensor is from the plain model's."""
-        loaded = self._loaded_for(batch)
+        variants = held(self.module).variants
+        loaded, mine = variants.choose((), variants.shard((), batch, strict=True))
         torch.manual_seed(seed)
-        outputs = loaded.named_outputs(loaded.input_pieces(batch))
+        outputs = loaded.named_outputs(mine)
         layouts = {r.name: r.layout for r in loaded.program.results}
         top = _top(reference.outputs)
         for name, want in reference.outputs.items():
@@ -62,21 +64,6 @@ class Sharded:
         table, key = held(self.module).slots[name]
         found: Tensor = table[key]
         return found
-
-    def _loaded_for(self, batch: Batch) -> LoadedProgram:
-        """The program for a batch of this size."""
-        mine = held(self.module)
-        if self.subject.fits(batch):
-            return mine.loaded
-        other = self.subject.resized(batch)
-        program = other.program()
-        layouts = {leaf.name: leaf.layout for leaf in program.leaves}
-        constants = {
-            name: piece_of(value, layouts[name], self.groups.coord)
-            for name, value in other.captured.constants.items()
-            if name in layouts
-        }
-        return mine.resized(program, other.captured, constants)
 
     def _backward(
         self, outputs: Mapping[str, Tensor], reference: Step, layouts: Mapping[str, Layout]

@@ -24,8 +24,9 @@ from shardlang.ir.graph import ShardError
 from shardlang.ir.program import LocalProgram
 from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import run_passes
-from shardlang.resize import compiled_for
+from shardlang.runtime.calls import Given
 from shardlang.spec import load_spec
+from shardlang.variants import Programs, compiled_for
 from tests.random_programs import random_subject
 
 Batch = dict[str, Tensor]
@@ -59,16 +60,15 @@ class Subject:
         for step in itertools.count():
             yield make_inputs(self.source, self.inputs, seed + step)
 
-    def fits(self, batch: Batch) -> bool:
-        """Whether a batch has the declared sizes."""
-        return all(tuple(batch[spec.name].shape) == spec.shape for spec in self.inputs)
-
-    def resized(self, batch: Batch) -> Subject:
-        """The same for the sizes of another batch."""
+    def resized(self, shapes: Mapping[str, tuple[int, ...]]) -> Subject:
+        """The same for inputs of other shapes; itself for its own."""
+        if all(shapes[spec.name] == spec.shape for spec in self.inputs):
+            return self
         assert self.compiled is not None
-        shapes = tuple(tuple(batch[spec.name].shape) for spec in self.inputs)
+        given = (Given(spec.name, spec.dtype, shapes[spec.name]) for spec in self.inputs)
+        call = replace(Programs(self.compiled).declared, inputs=tuple(given))
         done = replace(self.compiled, program=self.program())
-        return _of_compiled(compiled_for(done, shapes), self.placements.stores)
+        return _of_compiled(compiled_for(done, call), self.placements.stores)
 
     def variants(self) -> dict[str, Subject]:
         """As it is, and where parameters are stored, with all of them gathered again."""

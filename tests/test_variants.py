@@ -1,19 +1,19 @@
-"""A spec compiled again for batches of another size."""
+"""A spec compiled again for calls of another size."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 
-from shardlang import resize
 from shardlang.api import Program
 from shardlang.driver import Compiled, compile_spec
 from shardlang.ir.layout import DimLayout, Layout
+from shardlang.runtime.calls import Call, Given
 from shardlang.runtime.errors import RunError
 from shardlang.spec import load_spec
+from shardlang.variants import Programs, compiled_for
 from tests.commands import ROOT
 
 
@@ -29,33 +29,32 @@ def layouts(compiled: Compiled) -> dict[str, Layout]:
     return {leaf.name: leaf.layout for leaf in compiled.program.leaves if leaf.kind == "param"}
 
 
+def call(compiled: Compiled, **shapes: tuple[int, ...]) -> Call:
+    """A call with integer inputs."""
+    given = (Given(name, torch.int64, shape) for name, shape in sorted(shapes.items()))
+    return replace(Programs(compiled).declared, inputs=tuple(given))
+
+
 @pytest.mark.parametrize("rows", [3, 1])
 def test_parameters_stay_where_they_are(compiled: Compiled, rows: int) -> None:
-    other = resize.compiled_for(compiled, ((rows, 11), (rows, 11)))
+    other = compiled_for(compiled, call(compiled, input_ids=(rows, 11), labels=(rows, 11)))
     assert layouts(other) == layouts(compiled)
     (ids,) = [leaf for leaf in other.program.leaves if leaf.name == "input_ids"]
     assert str(ids.layout) == ("[3@dp, 11]" if rows == 3 else "[1, 11]")
     assert Program(other).verify().ok
 
 
-@pytest.mark.parametrize(
-    ("batch", "words"),
-    [
-        ({"input_ids": torch.zeros(7, 11)}, "the batch lacks the input `labels`"),
-        (
-            {"input_ids": torch.zeros(7, 12), "labels": torch.zeros(7, 11)},
-            "the model cannot be compiled for inputs of [(7, 12), (7, 11)]",
-        ),
-    ],
-)
-def test_batches_that_do_not_fit_are_refused(
-    compiled: Compiled, batch: dict[str, torch.Tensor], words: str
-) -> None:
-    unused: Any = None
-    with pytest.raises(RunError) as caught:
-        resize.Sizes(compiled, unused).module_for(batch)
+def test_batches_that_do_not_fit_are_refused(compiled: Compiled) -> None:
+    programs = Programs(compiled)
+    with pytest.raises(RunError, match="the batch lacks the input `labels`") as caught:
+        programs.check(call(compiled, input_ids=(7, 11)), strict=True)
     assert caught.value.code == "SH0605"
-    assert words in str(caught.value)
+    uneven = call(compiled, input_ids=(7, 12), labels=(7, 11))
+    with pytest.raises(
+        RunError, match=r"cannot be compiled for .*input_ids : i64\[7, 12\]"
+    ) as caught:
+        programs.make(uneven, {})
+    assert caught.value.code == "SH0605"
 
 
 def test_parameters_that_would_lie_elsewhere_are_kept_in_their_place(compiled: Compiled) -> None:
@@ -68,7 +67,7 @@ def test_parameters_that_would_lie_elsewhere_are_kept_in_their_place(compiled: C
         for leaf in compiled.program.leaves
     )
     first = replace(compiled, program=replace(compiled.program, leaves=leaves))
-    other = resize.compiled_for(first, ((3, 11), (3, 11)))
+    other = compiled_for(first, call(first, input_ids=(3, 11), labels=(3, 11)))
     assert layouts(other) == layouts(first)
     assert layouts(other)[name] != layouts(compiled)[name]
     assert Program(other).verify().ok

@@ -1,0 +1,56 @@
+"""The programs of a subject, for batches of every size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from shardlang.ir import Layout
+from shardlang.ir.program import LocalProgram
+from shardlang.runtime.calls import Argument, Call, Given, Made
+from tests.real.subjects import Subject
+
+
+class Maker:
+    """A `runtime.variants.Compiler` of the subject's own graph, raised to float64."""
+
+    modules = ("",)
+
+    def __init__(
+        self, subject: Subject, program: LocalProgram, constants: Mapping[str, Tensor]
+    ) -> None:
+        self._subject, self._program, self._constants = subject, program, constants
+        leaves = [leaf for leaf in program.leaves if leaf.kind == "input"]
+        given = (
+            Given(x.name, x.dtype, x.layout.shape) for x in sorted(leaves, key=lambda x: x.name)
+        )
+        params = (x for x in program.leaves if x.kind == "param" and x.trainable)
+        self.declared = Call(tuple(given), (), frozenset(), frozenset(x.name for x in params))
+
+    def flatten(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[dict[str, Tensor], tuple[Argument, ...]]:
+        """Tensors alone."""
+        return dict(kwargs), ()
+
+    def build_inputs(self, flat: Mapping[str, Any]) -> dict[str, Any]:
+        """The names as they are."""
+        return dict(flat)
+
+    def check(self, call: Call, strict: bool) -> None:
+        """Every call has a program."""
+
+    def make(self, call: Call, inputs: Mapping[str, Layout]) -> Made:
+        """The program for a batch of another size."""
+        if call == self.declared:
+            rebuild = self._subject.captured.rebuild_output
+            return Made(self._program, rebuild, self._constants, self._subject.captured.replaced)
+        other = self._subject.resized({one.name: one.shape for one in call.inputs})
+        captured = other.captured
+        return Made(other.program(), captured.rebuild_output, captured.constants, captured.replaced)
+
+    def modes_after(self, evaluated: frozenset[str], mode: bool) -> frozenset[str]:
+        """Modes play no part."""
+        return evaluated
