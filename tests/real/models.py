@@ -171,3 +171,21 @@ class Outputs(nn.Module):
 def outputs() -> nn.Module:
     """A model of many results."""
     return Outputs()
+
+
+class Packed(nn.Module):
+    """Two readers of one value, and rows that are made of two dims."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pre, self.up, self.down = nn.Tanh(), nn.Linear(12, 6), nn.Linear(6, 12)
+
+    def forward(self, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+        packed = self.pre(self.down(self.up(x)))
+        flat = self.up(packed).flatten(0, 1)
+        return {"loss": (packed - target).square().mean() + flat.std(), "flat": flat}
+
+
+def packed() -> nn.Module:
+    """A model whose values are laid out anew."""
+    return Packed()
