@@ -51,6 +51,7 @@ CODES: dict[str, Code] = {
     "SH0109": Code(
         "file that cannot be read",
         "A spec, or a file named by `use`, does not exist, is no UTF-8 text or may not be read."
+        " Specs are regular files of at most 1 MiB, and the name of a used one ends in `.shard`."
         " Paths are relative to the file that writes them.",
     ),
     "SH0110": Code(

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span
+from shardlang.grammar.files import read_text
+
+WIDTH = 160
+"""The columns of a line where no terminal says how many it has."""
+
+_NARROWEST = 40
+_LARGEST_SOURCE_BYTES = 2**24
 
 _COLORS = {"error": "31", "warning": "33", "note": "36"}
 
 
 class Sources:
-    """The texts that diagnostics point into: given ones first, then the files on disk."""
+    """The texts that diagnostics point into: given ones first, then the files on disk.
 
-    def __init__(self, texts: Mapping[str, str] | None = None) -> None:
+    `width` is the number of columns that a line is cut to.
+    """
+
+    def __init__(self, texts: Mapping[str, str] | None = None, width: int = WIDTH) -> None:
+        self.width = max(width, _NARROWEST)
         self._lines = {file: text.split("\n") for file, text in (texts or {}).items()}
 
     def line(self, file: str, number: int) -> str | None:
@@ -29,8 +40,8 @@ class Sources:
 
 def _read_lines(file: str) -> list[str]:
     try:
-        return Path(file).read_text(encoding="utf-8-sig", errors="replace").split("\n")
-    except (OSError, ValueError):
+        return read_text(Path(file), _LARGEST_SOURCE_BYTES).split("\n")
+    except ValueError:
         return []
 
 
@@ -105,13 +116,33 @@ def _snippets(
             if number - previous > 1:
                 lines.append(paint("...", "1;34"))
             previous = number
-            text = _printable(sources.line(file, number) or "")
+            on_line = sorted((m for m in here if m.span.line == number), key=lambda m: m.span)
+            whole = sources.line(file, number) or ""
+            text, on_line = _cut_line(whole, on_line, sources.width - len(margin) - 3)
             count = paint(str(number).rjust(len(margin)), "1;34")
             lines.append(f"{count} {bar} {text}".rstrip())
-            on_line = sorted((m for m in here if m.span.line == number), key=lambda m: m.span)
             under = _underlines(on_line, len(text), paint, hue)
             lines += [f"{margin} {bar} {line}".rstrip() for line in under]
     return lines
+
+
+def _cut_line(text: str, marks: list[_Mark], width: int) -> tuple[str, list[_Mark]]:
+    """The part of a long line around its first mark, and the marks where they stand in it."""
+    if len(text) <= width:
+        return _printable(text), marks
+    begin = min(max(0, marks[0].span.column - 1 - width // 3), len(text) - width)
+    part = text[begin : begin + width]
+    shown = ("…" if begin else part[:1]) + part[1:-1]
+    shown += "…" if begin + width < len(text) else part[-1:]
+    inside = [m for m in marks if m.span.column - 1 < begin + width]
+    return _printable(shown), [_moved(mark, begin, width) for mark in inside]
+
+
+def _moved(mark: _Mark, begin: int, width: int) -> _Mark:
+    """A mark in a line that begins further right and ends after some columns."""
+    span = mark.span
+    start, end = (min(max(at - begin, 1), width) for at in (span.column, span.end_column))
+    return replace(mark, span=replace(span, column=start, end_column=end))
 
 
 def _printable(text: str) -> str:

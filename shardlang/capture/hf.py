@@ -17,6 +17,7 @@ from shardlang.capture.errors import CaptureError, first_line, no_file
 from shardlang.capture.python_file import check_mode
 from shardlang.capture.source import InputSpec, ModelSource, unknown_input
 from shardlang.grammar.diagnostics import join_words, quote
+from shardlang.grammar.files import UnreadableError, read_text
 
 TASKS: dict[str, str] = {
     "base": "AutoModel",
@@ -44,6 +45,7 @@ TRACEABLE_EXPERTS = "grouped_mm"
 
 _VOCABULARY_LABELS = ("causal-lm", "masked-lm", "seq2seq-lm", "speech-seq2seq")
 _TOKEN_LABELS = (*_VOCABULARY_LABELS, "token-classification")
+_LARGEST_CONFIG_BYTES = 2**24
 _EXTRA_INPUTS = ("num_items_in_batch",)
 
 
@@ -83,10 +85,16 @@ class HfSource(ModelSource):
         """The configuration as JSON holds it."""
         path = self.path / "config.json" if self.path.is_dir() else self.path
         try:
-            settings = json.loads(path.read_text())
-        except OSError:
-            raise no_file(path) from None
-        except ValueError as error:
+            settings = json.loads(read_text(path, _LARGEST_CONFIG_BYTES))
+        except UnreadableError as error:
+            if not path.exists():
+                raise no_file(path) from None
+            raise CaptureError(
+                "SH0350",
+                f"cannot read `{path.name}`: {error}",
+                help="name the JSON file of a Hugging Face configuration",
+            ) from None
+        except (ValueError, RecursionError) as error:
             raise CaptureError(
                 "SH0350",
                 f"`{path.name}` is not JSON: {first_line(error)}",

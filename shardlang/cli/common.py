@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from shardlang.grammar.cap import most_important
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, in_order, start_of_file
 from shardlang.grammar.render import Sources, render_all, to_json, use_color
 
@@ -112,12 +114,14 @@ class Context:
 
     def print_document(self, payload: Mapping[str, Any]) -> None:
         """Print one JSON document on one line; of each key the payload's value stands."""
-        shown = self._shown()
+        shown, more = most_important(self._shown())
         ok = not any(finding.is_error for finding in shown)
         document: dict[str, Any] = {"schema": SCHEMA, "spec": self.spec_path}
         document |= {"set": self.set_values, "ok": ok, **payload}
         if shown or not document["ok"]:
             document["diagnostics"] = [to_json(finding) for finding in shown]
+        if more:
+            document["more_diagnostics"] = more
         click.echo(json.dumps(document, separators=(", ", ": "), allow_nan=False))
 
     def say(self, text: str) -> None:
@@ -137,10 +141,13 @@ class Context:
         return [finding for finding in found if finding.severity != "note"]
 
     def _print_findings(self) -> None:
-        shown = self._shown()
+        shown, more = most_important(self._shown())
         stream: IO[str] = sys.stdout if self.findings_are_result else sys.stderr
+        if stream.isatty():
+            self.sources.width = shutil.get_terminal_size().columns
         if shown:
             text = render_all(shown, self.style, self.sources, use_color(stream))
+            text += f"\n… and {more:,} more" if more else ""
             click.echo(text, file=stream, color=use_color(stream))
 
 

@@ -13,6 +13,7 @@ import click
 
 from shardlang.cli.common import Context, common_options
 from shardlang.grammar.diagnostics import error, has_errors, start_of_file
+from shardlang.grammar.files import LARGEST_BYTES, decoded, read_text
 from shardlang.grammar.formatter import format_tree
 from shardlang.grammar.parser import parse
 from shardlang.grammar.render import Sources
@@ -83,15 +84,13 @@ def _format(file: str, context: Context) -> _Formatted | None:
 
 def _read(file: str, context: Context) -> str | None:
     try:
-        data = sys.stdin.buffer.read() if file == _STDIN else Path(file).read_bytes()
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as fault:
-        reason = f"byte {fault.start} is not UTF-8"
+        if file == _STDIN:
+            return decoded(sys.stdin.buffer.read(LARGEST_BYTES + 1))
+        return read_text(Path(file))
     except (OSError, ValueError) as fault:
-        reason = (getattr(fault, "strerror", None) or str(fault)).lower()
-    message = f"cannot read `{file}`: {reason}"
-    context.add([error("SH0109", message, start_of_file(file), help="check the path")])
-    return None
+        message = f"cannot read `{file}`: {fault}"
+        context.add([error("SH0109", message, start_of_file(file), help="check the path")])
+        return None
 
 
 def _apply(result: _Formatted, context: Context, check: bool, diff: bool) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from shardlang.grammar import tree as t
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, start_of_file
+from shardlang.grammar.files import read_text
 from shardlang.grammar.parser import parse
 
 _MOST_FILES = 64
+
+SUFFIX = ".shard"
+"""How the name of every used file ends, links followed: no other file is read, nor shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +40,18 @@ def gather_file(path: Path) -> Gathered:
     gathered = Gathered(root=str(path))
     text = _read(path, start_of_file(str(path)), gathered)
     if text is not None:
-        _add(text, str(path), gathered, (path.resolve(),))
+        _add(text, str(path), gathered, (_real(path),))
     return gathered
 
 
 def gather_text(text: str, file: str) -> Gathered:
     """The same for a text; its paths are relative to the folder of `file`."""
     gathered = Gathered(root=file)
-    _add(text, file, gathered, (Path(file).resolve(),))
+    _add(text, file, gathered, (_real(Path(file)),))
     return gathered
 
 
-def _add(text: str, file: str, gathered: Gathered, open_files: tuple[Path, ...]) -> None:
+def _add(text: str, file: str, gathered: Gathered, open_files: tuple[str, ...]) -> None:
     gathered.files += 1
     tree, findings = parse(text, file)
     gathered.findings += findings
@@ -60,14 +65,18 @@ def _add(text: str, file: str, gathered: Gathered, open_files: tuple[Path, ...])
             gathered.facts.append(Fact(statement, folder))
 
 
-def _add_used(use: t.Use, folder: Path, gathered: Gathered, open_files: tuple[Path, ...]) -> None:
+def _add_used(use: t.Use, folder: Path, gathered: Gathered, open_files: tuple[str, ...]) -> None:
     span = use.path.span
     if not is_path(use.path.text):
         help = 'write the path of a spec: `use "base.shard"`'
         gathered.findings.append(error("SH0109", "no file can have this path", span, help=help))
         return
     path = folder / use.path.text
-    if path.resolve() in open_files:
+    if not use.path.text.endswith(SUFFIX) or not _real(path).endswith(SUFFIX):
+        message = f"`{use.path.text}` is no spec: the name of a used file ends in `{SUFFIX}`"
+        gathered.findings.append(error("SH0109", message, span, help="rename it, if it is a spec"))
+        return
+    if _real(path) in open_files:
         gathered.findings.append(_cycle(use, path))
         return
     if gathered.files >= _MOST_FILES:
@@ -76,7 +85,7 @@ def _add_used(use: t.Use, folder: Path, gathered: Gathered, open_files: tuple[Pa
         return
     text = _read(path, span, gathered)
     if text is not None:
-        _add(text, str(path), gathered, (*open_files, path.resolve()))
+        _add(text, str(path), gathered, (*open_files, _real(path)))
 
 
 def is_path(text: str) -> bool:
@@ -101,11 +110,13 @@ def _cycle(use: t.Use, path: Path) -> Diagnostic:
 def _read(path: Path, span: Span, gathered: Gathered) -> str | None:
     """The text of a file, or None with a finding."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as fault:
-        reason = f"byte {fault.start} is not UTF-8"
-    except (OSError, ValueError) as fault:
-        reason = getattr(fault, "strerror", None) or str(fault)
-    message = f"cannot read `{path}`: {reason.lower()}"
-    gathered.findings.append(error("SH0109", message, span, help="check the path"))
-    return None
+        return read_text(path)
+    except ValueError as fault:
+        message = f"cannot read `{path}`: {fault}"
+        gathered.findings.append(error("SH0109", message, span, help="check the path"))
+        return None
+
+
+def _real(path: Path) -> str:
+    """The path without links, as far as they lead."""
+    return os.path.realpath(path)
