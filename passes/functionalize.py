@@ -200,6 +200,9 @@ class _Functionalizer:
         hidden = bool(at.meta.get("no_grad"))
         for node, old in zip(chain, olds, strict=True):
             if hidden and carries_gradient(old):
+                if chain[-1].meta.get("kind") == "param":
+                    source = at.meta.get("source", "")
+                    raise written_leaf("param", chain[-1].meta["leaf"], source)
                 raise PassError(
                     "SH0357",
                     "a tensor with a gradient is changed in place where autograd does not see it:"
@@ -245,6 +248,24 @@ class _Functionalizer:
             added = self.edit.call(aten.mul.Tensor, new, momentum, like=node)
             total = self.edit.call(aten.add.Tensor, kept, added, like=node)
             self._store(buffer, self._fit(total, old, node), node)  # type: ignore[arg-type]
+
+
+_WRITE_HELP = {
+    "param": "change parameters in the training loop; what the forward keeps is a buffer",
+    "input": "change a copy: `x = x.clone()` first",
+    "constant": "register the tensor as a buffer",
+}
+
+
+def written_leaf(kind: str, name: str, source: str) -> PassError:
+    """The error for a write to what a program cannot change: a parameter, input or constant."""
+    word = {"param": "parameter"}.get(kind, kind)
+    return PassError(
+        "SH0357",
+        f"the forward changes the {word} `{name}` in place",
+        help=_WRITE_HELP[kind],
+        source=source,
+    )
 
 
 def functional_form(node: fx.Node) -> OpOverload:

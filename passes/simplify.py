@@ -166,6 +166,15 @@ def _empty(edit: Editor, node: fx.Node) -> None:
     node.args, node.kwargs = node.args[:1], {"dtype": dtype, "device": CPU}
 
 
+def _conj(edit: Editor, node: fx.Node) -> None:
+    """A conjugate is computed at once: what resolves a pending one is a copy like any other."""
+    _become(edit, node, aten.conj_physical.default, node.args[0])
+
+
+def _negative(edit: Editor, node: fx.Node) -> None:
+    _become(edit, node, aten.neg.default, node.args[0])
+
+
 def _unit(edit: Editor, node: fx.Node) -> None:
     """Drop a product with one, and a sum of integers with zero."""
     operand, other = node.args[0], node.args[1]
@@ -222,6 +231,8 @@ _RULES: tuple[tuple[list[Any], Callable[[Editor, fx.Node], None]], ...] = (
     ([aten.expand, aten.expand_as], _expand),
     ([aten.slice], _slice),
     ([aten.detach_], _detach_in_place),
+    ([aten._conj], _conj),
+    ([aten._neg_view], _negative),
     ([aten.rms_norm], _rms_norm),
     ([aten.new_ones, aten.new_zeros, aten.new_full, aten.new_empty], _new_factory),
     ([aten.empty, aten.empty_like], _empty),

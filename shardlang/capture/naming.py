@@ -17,7 +17,8 @@ from shardlang.capture.mark import MARK
 from shardlang.capture.source import InputSpec
 from shardlang.capture.stacks import model_frame
 from shardlang.capture.types import Leaf, Result, ValueKey
-from shardlang.ir.compat import FakeTensor, tree_leaves
+from shardlang.ir.compat import FakeTensor, forget_constant, tree_leaves
+from shardlang.passes.functionalize import written_leaf
 
 PREFIX = "model_"
 """What the exported wrapper calls the model."""
@@ -89,6 +90,8 @@ def bind_leaves(
         first[names[0]] = node
         leaf = _leaf(node, kind, names, model, persistent, inputs)
         node.meta |= {"kind": kind, "trainable": leaf.trainable, "module": _owner(leaf)}
+        node.meta["leaf"] = leaf.name
+        forget_constant(node.meta["val"])
         held = program.constants.get(spec.target or "")
         if held is not None and held.dim() == 0 and not isinstance(held, FakeTensor):
             node.meta["value"] = held.item()
@@ -237,24 +240,12 @@ def _record(named: NamedGraph, value: fx.Node, key: tuple[Any, ...]) -> None:
         named.values[key] = value
 
 
-_WRITE_HELP = {
-    "parameter": "change parameters in the training loop; what the forward keeps is a buffer",
-    "input": "change a copy: `x = x.clone()` first",
-    "constant": "register the tensor as a buffer",
-}
-
-
 def _refuse_written(written: dict[Leaf, fx.Node]) -> None:
     """Only buffers may change."""
     for leaf, value in written.items():
         if leaf.kind != "buffer":
-            kind = {"param": "parameter"}.get(leaf.kind, leaf.kind)
-            raise CaptureError(
-                "SH0357",
-                f"the forward changes the {kind} `{leaf.name}` in place",
-                help=_WRITE_HELP[kind],
-                source=value.meta.get("source", ""),
-            )
+            error = written_leaf(leaf.kind, leaf.name, value.meta.get("source", ""))
+            raise CaptureError(error.code, error.message, help=error.help, source=error.source)
 
 
 def _drop_dead(named: NamedGraph) -> None:

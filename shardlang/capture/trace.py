@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import fx, nn
 
+from shardlang.capture.data_access import data_as_detach
 from shardlang.capture.deferred import Deferred
 from shardlang.capture.errors import CaptureError, model_line
 from shardlang.capture.failures import explain_failure
@@ -109,7 +110,7 @@ def _export(
     try:
         with (
             quiet(), refuse_unseen(train) as used, export_patches(specs),
-            marking(call.model_, mark), full_stacks(),
+            marking(call.model_, mark), full_stacks(), data_as_detach(),
         ):  # fmt: skip
             program = torch.export.export(call, fakes, strict=False)
         check_own_backwards(used)

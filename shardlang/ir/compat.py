@@ -54,6 +54,7 @@ __all__ = [
     "detect_fake_mode",
     "dtensor_overloads",
     "export_fake_mode",
+    "forget_constant",
     "storage_key",
     "tree_flatten",
     "tree_leaves",
@@ -122,3 +123,12 @@ def _is_forward(op: OpOverload) -> bool:
     writes = any(a.alias_info is not None and a.alias_info.is_write for a in op._schema.arguments)
     apart = ("backward", "_foreach_", "_fused_")
     return not writes and not any(word in str(op) for word in apart)
+
+
+def forget_constant(fake: object) -> None:
+    """Forget what a fake tensor's value is, where that is a fake tensor itself.
+
+    Ops on known values are computed; on such a one they would read memory that is not there.
+    """
+    if isinstance(fake, FakeTensor) and isinstance(fake.constant, FakeTensor):
+        fake.constant = None
