@@ -255,6 +255,11 @@ CODES: dict[str, Code] = {
         "The forward changes a Python attribute, or Python draws its random numbers. The traced"
         " program keeps what they were while it was traced.",
     ),
+    "SH0362": Code(
+        "check that is left out",
+        "A check in the model depends on the values of tensors. Tracing takes it to pass, and the"
+        " program does not check.",
+    ),
     # SH04xx: propagation and resharding
     "SH0401": Code("op without a rule", "No sharding rule says how the op may be split."),
     "SH0402": Code(

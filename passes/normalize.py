@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from shardlang.passes.drop_checks import drop_checks
 from shardlang.passes.expand_vmaps import expand_vmaps
 from shardlang.passes.expose_groups import expose_groups
 from shardlang.passes.expose_randomness import expose_randomness
@@ -14,6 +15,20 @@ from shardlang.passes.inline_regions import inline_regions
 from shardlang.passes.keep_draw_order import draw_orders, keep_draw_order
 from shardlang.passes.plain_draws import plain_draws
 from shardlang.passes.simplify import simplify
+
+
+@dataclass(frozen=True, slots=True)
+class Normalized:
+    """A normalized graph.
+
+    Attributes:
+        final: placeholder to final value, for each one that the program writes.
+        checks: the model's lines of checks on data that were dropped.
+    """
+
+    graph: fx.Graph
+    final: dict[fx.Node, fx.Node]
+    checks: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +50,10 @@ class Normalize:
 
     name: str = "normalize"
 
-    def run(self, traced: fx.GraphModule) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
-        """The normalized graph, and placeholder to final value for each one that is written."""
+    def run(self, traced: fx.GraphModule) -> Normalized:
+        """The normalized graph, and what it no longer shows."""
         graph = inline_regions(traced)
+        checks = drop_checks(graph)
         expand_vmaps(graph)
         plain_draws(graph)
         final = functionalize(graph)
@@ -49,7 +65,7 @@ class Normalize:
         keep_draw_order(graph, orders)
         final = _release(graph, final)
         graph.lint()
-        return graph, final
+        return Normalized(graph, final, checks)
 
 
 def _keep(graph: fx.Graph, final: dict[fx.Node, fx.Node]) -> None:

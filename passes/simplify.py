@@ -14,14 +14,6 @@ aten = torch.ops.aten
 CPU = torch.device("cpu")
 
 _PLACEMENT = ("pin_memory", "layout", "memory_format")
-_CHECKS = [
-    aten._assert_tensor_metadata,
-    aten._assert_async,
-    aten._assert_scalar,
-    aten.sym_constrain_range,
-    aten.sym_constrain_range_for_size,
-    aten._functional_assert_async,
-]
 _COPIES = [
     aten.alias,
     aten.clone,
@@ -60,15 +52,12 @@ _NEW_FACTORIES = {
 def simplify(graph: fx.Graph) -> None:
     """Simplify `graph` in place.
 
-    Afterwards there are no runtime checks, copies, switched-off dropouts or redundant casts;
+    Afterwards there are no copies, switched-off dropouts or redundant casts;
     reshapes are all `aten.reshape` and casts all `aten.to.dtype`, sizes are explicit; factories
     name their dtype, and no device but the CPU.
     """
     edit = Editor(graph)
     for node in list(graph.nodes):
-        if is_op(node, _CHECKS):
-            graph.erase_node(node)
-            continue
         for operators, rule in _RULES:
             if is_op(node, operators):
                 rule(edit, node)

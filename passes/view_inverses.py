@@ -73,7 +73,7 @@ def _part(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.N
 
 
 def _conj(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
-    return edit.call(view.target, value, like=at)
+    return edit.call(aten.conj_physical.default, value, like=at)
 
 
 def _movedim(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
@@ -157,7 +157,7 @@ _RULES: tuple[tuple[list[Any], PutBack], ...] = (
     ([aten.view_as_real], _view_as_real),
     ([aten.view_as_complex], _view_as_complex),
     ([aten.real, aten.imag], _part),
-    ([aten.conj, aten._conj], _conj),
+    ([aten._conj], _conj),
     ([aten.slice], _scatter(aten.slice_scatter.default)),
     ([aten.select], _scatter(aten.select_scatter.default)),
     ([aten.diagonal], _scatter(aten.diagonal_scatter.default)),

@@ -204,7 +204,7 @@ def compile_spec(
     binding, found = bind(spec, names_of(captured))
     if binding is None or has_errors(found):
         raise CompileError(found)
-    found += [replace(at_model(remark, spec), severity="warning") for remark in captured.remarks]
+    found += [replace(at_model(r, spec), severity=r.severity) for r in captured.remarks]
     placements = placements_of(spec, binding, captured)
     if source.mode == "train" and (finding := loss_finding(spec, placements.loss, captured)):
         raise CompileError([*found, finding])

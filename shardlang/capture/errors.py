@@ -27,6 +27,7 @@ CODES: dict[str, str] = {
     "SH0359": "a checkpoint does not fit the model",
     "SH0360": "a module's value does not exist or is ambiguous",
     "SH0361": "the forward keeps state that is not traced",
+    "SH0362": "a check on data is left out",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import re
+import traceback
 from typing import NamedTuple
 
 from shardlang.capture.errors import CaptureError, ModelLine, first_line, model_line
@@ -25,6 +26,7 @@ _TENSOR_HELP = (
     "keep the value a tensor, and choose with `torch.where(condition, a, b)`; "
     "or decide by a shape or an argument of the model"
 )
+_VALIDATION_HELP = "build the distribution with `validate_args=False`: it looks at its arguments"
 _BRANCH = "the model decides by the value of a tensor, which is not known while it is traced"
 _NUMBER = "the model needs the value of a tensor as a number, which is not known while it is traced"
 
@@ -86,6 +88,8 @@ def explain_failure(error: Exception, advice: str = "") -> CaptureError:
     source = model_line(error)
     if any(word in text for word in _DATA):
         message = _BRANCH if _decides(source) else _NUMBER
+        if _validates(error):
+            return CaptureError("SH0354", message, help=_VALIDATION_HELP, source=source)
         return CaptureError("SH0354", message, help=advice or _TENSOR_HELP, source=source)
     for cause in _CAUSES:
         if any(word in text for word in cause.words):
@@ -98,6 +102,12 @@ def explain_failure(error: Exception, advice: str = "") -> CaptureError:
         " the model",
         source=source,
     )
+
+
+def _validates(error: Exception) -> bool:
+    """Whether a distribution of torch looks at its arguments."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any("/torch/distributions/" in frame.filename for frame in frames)
 
 
 def _op_in(error: Exception) -> str:

@@ -17,7 +17,7 @@ from shardlang.capture.mark import MARK
 from shardlang.capture.source import InputSpec
 from shardlang.capture.stacks import model_frame
 from shardlang.capture.types import Leaf, Result, ValueKey
-from shardlang.ir.compat import FakeTensor, forget_constant, tree_leaves
+from shardlang.ir.compat import FakeTensor, forget_constant
 from shardlang.passes.functionalize import written_leaf
 
 PREFIX = "model_"
@@ -39,31 +39,11 @@ def strip_prefix(name: str) -> str:
 
 
 def annotate(graph: fx.Graph) -> None:
-    """Set `module` and `source` on every node. Raises SH0354 for a shape that depends on data."""
+    """Set `module` and `source` on every node."""
     for node in graph.nodes:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         node.meta["module"] = strip_prefix(stack[-1][0]) if stack else ""
         node.meta["source"] = model_frame(node.meta.get("stack_trace") or "")
-        if not all(_is_static(v) for v in tree_leaves(node.meta.get("val"))):
-            raise CaptureError(
-                "SH0354",
-                f"the shape of `{_op_name(node)}`'s result depends on the values of a tensor",
-                help="keep the shape and mask instead: `torch.where(mask, x, 0)`",
-                source=node.meta["source"],
-            )
-
-
-def _op_name(node: fx.Node) -> str:
-    """An operator without namespace and overload."""
-    target: Any = node.target
-    return str(getattr(target, "overloadpacket", target)).removeprefix("aten.")
-
-
-def _is_static(value: Any) -> bool:
-    """Whether a traced value is free of symbolic sizes."""
-    if isinstance(value, torch.Tensor):
-        return all(isinstance(size, int) for size in value.shape)
-    return not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
 
 
 def bind_leaves(

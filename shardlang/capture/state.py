@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -19,12 +19,13 @@ _PLAIN = (bool, int, float, str, bytes)
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Something that a trace does not hold, and that need not be wrong: a warning."""
+    """Something that a trace does not hold, and that need not be wrong: a warning or a note."""
 
     code: str
     message: str
     help: str
     source: str = ""
+    severity: Literal["warning", "note"] = "warning"
 
 
 @dataclass(frozen=True, slots=True)

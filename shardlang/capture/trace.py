@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import fx, nn
 
+from shardlang.capture.checks import checks_hold, left_out
 from shardlang.capture.data_access import data_as_detach
 from shardlang.capture.deferred import Deferred
 from shardlang.capture.errors import CaptureError, model_line
@@ -74,6 +75,7 @@ class _Seen:
     output: Skeleton | None = None
     remarks: tuple[Remark, ...] = ()
     replaced: frozenset[str] = frozenset()
+    checks: tuple[str, ...] = ()
 
 
 class _Call(nn.Module):
@@ -111,8 +113,10 @@ def _export(
         with (
             quiet(), refuse_unseen(train) as used, export_patches(specs),
             marking(call.model_, mark), full_stacks(), data_as_detach(),
+            checks_hold() as checks,
         ):  # fmt: skip
             program = torch.export.export(call, fakes, strict=False)
+        call.seen.checks = tuple(checks)
         check_own_backwards(used)
         if call.seen.remarks and deferred.recorded:
             call.seen.remarks = _lasting(call, fakes, specs)
@@ -154,8 +158,9 @@ def _finish(
         if isinstance(part, fx.GraphModule):
             annotate(part.graph)
     leaves = bind_leaves(program, source.deferred.module, specs)
-    graph, final = Normalize().run(traced)
-    named = name_graph(graph, leaves, final, output.names)
+    made = Normalize().run(traced)
+    named = name_graph(made.graph, leaves, made.final, output.names)
+    checks = [*call.seen.checks, *made.checks]
     if source.mode == "train":
         refuse_sparse_gradients(named.graph, named.leaves)
     values = _held_values(source.deferred, program)
@@ -172,7 +177,7 @@ def _finish(
         replaced=frozenset(named_first[name] for name in call.seen.replaced),
         output=output,
         forward_names=source.forward_names,
-        remarks=call.seen.remarks,
+        remarks=(*call.seen.remarks, *([left_out(checks)] if checks else [])),
     )
 
 
