@@ -365,5 +365,9 @@ CODES: dict[str, Code] = {
         "nothing to train",
         "The loss needs no gradient, or no parameter does.",
     ),
+    "SH0641": Code(
+        "parameter that changed too soon",
+        "Under `regather` the backward reads the parameters again, so they must be as they were.",
+    ),
 }
 """Every code, by number."""

@@ -7,87 +7,129 @@ once, as in DistributedDataParallel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from shardlang.runtime.moves import Action, Exchange, Gather, Reduce, Scatter
-from shardlang.runtime.watch import named
+from shardlang.runtime.communication import Call
+from shardlang.runtime.moves import SENDING, Exchange, Gather, Move, Reduce, Scatter, Sending, Shape
 
-Actions = list[Action]
 Tensors = Sequence[Tensor]
 
 
-def run_together(moves: Sequence[Action], xs: Tensors) -> list[Tensor]:
-    """Every move on its tensor; those that send data share one call per kind, group and dtype."""
-    if len(moves) == 1:
-        return [moves[0](xs[0])]
-    out: list[Tensor] = list(xs)
-    for send, places in _bundles(moves, xs):
-        sent = send([moves[i] for i in places], [xs[i] for i in places])
-        for i, tensor in zip(places, sent, strict=True):
-            out[i] = tensor
-    return out
+class Bundle(Protocol):
+    """Moves that share one call: as `Sending`, for several pieces."""
+
+    @property
+    def call(self) -> Call:
+        """What the wire does with the messages."""
+        ...
+
+    def pack(self, xs: Tensors, /) -> Tensor:
+        """The message made of this device's pieces."""
+        ...
+
+    def unpack(self, message: Tensor, /) -> list[Tensor]:
+        """The new pieces, made of what arrives."""
+        ...
 
 
-Send = Callable[[Any, Tensors], list[Tensor]]
+class Reduces:
+    """All-reduces."""
+
+    def __init__(self, moves: Sequence[Reduce], shapes: Sequence[Shape]) -> None:
+        self.call = Call("all_reduce", moves[0].op, spare=True)
+        self._shapes = shapes
+
+    def pack(self, xs: Tensors) -> Tensor:
+        """The pieces, one after the other."""
+        return torch.cat([x.reshape(-1) for x in xs])
+
+    def unpack(self, message: Tensor) -> list[Tensor]:
+        """Views of the sum."""
+        parts = message.split_with_sizes([math.prod(shape) for shape in self._shapes])
+        return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
 
-def _bundles(moves: Sequence[Action], xs: Tensors) -> list[tuple[Send, list[int]]]:
-    """The places of the moves that can share one call."""
-    found: dict[object, tuple[Send, list[int]]] = {}
-    for i, (move, x) in enumerate(zip(moves, xs, strict=True)):
-        send = _BUNDLES.get(type(move), _each)
-        wire = getattr(move, "wire", None)
-        key = (send, wire and wire.name, getattr(move, "op", None), x.dtype)
-        found.setdefault(key, (send, []))[1].append(i)
-    return list(found.values())
+class Gathers:
+    """All-gathers."""
+
+    def __init__(self, moves: Sequence[Gather], shapes: Sequence[Shape]) -> None:
+        self.call = moves[0].call
+        self._moves, self._sizes = moves, [math.prod(move.cell) for move in moves]
+
+    def pack(self, xs: Tensors) -> Tensor:
+        """The packed pieces, one after the other."""
+        return torch.cat([m.pack(x).reshape(-1) for m, x in zip(self._moves, xs, strict=True)])
+
+    def unpack(self, message: Tensor) -> list[Tensor]:
+        """Each move's own columns of the members' rows."""
+        rows = message.view(self._moves[0].group.size, sum(self._sizes))
+        parts = rows.split_with_sizes(self._sizes, 1)
+        return [move.unpack(part) for move, part in zip(self._moves, parts, strict=True)]
 
 
-def _each(moves: Actions, xs: Tensors) -> list[Tensor]:
-    return [move(x) for move, x in zip(moves, xs, strict=True)]
+class Scatters:
+    """Reduce-scatters."""
+
+    def __init__(self, moves: Sequence[Scatter], shapes: Sequence[Shape]) -> None:
+        self.call = moves[0].call
+        self._moves, self._sizes = moves, [math.prod(move.cell) for move in moves]
+
+    def pack(self, xs: Tensors) -> Tensor:
+        """One row per member, with what each move has for it."""
+        return torch.cat([move.pack(x) for move, x in zip(self._moves, xs, strict=True)], 1)
+
+    def unpack(self, message: Tensor) -> list[Tensor]:
+        """Each move's own stretch of the row."""
+        parts = message.split_with_sizes(self._sizes)
+        return [move.unpack(part) for move, part in zip(self._moves, parts, strict=True)]
 
 
-def _reduce(moves: Sequence[Reduce], xs: Tensors) -> list[Tensor]:
-    first = moves[0]
-    flat = torch.cat([x.reshape(-1) for x in xs])
-    reduced = named(first.label, first.wire.all_reduce, flat, first.op, True)
-    parts = reduced.split_with_sizes([x.numel() for x in xs])
-    return [part.view(x.shape) for part, x in zip(parts, xs, strict=True)]
+class Exchanges:
+    """All-to-alls."""
+
+    def __init__(self, moves: Sequence[Exchange], shapes: Sequence[Shape]) -> None:
+        members = range(moves[0].group.size)
+        sent = [sum(move.counts_sent[m] for move in moves) for m in members]
+        received = [sum(move.counts_received[m] for move in moves) for m in members]
+        self.call = Call("exchange", sent=sent, received=received)
+        self._moves, self._members = moves, members
+
+    def pack(self, xs: Tensors) -> Tensor:
+        """Member by member, what each move has for it."""
+        packed = [move.split(x) for move, x in zip(self._moves, xs, strict=True)]
+        return torch.cat([pieces[m].reshape(-1) for m in self._members for pieces in packed])
+
+    def unpack(self, message: Tensor) -> list[Tensor]:
+        """Each move's own stretches of the members' messages."""
+        sizes = [move.counts_received[m] for m in self._members for move in self._moves]
+        pieces = message.split_with_sizes(sizes)
+        count = len(self._moves)
+        return [move.join(pieces[i::count]) for i, move in enumerate(self._moves)]
 
 
-def _gather(moves: Sequence[Gather], xs: Tensors) -> list[Tensor]:
-    packed = [move.pack(x).reshape(-1) for move, x in zip(moves, xs, strict=True)]
-    wire = moves[0].wire
-    rows = named(moves[0].label, wire.all_gather, torch.cat(packed)).view(wire.size, -1)
-    parts = rows.split_with_sizes([p.numel() for p in packed], 1)
-    return [move.unpack(part) for move, part in zip(moves, parts, strict=True)]
-
-
-def _scatter(moves: Sequence[Scatter], xs: Tensors) -> list[Tensor]:
-    packed = [move.pack(x) for move, x in zip(moves, xs, strict=True)]
-    row = named(moves[0].label, moves[0].wire.reduce_scatter, torch.cat(packed, 1))
-    parts = row.split_with_sizes([p.shape[1] for p in packed])
-    return [move.unpack(part) for move, part in zip(moves, parts, strict=True)]
-
-
-def _exchange(moves: Sequence[Exchange], xs: Tensors) -> list[Tensor]:
-    packed = [move.pack(x) for move, x in zip(moves, xs, strict=True)]
-    members = range(moves[0].wire.size)
-    flat = torch.cat([pieces[m].reshape(-1) for m in members for pieces in packed])
-    sent = [sum(move.counts_sent[m] for move in moves) for m in members]
-    counts = [move.counts_received[m] for m in members for move in moves]
-    received = [sum(move.counts_received[m] for move in moves) for m in members]
-    swapped = named(moves[0].label, moves[0].wire.exchange, flat, sent, received)
-    pieces = swapped.split_with_sizes(counts)
-    return [move.unpack(pieces[i :: len(moves)]) for i, move in enumerate(moves)]
-
-
-_BUNDLES: dict[type, Send] = {
-    Reduce: _reduce,
-    Gather: _gather,
-    Scatter: _scatter,
-    Exchange: _exchange,
+_BUNDLES: dict[type, Any] = {
+    Reduce: Reduces,
+    Gather: Gathers,
+    Scatter: Scatters,
+    Exchange: Exchanges,
 }
+
+
+def bundles(moves: Sequence[Move | Sending], xs: Tensors) -> list[tuple[Bundle, list[int]]]:
+    """The moves that send data, those of one kind, group and dtype together; with their places."""
+    found: dict[object, list[int]] = {}
+    for i, (move, x) in enumerate(zip(moves, xs, strict=True)):
+        if isinstance(move, SENDING):
+            key = (type(move), str(move.group), getattr(move, "op", None), x.dtype)
+            found.setdefault(key, []).append(i)
+    return [(_bundle([moves[i] for i in at], [xs[i] for i in at]), at) for at in found.values()]
+
+
+def _bundle(moves: Sequence[Move | Sending], xs: Tensors) -> Bundle:
+    made: Bundle = _BUNDLES[type(moves[0])](moves, [tuple(x.shape) for x in xs])
+    return made

@@ -7,8 +7,8 @@ to another all-reduce, which doubles the gradients of a row-parallel layer on tw
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,12 +16,49 @@ from torch import Tensor
 
 from shardlang.ir.journey import router_at
 from shardlang.ir.steps import Step
-from shardlang.runtime.bundle import run_together
+from shardlang.runtime.bundle import bundles
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.moves import Action, Change, keep, lower
+from shardlang.runtime.lower import Change, lower
+from shardlang.runtime.moves import SENDING, Move, Sending, keep
 from shardlang.runtime.once import once
 from shardlang.runtime.routes import Carry
+from shardlang.runtime.watch import named
 from shardlang.runtime.wire import Wire
+
+Action = Callable[[Tensor], Tensor]
+
+
+@dataclass(slots=True)
+class Sent:
+    """A move that sends data, over the wire of its group."""
+
+    move: Sending
+    wire: Wire
+
+    def __call__(self, x: Tensor) -> Tensor:
+        move = self.move
+        return move.unpack(named(move.label, self.wire.make, move.call, move.pack(x)))
+
+
+def connected(move: Move) -> Action:
+    """The move as a function of this device's piece."""
+    return Sent(move, Wire(move.group)) if isinstance(move, SENDING) else move
+
+
+def run_together(actions: Sequence[Action], xs: Sequence[Tensor]) -> list[Tensor]:
+    """Every action on its tensor; those that send data share one call per kind, group and dtype."""
+    if len(actions) == 1:
+        return [actions[0](xs[0])]
+    moves = [action.move if isinstance(action, Sent) else action for action in actions]
+    out = [x if isinstance(a, Sent) else a(x) for a, x in zip(actions, xs, strict=True)]
+    for bundle, places in bundles(moves, xs):
+        first = actions[places[0]]
+        assert isinstance(first, Sent)
+        packed = bundle.pack([xs[i] for i in places])
+        received = named(first.move.label, first.wire.make, bundle.call, packed)
+        for i, tensor in zip(places, bundle.unpack(received), strict=True):
+            out[i] = tensor
+    return out
 
 
 class _Apply(torch.autograd.Function):
@@ -65,8 +102,8 @@ class RunStep:
 
     def __init__(self, step: Step, groups: Groups, where: str = "") -> None:
         self.label = label_of(step, where)
-        self.forward = lower(Change.forward(step), groups, f"forward {self.label}")
-        self.backward = lower(Change.backward(step), groups, f"backward {self.label}")
+        self.forward = connected(lower(Change.forward(step), groups, f"forward {self.label}"))
+        self.backward = connected(lower(Change.backward(step), groups, f"backward {self.label}"))
         self._trivial = self.forward is keep and self.backward is keep
         self._differentiable = step.reduce == "sum"
 
@@ -86,9 +123,10 @@ class RunSteps:
 
     def __init__(self, steps: Sequence[Step], groups: Groups, where: str = "") -> None:
         self.label = label_of(steps[0], where)
+        assert all(step.reduce == "sum" for step in steps), "a max or min has no gradient"
         forward, backward = f"forward {self.label}", f"backward {self.label}"
-        self.forwards = [lower(Change.forward(step), groups, forward) for step in steps]
-        self.backwards = [lower(Change.backward(step), groups, backward) for step in steps]
+        self.forwards = [connected(lower(Change.forward(s), groups, forward)) for s in steps]
+        self.backwards = [connected(lower(Change.backward(s), groups, backward)) for s in steps]
 
     def __call__(self, xs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if torch.is_grad_enabled() and any(x.requires_grad for x in xs):
@@ -104,19 +142,22 @@ class RunRoute:
         assert step.route is not None
         self.label = label_of(step, where)
         self.router = router_at(step.route.at(groups.coord), groups.device)
-        wire = Wire(groups.of(step.axes))
-        self.forward = Carry(wire, f"forward {self.label}", step.route.inverse)
-        self.backward = Carry(wire, f"backward {self.label}", not step.route.inverse)
+        self.group = groups.of(step.axes)
+        self.wire = Wire(self.group)
+        self.inverse = step.route.inverse
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, x: Tensor, by: Tensor) -> Tensor:
         journey = self.router.journey(by)
-        forward = functools.partial(self.forward, journey=journey)
+        row = tuple(x.shape[1:])
+        there, back = (
+            Sent(Carry(self.group, f"{way} {self.label}", journey, inverse, row), self.wire)
+            for way, inverse in (("forward", self.inverse), ("backward", not self.inverse))
+        )
         if x.requires_grad and torch.is_grad_enabled():
-            backward = functools.partial(self.backward, journey=journey)
-            out: Tensor = _Apply.apply(x, forward, backward)  # type: ignore[no-untyped-call]
+            out: Tensor = _Apply.apply(x, there, back)  # type: ignore[no-untyped-call]
             return out
-        return forward(x)
+        return there(x)
 
 
 def label_of(step: Step, where: str = "") -> str:

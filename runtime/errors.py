@@ -20,6 +20,7 @@ CODES: dict[str, str] = {
     "SH0613": "a call that no program can answer",
     "SH0630": "the loss is not finite",
     "SH0631": "nothing can be trained",
+    "SH0641": "a parameter changed between the forward and its backward under `regather`",
 }
 """Every code of this stage, with what it says."""
 

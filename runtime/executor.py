@@ -18,7 +18,7 @@ from shardlang.ir.route import RouteAt
 from shardlang.ir.steps import Step
 from shardlang.runtime.collectives import RunRoute, RunStep, RunSteps
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.regather import Regather
+from shardlang.runtime.regather import Regather, parameter_of
 
 
 def load_program(
@@ -34,9 +34,10 @@ def load_program(
     graph = fx.Graph()
     held: dict[str, Any] = {}
     env: dict[fx.Node, fx.Node] = {}
+    names = {leaf.node: leaf.name for leaf in program.leaves}
     for node in program.graph.nodes:
         if node.op == "call_function" and node.target in (apply_step, apply_steps):
-            env[node] = _step_call(graph, node, env, groups, regather)
+            env[node] = _step_call(graph, node, env, groups, regather, names)
         elif node.op == "output":
             found = [env[result] for result in node.args[0] if result is not None]
             env[node] = graph.output(tuple(found))
@@ -52,6 +53,7 @@ def _step_call(
     env: dict[fx.Node, fx.Node],
     groups: Groups,
     regather: Regather | None,
+    names: dict[str, str],
 ) -> fx.Node:
     """A call of the prebuilt step in place of the step node."""
     sources, steps, *by = node.args
@@ -62,7 +64,7 @@ def _step_call(
         return graph.call_function(route, fx.map_arg((sources, *by), lambda n: env[n]))
     made: Any = (RunStep if node.target is apply_step else RunSteps)(steps, groups, where)  # type: ignore[arg-type]
     if regather is not None and node.meta.get("regather"):
-        made = regather.watch(made)
+        made = regather.watch(made, parameter_of(node, names))
     return graph.call_function(_named(made, node.name), (fx.map_arg(sources, lambda n: env[n]),))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,7 @@ class Group:
         axes: the axes, in mesh order, without those of size 1.
         coords: the members' coordinates, in the order of their ranks.
         index: this device's place among the members.
+        ranks: the members' numbers, in ascending order.
         backend: `gloo` or `nccl`; empty for a group of one.
         process_group: None for a group of one.
     """
@@ -39,6 +40,7 @@ class Group:
     axes: tuple[Axis, ...]
     coords: tuple[dict[str, int], ...]
     index: int
+    ranks: tuple[int, ...] = (0,)
     backend: str = ""
     process_group: dist.ProcessGroup | None = None
 
@@ -49,6 +51,19 @@ class Group:
 
     def __str__(self) -> str:
         return "*".join(axis.name for axis in self.axes)
+
+
+def members(mesh: Mesh, axes: tuple[Axis, ...], rank: int) -> Group:
+    """The devices of a mesh that one talks to along `axes`, without a process group."""
+    mine = next(sorted(ranks) for ranks in mesh.groups(axes) if rank in ranks)
+    coords = tuple(mesh.coord(one) for one in mine)
+    return Group(axes, coords, mine.index(rank), tuple(mine))
+
+
+def between(mesh: Mesh, axes: Iterable[Axis]) -> tuple[Axis, ...]:
+    """Those of `axes` along which there is more than one device, in mesh order."""
+    wanted = set(axes)
+    return tuple(axis for axis in mesh.axes if axis in wanted and axis.size > 1)
 
 
 class Groups:
@@ -64,24 +79,22 @@ class Groups:
 
     def of(self, axes: Iterable[Axis]) -> Group:
         """The group along `axes`; made if need be, on every rank together."""
-        wanted = set(axes)
-        key = tuple(axis for axis in self.mesh.axes if axis in wanted and axis.size > 1)
+        key = between(self.mesh, axes)
         if key not in self._groups:
-            self._groups[key] = self._make(key)
+            self._groups[key] = self._connected(members(self.mesh, key, self.rank))
         return self._groups[key]
 
     def everyone(self) -> Group:
         """The group of all devices."""
         return self.of(self.mesh.axes)
 
-    def _make(self, axes: tuple[Axis, ...]) -> Group:
-        members = [sorted(ranks) for ranks in self.mesh.groups(axes)]
-        mine = next(ranks for ranks in members if self.rank in ranks)
-        coords = tuple(self.mesh.coord(rank) for rank in mine)
-        if len(mine) == 1:
-            return Group(axes, coords, 0)
-        process_group = self._new_group(members, axes)
-        return Group(axes, coords, mine.index(self.rank), dist.get_backend(), process_group)
+    def _connected(self, group: Group) -> Group:
+        """The group with a process group of its own. Collective."""
+        if group.size == 1:
+            return group
+        every = [sorted(ranks) for ranks in self.mesh.groups(group.axes)]
+        process_group = self._new_group(every, group.axes)
+        return replace(group, backend=dist.get_backend(), process_group=process_group)
 
     def _new_group(self, members: list[list[int]], axes: tuple[Axis, ...]) -> dist.ProcessGroup:
         if len(members) == 1:

@@ -1,8 +1,11 @@
-"""The moves of the step table on one device: sizes, places and group worked out once, at load.
+"""The moves of the step table on one device: sizes, places and group worked out at load.
 
-A move is called with this device's piece and returns its new piece. The moves that send data also
-come in two halves, `pack` and `unpack`, so that several of one kind can share one call (`Bundle`).
-Uneven pieces are padded to the largest for gathers and scatters; exchanges send them as they are.
+A move within the device is called with this device's piece and returns its new piece. A move that
+sends data has three parts instead: `pack` makes a message of the piece, `call` says what the wire
+does with the messages of the group, `unpack` makes the new piece of what arrives. So the run, which
+makes the call with other processes, and the simulator, which makes it for all devices at once,
+share all the rest. Uneven pieces are padded to the largest for gathers and scatters; exchanges
+send them as they are.
 """
 
 from __future__ import annotations
@@ -10,58 +13,95 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from shardlang.ir import Axis, Layout
-from shardlang.ir.pieces import freeze, place
-from shardlang.ir.steps import Move, Step
-from shardlang.runtime.groups import Group, Groups
-from shardlang.runtime.parts import Parts, moved_parts, parts_of
-from shardlang.runtime.watch import named
-from shardlang.runtime.wire import Wire
+from shardlang.runtime.communication import Call
+from shardlang.runtime.groups import Group
+from shardlang.runtime.parts import Parts
 
 Shape = tuple[int, ...]
+Local = Callable[[Tensor], Tensor]
+
+
+class Sending(Protocol):
+    """A move that sends data between the members of a group."""
+
+    @property
+    def group(self) -> Group:
+        """The members."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """Its name for messages."""
+        ...
+
+    @property
+    def call(self) -> Call:
+        """What the wire does with the messages."""
+        ...
+
+    def pack(self, x: Tensor, /) -> Tensor:
+        """The message made of this device's piece."""
+        ...
+
+    def unpack(self, message: Tensor, /) -> Tensor:
+        """The new piece, made of what arrives."""
+        ...
 
 
 @dataclass(slots=True)
 class Reduce:
     """All-reduce over the group."""
 
-    wire: Wire
-    op: str
+    group: Group
     label: str
+    op: str
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return named(self.label, self.wire.all_reduce, x, self.op)
+    @property
+    def call(self) -> Call:
+        """An all-reduce; the piece stays as it is."""
+        return Call("all_reduce", self.op)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """The piece."""
+        return x
+
+    def unpack(self, message: Tensor) -> Tensor:
+        """The sum."""
+        return message
 
 
 @dataclass(slots=True)
 class Gather:
     """All-gather along one dim. `cell` is the shape of the largest piece."""
 
-    wire: Wire
+    group: Group
+    label: str
     parts: Parts
     cell: Shape
     out: Shape
     missing: int
     flat: bool
-    label: str
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.unpack(named(self.label, self.wire.all_gather, self.pack(x)))
+    @property
+    def call(self) -> Call:
+        """An all-gather."""
+        return Call("all_gather")
 
     def pack(self, x: Tensor) -> Tensor:
         """This device's piece, as large as the largest."""
         return _grown(x, self.parts.dim, self.missing)
 
-    def unpack(self, rows: Tensor) -> Tensor:
+    def unpack(self, message: Tensor) -> Tensor:
         """The joined tensor, from one row per member."""
         if self.flat:
-            return rows.reshape(self.out)
-        pieces: Sequence[Tensor] = rows.reshape(self.wire.size, *self.cell).unbind(0)
+            return message.reshape(self.out)
+        pieces: Sequence[Tensor] = message.reshape(self.group.size, *self.cell).unbind(0)
         if not self.parts.even:
             dim = self.parts.dim
             pieces = [p.narrow(dim, 0, n) for p, n in zip(pieces, self.parts.sizes, strict=True)]
@@ -72,30 +112,33 @@ class Gather:
 class Scatter:
     """Reduce-scatter along one dim: the adjoint of `Gather`."""
 
-    wire: Wire
+    group: Group
+    label: str
     parts: Parts
     cell: Shape
     size: int
     flat: bool
-    label: str
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.unpack(named(self.label, self.wire.reduce_scatter, self.pack(x)))
+    @property
+    def call(self) -> Call:
+        """A reduce-scatter."""
+        return Call("reduce_scatter")
 
     def pack(self, x: Tensor) -> Tensor:
         """One row per member: its part, as large as the largest."""
+        rows = self.group.size, math.prod(self.cell)
         if self.flat:
-            return x.reshape(self.wire.size, -1)
+            return x.reshape(rows)
         dim = self.parts.dim
         largest = self.cell[dim]
         pieces = self.parts.split(x)
         if not self.parts.even:
             pieces = [_grown(p, dim, largest - p.shape[dim]) for p in pieces]
-        return torch.stack(list(pieces)).view(self.wire.size, -1)
+        return torch.stack(list(pieces)).view(rows)
 
-    def unpack(self, row: Tensor) -> Tensor:
+    def unpack(self, message: Tensor) -> Tensor:
         """This device's part, from the row that it received."""
-        out = row.reshape(self.cell)
+        out = message.reshape(self.cell)
         dim = self.parts.dim
         return out if self.size == self.cell[dim] else out.narrow(dim, 0, self.size)
 
@@ -104,35 +147,47 @@ class Scatter:
 class Exchange:
     """All-to-all: parts of one dim go out, parts along another (or the same) come in."""
 
-    wire: Wire
+    group: Group
+    label: str
     sent: Parts
     received: Parts
     shapes: tuple[Shape, ...]
     counts_sent: list[int]
     counts_received: list[int]
     even: bool
-    label: str
 
-    def __call__(self, x: Tensor) -> Tensor:
-        pieces = self.pack(x)
+    @property
+    def call(self) -> Call:
+        """An all-to-all."""
         if self.even:
-            swapped = named(self.label, self.wire.exchange, torch.stack(pieces).view(-1))
-        else:
-            joined = torch.cat([p.reshape(-1) for p in pieces])
-            swapped = named(
-                self.label, self.wire.exchange, joined, self.counts_sent, self.counts_received
-            )
-        return self.unpack(swapped.split_with_sizes(self.counts_received))
+            return Call("exchange")
+        return Call("exchange", sent=self.counts_sent, received=self.counts_received)
 
-    def pack(self, x: Tensor) -> list[Tensor]:
+    def pack(self, x: Tensor) -> Tensor:
+        """What each member is sent, one after the other."""
+        pieces = self.split(x)
+        if self.even:
+            return torch.stack(pieces).view(-1)
+        return torch.cat([piece.reshape(-1) for piece in pieces])
+
+    def unpack(self, message: Tensor) -> Tensor:
+        """The new piece, from those of the members."""
+        return self.join(message.split_with_sizes(self.counts_received))
+
+    def split(self, x: Tensor) -> list[Tensor]:
         """What each member is sent."""
         return list(self.sent.split(x))
 
-    def unpack(self, pieces: Sequence[Tensor]) -> Tensor:
+    def join(self, pieces: Sequence[Tensor]) -> Tensor:
         """The new piece, from the flat pieces of the members."""
-        return self.received.join(
-            [p.view(shape) for p, shape in zip(pieces, self.shapes, strict=True)]
-        )
+        shaped = [p.view(shape) for p, shape in zip(pieces, self.shapes, strict=True)]
+        return self.received.join(shaped)
+
+
+SENDING = (Reduce, Gather, Scatter, Exchange)
+"""The moves of steps that send data."""
+
+Move = Local | Reduce | Gather | Scatter | Exchange
 
 
 def _grown(x: Tensor, dim: int, missing: int) -> Tensor:
@@ -180,149 +235,3 @@ def keep(x: Tensor) -> Tensor:
 def drop(x: Tensor) -> Tensor:
     """Zeros in place of the piece."""
     return torch.zeros_like(x)
-
-
-Action = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One direction of a step: what to do, and the layouts around it."""
-
-    move: Move
-    axes: tuple[Axis, ...]
-    src: Layout
-    dst: Layout
-    reduce: str = "sum"
-
-    @staticmethod
-    def forward(step: Step) -> Change:
-        """The forward direction."""
-        return Change(step.forward, step.axes, step.src, step.dst, step.reduce)
-
-    @staticmethod
-    def backward(step: Step) -> Change:
-        """The backward direction: from the gradient of the result to that of the operand."""
-        return Change(step.backward, step.backward_axes, step.dst, step.src)
-
-    @property
-    def dim(self) -> int:
-        """The one dim that becomes whole, or is cut."""
-        before, after = self.src.dim_of(self.axes[0]), self.dst.dim_of(self.axes[0])
-        found = before if before is not None else after
-        assert found is not None
-        return found
-
-
-def lower(change: Change, groups: Groups, label: str = "") -> Action:
-    """The action of one direction of a step on this device."""
-    if change.move is Move.NOTHING or not change.axes:
-        return keep
-    if change.move is Move.FIRST:
-        return keep if all(groups.coord[axis.name] == 0 for axis in change.axes) else drop
-    if all(axis.size == 1 for axis in change.axes):
-        return keep
-    if change.move is Move.SLICE:
-        return Cut(change.dim, _where(change.dst, change.src, change.dim, groups))
-    if change.move is Move.PAD:
-        where = _where(change.src, change.dst, change.dim, groups)
-        return Pad(change.dim, where, change.dst.local_shape(groups.coord))
-    return _SENDING[change.move](change, groups, label)
-
-
-def _where(narrow: Layout, wide: Layout, dim: int, groups: Groups) -> slice | Tensor:
-    """Where this device's piece of `narrow` lies in its piece of `wide`."""
-    where = place(narrow.dims[dim], wide.dims[dim], freeze(groups.coord))
-    return where if isinstance(where, slice) else torch.tensor(where, device=groups.device)
-
-
-def _reduce(change: Change, groups: Groups, label: str) -> Action:
-    return Reduce(Wire(groups.of(change.axes)), change.reduce, label)
-
-
-def _cell(layout: Layout, coord: dict[str, int], dim: int, sizes: Sequence[int]) -> Shape:
-    """The shape of the largest piece among the members."""
-    shape = list(layout.local_shape(coord))
-    shape[dim] = max(sizes)
-    return tuple(shape)
-
-
-def _is_flat(parts: Parts, cell: Shape) -> bool:
-    """Whether the members' pieces lie one after the other in memory."""
-    return parts.even and parts.in_order and math.prod(cell[: parts.dim]) == 1
-
-
-def _gather(change: Change, groups: Groups, label: str) -> Action:
-    group, dim = groups.of(change.axes), change.dim
-    parts = parts_of(dim, change.src.dims[dim], change.dst.dims[dim], group.coords, groups.device)
-    cell = _cell(change.src, groups.coord, dim, parts.sizes)
-    out = change.dst.local_shape(groups.coord)
-    missing = cell[dim] - parts.sizes[group.index]
-    return Gather(Wire(group), parts, cell, out, missing, _is_flat(parts, cell), label)
-
-
-def _scatter(change: Change, groups: Groups, label: str) -> Action:
-    group, dim = groups.of(change.axes), change.dim
-    parts = parts_of(dim, change.dst.dims[dim], change.src.dims[dim], group.coords, groups.device)
-    cell = _cell(change.dst, groups.coord, dim, parts.sizes)
-    size = parts.sizes[group.index]
-    return Scatter(Wire(group), parts, cell, size, _is_flat(parts, cell), label)
-
-
-def _all_to_all(change: Change, groups: Groups, label: str) -> Action:
-    group = groups.of(change.axes)
-    src, dst = change.src, change.dst
-    before, after = src.dim_of(change.axes[0]), dst.dim_of(change.axes[0])
-    assert before is not None and after is not None
-    sent = parts_of(after, dst.dims[after], src.dims[after], group.coords, groups.device)
-    received = parts_of(before, src.dims[before], dst.dims[before], group.coords, groups.device)
-    even = src.dims[before].even and dst.dims[after].even
-    return _exchange(change, groups, group, label, sent, received, even)
-
-
-def _permute(change: Change, groups: Groups, label: str) -> Action:
-    dim = change.dim
-    src, dst = change.src.dims[dim], change.dst.dims[dim]
-    group = groups.of(_moved_axes(src.axes, dst.axes))
-    sent = moved_parts(dim, src, dst, groups.coord, group.coords, groups.device)
-    received = moved_parts(dim, dst, src, groups.coord, group.coords, groups.device)
-    return _exchange(change, groups, group, label, sent, received, even=False)
-
-
-def _moved_axes(src: tuple[Axis, ...], dst: tuple[Axis, ...]) -> tuple[Axis, ...]:
-    """The axes among which data moves: all but the major ones that stay as they are."""
-    same = 0
-    while same < min(len(src), len(dst)) and src[same] == dst[same]:
-        same += 1
-    return src[same:] + dst[same:]
-
-
-def _exchange(
-    change: Change,
-    groups: Groups,
-    group: Group,
-    label: str,
-    sent: Parts,
-    received: Parts,
-    even: bool,
-) -> Exchange:
-    """An exchange, with the shapes that follow from its parts."""
-    out = change.src.local_shape(groups.coord)
-    into = change.dst.local_shape(groups.coord)
-    counts_sent = [math.prod(_with(out, sent.dim, size)) for size in sent.sizes]
-    shapes = tuple(_with(into, received.dim, size) for size in received.sizes)
-    counts = [math.prod(shape) for shape in shapes]
-    return Exchange(Wire(group), sent, received, shapes, counts_sent, counts, even, label)
-
-
-def _with(shape: Shape, dim: int, size: int) -> Shape:
-    return (*shape[:dim], size, *shape[dim + 1 :])
-
-
-_SENDING: dict[Move, Callable[[Change, Groups, str], Action]] = {
-    Move.ALL_REDUCE: _reduce,
-    Move.ALL_GATHER: _gather,
-    Move.REDUCE_SCATTER: _scatter,
-    Move.ALL_TO_ALL: _all_to_all,
-    Move.PERMUTE: _permute,
-}

@@ -7,13 +7,15 @@ are reordered by an index.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from shardlang.ir import Coord, DimLayout
-from shardlang.ir.pieces import freeze, place
+from shardlang.ir import Axis, Coord, DimLayout
+from shardlang.ir.pieces import Frozen, freeze, place
 
 Run = tuple[int, int, int]
 """A stretch of a part: the member, its start within the part, its length."""
@@ -25,14 +27,14 @@ MAX_RUNS = 32
 class Parts:
     """Where the parts of `dim` lie: for every member the positions, in the order of its part."""
 
-    def __init__(self, dim: int, positions: Sequence[Sequence[int]], device: torch.device) -> None:
+    def __init__(
+        self, dim: int, positions: Sequence[Sequence[int]], size: int, device: torch.device
+    ) -> None:
         self.dim = dim
         self.sizes = [len(where) for where in positions]
         runs = sorted(run for m, where in enumerate(positions) for run in _stretches(m, where))
         self.runs: list[Run] = [(member, begin, length) for _, member, begin, length in runs]
-        self.in_order = self.runs == [
-            (member, 0, size) for member, size in enumerate(self.sizes) if size
-        ]
+        self.in_order = sum(self.sizes) == size and runs == _one_by_one(self.sizes)
         self.even = len(set(self.sizes)) == 1
         if not self.in_order:
             self._gathered, self._scattered = _orders(positions, device)
@@ -67,6 +69,12 @@ def _stretches(member: int, where: Sequence[int]) -> list[tuple[int, int, int, i
     return found
 
 
+def _one_by_one(sizes: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    """The stretches of parts that lie one after the other."""
+    starts = itertools.accumulate(sizes, initial=0)
+    return [(start, m, 0, n) for m, (start, n) in enumerate(zip(starts, sizes, strict=False)) if n]
+
+
 def _orders(positions: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Indices that order joined parts by position, and that order positions by part."""
     flat = torch.tensor([p for where in positions for p in where], dtype=torch.long)
@@ -83,7 +91,7 @@ def parts_of(
     """The members' pieces of `narrow` within the piece of `wide` that they all share."""
     size = wide.local_size(coords[0])
     found = [place(narrow, wide, freeze(coord)) for coord in coords]
-    return Parts(dim, [positions_of(where, size) for where in found], device)
+    return Parts(dim, [positions_of(where, size) for where in found], size, device)
 
 
 def positions_of(where: slice | tuple[int, ...], size: int) -> Sequence[int]:
@@ -93,16 +101,59 @@ def positions_of(where: slice | tuple[int, ...], size: int) -> Sequence[int]:
 
 def moved_parts(
     dim: int,
-    mine: DimLayout,
-    theirs: DimLayout,
-    coord: Coord,
+    src: DimLayout,
+    dst: DimLayout,
     coords: Sequence[Coord],
+    member: int,
     device: torch.device,
-) -> Parts:
-    """What of my piece in the layout `mine` belongs to each member in the layout `theirs`.
+) -> tuple[Parts, Parts]:
+    """What a member of a group sends of its piece in `src`, and gets of its piece in `dst`."""
+    frozen = tuple(freeze(coord) for coord in coords)
+    moved = _moved(src, dst, frozen)
+    here, there = (_places(layout, frozen[member]) for layout in (src, dst))
+    sent = [[here[i] for i in moved[member][m]] for m in range(len(coords))]
+    received = [[there[i] for i in moved[m][member]] for m in range(len(coords))]
+    return Parts(dim, sent, len(here), device), Parts(dim, received, len(there), device)
 
-    Indices that two devices hold in common pass in ascending order.
+
+@functools.lru_cache(maxsize=1024)
+def _moved(src: DimLayout, dst: DimLayout, coords: tuple[Frozen, ...]) -> list[list[list[int]]]:
+    """By sender and receiver, the indices that pass, in ascending order.
+
+    Each index comes from one member alone: the receiver itself, or the first that holds it.
     """
-    where = {index: i for i, index in enumerate(mine.indices(coord))}
-    wanted = [sorted(where.keys() & set(theirs.indices(member))) for member in coords]
-    return Parts(dim, [[where[index] for index in indices] for indices in wanted], device)
+    holds = [_places(src, coord) for coord in coords]
+    first = {i: m for m in reversed(range(len(coords))) for i in holds[m]}
+    moved: list[list[list[int]]] = [[[] for _ in coords] for _ in coords]
+    for receiver, coord in enumerate(coords):
+        for i in _places(dst, coord):
+            moved[receiver if i in holds[receiver] else first[i]][receiver].append(i)
+    return moved
+
+
+@functools.lru_cache(maxsize=4096)
+def _places(dim: DimLayout, coord: Frozen) -> dict[int, int]:
+    """Global index to its place in the piece at one coordinate, in ascending order."""
+    return {index: place for place, index in enumerate(dim.indices(dict(coord)))}
+
+
+@functools.lru_cache(maxsize=1024)
+def moved_axes(src: DimLayout, dst: DimLayout) -> tuple[Axis, ...]:
+    """The axes along which some index changes its holder; data moves between their devices alone.
+
+    The order of the axes does not tell: between the same axes, other blocks are held elsewhere.
+    """
+    axes = tuple(dict.fromkeys((*src.axes, *dst.axes)))
+    before, after = _holders(src, axes), _holders(dst, axes)
+    return tuple(axis for axis in axes if before[axis] != after[axis])
+
+
+def _holders(dim: DimLayout, axes: Sequence[Axis]) -> dict[Axis, list[int]]:
+    """For every axis and index, the coordinates along the axis that hold it, as bits."""
+    held = {axis: [0] * dim.size for axis in axes}
+    for point in itertools.product(*(range(axis.size) for axis in axes)):
+        at = {axis.name: i for axis, i in zip(axes, point, strict=True)}
+        for index in dim.indices(at):
+            for axis in axes:
+                held[axis][index] |= 1 << at[axis.name]
+    return held

@@ -1,80 +1,160 @@
 """Gathering a stored parameter again for the backward, instead of keeping it.
 
 What autograd would save of a gathered parameter is replaced by a note of where to gather it from:
-the forward then holds no whole parameter past its last use (ZeRO-3; Rajbhandari et al., 2020).
+the forward then holds no whole parameter past its last use (ZeRO-3; Rajbhandari et al., 2020). The
+simulator takes the same notes.
 """
 
 from __future__ import annotations
 
+import functools
+import operator
 import weakref
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from shardlang.runtime.collectives import RunStep
+from shardlang.runtime.errors import RunError
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a gathered parameter comes from: its piece, and the piece's version at the time.
+
+    The piece is itself a note where it was gathered along another axis.
+    """
+
+    name: str
+    piece: Tensor | Kept
+    version: int
+    gather: Callable[[], Tensor]
+
+    @staticmethod
+    def of(name: str, piece: Tensor | Kept, gather: Callable[[], Tensor]) -> Source:
+        """The source of a parameter of that name; `gather` makes it whole again."""
+        version = piece._version if isinstance(piece, Tensor) else 0
+        return Source(name, piece, version, gather)
+
+    def again(self) -> Tensor:
+        """The whole parameter, as the forward had it. Collective.
+
+        Raises:
+            RunError: SH0641, the piece has changed since.
+        """
+        if isinstance(self.piece, Tensor) and self.piece._version != self.version:
+            raise RunError(
+                "SH0641",
+                f"`{self.name}` changed between the forward and its backward under `regather`",
+                help="run the backward before the optimizer's step, or store the parameter "
+                "without `regather`",
+            )
+        with torch.no_grad():
+            return self.gather()
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A view of a gathered parameter, as autograd saved it."""
+    """A view of a gathered parameter, as autograd saved it: a way to read the same storage."""
 
-    step: RunStep
-    piece: Tensor
+    source: Source
+    dtype: torch.dtype
     size: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int
+    conjugated: bool
+    negated: bool
+
+    @staticmethod
+    def of(source: Source, view: Tensor) -> Kept:
+        """The note of a view."""
+        return Kept(
+            source, view.dtype, tuple(view.shape), tuple(view.stride()),
+            int(view.storage_offset()), view.is_conj(), view.is_neg(),
+        )  # fmt: skip
 
     def again(self) -> Tensor:
         """Gather the parameter and take the same view of it. Collective."""
+        whole = self.source.again()
         with torch.no_grad():
-            whole = self.step.forward(self.piece)
-        return whole.as_strided(self.size, self.stride, self.offset)
+            view = torch.empty(0, dtype=self.dtype, device=whole.device)
+            view.set_(whole.untyped_storage(), self.offset, self.size, self.stride)
+            view = view.conj() if self.conjugated else view
+            return view.neg() if self.negated else view
 
 
 class Regather:
     """Knows which tensors are gathered parameters while the forward runs."""
 
     def __init__(self) -> None:
-        self._gathered: dict[int, tuple[weakref.ref[Tensor], RunStep, Tensor]] = {}
+        self._gathered: dict[int, tuple[weakref.ref[Tensor], Source]] = {}
 
-    def watch(self, step: RunStep) -> WatchedStep:
-        """The step, with its results noted."""
-        return WatchedStep(step, self)
+    def watch(self, step: RunStep, name: str) -> WatchedStep:
+        """The step, with its results noted as the parameter of that name."""
+        return WatchedStep(step, self, name)
 
-    def note(self, step: RunStep, piece: Tensor, whole: Tensor) -> None:
+    def note(self, source: Source, whole: Tensor) -> None:
         """Remember where a gathered parameter came from."""
-        key = whole.untyped_storage().data_ptr()
-        self._gathered[key] = (weakref.ref(whole), step, piece.detach())
+        self._gathered[_address(whole)] = (weakref.ref(whole), source)
 
     def saving(self) -> AbstractContextManager[Any]:
-        """Hooks for the forward: what is saved of gathered parameters becomes a note."""
+        """Hooks for a whole forward: what is saved of gathered parameters becomes a note."""
         self._gathered.clear()
-        return torch.autograd.graph.saved_tensors_hooks(self._pack, _unpack)
+        return self.hooks()
 
-    def _pack(self, tensor: Tensor) -> Tensor | Kept:
-        found = self._gathered.get(tensor.untyped_storage().data_ptr())
+    def hooks(self) -> AbstractContextManager[Any]:
+        """Hooks for a part of a forward."""
+        return torch.autograd.graph.saved_tensors_hooks(self.packed, unpacked)
+
+    def packed(self, tensor: Tensor) -> Tensor | Kept:
+        """What to keep of a tensor: a note where it is of a gathered parameter."""
+        if type(tensor) not in (Tensor, torch.nn.Parameter) or not tensor.numel():
+            return tensor
+        found = self._gathered.get(_address(tensor))
         if found is None or found[0]() is None:
             return tensor
-        _, step, piece = found
-        return Kept(
-            step, piece, tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset())
-        )
+        return Kept.of(found[1], tensor)
 
 
-def _unpack(saved: Tensor | Kept) -> Tensor:
+def _address(tensor: Tensor) -> int:
+    """Where the memory of a tensor begins, 0 for one without memory of its own."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+
+
+def unpacked(saved: Tensor | Kept) -> Tensor:
+    """The tensor that was packed. Collective for a note."""
     return saved.again() if isinstance(saved, Kept) else saved
 
 
 class WatchedStep:
     """A gather whose result is not to be kept for the backward."""
 
-    def __init__(self, step: RunStep, regather: Regather) -> None:
-        self.step, self.regather = step, regather
+    def __init__(self, step: RunStep, regather: Regather, name: str) -> None:
+        self.step, self.regather, self.name = step, regather, name
 
     def __call__(self, x: Tensor) -> Tensor:
         out = self.step(x)
-        self.regather.note(self.step, x, out)
+        if out is not x and torch.is_grad_enabled():
+            piece = self.regather.packed(x.detach())
+            again = functools.partial(_gather, self.step.forward, piece)
+            self.regather.note(Source.of(self.name, piece, again), out)
         return out
+
+
+def _gather(forward: Callable[[Tensor], Tensor], piece: Tensor | Kept) -> Tensor:
+    return forward(unpacked(piece))
+
+
+def parameter_of(node: fx.Node, names: Mapping[str, str]) -> str:
+    """The name of the parameter that a gather makes whole; `names` are those of placeholders."""
+    while node.op != "placeholder":
+        source, *rest = node.args
+        if node.target is operator.getitem:
+            source = source.args[0][rest[0]]  # type: ignore[union-attr,index]
+        assert isinstance(source, fx.Node)
+        node = source
+    return names[node.name]

@@ -1,6 +1,6 @@
 """What goes over the wire: the five calls that move data between the members of a group.
 
-Flat tensors in, flat tensors out, inputs unchanged. Under `torch.compile` they are
+Tensors of any memory in, dense ones out, inputs unchanged. Under `torch.compile` they are
 `_c10d_functional` ops, which inductor sees and schedules; in eager mode the calls of the process
 group itself, which cost the least. This is the one module that uses them.
 
@@ -24,6 +24,7 @@ from shardlang.ir.compat import (
     AllToAllOptions,
     ReduceScatterOptions,
 )
+from shardlang.runtime.communication import Call
 from shardlang.runtime.groups import Group
 
 _OPS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
@@ -33,8 +34,8 @@ _LOCAL: dict[str, _Binary] = {"sum": torch.add, "max": torch.maximum, "min": tor
 _SENT_AS_BYTES = {torch.bool, torch.int16, torch.complex64, torch.complex128}
 """Types that some backend cannot move."""
 
-_REDUCED_AS = {torch.bool: torch.uint8, torch.int16: torch.int32}
-"""Types that some backend cannot reduce, and one that holds them."""
+_REDUCED_AS = {torch.bool: torch.int32, torch.int16: torch.int32}
+"""Types that some backend cannot reduce, and one that holds them and a sum over all devices."""
 
 
 class Wire:
@@ -52,6 +53,15 @@ class Wire:
         self._scatter_options = _options(ReduceScatterOptions, dist.ReduceOp.SUM)
         self._exchange_options = _options(AllToAllOptions)
 
+    def make(self, call: Call, message: Tensor) -> Tensor:
+        """What this member gets in a call to which it brings `message`."""
+        if call.kind == "all_reduce":
+            return self.all_reduce(message, call.op, call.spare)
+        if call.kind == "exchange":
+            return self.exchange(message, call.sent, call.received)
+        gathers = call.kind == "all_gather"
+        return self.all_gather(message) if gathers else self.reduce_scatter(message)
+
     def all_reduce(self, x: Tensor, op: str = "sum", spare: bool = False) -> Tensor:
         """The sum (or max, or min) over the members, on every member.
 
@@ -62,9 +72,9 @@ class Wire:
         if x.dtype in _REDUCED_AS:
             return self.all_reduce(x.to(_REDUCED_AS[x.dtype]), op).to(x.dtype)
         if self.pair:
-            return self._swap_and_add(x.contiguous(), op)
+            return self._swap_and_add(_dense(x), op)
         if torch.compiler.is_compiling():
-            reduced = torch.ops._c10d_functional.all_reduce(x.contiguous(), op, self.name)
+            reduced = torch.ops._c10d_functional.all_reduce(_dense(x), op, self.name)
             return _wait(reduced)
         out = x if spare else x.clone(memory_format=torch.contiguous_format)
         self._group.allreduce([out], self._reduce_options[op]).wait()
@@ -85,7 +95,7 @@ class Wire:
             return x.reshape(-1)
         if x.dtype in _SENT_AS_BYTES:
             return self.all_gather(_as_bytes(x)).view(x.dtype)
-        x = x.contiguous().view(-1)
+        x = _dense(x).view(-1)
         if torch.compiler.is_compiling():
             ops = torch.ops._c10d_functional
             return _wait(ops.all_gather_into_tensor(x, self.size, self.name))
@@ -99,7 +109,7 @@ class Wire:
             return x.reshape(-1)
         if x.dtype in _REDUCED_AS:
             return self.reduce_scatter(x.to(_REDUCED_AS[x.dtype])).to(x.dtype)
-        x = x.contiguous().view(-1)
+        x = _dense(x).view(-1)
         if self.gloo:
             return self._sum_rows(self.exchange(x))
         if torch.compiler.is_compiling():
@@ -127,6 +137,7 @@ class Wire:
             bytes_sent = [n * scale for n in sent] if sent is not None else None
             bytes_received = [n * scale for n in received] if received is not None else None
             return self.exchange(_as_bytes(x), bytes_sent, bytes_received).view(x.dtype)
+        x = _dense(x)
         if torch.compiler.is_compiling():
             share = [x.numel() // self.size] * self.size
             swapped = torch.ops._c10d_functional.all_to_all_single(
@@ -155,4 +166,10 @@ def _wait(x: Tensor) -> Tensor:
 
 
 def _as_bytes(x: Tensor) -> Tensor:
-    return x.contiguous().view(-1).view(torch.uint8)
+    x = _dense(x)
+    return x.as_strided((x.numel(),), (1,)).view(torch.uint8)
+
+
+def _dense(x: Tensor) -> Tensor:
+    """The same values as they lie in memory: neither strided, nor conjugated or negated lazily."""
+    return x.resolve_conj().resolve_neg().contiguous()

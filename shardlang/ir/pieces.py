@@ -1,7 +1,7 @@
-"""Cutting and joining local pieces of one dim: the arithmetic under every step.
+"""Cutting pieces of one dim: where the indices of one layout lie in the piece of another.
 
-All functions work on the local tensors of one device; where the pieces of its group are needed they
-are handed in. A place is a slice where the piece is contiguous, an index list where it is not.
+All functions work on the local tensors of one device. A place is a slice where the piece is
+contiguous, an index list where it is not.
 """
 
 from __future__ import annotations
@@ -52,42 +52,9 @@ def take(x: Tensor, dim: int, where: slice | tuple[int, ...]) -> Tensor:
     return x.index_select(dim, torch.tensor(where, device=x.device))
 
 
-def put(out: Tensor, dim: int, where: slice | tuple[int, ...], piece: Tensor) -> None:
-    """Write a piece into `out` along `dim`."""
-    if isinstance(where, slice):
-        out.narrow(dim, where.start, where.stop - where.start).copy_(piece)
-    else:
-        out.index_copy_(dim, torch.tensor(where, device=out.device), piece)
-
-
 def cut(x: Tensor, dim: int, narrow: DimLayout, wide: DimLayout, coord: Coord) -> Tensor:
     """This device's narrower piece of its own piece."""
     return take(x, dim, place(narrow, wide, freeze(coord)))
-
-
-def pad(x: Tensor, dim: int, narrow: DimLayout, wide: DimLayout, coord: Coord) -> Tensor:
-    """This device's piece in its place, zero around it."""
-    shape = list(x.shape)
-    shape[dim] = wide.local_size(coord)
-    out = x.new_zeros(shape)
-    put(out, dim, place(narrow, wide, freeze(coord)), x)
-    return out
-
-
-def join(
-    pieces: Sequence[Tensor], dim: int, narrow: DimLayout, wide: DimLayout, coords: Sequence[Coord]
-) -> Tensor:
-    """The wider piece from those of a group, in group order."""
-    if narrow.plain and wide.plain:
-        starts = [narrow.start(coord) for coord in coords]
-        ordered = sorted(range(len(pieces)), key=starts.__getitem__)
-        return torch.cat([pieces[i] for i in ordered], dim)
-    shape = list(pieces[0].shape)
-    shape[dim] = wide.local_size(coords[0])
-    out = pieces[0].new_empty(shape)
-    for piece, coord in zip(pieces, coords, strict=True):
-        put(out, dim, place(narrow, wide, freeze(coord)), piece)
-    return out
 
 
 def peers(coord: Coord, axes: Sequence[Axis]) -> list[dict[str, int]]:

@@ -1,9 +1,8 @@
 """Steps: the changes of layout, and for each what it does forward and backward.
 
 A step changes the state of a value along its axes and nothing else. `ADJOINTS` is the one table
-from which the simulator and the distributed runtime take both directions, so a backward cannot
-disagree with its forward. States: `S` sharded, `P` partial, `I` invariant, `R` replicated (see
-`Layout`).
+from which both directions are taken, so a backward cannot disagree with its forward. States: `S`
+sharded, `P` partial, `I` invariant, `R` replicated (see `Layout`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,241 @@
+"""Steps on all simulated devices at once, by the very moves that the run makes.
+
+Every device packs its message, the group's call is made in this process (`communicator`), and every
+device unpacks what it receives. Forward and backward are autograd functions that join the graphs of
+all devices.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shardlang.ir import Axis, Mesh
+from shardlang.ir.journey import router_at
+from shardlang.ir.steps import Step
+from shardlang.runtime.bundle import Tensors, bundles
+from shardlang.runtime.communication import Call
+from shardlang.runtime.communicator import CallFault, Communicator
+from shardlang.runtime.groups import Group, between, members
+from shardlang.runtime.lower import Change, lower
+from shardlang.runtime.moves import SENDING, Move, Sending, keep
+from shardlang.runtime.routes import Carry
+
+Guard = Callable[[], AbstractContextManager[Any]]
+"""What names the step in an error of its moves."""
+
+_APART = "the gradient reaches some devices and not others, which would wait for ever"
+
+_group = functools.lru_cache(maxsize=4096)(members)
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedSite:
+    """One simulated device, as moves see it."""
+
+    mesh: Mesh
+    number: int
+
+    @property
+    def coord(self) -> dict[str, int]:
+        """The device's coordinate."""
+        return self.mesh.coord(self.number)
+
+    @property
+    def device(self) -> torch.device:
+        """All devices are simulated on the CPU."""
+        return torch.device("cpu")
+
+    def of(self, axes: Iterable[Axis]) -> Group:
+        """The devices that it talks to along some axes."""
+        return _group(self.mesh, between(self.mesh, axes), self.number)
+
+
+def sites(mesh: Mesh) -> list[SimulatedSite]:
+    """All devices of a mesh."""
+    return [SimulatedSite(mesh, number) for number in range(mesh.devices)]
+
+
+@functools.lru_cache(maxsize=1024)
+def lowered(change: Change, mesh: Mesh) -> tuple[Move, ...]:
+    """One direction of a step on every device."""
+    return tuple(lower(change, site) for site in sites(mesh))
+
+
+def deliver(
+    groups: Sequence[Group], calls: Sequence[Call], messages: Sequence[Tensor]
+) -> list[Tensor]:
+    """What every device receives in a call that each makes in its own group."""
+    out = list(messages)
+    for group in groups:
+        if any(groups[rank].ranks != group.ranks for rank in group.ranks):
+            raise CallFault(f"devices {group.ranks} do not agree on who calls")
+        if group.index == 0:
+            made = _gathered(group, calls, messages)
+            for member, rank in enumerate(group.ranks):
+                out[rank] = made.received(member)
+    return out
+
+
+def _gathered(group: Group, calls: Sequence[Call], messages: Sequence[Tensor]) -> Communicator:
+    return Communicator([calls[r] for r in group.ranks], [messages[r] for r in group.ranks])
+
+
+def move_all(moves: Sequence[Move] | Sequence[Sending], xs: Tensors) -> list[Tensor]:
+    """One move on every device."""
+    pairs = list(zip(moves, xs, strict=True))
+    local = [move(x) for move, x in pairs if callable(move)]
+    if local:
+        if len(local) < len(pairs):
+            raise CallFault("some devices send data where others do not")
+        return local
+    sending: list[Sending] = [move for move in moves if not callable(move)]
+    messages = [move.pack(x) for move, x in zip(sending, xs, strict=True)]
+    received = deliver([m.group for m in sending], [m.call for m in sending], messages)
+    return [move.unpack(message) for move, message in zip(sending, received, strict=True)]
+
+
+def receive_again(moves: Sequence[Move], xs: Tensors, device: int) -> Tensor:
+    """What one device has after a move, by itself."""
+    move = moves[device]
+    if not isinstance(move, SENDING):
+        return move(xs[device])
+    sending = [m for m in (moves[r] for r in move.group.ranks) if isinstance(m, SENDING)]
+    packed = [m.pack(xs[r]) for m, r in zip(sending, move.group.ranks, strict=True)]
+    received = Communicator([m.call for m in sending], packed).received(move.group.index)
+    return move.unpack(received)
+
+
+def move_together(moves: Sequence[Sequence[Move]], xs: Sequence[Tensors]) -> list[list[Tensor]]:
+    """Several moves on every device, those of one kind in one call; by device, then by move."""
+    if len(moves[0]) == 1:
+        return [[x] for x in move_all([m[0] for m in moves], [x[0] for x in xs])]
+    out = [
+        [x if isinstance(move, SENDING) else move(x) for move, x in zip(mine, own, strict=True)]
+        for mine, own in zip(moves, xs, strict=True)
+    ]
+    made = [bundles(mine, own) for mine, own in zip(moves, xs, strict=True)]
+    for every in zip(*made, strict=True):
+        groups = [moves[d][places[0]].group for d, (_, places) in enumerate(every)]
+        packed = [bundle.pack([xs[d][i] for i in at]) for d, (bundle, at) in enumerate(every)]
+        received = deliver(groups, [bundle.call for bundle, _ in every], packed)
+        for d, (bundle, at) in enumerate(every):
+            for i, tensor in zip(at, bundle.unpack(received[d]), strict=True):
+                out[d][i] = tensor
+    return out
+
+
+class _OnAll(torch.autograd.Function):
+    """One step on all devices."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, forward: Any, backward: Any, guard: Guard, *xs: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.back, ctx.guard = backward, guard
+        ctx.set_materialize_grads(False)
+        return tuple(move_all(forward, xs))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        with ctx.guard():
+            found = [grad for grad in grads if grad is not None]
+            if len(found) < len(grads):
+                raise CallFault(_APART)
+            return (None, None, None, *move_all(ctx.back, found))
+
+
+class _TogetherOnAll(torch.autograd.Function):
+    """Several steps on all devices; tensors by device, then by step."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, forward: Any, backward: Any, guard: Guard, *xs: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.back, ctx.guard, ctx.count = backward, guard, len(forward[0])
+        ctx.set_materialize_grads(False)
+        return tuple(x for own in move_together(forward, _by_device(xs, ctx.count)) for x in own)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        given = _by_device(grads, ctx.count)
+        here = _present(given[0])
+        with ctx.guard():
+            if any(_present(own) != here for own in given):
+                raise CallFault(_APART)
+            moves = [[own[i] for i in here] for own in ctx.back]
+            moved = move_together(moves, [[own[i] for i in here] for own in given])
+        found: list[Tensor | None] = [None] * len(grads)
+        for d, own in enumerate(moved):
+            for i, grad in zip(here, own, strict=True):
+                found[d * ctx.count + i] = grad
+        return (None, None, None, *found)
+
+
+def _present(grads: Sequence[Tensor | None]) -> list[int]:
+    return [i for i, grad in enumerate(grads) if grad is not None]
+
+
+def _by_device(xs: Sequence[Any], count: int) -> list[Sequence[Any]]:
+    return [xs[i : i + count] for i in range(0, len(xs), count)]
+
+
+def _flows(xs: Iterable[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in xs)
+
+
+def step_on_all(step: Step, xs: Tensors, mesh: Mesh, guard: Guard = nullcontext) -> list[Tensor]:
+    """Apply a step to the pieces of all devices."""
+    forward, backward = (lowered(of(step), mesh) for of in (Change.forward, Change.backward))
+    if all(move is keep for move in (*forward, *backward)):
+        return list(xs)
+    if step.reduce != "sum":
+        return move_all(forward, [x.detach() for x in xs])
+    if _flows(xs):
+        return list(_OnAll.apply(forward, backward, guard, *xs))  # type: ignore[no-untyped-call]
+    return move_all(forward, xs)
+
+
+def steps_on_all(
+    steps: Sequence[Step], xs: Sequence[Tensors], mesh: Mesh, guard: Guard = nullcontext
+) -> list[Tensors]:
+    """Apply several steps, sent together; pieces by device, then by step."""
+    forward, backward = (
+        list(zip(*(lowered(of(step), mesh) for step in steps), strict=True))
+        for of in (Change.forward, Change.backward)
+    )
+    if not _flows(x for own in xs for x in own):
+        return [*move_together(forward, xs)]
+    flat = (x for own in xs for x in own)
+    made = _TogetherOnAll.apply(forward, backward, guard, *flat)  # type: ignore[no-untyped-call]
+    return _by_device(made, len(steps))
+
+
+def route_on_all(
+    step: Step, xs: Tensors, by: Tensors, mesh: Mesh, guard: Guard = nullcontext
+) -> list[Tensor]:
+    """Apply a dispatch or collect to the rows of all devices; `by` are the groups they know."""
+    forward, backward = (
+        [_carry(step, *each, inverse) for each in zip(sites(mesh), by, xs, strict=True)]
+        for inverse in _ways(step)
+    )
+    if _flows(xs):
+        return list(_OnAll.apply(forward, backward, guard, *xs))  # type: ignore[no-untyped-call]
+    return move_all(forward, xs)
+
+
+def _ways(step: Step) -> tuple[bool, bool]:
+    assert step.route is not None
+    return step.route.inverse, not step.route.inverse
+
+
+def _carry(step: Step, site: SimulatedSite, by: Tensor, x: Tensor, inverse: bool) -> Carry:
+    assert step.route is not None
+    journey = router_at(step.route.at(site.coord), site.device).journey(by)
+    return Carry(site.of(step.axes), "", journey, inverse, tuple(x.shape[1:]))

@@ -1,0 +1,122 @@
+"""A drawn case: steps, inputs and gradients of all devices, and what should come of them."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shardlang.ir import Coord, Layout, Mesh
+from shardlang.ir.pieces import piece_of
+from shardlang.ir.steps import Step
+from tests.moves import draw, meaning, values
+
+Tensors = list[Tensor]
+
+
+@dataclass(frozen=True)
+class One:
+    """A step and the pieces of all devices.
+
+    Attributes:
+        xs: the operand's, by device.
+        grads: the gradients of the result; None where none flows.
+        by: of a route, the group of every row.
+    """
+
+    step: Step
+    xs: Tensors
+    grads: Tensors | None
+    by: list[int] | None = None
+
+    def known(self, at: Coord) -> Tensor:
+        """The groups of the rows that a device knows."""
+        assert self.step.route is not None
+        return piece_of(torch.tensor(self.by), Layout((self.step.route.known,)), at)
+
+    def expected(self, mesh: Mesh) -> tuple[Tensors, Tensors | None]:
+        """The results of all devices, and the gradients of their operands."""
+        if self.by is not None:
+            home = self.step.route is not None and self.step.route.inverse
+            route = self.step.route
+            assert route is not None
+            ys = meaning.carried(route, self.by, self.xs, mesh, home)
+            back = self.grads and meaning.carried(route, self.by, self.grads, mesh, not home)
+            return ys, back
+        back = self.grads and meaning.backward(self.step, self.grads, mesh)
+        return meaning.forward(self.step, self.xs, mesh), back
+
+
+@dataclass(frozen=True)
+class Case:
+    """Steps of one mesh; several are sent together."""
+
+    number: int
+    kind: str
+    mesh: Mesh
+    ones: tuple[One, ...]
+
+    def __str__(self) -> str:
+        steps = "; ".join(f"{one.xs[0].dtype} {one.step}" for one in self.ones)
+        return f"case {self.number} ({self.kind}) on {self.mesh}: {steps}"
+
+
+BUNDLE = "bundle"
+ALL_KINDS = (*draw.KINDS, *draw.ROUTES, BUNDLE)
+
+
+def case(number: int, devices: int | None = None) -> Case:
+    """The case of that number, always the same; on a mesh of so many devices if given."""
+    rng = random.Random(f"{number} {devices}")
+    mesh, kind = draw.mesh_of(rng, devices), ALL_KINDS[number % len(ALL_KINDS)]
+    if kind in draw.ROUTES:
+        return Case(number, kind, mesh, (_routed(rng, mesh, kind),))
+    if kind != BUNDLE:
+        return Case(number, kind, mesh, (_one(rng, mesh, kind),))
+    kinds = [k for k in draw.KINDS if k not in ("max", "min")]
+    chosen = [rng.choice(kinds)] * 3 if rng.random() < 0.5 else rng.choices(kinds, k=4)
+    dtype = rng.choice(values.DTYPES)
+    mixed = rng.random() < 0.3
+    return Case(number, kind, mesh, tuple(
+        _one(rng, mesh, k, rng.choice(values.DTYPES) if mixed else dtype) for k in chosen
+    ))  # fmt: skip
+
+
+def _one(rng: random.Random, mesh: Mesh, kind: str, dtype: torch.dtype | None = None) -> One:
+    step = draw.step_of(rng, mesh, kind)
+    if dtype is None:
+        extreme = kind in ("max", "min")
+        dtype = rng.choice([d for d in values.DTYPES if not (extreme and d.is_complex)])
+    flows = (dtype.is_floating_point or dtype.is_complex) and step.reduce == "sum"
+    xs = _pieces(rng, step.src, mesh, dtype)
+    grads = _pieces(rng, step.dst, mesh, dtype) if flows and rng.random() < 0.9 else None
+    return One(step, xs, grads)
+
+
+def _pieces(rng: random.Random, layout: Layout, mesh: Mesh, dtype: torch.dtype) -> Tensors:
+    """A tensor of its own on every device; of indices that two devices hold, one value."""
+    look = rng.choice(values.looks(dtype))
+    held = sum(math.prod(layout.local_shape(at)) for at in mesh.coords())
+    ways = math.prod(axis.size for axis in mesh.axes if layout.dim_of(axis) is None)
+    if held == ways * math.prod(layout.shape):
+        return [look(values.draw(layout.local_shape(at), dtype, rng)) for at in mesh.coords()]
+    full = values.draw(layout.shape, dtype, rng)
+    look = values.turned if look is values.expanded else look
+    return [look(piece_of(full, layout, at)) for at in mesh.coords()]
+
+
+def _routed(rng: random.Random, mesh: Mesh, kind: str) -> One:
+    step, by = draw.route_of(rng, mesh, kind)
+    assert step.route is not None
+    row = step.src.shape[1:]
+    lying = [(len(step.route.rows.indices(at)), *row) for at in mesh.coords()]
+    away = [(len(rows), *row) for rows in meaning.routed_rows(step.route, by, mesh)]
+    here, there = (away, lying) if step.route.inverse else (lying, away)
+    dtype = rng.choice(values.DTYPES)
+    flows = dtype.is_floating_point or dtype.is_complex
+    look = rng.choice(values.looks(dtype))
+    xs, grads = ([look(values.draw(shape, dtype, rng)) for shape in end] for end in (here, there))
+    return One(step, xs, grads if flows else None, by)

@@ -1,0 +1,131 @@
+"""Programs whose values change blocks or are gathered again: proven, and right on processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from spawn import spawn
+from torch import Tensor
+
+from shardlang.api import Program
+from shardlang.driver import compile_spec
+from shardlang.ir.steps import Move, Step
+from shardlang.runtime import regather
+from shardlang.runtime.errors import RunError
+from shardlang.runtime.regather import Kept, Source
+from shardlang.runtime.simulate import Simulator
+from tests.moves.models import SPECS, spec_of
+
+AGAIN = [name for name in SPECS if name.startswith("regather")]
+
+
+def program(text: str) -> Program:
+    """The compiled spec."""
+    return Program(compile_spec(spec_of(text)))
+
+
+def test_on_processes_the_losses_are_those_of_the_plain_model(tmp_path: Path) -> None:
+    ranks = spawn("tests.moves.losses:losses", 2, tmp_path, 240)
+    for found in ranks:
+        assert found.pop("changed too soon") == ([], [1.0])
+        assert found.keys() == SPECS.keys()
+        for name, (mine, plain) in found.items():
+            assert len(set(plain)) == len(plain), name
+            assert mine == pytest.approx(plain, rel=1e-12, abs=0), name
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_they_are_proven(name: str) -> None:
+    found = program(SPECS[name])
+    report = found.verify()
+    assert report.ok, report.first
+    assert report.gradients
+    assert max(report.gradients.values()) < 1e-12
+    steps = [s for n in found.local.graph.nodes for s in n.args if isinstance(s, Step)]
+    marked = any(node.meta.get("regather") for node in found.local.graph.nodes)
+    assert marked if name in AGAIN else any(step.forward is Move.PERMUTE for step in steps)
+
+
+LOST: dict[str, Callable[[Kept], Kept]] = {
+    "regather, conjugated": lambda kept: dataclasses.replace(kept, conjugated=False),
+    "regather, negated": lambda kept: dataclasses.replace(kept, negated=False),
+    "regather, complex": lambda kept: dataclasses.replace(kept, offset=kept.offset + 1,
+                                                          size=tuple(n - 1 for n in kept.size)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_the_proof_sees_what_is_gathered_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = regather.Regather.packed
+
+    def losing(self: regather.Regather, tensor: Tensor) -> Any:
+        kept = packed(self, tensor)
+        return LOST[name](kept) if isinstance(kept, Kept) else kept
+
+    monkeypatch.setattr(regather.Regather, "packed", losing)
+    try:
+        assert not program(SPECS[name]).verify().ok
+    except RuntimeError:
+        assert name == "regather, complex"
+
+
+STORED = """
+mesh { dp = 2 tp = 2 }
+model "tests/moves/models.py:rotated"(how = "complex")
+input x : f64[6, 6] [dp, _]
+input target : f64[6, 4] [dp, _]
+store "**" over ORDER regather
+"""
+
+
+@pytest.mark.parametrize("order", ["dp*tp", "tp*dp", "dp"])
+def test_stored_over_several_axes(order: str) -> None:
+    assert program(STORED.replace("ORDER", order)).verify().ok
+
+
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "itself": lambda w: w,
+    "transposed": lambda w: w.transpose(0, 1),
+    "narrow": lambda w: w[1:, 2:],
+    "expanded": lambda w: w[:1].expand(5, -1, -1),
+    "other dtype": lambda w: w.view(torch.int32),
+    "complex": torch.view_as_complex,
+    "conjugated": lambda w: torch.view_as_complex(w).conj(),
+    "conjugated and turned": lambda w: torch.view_as_complex(w).mH,
+    "negated": lambda w: torch.view_as_complex(w).conj().imag,
+    "real of a conjugate": lambda w: torch.view_as_complex(w).conj()[1:].real,
+    "windows": lambda w: w.unfold(0, 2, 1),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_is_read_again_as_it_was(view: str) -> None:
+    first = torch.arange(30, dtype=torch.float64).view(5, 3, 2)[1:]
+    again = torch.cat([torch.zeros(6, dtype=torch.float64), first.reshape(-1)]).view(5, 3, 2)[1:]
+    saved = VIEWS[view](first)
+    found = Kept.of(Source.of("w", first, lambda: again), saved).again()
+    assert found.dtype == saved.dtype
+    assert torch.equal(found, saved)
+    assert not found.is_set_to(saved)
+
+
+def test_a_parameter_that_changed_is_refused_in_the_simulator_too() -> None:
+    local = program(SPECS["regather, complex"]).local
+    sim = Simulator(local)
+    made = {leaf.name: torch.randn(leaf.layout.shape, dtype=leaf.dtype) for leaf in local.leaves}
+    pieces = {name: sim.place(name, full) for name, full in made.items()}
+    for leaf in local.leaves:
+        for piece in pieces[leaf.name]:
+            piece.requires_grad_(leaf.trainable)
+    losses = sim.run(pieces)[0]
+    with torch.no_grad():
+        pieces["w"][0].add_(1)
+    with pytest.raises(RunError, match="`w` changed between") as caught:
+        torch.autograd.backward(losses)
+    assert caught.value.code == "SH0641"
+    assert "optimizer" in caught.value.help
