@@ -67,7 +67,7 @@ def test_what_is_made_of_a_parameter_claims_as_it_does(tmp_path: Path) -> None:
     spec = """
     mesh { tp = 2 }
     model "model.py:Net"
-    input x : f32[5, 6] [tp, _]
+    input x : f32[3, 5, 6] [_, tp, _]
     param "a.weight" [tp, _]
     """
     assert "8@tp" in layout(compiled(tmp_path, SCALED, spec), "linear")
