@@ -211,6 +211,11 @@ CODES: dict[str, Code] = {
         "loss that is no scalar",
         "The loss is one output that holds a single number.",
     ),
+    "SH0312": Code(
+        "numbers too large for an op",
+        "An integer input may hold a number, by its `below`, that a table, a loss or an index of"
+        " the model does not take.",
+    ),
     "SH0350": Code(
         "unreadable model file or configuration",
         "The file that `model` names does not exist or does not load.",

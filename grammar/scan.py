@@ -38,8 +38,26 @@ FORMS = {
 STATEMENTS = tuple(FORMS)
 """The words that begin a statement."""
 
-LATER = ("pipeline", "precision", "recompute", "cluster")
-"""Words kept for statements that do not exist yet."""
+LATER = {
+    "pipeline": (
+        "stages of layers on devices of their own",
+        "give the devices to an axis that splits data or tensors, and leave this out",
+    ),
+    "precision": (
+        "the types that parts are computed in",
+        'build the model in its type, by `hf("config.json", dtype = "bfloat16")` or by'
+        " `.to(torch.bfloat16)` in the build function, and leave this out",
+    ),
+    "recompute": (
+        "activations that the backward computes again",
+        "call `torch.utils.checkpoint` in the model, and leave this out",
+    ),
+    "cluster": (
+        "nodes and the links between them",
+        "start one process for each device, by `torchrun` on several nodes, and leave this out",
+    ),
+}
+"""Words kept for statements that do not exist yet: what for, and what to do till then."""
 
 LATER_STORES = ("gradients", "optimizer")
 """Words kept for what `store` may once store apart from the parameters."""

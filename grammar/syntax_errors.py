@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from shardlang.grammar.diagnostics import Diagnostic, Label, error, join_words, quote
+from shardlang.grammar.habits import OPS, habit, stray, whole_name
 from shardlang.grammar.scan import (
     FORMS,
     LATER,
@@ -20,7 +21,6 @@ from shardlang.grammar.scan import (
 
 _OPEN = {"{": "}", "[": "]", "(": ")"}
 _CLOSE = {closer: opener for opener, closer in _OPEN.items()}
-_OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "full_gather")
 
 _WORDS: dict[str, tuple[str, ...]] = {
     **{word.upper(): (word,) for word in STATEMENTS},
@@ -29,7 +29,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "SIDE": ("in", "out"),
     "BYTES": ("bytes",),
     "PHASE": ("forward", "backward", "update"),
-    "OP": _OPS,
+    "OP": OPS,
     "OVER": ("over",),
     "AS": ("as",),
     "DATA": ("data",),
@@ -64,6 +64,8 @@ _THINGS = {
     "STAR": "`*`",
     "PLUS": "`+`",
     "QMARK": "`?`",
+    "UNDERSCORE": "`_`",
+    "_REST": "`...`",
     "$END": "the end of the file",
 }
 
@@ -108,25 +110,18 @@ class Syntax:
 
 
 def lexical_findings(syntax: Syntax) -> list[Diagnostic]:
-    """Strings that are never closed, and characters that mean nothing."""
+    """Strings that are never closed or in single quotes, and characters that mean nothing."""
     found: list[Diagnostic] = []
-    last_stray = -1
+    done = -1
     for token in syntax.tokens:
-        span = syntax.source.span(token.start, token.end)
         if token.kind == "unclosed":
-            found.append(
-                error(
-                    "SH0104",
-                    "the string is never closed",
-                    span,
-                    help='end it with `"` on the same line',
-                )
-            )
-        if token.kind == "stray":
-            if token.start != last_stray:
-                message = f"{_shown(token.text)} means nothing here"
-                found.append(error("SH0102", message, span, help="remove it"))
-            last_stray = token.end
+            span = syntax.source.span(token.start, token.end)
+            help = 'end it with `"` on the same line'
+            found.append(error("SH0104", "the string is never closed", span, help=help))
+        if token.kind == "stray" and token.start >= done:
+            finding, end = stray(syntax.source, token)
+            found += [finding] if token.start != done else []
+            done = end
     return found
 
 
@@ -164,12 +159,14 @@ def explain_failure(syntax: Syntax, failure: Failure, begin: int) -> tuple[Diagn
         return _not_supported(syntax, found), syntax.next_statement(found.end, start)
     if found is not None and _is_later_store(syntax, found):
         return _stored_later(syntax, found), syntax.next_statement(found.end, start)
-    form = _form(syntax, start)
+    form = _form(syntax, start, failure.offset)
+    if found is not None and found.kind == "word" and _may_start_statement(failure, found):
+        return _unknown_statement(syntax, found), syntax.next_statement(found.end, start)
     if found is None or found.start == resume:
         return _cut_short(syntax, failure, found, form), resume
     span = syntax.source.span(found.start, found.end)
-    if found.kind == "word" and _may_start_statement(failure, found):
-        return _unknown_statement(syntax, found, failure), resume
+    if found.kind in ("word", "mark") and failure.expected == {"STRING"}:
+        return _unquoted(syntax, found), resume
     if found.text in ("over", "as") and "NAME" in failure.expected:
         return reserved_name(syntax, found.start), resume
     if found.kind == "number" and _is_malformed(syntax, found, failure):
@@ -180,7 +177,9 @@ def explain_failure(syntax: Syntax, failure: Failure, begin: int) -> tuple[Diagn
         "SH0101",
         f"expected {expected_words(failure.expected)}, found {_shown(found.text)}",
         span,
-        help=_nearest_keyword(found.text, failure.expected) or _hint(found, failure) or form,
+        help=_nearest_keyword(found.text, failure.expected)
+        or habit(found, failure.expected)
+        or form,
     )
     return diagnostic, resume
 
@@ -201,12 +200,13 @@ def expected_words(expected: frozenset[str]) -> str:
     return join_words(sorted(words, key=lambda word: (word.startswith("`"), word)))
 
 
-def _form(syntax: Syntax, start: int) -> str:
-    """How the statement that starts at an offset is written."""
-    token = syntax.token_at(start)
-    if token is None or token.text not in FORMS:
+def _form(syntax: Syntax, start: int, offset: int) -> str:
+    """How the statement that starts at an offset, or at a line between the two, is written."""
+    around = [t for t in syntax.tokens if start <= t.start < offset and t.text in FORMS]
+    begins = [token for token in around if token.at_line_start or token.start == start]
+    if not begins:
         return f"the statements are {join_words(quote(STATEMENTS), 'and')}"
-    return f"the statement is written `{FORMS[token.text]}`"
+    return f"the statement is written `{FORMS[begins[-1].text]}`"
 
 
 def _cut_short(syntax: Syntax, failure: Failure, found: Token | None, form: str) -> Diagnostic:
@@ -229,11 +229,23 @@ def _may_start_statement(failure: Failure, found: Token) -> bool:
     return found.at_line_start or failure.expected <= statements | {"$END", "PLUS"}
 
 
-def _unknown_statement(syntax: Syntax, found: Token, failure: Failure) -> Diagnostic:
+def _unknown_statement(syntax: Syntax, found: Token) -> Diagnostic:
     span = syntax.source.span(found.start, found.end)
-    near = _nearest_keyword(found.text, failure.expected)
+    near = difflib.get_close_matches(found.text.lower(), STATEMENTS, n=1, cutoff=0.6)
     known = f"the statements are {join_words(quote(STATEMENTS), 'and')}"
-    return error("SH0106", f"unknown statement `{found.text}`", span, help=near or known)
+    help = f"did you mean `{near[0]}`" if near else known
+    return error("SH0106", f"unknown statement `{found.text}`", span, help=help)
+
+
+def _unquoted(syntax: Syntax, found: Token) -> Diagnostic:
+    """A name or a pattern without quotes: all of it, up to the next space or bracket."""
+    name, end = whole_name(syntax.source.text, found.start)
+    return error(
+        "SH0101",
+        f"expected a quoted string, found {_shown(name)}",
+        syntax.source.span(found.start, end),
+        help=f'put it in quotes: `"{name}"`',
+    )
 
 
 def _not_supported(syntax: Syntax, found: Token) -> Diagnostic:
@@ -242,7 +254,8 @@ def _not_supported(syntax: Syntax, found: Token) -> Diagnostic:
         "SH0108",
         f"the statement `{found.text}` is not supported yet",
         syntax.source.span(found.start, found.end),
-        help="remove it",
+        notes=[f"the language keeps the word for {LATER[found.text][0]}"],
+        help=LATER[found.text][1],
     )
 
 
@@ -279,20 +292,6 @@ def _nearest_keyword(word: str, expected: Iterable[str]) -> str | None:
     keywords = [keyword for name in expected for keyword in _WORDS.get(name, ())]
     near = difflib.get_close_matches(word, sorted(keywords), n=1, cutoff=0.6)
     return f"did you mean `{near[0]}`" if near else None
-
-
-def _hint(found: Token, failure: Failure) -> str | None:
-    if found.kind == "word" and failure.expected == {"STRING"}:
-        return f'put it in quotes: `"{found.text}"`'
-    if found.text == "," and "RBRACE" in failure.expected:
-        return "the lines of a block need no comma between them"
-    if found.text == ":" and "EQUAL" in failure.expected:
-        return "write `=`"
-    if "OP" in failure.expected:
-        return f"the collectives are {join_words(quote(_OPS), 'and')}"
-    if "COMPARISON" in failure.expected:
-        return "the comparisons are `==`, `<=`, `<`, `>=` and `>`"
-    return None
 
 
 def _open_before(syntax: Syntax, begin: int, end: int) -> list[Token]:

@@ -13,6 +13,7 @@ from torch import nn
 from shardlang.capture.errors import CaptureError, first_line
 from shardlang.capture.generators import draws, seeded
 from shardlang.capture.held import Path, held_tensors
+from shardlang.capture.silence import hushed
 from shardlang.capture.tape import CannotReplayError, Tape
 from shardlang.ir.compat import FakeTensor, FakeTensorMode, export_fake_mode
 
@@ -33,7 +34,7 @@ class Deferred:
         self.fake_mode: FakeTensorMode = export_fake_mode()
         self._tape: Tape | None = Tape(self.fake_mode)
         try:
-            with self._tape.recording(), warnings.catch_warnings(), seeded(0):
+            with self._tape.recording(), warnings.catch_warnings(), seeded(0), hushed():
                 warnings.simplefilter("ignore")
                 before = dict(draws())
                 self.module = build()

@@ -15,6 +15,7 @@ _PYTHON_ROOT = sysconfig.get_path("stdlib")
 _INSTALLED = ("/site-packages/", "/dist-packages/")
 
 CODES: dict[str, str] = {
+    "SH0312": "an input may hold a number that an op does not take",
     "SH0350": "a model file or configuration cannot be read",
     "SH0351": "the build function is missing or unusable",
     "SH0352": "the model cannot be built",

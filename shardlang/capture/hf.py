@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from shardlang.capture.checkpoint import check_files
-from shardlang.capture.errors import CaptureError, first_line, no_file
+from shardlang.capture.errors import CaptureError, first_line, no_file, shown
 from shardlang.capture.python_file import check_mode
 from shardlang.capture.source import InputSpec, ModelSource, unknown_input
 from shardlang.grammar.diagnostics import join_words, quote
@@ -88,7 +89,7 @@ class HfSource(ModelSource):
             settings = json.loads(read_text(path, _LARGEST_CONFIG_BYTES))
         except UnreadableError as error:
             if not path.exists():
-                raise no_file(path) from None
+                raise _no_config(path) from None
             raise CaptureError(
                 "SH0350",
                 f"cannot read `{path.name}`: {error}",
@@ -267,6 +268,20 @@ class HfSource(ModelSource):
         if spec.name != "labels" or spec.dtype.is_floating_point or len(spec.shape) < 2:
             return False
         return self.task in (None, *_TOKEN_LABELS)
+
+
+def _no_config(path: Path) -> CaptureError:
+    """The error for a configuration that is not there; a name on the hub is no file."""
+    name = str(shown(path))
+    if path.suffix or path.parent.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return no_file(path)
+    folder = path.name.lower()
+    return CaptureError(
+        "SH0350",
+        f"`{name}` is no file or folder here, and nothing is fetched from the Hugging Face hub",
+        help=f"save it first, in Python: `AutoConfig.from_pretrained({name!r}).save_pretrained("
+        f"{folder!r})`, or its model with the weights; then name `{folder}`",
+    )
 
 
 def _no_option(name: str, config: Any) -> CaptureError:

@@ -14,6 +14,7 @@ from shardlang.capture.errors import CaptureError, model_line
 from shardlang.capture.failures import explain_failure
 from shardlang.capture.held import Path, held_tensors, same_memory
 from shardlang.capture.hf_patches import export_patches
+from shardlang.capture.index_bounds import check_bounds
 from shardlang.capture.mark import marking
 from shardlang.capture.naming import (
     NamedGraph,
@@ -62,11 +63,13 @@ def capture(
     try:
         with as_in_training(), source.setting.applied(source.deferred.module):
             program = _export(call, source.deferred, list(specs.values()), mark)
-            return _finish(source, call, program, specs)
+            captured = _finish(source, call, program, specs)
     except PassError as error:
         raise CaptureError(
             error.code, error.message, help=error.help, source=error.source
         ) from None
+    check_bounds(captured, inputs)
+    return captured
 
 
 class _Seen:

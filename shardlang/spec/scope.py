@@ -157,9 +157,15 @@ def _near(word: str, known: Iterable[str]) -> str | None:
     return f"did you mean `{near[0]}`" if near else None
 
 
+_WHOLE = ("none", "null", "replicate", "replicated", "whole", "full")
+"""What other libraries call a dim that is not split, in small letters."""
+
+
 def _unknown_axis(name: t.Ident, known: list[str]) -> Diagnostic:
     listed = f"the declared names are {join_words(quote(known), 'and')}" if known else None
     help = _near(name.text, known) or listed or "declare it in `mesh`"
+    if name.text.lower() in _WHOLE:
+        help = "a dim that is not split is written `_`"
     return error("SH0205", f"unknown axis or dim `{name.text}`", name.span, help=help)
 
 

@@ -1,0 +1,53 @@
+"""What people write by habit gets one finding, at its place, that says how it is written here."""
+
+from __future__ import annotations
+
+import pytest
+
+from shardlang.grammar.parser import make_lark, parse
+from shardlang.grammar.syntax_errors import _THINGS, _WORDS
+
+HABITS = {
+    'param "a" ["tp", None]': ("1:12", "axes and dims stand without quotes: `tp`"),
+    'param "a" [tp, 0]': ("1:16", "or `_` if it is whole"),
+    'param "a" [(dp, tp), _]': ("1:12", "written `dp*tp`"),
+    'param "a" [dp+tp, _]': ("1:14", "written `dp*tp`"),
+    'store "a" over "dp"': ("1:16", "without quotes: `dp`"),
+    "param 'a.b' [tp]": ("1:7", 'write `"a.b"`'),
+    "param a.weight [tp]": ("1:7", 'put it in quotes: `"a.weight"`'),
+    "param layers.{0,1}.*.weight [tp]": ("1:7", '`"layers.{0,1}.*.weight"`'),
+    "param **.weight: [tp]": ("1:7", '`"**.weight"`'),
+    "value layers.*.out.0 [tp]": ("1:7", '`"layers.*"`'),
+    'loss "a"\nparm "a" [tp]': ("2:1", "did you mean `param`"),
+    'param "b" [tp]\nParam "a" [tp]\nloss "a"': ("2:1", "did you mean `param`"),
+    "mesh = {dp: 2}": ("1:6", "`mesh { NAME = SIZE }`"),
+    'loss "a"\nmesh dp=2': ("2:6", "`mesh { NAME = SIZE }`"),
+    "input x : torch.float32[2] [_]": ("1:16", "`f32`"),
+    'param "a" [tp];': ("1:15", "remove it"),
+    "pipeline { stages = 4 }": ("1:1", "an axis that splits data or tensors"),
+    "precision bf16": ("1:1", "torch.bfloat16"),
+    'recompute "layers.*"': ("1:1", "torch.utils.checkpoint"),
+    "cluster { nodes = 2 }": ("1:1", "torchrun"),
+}
+
+
+@pytest.mark.parametrize("text", HABITS)
+def test_one_finding_says_how_it_is_written(text: str) -> None:
+    place, help = HABITS[text]
+    tree, findings = parse(text, "x.shard")
+    assert tree is None
+    assert [str(finding.span) for finding in findings] == [f"x.shard:{place}"]
+    assert help in (findings[0].help or "")
+
+
+def test_every_terminal_has_a_word() -> None:
+    """No message shows a name that the parser made up."""
+    terminals = {terminal.name for terminal in make_lark().terminals}
+    assert terminals - {"COMMENT", "WS"} <= {*_THINGS, *_WORDS}
+
+
+def test_reserved_statements_say_what_for() -> None:
+    _, findings = parse("precision bf16")
+    assert findings[0].notes == (
+        "the language keeps the word for the types that parts are computed in",
+    )
