@@ -64,6 +64,25 @@ class Program:
     def __init__(self, compiled: Compiled) -> None:
         self.compiled = compiled
 
+    def __repr__(self) -> str:
+        from shardlang.plan import plan_of
+        from shardlang.plan.render import summary
+
+        mesh = ", ".join(f"{axis.name}={axis.size}" for axis in self.spec.mesh.axes)
+        return f"<Program of {self.spec.path.name} on {mesh}; {summary(plan_of(self.compiled))}>"
+
+    def _repr_html_(self) -> str:
+        """The plan and the picture, for a notebook."""
+        from shardlang.graph.show import html_of
+
+        return html_of(self.compiled)
+
+    def _repr_svg_(self) -> str | None:
+        """The picture; None where Graphviz is not installed."""
+        from shardlang.graph.show import drawn
+
+        return drawn(self.graph())
+
     @property
     def spec(self) -> Spec:
         """The resolved spec."""

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from shardlang.spec import Spec
 
 STAGES = ("traced", "propagated", "rewritten")
+_MANY = 400
+"""How many arrows Graphviz lays out in well under a minute."""
+
+_FASTER = "layers that are alike are drawn once without --no-factored, a .dot file at once"
 
 
 @click.command("graph")
@@ -49,6 +53,8 @@ def command(
         context.show(text.rstrip("\n"))
         context.finish({"stage": stage, "dot": text})
         return
+    if Path(output).suffix.lower() != ".dot" and (count := text.count(" -> ")) > _MANY:
+        context.say(f"Graphviz lays out {count} arrows, which may take minutes; {_FASTER}")
     try:
         write(text, Path(output))
     except (DrawError, OSError) as fault:
