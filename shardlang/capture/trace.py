@@ -36,6 +36,7 @@ from shardlang.capture.types import Captured, Leaf
 from shardlang.capture.unseen import (
     assigned_buffers_written,
     check_output,
+    refuse_shared,
     refuse_sparse_gradients,
     refuse_unseen,
 )
@@ -166,6 +167,7 @@ def _finish(
     checks = [*call.seen.checks, *made.checks]
     if source.mode == "train":
         refuse_sparse_gradients(named.graph, named.leaves)
+    refuse_shared(source.deferred.module, sorted(call.seen.replaced))
     values = _held_values(source.deferred, program)
     named_first = {n: leaf.name for leaf in named.leaves for n in (leaf.name, *leaf.aliases)}
     return Captured(

@@ -15,6 +15,7 @@ import torch
 import torch.utils.checkpoint
 from torch import fx, nn
 
+from shardlang.capture.deferred import all_names
 from shardlang.capture.errors import CaptureError
 from shardlang.capture.nest import children, tensors
 from shardlang.capture.own_backward import Used
@@ -91,8 +92,7 @@ def assigned_buffers_written(model: nn.Module) -> Iterator[list[str]]:
 
     Yields the list of the buffers' names, to be read behind the body.
 
-    Raises `CaptureError` SH0357 for a value of another shape or type, and for a buffer that has
-    other names too, under which it would stay what it was.
+    Raises `CaptureError` SH0357 for a value of another shape or type.
     """
     replaced: list[str] = []
     owned = [
@@ -107,16 +107,29 @@ def assigned_buffers_written(model: nn.Module) -> Iterator[list[str]]:
             continue
         if new is None or (new.shape, new.dtype) != (old.shape, old.dtype):
             raise _other_buffer(full_name, old, new)
-        others = [name for name, *_, buffer in owned if buffer is old and name != full_name]
-        if others:
-            raise CaptureError(
-                "SH0357",
-                f"the forward replaces the buffer `{full_name}`, which is `{others[0]}` too",
-                help="write into it, such as with `copy_`, or give each module a buffer of its own",
-            )
         replaced.append(full_name)
         old.copy_(new.detach())
         module._buffers[name] = old
+
+
+def refuse_shared(model: nn.Module, replaced: Sequence[str]) -> None:
+    """Raise SH0357 for a replaced buffer that another module, or another name, keeps as it was."""
+    names = all_names(model)
+    for name in replaced:
+        mine = _place(model, name)
+        others = [other for other in names[name] if _place(model, other) != mine]
+        if others:
+            raise CaptureError(
+                "SH0357",
+                f"the forward replaces the buffer `{name}`, which is `{others[0]}` too",
+                help="write into it, such as with `copy_`, or give each module a buffer of its own",
+            )
+
+
+def _place(model: nn.Module, name: str) -> tuple[int, str]:
+    """The module that holds a buffer, which may have several names itself, and the last name."""
+    owner, _, last = name.rpartition(".")
+    return id(model.get_submodule(owner)), last
 
 
 def _other_buffer(name: str, old: torch.Tensor, new: torch.Tensor | None) -> CaptureError:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
+import pytest
+import torch
+from called import DP, Net, Pair, Replacing, refusal, rows
 from spawn import spawn
+
+import shardlang
+from shardlang.runtime.agree import checksum
 
 TOLERANCE = 1e-10
 
@@ -41,3 +48,126 @@ def test_calls_on_two_devices(tmp_path: Path) -> None:
         assert "`w` has other values on rank 1 than on rank 0" in refused["replicas"][1]
         assert "rank 1 with the model in evaluation mode" in refused["modes"][1]
         assert "cut whole inputs with `shard_inputs`" in refused["unmarked"][1]
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return Pair(DP)
+
+
+def test_what_no_program_can_answer_is_refused(pair: Pair) -> None:
+    module, batch = pair.module, rows(5)
+    mask = torch.ones(5, dtype=torch.float64)
+
+    def under_autocast() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            module(**module.shard_inputs(**batch))
+
+    found = {
+        "`mask` | add `input mask : f64[5] [dp]`": lambda: module.shard_inputs(**batch, mask=mask),
+        "`mask` |": lambda: module(**batch, mask=mask),
+        "no input `weigth` | did you mean `weight`": lambda: module(**batch, weigth=2.0),
+        "lacks the input `x`": lambda: module.shard_inputs(y=batch["y"]),
+        "`x` is f32, and the spec declares f64": lambda: module(batch["x"].float(), batch["y"]),
+        "argument `kind` is a `object`": lambda: module(**batch, kind=object()),
+        "`x` by position and by name": lambda: module(batch["x"], **batch),
+        "passes 6 arguments": lambda: module(*[batch["x"]] * 6),
+        "runs under autocast": under_autocast,
+    }
+    for words, call in found.items():
+        code, message = refusal(call)
+        assert code in ("SH0605", "SH0613"), words
+        assert words in message, message
+    module.float()
+    assert "`up.weight` is f32 now" in refusal(lambda: module(**batch))[1]
+    module.double()
+    assert pair.step(batch) < TOLERANCE
+
+
+class Stubborn(Net):
+    """Keeps its batch norm frozen, whatever the mode."""
+
+    def train(self, mode: bool = True) -> Stubborn:
+        """Batch norm stays in evaluation mode."""
+        super().train(mode)
+        self.bn.eval()
+        return self
+
+
+class Merging(Net):
+    """Remembers more than its mode."""
+
+    merged = False
+
+    def train(self, mode: bool = True) -> Merging:
+        """As adapters do that are merged into the weights for evaluation."""
+        self.merged = not mode
+        super().train(mode)
+        return self
+
+
+def test_the_models_own_train_is_followed_or_refused() -> None:
+    pair = Pair(DP, Stubborn)
+    for model in pair.both():
+        model.eval()
+        model.train()
+    assert not pair.module.get_submodule("bn").training
+    assert pair.step(rows(5)) < TOLERANCE
+    code, message = refusal(lambda: Pair(DP, Merging).module.eval())
+    assert code == "SH0613"
+    assert "changes more than modes" in message
+
+
+def test_a_model_that_is_handed_in_keeps_its_modes(tmp_path: Path) -> None:
+    """A model in evaluation mode, as `from_pretrained` gives it, and one whose norm is frozen."""
+    path = tmp_path / "spec.shard"
+    path.write_text(DP.format(n=1))
+    for evaluated in ("", "bn"):
+        plain = Net().double()
+        plain.get_submodule(evaluated).eval()
+        module = shardlang.compile(path, model=plain).load()
+        flags = {name: part.training for name, part in plain.named_modules()}
+        assert {name: module.get_submodule(name).training for name in flags} == flags
+        for model in (module, plain, module.train(), plain.train()):
+            model.zero_grad()
+        torch.manual_seed(1)
+        mine = module(**module.shard_inputs(**rows(5)))["loss"]
+        torch.manual_seed(1)
+        torch.testing.assert_close(mine, plain(**rows(5))["loss"])
+
+
+def test_a_first_call_without_gradients_makes_no_program_without_them(pair: Pair) -> None:
+    with torch.inference_mode():
+        assert pair.step(rows(9)) < TOLERANCE
+    with torch.no_grad():
+        assert pair.step(rows(10)) < TOLERANCE
+    assert pair.step(rows(9)) < TOLERANCE
+    assert pair.step(rows(10)) < TOLERANCE
+    assert all(param.grad is not None for param in pair.module.parameters())
+
+
+def test_a_replaced_buffer_under_two_names_is_refused() -> None:
+    class Twice(Replacing):
+        def __init__(self) -> None:
+            super().__init__()
+            self.double().register_buffer("other", self.scale)
+
+    with pytest.raises(shardlang.CompileError, match="replaces the buffer `scale`, which is"):
+        Pair(DP, Twice)
+
+
+def test_a_copy_is_called_apart() -> None:
+    pair = Pair(DP, Replacing)
+    copied = copy.deepcopy(pair.module)
+    copied(**copied.shard_inputs(**rows(5)))
+    assert copied.get_buffer("steps").item() == 1
+    assert pair.module.get_buffer("steps").item() == 0
+
+
+def test_a_checksum_follows_the_values() -> None:
+    big = torch.arange(10**6, dtype=torch.float64)
+    assert checksum(big) == checksum(big.clone())
+    assert checksum(big) != checksum(big + 1)
+    assert checksum(big.view(1000, 1000).t()) == checksum(big.view(1000, 1000).t().contiguous())
+    for value in (torch.zeros(0), torch.tensor(True), torch.ones(2, dtype=torch.bfloat16)):
+        assert checksum(value) == checksum(value.clone())
