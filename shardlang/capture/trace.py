@@ -26,6 +26,7 @@ from shardlang.capture.naming import (
 )
 from shardlang.capture.nest import Skeleton, skeleton, tensors
 from shardlang.capture.own_backward import check_own_backwards
+from shardlang.capture.seeding import refuse_seeding
 from shardlang.capture.setting import as_in_training
 from shardlang.capture.silence import quiet
 from shardlang.capture.source import InputSpec, ModelSource
@@ -117,7 +118,7 @@ def _export(
         with (
             quiet(), refuse_unseen(train) as used, export_patches(specs),
             marking(call.model_, mark), full_stacks(), data_as_detach(),
-            checks_hold() as checks,
+            checks_hold() as checks, refuse_seeding(),
         ):  # fmt: skip
             program = torch.export.export(call, fakes, strict=False)
         call.seen.checks = tuple(checks)

@@ -82,3 +82,22 @@ def test_a_generator_of_its_own_is_refused() -> None:
     with pytest.raises(CaptureError, match="draws from a generator of its own") as found:
         capture_plain(own_generator, source=torch.Generator)
     assert found.value.code == "SH0358" and "test_draws.py" in found.value.source
+
+
+def seeds(self: Any, x: Tensor) -> Any:
+    torch.manual_seed(0)
+    return (self.lin(x) * torch.rand(8, 6)).sum()
+
+
+def forks(self: Any, x: Tensor) -> Any:
+    with torch.random.fork_rng():
+        noise = torch.randn(8, 6)
+    return (self.lin(x) * noise).sum()
+
+
+@pytest.mark.parametrize("forward", [seeds, forks])
+def test_a_seed_in_the_forward_is_refused(forward: Callable[..., Any]) -> None:
+    """The trace would draw from the generator as it stands."""
+    with pytest.raises(CaptureError, match="seeds the random generator") as found:
+        capture_plain(forward)
+    assert found.value.code == "SH0358" and "test_draws.py" in found.value.source
