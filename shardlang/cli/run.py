@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ def command(
     _check_nodes(nnodes, node_rank, rdzv_endpoint)
     spec = context.load_spec(spec_path)
     if launched() or spec.mesh.devices == 1:
+        _check_alone(nnodes, log_dir)
         from shardlang.cli.training import Options, work
 
         work(context, spec, Options(**options))
@@ -73,6 +75,17 @@ def _check_nodes(nnodes: int, node_rank: int, endpoint: str) -> None:
         raise click.BadParameter(f"{node_rank} is not below {nnodes}", param_hint="'--node-rank'")
     if nnodes > 1 and not endpoint:
         raise click.BadParameter("is needed for several nodes", param_hint="'--rdzv-endpoint'")
+
+
+def _check_alone(nnodes: int, log_dir: Path | None) -> None:
+    """Refuse what only a supervisor carries out, where this process is under none of ours."""
+    from shardlang.runtime.reports import FOLDER
+
+    given = {"--nnodes": nnodes > 1, "--log-dir": log_dir is not None}
+    name = next((name for name in given if given[name]), None)
+    if name is not None and FOLDER not in os.environ:
+        message = "is for runs that start several processes, and this one starts none"
+        raise click.BadParameter(message, param_hint=f"'{name}'")
 
 
 def _launch(job: Job) -> None:

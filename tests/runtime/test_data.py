@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
+from shardlang.capture.hf import HfSource
 from shardlang.runtime.data import text_batches
 from shardlang.runtime.errors import RunError
+from shardlang.text import tokenizer_of
 
 SHAPES = {"input_ids": (2, 4), "labels": (2, 4)}
 
@@ -60,3 +67,58 @@ def test_data_that_does_not_fit_is_refused(
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no such file or directory"):
         text_batches(tmp_path / "none", SHAPES, 256, 0)
+
+
+def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").touch()
+    (tmp_path / "latin").write_bytes(b"caf\xe9" * 9)
+    cases = {"pipe": "no regular file", ".": "no regular file", "empty": "holds 0 bytes"}
+    for name, said in cases.items():
+        with pytest.raises(RunError, match=said):
+            text_batches(tmp_path / name, SHAPES, 256, 0)
+    with pytest.raises(RunError, match="byte 3 is none"):
+        text_batches(tmp_path / "latin", SHAPES, 256, 0, lambda text: [1] * len(text))
+
+
+WORDS = ("the", "cat", "sat", "on", "mat")
+
+
+def folder_of(path: Path, **metadata: str) -> HfSource:
+    """A folder with a configuration and weights."""
+    path.mkdir()
+    (path / "config.json").write_text('{"model_type": "llama"}')
+    save_file({"x": torch.zeros(1)}, path / "model.safetensors", metadata)
+    return HfSource(path)
+
+
+def test_a_checkpoint_is_fed_by_its_own_tokenizer(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "own")
+    words = {word: 100 + i for i, word in enumerate(WORDS)}
+    own = Tokenizer(WordLevel(words, unk_token="the"))
+    own.pre_tokenizer = Whitespace()
+    own.save(str(tmp_path / "own" / "tokenizer.json"))
+    found = tokenizer_of(source, 300)
+    assert found.kind == "tokenizer" and found.encode is not None
+    (tmp_path / "text").write_text("the cat sat on the mat sat the " * 4)
+    given = text_batches(tmp_path / "text", SHAPES, 300, 0, found.encode)
+    rows = {tuple(row.tolist()) for row in next(given)["input_ids"]}
+    assert rows <= {(100, 101, 102, 103), (100, 104, 102, 100)}
+    with pytest.raises(RunError, match="gives the token 104, and the model knows 104"):
+        text_batches(tmp_path / "text", SHAPES, 104, 0, found.encode)
+    (tmp_path / "saved").mkdir()
+    found.save(tmp_path / "saved")
+    assert (tmp_path / "saved" / "tokenizer.json").is_file()
+    (tmp_path / "own" / "tokenizer.json").write_text("{")
+    with pytest.raises(RunError, match="cannot be read"):
+        tokenizer_of(source, 300)
+
+
+def test_a_checkpoint_without_a_tokenizer_is_not_fed_bytes(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds weights but no tokenizer"):
+        tokenizer_of(folder_of(tmp_path / "foreign"), 300)
+    assert tokenizer_of(folder_of(tmp_path / "bytes", tokens="bytes"), 300).kind == "bytes"
+    assert tokenizer_of(HfSource(tmp_path / "bytes"), 256).kind == "bytes"
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.json").write_text('{"model_type": "llama"}')
+    assert tokenizer_of(HfSource(tmp_path / "new"), 300).kind == "bytes"

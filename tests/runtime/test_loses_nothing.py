@@ -163,6 +163,14 @@ def test_a_model_without_a_loss_runs_and_says_so(
     assert "nothing is trained" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", [("--log-dir", "logs"), ("--nnodes", "2")])
+def test_a_supervisors_options_are_refused_without_one(
+    option: tuple[str, str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*option, "--rdzv-endpoint", "127.0.0.1:1") == 2
+    assert option[0] in capsys.readouterr().err
+
+
 def test_a_full_disk_leaves_the_old_weights_and_the_new_ones_elsewhere(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
