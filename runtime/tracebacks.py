@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _OURS = str(Path(__file__).parent.parent) + "/"
@@ -17,13 +17,24 @@ def users_traceback(error: BaseException) -> str:
     Empty where none of the frames is the person's own.
     """
     shown = traceback.TracebackException.from_exception(error)
+    _tell_once(shown, ())
     chain = list(_chain(shown))
     for link in chain:
-        kept = [frame for frame in link.stack if not _is_ours(frame.filename)]
-        link.stack = traceback.StackSummary.from_list(kept)
+        link.stack = traceback.StackSummary.from_list(_kept(link.stack))
     if any(is_users(frame.filename) for link in chain for frame in link.stack):
         return "".join(shown.format()).rstrip()
     return ""
+
+
+def _kept(stack: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """The person's frames, and what the last of them calls; none of ours."""
+    own = [i for i, frame in enumerate(stack) if is_users(frame.filename)]
+    last = own[-1] if own else -1
+    return [
+        frame
+        for i, frame in enumerate(stack)
+        if not _is_ours(frame.filename) and (i in own or i > last)
+    ]
 
 
 def users_line(error: BaseException) -> str:
@@ -41,6 +52,17 @@ def is_users(file: str) -> bool:
 
 def _is_ours(file: str) -> bool:
     return file.startswith((_OURS, "<eval_with_key>"))
+
+
+def _tell_once(link: traceback.TracebackException | None, told: tuple[str, ...]) -> None:
+    """Forget an earlier try that failed alike: models are built in several ways."""
+    if link is None:
+        return
+    told = (*told, "".join(link.format_exception_only()))
+    if link.__context__ and "".join(link.__context__.format_exception_only()) in told:
+        link.__context__ = None
+    _tell_once(link.__cause__, told)
+    _tell_once(link.__context__, told)
 
 
 def _chain(shown: traceback.TracebackException) -> Iterator[traceback.TracebackException]:

@@ -10,7 +10,14 @@ from shardlang.capture.errors import ModelLine, is_installed, shown
 from shardlang.capture.state import Remark
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error
 from shardlang.ir.graph import ShardError
+from shardlang.runtime.tracebacks import users_traceback
 from shardlang.spec.types import Spec
+
+_OF_THE_MODEL = ("SH0350", "SH0352", "SH0355")
+"""The codes of errors that the model's own code raised."""
+
+_CALLED_BY_RUN = 2
+"""Frames that go without saying: the function that builds the model, and its constructor."""
 
 
 def at_model(failure: CaptureError | ShardError | Remark, spec: Spec) -> Diagnostic:
@@ -19,8 +26,18 @@ def at_model(failure: CaptureError | ShardError | Remark, spec: Spec) -> Diagnos
     place, labels, notes = places(failure.source, stated)
     if module := getattr(failure, "module", ""):
         notes.append(f"in module `{module}`")
+    notes += _traceback(failure)
     help = failure.help or None
     return error(failure.code, failure.message, place, labels=labels, notes=notes, help=help)
+
+
+def _traceback(failure: CaptureError | ShardError | Remark) -> list[str]:
+    """The person's own traceback, where the error came through several of their lines."""
+    cause = failure.__cause__ if isinstance(failure, CaptureError) else None
+    if failure.code not in _OF_THE_MODEL or cause is None:
+        return []
+    trace = users_traceback(cause)
+    return [trace] if trace.count("\n  File ") > _CALLED_BY_RUN else []
 
 
 def places(source: str, stated: Span) -> tuple[Span, list[Label], list[str]]:

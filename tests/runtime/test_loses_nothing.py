@@ -138,6 +138,23 @@ def test_an_error_of_the_persons_is_shown_as_theirs(
     torch.testing.assert_close(saved(folder / "w"), trained(2))
 
 
+def test_an_error_of_the_constructor_is_shown_once_with_its_cause(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (folder / "model.py").read_text()
+    helper = (
+        "def look(n):\n    try:\n        return {}[n]\n    except KeyError as e:\n"
+        "        raise ValueError('no such size') from e\n"
+    )
+    called = text.replace("super().__init__()", "super().__init__(); look(7)")
+    (folder / "model.py").write_text(helper + called)
+    assert run("--steps", "1") == 1
+    _, err = capsys.readouterr()
+    assert "error[SH0352]" in err and err.count("KeyError: 7") == 1
+    assert err.count("ValueError: no such size") == 2 and "in __init__" in err
+    assert "shardlang/" not in err and "site-packages" not in err
+
+
 @pytest.mark.parametrize(
     ("result", "frozen", "said"),
     [
