@@ -1,10 +1,10 @@
-"""The part of a traceback that the person wrote: their frames and what these call, without ours."""
+"""The part of a traceback that the person wrote: their frames, without ours and the libraries'."""
 
 from __future__ import annotations
 
 import sysconfig
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 _OURS = str(Path(__file__).parent.parent) + "/"
@@ -12,7 +12,7 @@ _ELSEWHERE = tuple({*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), 
 
 
 def users_traceback(error: BaseException) -> str:
-    """The error as Python prints it, causes included, without our frames.
+    """The error as Python prints it, causes included, with the person's frames alone.
 
     Empty where none of the frames is the person's own.
     """
@@ -20,21 +20,11 @@ def users_traceback(error: BaseException) -> str:
     _tell_once(shown, ())
     chain = list(_chain(shown))
     for link in chain:
-        link.stack = traceback.StackSummary.from_list(_kept(link.stack))
-    if any(is_users(frame.filename) for link in chain for frame in link.stack):
+        own = [frame for frame in link.stack if is_users(frame.filename)]
+        link.stack = traceback.StackSummary.from_list(own)
+    if any(link.stack for link in chain):
         return "".join(shown.format()).rstrip()
     return ""
-
-
-def _kept(stack: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
-    """The person's frames, and what the last of them calls; none of ours."""
-    own = [i for i, frame in enumerate(stack) if is_users(frame.filename)]
-    last = own[-1] if own else -1
-    return [
-        frame
-        for i, frame in enumerate(stack)
-        if not _is_ours(frame.filename) and (i in own or i > last)
-    ]
 
 
 def users_line(error: BaseException) -> str:

@@ -13,8 +13,8 @@ from shardlang.ir.graph import ShardError
 from shardlang.runtime.tracebacks import users_traceback
 from shardlang.spec.types import Spec
 
-_OF_THE_MODEL = ("SH0350", "SH0352", "SH0355")
-"""The codes of errors that the model's own code raised."""
+_OF_THE_MODEL = ("SH0350", "SH0352")
+"""The codes of errors that the model's own code raised before it was traced."""
 
 _CALLED_BY_RUN = 2
 """Frames that go without saying: the function that builds the model, and its constructor."""
