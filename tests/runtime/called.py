@@ -202,7 +202,7 @@ def modes(text: str, n: int) -> Gaps:
 def sizes(text: str, n: int) -> Gaps:
     """Smaller and larger batches, with and without arguments; the first again."""
     pair = Pair(text, n=n)
-    found = {f"{k} rows": pair.step(rows(k, k)) for k in (5, 8, 11, 3, 2, 5)}
+    found = {f"{k} rows": pair.step(rows(k, k)) for k in (5, 8, 3, 5)}
     found["weight"] = pair.step(rows(5), weight=3.0)
     found["weight of the default"] = pair.step(rows(5), weight=1.0, kind=None)
     found["string, 7 rows"] = pair.step(rows(7), kind="l1")
@@ -314,7 +314,7 @@ def ranks_differ() -> dict[str, tuple[str, str]]:
 def everything() -> dict[str, Any]:
     """One job of 2 processes."""
     gaps = right(DP, 2, (modes, sizes, gradients, replaced, drawn))
-    gaps |= {f"tp, {what}": x for what, x in right(TP, 2, (modes, sizes, gradients)).items()}
+    gaps |= {f"tp, {what}": x for what, x in right(TP, 2, (modes, gradients)).items()}
     return {"gaps": gaps, "refused": ranks_differ()}
 
 

@@ -31,7 +31,7 @@ def test_calls_on_two_devices(tmp_path: Path) -> None:
     """Modes, sizes, arguments, gradients, buffers and draws; then ranks that differ."""
     for found in spawn("called:everything", 2, tmp_path, 300):
         assert wrong(found["gaps"]) == {}
-        assert len(found["gaps"]) > 60
+        assert len(found["gaps"]) > 40
         refused = found["refused"]
         codes = {name: code for name, (code, _) in refused.items()}
         assert codes == {
