@@ -102,3 +102,15 @@ def test_undefined_gradients_are_named(tmp_path: Path) -> None:
         compiled(tmp_path, MASKED[: MASKED.index("y = self.a(x)")] + forward + "\n", SPEC)
     )
     assert report.ok and report.not_finite["gradients"] == ["a.weight", "a.bias"]
+
+
+def test_numbers_too_large_for_the_model_are_told(tmp_path: Path) -> None:
+    """They are finite in float64, where the proof holds; the trace overflows as the model does."""
+    large = "(self.a(x) + 200).exp()"
+    forward = f"return {{'loss': self.a(x).square().mean(), 'y': {large} / (1 + {large})}}"
+    model = MASKED[: MASKED.index("y = self.a(x)")] + forward + "\n"
+    done = compiled(tmp_path, model, SPEC)
+    report = verify_compiled(done)
+    assert report.ok and codes(report, done) == [] and report.eager is not None
+    assert [(each.name, each.kind) for each in report.eager.explained] == [("y", "overflow")]
+    assert "`y` is not finite at the model's own dtype" in str(report)
