@@ -32,6 +32,25 @@ def running(width: int = 6, inner: int = 10) -> nn.Module:
     return Running(width, inner)
 
 
+class Scaled(nn.Module):
+    """Divides by a buffer that autograd keeps, and then replaces it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mix = nn.Linear(width, width)
+        self.register_buffer("scale", torch.ones(width))
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        y = self.mix(x) / self.scale
+        self.scale = 0.9 * self.scale + 0.1 * y.detach().abs().mean(0)
+        return (y - target).square().mean()
+
+
+def scaled(width: int = 7) -> nn.Module:
+    """A model whose state is replaced between forward and backward."""
+    return Scaled(width)
+
+
 class Teacher(nn.Module):
     """A codebook that follows its vectors: an exponential moving average, in place."""
 
