@@ -22,6 +22,7 @@ from tests.real.ranks import gap
 from tests.real.subjects import from_spec
 
 SPECS = sorted(Path(__file__).with_name("specs").glob("*.shard"))
+RANDOM = range(210, 214)
 STEPS = (
     "all_gather S I", "all_gather S R", "all_reduce I I", "all_reduce P I", "all_reduce P R",
     "all_to_all S S", "collect S S", "dispatch S S", "permute S S", "reduce_scatter P S",
@@ -32,20 +33,21 @@ STEPS = (
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, dict[str, Any]]:
     """What came of every spec, by its name."""
-    command = [sys.executable, "-m", "tests.real", "--json", *map(str, SPECS)]
+    made = ["--random", str(len(RANDOM)), "--seed", str(RANDOM[0])]
+    command = [sys.executable, "-m", "tests.real", "--json", *map(str, SPECS), *made]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(found) == len(SPECS), done.stderr
+    assert len(found) == len(SPECS) + len(RANDOM), done.stderr
     return {Path(each["name"]).stem: each for each in found}
 
 
-@pytest.mark.parametrize("name", [path.stem for path in SPECS])
+@pytest.mark.parametrize("name", [*(path.stem for path in SPECS), *map("random {}".format, RANDOM)])
 def test_it_runs_as_the_plain_model_does(name: str, outcomes: dict[str, dict[str, Any]]) -> None:
     found = outcomes[name]
     assert not found["error"], found["error"]
     assert found["wrong"] == 0, (found["first"], found["worst"])
-    assert found["compared"] >= 12
+    assert found["compared"] >= (12 if "random" not in name else 1)
 
 
 def test_the_sample_takes_every_step(outcomes: dict[str, dict[str, Any]]) -> None:
