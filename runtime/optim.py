@@ -65,7 +65,7 @@ class GradNorm:
         for leaf, tensor in held(module).placements():
             split = set(leaf.layout.sharded)
             rest = (axis for axis in groups.mesh.axes if axis not in split)
-            if leaf.trainable and all(groups.coord[axis.name] == 0 for axis in rest):
+            if leaf.kind == "param" and all(groups.coord[axis.name] == 0 for axis in rest):
                 self._counted.append(tensor)
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from spawn import spawn
 
 import shardlang
 from shardlang.runtime.agree import checksum
+from shardlang.runtime.optim import GradNorm
 
 TOLERANCE = 1e-10
 
@@ -171,3 +172,14 @@ def test_a_checksum_follows_the_values() -> None:
     assert checksum(big.view(1000, 1000).t()) == checksum(big.view(1000, 1000).t().contiguous())
     for value in (torch.zeros(0), torch.tensor(True), torch.ones(2, dtype=torch.bfloat16)):
         assert checksum(value) == checksum(value.clone())
+
+
+def test_the_norm_counts_what_is_trained_later() -> None:
+    pair = Pair(DP, lambda: Net(frozen=True))
+    norm = GradNorm(pair.module)
+    for model in pair.both():
+        model.requires_grad_(True)
+    assert pair.step(rows(5)) < TOLERANCE
+    grads = [param.grad for param in pair.plain.parameters() if param.grad is not None]
+    want = torch.cat([grad.flatten() for grad in grads]).norm()
+    torch.testing.assert_close(norm(), want)
