@@ -361,6 +361,22 @@ CODES: dict[str, Code] = {
     "SH0611": Code("replicas that differ", "Devices that hold the same have other values."),
     "SH0612": Code("ranks that call differently", "Every rank gives the same batches and calls."),
     "SH0613": Code("call without a program", "No program can answer a call in this state."),
+    "SH0620": Code(
+        "write that would be lost",
+        "A view of a split tensor is a copy, and a write into it does not reach the tensor.",
+    ),
+    "SH0621": Code(
+        "place that cannot be reached",
+        "torch was asked to move or cut a tensor in a way that it cannot.",
+    ),
+    "SH0622": Code(
+        "piece of another device",
+        "A pickled tensor is one device's piece, and this process is not that device.",
+    ),
+    "SH0623": Code(
+        "module that cannot change so",
+        "A sharded module keeps its parameters, and is bound to the running processes.",
+    ),
     "SH0630": Code(
         "loss that is not finite",
         "The loss, or the norm of the gradients, became infinite or no number. The step changes no"

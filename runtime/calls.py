@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from shardlang.runtime.errors import RunError
 from shardlang.runtime.executor import load_program
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.regather import Regather
+from shardlang.runtime.tensor import like, local
 
 Slot: TypeAlias = "tuple[dict[str, Any], str]"
 """A table that holds a tensor, and the tensor's name in it."""
@@ -135,6 +137,12 @@ class LoadedProgram:
         results = self._results(given)
         return self.rebuild([results[i] for i in self._outputs])
 
+    def on(self, slots: Mapping[str, list[Slot]]) -> LoadedProgram:
+        """The same program on other tensors."""
+        other = copy.copy(self)
+        other._slots = {**self._slots, **slots}
+        return other
+
     def named_outputs(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This device's pieces of the outputs by name, from its pieces of the inputs by name."""
         results = self._results(given)
@@ -154,16 +162,16 @@ class LoadedProgram:
         held = tensor_at(self._slots[leaf.name][0])
         if held.dtype != leaf.dtype or held.device != self._device:
             raise _converted(leaf, held, self._device)
-        return held
+        return local(held)
 
     @torch.no_grad()
     def _write_back(self, results: Sequence[Tensor]) -> None:
         """Write what the model changes in place, replace what it replaces: autograd may hold it."""
         for place, name in self._mutations:
             for table, key in self._slots[name] if name in self._replaced else ():
-                table[key] = results[place].detach()
+                table[key] = like(table[key], results[place].detach())
             if name not in self._replaced:
-                tensor_at(self._slots[name][0]).copy_(results[place])
+                local(tensor_at(self._slots[name][0])).copy_(results[place])
 
 
 def _converted(leaf: LeafPlacement, held: Tensor, device: torch.device) -> RunError:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
-from shardlang.ir.pieces import piece_of
-from shardlang.runtime.boundary import from_dtensor, to_dtensor
+from shardlang.runtime import optim_states, tensor_ops
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.held import Held
-from shardlang.runtime.tables import Tables, module_at
+from shardlang.runtime.tables import Tables, module_at, slot_of
+from shardlang.runtime.tensor_files import remember
 from shardlang.runtime.variants import Compiler, Variants
-from shardlang.runtime.whole import whole
 
 
 class ShardedModule(nn.Module):
@@ -47,6 +46,9 @@ class ShardedModule(nn.Module):
                 another shape; SH0611, devices that hold the same piece differ in its values.
         """
         super().__init__()
+        remember(groups)
+        tensor_ops.install()
+        optim_states.install()
         made = compiler.make(compiler.declared, {})
         paths = {name: name.split(".") if name else [] for name in compiler.modules}
         modules = {name: module_at(self, path) for name, path in paths.items()}
@@ -90,51 +92,40 @@ class ShardedModule(nn.Module):
         self._shardlang.variants.set_mode(mode)
         return self
 
-    @torch.no_grad()
-    def full_state_dict(self) -> dict[str, Tensor]:
-        """A copy of the plain model's state dict, whole on every device. Collective."""
-        full: dict[str, Tensor] = {}
-        for leaf, piece in self._shardlang.placements():
-            value = whole(piece.detach(), leaf.layout, self._shardlang.groups)
-            value = value.clone() if value.data_ptr() == piece.data_ptr() else value
-            full.update(dict.fromkeys((leaf.name, *leaf.aliases), value))
-        return full
-
-    @torch.no_grad()
-    def load_full_state_dict(self, full: Mapping[str, Tensor]) -> None:
-        """Take this device's pieces of a plain model's state dict.
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load whole tensors, or ones that lie as the module's do, into this device's pieces.
 
         Raises:
-            RunError: SH0608, a tensor is missing or has another shape.
+            RunError: SH0623, the tensors are to take the place of the module's own.
         """
-        for leaf, piece in self._shardlang.placements():
-            value = next((full[n] for n in (leaf.name, *leaf.aliases) if n in full), None)
-            if value is None or tuple(value.shape) != leaf.layout.shape:
-                found = "missing" if value is None else f"of shape {list(value.shape)}"
-                expected = list(leaf.layout.shape)
-                raise RunError(
-                    "SH0608",
-                    f"`{leaf.name}` is {found}; it should be {expected}",
-                    help="give the state dict of the plain model, under its own names",
-                )
-            piece.copy_(piece_of(value, leaf.layout, self._shardlang.groups.coord))
+        if assign:
+            raise RunError(
+                "SH0623",
+                "`load_state_dict(assign=True)` would replace parameters that know how they lie",
+                help="leave `assign` out: values are copied into the pieces",
+            )
+        return super().load_state_dict(state_dict, strict)
 
-    def dtensor_state_dict(self) -> dict[str, DTensor]:
-        """The state dict as DTensors, for `torch.distributed.checkpoint`. Collective.
+    def __deepcopy__(self, memo: dict[int, Any]) -> ShardedModule:
+        """A second model on the same programs."""
+        other = ShardedModule.__new__(ShardedModule)
+        memo[id(self)] = other
+        own = {name: value for name, value in self.__dict__.items() if name != "_shardlang"}
+        other.__dict__.update(copy.deepcopy(own, memo))
+        mine = self._shardlang
+        leaves = [leaf for leaf in mine.program.leaves if leaf.name in mine.slots]
+        slots = {leaf.name: slot_of(other, leaf.name, leaf.kind) for leaf in leaves}
+        other._shardlang = replace(mine, slots=slots, variants=mine.variants.on(other))
+        return other
 
-        They share the parameters' memory where a DTensor can say the layout; call
-        `load_dtensor_state_dict` after loading into them.
-        """
-        pairs = self._shardlang.placements()
-        return {leaf.name: to_dtensor(x, leaf.layout, self._shardlang.groups) for leaf, x in pairs}
-
-    @torch.no_grad()
-    def load_dtensor_state_dict(self, given: Mapping[str, DTensor]) -> None:
-        """Take over the values of a state dict that `dtensor_state_dict` made."""
-        for leaf, piece in self._shardlang.placements():
-            value = from_dtensor(given[leaf.name], leaf.layout, self._shardlang.groups)
-            if value.data_ptr() != piece.data_ptr():
-                piece.copy_(value)
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise RunError(
+            "SH0623",
+            "a sharded module cannot be pickled: its program is bound to the running processes",
+            help="save `module.state_dict()`, and make the module anew with `load()`",
+        )
 
 
 def held(module: ShardedModule) -> Held:

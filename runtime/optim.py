@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.watch import named
+from shardlang.runtime.whole import held_piece
 from shardlang.runtime.wire import Wire
 
 _KINDS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -77,7 +78,7 @@ class GradNorm:
 
 def squared_norm(params: Iterable[Tensor], device: torch.device) -> Tensor:
     """The sum of squares of all gradients, in float64."""
-    grads = [param.grad for param in params if param.grad is not None]
+    grads = [held_piece(param.grad) for param in params if param.grad is not None]
     if not grads:
         return torch.zeros((), dtype=torch.float64, device=device)
     return torch.nn.utils.get_total_norm(grads).double().square()
@@ -86,4 +87,4 @@ def squared_norm(params: Iterable[Tensor], device: torch.device) -> Tensor:
 def clip(params: Iterable[Tensor], norm: Tensor, largest: float) -> None:
     """Scale all gradients so that their norm is at most `largest`."""
     scaled = [param for param in params if param.grad is not None]
-    torch.nn.utils.clip_grads_with_norm_(scaled, largest, norm.float())
+    torch.nn.utils.clip_grads_with_norm_(scaled, largest, norm.float(), foreach=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from shardlang.runtime.calls import LoadedProgram, Made, Slot, tensor_at
 from shardlang.runtime.checks import check_same_program
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
+from shardlang.runtime.sharding import Sharding
+from shardlang.runtime.tensor import sharded
+from shardlang.runtime.whole import held_piece
 
 _WEIGHTS = "give every parameter's and buffer's piece, cut as the program's leaves lie"
 
@@ -35,8 +39,8 @@ class Tables:
         kept = [leaf for leaf in made.program.leaves if leaf.kind in ("param", "buffer")]
         for leaf in kept:
             piece = checked(leaf, {**self._constant(made, leaf), **tensors}, self._groups)
-            register(self._root, leaf, piece, transient)
-        held = {leaf.name: (tensor_at(self.slot(leaf)), leaf.layout) for leaf in kept}
+            register(self._root, leaf, piece, self._groups, transient)
+        held = {leaf.name: (held_piece(tensor_at(self.slot(leaf))), leaf.layout) for leaf in kept}
         check_replicas(held, self._groups)
 
     def slot(self, leaf: LeafPlacement) -> Slot:
@@ -69,8 +73,18 @@ class Tables:
         owner, last = owner_of(self._root, leaf.name)
         if last not in owner._parameters and last not in owner._buffers:
             piece = checked(leaf, self._constant(made, leaf), self._groups)
-            register(self._root, leaf, piece, made.constants.keys())
+            register(self._root, leaf, piece, self._groups, made.constants.keys())
+        return self.slots(leaf)
+
+    def slots(self, leaf: LeafPlacement) -> list[Slot]:
+        """Where the tensor of a leaf is found under each of its names."""
         return [slot_of(self._root, name, leaf.kind) for name in (leaf.name, *leaf.aliases)]
+
+    def on(self, root: nn.Module) -> Tables:
+        """The same tables of a copy of the module."""
+        other = copy.copy(self)
+        other._root, other._layouts = root, dict(self._layouts)
+        return other
 
     def _constant(self, made: Made, leaf: LeafPlacement) -> dict[str, Tensor]:
         """This device's piece of a constant, or of a buffer that no state dict holds."""
@@ -99,13 +113,18 @@ def checked(leaf: LeafPlacement, tensors: Mapping[str, Tensor], groups: Groups) 
 
 
 def register(
-    root: nn.Module, leaf: LeafPlacement, piece: Tensor, transient: Collection[str]
+    root: nn.Module,
+    leaf: LeafPlacement,
+    piece: Tensor,
+    groups: Groups,
+    transient: Collection[str],
 ) -> None:
     """Put a tensor under its name, and under the other names of a tied one.
 
     Buffers in `transient`, under any of their names, stay out of the state dict.
     """
-    value = nn.Parameter(piece, leaf.trainable) if leaf.kind == "param" else piece
+    tensor = sharded(piece, Sharding(leaf.layout, groups)) if groups.mesh.devices > 1 else piece
+    value = nn.Parameter(tensor, leaf.trainable) if leaf.kind == "param" else tensor
     for name in (leaf.name, *leaf.aliases):
         owner, last = owner_of(root, name)
         if isinstance(value, nn.Parameter):

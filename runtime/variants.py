@@ -7,6 +7,7 @@ first needed. All share the parameters and buffers, which lie at rest where they
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from shardlang.runtime.calls import Argument, Call, Given, LoadedProgram, Made, 
 from shardlang.runtime.cut import cut, layout_of
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.tables import Tables
+from shardlang.runtime.tables import Tables, module_at, slot_of
 
 
 class Compiler(Protocol):
@@ -79,6 +80,16 @@ class Variants:
         self._agreement = Agreement(groups)
         for name, module in modules.items():
             module.training = name not in self._evaluated
+
+    def on(self, root: nn.Module) -> Variants:
+        """The same programs on a copy of the module, which has tensors of its own."""
+        other = copy.copy(self)
+        other._tables = self._tables.on(root)
+        other._modules = {n: module_at(root, n.split(".") if n else []) for n in self._modules}
+        other._params = {n: slot_of(root, n, "param") for n in self._params}
+        other._loaded = {call: _moved(x, other._tables) for call, x in self._loaded.items()}
+        other._latest = next(other._loaded[c] for c, x in self._loaded.items() if x is self._latest)
+        return other
 
     @property
     def declared(self) -> LoadedProgram:
@@ -189,6 +200,11 @@ class Variants:
         after = self.compiler.modes_after(before, mode)
         for name, module in self._modules.items():
             module.training = name not in after
+
+
+def _moved(loaded: LoadedProgram, tables: Tables) -> LoadedProgram:
+    kept = [leaf for leaf in loaded.program.leaves if leaf.kind in ("param", "buffer")]
+    return loaded.on({leaf.name: tables.slots(leaf) for leaf in kept})
 
 
 def _refuse_autocast(kind: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from shardlang.ir import Coord, Layout
 from shardlang.ir.pieces import freeze, place
@@ -20,7 +21,7 @@ def whole(piece: Tensor, layout: Layout, groups: Groups) -> Tensor:
 
     Along axes that do not split the tensor every device holds the same, and nothing is sent.
     """
-    group = groups.of(layout.sharded)
+    piece, group = held_piece(piece), groups.of(layout.sharded)
     if group.size == 1:
         return piece
     cell = _cell(layout, group)
@@ -30,7 +31,7 @@ def whole(piece: Tensor, layout: Layout, groups: Groups) -> Tensor:
 
 def whole_on_first(piece: Tensor, layout: Layout, groups: Groups) -> Tensor | None:
     """The whole tensor on rank 0, None elsewhere. Collective; sends each piece once."""
-    group = groups.of(layout.sharded)
+    piece, group = held_piece(piece), groups.of(layout.sharded)
     holds_first = all(
         groups.coord[axis.name] == 0 for axis in groups.mesh.axes if axis not in group.axes
     )
@@ -45,6 +46,11 @@ def whole_on_first(piece: Tensor, layout: Layout, groups: Groups) -> Tensor | No
     if rows is None:
         return None
     return _joined(torch.stack(rows).view(piece.dtype).view(group.size, *cell), layout, group)
+
+
+def held_piece(tensor: Tensor) -> Tensor:
+    """This device's piece: what a DTensor holds, or the tensor itself."""
+    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
 
 
 def _cell(layout: Layout, group: Group) -> tuple[int, ...]:

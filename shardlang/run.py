@@ -23,6 +23,7 @@ from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import DEFAULT
 from shardlang.runtime.stop import Stop
 from shardlang.runtime.train import PlainTrainee, Recipe, Record, ShardedTrainee, train
+from shardlang.runtime.whole import held_piece
 from shardlang.text import Tokenizer, tokenizer_of
 from shardlang.variants import Programs
 
@@ -200,7 +201,7 @@ def _count(module: ShardedModule, whole: bool) -> int:
     found = [(leaf, x) for leaf, x in held(module).placements() if leaf.kind == "param"]
     if whole:
         return sum(torch.Size(leaf.layout.shape).numel() for leaf, _ in found)
-    return sum(x.numel() for _, x in found)
+    return sum(held_piece(x).numel() for _, x in found)
 
 
 def save_config(run: Run, folder: Path) -> None:

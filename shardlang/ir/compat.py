@@ -6,6 +6,8 @@ Checked with torch 2.11, 2.13 and 2.15.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch._C._distributed_c10d import (
     AllgatherOptions,
@@ -53,6 +55,7 @@ __all__ = [
     "default_generator",
     "detect_fake_mode",
     "dtensor_overloads",
+    "dtensor_spec",
     "export_fake_mode",
     "forget_constant",
     "storage_key",
@@ -103,6 +106,14 @@ def default_generator(device: torch.device) -> torch.Generator:
     index = backend.current_device() if device.index is None else device.index
     found: torch.Generator = backend.default_generators[index]
     return found
+
+
+def dtensor_spec(mesh: Any, placements: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+    """What a contiguous DTensor carries beside its piece."""
+    from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
+
+    like = torch.empty(shape, device="meta")
+    return DTensorSpec(mesh, placements, tensor_meta=TensorMeta(like.shape, like.stride(), dtype))
 
 
 def dtensor_overloads() -> list[OpOverload]:

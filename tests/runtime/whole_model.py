@@ -43,7 +43,7 @@ def everything() -> dict[str, Any]:
     groups = join(found.spec.mesh, timeout_s=30)
     module = sharded_module(found, groups, SEED)
     results: dict[str, Any] = {
-        "start": module.full_state_dict(),
+        "start": full(module),
         "names": list(module.state_dict()),
     }
     results |= _forward(module) | _gradients(module, groups)
@@ -56,6 +56,12 @@ def everything() -> dict[str, Any]:
     return results
 
 
+def full(module: ShardedModule) -> dict[str, Tensor]:
+    """A copy of the state dict, whole."""
+    found = ((name, value.full_tensor()) for name, value in module.state_dict().items())
+    return {name: value.clone() for name, value in found}
+
+
 def _forward(module: ShardedModule) -> dict[str, Any]:
     out = module(**module.shard_inputs(**batch()))
     out["loss"].backward()
@@ -64,7 +70,7 @@ def _forward(module: ShardedModule) -> dict[str, Any]:
         "loss": out["loss"].detach(),
         "logits": out["extra"][0].detach(),
         "norm": GradNorm(module)(),
-        "calls": module.get_buffer("blocks.1.calls").clone(),
+        "calls": module.get_buffer("blocks.1.calls").full_tensor(),
     }
 
 
@@ -80,18 +86,16 @@ def _gradients(module: ShardedModule, groups: Groups) -> dict[str, Any]:
 
 def _checkpoints(module: ShardedModule, folder: Path) -> dict[str, Any]:
     """Write, spoil and read back, through both kinds of checkpoints."""
-    before = module.full_state_dict()
+    before = full(module)
     files = save(module, folder / "weights", file_bytes=200)
-    dcp.save(module.dtensor_state_dict(), checkpoint_id=folder / "dcp")
+    dcp.save(module.state_dict(), checkpoint_id=folder / "dcp")
     same = {}
     _spoil(module)
-    state = module.dtensor_state_dict()
-    dcp.load(state, checkpoint_id=folder / "dcp")
-    module.load_dtensor_state_dict(state)
-    same["dcp"] = _equal(module.full_state_dict(), before)
+    dcp.load(module.state_dict(), checkpoint_id=folder / "dcp")
+    same["dcp"] = _equal(full(module), before)
     _spoil(module)
-    module.load_full_state_dict(before)
-    same["full"] = _equal(module.full_state_dict(), before)
+    module.load_state_dict(before)
+    same["full"] = _equal(full(module), before)
     return {"checkpoints": same, "files": [file.name for file in files]}
 
 

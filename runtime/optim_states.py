@@ -1,0 +1,49 @@
+"""Whole optimizer states of sharded parameters are cut before the next step.
+
+`Optimizer.load_state_dict` takes what it is given: states of the plain model's optimizer, or of
+`set_optimizer_state_dict(..., full_state_dict=True)`, are whole tensors. The next step finds them,
+and keeps this device's pieces.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+
+from shardlang.runtime.tensor import Sharded, sharded
+from shardlang.runtime.tensor_pieces import piece
+
+_SEEN: weakref.WeakKeyDictionary[Optimizer, Any] = weakref.WeakKeyDictionary()
+"""The state of each optimizer that has been looked through; loading makes a new one."""
+
+
+@torch.no_grad()
+def cut_states(optimizer: Optimizer, *_: Any) -> None:
+    """Cut the whole states of sharded parameters, once after each load."""
+    if _SEEN.get(optimizer) is optimizer.state:
+        return
+    _SEEN[optimizer] = optimizer.state
+    for param, states in optimizer.state.items():
+        if isinstance(param, Sharded):
+            for name, value in states.items():
+                if isinstance(value, Tensor) and not isinstance(value, Sharded):
+                    states[name] = _cut(value, param)
+
+
+def _cut(value: Tensor, param: Sharded) -> Tensor:
+    if value.shape != param.shape or not value.dim():
+        return value
+    return sharded(piece(value, param.sharding).clone(), param.sharding)
+
+
+def install() -> None:
+    """Look at every optimizer before its steps, from now on."""
+    if not _INSTALLED:
+        _INSTALLED.append(register_optimizer_step_pre_hook(cut_states))
+
+
+_INSTALLED: list[Any] = []

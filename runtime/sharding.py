@@ -1,0 +1,180 @@
+"""How one tensor of the run lies on the devices: its layout, and the processes that hold it.
+
+Tools of torch read a DTensor's placements. A `Shard` splits a dim as `torch.chunk` does, by the
+mesh dims from left to right. What lies otherwise, in packed blocks, in balanced uneven pieces or
+over axes in another order, has the placement `Cut`, which is no `Shard` of torch's.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+
+from shardlang.ir import Coord, DimLayout, Layout
+from shardlang.ir.compat import dtensor_spec
+from shardlang.ir.layout import split
+from shardlang.ir.pieces import piece_of
+from shardlang.runtime.errors import RunError
+from shardlang.runtime.groups import Groups
+from shardlang.runtime.whole import whole
+from shardlang.runtime.wire import Wire
+
+
+class Cut(Shard):
+    """A dim split in a way of our own; its text is the layout's.
+
+    `in_order`: whether the axes that split it stand as in the mesh.
+    """
+
+    def __init__(self, dim: int, layout: DimLayout, in_order: bool) -> None:
+        super().__init__(dim)
+        self.layout, self.in_order = layout, in_order
+
+    def _local_shard_size_and_offset(
+        self, curr_local_size: int, num_chunks: int, rank: Any
+    ) -> tuple[int, int]:
+        """One axis's share of a contiguous split, for torch's loaders.
+
+        Raises:
+            RunError: SH0621, the piece is not contiguous.
+        """
+        if not (self.layout.plain and self.in_order):
+            raise RunError(
+                "SH0621",
+                f"torch cannot cut a dim that lies as {self.layout} out of a whole tensor",
+                help="give every rank the whole tensors, without `broadcast_from_rank0`",
+            )
+        start, length = split(curr_local_size, num_chunks, int(rank))
+        return length, start
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Cut) and (self.dim, self.layout) == (other.dim, other.layout)
+
+    def __ne__(self, other: object) -> bool:
+        # A DTensorSpec asks this of each placement, and goes on to say in which order axes split.
+        return not (self == other or other == Shard(self.dim))
+
+    def __hash__(self) -> int:
+        return hash((self.dim, self.layout))
+
+    def __repr__(self) -> str:
+        return f"Cut(dim={self.dim}, {self.layout})"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Cut, (self.dim, self.layout, self.in_order)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sharding:
+    """A layout on this device; made once for a tensor, and shared by all that lie like it."""
+
+    layout: Layout
+    groups: Groups
+    _specs: dict[torch.dtype, Any] = field(default_factory=dict)
+
+    @property
+    def split(self) -> bool:
+        """Whether any axis splits the tensor."""
+        return any(dim.axes for dim in self.layout.dims)
+
+    @property
+    def counted(self) -> bool:
+        """Whether this device is the first of those that hold the same piece."""
+        mine = set(self.layout.sharded)
+        coord = self.groups.coord
+        return all(coord[axis.name] == 0 for axis in self.groups.mesh.axes if axis not in mine)
+
+    def same(self, other: Sharding) -> bool:
+        """Whether tensors of both lie alike."""
+        return self is other or (
+            self.groups.mesh == other.groups.mesh and self.layout == other.layout
+        )
+
+    def cut(self, full: Tensor) -> Tensor:
+        """This device's piece of a whole tensor, or of one that is broadcast to it."""
+        dims = self.layout.dims
+        given = tuple(full.shape)
+        mine = dims[len(dims) - len(given) :]
+        pairs = zip(mine, given, strict=True)
+        fit = tuple(d if d.size == size else DimLayout.whole(size) for d, size in pairs)
+        return piece_of(full, Layout(fit), self.groups.coord)
+
+    def whole(self, piece: Tensor) -> Tensor:
+        """The whole tensor on every device, the piece itself if nothing is split. Collective."""
+        return whole(piece, self.layout, self.groups)
+
+    def spec(self, dtype: torch.dtype) -> Any:
+        """What a DTensor of this sharding carries."""
+        if dtype not in self._specs:
+            made = dtensor_spec(
+                self.groups.device_mesh(),
+                placements_of(self.layout, self.groups),
+                self.layout.shape,
+                dtype,
+            )
+            self._specs[dtype] = made
+            _KNOWN[made] = self
+        return self._specs[dtype]
+
+
+_KNOWN: dict[Any, Sharding] = {}
+"""The sharding behind each `DTensorSpec`."""
+
+
+def sharding_of(spec: Any) -> Sharding:
+    """The sharding of which `spec` is the DTensor's side."""
+    return _KNOWN[spec]
+
+
+def plain_dtensor(tensor: DTensor) -> Tensor:
+    """The whole of a DTensor that torch has made. Collective."""
+    held = tensor._local_tensor
+    if held.shape == tensor.shape:
+        return held
+    known = _KNOWN.get(tensor._spec)
+    return known.whole(held) if known is not None else tensor.full_tensor()
+
+
+@lru_cache(maxsize=64)
+def wire_to_all(groups: Groups) -> Wire:
+    """The calls between all devices."""
+    return Wire(groups.everyone())
+
+
+def placements_of(layout: Layout, groups: Groups) -> tuple[Placement, ...]:
+    """One placement per mesh axis, in the order of the mesh."""
+    order = [axis.name for axis in groups.mesh.axes]
+    found: dict[str, Placement] = {}
+    for number, dim in enumerate(layout.dims):
+        names = [axis.name for axis in dim.axes]
+        in_order = names == sorted(names, key=order.index)
+        made = Shard(number) if in_order and _like_chunks(dim) else Cut(number, dim, in_order)
+        found.update(dict.fromkeys(names, made))
+    return tuple(found.get(name, Replicate()) for name in order)
+
+
+@lru_cache(maxsize=4096)
+def _like_chunks(dim: DimLayout) -> bool:
+    """Whether every device's piece of the dim is the one that `torch.chunk` gives."""
+    if not dim.plain:
+        return False
+    names = [axis.name for axis in dim.axes]
+    points = itertools.product(*(range(axis.size) for axis in dim.axes))
+    return all(_same_piece(dim, dict(zip(names, point, strict=True))) for point in points)
+
+
+def _same_piece(dim: DimLayout, coord: Coord) -> bool:
+    start, length = 0, dim.size
+    for axis in dim.axes:
+        step = -(-length // axis.size)
+        offset = min(step * coord[axis.name], length)
+        start, length = start + offset, min(step, length - offset)
+    return length == dim.local_size(coord) and (length == 0 or start == dim.start(coord))

@@ -1,0 +1,189 @@
+"""A parameter, gradient or optimizer state of the sharded model: a DTensor that knows its layout.
+
+It has the shape of the whole tensor, and holds this device's piece. It is a `DTensor` to all that
+asks, and says any layout of the language, which a DTensor of torch cannot. What its operations do
+is in `tensor_ops`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Placement, Replicate
+
+from shardlang.ir import Layout
+from shardlang.runtime import tensor_files, tensor_ops
+from shardlang.runtime.errors import RunError
+from shardlang.runtime.sharding import Sharding, sharding_of
+from shardlang.runtime.tensor_pieces import piece
+
+
+class Sharded(DTensor):
+    """A whole tensor of which this device holds a piece.
+
+    Attributes:
+        sharding: how it lies.
+        copied: whether it is a gathered copy that stands for a view, so that a write into it would
+            be lost.
+    """
+
+    sharding: Sharding
+    copied: bool
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, op: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        return tensor_ops.dispatch(op, tuple(args), kwargs or {})
+
+    def to_local(self, *, grad_placements: Any = None) -> Tensor:
+        """This device's piece; its gradient is this device's piece of the gradient."""
+        if not (torch.is_grad_enabled() and self.requires_grad):
+            return self._local_tensor
+        piece: Tensor = _Piece.apply(self)  # type: ignore[no-untyped-call]
+        return piece
+
+    def full_tensor(self, *, grad_placements: Any = None) -> Tensor:
+        """The whole tensor on every device. Collective."""
+        full: Tensor = _Whole.apply(self)  # type: ignore[no-untyped-call]
+        return full
+
+    def redistribute(
+        self, device_mesh: Any = None, placements: Sequence[Placement] | None = None, **how: Any
+    ) -> Sharded:
+        """The whole tensor on every device, the one other place it can be moved to. Collective.
+
+        Raises:
+            RunError: SH0621, the placements ask for something else.
+        """
+        wanted = tuple(placements or ())
+        if wanted == self.placements:
+            return self
+        if not wanted or not all(isinstance(p, Replicate) for p in wanted):
+            raise RunError(
+                "SH0621",
+                f"a tensor that lies as {self.sharding.layout} cannot be redistributed to {wanted}",
+                help="gather it with `full_tensor()`, or state its layout in the spec",
+            )
+        return sharded(self.full_tensor().detach(), replicated(self.shape, self.sharding))
+
+    @property
+    def data(self) -> Tensor:
+        """The tensor apart from autograd; set to a whole tensor or one that lies alike."""
+        return self.detach()
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        with torch.no_grad():
+            self.copy_(value)
+
+    def numpy(self, *, force: bool = False) -> Any:
+        """The whole tensor as an array. Collective."""
+        return self.full_tensor().numpy(force=force)
+
+    def tolist(self) -> Any:
+        """The whole tensor as lists. Collective."""
+        return self.full_tensor().tolist()
+
+    def __repr__(self, **how: Any) -> str:  # type: ignore[override]
+        return f"Sharded({self.sharding.layout}, piece={self._local_tensor})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sharded:
+        if id(self) not in memo:
+            copy = sharded(self._local_tensor.clone(), self.sharding, self.requires_grad)
+            copy.__dict__.update({k: v for k, v in self.__dict__.items() if k == "_is_param"})
+            if self.grad is not None:
+                copy.grad = self.grad.__deepcopy__(memo)  # type: ignore[no-untyped-call]
+            memo[id(self)] = copy
+        found: Sharded = memo[id(self)]
+        return found
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return tensor_files.reduced(self)
+
+    @staticmethod
+    def __tensor_unflatten__(inner: Any, context: Any, size: Any, stride: Any) -> Sharded:
+        made = DTensor.__tensor_unflatten__(inner, context, size, stride)  # type: ignore[no-untyped-call]
+        return sharded(made._local_tensor, sharding_of(made._spec), made.requires_grad)
+
+    def __create_write_items__(self, name: str, tensor: Any) -> list[Any]:
+        return tensor_files.write_items(self, name)
+
+    def __create_chunk_list__(self) -> list[Any]:
+        return tensor_files.chunk_list(self)
+
+    def __get_tensor_shard__(self, index: Any) -> Tensor:
+        return tensor_files.chunk_at(self, index)
+
+
+def sharded(
+    held: Tensor, sharding: Sharding, requires_grad: bool = False, copied: bool = False
+) -> Sharded:
+    """The tensor of which this is this device's piece."""
+    spec = sharding.spec(held.dtype)
+    made = cast(Sharded, Sharded.__new__(Sharded, held, spec, requires_grad=requires_grad))
+    made.sharding, made.copied = sharding, copied
+    return made
+
+
+def replicated(shape: Sequence[int], like: Sharding) -> Sharding:
+    """A sharding under which every device holds all of a tensor."""
+    return Sharding(Layout.whole(shape), like.groups)
+
+
+def like(held: Any, piece: Tensor) -> Tensor:
+    """A tensor that lies as another does, from this device's piece."""
+    return sharded(piece, held.sharding) if isinstance(held, Sharded) else piece
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This device's piece of a tensor, which is all of a plain one."""
+    return tensor.to_local() if isinstance(tensor, Sharded) else tensor
+
+
+class _Piece(torch.autograd.Function):
+    """The piece of a tensor; the gradient is a tensor that lies alike."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Sharded) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.sharding = tensor.sharding
+        return tensor._local_tensor.view_as(tensor._local_tensor)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Any:
+        if grad is None:
+            return None
+        if grad.requires_grad:
+            return _FromPiece.apply(grad, ctx.sharding)  # type: ignore[no-untyped-call]
+        return sharded(grad, ctx.sharding)
+
+
+class _FromPiece(torch.autograd.Function):
+    """The tensor around a piece, for a gradient that is differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, piece: Tensor, sharding: Sharding) -> Sharded:
+        ctx.sharding = sharding
+        return sharded(piece.detach(), sharding)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return piece(grad, ctx.sharding), None
+
+
+class _Whole(torch.autograd.Function):
+    """The whole tensor; every device has the same gradient of it, and keeps its piece."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Sharded) -> Tensor:
+        ctx.sharding = tensor.sharding
+        full = tensor.sharding.whole(tensor._local_tensor)
+        return full.clone() if full is tensor._local_tensor else full
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return sharded(ctx.sharding.cut(grad).contiguous(), ctx.sharding)

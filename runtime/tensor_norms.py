@@ -1,0 +1,79 @@
+"""Norms of sharded tensors, and the infinities in them: pieces counted once, added up once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from shardlang.runtime.sharding import wire_to_all
+from shardlang.runtime.tensor_pieces import is_sharded, piece
+from shardlang.runtime.watch import named
+
+if TYPE_CHECKING:
+    from shardlang.runtime.tensor import Sharded
+
+
+def norm(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Rule 2 for one tensor."""
+    x, order, dim, keepdim = _filled(args, 2, None, False)
+    if dim or keepdim:
+        return NotImplemented
+    return norms([x], order, kwargs.get("dtype"))[0]
+
+
+def _filled(args: tuple[Any, ...], *defaults: Any) -> tuple[Any, ...]:
+    """The arguments after the first, those left out by default."""
+    return (*args, *defaults[len(args) - 1 :])
+
+
+def list_norm(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Rule 2 for a list."""
+    tensors, order, dtype = _filled(args, 2, None)
+    return norms(tensors, order, kwargs.get("dtype", dtype))
+
+
+def norms(tensors: Sequence[Tensor], order: float, dtype: torch.dtype | None) -> list[Tensor]:
+    """The norm of each tensor, every element counted once; the same on every device. Collective."""
+    ours = [cast("Sharded", x) for x in tensors if is_sharded(x)]
+    how, share, back = _folding(float(order))
+    groups = ours[0].sharding.groups
+    mine = torch.stack([share(x) for x in ours])
+    totals = iter(back(named("norm", wire_to_all(groups).all_reduce, mine, how)))
+    return [
+        next(totals).to(dtype or x.dtype.to_real())
+        if is_sharded(x)
+        else torch.linalg.vector_norm(x, order, dtype=dtype)
+        for x in tensors
+    ]
+
+
+_Fold: TypeAlias = "tuple[str, Callable[[Sharded], Tensor], Callable[[Tensor], Tensor]]"
+
+
+def _folding(order: float) -> _Fold:
+    """How to reduce a norm: with what, a device's share of it, and the norm from the total."""
+    if abs(order) == float("inf"):
+        how, nothing = ("max", 0.0) if order > 0 else ("min", float("inf"))
+        return how, lambda x: _share(x, order, nothing, 1.0), lambda total: total
+    power = order or 1.0
+    return "sum", lambda x: _share(x, order, 0.0, power), lambda total: total ** (1.0 / power)
+
+
+def _share(x: Sharded, order: float, nothing: float, power: float) -> Tensor:
+    held = x._local_tensor
+    if not held.numel() or not x.sharding.counted:
+        return torch.full((), nothing, dtype=torch.float64, device=held.device)
+    norm = torch.linalg.vector_norm(held, order)
+    return torch.as_tensor(norm.double() ** power)
+
+
+def unscale(op: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    """A gradient scaler's step: an infinity on one device is found on all."""
+    grads, found, scale = args
+    op([piece(x, getattr(x, "sharding", None)) for x in grads], found, scale, **kwargs)
+    ours = next(x for x in grads if is_sharded(x))
+    wire = wire_to_all(ours.sharding.groups)
+    found.copy_(named("infinities", wire.all_reduce, found, "max"))

@@ -1,0 +1,262 @@
+"""What operations on sharded tensors do: three rules for all of them.
+
+1. An operation that handles every element by itself works on the pieces. Operands that lie
+   otherwise, whole tensors among them, are cut first.
+2. A norm adds up the pieces, each counted once, in one all-reduce; so does a gradient scaler's
+   search for infinities.
+3. Everything else works on the whole tensors, gathered for it, and gives whole tensors; what it
+   writes goes back into the pieces.
+
+So every operation means what it means in the plain model. A view of a split tensor cannot share its
+memory: it is a copy that refuses to be written to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from shardlang.ir import Layout
+from shardlang.ir.compat import tree_map_only
+from shardlang.runtime.errors import RunError
+from shardlang.runtime.sharding import Sharding
+from shardlang.runtime.tensor_norms import list_norm, norm, unscale
+from shardlang.runtime.tensor_pieces import Lead, around, is_sharded, piece, plain
+
+if TYPE_CHECKING:
+    from shardlang.runtime.tensor import Sharded
+
+aten = torch.ops.aten
+
+_ALIKE = {
+    "copy_", "_to_copy", "zero_", "zero", "fill_", "fill", "zeros_like", "ones_like", "full_like",
+    "empty_like", "detach", "detach_", "alias", "lift_fresh", "masked_fill_", "masked_fill",
+    "copysign_", "_fused_adam", "_fused_adamw", "_fused_sgd", "_fused_adagrad", "_fused_adam_",
+    "_fused_adamw_", "_fused_sgd_", "_fused_adagrad_", "isinf", "nan_to_num_", "contiguous",
+}  # fmt: skip
+"""Operations on every element by itself that torch does not mark as such."""
+
+_LISTS_NOT_ALIKE = {"_foreach_norm", "_foreach_max", "_foreach_mm", "_foreach_powsum"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Traits:
+    """What an operation is: `written` are the places of its arguments that it writes to."""
+
+    elementwise: bool
+    view: bool
+    written: tuple[int | str, ...]
+
+
+@lru_cache(maxsize=4096)
+def _traits(op: Any) -> _Traits:
+    schema = op._schema
+    name = schema.name.removeprefix("aten::")
+    random = torch.Tag.nondeterministic_seeded in op.tags
+    alike = torch.Tag.pointwise in op.tags or name in _ALIKE
+    listed = name.startswith("_foreach_") and name not in _LISTS_NOT_ALIKE
+    marks = [(i, a) for i, a in enumerate(schema.arguments) if a.alias_info is not None]
+    written = [a.name if a.kwarg_only else i for i, a in marks if a.alias_info.is_write]
+    return _Traits((alike or listed) and not random, bool(marks) and not written, tuple(written))
+
+
+def dispatch(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An operation with a sharded tensor among its arguments."""
+    special = _SPECIAL[op](op, args, kwargs) if op in _SPECIAL else NotImplemented
+    if special is not NotImplemented:
+        return special
+    traits = _traits(op)
+    written = [kwargs.get(at) if isinstance(at, str) else _at(args, at) for at in traits.written]
+    _refuse_copies(op, written)
+    leads = _leads([*args, *kwargs.values()], written) if traits.elementwise else None
+    if leads is None:
+        return _on_whole(op, args, kwargs, written)
+    return _on_pieces(op, args, kwargs, leads, written)
+
+
+def _at(args: Sequence[Any], place: int) -> Any:
+    return args[place] if place < len(args) else None
+
+
+def _refuse_copies(op: Any, written: Sequence[Any]) -> None:
+    for value in written:
+        for x in value if isinstance(value, (list, tuple)) else (value,):
+            if is_sharded(x) and x.copied:
+                raise RunError(
+                    "SH0620",
+                    f"`{op._schema.name.removeprefix('aten::')}` writes to a view of a sharded"
+                    " tensor, and would not reach the tensor",
+                    help="write to all of it: `new = p.full_tensor()`, change `new`, then"
+                    " `p.copy_(new)` under `torch.no_grad()`",
+                )
+
+
+def _leads(values: Sequence[Any], written: Sequence[Any]) -> list[Lead] | None:
+    """The sharding that results have, for each entry of lists; None if pieces do not do."""
+    lists = [v for v in values if isinstance(v, (list, tuple)) and v and _tensors(v)]
+    if not lists:
+        lead = _lead([v for v in values if isinstance(v, Tensor)])
+        return None if lead is None or not _fits(written, [lead]) else [lead]
+    count = max(len(v) for v in lists)
+    rows = [[v[i] for v in lists if len(v) == count] for i in range(count)]
+    leads = [_lead(row) if any(is_sharded(x) for x in row) else None for row in rows]
+    pairs = zip(leads, rows, strict=True)
+    lost = any(lead is None and any(is_sharded(x) for x in row) for lead, row in pairs)
+    return leads if not lost and _fits(written, leads) else None
+
+
+def _tensors(values: Sequence[Any]) -> bool:
+    return all(isinstance(x, Tensor) for x in values)
+
+
+def _lead(row: Sequence[Tensor]) -> Lead:
+    """The sharding of an operand that is as large as the result, if one is."""
+    try:
+        shape = torch.broadcast_shapes(*(x.shape for x in row))  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return None
+    return next((x.sharding for x in row if is_sharded(x) and x.shape == shape), None)  # type: ignore[attr-defined]
+
+
+def _fits(written: Sequence[Any], leads: Sequence[Lead]) -> bool:
+    """Whether all that is written lies as the results do."""
+    for value in written:
+        row = value if isinstance(value, (list, tuple)) else [value] * len(leads)
+        if len(row) != len(leads):
+            continue
+        for x, lead in zip(row, leads, strict=True):
+            if lead is not None and not (is_sharded(x) and x.sharding.same(lead)):
+                return False
+    return True
+
+
+def _on_pieces(
+    op: Any, args: Any, kwargs: dict[str, Any], leads: Sequence[Lead], written: Sequence[Any]
+) -> Any:
+    """Rule 1."""
+    many = op._schema.name.startswith(("aten::_foreach_", "aten::_fused_"))
+
+    def pieces(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return piece(value, leads[0]) if not many else plain(value)
+        if isinstance(value, (list, tuple)) and len(value) == len(leads) and _tensors(value):
+            return [piece(x, lead) for x, lead in zip(value, leads, strict=True)]
+        return value
+
+    out = op(*map(pieces, args), **{name: pieces(x) for name, x in kwargs.items()})
+    if written:
+        return None if out is None or not op._schema.returns else written[0]
+    copied = any(is_sharded(x) and x.copied for x in args)
+    if isinstance(out, (list, tuple)):
+        row = leads if many else list(leads) * len(out)
+        return type(out)(around(x, lead, False) for x, lead in zip(out, row, strict=True))
+    return around(out, leads[0], copied and _traits(op).view)
+
+
+def _on_whole(op: Any, args: Any, kwargs: dict[str, Any], written: Sequence[Any]) -> Any:
+    """Rule 3."""
+    wholes: dict[int, Tensor] = {}
+
+    def gathered(value: Tensor) -> Tensor:
+        if id(value) not in wholes:
+            wholes[id(value)] = plain(value)
+        return wholes[id(value)]
+
+    out = op(*tree_map_only(Tensor, gathered, args), **tree_map_only(Tensor, gathered, kwargs))
+    for value in written:
+        for x in value if isinstance(value, (list, tuple)) else (value,):
+            if is_sharded(x):
+                _write_back(x, wholes[id(x)])
+            elif isinstance(x, DTensor):
+                raise _foreign(x)
+    if written:
+        return None if out is None or not op._schema.returns else written[0]
+    source = next((x for x in args if is_sharded(x)), None)
+    if _traits(op).view and source is not None:
+        return tree_map_only(Tensor, lambda x: _view(x, source), out)
+    return out
+
+
+def _foreign(x: DTensor) -> RunError:
+    return RunError(
+        "SH0620",
+        f"a DTensor that lies as {x.placements} cannot take the result of an operation with a"
+        " sharded tensor that lies elsewhere",
+        help="give it the sharded tensor's layout: `torch.zeros_like(p).copy_(x)`",
+    )
+
+
+def _write_back(into: Sharded, full: Tensor) -> None:
+    if full.shape != into.shape:
+        raise RunError(
+            "SH0620",
+            f"a sharded tensor of {list(into.shape)} cannot become one of {list(full.shape)}",
+            help="change the model before it is compiled",
+        )
+    if full is not into._local_tensor:
+        into._local_tensor.copy_(into.sharding.cut(full))
+
+
+def _view(out: Tensor, source: Sharded) -> Sharded:
+    """A view: of the memory where every device holds all of it, of a copy otherwise."""
+    from shardlang.runtime.tensor import replicated, sharded
+
+    where = replicated(out.shape, source.sharding)
+    return sharded(out, where, copied=source.copied or source.sharding.split)
+
+
+def _reordered(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """A view with the dims in another order: the piece's own view."""
+    from shardlang.runtime.tensor import sharded
+
+    x = args[0]
+    order = op(torch.empty(tuple(range(x.dim())), device="meta"), *args[1:], **kwargs).shape
+    layout = Layout(tuple(x.sharding.layout.dims[d] for d in order))
+    piece_ = op(x._local_tensor, *args[1:], **kwargs)
+    return sharded(piece_, Sharding(layout, x.sharding.groups), copied=x.copied)
+
+
+def _same_shape(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """A view of the same shape is the tensor."""
+    x, size = args[0], args[1]
+    return aten.alias.default(x) if tuple(size) == tuple(x.shape) else NotImplemented
+
+
+def _new(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """A new tensor: it lies like the one that it is made from if it has its shape."""
+    x, size, *rest = args
+    if tuple(size) != tuple(x.shape):
+        return op(x._local_tensor, size, *rest, **kwargs)
+    if op is aten.new_empty_strided.default:
+        return around(torch.empty_like(x._local_tensor, **kwargs), x.sharding, False)
+    return around(op(x._local_tensor, x._local_tensor.shape, *rest, **kwargs), x.sharding, False)
+
+
+def _here(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """A question about memory: the piece's."""
+    return op(*tree_map_only(Tensor, lambda x: getattr(x, "_local_tensor", x), args), **kwargs)
+
+
+def _same_size(op: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+    return bool(args[0].shape == args[1].shape)
+
+
+_SPECIAL: dict[Any, Callable[..., Any]] = {
+    aten.linalg_vector_norm.default: norm,
+    aten._foreach_norm.Scalar: list_norm,
+    aten._amp_foreach_non_finite_check_and_unscale_.default: unscale,
+    aten.is_same_size.default: _same_size,
+    aten.is_pinned.default: _here,
+    **dict.fromkeys((aten.t.default, aten.transpose.int, aten.permute.default), _reordered),
+    **dict.fromkeys((aten.view.default, aten._unsafe_view.default), _same_shape),
+    **dict.fromkeys(
+        (aten.new_zeros.default, aten.new_ones.default, aten.new_empty.default,
+         aten.new_full.default, aten.new_empty_strided.default), _new,
+    ),
+}  # fmt: skip

@@ -1,0 +1,59 @@
+"""Operands of operations on sharded tensors: as this device's pieces, or whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from shardlang.runtime.sharding import Sharding, plain_dtensor
+
+if TYPE_CHECKING:
+    from shardlang.runtime.tensor import Sharded
+
+Lead = Sharding | None
+"""How a result lies; None for a plain one."""
+
+
+def is_sharded(value: Any) -> bool:
+    return isinstance(value, DTensor) and hasattr(value, "sharding")
+
+
+def around(out: Any, lead: Lead, copied: bool) -> Any:
+    from shardlang.runtime.tensor import sharded
+
+    if lead is None or not isinstance(out, Tensor):
+        return out
+    return sharded(out, lead, copied=copied)
+
+
+def piece(value: Tensor, lead: Lead) -> Tensor:
+    """This device's piece of an operand, cut as the result lies. Collective where it lies else."""
+    if lead is None:
+        return plain(value)
+    if is_sharded(value):
+        mine = cast("Sharded", value)
+        if mine.sharding.same(lead):
+            return mine._local_tensor
+        return lead.cut(mine.sharding.whole(mine._local_tensor))
+    if isinstance(value, DTensor):
+        return _piece_of_dtensor(value, lead)
+    return value if value.numel() == 1 and not value.dim() else lead.cut(value)
+
+
+def _piece_of_dtensor(value: DTensor, lead: Sharding) -> Tensor:
+    """A DTensor of torch's own that lies as we do, or is gathered."""
+    spec, held = lead.spec(value.dtype), value._local_tensor
+    alike = value.shape == spec.shape and value.placements == spec.placements
+    if alike and held.shape == lead.layout.local_shape(lead.groups.coord):
+        return held
+    return lead.cut(plain(value))
+
+
+def plain(value: Tensor) -> Tensor:
+    """The whole tensor. Collective."""
+    if is_sharded(value):
+        mine = cast("Sharded", value)
+        return mine.sharding.whole(mine._local_tensor)
+    return plain_dtensor(value) if isinstance(value, DTensor) else value
