@@ -7,15 +7,15 @@ is in `tensor_ops`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Placement, Replicate
 
 from shardlang.ir import Layout
-from shardlang.runtime import tensor_files, tensor_ops
+from shardlang.runtime import tensor_files
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.sharding import Sharding, sharding_of
 from shardlang.runtime.tensor_pieces import piece
@@ -26,18 +26,20 @@ class Sharded(DTensor):
 
     Attributes:
         sharding: how it lies.
+        operations: what they do, from `tensor_ops`.
         copied: whether it is a gathered copy that stands for a view, so that a write into it would
             be lost.
     """
 
     sharding: Sharding
     copied: bool
+    operations: ClassVar[Callable[..., Any]]
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, op: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        return tensor_ops.dispatch(op, tuple(args), kwargs or {})
+        return cls.operations(op, tuple(args), kwargs or {})
 
     def to_local(self, *, grad_placements: Any = None) -> Tensor:
         """This device's piece; its gradient is this device's piece of the gradient."""
@@ -102,7 +104,9 @@ class Sharded(DTensor):
         return found
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return tensor_files.reduced(self)
+        values = tensor_files.values_of(self)
+        flags = (self.requires_grad, hasattr(self, "_is_param"))
+        return restored, (self._local_tensor.detach(), *values, flags)
 
     @staticmethod
     def __tensor_unflatten__(inner: Any, context: Any, size: Any, stride: Any) -> Sharded:
@@ -127,6 +131,22 @@ def sharded(
     made = cast(Sharded, Sharded.__new__(Sharded, held, spec, requires_grad=requires_grad))
     made.sharding, made.copied = sharding, copied
     return made
+
+
+def restored(held: Tensor, mesh: Any, coord: Any, dims: Any, flags: tuple[bool, bool]) -> Sharded:
+    """A pickled tensor, on the device that held it.
+
+    Raises:
+        RunError: SH0622, this process is not that device.
+    """
+    sharding = tensor_files.placed(mesh, coord, dims)
+    made = sharded(held.to(sharding.groups.device), sharding, flags[0])
+    if flags[1]:
+        made._is_param = True
+    return made
+
+
+torch.serialization.add_safe_globals([restored])
 
 
 def replicated(shape: Sequence[int], like: Sharding) -> Sharding:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +19,6 @@ from shardlang.ir.layout import Factor
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.sharding import Sharding
-
-if TYPE_CHECKING:
-    from shardlang.runtime.tensor import Sharded
 
 Chunk = tuple[tuple[int, ...], tuple[int, ...], tuple[slice, ...]]
 """The offsets of a chunk in the whole tensor, its sizes, and where it lies in the piece."""
@@ -49,12 +46,12 @@ def _stretches(dim: DimLayout, coord: Coord) -> list[tuple[int, int, int]]:
     return runs
 
 
-def _chunks_of(tensor: Sharded) -> list[Chunk]:
+def _chunks_of(tensor: Any) -> list[Chunk]:
     sharding = tensor.sharding
     return chunks(sharding.layout, sharding.groups.coord)
 
 
-def write_items(tensor: Sharded, name: str) -> list[Any]:
+def write_items(tensor: Any, name: str) -> list[Any]:
     """What a checkpoint writes of this device's piece."""
     from torch.distributed.checkpoint.metadata import MetadataIndex, TensorProperties
     from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
@@ -70,7 +67,7 @@ def write_items(tensor: Sharded, name: str) -> list[Any]:
     ]
 
 
-def chunk_list(tensor: Sharded) -> list[Any]:
+def chunk_list(tensor: Any) -> list[Any]:
     """What a checkpoint reads of this device's piece."""
     from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 
@@ -80,11 +77,12 @@ def chunk_list(tensor: Sharded) -> list[Any]:
     ]
 
 
-def chunk_at(tensor: Sharded, index: Any) -> Tensor:
+def chunk_at(tensor: Any, index: Any) -> Tensor:
     """The memory of one chunk."""
     wanted = tuple(index.offset or (0,) * tensor.dim())
     places = next(places for offsets, _, places in _chunks_of(tensor) if offsets == wanted)
-    return tensor._local_tensor.detach()[places]
+    held: Tensor = tensor._local_tensor.detach()
+    return held[places]
 
 
 _LIVE: weakref.WeakSet[Groups] = weakref.WeakSet()
@@ -96,45 +94,36 @@ def remember(groups: Groups) -> None:
     _LIVE.add(groups)
 
 
-def reduced(tensor: Sharded) -> tuple[Any, ...]:
-    """The tensor as plain values, for pickle."""
+def values_of(tensor: Any) -> tuple[Any, ...]:
+    """How a tensor lies, as plain values for `placed`."""
     sharding = tensor.sharding
-    mesh = tuple((axis.name, axis.size) for axis in sharding.groups.mesh.axes)
+    axes = sharding.groups.mesh.axes
     dims = tuple(
         tuple(tuple((f.size, tuple(a.name for a in f.axes)) for f in block) for block in dim.blocks)
         for dim in sharding.layout.dims
     )
-    flags = (tensor.requires_grad, hasattr(tensor, "_is_param"))
-    coord = tuple(sharding.groups.coord[axis.name] for axis in sharding.groups.mesh.axes)
-    return restored, (tensor._local_tensor.detach(), mesh, coord, dims, flags)
+    coord = tuple(sharding.groups.coord[axis.name] for axis in axes)
+    return tuple((axis.name, axis.size) for axis in axes), coord, dims
 
 
-def restored(piece: Tensor, mesh: Any, coord: Any, dims: Any, flags: tuple[bool, bool]) -> Sharded:
-    """A pickled tensor, on the device that held it.
+def placed(mesh: Any, coord: Any, dims: Any) -> Sharding:
+    """Where a pickled tensor lies, on the device that held it.
 
     Raises:
         RunError: SH0622, this process is not that device.
     """
-    from shardlang.runtime.tensor import sharded
-
-    axes = {name: Axis(name, size) for name, size in mesh}
     groups = _groups_of(mesh)
-    mine = {axis.name: axis for axis in groups.mesh.axes} if groups else axes
-    layout = Layout(
-        tuple(
-            DimLayout(
-                tuple(tuple(Factor(n, tuple(mine[a] for a in by)) for n, by in b) for b in dim)
-            )
-            for dim in dims
-        )
-    )
+    known = groups.mesh.axes if groups else [Axis(name, size) for name, size in mesh]
+    axes = {axis.name: axis for axis in known}
+    layout = Layout(tuple(DimLayout(_blocks(dim, axes)) for dim in dims))
     at = dict(zip(axes, coord, strict=True))
     if groups is None or any(groups.coord[a.name] != at[a.name] for a in layout.sharded):
         raise _elsewhere(layout, at)
-    made = sharded(piece.to(groups.device), Sharding(layout, groups), flags[0])
-    if flags[1]:
-        made._is_param = True
-    return made
+    return Sharding(layout, groups)
+
+
+def _blocks(dim: Any, axes: dict[str, Axis]) -> Any:
+    return tuple(tuple(Factor(n, tuple(axes[a] for a in by)) for n, by in b) for b in dim)
 
 
 def _groups_of(mesh: Any) -> Groups | None:
@@ -153,6 +142,3 @@ def _elsewhere(layout: Layout, at: dict[str, int]) -> RunError:
         " one process, save with `torch.distributed.checkpoint`, or gather with"
         " `get_model_state_dict(..., options=StateDictOptions(full_state_dict=True))`",
     )
-
-
-torch.serialization.add_safe_globals([restored])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -11,9 +11,6 @@ from torch import Tensor
 from shardlang.runtime.sharding import wire_to_all
 from shardlang.runtime.tensor_pieces import is_sharded, piece
 from shardlang.runtime.watch import named
-
-if TYPE_CHECKING:
-    from shardlang.runtime.tensor import Sharded
 
 
 def norm(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -37,7 +34,7 @@ def list_norm(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 def norms(tensors: Sequence[Tensor], order: float, dtype: torch.dtype | None) -> list[Tensor]:
     """The norm of each tensor, every element counted once; the same on every device. Collective."""
-    ours = [cast("Sharded", x) for x in tensors if is_sharded(x)]
+    ours = [cast(Any, x) for x in tensors if is_sharded(x)]
     how, share, back = _folding(float(order))
     groups = ours[0].sharding.groups
     mine = torch.stack([share(x) for x in ours])
@@ -50,7 +47,7 @@ def norms(tensors: Sequence[Tensor], order: float, dtype: torch.dtype | None) ->
     ]
 
 
-_Fold: TypeAlias = "tuple[str, Callable[[Sharded], Tensor], Callable[[Tensor], Tensor]]"
+_Fold: TypeAlias = "tuple[str, Callable[[Any], Tensor], Callable[[Tensor], Tensor]]"
 
 
 def _folding(order: float) -> _Fold:
@@ -62,7 +59,7 @@ def _folding(order: float) -> _Fold:
     return "sum", lambda x: _share(x, order, 0.0, power), lambda total: total ** (1.0 / power)
 
 
-def _share(x: Sharded, order: float, nothing: float, power: float) -> Tensor:
+def _share(x: Any, order: float, nothing: float, power: float) -> Tensor:
     held = x._local_tensor
     if not held.numel() or not x.sharding.counted:
         return torch.full((), nothing, dtype=torch.float64, device=held.device)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,11 +26,9 @@ from shardlang.ir import Layout
 from shardlang.ir.compat import tree_map_only
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.sharding import Sharding
+from shardlang.runtime.tensor import Sharded, replicated, sharded
 from shardlang.runtime.tensor_norms import list_norm, norm, unscale
-from shardlang.runtime.tensor_pieces import Lead, around, is_sharded, piece, plain
-
-if TYPE_CHECKING:
-    from shardlang.runtime.tensor import Sharded
+from shardlang.runtime.tensor_pieces import Lead, is_sharded, piece, plain
 
 aten = torch.ops.aten
 
@@ -155,8 +153,14 @@ def _on_pieces(
     copied = any(is_sharded(x) and x.copied for x in args)
     if isinstance(out, (list, tuple)):
         row = leads if many else list(leads) * len(out)
-        return type(out)(around(x, lead, False) for x, lead in zip(out, row, strict=True))
-    return around(out, leads[0], copied and _traits(op).view)
+        return type(out)(_around(x, lead, False) for x, lead in zip(out, row, strict=True))
+    return _around(out, leads[0], copied and _traits(op).view)
+
+
+def _around(out: Any, lead: Lead, copied: bool) -> Any:
+    if lead is None or not isinstance(out, Tensor):
+        return out
+    return sharded(out, lead, copied=copied)
 
 
 def _on_whole(op: Any, args: Any, kwargs: dict[str, Any], written: Sequence[Any]) -> Any:
@@ -205,16 +209,12 @@ def _write_back(into: Sharded, full: Tensor) -> None:
 
 def _view(out: Tensor, source: Sharded) -> Sharded:
     """A view: of the memory where every device holds all of it, of a copy otherwise."""
-    from shardlang.runtime.tensor import replicated, sharded
-
     where = replicated(out.shape, source.sharding)
     return sharded(out, where, copied=source.copied or source.sharding.split)
 
 
 def _reordered(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """A view with the dims in another order: the piece's own view."""
-    from shardlang.runtime.tensor import sharded
-
     x = args[0]
     order = op(torch.empty(tuple(range(x.dim())), device="meta"), *args[1:], **kwargs).shape
     layout = Layout(tuple(x.sharding.layout.dims[d] for d in order))
@@ -234,8 +234,8 @@ def _new(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if tuple(size) != tuple(x.shape):
         return op(x._local_tensor, size, *rest, **kwargs)
     if op is aten.new_empty_strided.default:
-        return around(torch.empty_like(x._local_tensor, **kwargs), x.sharding, False)
-    return around(op(x._local_tensor, x._local_tensor.shape, *rest, **kwargs), x.sharding, False)
+        return _around(torch.empty_like(x._local_tensor, **kwargs), x.sharding, False)
+    return _around(op(x._local_tensor, x._local_tensor.shape, *rest, **kwargs), x.sharding, False)
 
 
 def _here(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -260,3 +260,8 @@ _SPECIAL: dict[Any, Callable[..., Any]] = {
          aten.new_full.default, aten.new_empty_strided.default), _new,
     ),
 }  # fmt: skip
+
+
+def install() -> None:
+    """Give sharded tensors their operations."""
+    Sharded.operations = staticmethod(dispatch)

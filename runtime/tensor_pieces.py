@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from shardlang.runtime.sharding import Sharding, plain_dtensor
-
-if TYPE_CHECKING:
-    from shardlang.runtime.tensor import Sharded
 
 Lead = Sharding | None
 """How a result lies; None for a plain one."""
@@ -20,22 +17,15 @@ def is_sharded(value: Any) -> bool:
     return isinstance(value, DTensor) and hasattr(value, "sharding")
 
 
-def around(out: Any, lead: Lead, copied: bool) -> Any:
-    from shardlang.runtime.tensor import sharded
-
-    if lead is None or not isinstance(out, Tensor):
-        return out
-    return sharded(out, lead, copied=copied)
-
-
 def piece(value: Tensor, lead: Lead) -> Tensor:
     """This device's piece of an operand, cut as the result lies. Collective where it lies else."""
     if lead is None:
         return plain(value)
     if is_sharded(value):
-        mine = cast("Sharded", value)
+        mine = cast(Any, value)
         if mine.sharding.same(lead):
-            return mine._local_tensor
+            held: Tensor = mine._local_tensor
+            return held
         return lead.cut(mine.sharding.whole(mine._local_tensor))
     if isinstance(value, DTensor):
         return _piece_of_dtensor(value, lead)
@@ -54,6 +44,7 @@ def _piece_of_dtensor(value: DTensor, lead: Sharding) -> Tensor:
 def plain(value: Tensor) -> Tensor:
     """The whole tensor. Collective."""
     if is_sharded(value):
-        mine = cast("Sharded", value)
-        return mine.sharding.whole(mine._local_tensor)
+        mine = cast(Any, value)
+        full: Tensor = mine.sharding.whole(mine._local_tensor)
+        return full
     return plain_dtensor(value) if isinstance(value, DTensor) else value

@@ -1,0 +1,207 @@
+"""What the tests of own loops run on every rank."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import net
+import page
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
+
+import shardlang
+from shardlang.runtime.errors import RunError
+
+HERE = Path(__file__).parent
+
+
+def load(name: str) -> Any:
+    """A sharded module of a spec beside this file."""
+    return shardlang.compile(HERE / f"{name}.shard").load(seed=1)
+
+
+def twin(module: Any) -> nn.Module:
+    """The plain model with the same weights."""
+    plain = net.build()
+    plain.load_state_dict({name: x.full_tensor() for name, x in module.state_dict().items()})
+    return plain
+
+
+def batches() -> list[dict[str, Tensor]]:
+    """Whole batches."""
+    made = torch.Generator().manual_seed(0)
+    return [
+        {name: torch.randint(0, 11, (6, 5), generator=made) for name in ("ids", "labels")}
+        for _ in range(4)
+    ]
+
+
+def everything() -> dict[str, Any]:
+    """All results, by name."""
+    names = os.environ["SPECS"].split()
+    folder = Path(os.environ["SCRATCH"])
+    modules = [load(name) for name in names]
+    whole = batches()
+    mine = [modules[0].shard_inputs(**batch) for batch in whole]
+    plain = twin(modules[0])
+    found: dict[str, Any] = {"page": [], "names": _names(modules[0], plain)}
+    for number, block in enumerate(page.blocks()):
+        found["page"].append(_block(block, modules[0], plain, mine, whole, folder / str(number)))
+    found["optimizers"] = _optimizers(modules[0], plain, mine, whole)
+    found["meshes"] = _meshes(modules, whole, folder / "meshes")
+    found["replicas"] = _replicas(modules[0], mine)
+    found["infinity"] = _infinity(modules[0], mine)
+    found["elsewhere"] = _elsewhere(folder)
+    found["broadcast"] = [_broadcast(module, whole) for module in modules]
+    return found
+
+
+def _block(
+    block: str, module: Any, plain: nn.Module, mine: list[Any], whole: list[Any], folder: Path
+) -> Any:
+    refused = page.REFUSED.match(block)
+    if refused is None:
+        sharded = page.run(block, module, mine, folder / "sharded")
+        return page.gap(sharded, page.run(block, plain, whole, folder / "plain"))
+    try:
+        page.run(block, module, mine, folder)
+    except RunError as error:
+        return error.code
+    return None
+
+
+def _names(module: Any, plain: nn.Module) -> dict[str, bool]:
+    mine, theirs = dict(module.named_parameters()), dict(plain.named_parameters())
+    return {
+        "order": list(mine) == list(theirs)
+        and list(module.state_dict()) == list(plain.state_dict()),
+        "shapes": [p.shape for p in mine.values()] == [p.shape for p in theirs.values()],
+        "tied": module.head.weight is module.embed.weight,
+        "reachable": module.groups.weight is mine["groups.weight"]
+        and module.program.bias is mine["program.bias"],
+    }
+
+
+KINDS: dict[str, Any] = {
+    "Adagrad": {"lr": 0.1}, "Adam": {"foreach": True, "amsgrad": True}, "NAdam": {},
+    "RMSprop": {}, "Rprop": {}, "SGD": {"lr": 0.1, "nesterov": True, "momentum": 0.9}, "Muon": {},
+}  # fmt: skip
+
+
+def _optimizers(
+    module: Any, plain: nn.Module, mine: list[Any], whole: list[Any]
+) -> dict[str, float]:
+    return {
+        kind: page.gap(_trained(kind, module, mine), _trained(kind, plain, whole)) for kind in KINDS
+    }
+
+
+def _trained(kind: str, model: nn.Module, given: list[Any]) -> dict[str, Tensor]:
+    model = copy.deepcopy(model)
+    trained = [p for p in model.parameters() if p.dim() == 2 or kind != "Muon"]
+    optimizer = getattr(torch.optim, kind)(trained, **KINDS[kind])
+    for batch in given:
+        model(**batch)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return dict(page.flat(model.state_dict()))
+
+
+def _step(model: nn.Module, optimizer: Any, batch: Any) -> None:
+    model(**batch)["loss"].backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _adam(model: nn.Module) -> Any:
+    return torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+
+def _meshes(modules: list[Any], whole: list[Any], folder: Path) -> dict[str, float]:
+    """A checkpoint of the first mesh, read on every other and by the plain model."""
+    first = copy.deepcopy(modules[0])
+    optimizer = _adam(first)
+    _step(first, optimizer, first.shard_inputs(**whole[0]))
+    weights, states = get_state_dict(first, optimizer)
+    dcp.save({"model": weights, "optimizer": states}, checkpoint_id=folder)
+    _step(first, optimizer, first.shard_inputs(**whole[1]))
+    wanted = dict(page.flat(first.state_dict()))
+    found = {}
+    for number, model in enumerate([*modules, net.build()]):
+        model = copy.deepcopy(model)
+        optimizer = _adam(model)
+        weights, states = get_state_dict(model, optimizer)
+        state = {"model": weights, "optimizer": states}
+        dcp.load(state, checkpoint_id=folder)
+        set_state_dict(
+            model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+        )
+        cut = getattr(model, "shard_inputs", dict)
+        _step(model, optimizer, cut(**whole[1]))
+        found[str(number)] = page.gap(dict(page.flat(model.state_dict())), wanted)
+    return found
+
+
+def _replicas(module: Any, mine: list[Any]) -> dict[str, Tensor]:
+    """The pieces of whole parameters after steps that clip, to compare bit by bit."""
+    model = copy.deepcopy(module)
+    optimizer = _adam(model)
+    for batch in mine:
+        model(**batch)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+        optimizer.zero_grad()
+    named = model.named_parameters()
+    return {name: p._local_tensor.detach() for name, p in named if not p.sharding.split}
+
+
+def _infinity(module: Any, mine: list[Any]) -> tuple[float, bool]:
+    """An infinity in one device's gradient: the new scale, and whether nothing has changed."""
+    model = copy.deepcopy(module)
+    optimizer, scaler = _adam(model), torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(model(**mine[0])["loss"]).backward()
+    if dist.get_rank() == 0:
+        model.get_parameter("groups.weight").grad.to_local()[0, 0] = float("inf")
+    scaler.step(optimizer)
+    scaler.update()
+    same = page.gap(dict(page.flat(model.state_dict())), dict(page.flat(module.state_dict())))
+    # The buffer of the model counts its calls, so it alone differs.
+    weights = {n: x for n, x in page.flat(dict(model.named_parameters()))}
+    before = {n: x for n, x in page.flat(dict(module.named_parameters()))}
+    return scaler.get_scale(), same < 10 and page.gap(weights, before) == 0.0
+
+
+def _elsewhere(folder: Path) -> str | None:
+    """The code of reading another rank's file of the page's last checkpoint."""
+    other = (dist.get_rank() + 1) % dist.get_world_size()
+    dist.barrier()
+    found = next(folder.glob(f"*/sharded/{other}.pt"))
+    try:
+        torch.load(found)
+    except RunError as error:
+        return error.code
+    return None
+
+
+def _broadcast(module: Any, whole: list[Any]) -> Any:
+    """How far a state broadcast from rank 0 lies off, or the code of the refusal."""
+    model = copy.deepcopy(module)
+    full = {name: x.full_tensor() * 0.5 for name, x in model.state_dict().items()}
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    given = dict(full) if dist.get_rank() == 0 else {}
+    try:
+        set_model_state_dict(model, given, options=options)
+    except RunError as error:
+        return error.code
+    return page.gap(dict(page.flat(model.state_dict())), dict(page.flat(full)))

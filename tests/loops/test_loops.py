@@ -1,0 +1,72 @@
+"""Training loops written by hand, on real processes, against the plain model in float64."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from spawn import ROOT, spawn
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import page  # noqa: E402
+
+SPECS = {2: "tp2 dp2", 4: "both4 dp4"}
+Results = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """What every rank found."""
+    out = tmp_path_factory.mktemp("loops")
+    return spawn(
+        "habits:everything", request.param, out, 300, SCRATCH=str(out), SPECS=SPECS[request.param],
+        PYTHONPATH=f"{ROOT}:{HERE}",
+    )  # fmt: skip
+
+
+def test_every_block_of_the_page_does_what_it_does_to_the_plain_model(ran: Results) -> None:
+    for rank in ran:
+        for block, found in zip(page.blocks(), rank["page"], strict=True):
+            refused = page.REFUSED.match(block)
+            assert found == refused[1] if refused else found < 1e-10, block
+
+
+def test_optimizers_update_as_on_the_plain_model(ran: Results) -> None:
+    for rank in ran:
+        for name, gap in rank["optimizers"].items():
+            assert gap < (1e-2 if name == "Muon" else 1e-10), name
+
+
+def test_names_order_and_shapes_are_the_models(ran: Results) -> None:
+    for rank in ran:
+        assert all(rank["names"].values()), rank["names"]
+
+
+def test_a_checkpoint_resumes_on_every_mesh_and_on_one_process(ran: Results) -> None:
+    for rank in ran:
+        assert all(gap < 1e-10 for gap in rank["meshes"].values()), rank["meshes"]
+
+
+def test_replicas_stay_equal_bit_by_bit(ran: Results) -> None:
+    for rank in ran[1:]:
+        for name, value in ran[0]["replicas"].items():
+            assert torch.equal(rank["replicas"][name], value), name
+
+
+def test_an_infinity_on_one_device_skips_the_step_on_all(ran: Results) -> None:
+    assert all(rank["infinity"] == (4.0, True) for rank in ran)
+
+
+def test_a_piece_of_another_device_is_refused(ran: Results) -> None:
+    assert all(rank["elsewhere"] == "SH0622" for rank in ran)
+
+
+def test_a_broadcast_is_right_or_refused(ran: Results) -> None:
+    for rank in ran:
+        packed, plain = rank["broadcast"]
+        assert packed == "SH0621"
+        assert plain < 1e-10
