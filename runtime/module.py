@@ -98,7 +98,8 @@ class ShardedModule(nn.Module):
         """Load whole tensors, or ones that lie as the module's do, into this device's pieces.
 
         Raises:
-            RunError: SH0623, the tensors are to take the place of the module's own.
+            RunError: SH0608, a tensor has another shape; SH0623, the tensors are to take the place
+                of the module's own.
         """
         if assign:
             raise RunError(
@@ -106,6 +107,14 @@ class ShardedModule(nn.Module):
                 "`load_state_dict(assign=True)` would replace parameters that know how they lie",
                 help="leave `assign` out: values are copied into the pieces",
             )
+        for name, mine in self.state_dict().items():
+            found = list(state_dict[name].shape) if name in state_dict else list(mine.shape)
+            if found != list(mine.shape):
+                raise RunError(
+                    "SH0608",
+                    f"`{name}` is {found}; it should be {list(mine.shape)}",
+                    help="give whole tensors, as the plain model's state dict has them",
+                )
         return super().load_state_dict(state_dict, strict)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ShardedModule:

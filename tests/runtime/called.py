@@ -21,6 +21,11 @@ from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.whole import whole
 
 
+def full(module: Any) -> dict[str, Any]:
+    """The state dict, whole."""
+    return {name: value.full_tensor() for name, value in module.state_dict().items()}
+
+
 class Net(nn.Module):
     """Batch norm, dropout, a stage that may be frozen, an optional input and two options."""
 
@@ -129,7 +134,7 @@ class Pair:
         self.program: Program = shardlang.compile(path, model=lambda: build().double())
         self.module: ShardedModule = self.program.load(seed=1)
         self.plain = build().double()
-        self.plain.load_state_dict(self.module.full_state_dict())
+        self.plain.load_state_dict(full(self.module))
 
     def both(self) -> tuple[nn.Module, nn.Module]:
         return self.module, self.plain
@@ -160,7 +165,7 @@ class Pair:
         return worst
 
     def buffers(self) -> float:
-        mine = self.module.full_state_dict()
+        mine = full(self.module)
         return max((gap(mine[n], b) for n, b in self.plain.named_buffers() if n in mine), default=0)
 
 
