@@ -23,7 +23,8 @@ from shardlang.runtime.whole import whole
 
 def full(module: Any) -> dict[str, Any]:
     """The state dict, whole."""
-    return {name: value.full_tensor() for name, value in module.state_dict().items()}
+    found = module.state_dict().items()
+    return {n: x.full_tensor() if hasattr(x, "full_tensor") else x.clone() for n, x in found}
 
 
 class Net(nn.Module):
