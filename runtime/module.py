@@ -47,7 +47,7 @@ class ShardedModule(nn.Module):
         """
         super().__init__()
         remember(groups)
-        tensor_ops.install()
+        tensor_ops.install(groups)
         optim_states.install()
         made = compiler.make(compiler.declared, {})
         paths = {name: name.split(".") if name else [] for name in compiler.modules}

@@ -8,6 +8,7 @@ over axes in another order, has the placement `Cut`, which is no `Shard` of torc
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -54,11 +55,14 @@ class Cut(Shard):
         return length, start
 
     def __eq__(self, other: object) -> bool:
+        # A DTensorSpec asks whether each placement that splits a dim equals the `Shard` of the dim,
+        # and goes on to say in which order axes split. `alike` tells the two apart.
+        if type(other) is Shard:
+            return other.dim == self.dim
         return isinstance(other, Cut) and (self.dim, self.layout) == (other.dim, other.layout)
 
     def __ne__(self, other: object) -> bool:
-        # A DTensorSpec asks this of each placement, and goes on to say in which order axes split.
-        return not (self == other or other == Shard(self.dim))
+        return not self == other
 
     def __hash__(self) -> int:
         return hash((self.dim, self.layout))
@@ -70,6 +74,12 @@ class Cut(Shard):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Cut, (self.dim, self.layout, self.in_order)
+
+
+def alike(some: Sequence[Placement], others: Sequence[Placement]) -> bool:
+    """Whether placements say the same."""
+    pairs = list(zip(some, others, strict=False))
+    return len(some) == len(others) and all(type(a) is type(b) and a == b for a, b in pairs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

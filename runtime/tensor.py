@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, Placement, Replicate
 from shardlang.ir import Layout
 from shardlang.runtime import tensor_files
 from shardlang.runtime.errors import RunError
-from shardlang.runtime.sharding import Sharding, sharding_of
+from shardlang.runtime.sharding import Sharding, alike, sharding_of
 from shardlang.runtime.tensor_pieces import piece
 
 
@@ -62,7 +62,7 @@ class Sharded(DTensor):
             RunError: SH0621, the placements ask for something else.
         """
         wanted = tuple(placements or ())
-        if wanted == self.placements:
+        if alike(wanted, self.placements):
             return self
         if not wanted or not all(isinstance(p, Replicate) for p in wanted):
             raise RunError(

@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from shardlang.ir import Layout
-from shardlang.ir.compat import tree_map_only
+from shardlang.ir.compat import route_operations, tree_map_only
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.groups import Groups
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.tensor import Sharded, replicated, sharded
 from shardlang.runtime.tensor_norms import list_norm, norm, unscale
@@ -262,6 +263,12 @@ _SPECIAL: dict[Any, Callable[..., Any]] = {
 }  # fmt: skip
 
 
-def install() -> None:
-    """Give sharded tensors their operations."""
+def install(groups: Groups) -> None:
+    """Give sharded tensors their operations. Collective."""
     Sharded.operations = staticmethod(dispatch)
+    if groups.mesh.devices > 1 and not isinstance(_probe(groups).detach(), Sharded):
+        route_operations(is_sharded, dispatch)
+
+
+def _probe(groups: Groups) -> Sharded:
+    return sharded(torch.zeros(()), Sharding(Layout.whole(()), groups))

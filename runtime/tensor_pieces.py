@@ -7,7 +7,7 @@ from typing import Any, cast
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from shardlang.runtime.sharding import Sharding, plain_dtensor
+from shardlang.runtime.sharding import Sharding, alike, plain_dtensor
 
 Lead = Sharding | None
 """How a result lies; None for a plain one."""
@@ -35,8 +35,8 @@ def piece(value: Tensor, lead: Lead) -> Tensor:
 def _piece_of_dtensor(value: DTensor, lead: Sharding) -> Tensor:
     """A DTensor of torch's own that lies as we do, or is gathered."""
     spec, held = lead.spec(value.dtype), value._local_tensor
-    alike = value.shape == spec.shape and value.placements == spec.placements
-    if alike and held.shape == lead.layout.local_shape(lead.groups.coord):
+    same = value.shape == spec.shape and alike(value.placements, spec.placements)
+    if same and held.shape == lead.layout.local_shape(lead.groups.coord):
         return held
     return lead.cut(plain(value))
 

@@ -6,6 +6,7 @@ Checked with torch 2.11, 2.13 and 2.15.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -58,6 +59,7 @@ __all__ = [
     "dtensor_spec",
     "export_fake_mode",
     "forget_constant",
+    "route_operations",
     "storage_key",
     "tree_flatten",
     "tree_leaves",
@@ -114,6 +116,43 @@ def dtensor_spec(mesh: Any, placements: Any, shape: tuple[int, ...], dtype: torc
 
     like = torch.empty(shape, device="meta")
     return DTensorSpec(mesh, placements, tensor_meta=TensorMeta(like.shape, like.stride(), dtype))
+
+
+def route_operations(is_ours: Callable[[Any], bool], ours: Callable[..., Any]) -> None:
+    """Send operations on a subclass of DTensor to the subclass, as torch does since 2.13 by itself.
+
+    Earlier ones take every subclass for a DTensor of their own, but ask a table of handlers first.
+    """
+    from torch.distributed.tensor import DTensor
+
+    handlers = DTensor._op_dispatcher._custom_op_handlers
+    for op in _aten_overloads():
+        handlers[op] = _routed(handlers, handlers.get(op), is_ours, ours)
+
+
+def _routed(handlers: dict[Any, Any], before: Any, is_ours: Any, ours: Any) -> Any:
+    def handler(op: Any, args: Any, kwargs: Any) -> Any:
+        if any(is_ours(x) for x in tree_leaves((args, kwargs))):
+            return ours(op, tuple(args), kwargs or {})
+        if before is not None:
+            return before(op, args, kwargs)
+        del handlers[op]
+        try:
+            return op(*args, **(kwargs or {}))
+        finally:
+            handlers[op] = handler
+
+    return handler
+
+
+def _aten_overloads() -> Iterator[OpOverload]:
+    for full in torch._C._dispatch_get_all_op_names():
+        name, _, overload = full.removeprefix("aten::").partition(".")
+        if full.startswith("aten::"):
+            packet = getattr(torch.ops.aten, name, None)
+            found = getattr(packet, overload or "default", None)
+            if isinstance(found, OpOverload):
+                yield found
 
 
 def dtensor_overloads() -> list[OpOverload]:
