@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
+WORKERS ?= 2
 
 .PHONY: help install demo test check prove verify bench pages clean
 
@@ -19,8 +20,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install ## train the Llama example on 4 processes and compare every step with one process
 	$(BIN)/python examples/llama/demo.py
 
-test: install ## all tests
-	$(BIN)/python -m pytest
+test: install ## all tests, in WORKERS processes
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: install ## ruff, mypy and the import order
 	$(BIN)/ruff check .
