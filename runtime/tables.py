@@ -87,10 +87,14 @@ class Tables:
         return other
 
     def _constant(self, made: Made, leaf: LeafPlacement) -> dict[str, Tensor]:
-        """This device's piece of a constant, or of a buffer that no state dict holds."""
+        """This device's piece of a constant, or of a buffer that no state dict holds.
+
+        It has memory of its own: a program may be loaded twice, and may write into a buffer.
+        """
         if leaf.name not in made.constants:
             return {}
-        return {leaf.name: piece_of(made.constants[leaf.name], leaf.layout, self._groups.coord)}
+        whole = made.constants[leaf.name]
+        return {leaf.name: piece_of(whole, leaf.layout, self._groups.coord).clone()}
 
 
 def checked(leaf: LeafPlacement, tensors: Mapping[str, Tensor], groups: Groups) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
@@ -15,7 +16,10 @@ from shardlang.capture.generators import draws, seeded
 from shardlang.capture.held import Path, held_tensors
 from shardlang.capture.silence import hushed
 from shardlang.capture.tape import CannotReplayError, Tape
-from shardlang.ir.compat import FakeTensor, FakeTensorMode, export_fake_mode
+from shardlang.ir.compat import FakeTensor, FakeTensorMode, export_fake_mode, storage_key
+
+TRACED = 0
+"""The seed under which the traced model is built."""
 
 
 class Deferred:
@@ -34,7 +38,7 @@ class Deferred:
         self.fake_mode: FakeTensorMode = export_fake_mode()
         self._tape: Tape | None = Tape(self.fake_mode)
         try:
-            with self._tape.recording(), warnings.catch_warnings(), seeded(0), hushed():
+            with self._tape.recording(), warnings.catch_warnings(), seeded(TRACED), hushed():
                 warnings.simplefilter("ignore")
                 before = dict(draws())
                 self.module = build()
@@ -45,7 +49,7 @@ class Deferred:
         except Exception as error:
             self._tape = None
             self.reason = f"{type(error).__name__}: {first_line(error)}"
-            self.module = build_real(build, 0)
+            self.module = build_real(build, TRACED)
         check_tensors(self.module)
         check_hooks(self.module)
 
@@ -56,21 +60,21 @@ class Deferred:
 
     def tensors(self, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
         """Every parameter and persistent buffer with its initial value, tied ones once."""
-        module = self.module if self._tape else build_real(self._build, seed)
+        module = self.module if self._tape else build_apart(self._build, seed, self.module)
         for name, tensor in state(module):
             yield name, self.value(tensor, seed)
 
     def value(self, tensor: torch.Tensor, seed: int = 0) -> torch.Tensor:
-        """The real value of one tensor that the model holds."""
+        """The real value of one tensor that the model holds, in memory of its own."""
         if self._tape is None or not isinstance(tensor, FakeTensor):
-            return tensor.detach()
+            return tensor.detach().clone()
         return self._tape.value(tensor, seed)
 
     def held(
         self, seed: int, wanted: Collection[Path] | None = None
     ) -> Iterator[tuple[Path, torch.Tensor]]:
         """The tensors that no state dict holds, by their places, with their initial values."""
-        module = self.module if self._tape else build_real(self._build, seed)
+        module = self.module if self._tape else build_apart(self._build, seed, self.module)
         for path, tensor in held_tensors(module):
             if wanted is not None and path not in wanted:
                 continue
@@ -96,6 +100,33 @@ def build_real(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     """The model built for real, all generators seeded; the caller's random state is kept."""
     with seeded(seed):
         return build()
+
+
+def build_apart(build: Callable[[], nn.Module], seed: int, other: nn.Module) -> nn.Module:
+    """As `build_real`; what is then written into the model leaves an earlier build as it is.
+
+    Two builds share memory where the constructor takes tensors that the model's file has made once.
+    """
+    model = build_real(build, seed)
+    return copy.deepcopy(model) if _memory(model) & _memory(other) else model
+
+
+def _memory(model: nn.Module) -> set[int]:
+    """The storages of the real tensors that a model holds."""
+    held = [tensor for _, tensor in held_tensors(model)]
+    found = [*model.parameters(), *model.buffers(), *held]
+    dense = (x for x in found if x.layout is torch.strided and not isinstance(x, FakeTensor))
+    return {storage_key(x) for x in dense}
+
+
+def fill(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    """Give a tensor of a real model a value; one that is expanded gets memory for it."""
+    if any(
+        size > 1 and not stride for size, stride in zip(tensor.size(), tensor.stride(), strict=True)
+    ):
+        tensor.data = value.to(tensor.dtype, copy=True)
+    else:
+        tensor.copy_(value)
 
 
 def state(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -117,7 +117,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         Raises `CannotReplayError` if the tape does not determine it.
         """
         if not isinstance(tensor, FakeTensor):
-            return tensor.detach()
+            return tensor.detach().clone()
         with torch.random.fork_rng(devices=[]), unset_fake_temporarily(), torch.no_grad():
             return self._evaluate(tensor, seed)
 
@@ -134,6 +134,8 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, args: Any, kwargs: Any, outs: Any, given: list[torch.Tensor]
     ) -> None:
         """Put a call on the tape unless it only makes a view."""
+        if any(isinstance(x, torch.Generator) for x in tree_flatten((args, kwargs))[0]):
+            raise CannotReplayError("the constructor draws from a generator of its own")
         if torch.Tag.inplace_view in func.tags:
             if func.overloadpacket in _RESIZES:
                 raise CannotReplayError

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from shardlang.capture.checkpoint import checkpoint_tensors
-from shardlang.capture.deferred import build_real
+from shardlang.capture.deferred import TRACED, build_apart, fill
 from shardlang.capture.held import at
 from shardlang.capture.source import ModelSource
 
@@ -32,13 +32,16 @@ def materialize(source: ModelSource, seed: int, select: Select = whole) -> dict[
 
 
 def load_plain(source: ModelSource, seed: int) -> nn.Module:
-    """The ordinary model with the weights that `materialize` gives for the same seed."""
-    module = build_real(source.build, seed)
+    """The ordinary model with the weights that `materialize` gives for the same seed.
+
+    What its constructor draws beside tensors is what the traced program holds.
+    """
+    module = build_apart(source.build, TRACED, source.deferred.module)
     with torch.no_grad():
         for name, value in _initial(source, seed):
-            _tensor(module, name).copy_(value)
+            fill(_tensor(module, name), value)
         for path, value in source.deferred.held(seed):
-            at(module, path).copy_(value)
+            fill(at(module, path), value)
     return module
 
 

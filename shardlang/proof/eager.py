@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, fx
 
 from shardlang.capture import Captured, CaptureError, ModelSource, run_graph
+from shardlang.capture.deferred import TRACED, build_apart, fill
 from shardlang.capture.errors import first_line, model_line
+from shardlang.capture.held import at
 from shardlang.capture.nest import tensors
 from shardlang.proof.conditioning import Conditioning, Rounding, spacing
 from shardlang.proof.differences import Eager, Explained
@@ -178,7 +180,7 @@ def run_model(
         CaptureError: SH0355, it fails.
     """
     captured, seeds = setting.captured, cotangents or {}
-    model = source.build()
+    model = build_apart(source.build, TRACED, source.deferred.module)
     held = _load(model, captured, setting.values)
     inputs = {
         leaf.name: setting.values[leaf.name].to(leaf.dtype, copy=True)
@@ -233,5 +235,7 @@ def _load(
     with torch.no_grad():
         for leaf in captured.leaves:
             if leaf.kind in ("param", "buffer") and leaf.name in held:
-                held[leaf.name].copy_(values[leaf.name])
+                fill(held[leaf.name], values[leaf.name])
+        for name, path in captured.held.items():
+            fill(at(model, path), values[name])
     return held
