@@ -179,7 +179,16 @@ class _Piece(torch.autograd.Function):
             return None
         if grad.requires_grad:
             return _FromPiece.apply(grad, ctx.sharding)  # type: ignore[no-untyped-call]
-        return sharded(grad, ctx.sharding)
+        return sharded(_own(grad), ctx.sharding)
+
+
+def _own(piece: Tensor) -> Tensor:
+    """A gradient's piece in contiguous memory of its own, as the parameter's piece lies.
+
+    Fused optimizers walk both as flat memory, and whatever changes gradients in place, such as
+    clipping, must find each of them once: autograd may hand one gradient to several parameters.
+    """
+    return piece.detach().clone(memory_format=torch.contiguous_format)
 
 
 class _FromPiece(torch.autograd.Function):
@@ -188,7 +197,7 @@ class _FromPiece(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, piece: Tensor, sharding: Sharding) -> Sharded:
         ctx.sharding = sharding
-        return sharded(piece.detach(), sharding)
+        return sharded(_own(piece), sharding)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -206,4 +215,4 @@ class _Whole(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return sharded(ctx.sharding.cut(grad).contiguous(), ctx.sharding)
+        return sharded(_own(ctx.sharding.cut(grad)), ctx.sharding)

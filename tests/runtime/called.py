@@ -111,6 +111,22 @@ class Unseeded(nn.Module):
         return {"loss": F.mse_loss(x * self.w, y)}
 
 
+class Alike(nn.Module):
+    """Gradients that lie oddly: uneven columns, one for two parameters, an expanded one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(6, 5))
+        self.a, self.b, self.c = (nn.Parameter(torch.randn(5, 5)) for _ in range(3))
+
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Shapes `b 6`, as many rows as columns of `w`."""
+        z = torch.tanh(x @ self.w) + y.sum(1, keepdim=True)
+        return {"loss": (z @ (self.a + self.b)).square().mean() + 0.1 * self.c.sum()}
+
+
+COLUMNS = 'param "w" [_, {axis}]\nparam "a" [_, {axis}]\nparam "b" [_, {axis}]\n'
+WHOLE = "mesh {{ tp = {n} }}\ninput x, y : f64[5, 6] [_, _]\n"
 DP = "mesh {{ dp = {n} }}\ninput x, y : f64[5, 6] [dp, _]\n"
 SPLIT = 'param "up.weight" [tp, _]\nparam "down.weight" [_, tp]\n'
 TP = "mesh {{ tp = {n} }}\ninput x, y : f64[5, 6] [_, _]\n" + SPLIT
@@ -290,6 +306,27 @@ def drawn(text: str, n: int) -> Gaps:
     return found
 
 
+def trained(text: str, n: int) -> Gaps:
+    """Parameters after steps with accumulation and clipping, by every way to update them."""
+    found = {}
+    for how in ({"fused": True}, {"foreach": True}, {"foreach": False}):
+        pair = Pair(text, Alike, n)
+        for model in pair.both():
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.5, **how)
+            for step in range(3):
+                for part in (0, 1):
+                    batch = rows(5, 2 * step + part)
+                    given = model.shard_inputs(**batch) if model is pair.module else batch
+                    model(**given)["loss"].backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3)
+                optimizer.step()
+                optimizer.zero_grad()
+        mine = full(pair.module)
+        for name, param in pair.plain.named_parameters():
+            found[f"{how}, {name}"] = gap(mine[name], param)
+    return found
+
+
 def right(text: str, n: int, works: Sequence[Callable[[str, int], Gaps]]) -> Gaps:
     """What must be as on one device: differences, by what was tried."""
     return {f"{work.__name__}: {what}": x for work in works for what, x in work(text, n).items()}
@@ -321,6 +358,8 @@ def everything() -> dict[str, Any]:
     """One job of 2 processes."""
     gaps = right(DP, 2, (modes, sizes, gradients, replaced, drawn))
     gaps |= {f"tp, {what}": x for what, x in right(TP, 2, (modes, gradients)).items()}
+    for axis, text in (("dp", DP), ("tp", WHOLE)):
+        gaps |= right(text + COLUMNS.replace("{axis}", axis), 2, (trained,))
     return {"gaps": gaps, "refused": ranks_differ()}
 
 
