@@ -213,8 +213,8 @@ CODES: dict[str, Code] = {
     ),
     "SH0312": Code(
         "numbers too large for an op",
-        "An integer input may hold a number, by its `below`, that a table, a loss or an index of"
-        " the model does not take.",
+        "An integer input may hold a number, by its `below` or in the model's own batch, that a"
+        " table, a loss or an index of the model does not take.",
     ),
     "SH0350": Code(
         "unreadable model file or configuration",
@@ -361,6 +361,11 @@ CODES: dict[str, Code] = {
     "SH0611": Code("replicas that differ", "Devices that hold the same have other values."),
     "SH0612": Code("ranks that call differently", "Every rank gives the same batches and calls."),
     "SH0613": Code("call without a program", "No program can answer a call in this state."),
+    "SH0614": Code(
+        "number out of range",
+        "An integer input holds a number that a table, a loss or an index of the model does not"
+        " take.",
+    ),
     "SH0620": Code(
         "write that would be lost",
         "A view of a split tensor is a copy, and a write into it does not reach the tensor.",

@@ -92,6 +92,10 @@ def _part(name: str) -> str:
     return f"`{name}`" if name else "the model"
 
 
+def _takes_all(_: Mapping[str, Tensor]) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """A program for a call, before it is loaded.
@@ -100,12 +104,14 @@ class Made:
         rebuild: puts the model's own output around the program's.
         constants: whole values of its constants and of the buffers outside the state dict.
         replaced: the buffers that the model replaces by new tensors.
+        check: raises `RunError` for whole inputs on the host that hold what the model cannot take.
     """
 
     program: LocalProgram
     rebuild: Callable[[Sequence[Any]], Any]
     constants: Mapping[str, Tensor]
     replaced: frozenset[str] = frozenset()
+    check: Callable[[Mapping[str, Tensor]], None] = _takes_all
 
 
 class LoadedProgram:
@@ -118,7 +124,7 @@ class LoadedProgram:
             slots: a tensor's own place first, then those of its other names.
         """
         program = made.program
-        self.program, self.rebuild = program, made.rebuild
+        self.program, self.rebuild, self.check = program, made.rebuild, made.check
         self._slots, self._replaced, self._device = slots, made.replaced, groups.device
         inputs = [leaf for leaf in program.leaves if leaf.kind == "input"]
         self.layouts: dict[str, Layout] = {leaf.name: leaf.layout for leaf in inputs}

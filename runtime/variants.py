@@ -106,6 +106,7 @@ class Variants:
         self.compiler.check(call, strict)
         self._agreement.check(call, tensors)
         loaded = self._loaded_for(call)
+        loaded.check({name: x for name, x in tensors.items() if x.device.type == "cpu"})
         pieces = {name: cut(x, loaded.layouts[name], self.groups) for name, x in tensors.items()}
         return {**pieces, **{argument.name: argument.value for argument in arguments}}
 

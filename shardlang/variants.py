@@ -6,6 +6,7 @@ first program. A dim of an input with fewer indices than shards is whole on ever
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from shardlang.build import build_graph
 from shardlang.calling import bound, check_inputs, check_names, defaults_of
 from shardlang.capture import InputSpec
 from shardlang.capture.generators import generators_kept
+from shardlang.capture.index_bounds import REMEDY, Limit, limits
 from shardlang.capture.nest import nest
 from shardlang.capture.setting import Setting, evaluated, trained
 from shardlang.capture.state import Snapshot
@@ -125,7 +127,16 @@ def made(compiled: Compiled, seed: int) -> Made:
         captured.rebuild_output,
         captured.constant_values(compiled.source.deferred, seed),
         captured.replaced,
+        functools.partial(_check_numbers, limits(captured)),
     )
+
+
+def _check_numbers(taken: Sequence[Limit], inputs: Mapping[str, Tensor]) -> None:
+    """Raise SH0614 for an input that holds a number which an op of the model does not take."""
+    for limit in taken:
+        fault = limit.fault(inputs[limit.input]) if limit.input in inputs else ""
+        if fault:
+            raise RunError("SH0614", fault, help=REMEDY)
 
 
 def compiled_for(

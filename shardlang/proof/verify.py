@@ -8,6 +8,7 @@ from torch import fx
 
 from shardlang.build import Placements, build_graph
 from shardlang.capture import Captured, InputSpec, ModelSource, raise_to_float64
+from shardlang.capture.index_bounds import check_values
 from shardlang.ir.program import LocalProgram
 from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import run_passes
@@ -43,11 +44,13 @@ def verify(
 
     Raises:
         ShardError: the model cannot be sharded as stated.
-        CaptureError: the model fails on these inputs, or the file's `batches` does.
+        CaptureError: the model fails on these inputs or cannot take them, or the file's `batches`
+            fails.
     """
     raised = raise_to_float64(captured.graph)
     program = to_program(run_passes(build_graph(captured, placements, raised)))
     inputs, fed = proof_inputs(source, specs, seed)
+    check_values(captured, inputs)
     values = all_values(captured, source, inputs, seed)
     trainable = [leaf.name for leaf in captured.leaves if leaf.trainable] if train else []
     drawn, draws_apart = with_program_draws(raised, program)
