@@ -18,6 +18,7 @@ CODES: dict[str, str] = {
     "SH0611": "devices that hold the same differ",
     "SH0612": "the ranks are given different batches or calls",
     "SH0613": "a call that no program can answer",
+    "SH0614": "an input holds a number that the model does not take",
     "SH0620": "a write would not reach the tensor",
     "SH0621": "torch cannot move or cut the tensor so",
     "SH0622": "a pickled piece is another device's",
