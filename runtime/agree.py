@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ class Agreement:
 
     def __init__(self, groups: Groups) -> None:
         """Collective: construct it on every rank."""
-        self._world = groups.mesh.devices
+        self._world, self._device = groups.mesh.devices, groups.device
         self._numbers: dict[Call, int] = {}
         self._batches = 0
         self._group: Any = None
@@ -64,8 +64,13 @@ class Agreement:
         """Process groups have no copies."""
         return self
 
-    def check(self, call: Call, whole: Mapping[str, Tensor] | None = None) -> None:
+    def check(
+        self, call: Call, whole: Mapping[str, Tensor] | None = None, frozen: Sequence[str] = ()
+    ) -> None:
         """Compare how all ranks call, and the whole inputs if they are given. Collective.
+
+        Args:
+            frozen: the parameters that get no gradient in this call.
 
         Raises:
             RunError: SH0612, on every rank, naming a rank that differs from rank 0.
@@ -73,9 +78,30 @@ class Agreement:
         if self._world == 1:
             return
         sums = self._sums(whole) if whole is not None else {}
-        mine = [self._number(call), zlib.crc32(repr(sums).encode())]
+        mine = [self._number(call), zlib.crc32(repr((sums, frozen)).encode())]
         if not named("comparison of the calls of all ranks", self._same, mine):
-            self._refuse(call, sums)
+            self._refuse([*call.lines(), *(f"`{name}` frozen" for name in frozen)], sums)
+
+    def check_draws(self) -> None:
+        """Compare the states of the ranks' random number generators. Collective.
+
+        Raises:
+            RunError: SH0612, on every rank: their draws would not be those of one device.
+        """
+        if self._world == 1:
+            return
+        states = [torch.get_rng_state()]
+        if self._device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self._device))
+        mine = [checksum(state) for state in states]
+        if not named("comparison of the random states", self._same, mine):
+            raise RunError(
+                "SH0612",
+                "the ranks draw random numbers from different states, and values that several"
+                " devices hold would differ",
+                help="call `torch.manual_seed` with the same number on every rank; give draws that"
+                " differ between ranks a generator of their own",
+            )
 
     def _number(self, call: Call) -> int:
         if call not in self._numbers:
@@ -96,9 +122,9 @@ class Agreement:
         dist.all_reduce(both, dist.ReduceOp.MAX, group=self._group)
         return torch.equal(both[: len(mine)], -both[len(mine) :])
 
-    def _refuse(self, call: Call, sums: Mapping[str, int]) -> None:
+    def _refuse(self, said: list[str], sums: Mapping[str, int]) -> None:
         found: list[Any] = [None] * self._world
-        dist.all_gather_object(found, (call.lines(), dict(sums)), group=self._group)
+        dist.all_gather_object(found, (said, dict(sums)), group=self._group)
         first, values = found[0]
         rank = next(i for i, other in enumerate(found) if other != found[0])
         lines, others = found[rank]

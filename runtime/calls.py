@@ -134,6 +134,7 @@ class LoadedProgram:
         self._mutations = [
             (i, r.name) for i, r in enumerate(program.results) if r.kind == "mutation"
         ]
+        self.draws = any(node.meta.get("random") for node in program.graph.nodes)
         again = any(node.meta.get("regather") for node in program.graph.nodes)
         self._regather = Regather() if again else None
         self._run = load_program(program, groups, self._regather)

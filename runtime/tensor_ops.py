@@ -85,7 +85,7 @@ def _at(args: Sequence[Any], place: int) -> Any:
 
 def _refuse_copies(op: Any, written: Sequence[Any]) -> None:
     for value in written:
-        for x in value if isinstance(value, (list, tuple)) else (value,):
+        for x in _row(value):
             if is_sharded(x) and x.copied:
                 raise RunError(
                     "SH0620",
@@ -150,12 +150,28 @@ def _on_pieces(
 
     out = op(*map(pieces, args), **{name: pieces(x) for name, x in kwargs.items()})
     if written:
+        _count_writes(written)
         return None if out is None or not op._schema.returns else written[0]
     copied = any(is_sharded(x) and x.copied for x in args)
     if isinstance(out, (list, tuple)):
         row = leads if many else list(leads) * len(out)
         return type(out)(_around(x, lead, False) for x, lead in zip(out, row, strict=True))
     return _around(out, leads[0], copied and _traits(op).view)
+
+
+def _count_writes(written: Sequence[Any]) -> None:
+    """Let autograd see what was written: below it, writes to the pieces do not count.
+
+    So a backward whose forward saw the values from before is refused, as in the plain model.
+    """
+    for value in written:
+        held = [x._local_tensor for x in _row(value) if is_sharded(x)]
+        torch.autograd.graph.increment_version(held)
+
+
+def _row(value: Any) -> Sequence[Any]:
+    """The tensors of one argument."""
+    return value if isinstance(value, (list, tuple)) else (value,)
 
 
 def _around(out: Any, lead: Lead, copied: bool) -> Any:
@@ -175,12 +191,13 @@ def _on_whole(op: Any, args: Any, kwargs: dict[str, Any], written: Sequence[Any]
 
     out = op(*tree_map_only(Tensor, gathered, args), **tree_map_only(Tensor, gathered, kwargs))
     for value in written:
-        for x in value if isinstance(value, (list, tuple)) else (value,):
+        for x in _row(value):
             if is_sharded(x):
                 _write_back(x, wholes[id(x)])
             elif isinstance(x, DTensor):
                 raise _foreign(x)
     if written:
+        _count_writes(written)
         return None if out is None or not op._schema.returns else written[0]
     source = next((x for x in args if is_sharded(x)), None)
     if _traits(op).view and source is not None:

@@ -121,11 +121,19 @@ class Variants:
         whole = {name: self._whole_shape(name, piece) for name, piece in tensors.items()}
         call = self._call(whole, tensors, arguments)
         self.compiler.check(call, strict=False)
-        self._agreement.check(call)
+        self._agreement.check(call, frozen=self._frozen())
         loaded = self._loaded_for(call)
+        if loaded.draws:
+            self._agreement.check_draws()
         for name, piece in tensors.items():
             self._check_piece(name, piece, loaded)
         return loaded, tensors
+
+    def _frozen(self) -> list[str]:
+        """The parameters that get no gradient now."""
+        if not torch.is_grad_enabled():
+            return []
+        return [name for name, slot in self._params.items() if not tensor_at(slot).requires_grad]
 
     def _fitting(self, tensors: Mapping[str, Tensor], arguments: tuple[Any, ...]) -> LoadedProgram:
         """Under `torch.compile`: the program of the last call, which must be the right one."""

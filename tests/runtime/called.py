@@ -327,6 +327,20 @@ def trained(text: str, n: int) -> Gaps:
     return found
 
 
+def changed_between() -> bool:
+    """Whether a backward is refused whose forward saw other parameters."""
+    module = Pair(TP, n=dist.get_world_size()).module
+    pieces = module.shard_inputs(**rows(5))
+    first, second = (module(**pieces)["loss"] for _ in range(2))
+    first.backward()
+    torch.optim.SGD(module.parameters(), lr=0.1).step()
+    try:
+        second.backward()
+    except RuntimeError as error:
+        return "modified" in str(error)
+    return False
+
+
 def right(text: str, n: int, works: Sequence[Callable[[str, int], Gaps]]) -> Gaps:
     """What must be as on one device: differences, by what was tried."""
     return {f"{work.__name__}: {what}": x for work in works for what, x in work(text, n).items()}
@@ -346,6 +360,12 @@ def ranks_differ() -> dict[str, tuple[str, str]]:
     module.train(rank != 1)
     found["modes"] = refusal(lambda: module(**pieces))
     module.train()
+    torch.manual_seed(rank)
+    found["draws"] = refusal(lambda: module(**pieces))
+    torch.manual_seed(0)
+    module.up.weight.requires_grad_(rank == 0)
+    found["frozen"] = refusal(lambda: module(**pieces))
+    module.up.weight.requires_grad_()
     found["arguments"] = refusal(lambda: module(**pieces, weight=float(rank)))
     found["unmarked"] = refusal(lambda: module(**rows(5)))
     loss = module(**pieces)["loss"]
@@ -360,7 +380,7 @@ def everything() -> dict[str, Any]:
     gaps |= {f"tp, {what}": x for what, x in right(TP, 2, (modes, gradients)).items()}
     for axis, text in (("dp", DP), ("tp", WHOLE)):
         gaps |= right(text + COLUMNS.replace("{axis}", axis), 2, (trained,))
-    return {"gaps": gaps, "refused": ranks_differ()}
+    return {"gaps": gaps, "refused": ranks_differ(), "changed": changed_between()}
 
 
 def on_a_grid() -> Gaps:

@@ -40,6 +40,8 @@ def test_calls_on_two_devices(tmp_path: Path) -> None:
             "sizes": "SH0612",
             "replicas": "SH0611",
             "modes": "SH0612",
+            "draws": "SH0612",
+            "frozen": "SH0612",
             "arguments": "SH0612",
             "unmarked": "SH0605",
             "twice": "SH0613",
@@ -48,6 +50,8 @@ def test_calls_on_two_devices(tmp_path: Path) -> None:
         assert "rank 0 with x : f64[5, 6], rank 1 with x : f64[6, 6]" in refused["sizes"][1]
         assert "`w` has other values on rank 1 than on rank 0" in refused["replicas"][1]
         assert "rank 1 with the model in evaluation mode" in refused["modes"][1]
+        assert "rank 1 with `up.weight` frozen" in refused["frozen"][1]
+        assert found["changed"]
         assert "cut whole inputs with `shard_inputs`" in refused["unmarked"][1]
 
 
