@@ -144,7 +144,7 @@ def train(trainee: Trainee, batches: Iterable[Batch], recipe: Recipe) -> Iterato
     optimizer = make_optimizer(trainee.module.parameters(), recipe.optimizer, recipe.arguments)
     largest = recipe.arguments.get("clip")
     for step, whole in zip(range(1, recipe.steps + 1), batches, strict=False):
-        batch = trainee.prepare(whole)
+        batch = trainee.prepare(_dict(whole))
         began = time.perf_counter()
         loss, norm = _one_step(trainee, batch, optimizer, largest)
         taken = time.perf_counter() - began
@@ -152,6 +152,18 @@ def train(trainee: Trainee, batches: Iterable[Batch], recipe: Recipe) -> Iterato
         yield record
         if record.not_finite:
             return
+
+
+def _dict(batch: Any) -> Batch:
+    """The batch. Raises SH0605 for one that is no dict."""
+    if isinstance(batch, Mapping):
+        return batch
+    raise RunError(
+        "SH0605",
+        "a batch is a dict from input names to tensors, and this one is a"
+        f" `{type(batch).__name__}`",
+        help='let the model file yield dicts, such as `{"x": x, "y": y}`',
+    )
 
 
 def _check_trainable(trainee: Trainee) -> None:

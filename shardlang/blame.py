@@ -13,11 +13,11 @@ from shardlang.ir.graph import ShardError
 from shardlang.runtime.tracebacks import users_traceback
 from shardlang.spec.types import Spec
 
-_OF_THE_MODEL = ("SH0350", "SH0352")
-"""The codes of errors that the model's own code raised before it was traced."""
+_GO_WITHOUT_SAYING = {"SH0350": 2, "SH0352": 2, "SH0355": 1}
+"""The codes of errors that the model's own code raised, with the frames that everyone expects.
 
-_CALLED_BY_RUN = 2
-"""Frames that go without saying: the function that builds the model, and its constructor."""
+Those are the function that builds the model, and its constructor; or the forward.
+"""
 
 
 def at_model(failure: CaptureError | ShardError | Remark, spec: Spec) -> Diagnostic:
@@ -34,10 +34,11 @@ def at_model(failure: CaptureError | ShardError | Remark, spec: Spec) -> Diagnos
 def _traceback(failure: CaptureError | ShardError | Remark) -> list[str]:
     """The person's own traceback, where the error came through several of their lines."""
     cause = failure.__cause__ if isinstance(failure, CaptureError) else None
-    if failure.code not in _OF_THE_MODEL or cause is None:
+    expected = _GO_WITHOUT_SAYING.get(failure.code)
+    if expected is None or cause is None or isinstance(cause, RecursionError):
         return []
     trace = users_traceback(cause)
-    return [trace] if trace.count("\n  File ") > _CALLED_BY_RUN else []
+    return [trace] if trace.count("\n  File ") > expected else []
 
 
 def places(source: str, stated: Span) -> tuple[Span, list[Label], list[str]]:

@@ -14,6 +14,7 @@ from torch import nn
 from shardlang.capture.errors import CaptureError, first_line
 from shardlang.capture.generators import draws, seeded
 from shardlang.capture.held import Path, held_tensors
+from shardlang.capture.shared_memory import check_memory
 from shardlang.capture.silence import hushed
 from shardlang.capture.tape import CannotReplayError, Tape
 from shardlang.ir.compat import FakeTensor, FakeTensorMode, export_fake_mode, storage_key
@@ -51,6 +52,7 @@ class Deferred:
             self.reason = f"{type(error).__name__}: {first_line(error)}"
             self.module = build_real(build, TRACED)
         check_tensors(self.module)
+        check_memory(self.module)
         check_hooks(self.module)
 
     @property

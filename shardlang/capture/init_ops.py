@@ -9,6 +9,7 @@ from unittest import mock
 
 import torch
 
+from shardlang.capture.errors import CaptureError
 from shardlang.ir.compat import TRUNC_NORMAL
 
 _draw_trunc_normal: Any = getattr(*TRUNC_NORMAL)
@@ -30,6 +31,21 @@ def atomic_initializers() -> Iterator[None]:
     """Let `trunc_normal_`, which redraws until all values fit, run as one operator."""
     with mock.patch.object(*TRUNC_NORMAL, _trunc_normal):
         yield
+
+
+@contextlib.contextmanager
+def refuse_truncated() -> Iterator[None]:
+    """Raise SH0358 inside the body for `trunc_normal_`, which redraws until all values fit."""
+    with mock.patch.object(*TRUNC_NORMAL, _refuse):
+        yield
+
+
+def _refuse(*_: Any, **__: Any) -> torch.Tensor:
+    raise CaptureError(
+        "SH0358",
+        "the forward draws with `trunc_normal_`, which redraws by what it has drawn",
+        help="draw with `torch.randn_like(x).clamp(-2, 2)`, or once, in the constructor",
+    )
 
 
 def _trunc_normal(

@@ -15,6 +15,7 @@ from shardlang.capture.failures import explain_failure
 from shardlang.capture.held import Path, held_tensors, same_memory
 from shardlang.capture.hf_patches import export_patches
 from shardlang.capture.index_bounds import check_bounds
+from shardlang.capture.init_ops import refuse_truncated
 from shardlang.capture.mark import marking
 from shardlang.capture.naming import (
     NamedGraph,
@@ -37,6 +38,7 @@ from shardlang.capture.types import Captured, Leaf
 from shardlang.capture.unseen import (
     assigned_buffers_written,
     check_output,
+    refuse_freezing,
     refuse_shared,
     refuse_sparse_gradients,
     refuse_unseen,
@@ -95,7 +97,7 @@ class _Call(nn.Module):
 
     def forward(self, *flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
         before = Snapshot.of(self.model_)
-        with assigned_buffers_written(self.model_) as replaced:
+        with refuse_freezing(self.model_), assigned_buffers_written(self.model_) as replaced:
             result = self.source.call(self.model_, dict(zip(self.names, flat, strict=True)))
         self.seen.replaced = frozenset(replaced)
         check_output(result)
@@ -118,7 +120,7 @@ def _export(
         with (
             quiet(), refuse_unseen(train) as used, export_patches(specs),
             marking(call.model_, mark), full_stacks(), data_as_detach(),
-            checks_hold() as checks, refuse_seeding(),
+            checks_hold() as checks, refuse_seeding(), refuse_truncated(),
         ):  # fmt: skip
             program = torch.export.export(call, fakes, strict=False)
         call.seen.checks = tuple(checks)

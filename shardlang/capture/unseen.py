@@ -112,6 +112,24 @@ def assigned_buffers_written(model: nn.Module) -> Iterator[list[str]]:
         module._buffers[name] = old
 
 
+@contextlib.contextmanager
+def refuse_freezing(model: nn.Module) -> Iterator[None]:
+    """Raise SH0358 behind the body if it has changed which parameters get a gradient."""
+    before = {name: param.requires_grad for name, param in model.named_parameters()}
+    yield
+    found = {name: param.requires_grad for name, param in model.named_parameters()}
+    changed = [name for name in found if found[name] != before.get(name, found[name])]
+    for name in changed:
+        model.get_parameter(name).requires_grad_(before[name])
+    if changed:
+        raise CaptureError(
+            "SH0358",
+            f"the forward changes whether the parameter `{changed[0]}` gets a gradient",
+            help="do that in the constructor or before the spec is compiled; in `forward`, stop a"
+            " gradient with `.detach()`",
+        )
+
+
 def refuse_shared(model: nn.Module, replaced: Sequence[str]) -> None:
     """Raise SH0357 for a replaced buffer that another module, or another name, keeps as it was."""
     names = all_names(model)

@@ -1,0 +1,109 @@
+"""Models that a program would follow wrongly: refused with one message, at the right line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import shardlang
+from shardlang.api import CompileError
+from shardlang.capture import CallableSource, CaptureError, InputSpec, capture
+from shardlang.runtime.errors import RunError
+from shardlang.runtime.train import PlainTrainee, Recipe, train
+
+
+class Net(nn.Module):
+    """Two matrices, and what a test does in the constructor and in the forward."""
+
+    def __init__(
+        self, make: Callable[[Net], object] | None, use: Callable[[Net, Tensor], object] | None
+    ) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.use = use
+        if make is not None:
+            make(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.use is not None:
+            self.use(self, x)
+        return self.b(torch.tanh(self.a(x))).mean()
+
+
+def tied_by_data(net: Net) -> None:
+    net.b.weight.data = net.a.weight.data
+
+
+def row_of_another(net: Net) -> None:
+    net.b.bias = nn.Parameter(net.a.weight.detach()[2])
+
+
+def shadow(net: Net) -> None:
+    net.register_buffer("average", net.a.weight.detach().t())
+
+
+def columns_of_one(net: Net) -> None:
+    both = torch.randn(4, 8)
+    net.a.weight, net.b.weight = nn.Parameter(both[:, :4]), nn.Parameter(both[:, 4:])
+
+
+def traced(
+    make: Callable[[Net], object] | None, use: Callable[[Net, Tensor], object] | None = None
+) -> None:
+    capture(CallableSource(lambda: Net(make, use)), [InputSpec("x", torch.float32, (3, 4))])
+
+
+@pytest.mark.parametrize("make", [tied_by_data, row_of_another, shadow])
+def test_a_parameter_that_shares_memory_is_refused(make: Callable[[Net], object]) -> None:
+    """A step would write both of them in the plain model, and one of them in the program."""
+    with pytest.raises(CaptureError, match=r"^the parameter `a.weight` shares memory with `") as e:
+        traced(make)
+    assert e.value.code == "SH0356"
+
+
+def test_parts_of_one_tensor_and_tied_parameters_are_taken() -> None:
+    traced(columns_of_one)
+    traced(lambda net: setattr(net.b, "weight", net.a.weight))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda net, x: net.a.requires_grad_(False),
+        lambda net, x: setattr(net.a.weight, "requires_grad", False),
+    ],
+)
+def test_a_forward_that_freezes_is_refused(use: Callable[[Net, Tensor], object]) -> None:
+    with pytest.raises(CaptureError, match=r"the parameter `a.weight` gets a gradient") as e:
+        traced(None, use)
+    assert e.value.code == "SH0358"
+
+
+def test_a_forward_that_draws_truncated_numbers_is_refused() -> None:
+    with pytest.raises(CaptureError, match=r"test_refused_models.py:.*draws with `trunc_norm") as e:
+        traced(None, lambda net, x: nn.init.trunc_normal_(torch.empty_like(x)))
+    assert e.value.code == "SH0358" and "clamp" in e.value.help
+
+
+def test_a_failing_forward_shows_the_lines_that_led_there(tmp_path: Path) -> None:
+    (tmp_path / "a.shard").write_text("mesh { dp = 1 }\ninput x : f32[3, 4] [dp, _]\n")
+    with pytest.raises(CompileError) as caught:
+        shardlang.compile(
+            tmp_path / "a.shard", model=lambda: Net(None, lambda net, x: x @ torch.ones(3))
+        )
+    (found,) = caught.value.diagnostics
+    assert found.code == "SH0355"
+    assert [
+        line.split(", ")[2] for line in "\n".join(found.notes).splitlines() if "  File " in line
+    ] == ["in forward", "in <lambda>"]
+
+
+def test_a_batch_that_is_no_dict_is_refused() -> None:
+    plain = PlainTrainee(nn.Linear(2, 1), lambda module, batch: module(batch["x"]).mean())
+    with pytest.raises(RunError, match=r"a batch is a dict .* this one is a `list`") as caught:
+        next(train(plain, [[torch.ones(2)]], Recipe(1)))  # type: ignore[list-item]
+    assert caught.value.code == "SH0605"
