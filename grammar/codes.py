@@ -372,7 +372,7 @@ CODES: dict[str, Code] = {
     ),
     "SH0621": Code(
         "place that cannot be reached",
-        "torch was asked to move or cut a tensor in a way that it cannot.",
+        "torch was asked to move, cut or share a tensor in a way that it cannot.",
     ),
     "SH0622": Code(
         "piece of another device",

@@ -33,6 +33,7 @@ class Held:
 
     def placements(self) -> Iterator[tuple[LeafPlacement, Tensor]]:
         """Every tensor of the state dict once, with how it lies."""
+        self.variants.check()
         for leaf in self.program.leaves:
             if leaf.name in self.kept:
                 yield leaf, tensor_at(self.slots[leaf.name])

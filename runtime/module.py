@@ -13,7 +13,8 @@ from shardlang.runtime import optim_states, tensor_ops
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.held import Held
-from shardlang.runtime.tables import Tables, module_at, slot_of
+from shardlang.runtime.standins import Standins
+from shardlang.runtime.tables import Tables, slot_of
 from shardlang.runtime.tensor_files import remember
 from shardlang.runtime.variants import Compiler, Variants
 
@@ -50,11 +51,10 @@ class ShardedModule(nn.Module):
         tensor_ops.install(groups)
         optim_states.install()
         made = compiler.make(compiler.declared, {})
-        paths = {name: name.split(".") if name else [] for name in compiler.modules}
-        modules = {name: module_at(self, path) for name, path in paths.items()}
+        standins = Standins(self, compiler.model)
         tables = Tables(self, made.program, groups)
         tables.fill(made, tensors, transient)
-        variants = Variants(compiler, groups, modules, tables, made)
+        variants = Variants(compiler, groups, standins, tables, made)
         slots = {
             x.name: tables.slot(x) for x in made.program.leaves if x.kind in ("param", "buffer")
         }
@@ -66,7 +66,7 @@ class ShardedModule(nn.Module):
 
         A call that differs from the declared one, in the sizes of its inputs, in other arguments,
         in the modules' modes or in which tensors get a gradient, is answered by a program of its
-        own, which is compiled when it is first needed.
+        own, which is compiled when it is first needed. Other changes of the modules are refused.
 
         Raises:
             RunError: SH0605 or SH0613, no program can answer the call; SH0612, the ranks differ in
@@ -88,7 +88,6 @@ class ShardedModule(nn.Module):
 
     def train(self, mode: bool = True) -> ShardedModule:
         """Set the modes of all modules, in the way of the model's own `train`."""
-        super().train(mode)
         self._shardlang.variants.set_mode(mode)
         return self
 
@@ -121,12 +120,13 @@ class ShardedModule(nn.Module):
         """A second model on the same programs."""
         other = ShardedModule.__new__(ShardedModule)
         memo[id(self)] = other
+        standins = self._shardlang.variants.standins.copied(other, memo)
         own = {name: value for name, value in self.__dict__.items() if name != "_shardlang"}
         other.__dict__.update(copy.deepcopy(own, memo))
         mine = self._shardlang
         leaves = [leaf for leaf in mine.program.leaves if leaf.name in mine.slots]
         slots = {leaf.name: slot_of(other, leaf.name, leaf.kind) for leaf in leaves}
-        other._shardlang = replace(mine, slots=slots, variants=mine.variants.on(other))
+        other._shardlang = replace(mine, slots=slots, variants=mine.variants.on(other, standins))
         return other
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ from shardlang.runtime.checks import check_same_program
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.sharding import Sharding
-from shardlang.runtime.tensor import sharded
+from shardlang.runtime.tensor import Sharded, sharded
 from shardlang.runtime.whole import held_piece
 
 _WEIGHTS = "give every parameter's and buffer's piece, cut as the program's leaves lie"
@@ -27,6 +27,7 @@ class Tables:
     def __init__(self, root: nn.Module, first: LocalProgram, groups: Groups) -> None:
         self._root, self._groups = root, groups
         self._layouts = {leaf.name: leaf.layout for leaf in first.leaves}
+        self._held: list[tuple[LeafPlacement, list[Slot]]] = []
 
     def fill(self, made: Made, tensors: Mapping[str, Tensor], transient: Collection[str]) -> None:
         """Register every parameter and buffer of the first program. Collective.
@@ -40,6 +41,7 @@ class Tables:
         for leaf in kept:
             piece = checked(leaf, {**self._constant(made, leaf), **tensors}, self._groups)
             register(self._root, leaf, piece, self._groups, transient)
+            self._held.append((leaf, self.slots(leaf)))
         held = {leaf.name: (held_piece(tensor_at(self.slot(leaf))), leaf.layout) for leaf in kept}
         check_replicas(held, self._groups)
 
@@ -71,9 +73,10 @@ class Tables:
         if self._layouts.setdefault(leaf.name, leaf.layout) != leaf.layout:
             raise RunError("SH0605", f"`{leaf.name}` lies elsewhere for such a call")
         owner, last = owner_of(self._root, leaf.name)
-        if last not in owner._parameters and last not in owner._buffers:
+        if owner._parameters.get(last) is None and owner._buffers.get(last) is None:
             piece = checked(leaf, self._constant(made, leaf), self._groups)
             register(self._root, leaf, piece, self._groups, made.constants.keys())
+            self._held.append((leaf, self.slots(leaf)))
         return self.slots(leaf)
 
     def slots(self, leaf: LeafPlacement) -> list[Slot]:
@@ -84,7 +87,27 @@ class Tables:
         """The same tables of a copy of the module."""
         other = copy.copy(self)
         other._root, other._layouts = root, dict(self._layouts)
+        other._held = [(leaf, other.slots(leaf)) for leaf, _ in self._held]
         return other
+
+    def check(self) -> None:
+        """Look for tensors that the programs cannot run on.
+
+        Raises:
+            RunError: SH0613, one is missing, lies elsewhere, or is no longer tied.
+        """
+        for leaf, (slot, *others) in self._held:
+            found = slot[0].get(slot[1])
+            if not self._fits(found, leaf):
+                raise _replaced(leaf, found)
+            for name, (table, key) in zip(leaf.aliases, others, strict=True):
+                if table.get(key) is not found:
+                    raise _untied(leaf.name, name)
+
+    def _fits(self, found: Tensor | None, leaf: LeafPlacement) -> bool:
+        if self._groups.mesh.devices == 1:
+            return isinstance(found, Tensor) and tuple(found.shape) == leaf.layout.shape
+        return isinstance(found, Sharded) and found.sharding.layout == leaf.layout.unlabelled()
 
     def _constant(self, made: Made, leaf: LeafPlacement) -> dict[str, Tensor]:
         """This device's piece of a constant, or of a buffer that no state dict holds.
@@ -132,31 +155,45 @@ def register(
     for name in (leaf.name, *leaf.aliases):
         owner, last = owner_of(root, name)
         if isinstance(value, nn.Parameter):
-            owner.register_parameter(last, value)
+            owner._parameters[last] = value
         else:
-            kept = name not in transient and leaf.name not in transient
-            owner.register_buffer(last, value, persistent=kept)
-
-
-def module_at(root: nn.Module, path: Sequence[str]) -> nn.Module:
-    """The module at a path, made if need be."""
-    owner = root
-    for part in path:
-        if part not in owner._modules:
-            owner.add_module(part, nn.Module())
-        child = owner._modules[part]
-        assert child is not None
-        owner = child
-    return owner
+            owner._buffers[last] = value
+            if name in transient or leaf.name in transient:
+                owner._non_persistent_buffers_set.add(last)
 
 
 def owner_of(root: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that holds a dotted name, made if need be, and the last part of the name."""
+    """The module that holds a dotted name, and the last part of the name."""
     *path, last = name.split(".")
-    return module_at(root, path), last
+    owner = root
+    for part in path:
+        child = owner._modules[part]
+        assert child is not None
+        owner = child
+    return owner, last
 
 
 def slot_of(root: nn.Module, name: str, kind: str) -> Slot:
     """Where a module keeps a tensor."""
     owner, last = owner_of(root, name)
     return (owner._parameters if kind == "param" else owner._buffers), last
+
+
+def _replaced(leaf: LeafPlacement, found: Tensor | None) -> RunError:
+    what = "missing" if found is None else f"another `{type(found).__name__}`"
+    shape = "" if found is None else f" of {list(found.shape)}"
+    return RunError(
+        "SH0613",
+        f"`{leaf.name}` is {what}{shape} now, and the program runs on a tensor that lies as"
+        f" {leaf.layout}",
+        help="change its values in place (`p.copy_(new)` under `torch.no_grad()`), or change the"
+        " model before it is compiled",
+    )
+
+
+def _untied(name: str, other: str) -> RunError:
+    return RunError(
+        "SH0613",
+        f"`{other}` and `{name}` are no longer one tensor, and the program is made for a tied one",
+        help="untie them before the model is compiled",
+    )

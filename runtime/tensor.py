@@ -82,6 +82,18 @@ class Sharded(DTensor):
         with torch.no_grad():
             self.copy_(value)
 
+    def share_memory_(self) -> Sharded:
+        """Refused: a piece is bound to its process.
+
+        Raises:
+            RunError: SH0621.
+        """
+        raise RunError(
+            "SH0621",
+            "a sharded tensor cannot be shared with other processes",
+            help="share whole values: `p.full_tensor().share_memory_()`",
+        )
+
     def numpy(self, *, force: bool = False) -> Any:
         """The whole tensor as an array. Collective."""
         return self.full_tensor().numpy(force=force)
@@ -97,7 +109,7 @@ class Sharded(DTensor):
         if id(self) not in memo:
             copy = sharded(self._local_tensor.clone(), self.sharding, self.requires_grad)
             copy.__dict__.update({k: v for k, v in self.__dict__.items() if k == "_is_param"})
-            if self.grad is not None:
+            if self.grad is not None and not hasattr(self, "_is_param"):
                 copy.grad = self.grad.__deepcopy__(memo)  # type: ignore[no-untyped-call]
             memo[id(self)] = copy
         found: Sharded = memo[id(self)]

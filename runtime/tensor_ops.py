@@ -67,6 +67,8 @@ def _traits(op: Any) -> _Traits:
 
 def dispatch(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """An operation with a sharded tensor among its arguments."""
+    if op.namespace != "aten":
+        raise _beyond(op)
     special = _SPECIAL[op](op, args, kwargs) if op in _SPECIAL else NotImplemented
     if special is not NotImplemented:
         return special
@@ -77,6 +79,15 @@ def dispatch(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if leads is None:
         return _on_whole(op, args, kwargs, written)
     return _on_pieces(op, args, kwargs, leads, written)
+
+
+def _beyond(op: Any) -> RunError:
+    return RunError(
+        "SH0620",
+        f"`{op._schema.name}` does not know how a sharded tensor lies",
+        help="gradients are those of the whole batch already, and `p.full_tensor()` gathers; use"
+        " `p.to_local()` for work on this device's piece",
+    )
 
 
 def _at(args: Sequence[Any], place: int) -> Any:

@@ -18,17 +18,19 @@ from torch import Tensor, nn
 from shardlang.ir.layout import Layout
 from shardlang.runtime.agree import Agreement
 from shardlang.runtime.calls import Argument, Call, Given, LoadedProgram, Made, tensor_at
+from shardlang.runtime.contexts import refuse_contexts
 from shardlang.runtime.cut import cut, layout_of
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.tables import Tables, module_at, slot_of
+from shardlang.runtime.standins import Standins
+from shardlang.runtime.tables import Tables, slot_of
 
 
 class Compiler(Protocol):
     """What makes programs for calls."""
 
     declared: Call
-    modules: Sequence[str]
+    model: nn.Module
 
     def flatten(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -60,32 +62,33 @@ class Variants:
         self,
         compiler: Compiler,
         groups: Groups,
-        modules: Mapping[str, nn.Module],
+        standins: Standins,
         tables: Tables,
         made: Made,
     ) -> None:
         """Load the declared program. Collective: construct it on every rank.
 
         Args:
-            modules: the modules whose modes matter, by name.
+            standins: the modules that the call looks at.
             tables: the tensors that the programs share.
             made: the program for the declared call.
         """
         self.compiler, self.groups = compiler, groups
-        self._modules, self._tables = modules, tables
+        self.standins, self._tables = standins, tables
+        self._modules = standins.modules()
         params = (leaf for leaf in made.program.leaves if leaf.kind == "param")
         self._params = {leaf.name: tables.slot(leaf) for leaf in params}
         self._latest, self._evaluated = tables.load(made), compiler.declared.evaluated
         self._loaded = {compiler.declared: self._latest}
         self._agreement = Agreement(groups)
-        for name, module in modules.items():
+        for name, module in self._modules.items():
             module.training = name not in self._evaluated
 
-    def on(self, root: nn.Module) -> Variants:
+    def on(self, root: nn.Module, standins: Standins) -> Variants:
         """The same programs on a copy of the module, which has tensors of its own."""
         other = copy.copy(self)
         other._tables = self._tables.on(root)
-        other._modules = {n: module_at(root, n.split(".") if n else []) for n in self._modules}
+        other.standins, other._modules = standins, standins.modules()
         other._params = {n: slot_of(root, n, "param") for n in self._params}
         other._loaded = {call: _moved(x, other._tables) for call, x in self._loaded.items()}
         other._latest = next(other._loaded[c] for c, x in self._loaded.items() if x is self._latest)
@@ -102,6 +105,7 @@ class Variants:
         `strict` asks for every input that is declared. Collective.
         """
         tensors, arguments = self.compiler.flatten(args, kwargs)
+        self.check()
         call = self._call({n: tuple(x.shape) for n, x in tensors.items()}, tensors, arguments)
         self.compiler.check(call, strict)
         self._agreement.check(call, tensors)
@@ -117,7 +121,9 @@ class Variants:
         tensors, arguments = self.compiler.flatten(args, kwargs)
         if torch.compiler.is_compiling():
             return self._fitting(tensors, arguments), tensors
-        _refuse_autocast(self.groups.device.type)
+        self.check()
+        found = (*tensors.values(), *map(tensor_at, self._params.values()))
+        refuse_contexts(self.groups.device.type, found)
         whole = {name: self._whole_shape(name, piece) for name, piece in tensors.items()}
         call = self._call(whole, tensors, arguments)
         self.compiler.check(call, strict=False)
@@ -134,6 +140,15 @@ class Variants:
         if not torch.is_grad_enabled():
             return []
         return [name for name, slot in self._params.items() if not tensor_at(slot).requires_grad]
+
+    def check(self) -> None:
+        """Look for changes of modules and tensors that no program carries out.
+
+        Raises:
+            RunError: SH0613.
+        """
+        self.standins.check()
+        self._tables.check()
 
     def _fitting(self, tensors: Mapping[str, Tensor], arguments: tuple[Any, ...]) -> LoadedProgram:
         """Under `torch.compile`: the program of the last call, which must be the right one."""
@@ -214,16 +229,6 @@ class Variants:
 def _moved(loaded: LoadedProgram, tables: Tables) -> LoadedProgram:
     kept = [leaf for leaf in loaded.program.leaves if leaf.kind in ("param", "buffer")]
     return loaded.on({leaf.name: tables.slots(leaf) for leaf in kept})
-
-
-def _refuse_autocast(kind: str) -> None:
-    if torch.is_autocast_enabled(kind):
-        raise RunError(
-            "SH0613",
-            "the call runs under autocast, and the program was traced without it",
-            help="leave the `autocast` of the loop; write it into the model's forward, or build the"
-            " model in the lower precision",
-        )
 
 
 def _wrong_shape(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> RunError:

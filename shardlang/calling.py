@@ -69,6 +69,19 @@ def check_names(source: ModelSource, call: Call) -> None:
         raise RunError("SH0613", error.message, help=error.help) from None
 
 
+def check_lists(compiled: Compiled, call: Call) -> None:
+    """Raise SH0605 for a list of numbers where the spec declares a tensor."""
+    names = [one.name for one in call.arguments]
+    for spec in compiled.inputs:
+        if any(name.startswith(f"{spec.name}.") for name in names):
+            raise RunError(
+                "SH0605",
+                f"input `{spec.name}` is a list or dict of plain values, and the spec declares a"
+                " tensor",
+                help=f"pass a tensor: `torch.tensor({spec.name})`",
+            )
+
+
 def check_inputs(compiled: Compiled, call: Call, strict: bool) -> None:
     """Raise SH0605 for an input that the spec does not declare, or that the call lacks.
 

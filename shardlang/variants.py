@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from shardlang.build import build_graph
-from shardlang.calling import bound, check_inputs, check_names, defaults_of
+from shardlang.calling import bound, check_inputs, check_lists, check_names, defaults_of
 from shardlang.capture import InputSpec
 from shardlang.capture.generators import generators_kept
 from shardlang.capture.index_bounds import REMEDY, Limit, limits
@@ -40,11 +40,10 @@ class Programs:
     def __init__(self, compiled: Compiled, seed: int = 0) -> None:
         self._compiled, self._seed = compiled, seed
         self._names, self._defaults = compiled.source.forward_names, defaults_of(compiled.source)
-        model = compiled.source.deferred.module
+        self.model = compiled.source.deferred.module
         self._setting = compiled.source.setting
-        with self._setting.applied(model):
-            modes, params = evaluated(model), trained(model)
-        self.modules: Sequence[str] = [name for name, _ in model.named_modules()]
+        with self._setting.applied(self.model):
+            modes, params = evaluated(self.model), trained(self.model)
         inputs = (Given(s.name, s.dtype, s.shape, s.differentiable) for s in compiled.inputs)
         self.declared = Call(tuple(sorted(inputs, key=lambda x: x.name)), (), modes, params)
 
@@ -75,6 +74,7 @@ class Programs:
         if call.inputs == self.declared.inputs and not call.arguments:
             return
         check_names(self._compiled.source, call)
+        check_lists(self._compiled, call)
         check_inputs(self._compiled, call, strict)
 
     def make(self, call: Call, inputs: Mapping[str, Layout]) -> Made:
@@ -101,13 +101,12 @@ class Programs:
         Raises:
             RunError: SH0613, it changes more than modes.
         """
-        model = self._compiled.source.deferred.module
-        with Setting(evaluated_, None).applied(model):
-            before = Snapshot.of(model)
-            model.train(mode)
-            if any(before.remarks(Snapshot.of(model))):
+        with Setting(evaluated_, None).applied(self.model):
+            before = Snapshot.of(self.model)
+            self.model.train(mode)
+            if any(before.remarks(Snapshot.of(self.model))):
                 raise _own_train(mode)
-            return evaluated(model)
+            return evaluated(self.model)
 
 
 def _own_train(mode: bool) -> RunError:

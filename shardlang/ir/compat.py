@@ -64,6 +64,7 @@ __all__ = [
     "tree_flatten",
     "tree_leaves",
     "tree_map_only",
+    "under_transforms",
     "unset_fake_temporarily",
 ]
 
@@ -93,6 +94,11 @@ def export_fake_mode() -> FakeTensorMode:
     return FakeTensorMode(
         shape_env=ShapeEnv(tracked_fakes=[]), allow_non_fake_inputs=True, export=True
     )
+
+
+def under_transforms() -> bool:
+    """Whether the code runs inside `grad`, `vmap` or another transform of `torch.func`."""
+    return bool(torch._C._are_functorch_transforms_active())
 
 
 def storage_key(tensor: torch.Tensor) -> int:

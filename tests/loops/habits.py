@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_state_dict,
 )
+from torch.nn.utils import parametrizations
 
 import shardlang
 from shardlang.runtime.errors import RunError
@@ -63,6 +64,8 @@ def everything() -> dict[str, Any]:
     found["replicas"] = _replicas(modules[0], mine)
     found["infinity"] = _infinity(modules[0], mine)
     found["elsewhere"] = _elsewhere(folder)
+    found["changed"] = _changed(modules[0], mine[0], whole[0])
+    found["refused"] = _refused(modules[0], mine[0])
     found["broadcast"] = [_broadcast(module, whole) for module in modules]
     return found
 
@@ -205,3 +208,68 @@ def _broadcast(module: Any, whole: list[Any]) -> Any:
     except RunError as error:
         return error.code
     return page.gap(dict(page.flat(model.state_dict())), dict(page.flat(full)))
+
+
+def _changed(module: Any, mine: Any, whole: Any) -> dict[str, float | bool]:
+    """What a loop may do to the model's modules, against the plain model."""
+
+    def init(part: nn.Module) -> None:
+        if type(part) is nn.Linear:
+            with torch.no_grad():
+                part.weight.copy_(torch.arange(part.weight.numel()).view(part.weight.shape).sin())
+
+    model = copy.deepcopy(module)
+    plain, found = twin(model), {}
+    for one, batch in ((model, mine), (plain, whole)):
+        one.apply(init)
+        one.norm.requires_grad_(False)
+        one.seen = one.seen * 0.5
+        _step(one, torch.optim.SGD(one.parameters(), lr=0.1), batch)
+    mine_, theirs = (dict(page.flat(one.state_dict())) for one in (model, plain))
+    found["initialized by class"] = page.gap(mine_, theirs)
+    model(**mine)["loss"].backward()
+    copied = copy.deepcopy(model)
+    found["copied without gradients"] = all(p.grad is None for p in copied.parameters())
+    return found
+
+
+def _refused(module: Any, mine: Any) -> dict[str, tuple[str, str]]:
+    """The codes and words of what a loop may not do."""
+
+    def untie(m: Any) -> None:
+        m.head.weight = nn.Parameter(m.head.weight.detach().clone())
+
+    def gather(m: Any) -> None:
+        dist.all_gather([torch.empty_like(m.up.weight)] * dist.get_world_size(), m.up.weight)
+
+    def dual(m: Any) -> None:
+        with torch.autograd.forward_ad.dual_level():
+            ones = torch.ones_like(m.norm.weight)
+            made = torch.autograd.forward_ad.make_dual(m.norm.weight.detach(), ones)
+            torch.func.functional_call(m, {"norm.weight": made}, (), mine)
+
+    acts: dict[str, Any] = {
+        "untied": untie,
+        "whole": lambda m: setattr(m.up, "weight", nn.Parameter(torch.ones(m.up.weight.shape))),
+        "buffer": lambda m: setattr(m, "seen", torch.ones(5)),
+        "replaced": lambda m: setattr(m, "norm", nn.Identity()),
+        "setting": lambda m: setattr(m.norm, "eps", 0.5),
+        "parametrized": lambda m: parametrizations.weight_norm(m.up),
+        "hook": lambda m: m.up.register_forward_hook(print),
+        "part": lambda m: m.up(torch.ones(2, 12)),
+        "shared": lambda m: m.share_memory(),
+        "reduced": lambda m: dist.all_reduce(m.up.weight.detach()),
+        "broadcast": lambda m: dist.broadcast(m.up.weight.data, 0),
+        "gathered": gather,
+        "dual": dual,
+    }  # fmt: skip
+    return {name: _refusal(act, copy.deepcopy(module), mine) for name, act in acts.items()}
+
+
+def _refusal(act: Any, model: Any, mine: Any) -> tuple[str, str]:
+    try:
+        act(model)
+        model(**mine)
+    except RunError as error:
+        return error.code, f"{error.message} | {error.help}"
+    return "", "nothing was raised"

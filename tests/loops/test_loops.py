@@ -70,3 +70,34 @@ def test_a_broadcast_is_right_or_refused(ran: Results) -> None:
         packed, plain = rank["broadcast"]
         assert packed == "SH0621"
         assert plain < 1e-10
+
+
+def test_modules_are_initialized_frozen_and_copied_as_the_plain_models(ran: Results) -> None:
+    for rank in ran:
+        assert rank["changed"]["initialized by class"] < 1e-10
+        assert rank["changed"]["copied without gradients"]
+
+
+REFUSED = {
+    "untied": ("SH0613", "`head.weight` and `embed.weight` are no longer one tensor"),
+    "whole": ("SH0613", "`up.weight` is another `Parameter` of [7, 12]"),
+    "buffer": ("SH0613", "`seen` is another `Tensor` of [5]"),
+    "replaced": ("SH0613", "the module `norm` of the model is another `Identity`"),
+    "setting": ("SH0613", "`eps` of `norm` is `0.5`"),
+    "parametrized": ("SH0613", "class of `up` is `ParametrizedLinear`"),
+    "hook": ("SH0613", "`up` has a hook"),
+    "part": ("SH0613", "`up` is called by itself"),
+    "shared": ("SH0621", "cannot be shared"),
+    "reduced": ("SH0620", "`c10d::allreduce_` does not know"),
+    "broadcast": ("SH0620", "gradients are those of the whole batch already"),
+    "gathered": ("SH0620", "`p.full_tensor()` gathers"),
+    "dual": ("SH0613", "forward-mode"),
+}
+
+
+def test_what_would_have_no_effect_is_refused(ran: Results) -> None:
+    for rank in ran:
+        for name, (code, words) in REFUSED.items():
+            found, message = rank["refused"][name]
+            assert found == code, (name, message)
+            assert words in message

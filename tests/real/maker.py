@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from shardlang.ir import Layout
 from shardlang.ir.program import LocalProgram
@@ -16,12 +17,11 @@ from tests.real.subjects import Subject
 class Maker:
     """A `runtime.variants.Compiler` of the subject's own graph, raised to float64."""
 
-    modules = ("",)
-
     def __init__(
         self, subject: Subject, program: LocalProgram, constants: Mapping[str, Tensor]
     ) -> None:
         self._subject, self._program, self._constants = subject, program, constants
+        self.model = _tree(program)
         leaves = [leaf for leaf in program.leaves if leaf.kind == "input"]
         given = (
             Given(x.name, x.dtype, x.layout.shape) for x in sorted(leaves, key=lambda x: x.name)
@@ -54,3 +54,17 @@ class Maker:
     def modes_after(self, evaluated: frozenset[str], mode: bool) -> frozenset[str]:
         """Modes play no part."""
         return evaluated
+
+
+def _tree(program: LocalProgram) -> nn.Module:
+    """Modules that hold the names of a program's tensors."""
+    root = nn.Module()
+    for leaf in program.leaves:
+        for name in (leaf.name, *leaf.aliases) if leaf.kind in ("param", "buffer") else ():
+            *path, last = name.split(".")
+            owner = root
+            for part in path:
+                owner._modules.setdefault(part, nn.Module())
+                owner = owner.get_submodule(part)
+            owner._buffers[last] = torch.empty(0)
+    return root

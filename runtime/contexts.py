@@ -1,0 +1,42 @@
+"""Contexts of torch around a call that a program would not follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+
+from shardlang.ir.compat import under_transforms
+from shardlang.runtime.errors import RunError
+
+
+def refuse_contexts(kind: str, tensors: Iterable[Tensor]) -> None:
+    """Look for a context that the program does not know.
+
+    Args:
+        kind: the kind of the device.
+        tensors: the inputs and parameters of the call.
+
+    Raises:
+        RunError: SH0613.
+    """
+    if torch.is_autocast_enabled(kind):
+        raise RunError(
+            "SH0613",
+            "the call runs under autocast, and the program was traced without it",
+            help="leave the `autocast` of the loop; write it into the model's forward, or build the"
+            " model in the lower precision",
+        )
+    if under_transforms() or any(map(_has_tangent, tensors)):
+        raise RunError(
+            "SH0613",
+            "the call runs under forward-mode differentiation or a transform of `torch.func`, and"
+            " the program has a backward alone",
+            help="use `loss.backward()` or `torch.autograd.grad`",
+        )
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    return unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
