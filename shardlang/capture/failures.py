@@ -39,6 +39,13 @@ _CAUSES: tuple[_Cause, ...] = (
         "compute it with torch; what depends on no input can be computed in the constructor",
     ),
     _Cause(
+        ("DynamicOutputShapeException",),
+        "SH0354",
+        "the result of the op {op} has a shape that depends on values, which are not known while it"
+        " is traced",
+        "use an op whose result has a fixed shape: a mask, `torch.where` or weights of zero",
+    ),
+    _Cause(
         ("FakeTensor.__format__",),
         "SH0354",
         "the model writes the value of a tensor into a text, which is not known while it is traced",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -51,27 +52,20 @@ def test_they_are_proven(name: str) -> None:
     assert marked if name in AGAIN else any(step.forward is Move.PERMUTE for step in steps)
 
 
-LOST: dict[str, Callable[[Kept], Kept]] = {
-    "regather, conjugated": lambda kept: dataclasses.replace(kept, conjugated=False),
-    "regather, negated": lambda kept: dataclasses.replace(kept, negated=False),
-    "regather, complex": lambda kept: dataclasses.replace(kept, offset=kept.offset + 1,
-                                                          size=tuple(n - 1 for n in kept.size)),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", LOST)
-def test_the_proof_sees_what_is_gathered_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_proof_sees_what_is_gathered_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs conjugate by an op of its own, so of a view its place alone can go wrong there."""
     packed = regather.Regather.packed
 
     def losing(self: regather.Regather, tensor: Tensor) -> Any:
         kept = packed(self, tensor)
-        return LOST[name](kept) if isinstance(kept, Kept) else kept
+        if not isinstance(kept, Kept):
+            return kept
+        size = tuple(n - 1 for n in kept.size)
+        return dataclasses.replace(kept, offset=kept.offset + 1, size=size)
 
     monkeypatch.setattr(regather.Regather, "packed", losing)
-    try:
-        assert not program(SPECS[name]).verify().ok
-    except RuntimeError:
-        assert name == "regather, complex"
+    with contextlib.suppress(RuntimeError):
+        assert not program(SPECS["regather, complex"]).verify().ok
 
 
 STORED = """

@@ -69,7 +69,7 @@ def test_workers_end_with_their_supervisor(number: signal.Signals, tmp_path: Pat
 
 
 def _pid(path: Path) -> int:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not path.exists() or not path.read_text():
         assert time.monotonic() < deadline, "the worker did not start"
         time.sleep(0.05)
