@@ -74,13 +74,29 @@ class Sharded(DTensor):
 
     @property
     def data(self) -> Tensor:
-        """The tensor apart from autograd; set to a whole tensor or one that lies alike."""
+        """The tensor apart from autograd, in the same memory.
+
+        Set to a tensor that lies alike, it takes that one's memory; set to another of its shape, it
+        takes new memory. What was read as `data` before keeps its values.
+
+        Raises:
+            RunError: SH0621, on setting a tensor of another shape or dtype.
+        """
         return self.detach()
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        with torch.no_grad():
-            self.copy_(value)
+        if value.shape != self.shape or value.dtype != self.dtype:
+            raise RunError(
+                "SH0621",
+                f"`data` of a sharded {self.dtype} tensor of {list(self.shape)} cannot become a"
+                f" {value.dtype} tensor of {list(value.shape)}",
+                help="give a tensor of the same shape and dtype; change the model before it is"
+                " compiled",
+            )
+        alike_ = isinstance(value, Sharded) and value.sharding.same(self.sharding)
+        mine = piece(value, self.sharding).detach()
+        self._local_tensor = mine if alike_ and not value.copied else mine.clone()
 
     def share_memory_(self) -> Sharded:
         """Refused: a piece is bound to its process.
@@ -95,8 +111,10 @@ class Sharded(DTensor):
         )
 
     def numpy(self, *, force: bool = False) -> Any:
-        """The whole tensor as an array. Collective."""
-        return self.full_tensor().numpy(force=force)
+        """The whole tensor as an array of its own, which is not written to. Collective."""
+        array = self.full_tensor().numpy(force=force)
+        array.flags.writeable = False
+        return array
 
     def tolist(self) -> Any:
         """The whole tensor as lists. Collective."""
@@ -183,7 +201,7 @@ class _Piece(torch.autograd.Function):
     def forward(ctx: Any, tensor: Sharded) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.sharding = tensor.sharding
-        return tensor._local_tensor.view_as(tensor._local_tensor)
+        return tensor._local_tensor.detach()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> Any:
