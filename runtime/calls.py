@@ -11,12 +11,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from shardlang.ir.layout import Layout, dtype_name
+from shardlang.ir.layout import dtype_name
 from shardlang.ir.program import LeafPlacement, LocalProgram
+from shardlang.runtime.border import around
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.executor import load_program
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.regather import Regather
+from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.tensor import like, local
 
 Slot: TypeAlias = "tuple[dict[str, Any], str]"
@@ -127,10 +129,15 @@ class LoadedProgram:
         self.program, self.rebuild, self.check = program, made.rebuild, made.check
         self._slots, self._replaced, self._device = slots, made.replaced, groups.device
         inputs = [leaf for leaf in program.leaves if leaf.kind == "input"]
-        self.layouts: dict[str, Layout] = {leaf.name: leaf.layout for leaf in inputs}
+        self.inputs = {leaf.name: Sharding(leaf.layout.unlabelled(), groups) for leaf in inputs}
         self.dtypes = {leaf.name: leaf.dtype for leaf in inputs}
         self.shapes = {leaf.name: leaf.layout.local_shape(groups.coord) for leaf in inputs}
-        self._outputs = [i for i, r in enumerate(program.results) if r.kind == "output"]
+        lies = {
+            i: Sharding(r.layout.unlabelled(), groups)
+            for i, r in enumerate(program.results)
+            if r.kind == "output"
+        }
+        self._outputs = {i: sharding if sharding.split else None for i, sharding in lies.items()}
         self._mutations = [
             (i, r.name) for i, r in enumerate(program.results) if r.kind == "mutation"
         ]
@@ -140,9 +147,20 @@ class LoadedProgram:
         self._run = load_program(program, groups, self._regather)
 
     def __call__(self, given: Mapping[str, Tensor]) -> Any:
-        """The model's output from this device's pieces of its inputs, by name."""
+        """The model's output from this device's pieces of its inputs, by name.
+
+        A tensor in it that an axis splits is whole to those who use it. Code under `torch.compile`,
+        which cannot take gradients of such tensors, gets this device's piece.
+        """
         results = self._results(given)
-        return self.rebuild([results[i] for i in self._outputs])
+        if torch.compiler.is_compiling():
+            return self.rebuild([results[i] for i in self._outputs])
+        return self.rebuild(
+            [
+                results[i] if sharding is None else around(results[i], sharding)
+                for i, sharding in self._outputs.items()
+            ]
+        )
 
     def on(self, slots: Mapping[str, list[Slot]]) -> LoadedProgram:
         """The same program on other tensors."""

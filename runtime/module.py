@@ -23,9 +23,10 @@ class ShardedModule(nn.Module):
     """A program with its parameters, buffers and constants on one device.
 
     Parameters are this device's pieces; what an optimizer does element by element to them it does
-    to the model. `forward` takes this device's pieces of the inputs (see `shard_inputs`) and
-    returns its pieces of the outputs. An output that no axis splits, such as the loss, is whole on
-    every device, and `loss.backward()` there gives every parameter the gradient of its piece.
+    to the model. `forward` takes inputs as `shard_inputs` makes them. An output that an axis splits
+    is a tensor like the parameters: of the whole shape, with this device's piece in it. One that no
+    axis splits, such as the loss, is a plain tensor. Backpropagating from either gives every
+    parameter the gradient of its piece.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class ShardedModule(nn.Module):
         self._shardlang = Held(made.program, groups, variants, slots, kept)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the model with this device's pieces of its inputs. Collective.
+        """Call the model with inputs from `shard_inputs`, or from another call. Collective.
+
+        A plain tensor is this device's piece of an input that is split.
 
         A call that differs from the declared one, in the sizes of its inputs, in other arguments,
         in the modules' modes or in which tensors get a gradient, is answered by a program of its
@@ -76,9 +79,10 @@ class ShardedModule(nn.Module):
         return loaded(pieces)
 
     def shard_inputs(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """This device's pieces of whole inputs, as keyword arguments for a call. Collective.
+        """Whole inputs as keyword arguments for a call, cut where they are split. Collective.
 
-        Every rank gives the same whole inputs, of any size. Their gradients come back whole.
+        Every rank gives the same whole inputs, of any size. Those that are split come back as
+        tensors of the whole shape that hold this device's piece. Gradients come back whole.
 
         Raises:
             RunError: as for a call; SH0612 also where the ranks give other values.

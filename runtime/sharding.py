@@ -93,7 +93,7 @@ class Sharding:
     @property
     def split(self) -> bool:
         """Whether any axis splits the tensor."""
-        return any(dim.axes for dim in self.layout.dims)
+        return any(axis.size > 1 for axis in self.layout.sharded)
 
     @property
     def counted(self) -> bool:

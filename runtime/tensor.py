@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, Placement, Replicate
 from shardlang.ir import Layout
 from shardlang.runtime import tensor_files
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.once import once
 from shardlang.runtime.sharding import Sharding, alike, sharding_of
 from shardlang.runtime.tensor_pieces import piece
 
@@ -244,5 +245,6 @@ class _Whole(torch.autograd.Function):
         return full.clone() if full is tensor._local_tensor else full
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        return sharded(_own(ctx.sharding.cut(grad)), ctx.sharding)
+    @once
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return sharded(_own(piece(grads[0], ctx.sharding)), ctx.sharding)

@@ -14,16 +14,18 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from shardlang.ir.layout import Layout
 from shardlang.runtime.agree import Agreement
+from shardlang.runtime.border import cut, taken
 from shardlang.runtime.calls import Argument, Call, Given, LoadedProgram, Made, tensor_at
 from shardlang.runtime.contexts import refuse_contexts
-from shardlang.runtime.cut import cut, layout_of
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.standins import Standins
 from shardlang.runtime.tables import Tables, slot_of
+from shardlang.runtime.tensor import local
 
 
 class Compiler(Protocol):
@@ -100,19 +102,27 @@ class Variants:
         return self._loaded[self.compiler.declared]
 
     def shard(self, args: Sequence[Any], kwargs: Mapping[str, Any], strict: bool) -> dict[str, Any]:
-        """This device's pieces of whole inputs, and all other arguments, by dotted name.
+        """Whole inputs with this device's pieces in them, and all other arguments, by dotted name.
 
         `strict` asks for every input that is declared. Collective.
         """
-        tensors, arguments = self.compiler.flatten(args, kwargs)
+        given, arguments = self.compiler.flatten(args, kwargs)
         self.check()
+        tensors = {n: x.full_tensor() if isinstance(x, DTensor) else x for n, x in given.items()}
         call = self._call({n: tuple(x.shape) for n, x in tensors.items()}, tensors, arguments)
         self.compiler.check(call, strict)
         self._agreement.check(call, tensors)
         loaded = self._loaded_for(call)
         loaded.check({name: x for name, x in tensors.items() if x.device.type == "cpu"})
-        pieces = {name: cut(x, loaded.layouts[name], self.groups) for name, x in tensors.items()}
-        return {**pieces, **{argument.name: argument.value for argument in arguments}}
+        made = {name: self._handed(name, x, loaded) for name, x in tensors.items()}
+        return {**made, **{argument.name: argument.value for argument in arguments}}
+
+    def _handed(self, name: str, full: Tensor, loaded: LoadedProgram) -> Tensor:
+        """An input for a call: a plain tensor where it can be no piece."""
+        first, mine = self.declared.inputs.get(name), loaded.inputs[name]
+        if mine.split or (first is not None and first.split):
+            return cut(full, mine)
+        return full.to(self.groups.device).contiguous()
 
     def choose(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -120,20 +130,19 @@ class Variants:
         """The program for a call with this device's pieces, and the pieces by name. Collective."""
         tensors, arguments = self.compiler.flatten(args, kwargs)
         if torch.compiler.is_compiling():
-            return self._fitting(tensors, arguments), tensors
+            loaded = self._fitting({name: local(x) for name, x in tensors.items()}, arguments)
+            return loaded, {name: self._piece(name, x, loaded) for name, x in tensors.items()}
         self.check()
         found = (*tensors.values(), *map(tensor_at, self._params.values()))
         refuse_contexts(self.groups.device.type, found)
-        whole = {name: self._whole_shape(name, piece) for name, piece in tensors.items()}
+        whole = {name: self._whole_shape(name, given) for name, given in tensors.items()}
         call = self._call(whole, tensors, arguments)
         self.compiler.check(call, strict=False)
         self._agreement.check(call, frozen=self._frozen())
         loaded = self._loaded_for(call)
         if loaded.draws:
             self._agreement.check_draws()
-        for name, piece in tensors.items():
-            self._check_piece(name, piece, loaded)
-        return loaded, tensors
+        return loaded, {name: self._piece(name, given, loaded) for name, given in tensors.items()}
 
     def _frozen(self) -> list[str]:
         """The parameters that get no gradient now."""
@@ -185,23 +194,22 @@ class Variants:
             trained |= {name for name, param in found.items() if param.requires_grad}
         return Call(given, arguments, evaluated, trained)
 
-    def _whole_shape(self, name: str, piece: Tensor) -> tuple[int, ...]:
-        """The shape of the input that a piece belongs to."""
-        marked = layout_of(piece)
-        if marked is not None:
-            return marked.shape
+    def _whole_shape(self, name: str, given: Tensor) -> tuple[int, ...]:
+        """The shape of an input as a whole; a plain tensor is a piece of one that is split."""
         first = self.declared
-        shape, layout = tuple(piece.shape), first.layouts.get(name)
-        if layout is None or all(axis.size == 1 for axis in layout.sharded):
+        shape, sharding = tuple(given.shape), first.inputs.get(name)
+        if isinstance(given, DTensor) or sharding is None or not sharding.split:
             return shape
         if shape == first.shapes[name]:
-            return layout.shape
+            return sharding.layout.shape
         raise _wrong_shape(name, shape, first.shapes[name])
 
-    def _check_piece(self, name: str, piece: Tensor, loaded: LoadedProgram) -> None:
-        marked, layout = layout_of(piece), loaded.layouts[name].unlabelled()
-        if tuple(piece.shape) != loaded.shapes[name] or marked not in (None, layout):
-            raise _wrong_shape(name, tuple(piece.shape), loaded.shapes[name])
+    def _piece(self, name: str, given: Tensor, loaded: LoadedProgram) -> Tensor:
+        if isinstance(given, DTensor):
+            return taken(given, loaded.inputs[name])
+        if tuple(given.shape) != loaded.shapes[name]:
+            raise _wrong_shape(name, tuple(given.shape), loaded.shapes[name])
+        return given
 
     def _loaded_for(self, call: Call) -> LoadedProgram:
         if call not in self._loaded:
@@ -215,7 +223,7 @@ class Variants:
         plain = [replace(given, differentiable=False) for given in call.inputs]
         for other, loaded in self._loaded.items():
             if [replace(given, differentiable=False) for given in other.inputs] == plain:
-                return {name: layout.unlabelled() for name, layout in loaded.layouts.items()}
+                return {name: sharding.layout for name, sharding in loaded.inputs.items()}
         return {}
 
     def set_mode(self, mode: bool) -> None:

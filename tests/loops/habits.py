@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import net
+import outside
 import page
 import torch
 import torch.distributed as dist
@@ -66,6 +67,7 @@ def everything() -> dict[str, Any]:
     found["elsewhere"] = _elsewhere(folder)
     found["changed"] = _changed(modules[0], mine[0], whole[0])
     found["refused"] = _refused(modules[0], mine[0])
+    found["outside"] = outside.all_gaps(modules, whole, twin, folder / f"cached{dist.get_rank()}")
     found["broadcast"] = [_broadcast(module, whole) for module in modules]
     return found
 

@@ -101,3 +101,11 @@ def test_what_would_have_no_effect_is_refused(ran: Results) -> None:
             found, message = rank["refused"][name]
             assert found == code, (name, message)
             assert words in message
+
+
+def test_losses_outside_are_as_on_the_plain_model(ran: Results) -> None:
+    """Values and all gradients, metrics, a second head, and outputs given to the next call."""
+    for rank in ran:
+        assert len(rank["outside"]) == 3
+        for found in rank["outside"]:
+            assert {name: gap for name, gap in found.items() if not gap < 1e-10} == {}

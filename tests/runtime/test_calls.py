@@ -161,6 +161,12 @@ def test_a_replaced_buffer_under_two_names_is_refused() -> None:
         Pair(DP, Twice)
 
 
+def test_one_device_has_plain_tensors_alone(pair: Pair) -> None:
+    batch = pair.module.shard_inputs(**rows(5))
+    for value in (*batch.values(), *pair.module(**batch).values(), *pair.module.parameters()):
+        assert type(value) in (torch.Tensor, torch.nn.Parameter)
+
+
 def test_a_copy_is_called_apart() -> None:
     pair = Pair(DP, Replacing)
     copied = copy.deepcopy(pair.module)

@@ -47,6 +47,7 @@ def test_forward_returns_the_models_structure(ran: Results, plain: Any) -> None:
     for rank in ran:
         assert rank["structure"] == {"loss": "Tensor", "extra": "tuple"}
         torch.testing.assert_close(rank["loss"], plain["loss"], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(rank["logits"], plain["logits"], rtol=1e-5, atol=1e-6)
         assert rank["calls"] == 1
 
 

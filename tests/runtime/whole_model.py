@@ -68,7 +68,7 @@ def _forward(module: ShardedModule) -> dict[str, Any]:
     return {
         "structure": {name: type(value).__name__ for name, value in out.items()},
         "loss": out["loss"].detach(),
-        "logits": out["extra"][0].detach(),
+        "logits": out["extra"][0].full_tensor().detach(),
         "norm": GradNorm(module)(),
         "calls": module.get_buffer("blocks.1.calls").full_tensor(),
     }
