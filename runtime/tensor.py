@@ -95,9 +95,10 @@ class Sharded(DTensor):
                 help="give a tensor of the same shape and dtype; change the model before it is"
                 " compiled",
             )
-        alike_ = isinstance(value, Sharded) and value.sharding.same(self.sharding)
-        mine = piece(value, self.sharding).detach()
-        self._local_tensor = mine if alike_ and not value.copied else mine.clone()
+        if isinstance(value, Sharded) and value.sharding.same(self.sharding) and not value.copied:
+            self._local_tensor = value._local_tensor.detach()
+        else:
+            self._local_tensor = piece(value, self.sharding).detach().clone()
 
     def share_memory_(self) -> Sharded:
         """Refused: a piece is bound to its process.

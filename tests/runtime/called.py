@@ -327,6 +327,23 @@ def trained(text: str, n: int) -> Gaps:
     return found
 
 
+def swapped(text: str, n: int) -> Gaps:
+    """Averages that are put in the place of the weights for a while, by `data`."""
+    pair, found = Pair(text, n=n), {}
+    kept = [{name: p.data for name, p in m.named_parameters()} for m in pair.both()]
+    for model in pair.both():
+        for param in model.parameters():
+            average = 1.5 * param.detach()
+            param.data = average
+            average.mul_(0.5)
+    found["averages"] = pair.step(rows(5))
+    for model, held_before in zip(pair.both(), kept, strict=True):
+        for name, param in model.named_parameters():
+            param.data = held_before[name]
+    found["restored"] = pair.step(rows(5))
+    return found
+
+
 def changed_between() -> bool:
     """Whether a backward is refused whose forward saw other parameters."""
     module = Pair(TP, n=dist.get_world_size()).module
@@ -377,7 +394,7 @@ def ranks_differ() -> dict[str, tuple[str, str]]:
 def everything() -> dict[str, Any]:
     """One job of 2 processes."""
     gaps = right(DP, 2, (modes, sizes, gradients, replaced, drawn))
-    gaps |= {f"tp, {what}": x for what, x in right(TP, 2, (modes, gradients)).items()}
+    gaps |= {f"tp, {what}": x for what, x in right(TP, 2, (modes, gradients, swapped)).items()}
     for axis, text in (("dp", DP), ("tp", WHOLE)):
         gaps |= right(text + COLUMNS.replace("{axis}", axis), 2, (trained,))
     return {"gaps": gaps, "refused": ranks_differ(), "changed": changed_between()}
