@@ -19,6 +19,7 @@ from shardlang.passes.pipeline import run_passes
 from shardlang.plan.collect import make_plan
 from shardlang.plan.totals import total_of
 from shardlang.spec import load_spec_text
+from shardlang.whole_buffers import check_updates
 
 _TEXT = "written.shard"
 """What the text is called while it is compiled; no message shows it."""
@@ -124,6 +125,7 @@ def _tried(draft: Draft, captured: Captured) -> Trial:
     if binding is None or has_errors(found):
         raise CompileError(_at_model(found, draft, text))
     graph = run_passes(build_graph(captured, placements_of(spec, binding, captured)))
+    check_updates(graph)
     plan = make_plan(to_program(graph), train=draft.target.source.mode == "train")
     warnings = [one for one in (*findings, *found) if one.severity == "warning"]
     shown = tuple(_at_model(warnings, draft, text))

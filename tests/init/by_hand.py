@@ -62,6 +62,27 @@ class Batched(nn.Module):
         return made.sum(0).square().mean()
 
 
+class Balanced(nn.Module):
+    """Experts whose balance each step reads whole from a buffer, and writes."""
+
+    bias: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(WIDTH, COUNT, bias=False)
+        self.w = table(COUNT, WIDTH, WIDTH)
+        self.register_buffer("bias", torch.zeros(COUNT))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.gate(x).softmax(-1)
+        picked = (scores + self.bias).topk(2, -1).indices
+        weights = torch.zeros_like(scores).scatter(-1, picked, scores.gather(-1, picked))
+        load = F.one_hot(picked, COUNT).sum(-2).to(x.dtype).mean((0, 1))
+        with torch.no_grad():
+            self.bias += 0.01 * torch.sign(load.mean() - load)
+        return torch.einsum("bsd,edf,bse->bsf", x, self.w, weights).square().mean()
+
+
 class Picked(nn.Module):
     """Each token picks the matrices of one expert."""
 

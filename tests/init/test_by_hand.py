@@ -61,6 +61,13 @@ def test_shared_square_matrices_are_split_once(kind: str, mesh: str) -> None:
     assert mesh == "tp=4" or _verifies(spec)
 
 
+def test_a_buffer_whose_update_needs_all_of_it_stays_whole() -> None:
+    spec = written("Balanced", "dp=2,ep=2")
+    assert "Not split, since that is refused (the new value of buffer `bias`" in spec.text
+    assert '"w" [ep, _, _]' in " ".join(spec.text.split())
+    assert _verifies(spec)
+
+
 def _verifies(written: Written) -> bool:
     spec, _ = load_spec_text(written.text, str(HERE / "written.shard"))
     assert spec is not None
