@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from shardlang.runtime.data import Batch
+from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.reports import FOLDER
 from shardlang.runtime.signals import ENDING
@@ -74,7 +75,7 @@ class Stop:
         """The batches up to the end that the ranks agree on. Collective, once for each batch."""
         while True:
             whole = self._next(given)
-            if self._agreed() or whole is None:
+            if self._agreed(whole is None) or whole is None:
                 return
             yield whole
 
@@ -85,9 +86,16 @@ class Stop:
             self.error = error
             return None
 
-    def _agreed(self) -> bool:
+    def _agreed(self, ended: bool) -> bool:
         """Whether some rank is to end; the greatest of the signals is everyone's."""
-        mine = torch.tensor(self.number + _FAILED * (self.error is not None), device=self._device)
-        found = int(named("agreement to go on", self._wire.all_reduce, mine, "max").item())
-        self.number, self.failed = found % _FAILED, found >= _FAILED
-        return found > 0
+        code = self.number + _FAILED * (self.error is not None)
+        mine = torch.tensor([code, ended, not ended], device=self._device)
+        found = named("agreement to go on", self._wire.all_reduce, mine, "max").tolist()
+        self.number, self.failed = found[0] % _FAILED, found[0] >= _FAILED
+        if found[1] and found[2] and not found[0]:
+            self.error = RunError(
+                "SH0612",
+                "the batches of some ranks ended before those of the others",
+                help="let `batches` give the same batches on every rank",
+            )
+        return bool(found[0] or found[1])

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,10 @@ from safetensors.torch import load_file
 
 from shardlang.capture import PythonSource, load_plain
 from shardlang.cli import execute
+from shardlang.ir import Axis, Mesh
+from shardlang.runtime.errors import RunError
+from shardlang.runtime.groups import Groups
+from shardlang.runtime.stop import Stop
 
 ROOT = Path(__file__).parents[2]
 SPEC = """
@@ -225,6 +230,21 @@ def test_a_full_disk_leaves_the_old_weights_and_the_new_ones_elsewhere(
     assert "error[SH0609]" in err and "the weights are lost" in err
     assert [path.name for path in (folder / "w").iterdir()] == ["model.safetensors"]
     assert (folder / "w/model.safetensors").read_bytes() == old
+
+
+def test_batches_that_end_on_one_rank_end_the_run_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the rank whose batches go on sees it: the other one's have ended."""
+    stop = Stop(Groups(Mesh((Axis("dp", 1),)), 0))
+    monkeypatch.setattr(stop, "_wire", SimpleNamespace(all_reduce=lambda mine, op: mine))
+    assert len(list(stop.batches(iter([{}, {}])))) == 2
+    assert stop.error is None
+    other = torch.tensor([0, 1, 0])
+    monkeypatch.setattr(
+        stop, "_wire", SimpleNamespace(all_reduce=lambda mine, op: torch.maximum(mine, other))
+    )
+    assert list(stop.batches(iter([{}, {}]))) == []
+    assert isinstance(stop.error, RunError)
+    assert "ended before those of the others" in stop.error.message
 
 
 def test_signals_and_a_closed_pipe_on_processes(folder: Path) -> None:
