@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
+from torch.distributions import Bernoulli, Categorical, Distribution, Normal, kl_divergence
 
 from shardlang.capture import CaptureError
 from tests.capture.asserting import caught, checks
@@ -51,7 +51,11 @@ def distributions(self: Any, x: Tensor) -> Any:
 @pytest.mark.parametrize(
     "forward", [checks, branches_that_raise, numbers_for_checks, distributions]
 )
-def test_checks_are_left_out_with_one_note(forward: Callable[..., Any]) -> None:
+def test_checks_are_left_out_with_one_note(
+    forward: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # `torch.compile` switches validation off for the rest of the process.
+    monkeypatch.setattr(Distribution, "_validate_args", True)
     source, captured, specs = capture_plain(forward)
     assert run_both(source, captured, specs).error() < 1e-6
     (note,) = captured.remarks
