@@ -111,7 +111,14 @@ def _summed_to(call: Call) -> str:
 
 
 def _summed_here(call: Call, sharding: Sharding) -> LocalCall:
-    return call.replace(size=[size_at(dim) for dim in sharding.result().dims])
+    size = [size_at(dim) for dim in sharding.result().dims]
+    return summed_to, (call.operands[0], size, call.node.meta["val"].dtype), {}
+
+
+def summed_to(x: torch.Tensor, size: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """sum_to_size, in the dtype of the whole sum: one element alone would keep its own."""
+    summed: torch.Tensor = aten.sum_to_size(x, size)
+    return summed.to(dtype)
 
 
 rule(aten.sum_to_size, spec=_summed_to, localize=_summed_here, linear=["self"])
