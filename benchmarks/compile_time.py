@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from shardlang.bind import bind
-from shardlang.build import build_graph
 from shardlang.capture import capture
-from shardlang.driver import input_specs, marked, names_of, placements_of, source_of
+from shardlang.compiler.build import build_graph
+from shardlang.compiler.driver import input_specs, marked, names_of, placements_of, source_of
 from shardlang.passes.pipeline import run_passes
 from shardlang.spec import load_spec
 

@@ -6,21 +6,21 @@ import time
 from typing import Protocol
 
 from shardlang.ir.graph import ShardGraph
-from shardlang.passes.align_units import AlignUnits
-from shardlang.passes.bind_rules import BindRules
-from shardlang.passes.carry_groups import CarryGroups
-from shardlang.passes.defer_reductions import DeferReductions
-from shardlang.passes.delay_reductions import DelayReductions
-from shardlang.passes.fuse_collectives import FuseCollectives
-from shardlang.passes.insert_reshards import InsertReshards
-from shardlang.passes.localize import Localize
-from shardlang.passes.lower import Lower
-from shardlang.passes.place_storage import PlaceStorage
-from shardlang.passes.propagate import Propagate
-from shardlang.passes.record_layouts import RecordLayouts
-from shardlang.passes.repeat_heads import RepeatHeads
-from shardlang.passes.route_rows import RouteRows
-from shardlang.passes.type_gradients import TypeGradients
+from shardlang.passes.experts.route_rows import RouteRows
+from shardlang.passes.normalize.repeat_heads import RepeatHeads
+from shardlang.passes.propagate.align_units import AlignUnits
+from shardlang.passes.propagate.bind_rules import BindRules
+from shardlang.passes.propagate.place_storage import PlaceStorage
+from shardlang.passes.propagate.propagate import Propagate
+from shardlang.passes.propagate.record_layouts import RecordLayouts
+from shardlang.passes.rewrite.carry_groups import CarryGroups
+from shardlang.passes.rewrite.defer_reductions import DeferReductions
+from shardlang.passes.rewrite.delay_reductions import DelayReductions
+from shardlang.passes.rewrite.fuse_collectives import FuseCollectives
+from shardlang.passes.rewrite.insert_reshards import InsertReshards
+from shardlang.passes.rewrite.localize import Localize
+from shardlang.passes.rewrite.lower import Lower
+from shardlang.passes.rewrite.type_gradients import TypeGradients
 from shardlang.passes.verify_graph import verify_graph
 
 

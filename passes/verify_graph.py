@@ -15,7 +15,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.program import apply_steps
 from shardlang.ir.steps import ADJOINTS, Step
-from shardlang.passes.verify_routes import orders_agree
+from shardlang.passes.experts.verify_routes import orders_agree
 from shardlang.rules.call import Call, shape_of
 
 

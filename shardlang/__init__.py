@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shardlang.api import Program, compile
-    from shardlang.driver import CompileError
+    from shardlang.compiler.driver import CompileError
     from shardlang.extend import Proof, ProofError, RuleError, local, prove, rule
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _LAZY = {
-    "CompileError": "shardlang.driver",
+    "CompileError": "shardlang.compiler.driver",
     "Program": "shardlang.api",
     "Proof": "shardlang.extend",
     "ProofError": "shardlang.extend",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from shardlang.driver import (
+from shardlang.compiler.driver import (
     Compiled,
     CompileError,
     compile_spec,
@@ -18,6 +18,7 @@ from shardlang.driver import (
 )
 from shardlang.grammar.diagnostics import Diagnostic
 from shardlang.ir.program import LocalProgram
+from shardlang.plan.full_gathers import full_gathers
 from shardlang.spec import Spec, load_spec
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def compile(
     resolved = spec if isinstance(spec, Spec) else _load(Path(spec), sets or {}, model is not None)
     source = module_source(model) if model is not None else None
     inputs = inputs_from_examples(example_inputs) if example_inputs is not None else None
-    return Program(compile_spec(resolved, source, inputs=inputs))
+    compiled = compile_spec(resolved, source, inputs=inputs)
+    compiled.diagnostics += full_gathers(compiled)
+    return Program(compiled)
 
 
 def _load(path: Path, sets: Mapping[str, str], has_model: bool) -> Spec:
@@ -107,8 +110,8 @@ class Program:
         Raises:
             RunError: the mesh has another number of devices, or the ranks' programs differ.
         """
-        from shardlang.run import sharded_module
         from shardlang.runtime.groups import join
+        from shardlang.training.run import sharded_module
 
         kind = torch.device(device).type
         return sharded_module(self.compiled, join(self.spec.mesh, kind), seed)

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shardlang.build import Placements, Storage
 from shardlang.capture import CallableSource, Captured, InputSpec
+from shardlang.compiler.build import Placements, Storage
 from shardlang.ir import Axis, DimLayout, Layout, Mesh
 from shardlang.ir.graph import Stated
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shardlang.expect import check_expects
+from shardlang.plan.expectations import check_expects
 from shardlang.spec import load_spec_text
 
 BASE = 'mesh { dp = 2 tp = 4 } model "m.py:f" input x : f32[8, 16] [dp, tp] expect {\n'

@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardlang.patterns import PatternError, compile_pattern, literal_pattern, nearest_to_pattern
+from shardlang.grammar.patterns import (
+    PatternError,
+    compile_pattern,
+    literal_pattern,
+    nearest_to_pattern,
+)
 
 NAMES = [
     "",

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from shardlang.api import Program
-from shardlang.driver import Compiled, compile_spec
+from shardlang.compiler.driver import Compiled, compile_spec
+from shardlang.compiler.variants import Programs, compiled_for
 from shardlang.ir.layout import DimLayout, Layout
 from shardlang.runtime.calls import Call, Given
 from shardlang.runtime.errors import RunError
 from shardlang.spec import load_spec
-from shardlang.variants import Programs, compiled_for
 from tests.commands import ROOT
 
 

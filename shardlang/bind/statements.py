@@ -9,8 +9,8 @@ from typing import Protocol, TypeVar
 from shardlang.bind.place import Misfit, place
 from shardlang.bind.types import Placed, Shape
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, join_words, quote
+from shardlang.grammar.patterns import Pattern, nearest_to_pattern
 from shardlang.ir import Mesh
-from shardlang.patterns import Pattern, nearest_to_pattern
 from shardlang.spec.types import LayoutExpr
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from shardlang.bind.statements import Findings, Kind
 from shardlang.bind.types import ModelNames, Placed, Shape, ValueKey
 from shardlang.grammar.diagnostics import Diagnostic, error, join_words, quote
-from shardlang.patterns import nearest
+from shardlang.grammar.patterns import nearest
 from shardlang.spec.types import ValueDecl
 
 MODULE = Kind("module", "modules")

@@ -18,7 +18,7 @@ from shardlang.capture.source import InputSpec
 from shardlang.capture.stacks import model_frame
 from shardlang.capture.types import Leaf, Result, ValueKey
 from shardlang.ir.compat import FakeTensor, forget_constant
-from shardlang.passes.functionalize import written_leaf
+from shardlang.passes.normalize.functionalize import written_leaf
 
 PREFIX = "model_"
 """What the exported wrapper calls the model."""

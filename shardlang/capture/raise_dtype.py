@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.passes.fx_edit import KEPT_META, Editor, is_op, val
+from shardlang.passes.normalize.fx_edit import KEPT_META, Editor, is_op, val
 
 aten = torch.ops.aten
 _BITS = [aten.view.dtype]

@@ -44,7 +44,7 @@ from shardlang.capture.unseen import (
     refuse_unseen,
 )
 from shardlang.passes.errors import PassError
-from shardlang.passes.normalize import Normalize
+from shardlang.passes.normalize.normalize import Normalize
 
 
 def _nothing(_: str) -> bool:

@@ -21,7 +21,7 @@ from shardlang.capture.nest import children, tensors
 from shardlang.capture.own_backward import Used
 from shardlang.capture.types import Leaf
 from shardlang.ir.compat import BACKWARD_ENGINE, LIBRARY_FUNCTIONS, tree_leaves
-from shardlang.passes.fx_edit import argument, is_op
+from shardlang.passes.normalize.fx_edit import argument, is_op
 
 aten = torch.ops.aten
 

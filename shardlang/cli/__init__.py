@@ -53,7 +53,7 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as fault:
-            from shardlang.patterns import nearest
+            from shardlang.grammar.patterns import nearest
 
             near = nearest(args[0], self.list_commands(ctx))
             if not near:

@@ -19,7 +19,8 @@ from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, in_ord
 from shardlang.grammar.render import Sources, render_all, to_json, use_color
 
 if TYPE_CHECKING:
-    from shardlang.driver import Compiled
+    from shardlang.compiler.driver import Compiled
+    from shardlang.passes.pipeline import Pass
     from shardlang.spec import Spec
 
 SCHEMA = 1
@@ -73,16 +74,18 @@ class Context:
         self.stop_on_errors()
         return spec
 
-    def compile(self, spec: Spec) -> Compiled:
-        """Compile the spec; with errors, print them and exit with status 1."""
-        from shardlang.driver import CompileError, compile_spec
+    def compile(self, spec: Spec, passes: tuple[Pass, ...] | None = None) -> Compiled:
+        """Compile the spec, by all passes or a part; with errors, print them and exit with 1."""
+        from shardlang.compiler.driver import CompileError, compile_spec
+        from shardlang.passes.pipeline import PIPELINE
+        from shardlang.plan.full_gathers import full_gathers
 
         try:
-            compiled = compile_spec(spec)
+            compiled = compile_spec(spec, passes=PIPELINE if passes is None else passes)
         except CompileError as failure:
             self.add(failure.diagnostics)
             self.fail()
-        self.add(compiled.diagnostics)
+        self.add([*compiled.diagnostics, *full_gathers(compiled)])
         self.stop_on_errors()
         return compiled
 
@@ -162,7 +165,7 @@ def diagnostic_of(
     if not isinstance(code, str) or not re.fullmatch(r"SH\d{4}", code):
         return None
     if spec is not None and hasattr(fault, "source"):
-        from shardlang.blame import at_model
+        from shardlang.compiler.at_model import at_model
 
         return at_model(fault, spec)  # type: ignore[arg-type]
     span = getattr(fault, "span", None)
@@ -172,7 +175,7 @@ def diagnostic_of(
     labels: list[Label] = []
     source = getattr(fault, "source", "")
     if source and isinstance(source, str):
-        from shardlang.blame import places
+        from shardlang.compiler.at_model import places
 
         place, found, more = places(source, stated)
         labels = [label for label in found if label.span != stated]

@@ -9,7 +9,7 @@ import click
 from shardlang.cli.common import Context, common_options
 from shardlang.grammar.codes import CODES
 from shardlang.grammar.diagnostics import join_words, quote
-from shardlang.patterns import nearest
+from shardlang.grammar.patterns import nearest
 
 
 @click.command("explain")

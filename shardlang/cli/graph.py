@@ -10,8 +10,7 @@ import click
 from shardlang.cli.common import Context, common_options
 
 if TYPE_CHECKING:
-    from shardlang.driver import Compiled
-    from shardlang.spec import Spec
+    pass
 
 STAGES = ("traced", "propagated", "rewritten")
 _MANY = 400
@@ -47,7 +46,9 @@ def command(
         raise click.BadParameter(
             f"'{output}' ends in none of {', '.join(FORMATS)}", param_hint="-o"
         )
-    compiled = _compile(context, context.load_spec(spec_path), stage)
+    from shardlang.graph.draw import STAGES as PASSES
+
+    compiled = context.compile(context.load_spec(spec_path), PASSES[stage])
     text = dot_of(compiled, stage, factored=not no_factored)
     if output is None:
         context.show(text.rstrip("\n"))
@@ -61,21 +62,6 @@ def command(
         raise click.UsageError(_reason(fault)) from fault
     context.say(f"wrote {output}")
     context.finish({"stage": stage, "output": output})
-
-
-def _compile(context: Context, spec: Spec, stage: str) -> Compiled:
-    """Run the passes up to a stage, so that a spec which fails later can still be drawn."""
-    from shardlang.driver import CompileError, compile_spec
-    from shardlang.graph import STAGES
-
-    try:
-        compiled = compile_spec(spec, passes=STAGES[stage])
-    except CompileError as failure:
-        context.add(failure.diagnostics)
-        context.fail()
-    context.add(compiled.diagnostics)
-    context.stop_on_errors()
-    return compiled
 
 
 def _reason(fault: Exception) -> str:

@@ -25,8 +25,8 @@ def command(context: Context, spec_path: str, against: str | None) -> None:
 
     Exits with 1 if an `expect` line of SPEC does not hold.
     """
-    from shardlang.expect import check_expects
     from shardlang.plan import plan_document
+    from shardlang.plan.expectations import check_expects
 
     other = _plan(context, against)[1] if against is not None else None
     spec, plan = _plan(context, spec_path)

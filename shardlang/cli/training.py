@@ -17,13 +17,13 @@ from shardlang.cli.common import Context
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from shardlang.driver import Compiled
-    from shardlang.run import Run
+    from shardlang.compiler.driver import Compiled
     from shardlang.runtime.groups import Groups
     from shardlang.runtime.module import ShardedModule
     from shardlang.runtime.stop import Stop
     from shardlang.runtime.train import Record
     from shardlang.spec import Spec
+    from shardlang.training.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def work(context: Context, spec: Spec, options: Options) -> None:
     check_world_size(spec.mesh)
     compiled = _compile(context, spec)
     with reporting(int(os.environ.get("RANK", "0"))):
-        from shardlang.run import run_of
+        from shardlang.training.run import run_of
 
         run = run_of(compiled, options.steps, options.seed, options.data)
         groups = join(spec.mesh, options.device)
@@ -65,9 +65,9 @@ def _train(
     context: Context, run: Run, groups: Groups, options: Options
 ) -> tuple[dict[str, Any], int]:
     """The summary, on rank 0, and the signal that ended the run early, or 0. Collective."""
-    from shardlang.run import not_finite, sharded_module, summary
     from shardlang.runtime.groups import leave
     from shardlang.runtime.stop import Stop
+    from shardlang.training.run import not_finite, sharded_module, summary
 
     module = sharded_module(run.compiled, groups, options.seed)
     _check_before(context, run, module, groups, options)
@@ -108,9 +108,9 @@ def _save(
     context: Context, run: Run, module: ShardedModule, folder: Path, records: list[Record]
 ) -> None:
     """Write the weights, the configuration and the tokenizer, and say so. Collective."""
-    from shardlang.run import save_config
     from shardlang.runtime.save import save_or_rescue
-    from shardlang.text import TOKENS
+    from shardlang.training.run import save_config
+    from shardlang.training.tokens import TOKENS
 
     tokens = run.tokenizer.kind if run.tokenizer is not None else ""
     metadata = {TOKENS: tokens} if tokens else {}
@@ -121,7 +121,8 @@ def _save(
 
 def _compile(context: Context, spec: Spec) -> Compiled:
     """Compile, with the findings of every stage as the command's own."""
-    from shardlang.driver import CompileError, compile_spec
+    from shardlang.compiler.driver import CompileError, compile_spec
+    from shardlang.plan.full_gathers import full_gathers
     from shardlang.runtime.reports import FOLDER
 
     try:
@@ -131,7 +132,7 @@ def _compile(context: Context, spec: Spec) -> Compiled:
         if not context.speaks and FOLDER in os.environ:
             click.echo(next(str(d) for d in failure.diagnostics if d.is_error), err=True)
         context.fail()
-    context.add(compiled.diagnostics)
+    context.add([*compiled.diagnostics, *full_gathers(compiled)])
     context.stop_on_errors()
     return compiled
 
@@ -159,8 +160,8 @@ def _nobody_reads(stop: Stop | None) -> None:
 
 def _reference(context: Context, run: Run, records: list[Record]) -> dict[str, Any]:
     """Train the plain model, and say how the losses compare."""
-    from shardlang.run import compare, not_finite
     from shardlang.runtime.progress import is_terminal, show_bar
+    from shardlang.training.run import compare, not_finite
 
     seen = is_terminal() and not context.is_json
     steps = run.recipe.steps

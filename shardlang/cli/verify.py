@@ -18,7 +18,7 @@ def command(context: Context, spec_path: str, shrink: bool, seed: int) -> None:
     All devices are simulated in one process, in float64, on random parameters and the model file's
     own batches, or random inputs where it has none.
     """
-    from shardlang.driver import CompileError
+    from shardlang.compiler.driver import CompileError
     from shardlang.proof.findings import findings
     from shardlang.proof.prove import verify_compiled
 

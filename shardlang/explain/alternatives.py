@@ -12,8 +12,8 @@ from shardlang.ir.graph import home, sharding_of
 from shardlang.ir.layout import DimLayout, all_pieces_nonempty
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import DimSpec, Rule, Sharding
-from shardlang.passes.choose import Option, price, with_option
-from shardlang.passes.flow import Flow, writable
+from shardlang.passes.propagate.choose import Option, price, with_option
+from shardlang.passes.propagate.flow import Flow, writable
 from shardlang.rules.call import Call
 
 

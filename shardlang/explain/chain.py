@@ -11,7 +11,7 @@ from shardlang.explain.types import Link
 from shardlang.ir.graph import ShardGraph, constrain, home, producer, sharding_of
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import Origin
-from shardlang.passes.flow import operands_of
+from shardlang.passes.propagate.flow import operands_of
 from shardlang.plan.names import Names, op_name
 
 _SHOWN = 3

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
+from shardlang.cost.paths import NoPath, find_path
+from shardlang.cost.traffic import steps_of
 from shardlang.explain.alternatives import alternatives
 from shardlang.explain.chain import Chains
 from shardlang.explain.find import Book, Subject
@@ -16,15 +18,13 @@ from shardlang.ir.graph import home, is_item, producer, sharding_of
 from shardlang.ir.layout import Layout, printed_type
 from shardlang.ir.mesh import Axis
 from shardlang.ir.steps import Step
-from shardlang.passes.paths import NoPath, find_path
-from shardlang.passes.route_rows import DONE_BY, Ways
+from shardlang.passes.experts.route_rows import DONE_BY, Ways
 from shardlang.plan.names import readers, through_steps
 from shardlang.plan.text import bytes_text, shape_text
-from shardlang.plan.traffic import steps_of
 from shardlang.plan.types import CollectiveRow
 
 if TYPE_CHECKING:
-    from shardlang.driver import Compiled
+    from shardlang.compiler.driver import Compiled
 
 
 def explain(compiled: Compiled, name: str) -> list[Explanation]:

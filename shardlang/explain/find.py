@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
-from shardlang.build import build_graph
+from shardlang.compiler.build import build_graph
+from shardlang.grammar.patterns import nearest
 from shardlang.ir.graph import ShardGraph, Stated, constrain, is_item, is_step
-from shardlang.passes.flow import Flow
 from shardlang.passes.pipeline import PROPAGATE, run_passes
-from shardlang.patterns import nearest
+from shardlang.passes.propagate.flow import Flow
 from shardlang.plan import Plan, plan_of
 from shardlang.plan.names import Names
 from shardlang.plan.values import module_values, value_name
 
 if TYPE_CHECKING:
-    from shardlang.driver import Compiled
+    from shardlang.compiler.driver import Compiled
 
 
 class UnknownName(ValueError):

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import fx
 
+from shardlang.cost.traffic import sends, steps_of, with_gradient
 from shardlang.ir.graph import is_item, is_step
 from shardlang.ir.layout import Layout, printed_type
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
 from shardlang.ir.steps import COMMUNICATING, Step
 from shardlang.plan.names import op_name
-from shardlang.plan.traffic import sends, steps_of, with_gradient
 
 _INDENT = "    "
 _COLUMN = 56

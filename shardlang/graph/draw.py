@@ -21,7 +21,7 @@ from shardlang.graph.repeats import fold_repeats
 from shardlang.passes.pipeline import PIPELINE, PROPAGATE, Pass
 
 if TYPE_CHECKING:
-    from shardlang.driver import Compiled
+    from shardlang.compiler.driver import Compiled
 
 STAGES: dict[str, tuple[Pass, ...]] = {
     "traced": (),

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from shardlang.cost.traffic import backward_bytes, forward_bytes, sends, steps_of, with_gradient
 from shardlang.graph.picture import Arrow, Box, Picture
 from shardlang.ir.graph import ShardGraph, home, is_item, is_step, sharding_of
 from shardlang.ir.layout import Layout, dtype_name, printed_type
 from shardlang.ir.program import LocalProgram, apply_steps
 from shardlang.ir.steps import COMMUNICATING, Step
-from shardlang.passes.flow import operands_of
+from shardlang.passes.propagate.flow import operands_of
 from shardlang.plan.names import module_of, op_name
 from shardlang.plan.text import bytes_text, shape_text
-from shardlang.plan.traffic import backward_bytes, forward_bytes, sends, steps_of, with_gradient
 from shardlang.rules.registry import find
 from shardlang.rules.streams import stream_key
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from shardlang.graph.draw import dot_of
 
 if TYPE_CHECKING:
-    from shardlang.driver import Compiled
+    from shardlang.compiler.driver import Compiled
 
 _PATIENCE_S = 20.0
 """How long a cell of a notebook waits for a picture."""

@@ -6,20 +6,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from shardlang.bind import bind
-from shardlang.build import build_graph
 from shardlang.capture import Captured
-from shardlang.driver import CompileError, names_of, placements_of
+from shardlang.compiler.build import build_graph
+from shardlang.compiler.driver import CompileError, names_of, placements_of
+from shardlang.compiler.whole_buffers import check_updates
 from shardlang.grammar.diagnostics import Diagnostic, Span, has_errors, start_of_file
 from shardlang.init.layouts import Layouts
 from shardlang.init.names import generic, patterns_for
 from shardlang.init.write import Draft, spec_text
 from shardlang.ir.graph import ShardError
-from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import run_passes
+from shardlang.passes.rewrite.localize import to_program
 from shardlang.plan.collect import make_plan
 from shardlang.plan.totals import total_of
 from shardlang.spec import load_spec_text
-from shardlang.whole_buffers import check_updates
 
 _TEXT = "written.shard"
 """What the text is called while it is compiled; no message shows it."""

@@ -28,8 +28,8 @@ from shardlang.ir.layout import (
 )
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import DimSpec, Rule
-from shardlang.passes.align_units import Walk, in_units
-from shardlang.passes.flow import Flow, uses_of
+from shardlang.passes.propagate.align_units import Walk, in_units
+from shardlang.passes.propagate.flow import Flow, uses_of
 
 Place = tuple[fx.Node, int, int]
 """(op node, result index, dim)."""

@@ -13,7 +13,7 @@ import torch
 from shardlang.capture import CaptureError, HfSource, InputSpec, ModelSource
 from shardlang.capture.errors import first_line, model_line
 from shardlang.capture.source import Batch
-from shardlang.driver import DTYPES
+from shardlang.compiler.driver import DTYPES
 from shardlang.init.axes import Roles
 
 SEQ = 128

@@ -26,7 +26,7 @@ from shardlang.init.names import generic
 from shardlang.init.plans import Wishes
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
-from shardlang.passes.align_units import in_units
+from shardlang.passes.propagate.align_units import in_units
 
 HEADS = "attention heads"
 """The title of parameters that are split between heads."""

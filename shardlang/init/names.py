@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 
-from shardlang.patterns import compile_pattern
+from shardlang.grammar.patterns import compile_pattern
 
 _SPECIAL = re.compile(r"([\\*{},])")
 

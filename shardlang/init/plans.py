@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from shardlang.patterns import PatternError, compile_pattern
+from shardlang.grammar.patterns import PatternError, compile_pattern
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from shardlang.build import Placements, build_graph
 from shardlang.capture import Captured, capture
+from shardlang.compiler.build import Placements, build_graph
 from shardlang.grammar.diagnostics import Diagnostic
 from shardlang.init.accepted import accepted
 from shardlang.init.axes import Roles, parse_mesh, roles_of
@@ -28,7 +28,7 @@ from shardlang.init.residual import (
     with_tables_by_columns,
 )
 from shardlang.init.write import Draft
-from shardlang.passes.bind_rules import BindRules
+from shardlang.passes.propagate.bind_rules import BindRules
 
 
 @dataclass(frozen=True, slots=True)

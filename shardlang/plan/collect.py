@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx
 
-from shardlang.ir.graph import is_item
-from shardlang.ir.program import LocalProgram, apply_steps
-from shardlang.ir.steps import COMMUNICATING, Step
-from shardlang.plan.memory import estimate_memory
-from shardlang.plan.names import Names, module_of
-from shardlang.plan.reasons import Reasons
-from shardlang.plan.traffic import (
+from shardlang.cost.traffic import (
     backward_bytes,
     forward_bytes,
     sends,
@@ -23,11 +17,17 @@ from shardlang.plan.traffic import (
     steps_of,
     with_gradient,
 )
+from shardlang.ir.graph import is_item
+from shardlang.ir.program import LocalProgram, apply_steps
+from shardlang.ir.steps import COMMUNICATING, Step
+from shardlang.plan.memory import estimate_memory
+from shardlang.plan.names import Names, module_of
+from shardlang.plan.reasons import Reasons
 from shardlang.plan.types import CollectiveRow, Phase, Plan, TensorRow, Value
 from shardlang.plan.values import module_values
 
 if TYPE_CHECKING:
-    from shardlang.driver import Compiled
+    from shardlang.compiler.driver import Compiled
     from shardlang.spec.types import OptimizerDecl
 Pair = tuple[fx.Node, Step]
 

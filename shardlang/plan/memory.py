@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx
 
+from shardlang.cost.traffic import steps_of
 from shardlang.ir.graph import is_item, is_step
 from shardlang.ir.layout import Layout
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.rule import Rule
 from shardlang.ir.steps import Move
 from shardlang.plan.names import op_name, sharding_at
-from shardlang.plan.traffic import steps_of
 from shardlang.plan.types import Memory
 from shardlang.rules.streams import stream_key
 

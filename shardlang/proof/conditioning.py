@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from shardlang.build import copy_graph
+from shardlang.compiler.build import copy_graph
 from shardlang.proof.differences import Explained, Kind
 from shardlang.proof.distance import counts, size, wide
 from shardlang.proof.reference import Reference

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from shardlang.build import copy_graph
+from shardlang.compiler.build import copy_graph
 from shardlang.ir.graph import sharding_of
 from shardlang.ir.here import PartNumber, specialise
 from shardlang.ir.layout import DimLayout, Layout

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shardlang.blame import at_model
 from shardlang.capture import CaptureError
-from shardlang.driver import Compiled, CompileError, compile_spec
+from shardlang.compiler.at_model import at_model
+from shardlang.compiler.driver import Compiled, CompileError, compile_spec
 from shardlang.grammar.diagnostics import error
 from shardlang.ir.graph import ShardError
 from shardlang.proof.memory import available_bytes, estimate_bytes, readable

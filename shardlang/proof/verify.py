@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from torch import fx
 
-from shardlang.build import Placements, build_graph
 from shardlang.capture import Captured, InputSpec, ModelSource, raise_to_float64
 from shardlang.capture.index_bounds import check_values
+from shardlang.compiler.build import Placements, build_graph
 from shardlang.ir.program import LocalProgram
-from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import run_passes
+from shardlang.passes.rewrite.localize import to_program
 from shardlang.proof.compare import compare, explain
 from shardlang.proof.differences import TOLERANCE, Mismatch
 from shardlang.proof.draws import with_program_draws

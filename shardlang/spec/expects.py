@@ -6,7 +6,7 @@ from functools import singledispatch
 
 from shardlang.grammar import tree as t
 from shardlang.grammar.diagnostics import error
-from shardlang.patterns import Pattern
+from shardlang.grammar.patterns import Pattern
 from shardlang.spec.draft import Draft
 from shardlang.spec.layouts import resolve_layout
 from shardlang.spec.scope import Scope, kind_of

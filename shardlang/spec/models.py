@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shardlang.grammar import tree as t
 from shardlang.grammar.diagnostics import error
-from shardlang.patterns import nearest
+from shardlang.grammar.patterns import nearest
 from shardlang.spec.draft import Draft
 from shardlang.spec.gather import is_path
 from shardlang.spec.optimizers import check_optimizer_argument, check_optimizer_name

@@ -15,9 +15,9 @@ from shardlang.grammar.diagnostics import (
     start_of_file,
 )
 from shardlang.grammar.parser import parse
+from shardlang.grammar.patterns import nearest
 from shardlang.ir import Axis, Mesh
 from shardlang.ir.mesh import BANDWIDTHS
-from shardlang.patterns import nearest
 from shardlang.spec.gather import Gathered
 from shardlang.spec.scope import Scope, kind_of
 from shardlang.spec.types import Scalar

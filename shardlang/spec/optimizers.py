@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from shardlang.grammar.diagnostics import Diagnostic, Span, error, join_words, quote
-from shardlang.patterns import nearest
+from shardlang.grammar.patterns import nearest
 from shardlang.spec.scope import kind_of
 from shardlang.spec.types import LiteralValue
 

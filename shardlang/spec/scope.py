@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from shardlang.grammar import tree as t
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, join_words, quote
-from shardlang.patterns import Pattern, PatternError, compile_pattern, nearest
+from shardlang.grammar.patterns import Pattern, PatternError, compile_pattern, nearest
 from shardlang.spec.types import Scalar
 
 Kind: TypeAlias = Literal["let", "axis", "dim"]

@@ -8,7 +8,7 @@ from functools import singledispatch
 from shardlang.grammar import tree as t
 from shardlang.grammar.diagnostics import Label, error, join_words, quote
 from shardlang.grammar.formatter import format_node
-from shardlang.patterns import Pattern, literal_pattern, nearest
+from shardlang.grammar.patterns import Pattern, literal_pattern, nearest
 from shardlang.spec.draft import Draft
 from shardlang.spec.expects import resolve_expect
 from shardlang.spec.layouts import resolve_layout

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from shardlang.grammar.diagnostics import NOWHERE, Span
+from shardlang.grammar.patterns import Pattern
 from shardlang.ir import Mesh
-from shardlang.patterns import Pattern
 
 Scalar: TypeAlias = int | float | str | bool
 LiteralValue: TypeAlias = "Scalar | tuple[Scalar, ...]"

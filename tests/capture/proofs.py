@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import nn
 
 from shardlang.capture import CallableSource
-from shardlang.driver import Compiled, compile_spec
+from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.proof.prove import verify_compiled
 from shardlang.proof.report import Report
 from shardlang.spec import load_spec_text

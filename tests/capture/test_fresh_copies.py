@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import shardlang
 from shardlang.capture import CallableSource, load_plain, materialize
-from shardlang.run import plain_trainee
+from shardlang.training.run import plain_trainee
 
 SPEC = """
 mesh { dp = 1 }

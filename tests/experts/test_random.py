@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from shardlang.api import Program
-from shardlang.driver import compile_spec
+from shardlang.compiler.driver import compile_spec
 from shardlang.ir.steps import Step
-from shardlang.passes import route_rows
-from shardlang.passes.gather_rows import Gathering
+from shardlang.passes.experts import route_rows
+from shardlang.passes.experts.gather_rows import Gathering
 from shardlang.proof.report import TOLERANCE
 from shardlang.runtime import lockstep
 from shardlang.spec import Spec, load_spec_text

@@ -10,11 +10,11 @@ import pytest
 from torch import fx
 
 from shardlang.api import Program
-from shardlang.build import build_graph
-from shardlang.driver import compile_spec
+from shardlang.compiler.build import build_graph
+from shardlang.compiler.driver import compile_spec
 from shardlang.ir.graph import ShardGraph
+from shardlang.passes.experts.route_rows import GATHER_EXPERTS, GATHER_ROWS, ROUTE_ROWS, Ways
 from shardlang.passes.pipeline import PIPELINE, run_passes
-from shardlang.passes.route_rows import GATHER_EXPERTS, GATHER_ROWS, ROUTE_ROWS, Ways
 from shardlang.passes.verify_graph import InvariantError, verify_graph
 from shardlang.proof.report import TOLERANCE
 from shardlang.rules.local_routed import collect, dispatch

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from shardlang.api import Program
-from shardlang.driver import compile_spec
-from shardlang.passes.route_rows import GATHER_EXPERTS, GATHER_ROWS, ROUTE_ROWS
+from shardlang.compiler.driver import compile_spec
+from shardlang.passes.experts.route_rows import GATHER_EXPERTS, GATHER_ROWS, ROUTE_ROWS
 from shardlang.proof.report import TOLERANCE
 from shardlang.spec import load_spec_text
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardlang.driver import Compiled, compile_spec
+from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.graph import STAGES, DrawError, dot_of, picture_of, write
 from shardlang.graph.code import code_of
 from shardlang.graph.fold import join_light, join_preparation

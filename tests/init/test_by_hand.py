@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shardlang.driver import compile_spec
+from shardlang.compiler.driver import compile_spec
 from shardlang.init import Written, start, write_spec
 from shardlang.init.layouts import Entry, Layouts
 from shardlang.proof.prove import verify_compiled

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from shardlang.grammar.patterns import compile_pattern
 from shardlang.init.names import patterns_for
-from shardlang.patterns import compile_pattern
 
 LAYERS = range(4)
 NAMES = [

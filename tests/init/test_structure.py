@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shardlang.driver import compile_spec
+from shardlang.compiler.driver import compile_spec
 from shardlang.init import Written, write_spec
 from shardlang.proof.prove import verify_compiled
 from shardlang.spec import load_spec_text

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardlang.bind import Binding, bind
-from shardlang.blame import at_model
 from shardlang.capture import Captured, CaptureError, capture
-from shardlang.driver import (
+from shardlang.compiler.at_model import at_model
+from shardlang.compiler.driver import (
     CompileError,
     input_specs,
     names_of,

@@ -6,10 +6,10 @@ import os
 
 import torch
 
-from shardlang.driver import compile_spec
-from shardlang.run import Run, recipe_of, sharded_module
+from shardlang.compiler.driver import compile_spec
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups, join
+from shardlang.training.run import Run, recipe_of, sharded_module
 from tests.moves.models import SPECS, spec_of
 
 STEPS = 3

@@ -14,7 +14,7 @@ from spawn import spawn
 from torch import Tensor
 
 from shardlang.api import Program
-from shardlang.driver import compile_spec
+from shardlang.compiler.driver import compile_spec
 from shardlang.ir.steps import Move, Step
 from shardlang.runtime import regather
 from shardlang.runtime.errors import RunError

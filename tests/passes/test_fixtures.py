@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shardlang.build import build_graph
-from shardlang.driver import compile_spec
+from shardlang.compiler.build import build_graph
+from shardlang.compiler.driver import compile_spec
 from shardlang.ir.text import graph_text
 from shardlang.passes.pipeline import PIPELINE, run_passes
 from shardlang.spec import load_spec_text

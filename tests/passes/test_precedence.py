@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shardlang.driver import Compiled
+from shardlang.compiler.driver import Compiled
 from tests.proof.proving import compiled
 
 MODEL = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from shardlang.driver import Compiled, compile_spec
+from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.plan import Plan, plan_of
 from shardlang.spec import load_spec_text
 

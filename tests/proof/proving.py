@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shardlang.driver import Compiled, compile_spec
+from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.proof.findings import findings
 from shardlang.proof.prove import verify_compiled
 from shardlang.proof.report import Report

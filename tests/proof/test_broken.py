@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from shardlang.driver import compile_spec
+from shardlang.compiler.driver import compile_spec
 from shardlang.ir.graph import ShardGraph, is_step, step_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.rule import Operand
 from shardlang.ir.steps import Step
 from shardlang.passes import pipeline
-from shardlang.passes.type_gradients import TypeGradients
+from shardlang.passes.rewrite.type_gradients import TypeGradients
 from shardlang.passes.verify_graph import InvariantError
 from shardlang.proof.report import Report
 from shardlang.proof.verify import verify

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shardlang.driver import CompileError, compile_spec
+from shardlang.compiler.driver import CompileError, compile_spec
 from shardlang.proof.verify import verify
 from shardlang.spec import Spec, load_spec_text
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shardlang.driver import compile_spec
+from shardlang.compiler.driver import compile_spec
 from shardlang.proof.prove import verify_compiled
 from shardlang.proof.report import Report
 from shardlang.spec import load_spec_text

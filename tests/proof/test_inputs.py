@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import shardlang
-from shardlang.driver import CompileError
+from shardlang.compiler.driver import CompileError
 from tests.commands import document
 from tests.proof.proving import compiled, proof
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shardlang.driver import CompileError
+from shardlang.compiler.driver import CompileError
 from tests.proof.proving import compiled, proof
 
 MODEL = """

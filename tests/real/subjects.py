@@ -9,7 +9,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from shardlang.build import Placements, Storage, build_graph
 from shardlang.capture import (
     Captured,
     InputSpec,
@@ -19,14 +18,15 @@ from shardlang.capture import (
     raise_to_float64,
     raised_dtype,
 )
-from shardlang.driver import Compiled, CompileError, compile_spec
+from shardlang.compiler.build import Placements, Storage, build_graph
+from shardlang.compiler.driver import Compiled, CompileError, compile_spec
+from shardlang.compiler.variants import Programs, compiled_for
 from shardlang.ir.graph import ShardError
 from shardlang.ir.program import LocalProgram
-from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import run_passes
+from shardlang.passes.rewrite.localize import to_program
 from shardlang.runtime.calls import Given
 from shardlang.spec import load_spec
-from shardlang.variants import Programs, compiled_for
 from tests.random_programs import random_subject
 
 Batch = dict[str, Tensor]

@@ -289,7 +289,7 @@ def replaced(text: str, n: int) -> Gaps:
 
 def drawn(text: str, n: int) -> Gaps:
     """Weights and tables from all generators: the plain model's for the same seed, kept states."""
-    from shardlang.run import plain_trainee
+    from shardlang.training.run import plain_trainee
 
     found = {}
     for build in (Drawn, TorchDrawn):

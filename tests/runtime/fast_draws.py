@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from shardlang.capture import materialize
-from shardlang.driver import Compiled, compile_spec
+from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.rules import streams
-from shardlang.run import Run, batches, recipe_of, sharded_module
 from shardlang.runtime.groups import join
 from shardlang.runtime.simulate import Simulator
 from shardlang.spec import load_spec
+from shardlang.training.run import Run, batches, recipe_of, sharded_module
 
 SPEC = str(Path(__file__).with_name("gpt2_fast.shard"))
 SEED, STEPS = 4, 4

@@ -16,7 +16,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from shardlang.capture.hf import HfSource
 from shardlang.runtime.data import text_batches
 from shardlang.runtime.errors import RunError
-from shardlang.text import tokenizer_of
+from shardlang.training.tokens import tokenizer_of
 
 SHAPES = {"input_ids": (2, 4), "labels": (2, 4)}
 

@@ -14,7 +14,7 @@ from spawn import spawn
 from torch import Tensor
 
 from shardlang.api import Program
-from shardlang.driver import Compiled
+from shardlang.compiler.driver import Compiled
 from shardlang.ir.here import PartNumber
 from shardlang.ir.layout import Layout
 from shardlang.rules import random

@@ -10,8 +10,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
-from shardlang.driver import Compiled, compile_spec
-from shardlang.run import Run, plain_trainee, recipe_of, sharded_module
+from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.runtime.groups import Groups, join
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import GradNorm
@@ -19,6 +18,7 @@ from shardlang.runtime.save import save
 from shardlang.runtime.train import Record
 from shardlang.runtime.whole import whole
 from shardlang.spec import load_spec
+from shardlang.training.run import Run, plain_trainee, recipe_of, sharded_module
 
 HERE = Path(__file__).parent
 SEED = 3

@@ -19,12 +19,12 @@ import shardlang.bind.types
 import shardlang.grammar.leaves
 import shardlang.grammar.tree
 import shardlang.spec.types
-from shardlang.driver import compile_spec
-from shardlang.expect import check_expects
+from shardlang.compiler.driver import compile_spec
 from shardlang.plan import plan_document, plan_of
+from shardlang.plan.expectations import check_expects
 from shardlang.plan.render import render_plan
-from shardlang.run import recipe_of
 from shardlang.spec import load_spec
+from shardlang.training.run import recipe_of
 
 MODEL = Path(__file__).parent.parent / "runtime" / "tiny.py"
 SPEC = f"""

@@ -18,9 +18,9 @@ from shardlang.ir.mesh import Mesh
 from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.rule import Rule, Sharding
-from shardlang.passes.bind_rules import BindRules
-from shardlang.passes.localize import to_program
 from shardlang.passes.pipeline import REWRITE
+from shardlang.passes.propagate.bind_rules import BindRules
+from shardlang.passes.rewrite.localize import to_program
 from shardlang.proof.distance import gap, size
 from shardlang.proof.draws import Parts, parts_of
 from shardlang.proof.rules.assignments import Assignment

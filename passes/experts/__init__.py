@@ -1,0 +1,1 @@
+"""Passes that send rows to the devices that hold their experts."""

@@ -1,0 +1,232 @@
+"""What one tensor of groups decides: the products and look-ups by it, and the ops between them that
+handle every row by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+from shardlang.ir.graph import home, is_item, producer, sharding_of
+from shardlang.ir.layout import DimLayout
+from shardlang.ir.mesh import Axis
+from shardlang.ir.rule import Sharding
+from shardlang.passes.propagate.flow import operands_of
+from shardlang.rules.call import Call
+from shardlang.rules.registry import find
+from shardlang.rules.view import to_reshape
+
+aten = torch.ops.aten
+PRODUCT = torch.ops.shardlang.grouped_mm.default
+LOOKUP = aten.index.Tensor
+
+
+@dataclass(slots=True)
+class Region:
+    """What one tensor of groups decides.
+
+    Attributes:
+        groups: the group of every row.
+        axes: the axes that split both the rows and the experts, in the order of the mesh.
+        rows: how the rows are split.
+        matrices: how the experts are split.
+        readers: the products and look-ups by group.
+        products: the products, and other ops that read more of a look-up than they take and give.
+        inside: all ops of the region, in the order of the graph.
+    """
+
+    groups: fx.Node
+    axes: tuple[Axis, ...]
+    rows: DimLayout
+    matrices: DimLayout
+    readers: list[fx.Node] = field(default_factory=list)
+    products: list[fx.Node] = field(default_factory=list)
+    inside: dict[fx.Node, None] = field(default_factory=dict)
+
+    def grow(self) -> None:
+        """Collect the products, what stands between them, and the look-ups that these read."""
+        users = [u for reader in self.readers for u in reader.users if self.is_lookup(reader)]
+        mixed = (user for user in users if self._keeps_rows(user) and self._shrinks(user))
+        found = [*(n for n in self.readers if n.target is PRODUCT), *mixed]
+        self.products = list(dict.fromkeys(found))
+        inside = {*self.products, *self._between()}
+        inside |= self._biased(inside)
+        inside |= {o for node in inside for o in self.row_operands(node) if self.is_lookup(o)}
+        inside |= {user for node in inside for user in node.users if is_item(user)}
+        self.inside = {node: None for node in self.groups.graph.nodes if node in inside}
+        self.readers = [node for node in self.readers if node in inside]
+
+    def _shrinks(self, node: fx.Node) -> bool:
+        """Whether an op reads more of look-ups than its other rows and its result are."""
+        operands = self.row_operands(node)
+        looked_up = sum(_elements(o) for o in operands if self.is_lookup(o))
+        others = sum(_elements(o) for o in operands if not self.is_lookup(o))
+        return looked_up > others + _elements(node)
+
+    def _between(self) -> set[fx.Node]:
+        """Ops that handle every row by itself, behind one product and before another."""
+        below, todo = set(self.products), list(self.products)
+        while todo:
+            for user in todo.pop().users:
+                if user not in below and self._keeps_rows(user):
+                    below.add(user)
+                    todo.append(user)
+        found: set[fx.Node] = set()
+        todo = [one for product in self.products for one in self.row_operands(product)]
+        while todo:
+            node = todo.pop()
+            if node in below and node not in found:
+                found.add(node)
+                todo += node.all_input_nodes
+        return found
+
+    def _biased(self, found: set[fx.Node]) -> set[fx.Node]:
+        """Ops behind the last product that add to it what is looked up by the same groups."""
+        added = set()
+        for node in found:
+            users = list(node.users)
+            if len(users) != 1 or users[0] in found or is_item(users[0]):
+                continue
+            others = [o for o in self.row_operands(users[0]) if o is not node]
+            if self._keeps_rows(users[0]) and others and all(map(self.is_lookup, others)):
+                added.add(users[0])
+        return added
+
+    def is_lookup(self, node: fx.Node) -> bool:
+        """Whether a value is looked up by these groups."""
+        return node.target is LOOKUP and node in self.readers
+
+    def row_operands(self, node: fx.Node) -> list[fx.Node]:
+        """The operands of an op that have its rows."""
+        if is_item(node) or node.op != "call_function" or "sharding" not in node.meta:
+            return []
+        factor, specs = row_factor(node), sharding_of(node).rule.operands
+        pairs = zip(operands_of(node), specs, strict=True)
+        return [operand for operand, spec in pairs if factor in spec.factors]
+
+    def _keeps_rows(self, node: fx.Node) -> bool:
+        """Whether an op gives, for every row of its operands, a row that is made from it alone."""
+        if is_item(node):
+            return self._keeps_rows(producer(node)[0])
+        if node.op != "call_function" or "sharding" not in node.meta:
+            return False
+        if node.target in (PRODUCT, LOOKUP):
+            return node in self.readers
+        sharding, factor = sharding_of(node), row_factor(node)
+        rule = sharding.rule
+        if factor is None or rule.random or sharding.factors[factor] != self.rows:
+            return False
+        dims = [*(operand.dims for operand in rule.operands), *rule.results]
+        first_only = all(factor not in _names(one[1:]) for one in dims)
+        results = all(one and one[0] == ((factor,),) for one in rule.results)
+        return first_only and results and _local_as_it_stands(node)
+
+    def entries(self) -> dict[fx.Node, None]:
+        """Rows that come from outside, the groups not among them."""
+        read = (one for node in self.inside for one in self.row_operands(node))
+        outside = (one for one in read if producer(one)[0] not in self.inside)
+        return {one: None for one in outside if one is not self.groups}
+
+    def exits(self) -> list[fx.Node]:
+        """Values that something outside reads."""
+        values = [n for n in self.inside if not isinstance(n.meta["val"], (list, tuple))]
+        return [n for n in values if any(user not in self.inside for user in n.users)]
+
+    def weights(self) -> dict[fx.Node, None]:
+        """What the products and look-ups read by group."""
+        return {weight_of(node): None for node in self.readers}
+
+
+def weight_of(node: fx.Node) -> fx.Node:
+    """What a product or look-up reads by group."""
+    return Call(node).operands[1 if node.target is PRODUCT else 0]
+
+
+def _elements(node: fx.Node) -> int:
+    val = node.meta["val"]
+    return sum(math.prod(v.shape) for v in (val if isinstance(val, (list, tuple)) else [val]))
+
+
+def _names(dims: tuple[tuple[tuple[str, ...], ...], ...]) -> set[str]:
+    return {name for dim in dims for block in dim for name in block}
+
+
+def row_factor(node: fx.Node) -> str | None:
+    """The factor that is the first dim of an op's result."""
+    results = sharding_of(node).rule.results
+    first = results[0][0] if results and results[0] else ()
+    return first[0][0] if len(first) == 1 and len(first[0]) == 1 else None
+
+
+def _local_as_it_stands(node: fx.Node) -> bool:
+    """Whether a device runs the op on its rows with the same arguments, however many they are."""
+    declared, sharding = find(node.target), sharding_of(node)
+    if declared is None or declared.localize is None or regroups(node):
+        return True
+    factor = row_factor(node)
+    dims = {n: dim.without(dim.axes) if n == factor else dim for n, dim in sharding.factors.items()}
+    whole = Sharding(sharding.rule, dims, dict(sharding.linear))
+    return declared.localize(Call(node), sharding) == declared.localize(Call(node), whole)
+
+
+def regroups(node: fx.Node) -> bool:
+    """Whether an op only regroups dims of one operand."""
+    declared = find(node.target)
+    return declared is not None and declared.localize is to_reshape and len(operands_of(node)) == 1
+
+
+def groups_of(node: fx.Node) -> fx.Node | None:
+    """The groups by which an op reads a weight, if it is a product or a look-up of rows."""
+    if node.target is PRODUCT:
+        groups = Call(node)["groups"]
+    elif node.target is LOOKUP and len(Call(node)["indices"]) == 1:
+        (groups,) = Call(node)["indices"]
+    else:
+        return None
+    val = groups.meta["val"]
+    whole_numbers = not (val.is_floating_point() or val.dtype in (torch.bool, torch.uint8))
+    return groups if val.dim() == 1 and whole_numbers else None
+
+
+def barred(nodes: Iterable[fx.Node]) -> list[tuple[fx.Node, tuple[Axis, ...], tuple[Axis, ...]]]:
+    """Products whose rows cannot be routed over axes that split rows and experts.
+
+    They are those whose experts are split over further axes, which do not split the rows. Given are
+    the product, the common axes and the further ones.
+    """
+    found = []
+    for node in nodes:
+        if node.target is not PRODUCT or "sharding" not in node.meta:
+            continue
+        rows, matrices = sharding_of(node).factors["s"], home(weight_of(node)).dims[0]
+        common = tuple(axis for axis in matrices.axes if axis in rows.axes)
+        further = tuple(axis for axis in matrices.axes if axis not in rows.axes)
+        if common and further:
+            found.append((node, common, further))
+    return found
+
+
+def regions(nodes: Iterable[fx.Node], mesh_axes: tuple[Axis, ...]) -> list[Region]:
+    """Every region whose rows and experts lie split over the same axes."""
+    found: dict[fx.Node, Region] = {}
+    for node in nodes:
+        groups = groups_of(node) if "sharding" in node.meta else None
+        factor = row_factor(node) if groups is not None else None
+        if groups is None or factor is None:
+            continue
+        sharding, matrices = sharding_of(node), home(weight_of(node)).dims[0]
+        rows, taken = sharding.factors[factor], sharding.operand(operands_of(node).index(groups))
+        free = not set(matrices.axes) & set(sharding.linear)
+        if not matrices.axes or not free or not set(matrices.axes) <= set(taken.dims[0].axes):
+            continue
+        axes = tuple(axis for axis in mesh_axes if axis in matrices.axes)
+        region = found.setdefault(groups, Region(groups, axes, rows, matrices))
+        if region.matrices == matrices and region.rows == rows:
+            region.readers.append(node)
+    for region in found.values():
+        region.grow()
+    return [region for region in found.values() if region.products]

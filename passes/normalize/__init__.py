@@ -1,0 +1,1 @@
+"""Passes that bring a captured graph into the form that rules and layouts need."""

@@ -1,0 +1,71 @@
+"""Drop checks, and numbers taken from tensors that only checks use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from shardlang.ir.compat import tree_leaves
+from shardlang.passes.errors import PassError
+from shardlang.passes.normalize.fx_edit import is_op
+
+aten = torch.ops.aten
+_CHECKS = [
+    aten._assert_tensor_metadata,
+    aten._assert_async,
+    aten._assert_scalar,
+    aten.sym_constrain_range,
+    aten.sym_constrain_range_for_size,
+    aten._functional_assert_async,
+    torch._check,
+]
+_ON_DATA = [aten._assert_async, aten._assert_scalar, aten._functional_assert_async]
+
+
+def drop_checks(graph: fx.Graph) -> list[str]:
+    """Drop checks in place; return the model's lines of those on data.
+
+    Raises `PassError` SH0354 for a value that depends on a number taken from a tensor.
+    """
+    lines = []
+    for node in reversed(graph.nodes):
+        if is_op(node, _CHECKS) and not node.users:
+            if is_op(node, _ON_DATA):
+                lines.append(node.meta.get("source", ""))
+            graph.erase_node(node)
+        elif _is_number(node) and not node.users:
+            graph.erase_node(node)
+    for node in graph.nodes:
+        if not all(map(_is_static, tree_leaves(node.meta.get("val")))):
+            raise PassError(
+                "SH0354",
+                f"the shape of `{_op_name(node)}`'s result depends on the values of a tensor",
+                help="keep the shape and mask instead: `torch.where(mask, x, 0)`",
+                source=node.meta.get("source", ""),
+            )
+    return lines[::-1]
+
+
+def _is_number(node: fx.Node) -> bool:
+    """Whether a call gives a number that depends on data, or None."""
+    value = node.meta.get("val")
+    return (
+        node.op == "call_function"
+        and not isinstance(value, torch.Tensor | tuple | list)
+        and (value is not None and not _is_static(value))
+    )
+
+
+def _op_name(node: fx.Node) -> str:
+    """An operator without namespace and overload."""
+    target: Any = node.target
+    return str(getattr(target, "overloadpacket", target)).removeprefix("aten.")
+
+
+def _is_static(value: Any) -> bool:
+    """Whether a traced value is free of symbolic sizes."""
+    if isinstance(value, torch.Tensor):
+        return all(isinstance(size, int) for size in value.shape)
+    return not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))

@@ -1,0 +1,75 @@
+"""Write what runs under `torch.vmap` out as operators on whole batches.
+
+Export records the entry and the exit of a vmap and, between them, operators on one element. Running
+that stretch again, with PyTorch's own batching rules, gives the operators that it amounts to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from shardlang.passes.normalize.fx_edit import Editor
+
+_ENTRY, _EXIT = "_vmap_increment_nesting", "_vmap_decrement_nesting"
+
+
+def expand_vmaps(graph: fx.Graph) -> None:
+    """Replace every vmap in `graph`, nested ones with it."""
+    for nodes in _stretches(graph):
+        _expand(graph, nodes)
+
+
+def _stretches(graph: fx.Graph) -> list[list[fx.Node]]:
+    """The nodes from each outermost entry to its exit."""
+    found: list[list[fx.Node]] = []
+    depth = 0
+    for node in graph.nodes:
+        name = getattr(node.target, "__name__", "") if node.op == "call_function" else ""
+        if name == _ENTRY:
+            if depth == 0:
+                found.append([])
+            depth += 1
+        if depth:
+            found[-1].append(node)
+        depth -= name == _EXIT
+    return found
+
+
+def _expand(graph: fx.Graph, nodes: Sequence[fx.Node]) -> None:
+    inside = set(nodes)
+    read = dict.fromkeys(n for node in nodes for n in node.all_input_nodes if n not in inside)
+    made = [node for node in nodes if any(user not in inside for user in node.users)]
+    edit = Editor(graph)
+    first = nodes[0]
+    with edit.fake_mode:
+        traced = make_fx(_function(nodes, list(read), made))(*(n.meta["val"] for n in read))
+    env: dict[fx.Node, Any] = dict(
+        zip(traced.graph.find_nodes(op="placeholder"), read, strict=True)
+    )
+    for node in traced.graph.nodes:
+        if node.op == "call_function":
+            args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+            env[node] = edit.call(node.target, *args, like=first, **kwargs)
+    results = traced.graph.output_node().args[0]
+    assert isinstance(results, (list, tuple))
+    for old, new in zip(made, results, strict=True):
+        old.replace_all_uses_with(env[new])
+    for node in reversed(nodes):
+        graph.erase_node(node)
+
+
+def _function(nodes: Sequence[fx.Node], read: Sequence[fx.Node], made: Sequence[fx.Node]) -> Any:
+    """What the nodes compute, from the values that they read to those that others use."""
+
+    def function(*values: Any) -> list[Any]:
+        env = dict(zip(read, values, strict=True))
+        for node in nodes:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+            env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return [env[node] for node in made]
+
+    return function

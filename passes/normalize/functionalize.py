@@ -1,0 +1,332 @@
+"""Make in-place operators functional.
+
+Every tensor is either a root, which owns its storage, or a view of another through one operator.
+A write to a tensor becomes a new value of it; the tensors that it views are rebuilt from the inside
+out by scattering that value back, up to the root. A later read of any other view of the root
+recomputes it from the root's new value.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from shardlang.ir.compat import OpOverload
+from shardlang.passes.errors import PassError
+from shardlang.passes.normalize.fx_edit import (
+    KEPT_META,
+    Editor,
+    argument,
+    carries_gradient,
+    is_op,
+    val,
+)
+from shardlang.passes.normalize.view_inverses import put_back
+
+aten = torch.ops.aten
+
+
+@dataclass(slots=True)
+class _Root:
+    """A storage: how often it has been written, and the node of its latest whole value."""
+
+    version: int
+    current: fx.Node
+
+
+def functionalize(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """Rewrite `graph` in place; return the final value of every placeholder that was written.
+
+    Raises `PassError` SH0357 for a write that cannot be expressed functionally.
+    """
+    if not any(_mutates(node) or is_op(node, [aten.batch_norm]) for node in graph.nodes):
+        return {}
+    return _Functionalizer(graph).run()
+
+
+class _Functionalizer:
+    """One run over one graph."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+        self.edit = Editor(graph)
+        self.roots: dict[fx.Node, _Root] = {}
+        self.parents: dict[fx.Node, fx.Node] = {}
+        self.fresh: dict[fx.Node, tuple[int, fx.Node]] = {}
+        self.fakes: dict[fx.Node, Any] = {}
+
+    def run(self) -> dict[fx.Node, fx.Node]:
+        original = list(self.graph.nodes)
+        for node in original:
+            self._alias(node)
+        written: list[fx.Node] = []
+        for node in original:
+            if _mutates(node):
+                self._write(node)
+                written.append(node)
+                continue
+            stats = node.args[3:5]
+            self._read_operands(node)
+            if node in self.roots:
+                self.fresh[node] = (self.roots[node].version, node)
+            if is_op(node, [aten.batch_norm]) and argument(node, "training"):
+                self._expose_running_stats(node, stats)
+        output = original[-1]
+        final = {n: self._final_value(n, output) for n in original if self._is_written(n)}
+        for node in reversed(written):
+            self.graph.erase_node(node)
+        return final
+
+    def _is_written(self, node: fx.Node) -> bool:
+        """Whether the node is a placeholder that the program has written."""
+        return node.op == "placeholder" and node in self.roots and self.roots[node].version > 0
+
+    def _final_value(self, node: fx.Node, output: fx.Node) -> fx.Node:
+        """The value that a written placeholder ends with, cut off from autograd."""
+        value = self._read(node, output)
+        final = self.edit.call(aten.detach.default, value, like=output)
+        final.meta |= {key: value.meta[key] for key in KEPT_META if key in value.meta}
+        return final
+
+    def _alias(self, node: fx.Node) -> None:
+        """Find out, by running the node on fakes, whose storage its result is."""
+        self.fakes[node] = self._run(node)
+        if not isinstance(self.fakes[node], torch.Tensor):
+            return
+        self.roots[node] = _Root(0, node)
+        storage = self.fakes[node].untyped_storage()._cdata
+        for operand in node.all_input_nodes:
+            for source in self._with_lists(operand):
+                if self._storage(source) == storage:
+                    self.parents[node] = source
+                    self.roots[node] = self.roots[source]
+                    return
+
+    def _with_lists(self, operand: fx.Node) -> list[fx.Node]:
+        """The tensor nodes that an operand may alias: itself, or what a multi-output op reads."""
+        return [operand] if operand in self.roots else list(operand.all_input_nodes)
+
+    def _storage(self, node: fx.Node) -> int | None:
+        fake = self.fakes.get(node)
+        return fake.untyped_storage()._cdata if isinstance(fake, torch.Tensor) else None
+
+    def _run(self, node: fx.Node) -> Any:
+        """The node's fake result, sharing storage as the real one would."""
+        if node.op == "placeholder":
+            fake = node.meta["val"]
+            with self.edit.fake_mode:
+                return torch.empty_strided(fake.size(), fake.stride(), dtype=fake.dtype)
+        if node.op != "call_function":
+            return None
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.fakes[n])
+        with self.edit.fake_mode, torch.no_grad():
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _read_operands(self, node: fx.Node) -> None:
+        """Let a node use the present values of its operands."""
+        for operand in node.all_input_nodes:
+            if operand in self.roots:
+                node.replace_input_with(operand, self._read(operand, node))
+
+    def _read(self, node: fx.Node, before: fx.Node) -> fx.Node:
+        """The node that holds the present value of `node`'s tensor."""
+        root = self.roots[node]
+        version, value = self.fresh.get(node, (0, node))
+        if version == root.version:
+            return value
+        parent = self.parents.get(node)
+        value = root.current if parent is None else self._review(node, parent, before)
+        self.fresh[node] = (root.version, value)
+        return value
+
+    def _review(self, node: fx.Node, parent: fx.Node, before: fx.Node) -> fx.Node:
+        """Take the view `node` of its parent's present value."""
+        value = self._read(parent, before)
+        if _mutates(node) or is_op(node, [aten.detach_]):
+            return value
+        if node.target is operator.getitem:
+            return self._review_item(node, value, before)
+        args = tuple(value if a is node.args[0] else a for a in node.args)
+        return self.edit.call(node.target, *args, like=before, **node.kwargs)
+
+    def _review_item(self, node: fx.Node, value: fx.Node, before: fx.Node) -> fx.Node:
+        """Take one item of a view operator with several results, such as split."""
+        split = node.args[0]
+        assert isinstance(split, fx.Node)
+        again = self.edit.call(split.target, value, *split.args[1:], like=before, **split.kwargs)
+        return self.edit.call(operator.getitem, again, node.args[1], like=before)
+
+    def _write(self, node: fx.Node) -> None:
+        """Replace an in-place call by its functional form and record the new value."""
+        target = written_operand(node)
+        if torch.Tag.inplace_view in node.target.tags:  # type: ignore[union-attr]
+            raise _no_form(node)
+        old = self._read(target, node)
+        value = self._new_value(node, old)
+        if node.meta.get("no_grad"):
+            value = self.edit.call(aten.detach.default, value, like=node)
+        self._store(target, value, node)
+
+    def _store(self, target: fx.Node, value: fx.Node, at: fx.Node) -> None:
+        """Make `value` the tensor `target`'s value, and so part of what it views."""
+        root = self.roots[target]
+        chain = [target]
+        while chain[-1] in self.parents:
+            chain.append(self.parents[chain[-1]])
+        olds = [self._read(n, at) for n in chain]
+        self._refuse_hidden_gradient(chain, olds, at)
+        version = root.version + 1
+        self.fresh[target] = (version, value)
+        for view, parent, old in zip(chain, chain[1:], olds[1:], strict=False):
+            value = self._put_back(view, old, value, at)
+            self.fresh[parent] = (version, value)
+        root.version, root.current = version, value
+
+    def _put_back(self, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
+        """The parent's value with the part that `view` shows replaced by `value`."""
+        if _mutates(view) or is_op(view, [aten.detach_]):
+            return value
+        new = put_back(self.edit, view, parent, value, at)
+        if new is None:
+            raise PassError(
+                "SH0357",
+                f"a write in place through the view that `{view.target}` makes cannot be traced",
+                source=at.meta.get("source", ""),
+                help="compute a new tensor instead of writing into the view",
+            )
+        return new
+
+    def _refuse_hidden_gradient(
+        self, chain: list[fx.Node], olds: list[fx.Node], at: fx.Node
+    ) -> None:
+        """Refuse a write that autograd does not see to a tensor that it goes through."""
+        hidden = bool(at.meta.get("no_grad"))
+        for node, old in zip(chain, olds, strict=True):
+            if hidden and carries_gradient(old):
+                if chain[-1].meta.get("kind") == "param":
+                    source = at.meta.get("source", "")
+                    raise written_leaf("param", chain[-1].meta["leaf"], source)
+                raise PassError(
+                    "SH0357",
+                    "a tensor with a gradient is changed in place where autograd does not see it:"
+                    " under `no_grad`, or through `detach`",
+                    source=at.meta.get("source", ""),
+                    help="change a copy of the tensor, or parameters in the training loop",
+                )
+            hidden = hidden or is_op(node, [aten.detach, aten.detach_])
+
+    def _new_value(self, node: fx.Node, old: fx.Node) -> fx.Node:
+        """The functional counterpart of an in-place call on a tensor whose value is `old`."""
+        given = (node.args, {k: v for k, v in node.kwargs.items() if k != "out"})
+        args, kwargs = fx.map_arg(given, lambda n: self._read(n, node))
+        if is_op(node, [aten.copy_]):
+            assert isinstance(args[1], fx.Node)
+            return self._fit(args[1], old, node)
+        if is_op(node, [aten.zero_]):
+            return self.edit.call(aten.zeros_like.default, old, like=node)
+        value = self.edit.call(functional_form(node), *args, like=node, **kwargs)
+        return self._fit(value, old, node)
+
+    def _fit(self, value: fx.Node, old: fx.Node, at: fx.Node) -> fx.Node:
+        """`value` in the type and shape of `old`."""
+        if val(value).dtype != val(old).dtype:
+            value = self.edit.call(aten.to.dtype, value, val(old).dtype, like=at)
+        if val(value).shape != val(old).shape:
+            value = self.edit.call(aten.expand.default, value, list(val(old).shape), like=at)
+        return value
+
+    def _expose_running_stats(self, node: fx.Node, stats: tuple[Any, ...]) -> None:
+        """Take the update of the running statistics out of a training batch norm."""
+        if not all(isinstance(s, fx.Node) for s in stats):
+            return
+        x, momentum = node.args[0], float(argument(node, "momentum"))
+        olds = node.args[3:5]
+        node.args = (*node.args[:3], None, None, *node.args[5:])
+        dims = [d for d in range(val(x).dim()) if d != 1]  # type: ignore[arg-type]
+        data = self.edit.call(aten.detach.default, x, like=node)
+        mean = self.edit.call(aten.mean.dim, data, dims, like=node)
+        var = self.edit.call(aten.var.correction, data, dims, correction=1, like=node)
+        for buffer, old, new in zip(stats, olds, (mean, var), strict=True):
+            kept = self.edit.call(aten.mul.Tensor, old, 1.0 - momentum, like=node)
+            added = self.edit.call(aten.mul.Tensor, new, momentum, like=node)
+            total = self.edit.call(aten.add.Tensor, kept, added, like=node)
+            self._store(buffer, self._fit(total, old, node), node)  # type: ignore[arg-type]
+
+
+_WRITE_HELP = {
+    "param": "change parameters in the training loop; what the forward keeps is a buffer",
+    "input": "change a copy: `x = x.clone()` first",
+    "constant": "register the tensor as a buffer",
+}
+
+
+def written_leaf(kind: str, name: str, source: str) -> PassError:
+    """The error for a write to what a program cannot change: a parameter, input or constant."""
+    word = {"param": "parameter"}.get(kind, kind)
+    return PassError(
+        "SH0357",
+        f"the forward changes the {word} `{name}` in place",
+        help=_WRITE_HELP[kind],
+        source=source,
+    )
+
+
+def functional_form(node: fx.Node) -> OpOverload:
+    """The functional overload of a writing aten call. Raises `PassError` if there is none."""
+    target = node.target
+    assert isinstance(target, OpOverload)
+    name, overload = target.overloadpacket.__name__, target._overloadname
+    functional = f"__{name[3:-2]}__" if name.startswith("__i") else name.removesuffix("_")
+    choices = [(functional, overload)]
+    if "out" in _written_arguments(target):
+        choices = [(name, overload.removesuffix("_out")), (name, "default"), (name, "Tensor")]
+    for packet, suffix in choices:
+        found = getattr(getattr(aten, packet, None), suffix, None)
+        if not isinstance(found, OpOverload) or found._schema.is_mutable:
+            continue
+        if _types(found) == _types(target):
+            return found
+    raise _no_form(node)
+
+
+def _types(target: OpOverload) -> list[str]:
+    """The types of an operator's operands, without an `out`."""
+    ignored = ("out", "generator")
+    return [str(a.type) for a in target._schema.arguments if a.name not in ignored]
+
+
+def written_operand(node: fx.Node) -> fx.Node:
+    """The only operand that a call writes. Raises `PassError` if there are several."""
+    assert isinstance(node.target, OpOverload)
+    written = _written_arguments(node.target)
+    operand = argument(node, written[0])
+    if len(written) != 1 or not isinstance(operand, fx.Node):
+        raise _no_form(node)
+    return operand
+
+
+def _no_form(node: fx.Node) -> PassError:
+    """The error for an in-place operator without a functional counterpart."""
+    return PassError(
+        "SH0357",
+        f"`{node.target}` changes its operand in place and has no counterpart that does not",
+        help="compute a new tensor instead of changing one",
+        source=node.meta.get("source", ""),
+    )
+
+
+def _written_arguments(target: OpOverload) -> list[str]:
+    """The names of the operands that an operator writes."""
+    arguments = target._schema.arguments
+    return [a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write]
+
+
+def _mutates(node: fx.Node) -> bool:
+    """Whether the call writes one of its operands."""
+    if node.op != "call_function" or not isinstance(node.target, OpOverload):
+        return False
+    return bool(node.target._schema.is_mutable) and not is_op(node, [aten.detach_])

@@ -1,0 +1,79 @@
+"""repeat_heads: attention whose groups of heads do not lie in one piece.
+
+Grouped attention is split by its groups: a device has some key heads and all query heads that read
+them. Where the stated layouts split the query heads otherwise (8 over 4 devices, with 2 key heads),
+key and value are repeated to one head per query head, as grouped attention is defined. Every device
+then takes those that its own query heads read, and its attention is split all the same; the
+gradients of a key head are summed over the devices that share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import fx
+
+from shardlang.ir.graph import ShardGraph, Stated
+from shardlang.ir.layout import DimLayout, all_pieces_nonempty, split_factors
+from shardlang.ir.mesh import Axis
+from shardlang.passes.normalize.fx_edit import Editor, argument, is_op, val
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatHeads:
+    """Repeat key and value heads where the layouts of an attention's parameters cut its groups."""
+
+    name: str = "repeat_heads"
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        """Rewrite every such attention."""
+        edit = Editor(graph.graph)
+        for node in list(graph.graph.nodes):
+            if is_op(node, [aten.scaled_dot_product_attention]) and _cuts_groups(graph, node):
+                _repeat(edit, node)
+        return graph
+
+
+def _cuts_groups(graph: ShardGraph, node: fx.Node) -> bool:
+    """Whether a stated layout splits the query heads, and not by groups."""
+    query, key = (val(x) for x in node.all_input_nodes[:2])
+    if not argument(node, "enable_gqa") or query.dim() < 3 or query.shape[-3] == key.shape[-3]:
+        return False
+    groups = key.shape[-3]
+    for axes in _stated_axes(graph, node.meta.get("module", "")):
+        heads = DimLayout.shard(query.shape[-3], axes)
+        _, lost = split_factors(heads, (groups, query.shape[-3] // groups))
+        if lost and all_pieces_nonempty(heads):
+            return True
+    return False
+
+
+def _stated_axes(graph: ShardGraph, module: str) -> Iterator[tuple[Axis, ...]]:
+    """The model axes of every dim that is stated of a parameter in a module."""
+    for leaf in graph.leaves:
+        if leaf.kind == "param" and (not module or leaf.name.startswith(f"{module}.")):
+            for node in (leaf.node, *leaf.node.users):
+                stated = node.meta.get("stated")
+                dims = stated.layout.dims if isinstance(stated, Stated) else ()
+                yield from (d.axes for d in dims if d.axes and not graph.data_axes & {*d.axes})
+
+
+def _repeat(edit: Editor, node: fx.Node) -> None:
+    """One key and value head per query head."""
+    query, *pair = cast(tuple[fx.Node, ...], node.args[:3])
+    made = (one_head_per_query(edit, x, query, node) for x in pair)
+    node.args = (query, *made, *node.args[3:])
+    node.kwargs = {k: v for k, v in node.kwargs.items() if k != "enable_gqa"}
+
+
+def one_head_per_query(edit: Editor, x: fx.Node, query: fx.Node, like: fx.Node) -> fx.Node:
+    """Repeat the grouped heads of a key or value so that there is one per query head."""
+    times = val(query).shape[-3] // val(x).shape[-3]
+    if times == 1:
+        return x
+    return edit.call(aten.repeat_interleave.self_int, x, times, -3, like=like)

@@ -1,0 +1,237 @@
+"""Drop what has no effect on values, and bring spellings of the same operator to one form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from shardlang.passes.normalize.fx_edit import (
+    Editor,
+    argument,
+    gradient_carriers,
+    has_argument,
+    is_op,
+    val,
+)
+
+aten = torch.ops.aten
+CPU = torch.device("cpu")
+
+_PLACEMENT = ("pin_memory", "layout", "memory_format")
+_COPIES = [
+    aten.alias,
+    aten.clone,
+    aten.contiguous,
+    aten.lift,
+    aten.lift_fresh,
+    aten.lift_fresh_copy,
+    aten.positive,
+    aten.conj,
+    aten.resolve_conj,
+    aten.resolve_neg,
+]
+_DROPOUTS = [
+    aten.dropout,
+    aten.feature_dropout,
+    aten.alpha_dropout,
+    aten.feature_alpha_dropout,
+]
+_RESHAPES = [
+    aten.view.default,
+    aten.reshape,
+    aten._unsafe_view,
+    aten.view_as,
+    aten.reshape_as,
+    aten.flatten,
+    aten.unflatten,
+]
+_NEW_FACTORIES = {
+    aten.new_ones: aten.ones.default,
+    aten.new_zeros: aten.zeros.default,
+    aten.new_full: aten.full.default,
+    aten.new_empty: aten.zeros.default,
+}
+
+
+def simplify(graph: fx.Graph) -> None:
+    """Simplify `graph` in place.
+
+    Afterwards there are no copies, switched-off dropouts or redundant casts;
+    reshapes are all `aten.reshape` and casts all `aten.to.dtype`, sizes are explicit; factories
+    name their dtype, and no device but the CPU.
+    """
+    edit = Editor(graph)
+    for node in list(graph.nodes):
+        for operators, rule in _RULES:
+            if is_op(node, operators):
+                rule(edit, node)
+                break
+        if node.op == "call_function":
+            _drop_placement(node)
+            _name_dtype(node)
+    _drop_detaches(edit)
+    graph.eliminate_dead_code()
+
+
+def _forward(edit: Editor, node: fx.Node) -> None:
+    """Replace a node by its operand."""
+    operand = node.args[0]
+    assert isinstance(operand, fx.Node)
+    edit.replace(node, operand)
+
+
+def _dropout(edit: Editor, node: fx.Node) -> None:
+    if argument(node, "p") == 0.0 or not argument(node, "train"):
+        _forward(edit, node)
+
+
+def _cast(edit: Editor, node: fx.Node) -> None:
+    """A cast becomes `aten.to.dtype`, or nothing where the type stays."""
+    operand = node.args[0]
+    assert isinstance(operand, fx.Node)
+    dtype = val(node).dtype
+    if val(operand).dtype == dtype:
+        edit.replace(node, operand)
+    else:
+        _become(edit, node, aten.to.dtype, operand, dtype)
+
+
+def _reshape(edit: Editor, node: fx.Node) -> None:
+    operand = node.args[0]
+    assert isinstance(operand, fx.Node)
+    if val(operand).shape == val(node).shape:
+        edit.replace(node, operand)
+    else:
+        _become(edit, node, aten.reshape.default, operand, list(val(node).shape))
+
+
+def _expand(edit: Editor, node: fx.Node) -> None:
+    operand = node.args[0]
+    assert isinstance(operand, fx.Node)
+    if val(operand).shape == val(node).shape:
+        edit.replace(node, operand)
+    else:
+        _become(edit, node, aten.expand.default, operand, list(val(node).shape))
+
+
+def _slice(edit: Editor, node: fx.Node) -> None:
+    """Drop a slice of everything; give others explicit, non-negative bounds."""
+    operand = node.args[0]
+    assert isinstance(operand, fx.Node)
+    dim = argument(node, "dim") % val(operand).dim()
+    start, end, step = slice(
+        argument(node, "start"), argument(node, "end"), argument(node, "step")
+    ).indices(val(operand).shape[dim])
+    if val(operand).shape == val(node).shape:
+        edit.replace(node, operand)
+    elif step == 1:
+        _become(edit, node, aten.slice.Tensor, operand, dim, start, end)
+    else:
+        _become(edit, node, aten.slice.Tensor, operand, dim, start, end, step)
+
+
+def _detach_in_place(edit: Editor, node: fx.Node) -> None:
+    node.target = aten.detach.default
+
+
+def _rms_norm(edit: Editor, node: fx.Node) -> None:
+    """Write out the default epsilon, which depends on the dtype."""
+    if argument(node, "eps") is None:
+        weight = argument(node, "weight")
+        eps = torch.finfo(val(node).dtype).eps
+        node.args = (*node.args[:2], weight, eps)
+
+
+def _new_factory(edit: Editor, node: fx.Node) -> None:
+    """A factory that takes only its dtype from a tensor becomes one without operands."""
+    dtype = val(node).dtype
+    for packet, factory in _NEW_FACTORIES.items():
+        if is_op(node, [packet]):
+            node.target, node.args = factory, node.args[1:]
+    node.kwargs = {"dtype": dtype, "device": CPU}
+
+
+def _empty(edit: Editor, node: fx.Node) -> None:
+    """Uninitialized memory becomes zeros, so that a program has one meaning."""
+    like = is_op(node, [aten.empty_like])
+    dtype = val(node).dtype
+    node.target = aten.zeros_like.default if like else aten.zeros.default
+    node.args, node.kwargs = node.args[:1], {"dtype": dtype, "device": CPU}
+
+
+def _conj(edit: Editor, node: fx.Node) -> None:
+    """A conjugate is computed at once: what resolves a pending one is a copy like any other."""
+    _become(edit, node, aten.conj_physical.default, node.args[0])
+
+
+def _negative(edit: Editor, node: fx.Node) -> None:
+    _become(edit, node, aten.neg.default, node.args[0])
+
+
+def _unit(edit: Editor, node: fx.Node) -> None:
+    """Drop a product with one, and a sum of integers with zero."""
+    operand, other = node.args[0], node.args[1]
+    if not isinstance(operand, fx.Node) or isinstance(other, (fx.Node, bool)):
+        return
+    neutral = 1 if is_op(node, [aten.mul, aten.div]) else 0
+    exact = neutral == 1 or not val(operand).is_floating_point()
+    if exact and other == neutral and val(operand).dtype == val(node).dtype:
+        edit.replace(node, operand)
+
+
+def _fill(edit: Editor, node: fx.Node) -> None:
+    """Fill with a number where the filling tensor is a known constant."""
+    other = node.args[1]
+    if isinstance(other, fx.Node) and "value" in other.meta:
+        _become(edit, node, aten.fill.Scalar, node.args[0], other.meta["value"])
+
+
+def _become(edit: Editor, node: fx.Node, target: Any, *args: Any) -> None:
+    """Turn a call into another with the same result, under the same name."""
+    node.target, node.args, node.kwargs = target, args, {}
+    edit.infer(node)
+
+
+def _drop_placement(node: fx.Node) -> None:
+    """Remove memory options, and let every device argument be the CPU."""
+    kwargs = {k: v for k, v in node.kwargs.items() if k not in _PLACEMENT}
+    if "device" in kwargs:
+        kwargs["device"] = CPU
+    node.kwargs = kwargs
+
+
+def _name_dtype(node: fx.Node) -> None:
+    """Let a factory name its dtype: the default one may be another where the program runs."""
+    value = node.meta.get("val")
+    makes = not node.all_input_nodes and isinstance(value, torch.Tensor)
+    if makes and has_argument(node, "dtype"):
+        node.kwargs = {**node.kwargs, "dtype": val(node).dtype}
+
+
+def _drop_detaches(edit: Editor) -> None:
+    """Remove detaches of values that carry no gradient."""
+    carriers = gradient_carriers(edit.graph)
+    for node in list(edit.graph.nodes):
+        if is_op(node, [aten.detach]) and node.args[0] not in carriers:
+            _forward(edit, node)
+
+
+_RULES: tuple[tuple[list[Any], Callable[[Editor, fx.Node], None]], ...] = (
+    (_COPIES, _forward),
+    (_DROPOUTS, _dropout),
+    ([aten.to, aten._to_copy, aten.type_as], _cast),
+    (_RESHAPES, _reshape),
+    ([aten.expand, aten.expand_as], _expand),
+    ([aten.slice], _slice),
+    ([aten.detach_], _detach_in_place),
+    ([aten._conj], _conj),
+    ([aten._neg_view], _negative),
+    ([aten.rms_norm], _rms_norm),
+    ([aten.new_ones, aten.new_zeros, aten.new_full, aten.new_empty], _new_factory),
+    ([aten.empty, aten.empty_like], _empty),
+    ([aten.add, aten.sub, aten.mul, aten.div], _unit),
+    ([aten.fill], _fill),
+)

@@ -1,0 +1,164 @@
+"""How a value is put back into the tensor that a view operator took it from."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from shardlang.passes.normalize.fx_edit import Editor, argument, is_op, val
+
+aten = torch.ops.aten
+PutBack = Callable[[Editor, fx.Node, fx.Node, fx.Node, fx.Node], fx.Node]
+
+
+def put_back(
+    edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
+) -> fx.Node | None:
+    """`parent` with the part that `view` shows replaced by `value`; None if that has no form."""
+    if view.target is operator.getitem:
+        return _put_item(edit, view, parent, value, at)
+    for operators, rule in _RULES:
+        if is_op(view, operators):
+            return rule(edit, view, parent, value, at)
+    return None
+
+
+def _same(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
+    return value
+
+
+def _reshape(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
+    return edit.call(aten.reshape.default, value, list(val(parent).shape), like=at)
+
+
+def _transpose(
+    edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
+) -> fx.Node:
+    return edit.call(view.target, value, *view.args[1:], like=at)
+
+
+def _permute(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
+    dims = argument(view, "dims")
+    inverse = sorted(range(len(dims)), key=lambda i: dims[i] % len(dims))
+    return edit.call(aten.permute.default, value, inverse, like=at)
+
+
+def _view_as_real(
+    edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
+) -> fx.Node:
+    parts = [edit.call(aten.select.int, value, -1, i, like=at) for i in (0, 1)]
+    return edit.call(aten.complex.default, *parts, like=at)
+
+
+def _view_as_complex(
+    edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
+) -> fx.Node:
+    return edit.call(aten.view_as_real.default, value, like=at)
+
+
+def _part(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
+    """Put back the real or the imaginary part."""
+    if not val(parent).is_complex():
+        return value
+    if is_op(view, [aten.real]):
+        return edit.call(
+            aten.complex.default, value, edit.call(aten.imag.default, parent, like=at), like=at
+        )
+    real = edit.call(aten.real.default, parent, like=at)
+    return edit.call(aten.complex.default, real, value, like=at)
+
+
+def _conj(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
+    return edit.call(aten.conj_physical.default, value, like=at)
+
+
+def _movedim(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
+    source, destination = argument(view, "source"), argument(view, "destination")
+    return edit.call(view.target, value, destination, source, like=at)
+
+
+def _narrow(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
+    dim, start, length = (argument(view, name) for name in ("dim", "start", "length"))
+    given = dim, start, start + length
+    return _scattered(edit, aten.slice_scatter.default, parent, value, given, at)
+
+
+def _scatter(target: Any) -> PutBack:
+    """A rule for views whose scatter operator takes the same arguments."""
+
+    def rule(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
+        names = [a.name for a in view.target._schema.arguments[1:]]  # type: ignore[union-attr]
+        given = [argument(view, name) for name in names]
+        given = [
+            g % val(parent).dim() if name.startswith("dim") else g
+            for name, g in zip(names, given, strict=True)
+        ]
+        return _scattered(edit, target, parent, value, given, at)
+
+    return rule
+
+
+def _scattered(
+    edit: Editor, target: Any, parent: fx.Node, value: fx.Node, given: Sequence[Any], at: fx.Node
+) -> fx.Node:
+    """A scatter; that of complex numbers, which has no derivative, as one of pairs."""
+    if not val(parent).is_complex():
+        return edit.call(target, parent, value, *given, like=at)
+    pairs = [edit.call(aten.view_as_real.default, x, like=at) for x in (parent, value)]
+    return edit.call(
+        aten.view_as_complex.default, edit.call(target, *pairs, *given, like=at), like=at
+    )
+
+
+def _put_item(
+    edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
+) -> fx.Node | None:
+    """Put back one result of split, chunk or unbind."""
+    split, index = view.args
+    assert isinstance(split, fx.Node) and isinstance(index, int)
+    dim = argument(split, "dim") % val(parent).dim()
+    if is_op(split, [aten.unbind]):
+        return _scattered(edit, aten.select_scatter.default, parent, value, (dim, index), at)
+    if not is_op(split, [aten.split, aten.split_with_sizes, aten.chunk]):
+        return None
+    sizes = [piece.shape[dim] for piece in split.meta["val"]]
+    start = sum(sizes[:index])
+    end = start + sizes[index]
+    return _scattered(edit, aten.slice_scatter.default, parent, value, (dim, start, end), at)
+
+
+_RULES: tuple[tuple[list[Any], PutBack], ...] = (
+    ([aten.alias, aten.detach, aten.to, aten.contiguous, aten.lift_fresh], _same),
+    # switched off, they return what they are given
+    ([aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.feature_alpha_dropout], _same),
+    (
+        [
+            aten.view,
+            aten.reshape,
+            aten._unsafe_view,
+            aten.unsqueeze,
+            aten.squeeze,
+            aten.flatten,
+            aten.unflatten,
+            aten.view_as,
+            aten.reshape_as,
+            aten._reshape_alias,
+        ],
+        _reshape,
+    ),
+    ([aten.t, aten.transpose, aten.swapaxes, aten.swapdims, aten.mT], _transpose),
+    ([aten.movedim], _movedim),
+    ([aten.narrow], _narrow),
+    ([aten.permute], _permute),
+    ([aten.view_as_real], _view_as_real),
+    ([aten.view_as_complex], _view_as_complex),
+    ([aten.real, aten.imag], _part),
+    ([aten._conj], _conj),
+    ([aten.slice], _scatter(aten.slice_scatter.default)),
+    ([aten.select], _scatter(aten.select_scatter.default)),
+    ([aten.diagonal], _scatter(aten.diagonal_scatter.default)),
+)

@@ -1,0 +1,115 @@
+"""choose: the factor of an op that nothing above has decided, by bytes per optimizer step.
+
+An op whose operand comes in sharded must either split one of its own factors along that axis or
+have the operand gathered. Every legal factor that some operand is sharded on is priced: the bytes
+that bring all operands into place, and those that reduce a partial result. No factor is an answer
+only if no factor is legal.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import fx
+
+from shardlang.cost.paths import move_cost
+from shardlang.ir.graph import home, producer, sharding_of
+from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.mesh import Axis
+from shardlang.ir.rule import Origin, Sharding
+from shardlang.passes.propagate.flow import Flow, groups_of, merge, outer, writable
+
+Option = dict[str, DimLayout]
+
+
+def choose(flow: Flow) -> bool:
+    """Decide every undecided op in topological order; whether any op changed."""
+    everything = frozenset(flow.graph.mesh.axes)
+    changed = False
+    for node in flow.nodes:
+        if node.op == "placeholder":
+            continue
+        changed |= flow.forward(node, outer, everything)
+        changed |= decide(flow, node)
+    return changed
+
+
+def decide(flow: Flow, node: fx.Node) -> bool:
+    """Give one op the cheapest of its options, axis by axis."""
+    changed = False
+    for axis in flow.graph.mesh.axes:
+        options = options_of(flow, node, axis)
+        if not options:
+            continue
+        best = min(options, key=lambda option: (price(flow, node, option), rank(node, option)))
+        sharding = sharding_of(node)
+        sharding.factors.update(best)
+        sharding.origins[axis] = Origin(f"cheapest of {len(options)}", node.name)
+        changed = True
+    return changed
+
+
+def options_of(flow: Flow, node: fx.Node, axis: Axis) -> list[Option]:
+    """The factors that could carry an axis that some operand is sharded on."""
+    sharding = sharding_of(node)
+    if axis in sharding.closed or axis in sharding.linear or sharding.factor_of(axis) is not None:
+        return []
+    options: dict[tuple[str, ...], Option] = {}
+    for index, operand in enumerate(flow.calls[node]):
+        layout = home(operand)
+        if layout.dim_of(axis) is None or _storage(flow, node, operand, axis):
+            continue
+        found = sharding.read_operand(index, layout)
+        for names in groups_of(sharding.rule, found):
+            if axis not in found[names[0]].axes or not set(names) <= flow.open_factors(node):
+                continue
+            merged = {n: merge(sharding, n, found[n], frozenset([axis]), names) for n in names}
+            option: Option = {n: dim for n, dim in merged.items() if dim is not None}
+            if len(option) == len(names) and all(axis in d.axes for d in option.values()):
+                trial = with_option(sharding, option)
+                if writable(trial):
+                    options.setdefault(names, option)
+    return list(options.values())
+
+
+def _storage(flow: Flow, node: fx.Node, operand: fx.Node, axis: Axis) -> bool:
+    weight = producer(operand)[0] in flow.weights and node not in flow.weights
+    return weight and axis in flow.graph.data_axes
+
+
+def with_option(sharding: Sharding, option: Option) -> Sharding:
+    """The sharding with an option taken."""
+    return Sharding(sharding.rule, {**sharding.factors, **option}, dict(sharding.linear))
+
+
+def price(flow: Flow, node: fx.Node, option: Option) -> float:
+    """Bytes that an option moves: operands into place, and partial results reduced."""
+    trial = with_option(sharding_of(node), option)
+    total = 0.0
+    for index, operand in enumerate(flow.calls[node]):
+        val = operand.meta["val"]
+        diff = bool(operand.meta.get("diff"))
+        total += val.dtype.itemsize * move_cost(home(operand), trial.operand(index), diff)
+    results = _results(node)
+    for index, out in enumerate(results):
+        layout = trial.result(index)
+        goal = Layout(layout.dims)
+        if layout.partial:
+            total += out.dtype.itemsize * move_cost(layout, goal, bool(node.meta.get("diff")))
+    if trial.needs_lowering():
+        total += 0.01 * sum(math.prod(out.shape) for out in results)
+    return total
+
+
+def _results(node: fx.Node) -> list[torch.Tensor]:
+    val = node.meta["val"]
+    return [v for v in val if v is not None] if isinstance(val, (list, tuple)) else [val]
+
+
+def rank(node: fx.Node, option: Option) -> tuple[bool, int]:
+    """Ties go to an outer factor, then to the order of the rule."""
+    rule = sharding_of(node).rule
+    name = next(iter(option))
+    order = [factor for factor, _ in rule.sizes]
+    return name in rule.inner, order.index(name)

@@ -1,0 +1,48 @@
+"""propagate: from the stated layouts to a layout for every tensor.
+
+On the dimension graph a dim of a value is joined to a dim of another by a shared factor of the op
+between them. Layouts flow along these joints in four phases, each to a fixed point of topological
+sweeps: claims outward; inputs and values; outer factors of contractions; and what is left, chosen
+by bytes. Stated tensors and placed dims never change. Invariants after the pass:
+
+- a stated dim has its stated layout;
+- an op carries an axis on at most one factor (or on linked factors);
+- on a model axis, a contraction that reads a parameter stated on it splits that dim or nothing;
+- on a data axis no parameter's layout has flowed anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shardlang.ir.graph import ShardGraph
+from shardlang.passes.propagate.choose import choose
+from shardlang.passes.propagate.flow import Flow, carried, outer
+
+
+@dataclass(frozen=True, slots=True)
+class Propagate:
+    """Lay out every value; see the module for the order and the invariants."""
+
+    name: str = "propagate"
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        """Run all phases.
+
+        Raises:
+            ShardError: two claims on one op disagree.
+        """
+        flow = Flow(graph)
+        model_axes = [axis for axis in graph.mesh.axes if axis not in graph.data_axes]
+        flow.state_weights()
+        flow.sweep(carried, graph.mesh.axes, only=flow.weights)
+        flow.claim(model_axes)
+        flow.sweep(carried, model_axes)
+        flow.state_values()
+        flow.sweep(carried, graph.mesh.axes)
+        flow.sweep(outer, graph.mesh.axes)
+        for _ in range(len(graph.mesh.axes) + 1):
+            changed = choose(flow)
+            if not flow.sweep(outer, graph.mesh.axes) and not changed:
+                break
+        return graph

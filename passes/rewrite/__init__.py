@@ -1,0 +1,1 @@
+"""Passes that turn assignments into ops on shards and the collectives between them."""

@@ -1,0 +1,83 @@
+"""delay_reductions: a partial sum is reduced where it is smallest.
+
+Behind an op that leaves a partial sum may stand linear ops that nobody else reads and that make it
+smaller: a weighted sum over the experts of a token, a mean over a dim. The reduction moves behind
+them if that saves bytes, the gradients of their other operands counted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import fx
+
+from shardlang.ir.graph import ShardGraph, home, is_item, sharding_of
+from shardlang.ir.mesh import Axis
+from shardlang.passes.propagate.flow import operands_of
+from shardlang.passes.rewrite.defer_reductions import is_free, pass_on
+
+
+@dataclass(frozen=True, slots=True)
+class DelayReductions:
+    """Move reductions behind linear ops that make their tensor smaller."""
+
+    name: str = "delay_reductions"
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        """Visit every op that leaves a partial sum."""
+        for node in graph.graph.nodes:
+            if "sharding" in node.meta and node.op == "call_function":
+                for axis in graph.mesh.axes:
+                    if not is_item(node) and axis in home_partial(node):
+                        delay(node, axis)
+        return graph
+
+
+def home_partial(node: fx.Node) -> frozenset[Axis]:
+    """Axes over which an op of one result leaves a partial sum."""
+    if isinstance(node.meta["val"], (list, tuple)):
+        return frozenset()
+    return home(node).partial
+
+
+def delay(node: fx.Node, axis: Axis) -> None:
+    """Pass one partial sum on to where it costs least to reduce."""
+    taken: list[tuple[fx.Node, frozenset[int]]] = []
+    best, length, extra, value = 2 * local_bytes(node), 0, 0, node
+    while (step := _next(value, axis)) is not None:
+        taken.append(step)
+        value, slots = step
+        extra += sum(_gradient_bytes(o) for i, o in enumerate(operands_of(value)) if i not in slots)
+        if 2 * local_bytes(value) + extra < best:
+            best, length = 2 * local_bytes(value) + extra, len(taken)
+    for one, slots in taken[:length]:
+        pass_on(one, axis, slots)
+
+
+def _next(value: fx.Node, axis: Axis) -> tuple[fx.Node, frozenset[int]] | None:
+    """The only reader of a value, if it is linear in it, and the operands that the value is."""
+    if len(value.users) != 1:
+        return None
+    (user,) = value.users
+    if "sharding" not in user.meta or user.op != "call_function" or is_item(user):
+        return None
+    if isinstance(user.meta["val"], (list, tuple)) or not is_free(user, axis):
+        return None
+    operands = operands_of(user)
+    slots = frozenset(i for i, operand in enumerate(operands) if operand is value)
+    whole = all(axis not in home(o).partial for i, o in enumerate(operands) if i not in slots)
+    split = any(home(o).dim_of(axis) is not None for o in operands)
+    if slots not in sharding_of(user).rule.linear or not whole or split:
+        return None
+    return user, slots
+
+
+def local_bytes(node: fx.Node) -> int:
+    """Bytes of a value on one device."""
+    return math.prod(home(node).max_local_shape()) * int(node.meta["val"].dtype.itemsize)
+
+
+def _gradient_bytes(operand: fx.Node) -> int:
+    """Bytes that the all-reduce of a whole operand's gradient moves, as the forward counts them."""
+    return 2 * local_bytes(operand) if operand.meta.get("diff") else 0

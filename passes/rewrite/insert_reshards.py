@@ -1,0 +1,188 @@
+"""insert_reshards: between what an op needs and what it gets, the cheapest steps.
+
+All versions of one value form a tree: a user takes the version that is cheapest to come from, so a
+gather is made once for all that need it. Maxima and minima over a split dim are reduced where they
+are made. A step from or to a layout of which devices hold more than at both ends of the change is
+marked as part of a full gather. Invariant after the pass: every operand of every op has the layout
+that the op needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from shardlang.cost.paths import NoPath, find_path, widest_between
+from shardlang.ir.graph import (
+    ShardError,
+    ShardGraph,
+    add_step_node,
+    describe,
+    home,
+    is_item,
+    is_step,
+    sharding_of,
+    step_of,
+)
+from shardlang.ir.layout import Layout
+from shardlang.ir.program import apply_step
+from shardlang.ir.steps import Step
+from shardlang.passes.propagate.flow import operands_of
+from shardlang.rules.call import Call
+
+
+@dataclass(frozen=True, slots=True)
+class InsertReshards:
+    """Insert step nodes wherever a layout changes."""
+
+    name: str = "insert_reshards"
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        """Insert all steps.
+
+        Raises:
+            ShardError: a layout cannot be reached.
+        """
+        versions = Versions(graph)
+        for node in list(graph.graph.nodes):
+            if node.op == "output":
+                finish(graph, node, versions)
+            elif "sharding" in node.meta and node.op != "placeholder":
+                feed(node, versions)
+                reduce_extremes(graph, node)
+        for leaf in graph.leaves:
+            if leaf.regather:
+                mark_regathered(leaf.node)
+        return graph
+
+
+@dataclass(slots=True)
+class Versions:
+    """Every layout in which a value is at hand."""
+
+    graph: ShardGraph
+    known: dict[fx.Node, list[tuple[Layout, fx.Node]]] = field(default_factory=dict)
+
+    def reach(self, value: fx.Node, goal: Layout, before: fx.Node) -> fx.Node:
+        """The value in a layout, from the cheapest version of it.
+
+        Raises:
+            ShardError: no steps lead there.
+        """
+        have = self.known.setdefault(value, [(home(value), value)])
+        sources = tuple(layout for layout, _ in have)
+        try:
+            index, path, _ = find_path(sources, goal, bool(value.meta.get("diff")))
+        except NoPath as error:
+            raise ShardError(
+                "SH0405",
+                f"{describe(before)}: {error}",
+                node=before,
+                help="state the value whole where it is needed, and report this with the spec",
+            ) from error
+        made = have[index][1]
+        widest = widest_between(path)
+        for step in path:
+            made = insert_step(self.graph, made, step, before)
+            if widest is not None and widest in (step.src, step.dst):
+                made.meta["full_gather"] = FullGather(path[0].src, widest, goal)
+            have.append((step.dst, made))
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class FullGather:
+    """A change of layout during which devices hold more than before and after."""
+
+    start: Layout
+    widest: Layout
+    end: Layout
+
+
+def insert_step(graph: ShardGraph, value: fx.Node, step: Step, before: fx.Node) -> fx.Node:
+    """Add one step node before a node."""
+    made = add_step_node(graph.graph, apply_step, (value, step), step.kind, before)
+    made.meta["val"] = value.meta["val"]
+    made.meta["diff"] = value.meta.get("diff", False)
+    made.meta["source"] = before.meta.get("source", "") or value.meta.get("source", "")
+    at = before if before.op != "output" else value
+    made.meta["module"] = at.meta.get("module", "")
+    made.meta["for"] = before.name
+    return made
+
+
+def feed(node: fx.Node, versions: Versions) -> None:
+    """Give an op its operands in the layouts that it needs."""
+    call, sharding = Call(node), sharding_of(node)
+    wanted = [
+        versions.reach(slot.node, sharding.operand(i), node) for i, slot in enumerate(call.slots)
+    ]
+    if wanted != call.operands:
+        _, node.args, node.kwargs = call.with_operands(wanted)
+
+
+def reduce_extremes(graph: ShardGraph, node: fx.Node) -> None:
+    """All-reduce a maximum or minimum over a split dim, right where it is made."""
+    sharding = sharding_of(node)
+    axes = tuple(sorted(sharding.inner_axes())) if sharding.rule.reduce != "sum" else ()
+    if not axes:
+        return
+    layout = sharding.result()
+    step = Step(axes, layout, layout, sharding.rule.reduce)
+    after = node.next
+    made = insert_step(graph, node, step, after)
+    made.meta["module"] = node.meta.get("module", "")
+    node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
+
+
+def mark_regathered(node: fx.Node) -> None:
+    """Mark the gathers of a stored parameter whose whole value a backward reads."""
+    for user in node.users:
+        if is_step(user) and step_of(user).kind == "all_gather" and read_in_backward(user):
+            user.meta["regather"] = True
+            mark_regathered(user)
+
+
+def read_in_backward(value: fx.Node) -> bool:
+    """Whether a backward needs the value itself.
+
+    It does where an op is not linear in the value and another operand with gradient together: the
+    weight of a linear on activations, but not its bias, nor an embedding table.
+    """
+    return any(_reads_in_backward(user, value) for user in value.users if user.op != "output")
+
+
+def _reads_in_backward(user: fx.Node, value: fx.Node) -> bool:
+    if not user.meta.get("diff"):
+        return False
+    if is_item(user) or is_step(user):
+        return read_in_backward(user)
+    operands, linear = operands_of(user), sharding_of(user).rule.linear
+    mine = {i for i, operand in enumerate(operands) if operand is value}
+    others = {i for i, operand in enumerate(operands) if operand.meta.get("diff")} - mine
+    if not all(any({i} <= group for group in linear) for i in mine) or len(mine) > 1:
+        return True
+    if any(not any({i, j} <= group for group in linear) for i in mine for j in others):
+        return True
+    return not others and len(operands) == 1 and read_in_backward(user)
+
+
+def finish(graph: ShardGraph, output: fx.Node, versions: Versions) -> None:
+    """Results leave whole or split, never partial; a mutated buffer in the layout of its leaf."""
+    leaves = {leaf.name: leaf.node for leaf in graph.leaves}
+    done: list[fx.Node | None] = []
+    for result, value in zip(graph.results, graph.result_nodes, strict=True):
+        if value is None:
+            done.append(None)
+            continue
+        goal = Layout(home(value).dims)
+        if result.kind == "mutation":
+            goal = home(leaves[result.name])
+        done.append(versions.reach(value, goal, output))
+    output.args = (tuple(done),)
+
+
+def skip(node: fx.Node) -> bool:
+    """Nodes that are no ops."""
+    return is_item(node) or is_step(node) or node.op == "output"

@@ -1,0 +1,180 @@
+"""lower: rewrite ops that are split along a factor which they cannot be split along as they stand.
+
+Softmax over a split dim becomes a maximum, an exponential, a sum and a quotient; a mean becomes a
+sum and a product; cross-entropy over a split vocabulary a look-up of masked logits. The new ops are
+ordinary: their rules, reshards and gradient types come from the same passes as all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from shardlang.ir.graph import (
+    ShardError,
+    ShardGraph,
+    constrain,
+    describe,
+    home,
+    is_item,
+    sharding_of,
+)
+from shardlang.ir.layout import Layout
+from shardlang.ir.rule import Origin, Sharding
+from shardlang.passes.propagate.bind_rules import bind_node, mark_gradients
+from shardlang.passes.propagate.flow import groups_of, merge, operands_of, writable
+from shardlang.rules.call import Call
+from shardlang.rules.registry import find
+
+
+@dataclass(frozen=True, slots=True)
+class Lower:
+    """Rewrite every op whose sharding needs it."""
+
+    name: str = "lower"
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        """Lower until no op needs it.
+
+        Raises:
+            ShardError: an op needs a lowering and has none.
+        """
+        again = True
+        while again:
+            again = False
+            for node in list(graph.graph.nodes):
+                if "sharding" in node.meta and sharding_of(node).needs_lowering():
+                    lower_node(graph, node)
+                    again = True
+        mark_gradients(graph)
+        return graph
+
+
+def lower_node(graph: ShardGraph, node: fx.Node) -> None:
+    """Replace one op by its lowering."""
+    call, sharding = Call(node), sharding_of(node)
+    declared = find(call.target)
+    if declared is None or declared.lower is None:
+        split = [f for f in sharding.rule.lowered if sharding.factors[f].axes]
+        raise ShardError(
+            "SH0404",
+            f"{describe(node)} has no program for a split along {', '.join(sorted(split))}",
+            node=node,
+            help="lay its operands out so that this dim stays whole, or mark it `!` in the rule",
+        )
+    emitter = Emitter(graph, node)
+    operands = [emitter.place(n, sharding.operand(i)) for i, n in enumerate(call.operands)]
+    target, args, kwargs = call.with_operands(operands)
+    with graph.graph.inserting_before(node):
+        twin = graph.graph.call_function(target, args, kwargs)
+    twin.meta.update(node.meta)
+    made = declared.lower(Call(twin), sharding, emitter)
+    graph.graph.erase_node(twin)
+    replace(graph, node, made)
+
+
+class Emitter:
+    """Adds ops before a node, gives each its rule, and reads its factors off its operands."""
+
+    def __init__(self, graph: ShardGraph, node: fx.Node) -> None:
+        self.graph, self.node = graph, node
+
+    def place(self, value: fx.Node, layout: Layout) -> fx.Node:
+        """The value in a layout."""
+        if home(value) == layout:
+            return value
+        made = self._add(constrain, (value,), {}, value.meta["val"])
+        sharding = sharding_of(made)
+        sharding.factors = {f"d{i}": dim for i, dim in enumerate(layout.dims)}
+        sharding.linear = {axis: frozenset({0}) for axis in layout.partial}
+        return made
+
+    def __call__(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """Add one op.
+
+        Raises:
+            ShardError: the op has no rule.
+        """
+        if isinstance(target, torch._ops.OpOverloadPacket):
+            target = target.default
+        made = self._add(target, args, kwargs, fake_call(target, args, kwargs))
+        if not is_item(made):
+            read_forward(made, self.node)
+        return made
+
+    def _add(
+        self, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], val: Any
+    ) -> fx.Node:
+        with self.graph.graph.inserting_before(self.node):
+            made = self.graph.graph.call_function(target, args, kwargs)
+        for key in ("module", "source"):
+            made.meta[key] = self.node.meta.get(key, "")
+        made.meta["val"] = val
+        made.meta["diff"] = any(n.meta.get("diff", False) for n in made.all_input_nodes)
+        if not is_item(made):
+            bind_node(made)
+        return made
+
+
+def fake_call(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a call gives, on fake tensors."""
+    values, keywords = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
+    modes = {t.fake_mode for t in _tensors((values, keywords)) if hasattr(t, "fake_mode")}
+    if not modes:
+        return target(*values, **keywords)
+    with torch.no_grad(), modes.pop():
+        return target(*values, **keywords)
+
+
+def _tensors(tree: Any) -> list[Any]:
+    import torch.utils._pytree as pytree
+
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def read_forward(node: fx.Node, origin: fx.Node) -> None:
+    """Split an emitted op the way its operands are split: inner factors too."""
+    sharding = sharding_of(node)
+    for index, operand in enumerate(operands_of(node)):
+        layout = home(operand)
+        if not layout.sharded:
+            continue
+        found = sharding.read_operand(index, layout)
+        for names in groups_of(sharding.rule, found):
+            if any(name in sharding.rule.whole for name in names):
+                continue
+            merged = {
+                n: merge(sharding, n, found[n], frozenset(found[n].axes), names) for n in names
+            }
+            news = {n: dim for n, dim in merged.items() if dim is not None}
+            if len(news) < len(names):
+                continue
+            before = dict(sharding.factors)
+            sharding.factors.update(news)
+            if not writable(sharding):
+                sharding.factors = before
+    for axis in sharding.axes():
+        sharding.origins.setdefault(axis, Origin("lowered from", origin.name))
+
+
+def replace(graph: ShardGraph, node: fx.Node, made: fx.Node | tuple[fx.Node, ...]) -> None:
+    """Put the lowering's results in the place of the op's."""
+    if isinstance(made, fx.Node):
+        node.replace_all_uses_with(made)
+    else:
+        for user in list(node.users):
+            assert is_item(user), "a user of several results picks one of them"
+            index = user.args[1]
+            assert isinstance(index, int)
+            user.replace_all_uses_with(made[index])
+            graph.graph.erase_node(user)
+    graph.graph.erase_node(node)
+
+
+def reduced(sharding: Sharding) -> frozenset[Any]:
+    """Axes whose pieces combine by a maximum or minimum."""
+    return sharding.inner_axes() if sharding.rule.reduce != "sum" else frozenset()

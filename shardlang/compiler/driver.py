@@ -1,0 +1,248 @@
+"""compile: the driver, from a `Spec` to a `LocalProgram`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+
+from shardlang.bind import Binding, ModelNames, Placed, bind
+from shardlang.capture import (
+    CallableSource,
+    Captured,
+    CaptureError,
+    HfSource,
+    InputSpec,
+    ModelSource,
+    PythonSource,
+    capture,
+)
+from shardlang.compiler.at_model import at_model
+from shardlang.compiler.build import Placements, Storage, build_graph
+from shardlang.compiler.loss import loss_finding, loss_name, output_nodes
+from shardlang.compiler.whole_buffers import check_updates
+from shardlang.grammar.diagnostics import (
+    NOWHERE,
+    Diagnostic,
+    has_errors,
+    join_words,
+    quote,
+)  # fmt: skip
+from shardlang.ir.graph import ShardError, ShardGraph, Stated
+from shardlang.ir.layout import dtype_name
+from shardlang.ir.program import LocalProgram
+from shardlang.passes.pipeline import PIPELINE, Pass, run_passes
+from shardlang.passes.rewrite.localize import to_program
+from shardlang.spec.types import InputDecl, Spec
+
+DTYPES = {
+    dtype_name(dtype): dtype
+    for dtype in (
+        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
+        torch.int16, torch.int8, torch.uint8, torch.bool, torch.complex64, torch.complex128,
+    )
+}  # fmt: skip
+"""The language's dtype names."""
+
+
+class CompileError(ValueError):
+    """A spec that cannot be compiled, with all findings of the stage that failed."""
+
+    def __init__(self, diagnostics: list[Diagnostic]) -> None:
+        super().__init__("; ".join(str(d) for d in diagnostics if d.is_error))
+        self.diagnostics = diagnostics
+
+
+@dataclass(slots=True)
+class Compiled:
+    """All that compiling a spec yields.
+
+    Attributes:
+        graph: the graph after all passes; `program.graph` is the same one.
+        diagnostics: findings that are no errors.
+    """
+
+    spec: Spec
+    source: ModelSource
+    inputs: tuple[InputSpec, ...]
+    captured: Captured
+    binding: Binding
+    placements: Placements
+    graph: ShardGraph
+    program: LocalProgram
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+
+    @property
+    def train(self) -> bool:
+        """Whether the model runs in train mode."""
+        return self.source.mode == "train"
+
+
+def source_of(spec: Spec) -> ModelSource:
+    """The model that a spec names.
+
+    Raises:
+        CaptureError: the arguments do not fit.
+    """
+    ref = spec.model
+    if ref.kind == "hf":
+        return HfSource(ref.path, **ref.kwargs)
+    return PythonSource(f"{ref.path}:{ref.function}", ref.kwargs)
+
+
+def input_specs(spec: Spec, source: ModelSource) -> tuple[InputSpec, ...]:
+    """The declared inputs under their full names; patterns stand for all names they match.
+
+    Raises:
+        CaptureError: a pattern matches no input.
+    """
+    found: dict[str, InputSpec] = {}
+    for decl in spec.inputs:
+        for name in input_names(decl, source):
+            found[name] = InputSpec(name, DTYPES[decl.dtype], decl.shape, decl.below)
+    return tuple(found.values())
+
+
+def input_names(decl: InputDecl, source: ModelSource) -> list[str]:
+    """The inputs that a declaration speaks of.
+
+    Raises:
+        CaptureError: it matches none.
+    """
+    if decl.name is not None:
+        return [decl.name]
+    names = decl.pattern.select(source.input_names())
+    if not names:
+        known = join_words(quote(source.input_names()), "and")
+        raise CaptureError(
+            "SH0353",
+            f"no input of the model matches `{decl.pattern}`",
+            help=f"its inputs are {known}",
+            input=decl.pattern.text,
+        )
+    return names
+
+
+def marked(spec: Spec) -> Callable[[str], bool]:
+    """Which modules' inputs and outputs the spec speaks of."""
+    patterns = [value.pattern for value in spec.values]
+    return lambda name: any(pattern.matches(name) for pattern in patterns)
+
+
+def names_of(captured: Captured) -> ModelNames:
+    """The names that a spec can speak of."""
+    tensors = {
+        kind: {leaf.name: leaf.shape for leaf in captured.leaves if leaf.kind == kind}
+        for kind in ("param", "buffer")
+    }
+    outputs = output_nodes(captured)
+    return ModelNames(
+        params=tensors["param"],
+        buffers=tensors["buffer"],
+        inputs={leaf.name: leaf.shape for leaf in captured.leaves if leaf.kind == "input"},
+        modules=("", *captured.modules),
+        outputs={name: _shape(node.meta["val"]) for name, node in outputs.items()},
+        values={key: _shape(node.meta["val"]) for key, node in captured.values.items()},
+        aliases={alias: leaf.name for leaf in captured.leaves for alias in leaf.aliases},
+    )
+
+
+def _shape(val: torch.Tensor) -> tuple[int, ...]:
+    return tuple(int(size) for size in val.shape)
+
+
+def stated(placed: Placed) -> Stated:
+    """A bound statement in the words of the passes."""
+    span = placed.span
+    place = "" if span == NOWHERE else f"{span.file}:{span.line}"
+    return Stated(placed.layout, placed.open_dims, place)
+
+
+def placements_of(spec: Spec, binding: Binding, captured: Captured) -> Placements:
+    """What the binding states, in the words of the passes."""
+    leaves = {**binding.params, **binding.buffers, **binding.inputs}
+    return Placements(
+        mesh=spec.mesh,
+        data_axes=frozenset(spec.mesh[name] for name in spec.data_axes),
+        leaves={name: stated(placed) for name, placed in leaves.items()},
+        values={key: stated(placed) for key, placed in binding.values.items()},
+        outputs={name: stated(placed) for name, placed in binding.outputs.items()},
+        stores={
+            name: Storage(axes, name in binding.regather) for name, axes in binding.storage.items()
+        },
+        loss=loss_name(binding, captured),
+        fast_random=spec.random == "fast",
+    )
+
+
+def compile_spec(
+    spec: Spec,
+    source: ModelSource | None = None,
+    passes: tuple[Pass, ...] = PIPELINE,
+    inputs: tuple[InputSpec, ...] | None = None,
+) -> Compiled:
+    """Trace the model, bind the spec to its names, and run the passes.
+
+    Args:
+        source: the model, instead of the one that the spec names.
+        passes: the pipeline, or a part of it.
+        inputs: the inputs, instead of those that the spec declares.
+
+    Raises:
+        CompileError: with every finding of the stage that failed.
+    """
+    try:
+        source = source_of(spec) if source is None else source
+        inputs = input_specs(spec, source) if inputs is None else inputs
+        captured = capture(source, inputs, marked(spec))
+    except CaptureError as failure:
+        raise CompileError([at_model(failure, spec)]) from failure
+    binding, found = bind(spec, names_of(captured))
+    if binding is None or has_errors(found):
+        raise CompileError(found)
+    found += [replace(at_model(r, spec), severity=r.severity) for r in captured.remarks]
+    placements = placements_of(spec, binding, captured)
+    if source.mode == "train" and (finding := loss_finding(spec, placements.loss, captured)):
+        raise CompileError([*found, finding])
+    try:
+        graph = run_passes(build_graph(captured, placements), passes)
+        check_updates(graph)
+    except ShardError as failure:
+        raise CompileError([*found, at_model(failure, spec)]) from failure
+    for refusal in graph.notes.get("barred", []):
+        found.append(replace(at_model(refusal, spec), severity="note"))
+    program = to_program(graph) if passes is PIPELINE else _no_program(graph)
+    return Compiled(spec, source, inputs, captured, binding, placements, graph, program, found)
+
+
+def _no_program(graph: ShardGraph) -> LocalProgram:
+    """An empty program, where the passes stop before one exists."""
+    return LocalProgram(graph.mesh, graph.graph, (), ())
+
+
+def module_source(model: nn.Module | Callable[[], nn.Module]) -> ModelSource:
+    """A source for a model that the user's program has built, or builds."""
+    if isinstance(model, nn.Module):
+        mode = "train" if model.training else "eval"
+        return CallableSource(functools.partial(_itself, model), mode, keeps_modes=True)
+    return CallableSource(model)
+
+
+def _itself(model: nn.Module) -> nn.Module:
+    import copy
+
+    return copy.deepcopy(model)
+
+
+def inputs_from_examples(examples: Mapping[str, torch.Tensor]) -> tuple[InputSpec, ...]:
+    """Input declarations from example tensors, integers bounded by what they hold."""
+    return tuple(
+        InputSpec(
+            name, value.dtype, tuple(value.shape),
+            None if value.is_floating_point() or value.numel() == 0 else int(value.max()) + 1,
+        )
+        for name, value in examples.items()
+    )  # fmt: skip

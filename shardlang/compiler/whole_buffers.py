@@ -1,0 +1,70 @@
+"""Refusing updates of split buffers that read all of the buffer.
+
+A buffer is stated split so that no device holds all of it. An update for which every device must
+gather it would undo that at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch import fx
+
+from shardlang.cost.traffic import steps_of
+from shardlang.ir.graph import ShardError, ShardGraph, Stated, is_step
+from shardlang.ir.steps import Move
+
+
+def check_updates(graph: ShardGraph) -> None:
+    """Check the buffers that the model writes; `graph` has its reshards.
+
+    Raises:
+        ShardError: SH0408, a new value is computed from a gathered one.
+    """
+    buffers = {leaf.name: leaf.node for leaf in graph.leaves if leaf.kind == "buffer"}
+    values = graph.output.args[0]
+    assert isinstance(values, (tuple, list))
+    for result, value in zip(graph.results, values, strict=True):
+        if result.kind == "mutation" and isinstance(value, fx.Node):
+            buffer = buffers[result.name]
+            gather = _gathered_between(buffer, value) if _is_split(buffer) else None
+            if gather is not None:
+                raise _refusal(result.name, buffer, gather)
+
+
+def _is_split(buffer: fx.Node) -> bool:
+    stated = buffer.meta.get("stated")
+    return isinstance(stated, Stated) and bool(stated.layout.sharded)
+
+
+def _gathered_between(start: fx.Node, end: fx.Node) -> fx.Node | None:
+    """The first gather on a way from one value to another."""
+    below = _reached(start, lambda node: list(node.users))
+    above = _reached(end, lambda node: node.all_input_nodes)
+    nodes = (node for node in start.graph.nodes if node in below and node in above)
+    return next((node for node in nodes if _is_gather(node)), None)
+
+
+def _reached(start: fx.Node, following: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
+    seen, queue = {start}, [start]
+    while queue:
+        news = set(following(queue.pop())) - seen
+        seen |= news
+        queue += news
+    return seen
+
+
+def _is_gather(node: fx.Node) -> bool:
+    steps = [step for _, step in steps_of(node)] if is_step(node) else []
+    return any(step.forward is Move.ALL_GATHER for step in steps)
+
+
+def _refusal(name: str, buffer: fx.Node, gather: fx.Node) -> ShardError:
+    reader = next(iter(gather.users))
+    axes = "*".join(axis.name for axis in buffer.meta["stated"].layout.sharded)
+    return ShardError(
+        "SH0408",
+        f"the new value of buffer `{name}`, which is split over {axes}, needs all of the old one",
+        node=reader,
+        help="leave the buffer whole, or update every part of it from that part alone",
+    )

@@ -1,0 +1,221 @@
+"""From a compiled spec to a training run: the model on this device, its batches, its results."""
+
+from __future__ import annotations
+
+import statistics
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shardlang.capture import load_plain, make_inputs, materialize
+from shardlang.capture.nest import tensors
+from shardlang.compiler.driver import Compiled
+from shardlang.compiler.variants import Programs
+from shardlang.ir.pieces import piece_of
+from shardlang.runtime.data import IDS, Batch, text_batches
+from shardlang.runtime.errors import RunError
+from shardlang.runtime.groups import Groups
+from shardlang.runtime.module import ShardedModule, held
+from shardlang.runtime.optim import DEFAULT
+from shardlang.runtime.stop import Stop
+from shardlang.runtime.train import PlainTrainee, Recipe, Record, ShardedTrainee, train
+from shardlang.runtime.whole import held_piece
+from shardlang.training.tokens import Tokenizer, tokenizer_of
+
+
+def sharded_module(compiled: Compiled, groups: Groups, seed: int = 0) -> ShardedModule:
+    """The sharded model on this device, with its initial or stored weights. Collective.
+
+    No rank ever holds more than one whole tensor beside its own pieces.
+    """
+    layouts = {leaf.name: leaf.layout for leaf in compiled.program.leaves}
+
+    def mine(name: str, full: Tensor) -> Tensor:
+        if name not in layouts:
+            return full[:0] if full.dim() else full
+        return piece_of(full, layouts[name], groups.coord)
+
+    pieces = materialize(compiled.source, seed, mine)
+    transient = compiled.captured.constants.keys()
+    return ShardedModule(Programs(compiled, seed), groups, pieces, transient)
+
+
+def plain_trainee(
+    compiled: Compiled, seed: int, device: torch.device | None = None
+) -> PlainTrainee:
+    """The ordinary model on one process, with the weights that the sharded one starts from."""
+    name = compiled.program.loss
+    names = compiled.captured.output.names
+
+    def loss_of(module: nn.Module, batch: Batch) -> Tensor | None:
+        result = compiled.source.call(module, batch)
+        found = dict(zip(names, (tensor for _, tensor in tensors(result)), strict=True))
+        return found[name] if name is not None else None
+
+    plain = load_plain(compiled.source, seed)
+    return PlainTrainee(plain, loss_of, device, has_loss=name is not None)
+
+
+def batches(
+    compiled: Compiled, seed: int, data: Path | None = None, tokenizer: Tokenizer | None = None
+) -> Iterator[Batch]:
+    """Whole batches, the same for every mesh.
+
+    From a text file, endless; else from the model's own `batches`; else random ones, endless.
+
+    Raises:
+        RunError: SH0605, the data does not fit the model's inputs.
+    """
+    if data is not None:
+        shapes = {spec.name: spec.shape for spec in compiled.inputs}
+        encode = tokenizer.encode if tokenizer is not None else None
+        return text_batches(data, shapes, vocabulary(compiled), seed, encode)
+    own = compiled.source.batches(seed)
+    return own if own is not None else _random_batches(compiled, seed)
+
+
+def _random_batches(compiled: Compiled, seed: int) -> Iterator[Batch]:
+    step = 0
+    while True:
+        yield make_inputs(compiled.source, compiled.inputs, seed + step)
+        step += 1
+
+
+def vocabulary(compiled: Compiled) -> int:
+    """How many tokens the model knows; 0 for a model that reads none."""
+    for spec in compiled.inputs:
+        if spec.name == IDS:
+            return compiled.source.integer_range(spec)[1]
+    return 0
+
+
+def run_of(compiled: Compiled, steps: int, seed: int, data: Path | None) -> Run:
+    """The run that a spec and the command line ask for.
+
+    Raises:
+        RunError: SH0605, the model's tokenizer is missing or cannot be read.
+    """
+    tokenizer = None if data is None else tokenizer_of(compiled.source, vocabulary(compiled))
+    return Run(compiled, recipe_of(compiled, steps, seed), data, tokenizer)
+
+
+def recipe_of(compiled: Compiled, steps: int, seed: int) -> Recipe:
+    """How to train, as the spec's `optimizer` statement says."""
+    stated = compiled.spec.optimizer
+    name, arguments = (stated.name, stated.kwargs) if stated is not None else DEFAULT
+    return Recipe(steps, name, arguments, seed)
+
+
+Show = Callable[[Iterator[Record]], Iterator[Record]]
+
+
+@dataclass(slots=True)
+class Run:
+    """A training run of a compiled spec on this device."""
+
+    compiled: Compiled
+    recipe: Recipe
+    data: Path | None = None
+    tokenizer: Tokenizer | None = None
+
+    def sharded(self, module: ShardedModule, show: Show, stop: Stop | None = None) -> list[Record]:
+        """Train the sharded model, until `stop` says so. Collective."""
+        trainee = ShardedTrainee(module)
+        given = self._batches()
+        whole = given if stop is None else stop.batches(given)
+        return list(show(train(trainee, whole, self.recipe)))
+
+    def reference(self, show: Show) -> list[Record]:
+        """Train the ordinary model on this process alone."""
+        trainee = plain_trainee(self.compiled, self.recipe.seed)
+        return list(show(train(trainee, self._batches(), self.recipe)))
+
+    def _batches(self) -> Iterator[Batch]:
+        return batches(self.compiled, self.recipe.seed, self.data, self.tokenizer)
+
+
+def summary(run: Run, module: ShardedModule, records: list[Record]) -> dict[str, Any]:
+    """What the last line of a run says."""
+    mesh = held(module).groups.mesh
+    losses = [r.loss for r in records if r.loss is not None and "loss" not in r.not_finite]
+    return {
+        "steps": len(records),
+        "first_loss": losses[0] if losses else None,
+        "loss": losses[-1] if losses else None,
+        "step_s": _median([record.step_s for record in records]),
+        "tokens_per_s": _median([record.tokens_per_s for record in records]),
+        "mesh": {axis.name: axis.size for axis in mesh.axes},
+        "devices": mesh.devices,
+        "device": held(module).groups.device.type,
+        "parameters": _count(module, whole=True),
+        "local_parameters": _count(module, whole=False),
+        "optimizer": run.recipe.optimizer,
+        "seed": run.recipe.seed,
+        "random": run.compiled.spec.random,
+        "data": str(run.data) if run.data is not None else None,
+        "tokens": run.tokenizer.kind if run.tokenizer is not None else None,
+    }
+
+
+def not_finite(records: list[Record], subject: str = "") -> RunError | None:
+    """The error of a run that ended at a step that is not finite."""
+    if not records or not records[-1].not_finite:
+        return None
+    last = records[-1]
+    words = {"loss": "the loss is", "grad_norm": "the norm of the gradients is"}
+    said = " and ".join(f"{words[name]} {value}" for name, value in last.not_finite.items())
+    return RunError(
+        "SH0630",
+        f"{subject}{said} in step {last.step}, which changed no parameter",
+        help="lower the learning rate, clip the gradients, or look at the batch and the model",
+    )
+
+
+def compare(records: list[Record], reference: list[Record]) -> dict[str, Any]:
+    """How far the losses of a run lie from those of the reference."""
+    losses = [record.loss for record in reference]
+    pairs = [
+        (a.loss, b.loss)
+        for a, b in zip(records, reference, strict=True)
+        if a.loss is not None and b.loss is not None
+    ]
+    return {
+        "losses": losses,
+        "max_difference": max((abs(a - b) for a, b in pairs), default=0.0),
+        "step_s": _median([record.step_s for record in reference]),
+    }
+
+
+def _median(values: list[float]) -> float | None:
+    """The median without the first, which pays for warming up."""
+    later = values[1:] or values
+    return round(statistics.median(later), 6) if later else None
+
+
+def _count(module: ShardedModule, whole: bool) -> int:
+    found = [(leaf, x) for leaf, x in held(module).placements() if leaf.kind == "param"]
+    if whole:
+        return sum(torch.Size(leaf.layout.shape).numel() for leaf, _ in found)
+    return sum(held_piece(x).numel() for _, x in found)
+
+
+def save_config(run: Run, folder: Path) -> None:
+    """Write the model's own configuration, and its tokenizer, where it has them.
+
+    A configuration that refuses to be written is warned of: the weights matter more.
+    """
+    config: Any = getattr(run.compiled.source.deferred.module, "config", None)
+    try:
+        if hasattr(config, "save_pretrained"):
+            config.save_pretrained(folder)
+        if run.tokenizer is not None:
+            run.tokenizer.save(folder)
+    except OSError:
+        raise
+    except Exception as error:
+        warnings.warn(f"the configuration is not saved: {error}", stacklevel=2)
