@@ -142,7 +142,7 @@ CODES: dict[str, Code] = {
         " shows where that happens.",
     ),
     "SH0224": Code("unknown mode", "A model runs in mode `train` or `eval`."),
-    "SH0225": Code("too many devices", "A mesh has at most 1,048,576 devices."),
+    "SH0225": Code("too many devices", "A mesh has at most 1,048,576 devices and 64 axes."),
     "SH0226": Code("bad dim", "Every dim of an input, and every size of a piece, is at least 1."),
     "SH0227": Code(
         "bad bound of an expectation",

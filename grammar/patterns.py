@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 _MOST_ALTERNATIVES = 10_000
 _DEEPEST = 16
 _MOST_STARS = 8
+_LONGEST_WORD = 200
 _RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
 
 
@@ -163,8 +164,14 @@ class _Reader:
 
 
 def nearest(word: str, names: Iterable[str], count: int = 1) -> list[str]:
-    """The names most like a word, the best first; empty where none is close."""
-    return difflib.get_close_matches(word, sorted(set(names)), n=count, cutoff=0.6)
+    """The names most like a word, the best first; empty where none is close.
+
+    Words of no sensible length are like none: comparing two takes the product of their lengths.
+    """
+    if len(word) > _LONGEST_WORD:
+        return []
+    compared = sorted(name for name in set(names) if len(name) <= _LONGEST_WORD)
+    return difflib.get_close_matches(word, compared, n=count, cutoff=0.6)
 
 
 def nearest_to_pattern(pattern: str, names: Iterable[str], count: int = 3) -> list[str]:
@@ -184,5 +191,7 @@ def nearest_to_pattern(pattern: str, names: Iterable[str], count: int = 3) -> li
         endings.setdefault(ending, name)
     if not floating:
         tail = re.sub(r"\d+", "0", tail.replace("*", "0"))
+    if len(tail) > _LONGEST_WORD:
+        return []
     close = difflib.get_close_matches(tail, list(endings), n=count, cutoff=0.5)
     return [endings[ending] for ending in close]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from shardlang.bind.statements import Findings, Kind, in_force, unmatched
+from shardlang.bind.statements import Findings, Kind, in_force
 from shardlang.bind.types import Binding, ModelNames, Placed, Shape
 from shardlang.bind.values import MODULE, bind_values
 from shardlang.grammar.diagnostics import Diagnostic, error, has_errors, in_order
@@ -109,9 +109,7 @@ def _bind_loss(spec: Spec, names: ModelNames, findings: Findings) -> str | None:
         return None
     matched = spec.loss.pattern.select(names.outputs)
     if not matched:
-        findings.found.append(
-            unmatched(spec.loss.pattern, spec.loss.span, _OUTPUT, list(names.outputs))
-        )
+        findings.unmatched(spec.loss.pattern, spec.loss.span, _OUTPUT, list(names.outputs))
         return None
     if len(matched) > 1 or names.outputs[matched[0]] not in ((), (1,)):
         what = "is no scalar" if len(matched) == 1 else f"matches {len(matched)} outputs"
@@ -129,4 +127,4 @@ def _check_expects(spec: Spec, names: ModelNames, findings: Findings) -> None:
         if not isinstance(expect, ExpectCount | ExpectForbid) or expect.select.pattern is None:
             continue
         if not expect.select.pattern.select(names.modules):
-            findings.found.append(unmatched(expect.select.pattern, expect.span, MODULE, modules))
+            findings.unmatched(expect.select.pattern, expect.span, MODULE, modules)

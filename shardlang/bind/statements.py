@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 from shardlang.bind.place import Misfit, place
 from shardlang.bind.types import Placed, Shape
+from shardlang.grammar.cap import MOST_FINDINGS
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, join_words, quote
 from shardlang.grammar.patterns import Pattern, nearest_to_pattern
 from shardlang.ir import Mesh
@@ -62,9 +63,10 @@ class Findings:
         self.found += [_misfit(fault, named) for fault, named in misfits.items()]
         return placed
 
-    def unmatched(self, statement: Statement, kind: Kind, names: Sequence[str]) -> None:
-        """Report a pattern that matches nothing."""
-        self.found.append(unmatched(statement.pattern, statement.span, kind, names))
+    def unmatched(self, pattern: Pattern, span: Span, kind: Kind, names: Sequence[str]) -> None:
+        """Report a pattern that matches nothing, with the nearest names if it will be shown."""
+        near = len(self.found) < MOST_FINDINGS
+        self.found.append(_unmatched(pattern, span, kind, names, near))
 
     def overridden(self, statement: Statement, later: Sequence[Statement], count: int) -> None:
         """Note that later statements take a statement's place for some tensors."""
@@ -74,9 +76,10 @@ class Findings:
         self.found.append(note)
 
 
-def unmatched(pattern: Pattern, span: Span, kind: Kind, names: Sequence[str]) -> Diagnostic:
-    """The finding for a pattern that matches nothing: it names the nearest names."""
-    near = nearest_to_pattern(pattern.text, names)
+def _unmatched(
+    pattern: Pattern, span: Span, kind: Kind, names: Sequence[str], compare: bool
+) -> Diagnostic:
+    near = nearest_to_pattern(pattern.text, names) if compare else []
     if near:
         what = kind.singular if len(near) == 1 else kind.plural
         verb = "is" if len(near) == 1 else "are"
@@ -119,7 +122,7 @@ def in_force(
     for statement in statements:
         matched = dict.fromkeys(targets[name] for name in statement.pattern.select(every))
         if not matched:
-            findings.unmatched(statement, kind, every)
+            findings.unmatched(statement.pattern, statement.span, kind, every)
         for name in matched:
             earlier = owner.get(name)
             if earlier is not None and earlier.pattern != statement.pattern:

@@ -22,7 +22,8 @@ def bind_values(
     for decl in decls:
         modules = decl.pattern.select(names.modules)
         if not modules:
-            findings.unmatched(decl, MODULE, [name for name in names.modules if name])
+            known = [name for name in names.modules if name]
+            findings.unmatched(decl.pattern, decl.span, MODULE, known)
         for key in _select(decl, modules, choices, findings):
             earlier = owner.pop(key, None)
             if earlier is not None and earlier.pattern != decl.pattern:

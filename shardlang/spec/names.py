@@ -25,7 +25,7 @@ from shardlang.spec.types import Scalar
 COMMAND_LINE = "<command line>"
 """The file that findings about `--set` name."""
 
-_MOST_DEVICES = 1 << 20
+_MOST_DEVICES, _MOST_AXES = 1 << 20, 64
 
 
 def declare_lets(
@@ -36,46 +36,58 @@ def declare_lets(
     for fact in gathered.facts:
         if isinstance(fact.statement, t.Let) and scope.declare(fact.statement.name, "let"):
             lets[fact.statement.name.text] = fact.statement
-    scope.lets = {name: _value_of(name, lets, scope) for name in lets}
+    scope.lets = _values_of(lets, scope)
     done: list[tuple[str, Scalar]] = []
     for name, text in sets.items():
         value = _set(name, text, scope)
         if value is not None:
             done.append((name, value))
     given = dict(done)
-    for name in lets:
-        end = _chain(name, lets, given)[-1]
+    for name, (end, _) in _ends_of(lets, given).items():
         scope.lets[name] = given.get(end, scope.lets[name])
     return tuple(done)
 
 
-def _chain(name: str, lets: Mapping[str, t.Let], stops: Container[str] = ()) -> list[str]:
-    """The lets that a let leads to, itself first, up to a literal, a stop or a repetition."""
-    chain = {name: None}
-    while name not in stops:
-        value = lets[name].value
-        if not isinstance(value, t.Ident) or value.text not in lets or value.text in chain:
-            break
-        name = value.text
-        chain[name] = None
-    return list(chain)
+def _values_of(lets: Mapping[str, t.Let], scope: Scope) -> dict[str, Scalar | None]:
+    """The value of every let, and a finding for each that has none of its own fault."""
+    scope.used.update(after for name in lets if (after := _named_by(name, lets)) is not None)
+    ends = _ends_of(lets)
+    for first in dict.fromkeys(end for end, circular in ends.values() if circular):
+        scope.report(_circle(lets[first]))
+    values = {
+        name: scope.scalar(let.value) if _named_by(name, lets) is None else None
+        for name, let in lets.items()
+    }
+    return {name: values[end] for name, (end, _) in ends.items()}
 
 
-def _value_of(name: str, lets: Mapping[str, t.Let], scope: Scope) -> Scalar | None:
-    chain = _chain(name, lets)
-    scope.used.update(chain[1:])
-    last = lets[chain[-1]].value
-    if not isinstance(last, t.Ident) or last.text not in lets:
-        return scope.scalar(last) if len(chain) == 1 else _quietly(last)
-    scope.used.add(last.text)
-    if last.text == name and name == min(chain, key=list(lets).index):
-        scope.report(_circle(lets[name]))
-    return None
+def _named_by(name: str, lets: Mapping[str, t.Let]) -> str | None:
+    """The let that a let stands for, if it does for one."""
+    value = lets[name].value
+    return value.text if isinstance(value, t.Ident) and value.text in lets else None
 
 
-def _quietly(node: t.Scalar) -> Scalar | None:
-    """The value, without repeating the finding that its own let gives."""
-    return Scope().scalar(node)
+def _ends_of(
+    lets: Mapping[str, t.Let], stops: Container[str] = ()
+) -> dict[str, tuple[str, bool]]:
+    """Where every let leads to: a literal or a stop, or the first let of a circle and True.
+
+    Each let is passed once, however long the chains are.
+    """
+    order = {name: place for place, name in enumerate(lets)}
+    ends: dict[str, tuple[str, bool]] = {}
+    for name in lets:
+        path: dict[str, None] = {}
+        at: str | None = name
+        while at is not None and at not in ends and at not in path:
+            path[at] = None
+            last, at = at, None if at in stops else _named_by(at, lets)
+        if at is not None and at not in ends:
+            members = list(path)[list(path).index(at) :]
+            ends[at] = (min(members, key=order.__getitem__), True)
+        end = (last, False) if at is None else ends[at]
+        ends.update(dict.fromkeys(path, end))
+    return ends
 
 
 def _circle(let: t.Let) -> Diagnostic:
@@ -129,6 +141,10 @@ def declare_mesh(gathered: Gathered, scope: Scope) -> tuple[Mesh | None, frozens
         span = meshes[-1].span if meshes else start_of_file(gathered.root)
         help = "write `mesh { dp = 2 }` with the axes of the devices"
         scope.report(error("SH0201", "the spec has no mesh axes", span, help=help))
+        return None, frozenset()
+    if len(meshes[-1].items) > _MOST_AXES:
+        message = f"the mesh has {len(meshes[-1].items)} axes, more than {_MOST_AXES}"
+        scope.report(error("SH0225", message, meshes[-1].span, help="leave out those of size 1"))
         return None, frozenset()
     axes: list[Axis] = []
     for item in meshes[-1].items:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from shardlang.grammar import tree as t
+from shardlang.grammar.cap import MOST_FINDINGS
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, join_words, quote
 from shardlang.grammar.patterns import Pattern, PatternError, compile_pattern, nearest
 from shardlang.spec.types import Scalar
@@ -38,6 +39,10 @@ class Scope:
     def report(self, finding: Diagnostic) -> None:
         """Add a finding."""
         self.findings.append(finding)
+
+    def near(self, names: Iterable[str]) -> list[str]:
+        """The names to compare an unknown one with: none for findings that are not shown."""
+        return list(names) if len(self.findings) < MOST_FINDINGS else []
 
     def declare(self, name: t.Ident, kind: Kind) -> bool:
         """Enter a name; False, with a finding, where another thing has it."""
@@ -76,7 +81,7 @@ class Scope:
         if name.text in self.lets:
             self.used.add(name.text)
             return self.lets[name.text]
-        known = [*self.lets, *CONSTANTS]
+        known = self.near((*self.lets, *CONSTANTS))
         held = self.places.get(name.text)
         if held is not None and name.text not in self.clashing:
             self.report(_wrong_kind(name, held, "a value", known))
@@ -106,8 +111,8 @@ class Scope:
         if any(axes is None for axes in found):
             return None
         axes = tuple(axis for part in found for axis in part or ())
-        twice = next((axis for i, axis in enumerate(axes) if axis in axes[:i]), None)
-        if twice is not None:
+        if len(set(axes)) < len(axes):
+            twice = next(axis for i, axis in enumerate(axes) if axis in axes[:i])
             self.report(_axis_twice(product, twice))
             return None
         return axes
@@ -121,7 +126,7 @@ class Scope:
             self.used.add(name.text)
             self.used.update(self.dims[name.text])
             return self.dims[name.text]
-        known = [*self.axes, *self.dims]
+        known = self.near((*self.axes, *self.dims))
         held = self.places.get(name.text)
         if name.text in self.clashing:
             return None
