@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -19,7 +20,10 @@ from shardlang.ir.layout import Layout
 from shardlang.runtime.calls import Call
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
+from shardlang.runtime.reports import first_line
 from shardlang.runtime.watch import named
+
+T = TypeVar("T")
 
 SAMPLED_BYTES = 1 << 20
 """Of a tensor with more bytes than this, `SAMPLES` stretches that make up as much are looked at."""
@@ -48,8 +52,42 @@ def _sampled(flat: Tensor) -> Tensor:
     return torch.cat([flat[start : start + length] for start in starts])
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call on this rank, as all others must make it too.
+
+    Attributes:
+        given: its tensors, by name.
+        lines: what else of it must be alike, in words.
+        compared: whole inputs, whose values must be alike.
+    """
+
+    call: Call
+    given: Mapping[str, Tensor]
+    lines: tuple[str, ...] = ()
+    compared: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a rank says where the ranks differ: its call, or why it makes none."""
+
+    lines: tuple[str, ...] = ()
+    sums: Mapping[str, int] = field(default_factory=dict)
+    refusal: tuple[str, str, str, tuple[str, ...]] | None = None
+    call: Call | None = None
+
+    def in_words(self) -> _Said:
+        """The same, with the call among the lines."""
+        lines = self.call.lines() if self.call is not None else ()
+        return _Said((*lines, *self.lines), self.sums, self.refusal)
+
+
 class Agreement:
-    """Compares the calls of all ranks, over a group of the host that no program uses on GPUs."""
+    """Compares the calls of all ranks, over a group of the host that no program uses on GPUs.
+
+    A rank that fails before it can call takes part too: it says why, and all ranks raise that.
+    """
 
     def __init__(self, groups: Groups) -> None:
         """Collective: construct it on every rank."""
@@ -64,23 +102,39 @@ class Agreement:
         """Process groups have no copies."""
         return self
 
-    def check(
-        self, call: Call, whole: Mapping[str, Tensor] | None = None, frozen: Sequence[str] = ()
-    ) -> None:
-        """Compare how all ranks call, and the whole inputs if they are given. Collective.
+    def check(self, ask: Callable[[], Asked]) -> Asked:
+        """Compare how all ranks call, and the values of whole inputs. Collective.
 
         Args:
-            frozen: the parameters that get no gradient in this call.
+            ask: gives this rank's call. What it raises is raised on every rank.
 
         Raises:
-            RunError: SH0612, on every rank, naming a rank that differs from rank 0.
+            RunError: what `ask` raised on some rank, with the rank's number unless all raise alike;
+                SH0612, on every rank, naming a rank that differs from rank 0.
         """
         if self._world == 1:
-            return
-        sums = self._sums(whole) if whole is not None else {}
-        mine = [self._number(call), zlib.crc32(repr((sums, frozen)).encode())]
-        if not named("comparison of the calls of all ranks", self._same, mine):
-            self._refuse([*call.lines(), *(f"`{name}` frozen" for name in frozen)], sums)
+            return ask()
+        asked = self._together("comparison of the calls of all ranks", ask, self._said)
+        self._batches += bool(asked.compared)
+        return asked
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Do what may fail on one rank alone, on all. Collective.
+
+        Raises:
+            RunError: what `work` raised on some rank, with the rank's number unless all raise
+                alike.
+        """
+        if self._world == 1:
+            return work()
+        return self._together("wait for work of each rank", work, lambda _: _Said())
+
+    def _said(self, asked: Asked) -> _Said:
+        on_host = all(x.device.type == "cpu" for x in asked.compared.values())
+        if not on_host and self._batches >= ON_DEVICE_BATCHES:
+            return _Said(asked.lines, call=asked.call)
+        sums = {n: checksum(x) for n, x in sorted(asked.compared.items())}
+        return _Said(asked.lines, sums, call=asked.call)
 
     def check_draws(self) -> None:
         """Compare the states of the ranks' random number generators. Collective.
@@ -103,18 +157,29 @@ class Agreement:
                 " differ between ranks a generator of their own",
             )
 
-    def _number(self, call: Call) -> int:
+    def _together(self, label: str, work: Callable[[], T], told: Callable[[T], _Said]) -> T:
+        """What the work gives, if that of all ranks is told alike."""
+        result, said, error = None, _Said(), None
+        try:
+            result = work()
+            said = told(result)
+        except Exception as failure:
+            error, said = failure, _Said(refusal=_refusal(failure))
+        rest = zlib.crc32(repr((said.lines, said.sums, said.refusal)).encode())
+        if not named(label, self._same, [self._number(said.call), rest]):
+            raise self._difference(said.in_words()) from error
+        if error is not None:
+            raise error
+        return cast(T, result)
+
+    def _number(self, call: Call | None) -> int:
+        """A number for a call, which is computed once; 0 for none."""
+        if call is None:
+            return 0
         if call not in self._numbers:
             digest = hashlib.sha256("\n".join(call.lines()).encode()).digest()
-            self._numbers[call] = int.from_bytes(digest[:7], "big")
+            self._numbers[call] = int.from_bytes(digest[:7], "big") + 1
         return self._numbers[call]
-
-    def _sums(self, whole: Mapping[str, Tensor]) -> dict[str, int]:
-        on_host = all(x.device.type == "cpu" for x in whole.values())
-        self._batches += not on_host
-        if not on_host and self._batches > ON_DEVICE_BATCHES:
-            return {}
-        return {name: checksum(whole[name]) for name in sorted(whole)}
 
     def _same(self, numbers: Iterable[int]) -> bool:
         mine = torch.tensor([*numbers])
@@ -122,31 +187,44 @@ class Agreement:
         dist.all_reduce(both, dist.ReduceOp.MAX, group=self._group)
         return torch.equal(both[: len(mine)], -both[len(mine) :])
 
-    def _refuse(self, said: list[str], sums: Mapping[str, int]) -> None:
+    def _difference(self, said: _Said) -> RunError:
+        """The error that names a rank. Collective."""
         found: list[Any] = [None] * self._world
-        dist.all_gather_object(found, (said, dict(sums)), group=self._group)
-        first, values = found[0]
-        rank = next(i for i, other in enumerate(found) if other != found[0])
-        lines, others = found[rank]
-        if lines != first:
-            here, there = _first_difference(first, lines)
-            raise RunError(
-                "SH0612",
-                f"the ranks are called in different ways: rank 0 with {here}, rank {rank} with"
-                f" {there}",
-                help="call the module on every rank with the same sizes, arguments and modes",
-            )
-        name = next(n for n in values if values[n] != others[n])
-        raise RunError(
+        dist.all_gather_object(found, said, group=self._group)
+        for rank, one in enumerate(found):
+            if one.refusal is not None:
+                code, message, help, notes = one.refusal
+                return RunError(code, f"rank {rank} failed: {message}", help=help, notes=notes)
+        rank = next(i for i, one in enumerate(found) if one != found[0])
+        return _calls_differ(rank, found[0], found[rank])
+
+
+def _refusal(error: Exception) -> tuple[str, str, str, tuple[str, ...]]:
+    """What an error says to the other ranks."""
+    if isinstance(error, RunError):
+        return error.code, error.message, error.help, error.notes
+    return "SH0603", first_line(error), "mend what it says", ()
+
+
+def _calls_differ(rank: int, first: _Said, other: _Said) -> RunError:
+    if other.lines != first.lines:
+        here, there = _first_difference(first.lines, other.lines)
+        return RunError(
             "SH0612",
-            f"`{name}` has other values on rank {rank} than on rank 0, and `shard_inputs` takes the"
-            " same whole batch on every rank",
-            help="draw batches from a generator that is seeded alike on every rank, and without a"
-            " `DistributedSampler`",
+            f"the ranks are called in different ways: rank 0 with {here}, rank {rank} with {there}",
+            help="call the module on every rank with the same sizes, arguments and modes",
         )
+    name = next(n for n in first.sums if first.sums[n] != other.sums[n])
+    return RunError(
+        "SH0612",
+        f"`{name}` has other values on rank {rank} than on rank 0, and `shard_inputs` takes the"
+        " same whole batch on every rank",
+        help="draw batches from a generator that is seeded alike on every rank, and without a"
+        " `DistributedSampler`",
+    )
 
 
-def _first_difference(one: list[str], other: list[str]) -> tuple[str, str]:
+def _first_difference(one: Sequence[str], other: Sequence[str]) -> tuple[str, str]:
     """What one list says and the other does not."""
     here = next((line for line in one if line not in other), "nothing more")
     there = next((line for line in other if line not in one), "nothing more")

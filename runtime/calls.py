@@ -10,13 +10,15 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from shardlang.ir.layout import dtype_name
 from shardlang.ir.program import LeafPlacement, LocalProgram
-from shardlang.runtime.border import around
+from shardlang.runtime.border import around, taken
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.executor import load_program
 from shardlang.runtime.groups import Groups
+from shardlang.runtime.outside import outside, outside_itself
 from shardlang.runtime.regather import Regather
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.tensor import like, local
@@ -146,21 +148,41 @@ class LoadedProgram:
         self._regather = Regather() if again else None
         self._run = load_program(program, groups, self._regather)
 
+    @outside_itself
     def __call__(self, given: Mapping[str, Tensor]) -> Any:
         """The model's output from this device's pieces of its inputs, by name.
 
-        A tensor in it that an axis splits is whole to those who use it. Code under `torch.compile`,
-        which cannot take gradients of such tensors, gets this device's piece.
+        A tensor in it that an axis splits is whole to those who use it. `torch.compile` takes the
+        program alone: what lies around it is done as without.
         """
-        results = self._results(given)
-        if torch.compiler.is_compiling():
-            return self.rebuild([results[i] for i in self._outputs])
+        return self._around(self._results(given))
+
+    @outside
+    def _around(self, results: Sequence[Tensor]) -> Any:
         return self.rebuild(
             [
                 results[i] if sharding is None else around(results[i], sharding)
                 for i, sharding in self._outputs.items()
             ]
         )
+
+    def check_given(self, given: Mapping[str, Tensor]) -> None:
+        """Look for inputs and tensors of the module that this program cannot run on.
+
+        Raises:
+            RunError: SH0605, an input has not its piece's size; SH0613, a tensor of the module has
+                another dtype or device.
+        """
+        for name, x in given.items():
+            if not isinstance(x, DTensor) and tuple(x.shape) != self.shapes[name]:
+                raise wrong_shape(name, tuple(x.shape), self.shapes[name])
+        for leaf in self.program.leaves:
+            if leaf.kind != "input":
+                _check_held(leaf, tensor_at(self._slots[leaf.name][0]), self._device)
+
+    def piece(self, name: str, given: Tensor) -> Tensor:
+        """This device's piece of an input; cut anew, collectively, where it lies otherwise."""
+        return taken(given, self.inputs[name]) if isinstance(given, DTensor) else given
 
     def on(self, slots: Mapping[str, list[Slot]]) -> LoadedProgram:
         """The same program on other tensors."""
@@ -173,22 +195,25 @@ class LoadedProgram:
         results = self._results(given)
         return {self.program.results[i].name: results[i] for i in self._outputs}
 
+    @outside_itself
     def _results(self, given: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        leaves = [self._leaf(leaf, given) for leaf in self.program.leaves]
+        leaves = self._leaves(given)
         with self._regather.saving() if self._regather is not None else nullcontext():
             results: Sequence[Tensor] = self._run(*leaves)
         if self._mutations:
             self._write_back(results)
         return results
 
-    def _leaf(self, leaf: LeafPlacement, given: Mapping[str, Tensor]) -> Tensor:
-        if leaf.kind == "input":
-            return given[leaf.name]
-        held = tensor_at(self._slots[leaf.name][0])
-        if held.dtype != leaf.dtype or held.device != self._device:
-            raise _converted(leaf, held, self._device)
-        return local(held)
+    @outside
+    def _leaves(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        return [
+            given[leaf.name]
+            if leaf.kind == "input"
+            else local(tensor_at(self._slots[leaf.name][0]))
+            for leaf in self.program.leaves
+        ]
 
+    @outside
     @torch.no_grad()
     def _write_back(self, results: Sequence[Tensor]) -> None:
         """Write what the model changes in place, replace what it replaces: autograd may hold it."""
@@ -199,12 +224,23 @@ class LoadedProgram:
                 local(tensor_at(self._slots[name][0])).copy_(results[place])
 
 
-def _converted(leaf: LeafPlacement, held: Tensor, device: torch.device) -> RunError:
+def _check_held(leaf: LeafPlacement, held: Tensor, device: torch.device) -> None:
+    if held.dtype == leaf.dtype and held.device == device:
+        return
     mine, found = dtype_name(leaf.dtype), dtype_name(held.dtype)
     if held.dtype == leaf.dtype:
         mine, found = str(device), str(held.device)
-    return RunError(
+    raise RunError(
         "SH0613",
         f"`{leaf.name}` is {found} now, and the program is made for {mine}",
         help="convert the model before it is compiled, and choose the device in `load`",
+    )
+
+
+def wrong_shape(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> RunError:
+    """The error of a plain input that is no piece of this device."""
+    return RunError(
+        "SH0605",
+        f"input `{name}` is {list(given)}, and this device's piece is {list(wanted)}",
+        help="cut whole inputs with `shard_inputs`",
     )

@@ -41,5 +41,6 @@ class Held:
     @torch.no_grad()
     def whole_tensors(self) -> Iterator[tuple[LeafPlacement, Tensor | None]]:
         """Every tensor of the state dict whole, on rank 0 alone, one at a time. Collective."""
+        self.variants.check_together()
         for leaf, tensor in self.placements():
             yield leaf, whole_on_first(tensor.detach(), leaf.layout, self.groups)

@@ -13,6 +13,7 @@ from shardlang.runtime import optim_states, tensor_ops
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.held import Held
+from shardlang.runtime.outside import outside_itself
 from shardlang.runtime.standins import Standins
 from shardlang.runtime.tables import Tables, slot_of
 from shardlang.runtime.tensor_files import remember
@@ -62,6 +63,7 @@ class ShardedModule(nn.Module):
         kept = frozenset(self.state_dict(keep_vars=True)).intersection(slots)
         self._shardlang = Held(made.program, groups, variants, slots, kept)
 
+    @outside_itself
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model with inputs from `shard_inputs`, or from another call. Collective.
 

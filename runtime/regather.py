@@ -20,6 +20,7 @@ from torch import Tensor, fx
 
 from shardlang.runtime.collectives import RunStep
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.outside import outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,7 @@ class WatchedStep:
     def __init__(self, step: RunStep, regather: Regather, name: str) -> None:
         self.step, self.regather, self.name = step, regather, name
 
+    @outside
     def __call__(self, x: Tensor) -> Tensor:
         out = self.step(x)
         if out is not x and torch.is_grad_enabled():

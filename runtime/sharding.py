@@ -139,11 +139,6 @@ _KNOWN: dict[Any, Sharding] = {}
 """The sharding behind each `DTensorSpec`."""
 
 
-def sharding_of(spec: Any) -> Sharding:
-    """The sharding of which `spec` is the DTensor's side."""
-    return _KNOWN[spec]
-
-
 def plain_dtensor(tensor: DTensor) -> Tensor:
     """The whole of a DTensor that torch has made. Collective."""
     held = tensor._local_tensor

@@ -15,10 +15,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Placement, Replicate
 
 from shardlang.ir import Layout
+from shardlang.ir.compat import unsupported
 from shardlang.runtime import tensor_files
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.once import once
-from shardlang.runtime.sharding import Sharding, alike, sharding_of
+from shardlang.runtime.outside import outside
+from shardlang.runtime.sharding import Sharding, alike
 from shardlang.runtime.tensor_pieces import piece
 
 
@@ -42,6 +44,7 @@ class Sharded(DTensor):
     ) -> Any:
         return cls.operations(op, tuple(args), kwargs or {})
 
+    @outside
     def to_local(self, *, grad_placements: Any = None) -> Tensor:
         """This device's piece; its gradient is this device's piece of the gradient."""
         if not (torch.is_grad_enabled() and self.requires_grad):
@@ -49,6 +52,7 @@ class Sharded(DTensor):
         piece: Tensor = _Piece.apply(self)  # type: ignore[no-untyped-call]
         return piece
 
+    @outside
     def full_tensor(self, *, grad_placements: Any = None) -> Tensor:
         """The whole tensor on every device. Collective."""
         full: Tensor = _Whole.apply(self)  # type: ignore[no-untyped-call]
@@ -140,10 +144,11 @@ class Sharded(DTensor):
         flags = (self.requires_grad, hasattr(self, "_is_param"))
         return restored, (self._local_tensor.detach(), *values, flags)
 
-    @staticmethod
-    def __tensor_unflatten__(inner: Any, context: Any, size: Any, stride: Any) -> Sharded:
-        made = DTensor.__tensor_unflatten__(inner, context, size, stride)  # type: ignore[no-untyped-call]
-        return sharded(made._local_tensor, sharding_of(made._spec), made.requires_grad)
+    def __tensor_flatten__(self) -> Any:
+        """Refused: operations on sharded tensors communicate, and run as they are."""
+        raise unsupported(
+            "torch.compile takes no code on sharded tensors; without `fullgraph` it runs as it is"
+        )
 
     def __create_write_items__(self, name: str, tensor: Any) -> list[Any]:
         return tensor_files.write_items(self, name)

@@ -26,6 +26,7 @@ from shardlang.ir import Layout
 from shardlang.ir.compat import route_operations, tree_map_only
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
+from shardlang.runtime.outside import outside
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.tensor import Sharded, replicated, sharded
 from shardlang.runtime.tensor_norms import list_norm, norm, unscale
@@ -67,6 +68,7 @@ def _traits(op: Any) -> _Traits:
     return _Traits(each and not random, bool(marks) and not written, tuple(written))
 
 
+@outside
 def dispatch(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """An operation with a sharded tensor among its arguments."""
     if op.namespace != "aten":

@@ -8,7 +8,7 @@ first needed. All share the parameters and buffers, which lie at rest where they
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -17,15 +17,23 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from shardlang.ir.layout import Layout
-from shardlang.runtime.agree import Agreement
-from shardlang.runtime.border import cut, taken
-from shardlang.runtime.calls import Argument, Call, Given, LoadedProgram, Made, tensor_at
+from shardlang.runtime.agree import Agreement, Asked
+from shardlang.runtime.border import cut
+from shardlang.runtime.calls import (
+    Argument,
+    Call,
+    Given,
+    LoadedProgram,
+    Made,
+    tensor_at,
+    wrong_shape,
+)
 from shardlang.runtime.contexts import refuse_contexts
-from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
+from shardlang.runtime.outside import outside
 from shardlang.runtime.standins import Standins
 from shardlang.runtime.tables import Tables, slot_of
-from shardlang.runtime.tensor import local
+from shardlang.runtime.tensor import Sharded
 
 
 class Compiler(Protocol):
@@ -80,11 +88,10 @@ class Variants:
         self._modules = standins.modules()
         params = (leaf for leaf in made.program.leaves if leaf.kind == "param")
         self._params = {leaf.name: tables.slot(leaf) for leaf in params}
-        self._latest, self._evaluated = tables.load(made), compiler.declared.evaluated
-        self._loaded = {compiler.declared: self._latest}
+        self._loaded = {compiler.declared: tables.load(made)}
         self._agreement = Agreement(groups)
         for name, module in self._modules.items():
-            module.training = name not in self._evaluated
+            module.training = name not in compiler.declared.evaluated
 
     def on(self, root: nn.Module, standins: Standins) -> Variants:
         """The same programs on a copy of the module, which has tensors of its own."""
@@ -93,7 +100,6 @@ class Variants:
         other.standins, other._modules = standins, standins.modules()
         other._params = {n: slot_of(root, n, "param") for n in self._params}
         other._loaded = {call: _moved(x, other._tables) for call, x in self._loaded.items()}
-        other._latest = next(other._loaded[c] for c, x in self._loaded.items() if x is self._latest)
         return other
 
     @property
@@ -106,16 +112,26 @@ class Variants:
 
         `strict` asks for every input that is declared. Collective.
         """
+        asked = self._agreement.check(lambda: self._to_cut(args, kwargs, strict))
+        loaded = self._loaded_for(asked.call, lambda program: program.check(_on_host(asked.given)))
+        tensors = {
+            n: x.full_tensor() if isinstance(x, DTensor) else x for n, x in asked.given.items()
+        }
+        loaded.check({n: x for n, x in tensors.items() if isinstance(asked.given[n], DTensor)})
+        made = {name: self._handed(name, x, loaded) for name, x in tensors.items()}
+        return {**made, **{argument.name: argument.value for argument in asked.call.arguments}}
+
+    def _to_cut(self, args: Sequence[Any], kwargs: Mapping[str, Any], strict: bool) -> Asked:
+        """What a call of `shard` asks for on this rank; nothing of it is collective."""
         given, arguments = self.compiler.flatten(args, kwargs)
         self.check()
-        tensors = {n: x.full_tensor() if isinstance(x, DTensor) else x for n, x in given.items()}
-        call = self._call({n: tuple(x.shape) for n, x in tensors.items()}, tensors, arguments)
+        call = self._call({n: tuple(x.shape) for n, x in given.items()}, given, arguments)
         self.compiler.check(call, strict)
-        self._agreement.check(call, tensors)
-        loaded = self._loaded_for(call)
-        loaded.check({name: x for name, x in tensors.items() if x.device.type == "cpu"})
-        made = {name: self._handed(name, x, loaded) for name, x in tensors.items()}
-        return {**made, **{argument.name: argument.value for argument in arguments}}
+        plain = {n: x for n, x in given.items() if not isinstance(x, DTensor)}
+        lies = [*_laid_out(given), *(f"`{n}` on {x.device.type}" for n, x in plain.items())]
+        if call in self._loaded:
+            self._loaded[call].check(_on_host(given))
+        return Asked(call, given, tuple(lies), plain)
 
     def _handed(self, name: str, full: Tensor, loaded: LoadedProgram) -> Tensor:
         """An input for a call: a plain tensor where it can be no piece."""
@@ -124,25 +140,30 @@ class Variants:
             return cut(full, mine)
         return full.to(self.groups.device).contiguous()
 
+    @outside
     def choose(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[LoadedProgram, Mapping[str, Tensor]]:
         """The program for a call with this device's pieces, and the pieces by name. Collective."""
+        asked = self._agreement.check(lambda: self._to_answer(args, kwargs))
+        loaded = self._loaded_for(asked.call, lambda program: program.check_given(asked.given))
+        if loaded.draws:
+            self._agreement.check_draws()
+        return loaded, {name: loaded.piece(name, given) for name, given in asked.given.items()}
+
+    def _to_answer(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Asked:
+        """What a call of the module asks for on this rank; nothing of it is collective."""
         tensors, arguments = self.compiler.flatten(args, kwargs)
-        if torch.compiler.is_compiling():
-            loaded = self._fitting({name: local(x) for name, x in tensors.items()}, arguments)
-            return loaded, {name: self._piece(name, x, loaded) for name, x in tensors.items()}
         self.check()
         found = (*tensors.values(), *map(tensor_at, self._params.values()))
         refuse_contexts(self.groups.device.type, found)
         whole = {name: self._whole_shape(name, given) for name, given in tensors.items()}
         call = self._call(whole, tensors, arguments)
         self.compiler.check(call, strict=False)
-        self._agreement.check(call, frozen=self._frozen())
-        loaded = self._loaded_for(call)
-        if loaded.draws:
-            self._agreement.check_draws()
-        return loaded, {name: self._piece(name, given, loaded) for name, given in tensors.items()}
+        if call in self._loaded:
+            self._loaded[call].check_given(tensors)
+        frozen = (f"`{name}` frozen" for name in self._frozen())
+        return Asked(call, tensors, (*frozen, *_laid_out(tensors)))
 
     def _frozen(self) -> list[str]:
         """The parameters that get no gradient now."""
@@ -159,22 +180,13 @@ class Variants:
         self.standins.check()
         self._tables.check()
 
-    def _fitting(self, tensors: Mapping[str, Tensor], arguments: tuple[Any, ...]) -> LoadedProgram:
-        """Under `torch.compile`: the program of the last call, which must be the right one."""
-        loaded = self._latest
-        same = not arguments and tensors.keys() == loaded.shapes.keys()
-        for name, module in self._modules.items():
-            same = same and module.training == (name not in self._evaluated)
-        for name, piece in tensors.items():
-            same = same and tuple(piece.shape) == loaded.shapes[name]
-            same = same and piece.dtype == loaded.dtypes[name]
-        if not same:
-            raise RunError(
-                "SH0605",
-                "the call under `torch.compile` is not like the last one",
-                help="cut its inputs with `shard_inputs`, outside of what is compiled",
-            )
-        return loaded
+    def check_together(self) -> None:
+        """The same on all ranks together: a change on one is refused on all. Collective.
+
+        Raises:
+            RunError: SH0613.
+        """
+        self._agreement.together(self.check)
 
     def _call(
         self,
@@ -202,21 +214,17 @@ class Variants:
             return shape
         if shape == first.shapes[name]:
             return sharding.layout.shape
-        raise _wrong_shape(name, shape, first.shapes[name])
+        raise wrong_shape(name, shape, first.shapes[name])
 
-    def _piece(self, name: str, given: Tensor, loaded: LoadedProgram) -> Tensor:
-        if isinstance(given, DTensor):
-            return taken(given, loaded.inputs[name])
-        if tuple(given.shape) != loaded.shapes[name]:
-            raise _wrong_shape(name, tuple(given.shape), loaded.shapes[name])
-        return given
-
-    def _loaded_for(self, call: Call) -> LoadedProgram:
+    def _loaded_for(self, call: Call, check: Callable[[LoadedProgram], None]) -> LoadedProgram:
+        """The program for a call; a new one is checked, on all ranks alike. Collective for it."""
         if call not in self._loaded:
-            made = self.compiler.make(call, self._known_layouts(call))
-            self._loaded[call] = self._tables.load(made)
-        self._latest, self._evaluated = self._loaded[call], call.evaluated
-        return self._latest
+            layouts = self._known_layouts(call)
+            made = self._agreement.together(lambda: self.compiler.make(call, layouts))
+            loaded = self._tables.load(made)
+            self._agreement.together(lambda: check(loaded))
+            self._loaded[call] = loaded
+        return self._loaded[call]
 
     def _known_layouts(self, call: Call) -> dict[str, Layout]:
         """The layouts of the inputs in a program that takes the same ones."""
@@ -239,9 +247,19 @@ def _moved(loaded: LoadedProgram, tables: Tables) -> LoadedProgram:
     return loaded.on({leaf.name: tables.slots(leaf) for leaf in kept})
 
 
-def _wrong_shape(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> RunError:
-    return RunError(
-        "SH0605",
-        f"input `{name}` is {list(given)}, and this device's piece is {list(wanted)}",
-        help="cut whole inputs with `shard_inputs`",
-    )
+def _on_host(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The plain tensors on the host: only their numbers are looked at."""
+    return {
+        name: x
+        for name, x in given.items()
+        if x.device.type == "cpu" and not isinstance(x, DTensor)
+    }
+
+
+def _laid_out(given: Mapping[str, Tensor]) -> list[str]:
+    """How inputs lie that are gathered where they lie otherwise than the program takes them."""
+    return [
+        f"`{name}` laid out as {x.sharding.layout if isinstance(x, Sharded) else x.placements}"
+        for name, x in given.items()
+        if isinstance(x, DTensor)
+    ]

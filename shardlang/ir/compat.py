@@ -188,3 +188,12 @@ def forget_constant(fake: object) -> None:
     """
     if isinstance(fake, FakeTensor) and isinstance(fake.constant, FakeTensor):
         fake.constant = None
+
+
+def unsupported(message: str) -> Exception:
+    """The error that makes `torch.compile` run a frame as it is, and refuse a `fullgraph`."""
+    from torch._dynamo.exc import Unsupported
+
+    error = Unsupported(message)
+    error.skip_frame = True
+    return error

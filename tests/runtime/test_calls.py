@@ -193,3 +193,29 @@ def test_the_norm_counts_what_is_trained_later() -> None:
     grads = [param.grad for param in pair.plain.parameters() if param.grad is not None]
     want = torch.cat([grad.flatten() for grad in grads]).norm()
     torch.testing.assert_close(norm(), want)
+
+
+ALONE = {
+    "fits on one": ("SH0605", "rank 0 failed: input `x` is [2, 6], and this device's piece is [3"),
+    "object": ("SH0613", "rank 1 failed: the argument `kind` is a `object`"),
+    "unknown": ("SH0613", "rank 1 failed: the model takes no input `w`"),
+    "work": ("SH0603", "rank 1 failed: IndexError: list index out of range (alone.py"),
+    "lies": ("SH0612", "rank 0 with `y` laid out as [5, 6], rank 1 with `y` laid out as [5@dp, 6]"),
+    "setting": ("SH0613", "rank 1 failed: `eps` of `bn` is `0.5` now"),
+    "setting, compiled": ("SH0613", "rank 1 failed: `eps` of `bn` is `0.5` now"),
+    "saved": ("SH0613", "rank 1 failed: `eps` of `bn` is `0.5` now"),
+    "parameter": ("SH0613", "rank 1 failed: `up.weight` is another `Parameter`"),
+    "new program": ("SH0603", "rank 1 failed: MemoryError: no room"),
+    "after": ("", "True"),
+}
+
+
+def test_what_one_rank_refuses_all_refuse_and_compiled_calls_are_right(tmp_path: Path) -> None:
+    """No rank waits for one that does not come; outputs and checks are the same if compiled."""
+    for rank, found in enumerate(spawn("alone:everything", 2, tmp_path, 200)):
+        for name, (code, words) in ALONE.items():
+            got, message = found["refused"][name]
+            assert got == code, (rank, name, message)
+            assert words in message, (rank, name, message)
+        assert wrong(found["compiled"]) == {}
+        assert len(found["compiled"]) == 5

@@ -1,0 +1,24 @@
+"""Parts of a call that `torch.compile` leaves as they are.
+
+It takes the program alone. What lies around the program compares the ranks, looks at the modules,
+and makes tensors of our own kind, none of which belongs into a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def outside(function: F) -> F:
+    """A function that is never compiled, nor what it calls."""
+    return cast(F, torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+
+
+def outside_itself(function: F) -> F:
+    """A function that is never compiled itself; what it calls may be."""
+    return cast(F, torch.compiler.disable(function, recursive=False))  # type: ignore[no-untyped-call]
