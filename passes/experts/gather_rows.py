@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from shardlang.cost.paths import move_cost
+from shardlang.cost.splits import change_bytes
 from shardlang.ir.graph import constrain, describe, home, is_item, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
@@ -27,18 +27,13 @@ Axes = tuple[Axis, ...]
 
 def gather_price(value: fx.Node, axes: Axes) -> float:
     """Bytes that make a value whole along some axes."""
-    have = home(value)
-    goal = have.without(axes).unlabelled()
-    itemsize: int = value.meta["val"].dtype.itemsize
-    return itemsize * move_cost(have, goal, bool(value.meta.get("diff")))
+    return change_bytes(home(value), home(value).without(axes).unlabelled(), value)
 
 
 def _scatter_price(value: fx.Node, axes: Axes) -> float:
-    """Bytes that make a partial sum of what now is split over some axes."""
-    goal = home(value)
-    have = Layout(goal.without(axes).dims, goal.partial | set(axes))
-    itemsize: int = value.meta["val"].dtype.itemsize
-    return itemsize * move_cost(have, goal, bool(value.meta.get("diff")))
+    """Bytes that split a value over some axes, over which it would be a partial sum."""
+    split = home(value)
+    return change_bytes(Layout(split.without(axes).dims, split.partial | set(axes)), split, value)
 
 
 @dataclass(slots=True)

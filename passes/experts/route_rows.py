@@ -15,18 +15,19 @@ only rows in the same order, and no result is in routed order.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
 
-from shardlang.cost.paths import move_cost
-from shardlang.ir.graph import ShardError, ShardGraph, describe, home, is_item, sharding_of
+from shardlang.cost.ring import sent_bytes
+from shardlang.cost.splits import change_bytes
+from shardlang.ir.graph import ShardError, ShardGraph, describe, fake, home, is_item, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.route import Route
 from shardlang.ir.rule import Origin, Sharding
+from shardlang.ir.steps import Move
 from shardlang.passes.experts.gather_rows import Gathering, gather_price
 from shardlang.passes.experts.row_region import PRODUCT, Region, barred, regions, regroups
 from shardlang.passes.propagate.bind_rules import bind_node
@@ -130,14 +131,12 @@ def route_price(region: Region) -> float:
     """Bytes that send rows out and results back, and that gather the groups."""
     moved = sum(_route_price(value, region) for value in (*region.entries(), *region.exits()))
     known = Layout((Route(region.axes, region.rows, region.matrices).known,))
-    itemsize: int = region.groups.meta["val"].dtype.itemsize
-    return moved + itemsize * move_cost(home(region.groups), known, False)
+    return moved + change_bytes(home(region.groups), known, region.groups)
 
 
-def _route_price(value: fx.Node, region: Region) -> float:
-    ways = math.prod(axis.size for axis in region.axes)
-    elements = math.prod(home(value).max_local_shape())
-    sent = elements * int(value.meta["val"].dtype.itemsize) * (ways - 1) / ways
+def _route_price(value: fx.Node, region: Region) -> int:
+    layout = home(value)
+    sent = sent_bytes(Move.DISPATCH, region.axes, layout, layout, fake(value).dtype.itemsize)
     return sent * (2 if value.meta.get("diff") else 1)
 
 

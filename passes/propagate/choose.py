@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import fx
 
-from shardlang.cost.paths import move_cost
+from shardlang.cost.splits import split_bytes, tensors_of
 from shardlang.ir.graph import home, producer, sharding_of
-from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import Origin, Sharding
 from shardlang.passes.propagate.flow import Flow, groups_of, merge, outer, writable
 
 Option = dict[str, DimLayout]
+
+LOWERING = 0.01
+"""What an element of an op that must be lowered is worth in bytes: of equal ways, the other."""
 
 
 def choose(flow: Flow) -> bool:
@@ -84,27 +86,11 @@ def with_option(sharding: Sharding, option: Option) -> Sharding:
 
 
 def price(flow: Flow, node: fx.Node, option: Option) -> float:
-    """Bytes that an option moves: operands into place, and partial results reduced."""
+    """What an option costs: the bytes that it moves, and a little where it must be lowered."""
     trial = with_option(sharding_of(node), option)
-    total = 0.0
-    for index, operand in enumerate(flow.calls[node]):
-        val = operand.meta["val"]
-        diff = bool(operand.meta.get("diff"))
-        total += val.dtype.itemsize * move_cost(home(operand), trial.operand(index), diff)
-    results = _results(node)
-    for index, out in enumerate(results):
-        layout = trial.result(index)
-        goal = Layout(layout.dims)
-        if layout.partial:
-            total += out.dtype.itemsize * move_cost(layout, goal, bool(node.meta.get("diff")))
-    if trial.needs_lowering():
-        total += 0.01 * sum(math.prod(out.shape) for out in results)
-    return total
-
-
-def _results(node: fx.Node) -> list[torch.Tensor]:
-    val = node.meta["val"]
-    return [v for v in val if v is not None] if isinstance(val, (list, tuple)) else [val]
+    size = sum(math.prod(out.shape) for out in tensors_of(node))
+    lowering = LOWERING * size if trial.needs_lowering() else 0.0
+    return split_bytes(node, flow.calls[node], trial) + lowering
 
 
 def rank(node: fx.Node, option: Option) -> tuple[bool, int]:

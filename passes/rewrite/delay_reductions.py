@@ -7,13 +7,15 @@ them if that saves bytes, the gradients of their other operands counted.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from torch import fx
 
+from shardlang.cost.held import value_bytes
+from shardlang.cost.ring import ring_limit
 from shardlang.ir.graph import ShardGraph, home, is_item, sharding_of
 from shardlang.ir.mesh import Axis
+from shardlang.ir.steps import Move
 from shardlang.passes.propagate.flow import operands_of
 from shardlang.passes.rewrite.defer_reductions import is_free, pass_on
 
@@ -44,13 +46,14 @@ def home_partial(node: fx.Node) -> frozenset[Axis]:
 def delay(node: fx.Node, axis: Axis) -> None:
     """Pass one partial sum on to where it costs least to reduce."""
     taken: list[tuple[fx.Node, frozenset[int]]] = []
-    best, length, extra, value = 2 * local_bytes(node), 0, 0, node
+    best, length, extra, value = _reduce_bytes(node), 0, 0, node
     while (step := _next(value, axis)) is not None:
         taken.append(step)
         value, slots = step
         extra += sum(_gradient_bytes(o) for i, o in enumerate(operands_of(value)) if i not in slots)
-        if 2 * local_bytes(value) + extra < best:
-            best, length = 2 * local_bytes(value) + extra, len(taken)
+        total = _reduce_bytes(value) + extra
+        if total < best:
+            best, length = total, len(taken)
     for one, slots in taken[:length]:
         pass_on(one, axis, slots)
 
@@ -73,11 +76,11 @@ def _next(value: fx.Node, axis: Axis) -> tuple[fx.Node, frozenset[int]] | None:
     return user, slots
 
 
-def local_bytes(node: fx.Node) -> int:
-    """Bytes of a value on one device."""
-    return math.prod(home(node).max_local_shape()) * int(node.meta["val"].dtype.itemsize)
+def _reduce_bytes(value: fx.Node) -> int:
+    """Bytes of an all-reduce of a value over many devices."""
+    return ring_limit(Move.ALL_REDUCE, value_bytes(value))
 
 
 def _gradient_bytes(operand: fx.Node) -> int:
     """Bytes that the all-reduce of a whole operand's gradient moves, as the forward counts them."""
-    return 2 * local_bytes(operand) if operand.meta.get("diff") else 0
+    return _reduce_bytes(operand) if operand.meta.get("diff") else 0

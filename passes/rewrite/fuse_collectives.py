@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import fx
 
-from shardlang.ir.graph import ShardGraph, add_step_node, is_step, step_of
+from shardlang.cost.held import value_bytes
+from shardlang.ir.graph import ShardGraph, add_step_node, step_of
 from shardlang.ir.program import apply_step, apply_steps
-from shardlang.passes.rewrite.type_gradients import local_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class FuseCollectives:
         bucket: list[fx.Node] = []
         filled = 0
         for node in nodes:
-            size = local_bytes(node)
+            size = value_bytes(node)
             if bucket and filled + size > self.bucket_bytes:
                 yield bucket
                 bucket, filled = [], 0
@@ -77,8 +77,3 @@ def coalesce(graph: ShardGraph, nodes: list[fx.Node]) -> None:
         item.meta.update(node.meta)
         node.replace_all_uses_with(item)
         graph.graph.erase_node(node)
-
-
-def steps_in(graph: ShardGraph) -> list[fx.Node]:
-    """All step nodes."""
-    return [node for node in graph.graph.nodes if is_step(node)]

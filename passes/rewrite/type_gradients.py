@@ -12,13 +12,14 @@ Invariants after the pass: `verify_types` lists and checks them.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import networkx as nx
 from networkx.algorithms.flow import boykov_kolmogorov
 from torch import fx
 
+from shardlang.cost.held import value_bytes
+from shardlang.cost.ring import ring_limit
 from shardlang.ir.graph import (
     ShardGraph,
     add_step_node,
@@ -32,7 +33,7 @@ from shardlang.ir.graph import (
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.program import apply_step
-from shardlang.ir.steps import Step
+from shardlang.ir.steps import Move, Step
 from shardlang.rules.call import Call
 
 SOURCE, SINK = "I", "R"
@@ -74,11 +75,6 @@ def is_whole(node: fx.Node, axis: Axis) -> bool:
     return axis not in layout.partial and layout.dim_of(axis) is None
 
 
-def local_bytes(node: fx.Node) -> int:
-    """Bytes of the value on one device."""
-    return math.prod(home(node).max_local_shape()) * int(node.meta["val"].dtype.itemsize)
-
-
 def replicated(graph: ShardGraph, axis: Axis) -> set[Vertex]:
     """The vertices on the `R` side of the minimum cut along one axis."""
     net = nx.DiGraph()
@@ -96,16 +92,17 @@ def replicated(graph: ShardGraph, axis: Axis) -> set[Vertex]:
 def _add_value(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
     """The edges of one whole value."""
     label, copy = label_vertex(node), copy_vertex(node)
-    size = local_bytes(node) * UNIT
+    size = value_bytes(node) * UNIT
+    reduced, gathered = (ring_limit(move, size) for move in (Move.ALL_REDUCE, Move.ALL_GATHER))
     leaf = node.op == "placeholder"
-    net.add_edge(label, copy, capacity=2 * size + (not leaf))
+    net.add_edge(label, copy, capacity=reduced + (not leaf))
     if leaf:
         net.add_edge(SOURCE, label)
     elif _beside_split(node, axis):
         net.add_edge(label, SINK)
     elif is_step(node) and axis in step_of(node).axes:
         before = step_of(node).src.state(axis)
-        price = {"P": 2 * size, "S": size}.get(before)
+        price = {"P": reduced, "S": gathered}.get(before)
         if price is not None:
             net.add_edge(SOURCE, label, capacity=price)
 
@@ -131,7 +128,7 @@ def _add_uses(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
         elif need == "share":
             net.add_edge(copy, label_vertex(node))
         elif need == "slice":
-            size = local_bytes(operand) * UNIT
+            size = ring_limit(Move.ALL_GATHER, value_bytes(operand) * UNIT)
             had = net.get_edge_data(copy, SINK)
             if had is None:
                 net.add_edge(copy, SINK, capacity=size)

@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 @click.option("--seq", type=click.IntRange(min=1), help="Tokens of a sequence.")
 @click.option("--store", metavar="AXIS", help="Store every parameter in parts over an axis.")
 @click.option(
-    "--residual", type=click.Choice(["whole", "sequence", "hidden"]), default="whole",
-    show_default=True, help="How the residual stream lies over the model axis.",
+    "--residual",
+    type=click.Choice(["whole", "sequence", "hidden"]),
+    default="whole",
+    show_default=True,
+    help="How the residual stream lies over the model axis.",
 )
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME:TYPE[SHAPE]",

@@ -10,11 +10,13 @@ from __future__ import annotations
 import functools
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterator
 
-from shardlang.ir.layout import DimLayout, Factor, Layout
+from shardlang.cost.steps import expected_bytes
+from shardlang.ir.layout import DimLayout, Layout
 from shardlang.ir.mesh import Axis
-from shardlang.ir.steps import Move, Step, sent_bytes
+from shardlang.ir.steps import Step
 
 Path = tuple[Step, ...]
 
@@ -30,16 +32,8 @@ def minor_in(dim: DimLayout, axis: Axis) -> bool:
 
 
 def step_cost(step: Step, diff: bool) -> float:
-    """Bytes of one step forward and, where a gradient flows, backward, in units of one byte."""
-    itemsize = 1
-    cost = float(sent_bytes(step.forward, step, itemsize)) + 1e-3
-    if not diff:
-        return cost
-    if step.kind == "all_gather":
-        return cost + sent_bytes(Move.REDUCE_SCATTER, step, itemsize)
-    if step.kind == "slice":
-        return cost + 0.5 * sent_bytes(Move.ALL_GATHER, step, itemsize)
-    return cost + sent_bytes(step.backward, step, itemsize)
+    """The weight of one step: its bytes for elements of one byte; of equal ways the shortest."""
+    return expected_bytes(step, 1, diff) + 1e-3
 
 
 def _removals(layout: Layout) -> Iterator[tuple[Axis, Layout]]:
@@ -173,14 +167,16 @@ def widest_between(path: Path) -> Layout | None:
     return widest if widest.held() > max(path[0].src.held(), path[-1].dst.held()) else None
 
 
-def move_cost(source: Layout, goal: Layout, diff: bool) -> float:
-    """Bytes per element byte of the cheapest way, infinite where there is none."""
+def reshard_bytes(source: Layout, goal: Layout, itemsize: int, diff: bool) -> float:
+    """Bytes of the cheapest way between two layouts, infinite where there is none.
+
+    They are the `expected_bytes` of its steps, and a thousandth of an element for each of them.
+
+    Args:
+        itemsize: bytes of one element.
+        diff: whether a gradient flows back.
+    """
     try:
-        return find_path((source,), goal, diff)[2]
+        return itemsize * find_path((source,), goal, diff)[2]
     except NoPath:
-        return float("inf")
-
-
-def factors(dim: DimLayout) -> Iterable[Factor]:
-    """All factors of a dim."""
-    return (factor for block in dim.blocks for factor in block)
+        return math.inf

@@ -1,8 +1,4 @@
-"""What the two directions of a step send, and whether the backward one happens at all.
-
-The ring formulas are those of `shardlang.ir.steps.sent_bytes`; the backward of an exchange sends
-what the forward received.
-"""
+"""What the steps of a program send, and whether the backward of each happens at all."""
 
 from __future__ import annotations
 
@@ -10,13 +6,16 @@ from collections.abc import Iterable
 
 from torch import fx
 
-from shardlang.ir.graph import is_step
-from shardlang.ir.mesh import Axis
+from shardlang.cost.steps import backward_bytes, forward_bytes
+from shardlang.ir.graph import fake, is_step
 from shardlang.ir.program import LocalProgram, apply_step
-from shardlang.ir.steps import COMMUNICATING, Move, Step, sent_bytes
+from shardlang.ir.steps import Step
+
+Pair = tuple[fx.Node, Step]
+"""A value, and the step that changes its layout."""
 
 
-def steps_of(node: fx.Node) -> list[tuple[fx.Node, Step]]:
+def steps_of(node: fx.Node) -> list[Pair]:
     """(value, step) of every change of layout that a step node makes."""
     values, steps = node.args[:2]
     if node.target is apply_step:
@@ -30,22 +29,14 @@ def step_nodes(program: LocalProgram) -> Iterable[fx.Node]:
     return (node for node in program.graph.nodes if is_step(node))
 
 
-def forward_bytes(step: Step, itemsize: int) -> int:
-    """Bytes that the busiest device sends in one forward call."""
-    return sent_bytes(step.forward, step, itemsize)
+def sent_forward(pairs: Iterable[Pair]) -> int:
+    """Bytes that the busiest device sends in one forward call of some steps."""
+    return sum(forward_bytes(step, fake(value).dtype.itemsize) for value, step in pairs)
 
 
-def backward_bytes(step: Step, itemsize: int) -> int:
-    """Bytes that the busiest device sends in one backward call."""
-    move = step.backward
-    if move in (Move.ALL_TO_ALL, Move.PERMUTE):
-        return sent_bytes(move, Step(step.axes, step.dst, step.src), itemsize)
-    return sent_bytes(move, step, itemsize, step.backward_axes)
-
-
-def sends(move: Move, axes: tuple[Axis, ...]) -> bool:
-    """Whether a move sends anything: it communicates, among more than one device."""
-    return move in COMMUNICATING and any(axis.size > 1 for axis in axes)
+def sent_backward(pairs: Iterable[Pair]) -> int:
+    """Bytes that the busiest device sends in one backward call of some steps."""
+    return sum(backward_bytes(step, fake(value).dtype.itemsize) for value, step in pairs)
 
 
 def seeds_of(program: LocalProgram) -> list[fx.Node]:

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 from torch import fx
 
+from shardlang.cost.splits import split_bytes
 from shardlang.explain.types import Alternative
 from shardlang.ir.graph import home, sharding_of
 from shardlang.ir.layout import DimLayout, all_pieces_nonempty
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import DimSpec, Rule, Sharding
-from shardlang.passes.propagate.choose import Option, price, with_option
+from shardlang.passes.propagate.choose import Option, with_option
 from shardlang.passes.propagate.flow import Flow, writable
 from shardlang.rules.call import Call
 
@@ -21,22 +22,18 @@ def alternatives(flow: Flow, node: fx.Node, axis: Axis) -> tuple[Alternative, ..
     """Every way to split one op along an axis, cheapest first.
 
     The bytes are those that bring its operands, as they lie now, into place, and that reduce a
-    partial result, forward and backward.
+    partial result, forward and backward (`split_bytes`). The graph is only read.
     """
     sharding = sharding_of(node)
     if node.op == "placeholder" or axis in sharding.linear:
         return ()
     bare = without_axis(sharding, axis)
     now = sharding.factor_of(axis)
-    node.meta["sharding"] = bare
-    try:
-        found = [
-            Alternative(_text(node, bare.rule, names), round(cost), now in names)
-            for names, option in _options(flow, node, sharding, axis)
-            if math.isfinite(cost := price(flow, node, option))
-        ]
-    finally:
-        node.meta["sharding"] = sharding
+    found = [
+        Alternative(_text(node, bare.rule, names), round(cost), now in names)
+        for names, option in splits(flow, node, sharding, axis)
+        if math.isfinite(cost := split_bytes(node, flow.calls[node], with_option(bare, option)))
+    ]
     return tuple(sorted(found, key=lambda way: (way.bytes, not way.chosen)))
 
 
@@ -46,11 +43,11 @@ def without_axis(sharding: Sharding, axis: Axis) -> Sharding:
     return Sharding(sharding.rule, factors, dict(sharding.linear))
 
 
-def _options(
+def splits(
     flow: Flow, node: fx.Node, sharding: Sharding, axis: Axis
 ) -> Iterator[tuple[tuple[str | None, ...], Option]]:
     """The factors that the axis could split, those that go together as one."""
-    rule = sharding.rule
+    rule, bare = sharding.rule, without_axis(sharding, axis)
     linked = {name: group for group in rule.linked for name in group}
     seen: set[str] = set()
     for name, _ in rule.sizes:
@@ -60,7 +57,7 @@ def _options(
         seen.update(names)
         option = {n: _split(flow, node, sharding, n, axis) for n in names}
         dims: Option = {n: dim for n, dim in option.items() if dim is not None}
-        if len(dims) == len(names) and writable(with_option(sharding_of(node), dims)):
+        if len(dims) == len(names) and writable(with_option(bare, dims)):
             yield names, dims
     yield (None,), {}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
-from shardlang.cost.paths import NoPath, find_path
+from shardlang.cost.paths import reshard_bytes
 from shardlang.cost.traffic import steps_of
 from shardlang.explain.alternatives import alternatives
 from shardlang.explain.chain import Chains
@@ -198,12 +198,12 @@ def _through_whole(step: Step, itemsize: int, diff: bool) -> tuple[Alternative, 
     source, goal = step.src.unlabelled(), step.dst.unlabelled()
     if whole in (source, goal):
         return None
-    try:
-        direct = find_path((source,), goal, diff)[2]
-        around = find_path((source,), whole, diff)[2] + find_path((whole,), goal, diff)[2]
-    except NoPath:
+    direct = reshard_bytes(source, goal, itemsize, diff)
+    gathered = reshard_bytes(source, whole, itemsize, diff)
+    around = gathered + reshard_bytes(whole, goal, itemsize, diff)
+    if not math.isfinite(direct + around):
         return None
     return (
-        Alternative(step.kind, round(direct * itemsize), True),
-        Alternative("through the whole tensor", round(around * itemsize), False),
+        Alternative(step.kind, round(direct), True),
+        Alternative("through the whole tensor", round(around), False),
     )

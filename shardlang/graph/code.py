@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.cost.traffic import sends, steps_of, with_gradient
+from shardlang.cost.ring import sends
+from shardlang.cost.traffic import steps_of, with_gradient
 from shardlang.ir.graph import is_item, is_step
 from shardlang.ir.layout import Layout, printed_type
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps

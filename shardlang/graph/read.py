@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from shardlang.cost.traffic import backward_bytes, forward_bytes, sends, steps_of, with_gradient
+from shardlang.cost.ring import sends
+from shardlang.cost.traffic import sent_backward, sent_forward, steps_of, with_gradient
 from shardlang.graph.picture import Arrow, Box, Picture
 from shardlang.ir.graph import ShardGraph, home, is_item, is_step, sharding_of
 from shardlang.ir.layout import Layout, dtype_name, printed_type
@@ -176,14 +177,14 @@ def step_lines(node: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
     lines = [f"{step.kind} {axes}"]
     if sends(step.forward, step.axes):
         lines[0] = f"{COMMUNICATING[step.forward]} {axes}"
-        lines.append(bytes_text(_sum(pairs, backward=False)))
+        lines.append(bytes_text(sent_forward(pairs)))
     if step.route is not None:
         lines[0] += f", {step.kind}"
         lines[-1] += " expected"
     if node in flowing and node.meta.get("regather"):
-        lines.append(f"again backward: {bytes_text(_sum(pairs, backward=False))}")
+        lines.append(f"again backward: {bytes_text(sent_forward(pairs))}")
     if node in flowing and sends(step.backward, step.backward_axes):
-        lines.append(f"grad: {_backward_text(step, _sum(pairs, backward=True))}")
+        lines.append(f"grad: {_backward_text(step, sent_backward(pairs))}")
     return tuple(lines)
 
 
@@ -192,19 +193,13 @@ def _backward_text(step: Step, count: int) -> str:
     return f"{COMMUNICATING[step.backward]} {axes} {bytes_text(count)}"
 
 
-def _sum(pairs: list[tuple[fx.Node, Step]], backward: bool) -> int:
-    count = backward_bytes if backward else forward_bytes
-    return sum(count(step, value.meta["val"].dtype.itemsize) for value, step in pairs)
-
-
 def _reduced(leaf: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
     """How the gradient of a leaf is reduced, by the steps that are not drawn."""
     lines = []
     for user in leaf.users:
         if is_step(user) and _is_vary(user) and user in flowing:
-            step = next(step for value, step in steps_of(user) if value is leaf)
-            size = backward_bytes(step, leaf.meta["val"].dtype.itemsize)
-            lines.append(f"grad: {_backward_text(step, size)}")
+            pair = next(pair for pair in steps_of(user) if pair[0] is leaf)
+            lines.append(f"grad: {_backward_text(pair[1], sent_backward([pair]))}")
     return tuple(lines)
 
 

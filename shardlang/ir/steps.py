@@ -156,28 +156,6 @@ class Step:
         return f"{self.kind}[{names}] {self.src} -> {self.dst}"
 
 
-def sent_bytes(move: Move, step: Step, itemsize: int, axes: tuple[Axis, ...] | None = None) -> int:
-    """Bytes that the busiest device sends in one call, under ring algorithms.
-
-    all_gather and reduce_scatter send (n-1)/n of the joined tensor, all_reduce twice that,
-    all_to_all (n-1)/n of the local one, a permute the local one (Thakur et al., 2005). Uneven
-    pieces of a gather or scatter travel as large as the largest. What a dispatch or collect sends
-    depends on the data: these are the bytes of equal shares.
-    """
-    n = math.prod(axis.size for axis in (axes if axes is not None else step.axes))
-    sizes = [math.prod(layout.max_local_shape()) for layout in (step.src, step.dst)]
-    small, big = min(sizes), max(sizes)
-    if move is Move.ALL_REDUCE:
-        return 2 * big * itemsize * (n - 1) // n
-    if move in (Move.ALL_GATHER, Move.REDUCE_SCATTER):
-        return small * itemsize * (n - 1)
-    if move in (Move.ALL_TO_ALL, Move.DISPATCH, Move.COLLECT):
-        return sizes[0] * itemsize * (n - 1) // n
-    if move is Move.PERMUTE:
-        return sizes[0] * itemsize
-    return 0
-
-
 def apply_step(x: Tensor, step: Step, groups: Tensor | None = None) -> Tensor:
     """Placeholder target of a step node; the simulator and the runtime give it its meaning.
 

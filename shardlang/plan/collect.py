@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx
 
+from shardlang.cost.ring import ring_bytes, sends
 from shardlang.cost.traffic import (
-    backward_bytes,
-    forward_bytes,
-    sends,
+    Pair,
+    sent_backward,
+    sent_forward,
     step_nodes,
     steps_of,
     with_gradient,
 )
 from shardlang.ir.graph import is_item
 from shardlang.ir.program import LocalProgram, apply_steps
-from shardlang.ir.steps import COMMUNICATING, Step
+from shardlang.ir.steps import COMMUNICATING, Move
 from shardlang.plan.memory import estimate_memory
 from shardlang.plan.names import Names, module_of
 from shardlang.plan.reasons import Reasons
@@ -29,7 +30,6 @@ from shardlang.plan.values import module_values
 if TYPE_CHECKING:
     from shardlang.compiler.driver import Compiled
     from shardlang.spec.types import OptimizerDecl
-Pair = tuple[fx.Node, Step]
 
 
 def make_plan(
@@ -81,7 +81,7 @@ class Collector:
             pairs = steps_of(node)
             step = pairs[0][1]
             if sends(step.forward, step.axes):
-                sent = sum(forward_bytes(s, itemsize(value)) for value, s in pairs)
+                sent = sent_forward(pairs)
                 reason = self.reasons.forward(node, pairs[0][0], step)
                 yield self._row(node, pairs, "forward", sent, reason)
 
@@ -94,7 +94,7 @@ class Collector:
             if not pairs or not sends(pairs[0][1].backward, pairs[0][1].backward_axes):
                 continue
             value, step = pairs[0]
-            sent = sum(backward_bytes(s, itemsize(v)) for v, s in pairs)
+            sent = sent_backward(pairs)
             many = len(pairs) > 1
             reason = (
                 self.reasons.bundle(pairs) if many else self.reasons.backward(node, value, step)
@@ -103,7 +103,7 @@ class Collector:
 
     def _again(self, node: fx.Node, pairs: list[Pair]) -> CollectiveRow:
         """The gather of a stored parameter that its backward asks for once more."""
-        sent = sum(forward_bytes(s, itemsize(value)) for value, s in pairs)
+        sent = sent_forward(pairs)
         row = self._row(node, pairs, "forward", sent, "gathered again for the backward, as stored")
         return replace(row, phase="backward")
 
@@ -136,11 +136,6 @@ class Collector:
             node=node.name,
             full_gather=op == "all_gather" and "full_gather" in node.meta,
         )
-
-
-def itemsize(value: fx.Node) -> int:
-    """Bytes of one element of a value."""
-    return int(value.meta["val"].dtype.itemsize)
 
 
 def _leaves(program: LocalProgram) -> Iterator[TensorRow]:
@@ -181,6 +176,6 @@ def _update(program: LocalProgram, optimizer: OptimizerDecl | None) -> Iterator[
         module="",
         tensors=("squared norm of the gradients",),
         count=1,
-        bytes=2 * torch.float64.itemsize * (ways - 1) // ways,
+        bytes=ring_bytes(Move.ALL_REDUCE, torch.float64.itemsize, ways),
         reason="clipping needs the norm of all gradients together",
     )

@@ -8,7 +8,9 @@ from torch import fx
 
 from shardlang.compiler.at_model import places
 from shardlang.compiler.driver import Compiled
+from shardlang.cost.held import local_bytes
 from shardlang.grammar.diagnostics import Diagnostic, error
+from shardlang.ir.graph import fake
 from shardlang.passes.rewrite.insert_reshards import FullGather
 from shardlang.plan import CollectiveRow, plan_of
 from shardlang.plan.expectations import FULL_GATHER, selects
@@ -39,9 +41,8 @@ def _forbidden(row: CollectiveRow, spec: Spec) -> bool:
 def _warning(row: CollectiveRow, node: fx.Node, spec: Spec) -> Diagnostic:
     gather: FullGather = node.meta["full_gather"]
     place, labels, notes = places(node.meta.get("source", ""), spec.model.span)
-    itemsize = node.meta["val"].dtype.itemsize
     layouts = (gather.start, gather.widest, gather.end)
-    held = [bytes_text(itemsize * layout.held()) for layout in layouts]
+    held = [bytes_text(local_bytes(layout, fake(node).dtype)) for layout in layouts]
     sizes = [f"`{layout}` ({size})" for layout, size in zip(layouts, held, strict=True)]
     found = error(
         "SH0406",

@@ -9,12 +9,12 @@ Temporary buffers and the allocator's own loss are not counted.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import fx
 
+from shardlang.cost.held import local_bytes
 from shardlang.cost.traffic import steps_of
 from shardlang.ir.graph import is_item, is_step
 from shardlang.ir.layout import Layout
@@ -76,11 +76,6 @@ def estimate_memory(
 def _states(name: str, optimizer: OptimizerDecl | None) -> int:
     momentum = optimizer.kwargs.get("momentum", 0) if optimizer is not None else 0
     return _STATES.get(name, 1 if momentum else 0)
-
-
-def local_bytes(layout: Layout, dtype: torch.dtype) -> int:
-    """Bytes of the largest piece of a tensor."""
-    return math.prod(layout.max_local_shape()) * dtype.itemsize
 
 
 def value_bytes(node: fx.Node) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
+from shardlang.cost.held import local_bytes
 from shardlang.ir.layout import Layout, dtype_name, printed_type
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.steps import COMMUNICATING
@@ -50,7 +50,7 @@ class TensorRow:
     @property
     def local_bytes(self) -> int:
         """Bytes of the largest piece."""
-        return math.prod(self.local_shape) * self.dtype.itemsize
+        return local_bytes(self.layout, self.dtype)
 
     def to_json(self) -> dict[str, Any]:
         """The row of the plan document."""

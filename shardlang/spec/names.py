@@ -67,9 +67,7 @@ def _named_by(name: str, lets: Mapping[str, t.Let]) -> str | None:
     return value.text if isinstance(value, t.Ident) and value.text in lets else None
 
 
-def _ends_of(
-    lets: Mapping[str, t.Let], stops: Container[str] = ()
-) -> dict[str, tuple[str, bool]]:
+def _ends_of(lets: Mapping[str, t.Let], stops: Container[str] = ()) -> dict[str, tuple[str, bool]]:
     """Where every let leads to: a literal or a stop, or the first let of a circle and True.
 
     Each let is passed once, however long the chains are.

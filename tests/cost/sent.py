@@ -1,0 +1,54 @@
+"""What the moves of a step really send: the messages of all devices, handed on around rings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from unittest.mock import patch
+
+from torch import Tensor
+
+from shardlang.ir import Mesh
+from shardlang.runtime import lockstep
+from shardlang.runtime.communication import Call
+from shardlang.runtime.groups import Group
+from shardlang.runtime.lockstep import lowered, move_all
+from shardlang.runtime.lower import Change
+from shardlang.runtime.moves import Sending
+
+
+def by_member(member: int, ways: int, call: Call, message: Tensor) -> Iterator[int]:
+    """The elements of every message that one member hands on, round by round."""
+    size = message.numel()
+    if call.kind == "exchange":
+        counts = call.sent if call.sent is not None else [size // ways] * ways
+        yield from (count for other, count in enumerate(counts) if other != member)
+        return
+    chunk = [size // ways + (i < size % ways) for i in range(ways)]
+    for round_ in range(ways - 1):
+        if call.kind == "all_gather":
+            yield size
+        else:
+            yield chunk[(member - round_) % ways]
+        if call.kind == "all_reduce":
+            yield chunk[(member + 1 - round_) % ways]
+
+
+def busiest(moves: Sequence[lockstep.Move] | Sequence[Sending], xs: Sequence[Tensor]) -> int:
+    """Bytes that the busiest device sends when all of them make their move."""
+    sent = [0]
+
+    def count(groups: Sequence[Group], calls: Sequence[Call], messages: Sequence[Tensor]) -> object:
+        for group, call, message in zip(groups, calls, messages, strict=True):
+            elements = sum(by_member(group.index, group.size, call, message))
+            sent.append(elements * message.element_size())
+        return deliver(groups, calls, messages)
+
+    deliver = lockstep.deliver
+    with patch.object(lockstep, "deliver", count):
+        move_all(moves, list(xs))
+    return max(sent)
+
+
+def busiest_in(change: Change, mesh: Mesh, xs: Sequence[Tensor]) -> int:
+    """Bytes that the busiest device sends in one direction of a step; pieces by device."""
+    return busiest(lowered(change, mesh), xs)
