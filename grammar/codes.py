@@ -237,8 +237,8 @@ CODES: dict[str, Code] = {
     "SH0355": Code("failure while tracing", "The model fails on the declared inputs."),
     "SH0356": Code(
         "unsupported parameter",
-        "A parameter or buffer is sparse, quantized or without a shape, or its gradient is sparse"
-        " or changed by a hook.",
+        "A parameter or buffer is sparse, quantized or without a shape, shares memory with another"
+        " tensor of the model, or its gradient is sparse or changed by a hook.",
     ),
     "SH0357": Code(
         "in-place update",

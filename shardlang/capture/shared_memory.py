@@ -1,6 +1,6 @@
-"""Parameters that share memory with another tensor of the model without being the same tensor.
+"""Tensors of a model that share memory without being the same tensor.
 
-A step that writes one of them writes both in the plain model, and a sharded model holds them apart.
+What writes one of them writes both in the plain model, and a sharded model holds them apart.
 """
 
 from __future__ import annotations
@@ -21,15 +21,21 @@ def check_memory(module: nn.Module) -> None:
         sharing.setdefault(storage_key(tensor), []).append((name, tensor))
     for group in sharing.values():
         for (name, one), (other_name, other) in itertools.combinations(group, 2):
-            if isinstance(one, nn.Parameter) and _overlap(one, other):
+            if isinstance(one, nn.Parameter) and overlap(one, other):
                 raise _shared(name, other_name)
 
 
-def _overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors of one storage have an element in common."""
-    if one.dtype != other.dtype or not one.numel() or not other.numel():
+def overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of one storage have an element in common.
+
+    Of tensors of two dtypes, any between their first and last ones counts.
+    """
+    if not one.numel() or not other.numel():
         return False
     (first, last), (start, end) = _span(one), _span(other)
+    if one.dtype != other.dtype:
+        a, b = one.element_size(), other.element_size()
+        return first * a < (end + 1) * b and start * b < (last + 1) * a
     if last < start or end < first:
         return False
     low = min(first, start)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import fx, nn
 
+from shardlang.capture.aliases import check_aliases
 from shardlang.capture.checks import checks_hold, left_out
 from shardlang.capture.data_access import data_as_detach
 from shardlang.capture.deferred import Deferred
@@ -172,6 +173,10 @@ def _finish(
         refuse_sparse_gradients(named.graph, named.leaves)
     refuse_shared(source.deferred.module, sorted(call.seen.replaced))
     values = _held_values(source.deferred, program)
+    places = _places(source.deferred.module, values, named)
+    written = {result.name for result in named.results if result.kind == "mutation"}
+    everything = dict(source.deferred.module.named_parameters()) | values
+    check_aliases(named.leaves, everything, written, places)
     named_first = {n: leaf.name for leaf in named.leaves for n in (leaf.name, *leaf.aliases)}
     return Captured(
         graph=named.graph,
@@ -181,7 +186,7 @@ def _finish(
         repeats=named.repeats,
         modules=tuple(name for name, _ in source.deferred.module.named_modules() if name),
         constants=_constants(source.deferred, values, named),
-        held=_places(source.deferred.module, values, named),
+        held=places,
         replaced=frozenset(named_first[name] for name in call.seen.replaced),
         output=output,
         forward_names=source.forward_names,

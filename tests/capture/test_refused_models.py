@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,11 @@ def shadow(net: Net) -> None:
     net.register_buffer("average", net.a.weight.detach().t())
 
 
+def real_parts(net: Net) -> None:
+    net.spectrum = nn.Parameter(torch.randn(4, dtype=torch.complex64))
+    net.register_buffer("parts", torch.view_as_real(net.spectrum.detach())[:, 0])
+
+
 def columns_of_one(net: Net) -> None:
     both = torch.randn(4, 8)
     net.a.weight, net.b.weight = nn.Parameter(both[:, :4]), nn.Parameter(both[:, 4:])
@@ -63,6 +69,70 @@ def test_a_parameter_that_shares_memory_is_refused(make: Callable[[Net], object]
     with pytest.raises(CaptureError, match=r"^the parameter `a.weight` shares memory with `") as e:
         traced(make)
     assert e.value.code == "SH0356"
+
+
+def test_tensors_of_two_dtypes_in_one_memory_are_refused() -> None:
+    with pytest.raises(CaptureError, match=r"^the parameter `spectrum` shares memory with `parts`"):
+        traced(real_parts)
+
+
+class Counting(nn.Module):
+    """Counts in a buffer, and reads what a test puts beside it."""
+
+    def __init__(self, make: Callable[[Counting], object], numpy: bool = False) -> None:
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+        start = torch.from_numpy(np.random.rand(4).astype("f4")) if numpy else torch.zeros(4)
+        self.register_buffer("count", start)
+        self.register_buffer("fixed", torch.ones(4))
+        self.register_buffer("passing", torch.ones(4), persistent=False)
+        self.part = nn.Module()
+        self.part.seen = make(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += x.detach().sum(0)
+        seen = self.part.seen[0] if isinstance(self.part.seen, list) else self.part.seen
+        return (self.lin(x) * seen.sum()).mean()
+
+
+def counting(make: Callable[[Counting], object], numpy: bool = False) -> None:
+    capture(CallableSource(lambda: Counting(make, numpy)), [InputSpec("x", torch.float32, (3, 4))])
+
+
+def other_buffer(net: Counting) -> Tensor:
+    net.register_buffer("last", net.count[3:])
+    return net.last
+
+
+@pytest.mark.parametrize(
+    ("make", "what", "whose"),
+    [
+        (lambda net: net.count, "attribute `part.seen`", "buffer `count`, which the forward"),
+        (lambda net: net.count.view(2, 2), "attribute `part.seen`", "buffer `count`, which"),
+        (lambda net: [net.count.data], "attribute `part.seen.0`", "buffer `count`, which"),
+        (lambda net: net.count.view(torch.int32), "attribute `part.seen`", "buffer `count`, which"),
+        (other_buffer, "buffer `last`", "buffer `count`, which the forward writes"),
+        (lambda net: net.fixed, "attribute `part.seen`", "buffer `fixed`"),
+        (lambda net: net.lin.bias.data, "attribute `part.seen`", "parameter `lin.bias`"),
+        (lambda net: net.lin.weight[1], "attribute `part.seen`", "parameter `lin.weight`"),
+    ],
+)
+def test_what_lies_in_memory_that_changes_is_refused(
+    make: Callable[[Counting], object], what: str, whose: str
+) -> None:
+    """In the plain model it changes too; the program would read what it was."""
+    for numpy in (False, True):
+        with pytest.raises(CaptureError, match=f"^the {what} shares memory with the {whose}") as e:
+            counting(make, numpy)
+        assert e.value.code == "SH0356" and ".clone()" in str(e.value.help)
+
+
+def test_memory_that_does_not_change_may_be_shared() -> None:
+    """Such as the first frequencies of a rotary embedding that may grow."""
+    counting(lambda net: net.passing)
+    counting(lambda net: net.lin.bias)
+    counting(lambda net: net.count.clone())
+    counting(lambda net: torch.stack([net.fixed, net.fixed])[0])
 
 
 def test_parts_of_one_tensor_and_tied_parameters_are_taken() -> None:
