@@ -32,6 +32,8 @@ SAMPLES = 64
 ON_DEVICE_BATCHES = 3
 """How many batches are compared that lie on a GPU, where looking at them waits for it."""
 
+_MOST_NUMBERS = 1024
+
 
 def checksum(tensor: Tensor) -> int:
     """A number below 2**32 that follows from the bytes of a tensor; of a large one, from a sample.
@@ -176,6 +178,8 @@ class Agreement:
         """A number for a call, which is computed once; 0 for none."""
         if call is None:
             return 0
+        if len(self._numbers) >= _MOST_NUMBERS:
+            self._numbers.clear()
         if call not in self._numbers:
             digest = hashlib.sha256("\n".join(call.lines()).encode()).digest()
             self._numbers[call] = int.from_bytes(digest[:7], "big") + 1

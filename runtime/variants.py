@@ -8,6 +8,7 @@ first needed. All share the parameters and buffers, which lie at rest where they
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -30,6 +31,7 @@ from shardlang.runtime.calls import (
 )
 from shardlang.runtime.contexts import refuse_contexts
 from shardlang.runtime.groups import Groups
+from shardlang.runtime.kept import Kept
 from shardlang.runtime.outside import outside
 from shardlang.runtime.standins import Standins
 from shardlang.runtime.tables import Tables, slot_of
@@ -88,7 +90,8 @@ class Variants:
         self._modules = standins.modules()
         params = (leaf for leaf in made.program.leaves if leaf.kind == "param")
         self._params = {leaf.name: tables.slot(leaf) for leaf in params}
-        self._loaded = {compiler.declared: tables.load(made)}
+        speaks = not any(groups.coord.values())
+        self._loaded = Kept(compiler.declared, tables.load(made), speaks)
         self._agreement = Agreement(groups)
         for name, module in self._modules.items():
             module.training = name not in compiler.declared.evaluated
@@ -99,7 +102,7 @@ class Variants:
         other._tables = self._tables.on(root)
         other.standins, other._modules = standins, standins.modules()
         other._params = {n: slot_of(root, n, "param") for n in self._params}
-        other._loaded = {call: _moved(x, other._tables) for call, x in self._loaded.items()}
+        other._loaded = self._loaded.on(functools.partial(_moved, tables=other._tables))
         return other
 
     @property
@@ -218,13 +221,14 @@ class Variants:
 
     def _loaded_for(self, call: Call, check: Callable[[LoadedProgram], None]) -> LoadedProgram:
         """The program for a call; a new one is checked, on all ranks alike. Collective for it."""
-        if call not in self._loaded:
+        loaded = self._loaded.find(call)
+        if loaded is None:
             layouts = self._known_layouts(call)
             made = self._agreement.together(lambda: self.compiler.make(call, layouts))
-            loaded = self._tables.load(made)
-            self._agreement.together(lambda: check(loaded))
-            self._loaded[call] = loaded
-        return self._loaded[call]
+            loaded = new = self._tables.load(made)
+            self._agreement.together(lambda: check(new))
+            self._loaded.add(call, new)
+        return loaded
 
     def _known_layouts(self, call: Call) -> dict[str, Layout]:
         """The layouts of the inputs in a program that takes the same ones."""

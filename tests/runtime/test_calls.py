@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from called import DP, Net, Pair, Replacing, refusal, rows
 from spawn import spawn
 
 import shardlang
+from shardlang.runtime import kept
 from shardlang.runtime.agree import checksum
 from shardlang.runtime.optim import GradNorm
 
@@ -58,6 +60,36 @@ def test_calls_on_two_devices(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def pair() -> Pair:
     return Pair(DP)
+
+
+def test_programs_are_few_and_many_values_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schedule that is passed as a number would compile at every step, without end."""
+    monkeypatch.setattr(kept, "MOST_PROGRAMS", 3)
+    monkeypatch.setattr(kept, "MANY_VALUES", 4)
+    pair = Pair(DP)
+    made = pair.module._shardlang.variants._loaded
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step in (1, 2, 3, 2, 3, 4, 5, 1):
+            assert pair.step(rows(5), weight=0.5 * step) < TOLERANCE
+            assert len(list(made.items())) <= 3
+        for count in (4, 6, 7, 5):
+            assert pair.step(rows(count)) < TOLERANCE
+    assert made.declared in dict(made.items())
+    texts = [str(w.message) for w in said if issubclass(w.category, RuntimeWarning)]
+    assert len(texts) == 2, texts
+    assert "argument `weight` has had 4 values" in texts[0]
+    assert "`input weight : f32[] []`" in texts[0] and "`torch.tensor(weight)`" in texts[0]
+    assert "shape of the inputs has had 4 values" in texts[1] and "pad them" in texts[1]
+
+
+def test_a_number_that_is_declared_as_an_input_has_one_program() -> None:
+    pair = Pair(DP + "input weight : f64[] []\n")
+    made = pair.module._shardlang.variants._loaded
+    for step in (1, 2, 3):
+        weight = torch.tensor(0.1 * step, dtype=torch.float64)
+        assert pair.step({**rows(5), "weight": weight}) < TOLERANCE
+    assert len(list(made.items())) == 1
 
 
 def test_what_no_program_can_answer_is_refused(pair: Pair) -> None:
