@@ -82,7 +82,7 @@ def _watch(
     """Wait until all nodes are done or one fails; the report of the failure."""
     deadline = time.monotonic() + job.timeout_s if job.timeout_s is not None else None
     while True:
-        signals.check(workers)
+        signals.check(workers, folder)
         running = [worker for worker in workers if worker.process.poll() is None]
         if any(worker.failure() for worker in workers):
             blamed = _blame(workers, folder)

@@ -98,6 +98,40 @@ def positions(folder: Path) -> dict[int, str]:
     return dict(sorted((int(file.stem), file.read_text()) for file in folder.glob("*.now")))
 
 
+class StepReports:
+    """What a rank tells its supervisor while it trains: its longest step, and that it saves."""
+
+    def __init__(self, folder: Path | None, rank: int) -> None:
+        self._folder, self._rank, self._longest_s = folder, rank, 0.0
+
+    def took(self, step_s: float) -> None:
+        """A step is done."""
+        if self._folder is not None and step_s > 1.5 * self._longest_s:
+            self._longest_s = step_s
+            _write(self._folder / f"{self._rank}.step", f"{step_s:.3f}")
+
+    def saving(self) -> None:
+        """All ranks have ended their last step, and save."""
+        if self._folder is not None:
+            _write(self._folder / f"{self._rank}.saving", "")
+
+
+def step_reports(rank: int) -> StepReports:
+    """The reports of this rank, which go nowhere without a supervisor."""
+    folder = os.environ.get(FOLDER)
+    return StepReports(Path(folder) if folder is not None else None, rank)
+
+
+def longest_step_s(folder: Path) -> float:
+    """The longest step of all ranks so far, by at most a third too short; 0 before the first."""
+    return max((float(file.read_text()) for file in folder.glob("*.step")), default=0.0)
+
+
+def any_saving(folder: Path) -> bool:
+    """Whether the ranks have ended their last step, and save."""
+    return any(folder.glob("*.saving"))
+
+
 @contextmanager
 def reporting(rank: int) -> Iterator[None]:
     """Run a rank's work; on failure leave a report and end the process.

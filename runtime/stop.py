@@ -1,7 +1,8 @@
 """Ending a run between two steps, so that what has been trained can be saved.
 
 The first signal asks the run to end after the step that is under way; all ranks agree on the step.
-A second one ends the process at once.
+A rank that waits for a batch of the person's stops waiting. A second signal ends the process at
+once. A rank whose batches end, or raise, ends all others too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.reports import FOLDER
+from shardlang.runtime.reports import FOLDER, step_reports
 from shardlang.runtime.signals import ENDING
 from shardlang.runtime.watch import named
 from shardlang.runtime.wire import Wire
@@ -30,8 +31,12 @@ ECHO_S = 0.5
 _FAILED = 1 << 16
 
 
+class _Interrupted(BaseException):
+    """The first signal, where a rank waits for a batch that is not needed any more."""
+
+
 class Stop:
-    """Why a run ends early; a context manager that listens to SIGINT and SIGTERM.
+    """Why a run ends early; a context manager that listens to SIGINT and SIGTERM if it is to save.
 
     Attributes:
         number: the signal that asked for the end, agreed by all ranks; 0 for none.
@@ -39,7 +44,8 @@ class Stop:
         failed: whether the batches of some rank raised.
     """
 
-    def __init__(self, groups: Groups) -> None:
+    def __init__(self, groups: Groups, saves: bool = True) -> None:
+        self.saves = saves
         self.number = 0
         self.error: Exception | None = None
         self.failed = False
@@ -47,10 +53,12 @@ class Stop:
         self._wire = Wire(groups.everyone())
         self._device = groups.device
         self._asked_at = 0.0
+        self._in_batches = False
+        self._reports = step_reports(groups.rank)
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
+        if self.saves and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._heard)
         return self
@@ -64,6 +72,9 @@ class Stop:
             self.ask(number)
             if self._tells:
                 os.write(2, f"{ENDING}\n".encode())
+            if self._in_batches:
+                self._in_batches = False
+                raise _Interrupted
         elif time.monotonic() - self._asked_at > ECHO_S:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
@@ -71,20 +82,32 @@ class Stop:
         """End the run after the step that is under way."""
         self.number, self._asked_at = number, time.monotonic()
 
+    def saving(self) -> None:
+        """What has been trained is saved now; the supervisor waits for it."""
+        self._reports.saving()
+
     def batches(self, given: Iterator[Batch]) -> Iterator[Batch]:
         """The batches up to the end that the ranks agree on. Collective, once for each batch."""
         while True:
-            whole = self._next(given)
+            try:
+                whole = self._next(given)
+            except _Interrupted:
+                whole = None
             if self._agreed(whole is None) or whole is None:
                 return
+            began = time.monotonic()
             yield whole
+            self._reports.took(time.monotonic() - began)
 
     def _next(self, given: Iterator[Batch]) -> Batch | None:
         try:
+            self._in_batches = True
             return next(given, None)
         except Exception as error:
             self.error = error
             return None
+        finally:
+            self._in_batches = False
 
     def _agreed(self, ended: bool) -> bool:
         """Whether some rank is to end; the greatest of the signals is everyone's."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -71,25 +70,25 @@ def _train(
 
     module = sharded_module(run.compiled, groups, options.seed)
     _check_before(context, run, module, groups, options)
-    stop = Stop(groups) if options.save is not None else None
-    with stop or contextlib.nullcontext():
+    stop = Stop(groups, saves=options.save is not None)
+    with stop:
         records = run.sharded(module, lambda r: _shown(context, r, options.steps, stop), stop)
         found = summary(run, module, records)
         if options.save is not None:
+            stop.saving()
             found["saved"] = str(options.save)
             _save(context, run, module, options.save, records)
         leave()
-    fault = stop.error if stop is not None and stop.error else not_finite(records)
+    fault = stop.error or not_finite(records)
     if fault is not None:
         raise fault
-    ended = stop.number if stop is not None else 0
-    if groups.rank or (stop is not None and stop.failed):
-        return {}, ended
-    if ended:
+    if groups.rank or stop.failed:
+        return {}, stop.number
+    if stop.number:
         found["interrupted"] = True
     elif options.reference:
         found["reference"] = _reference(context, run, records)
-    return found, ended
+    return found, stop.number
 
 
 def _check_before(
@@ -137,9 +136,7 @@ def _compile(context: Context, spec: Spec) -> Compiled:
     return compiled
 
 
-def _shown(
-    context: Context, records: Iterator[Record], steps: int, stop: Stop | None
-) -> Iterator[Record]:
+def _shown(context: Context, records: Iterator[Record], steps: int, stop: Stop) -> Iterator[Record]:
     """The records, shown as they come: a bar for a person, lines for a program."""
     from shardlang.runtime.progress import is_terminal, print_lines, show_bar
 
@@ -150,10 +147,10 @@ def _shown(
     return print_lines(records, on_closed=lambda: _nobody_reads(stop))
 
 
-def _nobody_reads(stop: Stop | None) -> None:
+def _nobody_reads(stop: Stop) -> None:
     """End as a program does whose output is closed, but save first where that was asked."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if stop is None:
+    if not stop.saves:
         raise SystemExit(128 + signal.SIGPIPE)
     stop.ask(signal.SIGPIPE)
 

@@ -15,6 +15,7 @@ from shardlang.ir.steps import Step
 from shardlang.runtime.checks import check_same_program
 from shardlang.runtime.collectives import RunStep
 from shardlang.runtime.groups import Groups, join
+from shardlang.runtime.stop import Stop
 
 RANK = int(os.environ.get("RANK", "0"))
 
@@ -49,6 +50,16 @@ def stuck() -> None:
     if RANK == 1:
         time.sleep(60)
     _reduce(groups)
+
+
+def waits_in_a_step() -> None:
+    """Rank 1 never ends its step, and rank 0 waits for it, when a signal asks both to save."""
+    groups = join(known.LINE2)
+    with Stop(groups):
+        _reduce(groups)
+        if RANK == 1:
+            waits()
+        _reduce(groups)
 
 
 def two_programs() -> None:

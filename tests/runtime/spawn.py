@@ -14,7 +14,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def spawn(
-    function: str, processes: int, out: Path, timeout_s: float = 60.0, **env: str
+    function: str,
+    processes: int,
+    out: Path,
+    timeout_s: float = 60.0,
+    saves: bool = False,
+    **env: str,
 ) -> list[Any]:
     """The results of `module:function` on every rank.
 
@@ -23,5 +28,6 @@ def spawn(
     """
     command = [sys.executable, str(Path(__file__).with_name("child.py")), function, str(out)]
     paths = f"{ROOT}:{ROOT / 'tests' / 'runtime'}"
-    launch(Job(command, processes, timeout_s=timeout_s, env={"PYTHONPATH": paths, **env}))
+    env = {"PYTHONPATH": paths, **env}
+    launch(Job(command, processes, timeout_s=timeout_s, env=env, saves=saves))
     return [torch.load(out / f"{rank}.pt", weights_only=False) for rank in range(processes)]

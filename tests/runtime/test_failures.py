@@ -8,12 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from spawn import spawn
 
+from shardlang.runtime import signals
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.nodes import Nodes
 
@@ -66,6 +68,27 @@ def test_workers_end_with_their_supervisor(number: signal.Signals, tmp_path: Pat
     while any(_alive(pid) for pid in pids):
         assert time.monotonic() < deadline, "a worker outlives its supervisor"
         time.sleep(0.1)
+
+
+def test_one_signal_ends_a_step_that_never_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ranks are asked to save, cannot, and are ended; it is said."""
+    monkeypatch.setattr(signals, "STEP_S", 3.0)
+
+    def ask() -> None:
+        _pid(tmp_path / "1")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    with pytest.raises(SystemExit) as caught:
+        spawn("faults:waits_in_a_step", 2, tmp_path, 100, saves=True, WAIT_IN=str(tmp_path))
+    asking.join()
+    assert caught.value.code == 128 + signal.SIGTERM
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the step did not end within 3 s; nothing is saved; last seen: rank 0 in forward" in said
+    assert "rank 1 in no collective" in said
 
 
 def _pid(path: Path) -> int:

@@ -97,7 +97,7 @@ def run(*args: str) -> int:
 def test_a_signal_saves_after_the_step(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGINT)
     for name, status in (("SIGINT", 130), ("SIGTERM", 143)):
-        write(folder, third=f"os.kill(os.getpid(), signal.{name})")
+        write(folder, third=f"os.kill(os.getpid(), signal.{name}); open('waited', 'w')")
         assert run("--steps", "50", "--save", name) == status
         out, err = capsys.readouterr()
         assert f"saved the weights after 2 steps in `{name}`" in err
@@ -106,6 +106,7 @@ def test_a_signal_saves_after_the_step(folder: Path, capsys: pytest.CaptureFixtu
             False, True, 2,
         )  # fmt: skip
         torch.testing.assert_close(saved(folder / name), trained(2))
+        assert not (folder / "waited").exists()
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -248,23 +249,37 @@ def test_batches_that_end_on_one_rank_end_the_run_on_all(monkeypatch: pytest.Mon
 
 
 def test_signals_and_a_closed_pipe_on_processes(folder: Path) -> None:
-    """A signal in the middle of a job of two, and a reader that leaves after a line."""
-    write(folder, third="__import__('time').sleep(0.3)", devices=2)
+    """In jobs of two: a signal while one waits for the other's batch, and batches that end on one.
+
+    And a reader that leaves after a line.
+    """
+    second = "os.environ.get('RANK') == '1'"
+    write(folder, third=f"if {second}: return", devices=2)
+    (folder / "ends.py").write_text((folder / "model.py").read_text())
+    (folder / "ends.shard").write_text(SPEC.format(devices=2).replace("model.py", "ends.py"))
+    write(folder, third=f"if {second}: __import__('time').sleep(600)", devices=2)
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     (folder / "alone.shard").write_text(SPEC.format(devices=1))
-    command = [sys.executable, "-m", "shardlang", "run", "--steps", "999", "--save"]
+    command = [sys.executable, "-m", "shardlang", "run", "--steps", "999"]
     jobs: list[tuple[Any, str, int]] = []
-    for name, spec, status in (("signal", "spec.shard", 143), ("pipe", "alone.shard", 141)):
+    for spec, name, status in (("spec", "signal", 143), ("alone", "pipe", 141), ("ends", "", 1)):
         job = subprocess.Popen(
-            [*command, name, spec], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+            [*command, *(["--save", name] if name else []), f"{spec}.shard"],
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
         jobs.append((job, name, status))
     for job, name, status in jobs:
         assert json.loads(job.stdout.readline())["step"] == 1
+        if not name:
+            said = job.communicate(timeout=120)[1].decode()
+            assert job.returncode == status, said
+            assert "error[SH0612]: the batches of some ranks ended before those" in said
+            continue
         if name == "pipe":
             job.stdout.close()
             job.wait(120)
         else:
+            assert json.loads(job.stdout.readline())["step"] == 2
             job.send_signal(signal.SIGTERM)
             job.stdout.read()
             job.wait(120)
