@@ -56,8 +56,8 @@ PIPELINE: tuple[Pass, ...] = PROPAGATE + REWRITE
 
 
 def run_passes(graph: ShardGraph, passes: tuple[Pass, ...] = PIPELINE) -> ShardGraph:
-    """Run passes in order; the seconds that each took are left in `graph.notes["seconds"]`."""
-    seconds = graph.notes.setdefault("seconds", {})
+    """Run passes in order; the seconds that each took are left in `graph.info.seconds`."""
+    seconds = graph.info.seconds
     for one in passes:
         start = time.perf_counter()
         graph = one.run(graph)

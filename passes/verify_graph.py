@@ -13,6 +13,7 @@ from torch import fx
 from shardlang.ir.graph import ShardGraph, home, is_item, is_step, sharding_of, step_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
+from shardlang.ir.node import info, layout_of, tensor_of
 from shardlang.ir.program import apply_steps
 from shardlang.ir.steps import ADJOINTS, Step
 from shardlang.passes.experts.verify_routes import orders_agree
@@ -38,7 +39,7 @@ def rules_fit(graph: ShardGraph) -> Iterator[str]:
     """Every op has a rule whose dims are those of its tensors."""
     for node in _ops(graph):
         sharding = sharding_of(node)
-        shapes = [shape_of(n.meta["val"]) for n in _operands(node)]
+        shapes = [shape_of(tensor_of(n)) for n in _operands(node)]
         for index, shape in enumerate(shapes):
             if sharding.operand(index).shape != shape:
                 yield f"{node}: operand {index} is {shape}, its rule says {sharding.operand(index)}"
@@ -67,7 +68,7 @@ def operands_in_place(graph: ShardGraph) -> Iterator[str]:
             assert isinstance(value, fx.Node)
             if home(value).unlabelled() != step_of(node).src.unlabelled():
                 yield f"{node}: {step_of(node)} starts from {home(value)}"
-        elif "sharding" in node.meta and not is_item(node):
+        elif info(node).sharding is not None and not is_item(node):
             for index, operand in enumerate(_operands(node)):
                 if home(operand).unlabelled() != sharding_of(node).operand(index):
                     want = sharding_of(node).operand(index)
@@ -84,18 +85,18 @@ def results_settled(graph: ShardGraph) -> Iterator[str]:
 def types_hold(graph: ShardGraph) -> Iterator[str]:
     """Every differentiable value has the state that its reader must have, along every axis."""
     for leaf in graph.leaves:
-        if leaf.node.meta["layout"].varying:
-            yield f"leaf `{leaf.name}` is {leaf.node.meta['layout']}"
+        if layout_of(leaf.node).varying:
+            yield f"leaf `{leaf.name}` is {layout_of(leaf.node)}"
     for node in graph.result_nodes:
-        if node is not None and node.meta["layout"].varying:
-            yield f"result `{node}` is {node.meta['layout']}"
+        if node is not None and layout_of(node).varying:
+            yield f"result `{node}` is {layout_of(node)}"
     for node in graph.graph.nodes:
-        if node.target is apply_steps or not node.meta.get("diff"):
+        if node.target is apply_steps or not info(node).differentiable:
             continue
         for axis in graph.mesh.axes:
             if is_step(node):
                 yield from _step_typed(node, step_of(node), axis)
-            elif "sharding" in node.meta and node.op == "call_function":
+            elif info(node).sharding is not None and node.op == "call_function":
                 yield from _op_typed(node, axis)
 
 
@@ -104,8 +105,8 @@ def _step_typed(node: fx.Node, step: Step, axis: Axis) -> Iterator[str]:
     before, after = step.src.state(axis), step.dst.state(axis)
     value = node.args[0]
     assert isinstance(value, fx.Node)
-    if value.meta["layout"] != step.src:
-        yield f"{node}: {step} reads `{value}`, which is {value.meta['layout']}"
+    if layout_of(value) != step.src:
+        yield f"{node}: {step} reads `{value}`, which is {layout_of(value)}"
     if axis not in step.axes:
         if before != after:
             yield f"{node}: {step} changes `{axis}` too"
@@ -117,7 +118,7 @@ def _op_typed(node: fx.Node, axis: Axis) -> Iterator[str]:
     """The states of one op's differentiable operands and results along one axis."""
     sharding = sharding_of(node)
     operands = _operands(node)
-    states = [_layout(n).state(axis) if n.meta.get("diff") else "-" for n in operands]
+    states = [_layout(n).state(axis) if info(n).differentiable else "-" for n in operands]
     split = sharding.factor_of(axis)
     linear = sharding.linear.get(axis)
     labels = {s for s in states if s in "IR"}
@@ -139,14 +140,16 @@ def _op_typed(node: fx.Node, axis: Axis) -> Iterator[str]:
 
 
 def _result_states(node: fx.Node, axis: Axis) -> list[str]:
-    if "layout" in node.meta:
-        return [node.meta["layout"].state(axis)]
-    items = [user for user in node.users if "layout" in user.meta and user.meta.get("diff")]
-    return [item.meta["layout"].state(axis) for item in items]
+    if info(node).layout is not None:
+        return [layout_of(node).state(axis)]
+    items = [
+        user for user in node.users if info(user).layout is not None and info(user).differentiable
+    ]
+    return [layout_of(item).state(axis) for item in items]
 
 
 def _layout(node: fx.Node) -> Layout:
-    layout = node.meta["layout"]
+    layout = layout_of(node)
     assert isinstance(layout, Layout)
     return layout
 
@@ -155,7 +158,7 @@ def _ops(graph: ShardGraph) -> Iterator[fx.Node]:
     return (
         n
         for n in graph.graph.nodes
-        if "sharding" in n.meta and n.op == "call_function" and not is_step(n)
+        if info(n).sharding is not None and n.op == "call_function" and not is_step(n)
     )
 
 

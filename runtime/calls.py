@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from shardlang.ir.layout import dtype_name
+from shardlang.ir.node import info
 from shardlang.ir.program import LeafPlacement, LocalProgram
 from shardlang.runtime.border import around, taken
 from shardlang.runtime.errors import RunError
@@ -143,8 +144,8 @@ class LoadedProgram:
         self._mutations = [
             (i, r.name) for i, r in enumerate(program.results) if r.kind == "mutation"
         ]
-        self.draws = any(node.meta.get("random") for node in program.graph.nodes)
-        again = any(node.meta.get("regather") for node in program.graph.nodes)
+        self.draws = any(info(node).random for node in program.graph.nodes)
+        again = any(info(node).regather for node in program.graph.nodes)
         self._regather = Regather() if again else None
         self._run = load_program(program, groups, self._regather)
 

@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from shardlang.ir.here import PieceAt, specialise
+from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
 from shardlang.ir.route import RouteAt
 from shardlang.ir.steps import Step
@@ -57,13 +58,13 @@ def _step_call(
 ) -> fx.Node:
     """A call of the prebuilt step in place of the step node."""
     sources, steps, *by = node.args
-    where = str(node.meta.get("module", ""))
+    where = info(node).module
     if by:
         assert isinstance(steps, Step)
         route = _named(RunRoute(steps, groups, where), node.name)
         return graph.call_function(route, fx.map_arg((sources, *by), lambda n: env[n]))
     made: Any = (RunStep if node.target is apply_step else RunSteps)(steps, groups, where)  # type: ignore[arg-type]
-    if regather is not None and node.meta.get("regather"):
+    if regather is not None and info(node).regather:
         made = regather.watch(made, parameter_of(node, names))
     return graph.call_function(_named(made, node.name), (fx.map_arg(sources, lambda n: env[n]),))
 

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from shardlang.ir import Coord
 from shardlang.ir.here import specialise
+from shardlang.ir.node import info
 from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
 from shardlang.ir.steps import Step
@@ -64,7 +65,7 @@ class Simulator:
         self.mesh = program.mesh
         self.coords = list(program.mesh.coords())
         self._names = {leaf.node: leaf.name for leaf in program.leaves}
-        again = any(node.meta.get("regather") for node in program.graph.nodes)
+        again = any(info(node).regather for node in program.graph.nodes)
         self._regathers = [Regather() for _ in self.coords] if again else []
 
     def place(self, name: str, full: Tensor) -> list[Tensor]:
@@ -98,7 +99,7 @@ class Simulator:
         if node.target in (apply_step, apply_steps):
             with _blaming(node):
                 return self._step(node, values, functools.partial(_blaming, node))
-        state = torch.get_rng_state() if node.meta.get("random") else None
+        state = torch.get_rng_state() if info(node).random else None
         out = []
         for device, at in enumerate(self.coords):
             if state is not None:
@@ -115,7 +116,7 @@ class Simulator:
         if by:
             return route_on_all(steps, values[sources], values[by[0]], self.mesh, guard)
         out = step_on_all(steps, values[sources], self.mesh, guard)
-        if node.meta.get("regather") and torch.is_grad_enabled():
+        if info(node).regather and torch.is_grad_enabled():
             self._note(node, steps, values[sources], out)
         return out
 

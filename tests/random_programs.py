@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from shardlang.capture import CallableSource, Captured, InputSpec
 from shardlang.compiler.build import Placements, Storage
 from shardlang.ir import Axis, DimLayout, Layout, Mesh
-from shardlang.ir.graph import Stated
+from shardlang.ir.node import tensor_of
+from shardlang.ir.records import Stated
 
 SIZES = (5, 6, 7, 8)
 KINDS = (
@@ -245,7 +246,7 @@ def random_placements(
         if leaf.kind == "param" and rng.random() < 0.3:
             stores[leaf.name] = Storage((rng.choice(mesh.axes),))
     values = {
-        key: Stated(random_layout(rng, tuple(node.meta["val"].shape), mesh, packed))
+        key: Stated(random_layout(rng, tuple(tensor_of(node).shape), mesh, packed))
         for key, node in captured.values.items()
         if key[0].count(".") == 1 and rng.random() < 0.3
     }
@@ -270,4 +271,4 @@ def random_subject(
 
 
 def _output_shape(found: Captured) -> tuple[int, ...]:
-    return tuple(found.graph.output_node().args[0][0].meta["val"].shape)
+    return tuple(tensor_of(found.graph.output_node().args[0][0]).shape)

@@ -16,6 +16,7 @@ from shardlang.cost.splits import change_bytes
 from shardlang.ir.graph import constrain, describe, home, is_item, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
+from shardlang.ir.node import has_several, info
 from shardlang.ir.rule import Origin
 from shardlang.passes.experts.row_region import PRODUCT, Region
 from shardlang.passes.propagate.flow import operands_of
@@ -134,7 +135,7 @@ def _is_free_op(node: fx.Node) -> bool:
     """Whether a value is the one result of an op that need not stay split as it is."""
     if node.op != "call_function" or is_item(node) or node.target is constrain:
         return False
-    return not isinstance(node.meta["val"], (list, tuple)) and not sharding_of(node).linear
+    return not has_several(node) and not sharding_of(node).linear
 
 
 def _linear_reader(value: fx.Node) -> tuple[fx.Node, frozenset[int]] | None:
@@ -142,7 +143,7 @@ def _linear_reader(value: fx.Node) -> tuple[fx.Node, frozenset[int]] | None:
     if len(value.users) != 1:
         return None
     (user,) = value.users
-    if "sharding" not in user.meta or not _is_free_op(user):
+    if info(user).sharding is None or not _is_free_op(user):
         return None
     slots = frozenset(i for i, operand in enumerate(operands_of(user)) if operand is value)
     return (user, slots) if slots in sharding_of(user).rule.linear else None

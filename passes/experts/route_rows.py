@@ -9,7 +9,7 @@ lead there, and the one that moves the fewest bytes, forward and backward, is ta
 
 How many rows are routed depends on the data; equal shares are expected. Of two tensors of groups
 that decide over one op, the first has its way, and the experts of the other are gathered. The ways
-and their bytes are left in `notes["routes"]`. Invariants after the pass: rows in routed order meet
+and their bytes are left in `info.ways`. Invariants after the pass: rows in routed order meet
 only rows in the same order, and no result is in routed order.
 """
 
@@ -22,9 +22,12 @@ from torch import fx
 
 from shardlang.cost.ring import sent_bytes
 from shardlang.cost.splits import change_bytes
-from shardlang.ir.graph import ShardError, ShardGraph, describe, fake, home, is_item, sharding_of
+from shardlang.ir.graph import ShardError, ShardGraph, describe, home, is_item, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
+from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
+from shardlang.ir.records import Ways
+from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.route import Route
 from shardlang.ir.rule import Origin, Sharding
 from shardlang.ir.steps import Move
@@ -51,26 +54,6 @@ DONE_BY = {
 
 
 @dataclass(frozen=True, slots=True)
-class Ways:
-    """What each way of one region would move, in bytes per optimizer step.
-
-    Attributes:
-        ops: names of the products.
-        module: the module that has them.
-        ways: the ways and their bytes.
-        taken: the cheapest.
-        closed: why a way is not open.
-    """
-
-    ops: tuple[str, ...]
-    module: str
-    axes: tuple[Axis, ...]
-    ways: dict[str, float]
-    taken: str
-    closed: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
 class RouteRows:
     """Route the rows of experts where that moves fewer bytes than gathering."""
 
@@ -79,11 +62,10 @@ class RouteRows:
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Visit all regions.
 
-        The names of values in routed order are left in `notes["routed"]`, findings on experts that
-        are gathered for want of another way in `notes["barred"]`.
+        The names of values in routed order are left in `info.routed`, findings on experts that are
+        gathered for want of another way in `info.refusals`.
         """
-        done: list[Ways] = graph.notes.setdefault("routes", [])
-        routed: set[str] = graph.notes.setdefault("routed", set())
+        done, routed = graph.info.ways, graph.info.routed
         changed: set[fx.Node] = set()
         for region in regions(list(graph.graph.nodes), graph.mesh.axes):
             if not changed.isdisjoint(region.inside):
@@ -98,7 +80,7 @@ class RouteRows:
             first = region.products[0]
             names = tuple(product.name for product in region.products)
             closed = {GATHER_ROWS: gathering.obstacle} if gathering.obstacle else {}
-            done.append(Ways(names, first.meta.get("module", ""), region.axes, ways, taken, closed))
+            done.append(Ways(names, info(first).module, region.axes, ways, taken, closed))
             if taken == ROUTE_ROWS:
                 Rewrite(region).run()
                 routed.update(node.name for node in region.inside)
@@ -106,7 +88,7 @@ class RouteRows:
             elif taken == GATHER_ROWS:
                 gathering.run()
                 changed.update(region.inside, gathering.outside())
-        graph.notes["barred"] = [refusal(*found) for found in barred(graph.graph.nodes)]
+        graph.info.refusals = [refusal(*found) for found in barred(graph.graph.nodes)]
         return graph
 
 
@@ -136,8 +118,8 @@ def route_price(region: Region) -> float:
 
 def _route_price(value: fx.Node, region: Region) -> int:
     layout = home(value)
-    sent = sent_bytes(Move.DISPATCH, region.axes, layout, layout, fake(value).dtype.itemsize)
-    return sent * (2 if value.meta.get("diff") else 1)
+    sent = sent_bytes(Move.DISPATCH, region.axes, layout, layout, tensor_of(value).dtype.itemsize)
+    return sent * (2 if info(value).differentiable else 1)
 
 
 class Rewrite:
@@ -167,7 +149,7 @@ class Rewrite:
             while after.op != "output" and (is_item(after) or after in region.inside):
                 after = after.next
             made = self._carry(collect, value, after)
-            made.meta.update(module=value.meta.get("module", ""))
+            set_info(made, replace(info(made), module=info(value).module))
             self._put(value, made, inside=False)
 
     def _reader(self, value: fx.Node) -> fx.Node:
@@ -192,11 +174,9 @@ class Rewrite:
         return made
 
     def _add(self, target: Any, args: tuple[Any, ...], value: fx.Node, before: fx.Node) -> fx.Node:
-        with before.graph.inserting_before(before):
-            made = before.graph.call_function(target, args)
-        made.meta["val"], made.meta["diff"] = value.meta["val"], value.meta.get("diff", False)
-        for key in ("module", "source"):
-            made.meta[key] = before.meta.get(key, "")
+        here, at = info(value), info(before)
+        record = NodeInfo(here.value, at.module, at.source, differentiable=here.differentiable)
+        made = Rewriter(before.graph).add(target, args, record=record, before=before)
         bind_node(made)
         for axis in self.region.axes:
             sharding_of(made).origins[axis] = self.reason

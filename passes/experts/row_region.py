@@ -14,6 +14,7 @@ from torch import fx
 from shardlang.ir.graph import home, is_item, producer, sharding_of
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
+from shardlang.ir.node import has_several, info, tensor_of, tensors_of
 from shardlang.ir.rule import Sharding
 from shardlang.passes.propagate.flow import operands_of
 from shardlang.rules.call import Call
@@ -102,7 +103,7 @@ class Region:
 
     def row_operands(self, node: fx.Node) -> list[fx.Node]:
         """The operands of an op that have its rows."""
-        if is_item(node) or node.op != "call_function" or "sharding" not in node.meta:
+        if is_item(node) or node.op != "call_function" or info(node).sharding is None:
             return []
         factor, specs = row_factor(node), sharding_of(node).rule.operands
         pairs = zip(operands_of(node), specs, strict=True)
@@ -112,7 +113,7 @@ class Region:
         """Whether an op gives, for every row of its operands, a row that is made from it alone."""
         if is_item(node):
             return self._keeps_rows(producer(node)[0])
-        if node.op != "call_function" or "sharding" not in node.meta:
+        if node.op != "call_function" or info(node).sharding is None:
             return False
         if node.target in (PRODUCT, LOOKUP):
             return node in self.readers
@@ -133,7 +134,7 @@ class Region:
 
     def exits(self) -> list[fx.Node]:
         """Values that something outside reads."""
-        values = [n for n in self.inside if not isinstance(n.meta["val"], (list, tuple))]
+        values = [n for n in self.inside if not has_several(n)]
         return [n for n in values if any(user not in self.inside for user in n.users)]
 
     def weights(self) -> dict[fx.Node, None]:
@@ -147,8 +148,7 @@ def weight_of(node: fx.Node) -> fx.Node:
 
 
 def _elements(node: fx.Node) -> int:
-    val = node.meta["val"]
-    return sum(math.prod(v.shape) for v in (val if isinstance(val, (list, tuple)) else [val]))
+    return sum(math.prod(value.shape) for value in tensors_of(node))
 
 
 def _names(dims: tuple[tuple[tuple[str, ...], ...], ...]) -> set[str]:
@@ -187,7 +187,7 @@ def groups_of(node: fx.Node) -> fx.Node | None:
         (groups,) = Call(node)["indices"]
     else:
         return None
-    val = groups.meta["val"]
+    val = tensor_of(groups)
     whole_numbers = not (val.is_floating_point() or val.dtype in (torch.bool, torch.uint8))
     return groups if val.dim() == 1 and whole_numbers else None
 
@@ -200,7 +200,7 @@ def barred(nodes: Iterable[fx.Node]) -> list[tuple[fx.Node, tuple[Axis, ...], tu
     """
     found = []
     for node in nodes:
-        if node.target is not PRODUCT or "sharding" not in node.meta:
+        if node.target is not PRODUCT or info(node).sharding is None:
             continue
         rows, matrices = sharding_of(node).factors["s"], home(weight_of(node)).dims[0]
         common = tuple(axis for axis in matrices.axes if axis in rows.axes)
@@ -214,7 +214,7 @@ def regions(nodes: Iterable[fx.Node], mesh_axes: tuple[Axis, ...]) -> list[Regio
     """Every region whose rows and experts lie split over the same axes."""
     found: dict[fx.Node, Region] = {}
     for node in nodes:
-        groups = groups_of(node) if "sharding" in node.meta else None
+        groups = groups_of(node) if info(node).sharding is not None else None
         factor = row_factor(node) if groups is not None else None
         if groups is None or factor is None:
             continue

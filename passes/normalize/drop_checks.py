@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from shardlang.ir.compat import tree_leaves
+from shardlang.ir.node import info
 from shardlang.passes.errors import PassError
 from shardlang.passes.normalize.fx_edit import is_op
 
@@ -33,24 +34,24 @@ def drop_checks(graph: fx.Graph) -> list[str]:
     for node in reversed(graph.nodes):
         if is_op(node, _CHECKS) and not node.users:
             if is_op(node, _ON_DATA):
-                lines.append(node.meta.get("source", ""))
+                lines.append(info(node).source)
             graph.erase_node(node)
         elif _is_number(node) and not node.users:
             graph.erase_node(node)
     for node in graph.nodes:
-        if not all(map(_is_static, tree_leaves(node.meta.get("val")))):
+        if not all(map(_is_static, tree_leaves(info(node).value))):
             raise PassError(
                 "SH0354",
                 f"the shape of `{_op_name(node)}`'s result depends on the values of a tensor",
                 help="keep the shape and mask instead: `torch.where(mask, x, 0)`",
-                source=node.meta.get("source", ""),
+                source=info(node).source,
             )
     return lines[::-1]
 
 
 def _is_number(node: fx.Node) -> bool:
     """Whether a call gives a number that depends on data, or None."""
-    value = node.meta.get("val")
+    value = info(node).value
     return (
         node.op == "call_function"
         and not isinstance(value, torch.Tensor | tuple | list)

@@ -12,7 +12,8 @@ from typing import Any
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from shardlang.passes.normalize.fx_edit import Editor
+from shardlang.ir.node import info
+from shardlang.ir.rewriter import Rewriter
 
 _ENTRY, _EXIT = "_vmap_increment_nesting", "_vmap_decrement_nesting"
 
@@ -43,10 +44,10 @@ def _expand(graph: fx.Graph, nodes: Sequence[fx.Node]) -> None:
     inside = set(nodes)
     read = dict.fromkeys(n for node in nodes for n in node.all_input_nodes if n not in inside)
     made = [node for node in nodes if any(user not in inside for user in node.users)]
-    edit = Editor(graph)
+    edit = Rewriter(graph)
     first = nodes[0]
     with edit.fake_mode:
-        traced = make_fx(_function(nodes, list(read), made))(*(n.meta["val"] for n in read))
+        traced = make_fx(_function(nodes, list(read), made))(*(info(n).value for n in read))
     env: dict[fx.Node, Any] = dict(
         zip(traced.graph.find_nodes(op="placeholder"), read, strict=True)
     )

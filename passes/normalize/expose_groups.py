@@ -12,7 +12,9 @@ from typing import cast
 import torch
 from torch import fx
 
-from shardlang.passes.normalize.fx_edit import Editor, argument, val
+from shardlang.ir.node import tensor_of
+from shardlang.ir.rewriter import Rewriter
+from shardlang.passes.normalize.fx_edit import argument
 from shardlang.rules.local_grouped import grouped_mm as _product_by_groups
 
 aten = torch.ops.aten
@@ -26,7 +28,7 @@ SORTED = ("aten::_grouped_mm", "transformers::grouped_mm_fallback")
 
 def expose_groups(graph: fx.Graph) -> None:
     """Replace every product of sorted rows in `graph`."""
-    edit = Editor(graph)
+    edit = Rewriter(graph)
     for node in list(graph.nodes):
         if _name(node) in SORTED and _takes_rows(node):
             edit.replace(node, _product(edit, node))
@@ -39,18 +41,20 @@ def _name(node: fx.Node) -> str:
 def _takes_rows(node: fx.Node) -> bool:
     """Whether the operands are rows, matrices and ends, and not the other forms of the op."""
     tensors = [x for x in (*node.args, *node.kwargs.values()) if isinstance(x, fx.Node)]
-    return [val(x).dim() for x in tensors] == [2, 3, 1]
+    return [tensor_of(x).dim() for x in tensors] == [2, 3, 1]
 
 
-def _product(edit: Editor, node: fx.Node) -> fx.Node:
+def _product(edit: Rewriter, node: fx.Node) -> fx.Node:
     """The product, with groups counted off the ends."""
     rows, matrices = cast(tuple[fx.Node, fx.Node], node.args[:2])
     ends = cast(fx.Node, argument(node, "offs"))
     numbers = edit.call(
-        aten.arange.default, val(rows).shape[0], device=val(rows).device, like=node,
-        dtype=val(ends).dtype,
+        aten.arange.default, tensor_of(rows).shape[0], device=tensor_of(rows).device, like=node,
+        dtype=tensor_of(ends).dtype,
     )  # fmt: skip
     groups = edit.call(aten.searchsorted.Tensor, ends, numbers, right=True, like=node)
     made = edit.call(_GROUPED_MM, rows, matrices, groups, like=node)
-    dtype = val(node).dtype
-    return made if val(made).dtype is dtype else edit.call(aten.to.dtype, made, dtype, like=node)
+    dtype = tensor_of(node).dtype
+    return (
+        made if tensor_of(made).dtype is dtype else edit.call(aten.to.dtype, made, dtype, like=node)
+    )

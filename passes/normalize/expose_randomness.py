@@ -12,7 +12,9 @@ import math
 import torch
 from torch import fx
 
-from shardlang.passes.normalize.fx_edit import Editor, argument, is_op, val
+from shardlang.ir.node import tensor_of
+from shardlang.ir.rewriter import Rewriter
+from shardlang.passes.normalize.fx_edit import argument, is_op
 from shardlang.passes.normalize.repeat_heads import one_head_per_query
 
 aten = torch.ops.aten
@@ -20,17 +22,17 @@ aten = torch.ops.aten
 
 def expose_randomness(graph: fx.Graph) -> None:
     """Replace every attention with dropout in `graph` by matmul, softmax and dropout."""
-    edit = Editor(graph)
+    edit = Rewriter(graph)
     for node in list(graph.nodes):
         if is_op(node, [aten.scaled_dot_product_attention]) and argument(node, "dropout_p") > 0.0:
             edit.replace(node, _attention(edit, node))
 
 
-def _attention(edit: Editor, node: fx.Node) -> fx.Node:
+def _attention(edit: Rewriter, node: fx.Node) -> fx.Node:
     """The value of an attention node, from `q: b h s d`, `k: b g t d`, `v: b g t e`."""
     query, key, value = node.args[:3]
     scale = argument(node, "scale")
-    scale = 1.0 / math.sqrt(val(query).shape[-1]) if scale is None else scale  # type: ignore[arg-type]
+    scale = 1.0 / math.sqrt(tensor_of(query).shape[-1]) if scale is None else scale  # type: ignore[arg-type]
     root = math.sqrt(abs(scale))
     if argument(node, "enable_gqa"):
         key, value = (one_head_per_query(edit, x, query, node) for x in (key, value))  # type: ignore[arg-type]
@@ -44,18 +46,18 @@ def _attention(edit: Editor, node: fx.Node) -> fx.Node:
     return edit.call(aten.matmul.default, weights, value, like=node)
 
 
-def _masked(edit: Editor, scores: fx.Node, node: fx.Node) -> fx.Node:
+def _masked(edit: Rewriter, scores: fx.Node, node: fx.Node) -> fx.Node:
     """Scores with the attention mask applied."""
     mask = argument(node, "attn_mask")
     if argument(node, "is_causal"):
-        shape = list(val(scores).shape[-2:])
+        shape = list(tensor_of(scores).shape[-2:])
         ones = edit.call(
             aten.ones.default, shape, dtype=torch.bool, device=torch.device("cpu"), like=node
         )
         mask = edit.call(aten.tril.default, ones, like=node)
     if mask is None:
         return scores
-    if val(mask).dtype is torch.bool:
+    if tensor_of(mask).dtype is torch.bool:
         hidden = edit.call(aten.logical_not.default, mask, like=node)
         return edit.call(aten.masked_fill.Scalar, scores, hidden, -math.inf, like=node)
     return edit.call(aten.add.Tensor, scores, mask, like=node)

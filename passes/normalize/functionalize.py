@@ -9,22 +9,17 @@ recomputes it from the root's new value.
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx
 
 from shardlang.ir.compat import OpOverload
+from shardlang.ir.node import info, set_info, tensor_of
+from shardlang.ir.rewriter import Rewriter, origin_of
 from shardlang.passes.errors import PassError
-from shardlang.passes.normalize.fx_edit import (
-    KEPT_META,
-    Editor,
-    argument,
-    carries_gradient,
-    is_op,
-    val,
-)
+from shardlang.passes.normalize.fx_edit import argument, carries_gradient, is_op
 from shardlang.passes.normalize.view_inverses import put_back
 
 aten = torch.ops.aten
@@ -53,7 +48,7 @@ class _Functionalizer:
 
     def __init__(self, graph: fx.Graph) -> None:
         self.graph = graph
-        self.edit = Editor(graph)
+        self.edit = Rewriter(graph)
         self.roots: dict[fx.Node, _Root] = {}
         self.parents: dict[fx.Node, fx.Node] = {}
         self.fresh: dict[fx.Node, tuple[int, fx.Node]] = {}
@@ -89,7 +84,7 @@ class _Functionalizer:
         """The value that a written placeholder ends with, cut off from autograd."""
         value = self._read(node, output)
         final = self.edit.call(aten.detach.default, value, like=output)
-        final.meta |= {key: value.meta[key] for key in KEPT_META if key in value.meta}
+        set_info(final, replace(origin_of(value), value=info(final).value))
         return final
 
     def _alias(self, node: fx.Node) -> None:
@@ -117,7 +112,7 @@ class _Functionalizer:
     def _run(self, node: fx.Node) -> Any:
         """The node's fake result, sharing storage as the real one would."""
         if node.op == "placeholder":
-            fake = node.meta["val"]
+            fake = tensor_of(node)
             with self.edit.fake_mode:
                 return torch.empty_strided(fake.size(), fake.stride(), dtype=fake.dtype)
         if node.op != "call_function":
@@ -167,7 +162,7 @@ class _Functionalizer:
             raise _no_form(node)
         old = self._read(target, node)
         value = self._new_value(node, old)
-        if node.meta.get("no_grad"):
+        if info(node).no_grad:
             value = self.edit.call(aten.detach.default, value, like=node)
         self._store(target, value, node)
 
@@ -195,7 +190,7 @@ class _Functionalizer:
             raise PassError(
                 "SH0357",
                 f"a write in place through the view that `{view.target}` makes cannot be traced",
-                source=at.meta.get("source", ""),
+                source=info(at).source,
                 help="compute a new tensor instead of writing into the view",
             )
         return new
@@ -204,17 +199,18 @@ class _Functionalizer:
         self, chain: list[fx.Node], olds: list[fx.Node], at: fx.Node
     ) -> None:
         """Refuse a write that autograd does not see to a tensor that it goes through."""
-        hidden = bool(at.meta.get("no_grad"))
+        hidden = info(at).no_grad
         for node, old in zip(chain, olds, strict=True):
             if hidden and carries_gradient(old):
-                if chain[-1].meta.get("kind") == "param":
-                    source = at.meta.get("source", "")
-                    raise written_leaf("param", chain[-1].meta["leaf"], source)
+                leaf = info(chain[-1]).leaf
+                if leaf is not None and leaf.kind == "param":
+                    source = info(at).source
+                    raise written_leaf("param", leaf.name, source)
                 raise PassError(
                     "SH0357",
                     "a tensor with a gradient is changed in place where autograd does not see it:"
                     " under `no_grad`, or through `detach`",
-                    source=at.meta.get("source", ""),
+                    source=info(at).source,
                     help="change a copy of the tensor, or parameters in the training loop",
                 )
             hidden = hidden or is_op(node, [aten.detach, aten.detach_])
@@ -233,10 +229,10 @@ class _Functionalizer:
 
     def _fit(self, value: fx.Node, old: fx.Node, at: fx.Node) -> fx.Node:
         """`value` in the type and shape of `old`."""
-        if val(value).dtype != val(old).dtype:
-            value = self.edit.call(aten.to.dtype, value, val(old).dtype, like=at)
-        if val(value).shape != val(old).shape:
-            value = self.edit.call(aten.expand.default, value, list(val(old).shape), like=at)
+        if tensor_of(value).dtype != tensor_of(old).dtype:
+            value = self.edit.call(aten.to.dtype, value, tensor_of(old).dtype, like=at)
+        if tensor_of(value).shape != tensor_of(old).shape:
+            value = self.edit.call(aten.expand.default, value, list(tensor_of(old).shape), like=at)
         return value
 
     def _expose_running_stats(self, node: fx.Node, stats: tuple[Any, ...]) -> None:
@@ -246,7 +242,7 @@ class _Functionalizer:
         x, momentum = node.args[0], float(argument(node, "momentum"))
         olds = node.args[3:5]
         node.args = (*node.args[:3], None, None, *node.args[5:])
-        dims = [d for d in range(val(x).dim()) if d != 1]  # type: ignore[arg-type]
+        dims = [d for d in range(tensor_of(x).dim()) if d != 1]  # type: ignore[arg-type]
         data = self.edit.call(aten.detach.default, x, like=node)
         mean = self.edit.call(aten.mean.dim, data, dims, like=node)
         var = self.edit.call(aten.var.correction, data, dims, correction=1, like=node)
@@ -315,7 +311,7 @@ def _no_form(node: fx.Node) -> PassError:
         "SH0357",
         f"`{node.target}` changes its operand in place and has no counterpart that does not",
         help="compute a new tensor instead of changing one",
-        source=node.meta.get("source", ""),
+        source=info(node).source,
     )
 
 

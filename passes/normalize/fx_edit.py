@@ -1,4 +1,4 @@
-"""Small edits on an fx graph that keep every node's meta complete."""
+"""Questions about nodes of a traced graph: their op, arguments and gradients."""
 
 from __future__ import annotations
 
@@ -8,57 +8,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.ir.compat import FakeTensorMode, OpOverload, detect_fake_mode, tree_leaves
+from shardlang.ir.compat import OpOverload, tree_leaves
+from shardlang.ir.node import info
 
 _DETACH = torch.ops.aten.detach.default
-KEPT_META = ("module", "source", "no_grad")
-
-
-class Editor:
-    """Adds nodes to a graph; their `val` is inferred, their origin is that of a model node."""
-
-    def __init__(self, graph: fx.Graph) -> None:
-        self.graph = graph
-        self.fake_mode = graph_fake_mode(graph)
-
-    def call(self, target: Any, *args: Any, like: fx.Node, **kwargs: Any) -> fx.Node:
-        """Insert a call before `like`, with the module and source of `like`."""
-        with self.graph.inserting_before(like):
-            node = self.graph.call_function(target, args, kwargs)
-        for key in KEPT_META:
-            if key in like.meta:
-                node.meta[key] = like.meta[key]
-        self.infer(node)
-        return node
-
-    def infer(self, node: fx.Node) -> None:
-        """Set `node.meta["val"]` from its operands' values."""
-        node.meta["val"] = self.run(node.target, node.args, node.kwargs)
-
-    def run(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """The fake result of a call whose operands may be nodes."""
-        args, kwargs = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
-        with self.fake_mode, torch.no_grad():
-            return target(*args, **kwargs)
-
-    def replace(self, node: fx.Node, by: fx.Node) -> None:
-        """Let all users of `node` use `by`, and remove `node`."""
-        node.replace_all_uses_with(by)
-        self.graph.erase_node(node)
-
-
-def graph_fake_mode(graph: fx.Graph) -> FakeTensorMode:
-    """The fake mode of the graph's values, or a new one if it has none."""
-    vals = [n.meta["val"] for n in graph.nodes if "val" in n.meta]
-    mode = detect_fake_mode(tree_leaves(vals))
-    return mode if isinstance(mode, FakeTensorMode) else FakeTensorMode()
-
-
-def val(node: fx.Node) -> torch.Tensor:
-    """The fake tensor of a node that is one tensor."""
-    value = node.meta["val"]
-    assert isinstance(value, torch.Tensor), f"{node} is not a tensor"
-    return value
 
 
 def is_op(node: fx.Node, targets: Iterable[Any]) -> bool:
@@ -101,7 +54,7 @@ def carries_gradient(node: fx.Node) -> bool:
     pending, seen = [node], set[fx.Node]()
     while pending:
         node = pending.pop()
-        cut = node.target is _DETACH or (node.op == "call_function" and node.meta.get("no_grad"))
+        cut = node.target is _DETACH or (node.op == "call_function" and info(node).no_grad)
         if node in seen or cut or not may_have_gradient(node):
             continue
         seen.add(node)
@@ -113,13 +66,13 @@ def carries_gradient(node: fx.Node) -> bool:
 
 def _is_source(node: fx.Node) -> bool:
     """Whether gradients end in this placeholder."""
-    wanted = node.meta.get("trainable", False) or node.meta.get("kind") == "input"
-    return node.op == "placeholder" and wanted
+    leaf = info(node).leaf
+    return leaf is not None and (leaf.trainable or leaf.kind == "input")
 
 
 def may_have_gradient(node: fx.Node) -> bool:
     """Whether some tensor of the node has a type that gradients have."""
-    values = tree_leaves(node.meta.get("val"))
+    values = tree_leaves(info(node).value)
     return any(
         isinstance(v, torch.Tensor) and (v.is_floating_point() or v.is_complex()) for v in values
     )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx
 
 from shardlang.ir.compat import HigherOrderOperator
+from shardlang.ir.node import info, set_info
+from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.errors import PassError
-from shardlang.passes.normalize.fx_edit import Editor, may_have_gradient
+from shardlang.passes.normalize.fx_edit import may_have_gradient
 
 _GRAD_REGION = torch.ops.higher_order.wrap_with_set_grad_enabled
 _AUTOCAST_REGION = torch.ops.higher_order.wrap_with_autocast
@@ -48,7 +51,7 @@ def _copy(
             env[node] = env[node.args[0]][node.args[1]]
         else:
             env[node] = graph.node_copy(node, lambda n: env[n])
-            env[node].meta["no_grad"] = no_grad
+            set_info(env[node], replace(info(node), no_grad=no_grad))
     raise AssertionError("a graph ends in an output node")
 
 
@@ -77,8 +80,8 @@ def _inline(
 def _unsupported(module: fx.GraphModule, node: fx.Node) -> PassError:
     """The error for a region that cannot be inlined."""
     bodies = [getattr(module, str(n.target)) for n in node.all_input_nodes if n.op == "get_attr"]
-    sources = [n.meta.get("source", "") for b in bodies for n in b.graph.nodes]
-    source = next(filter(None, sources), node.meta.get("source", ""))
+    sources = [info(n).source for b in bodies for n in b.graph.nodes]
+    source = next(filter(None, sources), info(node).source)
     if node.target is _AUTOCAST_REGION:
         return PassError(
             "SH0358",
@@ -96,15 +99,15 @@ def _unsupported(module: fx.GraphModule, node: fx.Node) -> PassError:
 
 def _detach_at_borders(graph: fx.Graph) -> None:
     """Put a detach between floating no-grad nodes and their users outside."""
-    edit = Editor(graph)
+    edit = Rewriter(graph)
     for node in list(graph.nodes):
-        if not node.meta.get("no_grad") or not may_have_gradient(node):
+        if not info(node).no_grad or not may_have_gradient(node):
             continue
-        users = [u for u in node.users if not u.meta.get("no_grad")]
-        if not users or not isinstance(node.meta["val"], torch.Tensor):
+        users = [u for u in node.users if not info(u).no_grad]
+        if not users or not isinstance(info(node).value, torch.Tensor):
             continue
         detached = edit.call(torch.ops.aten.detach.default, node, like=node)
         node.append(detached)
-        detached.meta["no_grad"] = False
+        set_info(detached, replace(info(detached), no_grad=False))
         for user in users:
             user.replace_input_with(node, detached)

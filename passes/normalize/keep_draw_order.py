@@ -13,7 +13,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, fx
 
-from shardlang.passes.normalize.fx_edit import Editor, has_argument
+from shardlang.ir.node import info
+from shardlang.ir.rewriter import Rewriter
+from shardlang.passes.normalize.fx_edit import has_argument
 from shardlang.rules.local_order import dense_steps
 from shardlang.rules.registry import is_random
 
@@ -39,7 +41,7 @@ def keep_draw_order(graph: fx.Graph, orders: Orders) -> None:
     left = [node for node in graph.nodes if node in orders]
     if not left:
         return
-    edit = Editor(graph)
+    edit = Rewriter(graph)
     for node in graph.nodes:
         if node.op == "call_function":
             if node in orders and _order(_operand(node)) not in (None, orders[node]):
@@ -47,7 +49,7 @@ def keep_draw_order(graph: fx.Graph, orders: Orders) -> None:
             edit.infer(node)
 
 
-def _copy(edit: Editor, node: fx.Node, order: tuple[int, ...]) -> None:
+def _copy(edit: Rewriter, node: fx.Node, order: tuple[int, ...]) -> None:
     operand = node.args[0]
     back = [order.index(dim) for dim in range(len(order))]
     plain = order == tuple(range(len(order)))
@@ -62,7 +64,7 @@ def _operand(node: fx.Node) -> Tensor | None:
     if has_argument(node, "steps"):
         return None
     first = node.args[0] if node.args else None
-    value = first.meta["val"] if isinstance(first, fx.Node) else None
+    value = info(first).value if isinstance(first, fx.Node) else None
     return value if isinstance(value, Tensor) else None
 
 

@@ -38,9 +38,9 @@ class Normalize:
     Inlines regions, writes vmaps out, makes writes functional, exposes hidden randomness and
     groups, and simplifies.
 
-    Reads `val`, `module` and `source` of every node's meta, and of placeholders `kind` and
-    `trainable`. The result's output node keeps its operands; `run` also returns the final value of
-    every placeholder that the program writes.
+    Reads `value`, `module` and `source` of every node's record, and of placeholders `leaf`. The
+    result's output node keeps its operands; `run` also returns the final value of every placeholder
+    that the program writes.
 
     Invariants of the result:
     - no submodules, no operator that writes an operand, no runtime checks;

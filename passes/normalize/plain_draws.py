@@ -12,7 +12,9 @@ import torch
 from torch import fx
 
 from shardlang.ir.compat import OpOverload
-from shardlang.passes.normalize.fx_edit import Editor, argument, has_argument, is_op, val
+from shardlang.ir.node import tensor_of
+from shardlang.ir.rewriter import Rewriter
+from shardlang.passes.normalize.fx_edit import argument, has_argument, is_op
 from shardlang.rules.placed_draws import placed_flips, placed_flips_by, placed_normal
 
 aten = torch.ops.aten
@@ -29,7 +31,7 @@ def plain_draws(graph: fx.Graph) -> None:
     Afterwards no op takes a generator, `bernoulli_` and `normal_` are `copy_`, and what is drawn
     for carries no gradient where autograd has no derivative: a draw depends on its shape alone.
     """
-    edit = Editor(graph)
+    edit = Rewriter(graph)
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
@@ -38,9 +40,9 @@ def plain_draws(graph: fx.Graph) -> None:
         if node.target in _IN_PLACE:
             _copy(node, _drawn(edit, node))
         elif is_op(node, [aten.bernoulli_.Tensor]):
-            _copy(node, _flipped(edit, node, val(_operand(node)).stride()))
+            _copy(node, _flipped(edit, node, tensor_of(_operand(node)).stride()))
         elif is_op(node, [aten.bernoulli.Tensor]):
-            edit.replace(node, _flipped(edit, node, val(node).stride()))
+            edit.replace(node, _flipped(edit, node, tensor_of(node).stride()))
         elif is_op(node, _NO_DERIVATIVE):
             node.args = (_cut(edit, _operand(node), node), *node.args[1:])
 
@@ -68,23 +70,23 @@ def _copy(node: fx.Node, drawn: fx.Node) -> None:
     node.target, node.args, node.kwargs = aten.copy_.default, (node.args[0], drawn), {}
 
 
-def _cut(edit: Editor, operand: fx.Node, at: fx.Node) -> fx.Node:
+def _cut(edit: Rewriter, operand: fx.Node, at: fx.Node) -> fx.Node:
     return edit.call(aten.detach.default, operand, like=at)
 
 
-def _drawn(edit: Editor, node: fx.Node) -> fx.Node:
+def _drawn(edit: Rewriter, node: fx.Node) -> fx.Node:
     """The numbers that a call draws into its operand."""
     dense, placed, names = _IN_PLACE[node.target]  # type: ignore[index]
     operand, given = _operand(node), [argument(node, name) for name in names]
     cut = _cut(edit, operand, node)
-    if val(operand).is_contiguous():
+    if tensor_of(operand).is_contiguous():
         return edit.call(dense, cut, *given, like=node)
-    return edit.call(placed, cut, list(val(operand).stride()), *given, like=node)
+    return edit.call(placed, cut, list(tensor_of(operand).stride()), *given, like=node)
 
 
-def _flipped(edit: Editor, node: fx.Node, steps: tuple[int, ...]) -> fx.Node:
+def _flipped(edit: Rewriter, node: fx.Node, steps: tuple[int, ...]) -> fx.Node:
     """Zeros and ones by a tensor of probabilities, drawn into a tensor of the given steps."""
     chance = _cut(edit, argument(node, "p"), node)
-    size, dtype = list(val(_operand(node)).shape), val(_operand(node)).dtype
+    size, dtype = list(tensor_of(_operand(node)).shape), tensor_of(_operand(node)).dtype
     each = edit.call(aten.expand.default, chance, size, like=node)
     return edit.call(placed_flips_by, each, list(steps), dtype, like=node)

@@ -16,10 +16,13 @@ from typing import cast
 import torch
 from torch import fx
 
-from shardlang.ir.graph import ShardGraph, Stated
+from shardlang.ir.graph import ShardGraph
 from shardlang.ir.layout import DimLayout, all_pieces_nonempty, split_factors
 from shardlang.ir.mesh import Axis
-from shardlang.passes.normalize.fx_edit import Editor, argument, is_op, val
+from shardlang.ir.node import info, tensor_of
+from shardlang.ir.records import Stated
+from shardlang.ir.rewriter import Rewriter
+from shardlang.passes.normalize.fx_edit import argument, is_op
 
 aten = torch.ops.aten
 
@@ -32,7 +35,7 @@ class RepeatHeads:
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Rewrite every such attention."""
-        edit = Editor(graph.graph)
+        edit = Rewriter(graph.graph)
         for node in list(graph.graph.nodes):
             if is_op(node, [aten.scaled_dot_product_attention]) and _cuts_groups(graph, node):
                 _repeat(edit, node)
@@ -41,11 +44,11 @@ class RepeatHeads:
 
 def _cuts_groups(graph: ShardGraph, node: fx.Node) -> bool:
     """Whether a stated layout splits the query heads, and not by groups."""
-    query, key = (val(x) for x in node.all_input_nodes[:2])
+    query, key = (tensor_of(x) for x in node.all_input_nodes[:2])
     if not argument(node, "enable_gqa") or query.dim() < 3 or query.shape[-3] == key.shape[-3]:
         return False
     groups = key.shape[-3]
-    for axes in _stated_axes(graph, node.meta.get("module", "")):
+    for axes in _stated_axes(graph, info(node).module):
         heads = DimLayout.shard(query.shape[-3], axes)
         _, lost = split_factors(heads, (groups, query.shape[-3] // groups))
         if lost and all_pieces_nonempty(heads):
@@ -58,12 +61,12 @@ def _stated_axes(graph: ShardGraph, module: str) -> Iterator[tuple[Axis, ...]]:
     for leaf in graph.leaves:
         if leaf.kind == "param" and (not module or leaf.name.startswith(f"{module}.")):
             for node in (leaf.node, *leaf.node.users):
-                stated = node.meta.get("stated")
+                stated = info(node).stated
                 dims = stated.layout.dims if isinstance(stated, Stated) else ()
                 yield from (d.axes for d in dims if d.axes and not graph.data_axes & {*d.axes})
 
 
-def _repeat(edit: Editor, node: fx.Node) -> None:
+def _repeat(edit: Rewriter, node: fx.Node) -> None:
     """One key and value head per query head."""
     query, *pair = cast(tuple[fx.Node, ...], node.args[:3])
     made = (one_head_per_query(edit, x, query, node) for x in pair)
@@ -71,9 +74,9 @@ def _repeat(edit: Editor, node: fx.Node) -> None:
     node.kwargs = {k: v for k, v in node.kwargs.items() if k != "enable_gqa"}
 
 
-def one_head_per_query(edit: Editor, x: fx.Node, query: fx.Node, like: fx.Node) -> fx.Node:
+def one_head_per_query(edit: Rewriter, x: fx.Node, query: fx.Node, like: fx.Node) -> fx.Node:
     """Repeat the grouped heads of a key or value so that there is one per query head."""
-    times = val(query).shape[-3] // val(x).shape[-3]
+    times = tensor_of(query).shape[-3] // tensor_of(x).shape[-3]
     if times == 1:
         return x
     return edit.call(aten.repeat_interleave.self_int, x, times, -3, like=like)

@@ -8,14 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.passes.normalize.fx_edit import (
-    Editor,
-    argument,
-    gradient_carriers,
-    has_argument,
-    is_op,
-    val,
-)
+from shardlang.ir.node import info, tensor_of
+from shardlang.ir.rewriter import Rewriter
+from shardlang.passes.normalize.fx_edit import argument, gradient_carriers, has_argument, is_op
 
 aten = torch.ops.aten
 CPU = torch.device("cpu")
@@ -63,7 +58,7 @@ def simplify(graph: fx.Graph) -> None:
     reshapes are all `aten.reshape` and casts all `aten.to.dtype`, sizes are explicit; factories
     name their dtype, and no device but the CPU.
     """
-    edit = Editor(graph)
+    edit = Rewriter(graph)
     for node in list(graph.nodes):
         for operators, rule in _RULES:
             if is_op(node, operators):
@@ -76,56 +71,56 @@ def simplify(graph: fx.Graph) -> None:
     graph.eliminate_dead_code()
 
 
-def _forward(edit: Editor, node: fx.Node) -> None:
+def _forward(edit: Rewriter, node: fx.Node) -> None:
     """Replace a node by its operand."""
     operand = node.args[0]
     assert isinstance(operand, fx.Node)
     edit.replace(node, operand)
 
 
-def _dropout(edit: Editor, node: fx.Node) -> None:
+def _dropout(edit: Rewriter, node: fx.Node) -> None:
     if argument(node, "p") == 0.0 or not argument(node, "train"):
         _forward(edit, node)
 
 
-def _cast(edit: Editor, node: fx.Node) -> None:
+def _cast(edit: Rewriter, node: fx.Node) -> None:
     """A cast becomes `aten.to.dtype`, or nothing where the type stays."""
     operand = node.args[0]
     assert isinstance(operand, fx.Node)
-    dtype = val(node).dtype
-    if val(operand).dtype == dtype:
+    dtype = tensor_of(node).dtype
+    if tensor_of(operand).dtype == dtype:
         edit.replace(node, operand)
     else:
         _become(edit, node, aten.to.dtype, operand, dtype)
 
 
-def _reshape(edit: Editor, node: fx.Node) -> None:
+def _reshape(edit: Rewriter, node: fx.Node) -> None:
     operand = node.args[0]
     assert isinstance(operand, fx.Node)
-    if val(operand).shape == val(node).shape:
+    if tensor_of(operand).shape == tensor_of(node).shape:
         edit.replace(node, operand)
     else:
-        _become(edit, node, aten.reshape.default, operand, list(val(node).shape))
+        _become(edit, node, aten.reshape.default, operand, list(tensor_of(node).shape))
 
 
-def _expand(edit: Editor, node: fx.Node) -> None:
+def _expand(edit: Rewriter, node: fx.Node) -> None:
     operand = node.args[0]
     assert isinstance(operand, fx.Node)
-    if val(operand).shape == val(node).shape:
+    if tensor_of(operand).shape == tensor_of(node).shape:
         edit.replace(node, operand)
     else:
-        _become(edit, node, aten.expand.default, operand, list(val(node).shape))
+        _become(edit, node, aten.expand.default, operand, list(tensor_of(node).shape))
 
 
-def _slice(edit: Editor, node: fx.Node) -> None:
+def _slice(edit: Rewriter, node: fx.Node) -> None:
     """Drop a slice of everything; give others explicit, non-negative bounds."""
     operand = node.args[0]
     assert isinstance(operand, fx.Node)
-    dim = argument(node, "dim") % val(operand).dim()
+    dim = argument(node, "dim") % tensor_of(operand).dim()
     start, end, step = slice(
         argument(node, "start"), argument(node, "end"), argument(node, "step")
-    ).indices(val(operand).shape[dim])
-    if val(operand).shape == val(node).shape:
+    ).indices(tensor_of(operand).shape[dim])
+    if tensor_of(operand).shape == tensor_of(node).shape:
         edit.replace(node, operand)
     elif step == 1:
         _become(edit, node, aten.slice.Tensor, operand, dim, start, end)
@@ -133,63 +128,63 @@ def _slice(edit: Editor, node: fx.Node) -> None:
         _become(edit, node, aten.slice.Tensor, operand, dim, start, end, step)
 
 
-def _detach_in_place(edit: Editor, node: fx.Node) -> None:
+def _detach_in_place(edit: Rewriter, node: fx.Node) -> None:
     node.target = aten.detach.default
 
 
-def _rms_norm(edit: Editor, node: fx.Node) -> None:
+def _rms_norm(edit: Rewriter, node: fx.Node) -> None:
     """Write out the default epsilon, which depends on the dtype."""
     if argument(node, "eps") is None:
         weight = argument(node, "weight")
-        eps = torch.finfo(val(node).dtype).eps
+        eps = torch.finfo(tensor_of(node).dtype).eps
         node.args = (*node.args[:2], weight, eps)
 
 
-def _new_factory(edit: Editor, node: fx.Node) -> None:
+def _new_factory(edit: Rewriter, node: fx.Node) -> None:
     """A factory that takes only its dtype from a tensor becomes one without operands."""
-    dtype = val(node).dtype
+    dtype = tensor_of(node).dtype
     for packet, factory in _NEW_FACTORIES.items():
         if is_op(node, [packet]):
             node.target, node.args = factory, node.args[1:]
     node.kwargs = {"dtype": dtype, "device": CPU}
 
 
-def _empty(edit: Editor, node: fx.Node) -> None:
+def _empty(edit: Rewriter, node: fx.Node) -> None:
     """Uninitialized memory becomes zeros, so that a program has one meaning."""
     like = is_op(node, [aten.empty_like])
-    dtype = val(node).dtype
+    dtype = tensor_of(node).dtype
     node.target = aten.zeros_like.default if like else aten.zeros.default
     node.args, node.kwargs = node.args[:1], {"dtype": dtype, "device": CPU}
 
 
-def _conj(edit: Editor, node: fx.Node) -> None:
+def _conj(edit: Rewriter, node: fx.Node) -> None:
     """A conjugate is computed at once: what resolves a pending one is a copy like any other."""
     _become(edit, node, aten.conj_physical.default, node.args[0])
 
 
-def _negative(edit: Editor, node: fx.Node) -> None:
+def _negative(edit: Rewriter, node: fx.Node) -> None:
     _become(edit, node, aten.neg.default, node.args[0])
 
 
-def _unit(edit: Editor, node: fx.Node) -> None:
+def _unit(edit: Rewriter, node: fx.Node) -> None:
     """Drop a product with one, and a sum of integers with zero."""
     operand, other = node.args[0], node.args[1]
     if not isinstance(operand, fx.Node) or isinstance(other, (fx.Node, bool)):
         return
     neutral = 1 if is_op(node, [aten.mul, aten.div]) else 0
-    exact = neutral == 1 or not val(operand).is_floating_point()
-    if exact and other == neutral and val(operand).dtype == val(node).dtype:
+    exact = neutral == 1 or not tensor_of(operand).is_floating_point()
+    if exact and other == neutral and tensor_of(operand).dtype == tensor_of(node).dtype:
         edit.replace(node, operand)
 
 
-def _fill(edit: Editor, node: fx.Node) -> None:
+def _fill(edit: Rewriter, node: fx.Node) -> None:
     """Fill with a number where the filling tensor is a known constant."""
     other = node.args[1]
-    if isinstance(other, fx.Node) and "value" in other.meta:
-        _become(edit, node, aten.fill.Scalar, node.args[0], other.meta["value"])
+    if isinstance(other, fx.Node) and info(other).constant is not None:
+        _become(edit, node, aten.fill.Scalar, node.args[0], info(other).constant)
 
 
-def _become(edit: Editor, node: fx.Node, target: Any, *args: Any) -> None:
+def _become(edit: Rewriter, node: fx.Node, target: Any, *args: Any) -> None:
     """Turn a call into another with the same result, under the same name."""
     node.target, node.args, node.kwargs = target, args, {}
     edit.infer(node)
@@ -205,13 +200,13 @@ def _drop_placement(node: fx.Node) -> None:
 
 def _name_dtype(node: fx.Node) -> None:
     """Let a factory name its dtype: the default one may be another where the program runs."""
-    value = node.meta.get("val")
+    value = info(node).value
     makes = not node.all_input_nodes and isinstance(value, torch.Tensor)
     if makes and has_argument(node, "dtype"):
-        node.kwargs = {**node.kwargs, "dtype": val(node).dtype}
+        node.kwargs = {**node.kwargs, "dtype": tensor_of(node).dtype}
 
 
-def _drop_detaches(edit: Editor) -> None:
+def _drop_detaches(edit: Rewriter) -> None:
     """Remove detaches of values that carry no gradient."""
     carriers = gradient_carriers(edit.graph)
     for node in list(edit.graph.nodes):
@@ -219,7 +214,7 @@ def _drop_detaches(edit: Editor) -> None:
             _forward(edit, node)
 
 
-_RULES: tuple[tuple[list[Any], Callable[[Editor, fx.Node], None]], ...] = (
+_RULES: tuple[tuple[list[Any], Callable[[Rewriter, fx.Node], None]], ...] = (
     (_COPIES, _forward),
     (_DROPOUTS, _dropout),
     ([aten.to, aten._to_copy, aten.type_as], _cast),

@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.passes.normalize.fx_edit import Editor, argument, is_op, val
+from shardlang.ir.node import tensor_of, tensors_of
+from shardlang.ir.rewriter import Rewriter
+from shardlang.passes.normalize.fx_edit import argument, is_op
 
 aten = torch.ops.aten
-PutBack = Callable[[Editor, fx.Node, fx.Node, fx.Node, fx.Node], fx.Node]
+PutBack = Callable[[Rewriter, fx.Node, fx.Node, fx.Node, fx.Node], fx.Node]
 
 
 def put_back(
-    edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
+    edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
 ) -> fx.Node | None:
     """`parent` with the part that `view` shows replaced by `value`; None if that has no form."""
     if view.target is operator.getitem:
@@ -27,42 +29,46 @@ def put_back(
     return None
 
 
-def _same(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
+def _same(edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
     return value
 
 
-def _reshape(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
-    return edit.call(aten.reshape.default, value, list(val(parent).shape), like=at)
+def _reshape(
+    edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
+) -> fx.Node:
+    return edit.call(aten.reshape.default, value, list(tensor_of(parent).shape), like=at)
 
 
 def _transpose(
-    edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
+    edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
 ) -> fx.Node:
     return edit.call(view.target, value, *view.args[1:], like=at)
 
 
-def _permute(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
+def _permute(
+    edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
+) -> fx.Node:
     dims = argument(view, "dims")
     inverse = sorted(range(len(dims)), key=lambda i: dims[i] % len(dims))
     return edit.call(aten.permute.default, value, inverse, like=at)
 
 
 def _view_as_real(
-    edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
+    edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
 ) -> fx.Node:
     parts = [edit.call(aten.select.int, value, -1, i, like=at) for i in (0, 1)]
     return edit.call(aten.complex.default, *parts, like=at)
 
 
 def _view_as_complex(
-    edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
+    edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
 ) -> fx.Node:
     return edit.call(aten.view_as_real.default, value, like=at)
 
 
-def _part(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
+def _part(edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
     """Put back the real or the imaginary part."""
-    if not val(parent).is_complex():
+    if not tensor_of(parent).is_complex():
         return value
     if is_op(view, [aten.real]):
         return edit.call(
@@ -72,16 +78,18 @@ def _part(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.N
     return edit.call(aten.complex.default, real, value, like=at)
 
 
-def _conj(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
+def _conj(edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
     return edit.call(aten.conj_physical.default, value, like=at)
 
 
-def _movedim(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
+def _movedim(
+    edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
+) -> fx.Node:
     source, destination = argument(view, "source"), argument(view, "destination")
     return edit.call(view.target, value, destination, source, like=at)
 
 
-def _narrow(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
+def _narrow(edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
     dim, start, length = (argument(view, name) for name in ("dim", "start", "length"))
     given = dim, start, start + length
     return _scattered(edit, aten.slice_scatter.default, parent, value, given, at)
@@ -90,11 +98,13 @@ def _narrow(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx
 def _scatter(target: Any) -> PutBack:
     """A rule for views whose scatter operator takes the same arguments."""
 
-    def rule(edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
+    def rule(
+        edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
+    ) -> fx.Node:
         names = [a.name for a in view.target._schema.arguments[1:]]  # type: ignore[union-attr]
         given = [argument(view, name) for name in names]
         given = [
-            g % val(parent).dim() if name.startswith("dim") else g
+            g % tensor_of(parent).dim() if name.startswith("dim") else g
             for name, g in zip(names, given, strict=True)
         ]
         return _scattered(edit, target, parent, value, given, at)
@@ -103,10 +113,10 @@ def _scatter(target: Any) -> PutBack:
 
 
 def _scattered(
-    edit: Editor, target: Any, parent: fx.Node, value: fx.Node, given: Sequence[Any], at: fx.Node
+    edit: Rewriter, target: Any, parent: fx.Node, value: fx.Node, given: Sequence[Any], at: fx.Node
 ) -> fx.Node:
     """A scatter; that of complex numbers, which has no derivative, as one of pairs."""
-    if not val(parent).is_complex():
+    if not tensor_of(parent).is_complex():
         return edit.call(target, parent, value, *given, like=at)
     pairs = [edit.call(aten.view_as_real.default, x, like=at) for x in (parent, value)]
     return edit.call(
@@ -115,17 +125,17 @@ def _scattered(
 
 
 def _put_item(
-    edit: Editor, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
+    edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
 ) -> fx.Node | None:
     """Put back one result of split, chunk or unbind."""
     split, index = view.args
     assert isinstance(split, fx.Node) and isinstance(index, int)
-    dim = argument(split, "dim") % val(parent).dim()
+    dim = argument(split, "dim") % tensor_of(parent).dim()
     if is_op(split, [aten.unbind]):
         return _scattered(edit, aten.select_scatter.default, parent, value, (dim, index), at)
     if not is_op(split, [aten.split, aten.split_with_sizes, aten.chunk]):
         return None
-    sizes = [piece.shape[dim] for piece in split.meta["val"]]
+    sizes = [piece.shape[dim] for piece in tensors_of(split)]
     start = sum(sizes[:index])
     end = start + sizes[index]
     return _scattered(edit, aten.slice_scatter.default, parent, value, (dim, start, end), at)

@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
-from shardlang.ir.graph import ShardGraph, Stated, producer, sharding_of
+from shardlang.ir.graph import ShardGraph, producer, sharding_of
 from shardlang.ir.layout import DimLayout, Factor
+from shardlang.ir.node import info, set_info
+from shardlang.ir.records import Stated
 from shardlang.ir.rule import DimSpec
 from shardlang.passes.propagate.flow import operands_of, uses_of
 
@@ -32,12 +34,12 @@ class AlignUnits:
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Align every stated parameter."""
         params = {leaf.node for leaf in graph.leaves if leaf.kind == "param"}
-        nodes = [node for node in graph.graph.nodes if "sharding" in node.meta]
+        nodes = [node for node in graph.graph.nodes if info(node).sharding is not None]
         walk = Walk({node: operands_of(node) for node in nodes})
         for node in nodes:
-            stated = node.meta.get("stated")
-            if isinstance(stated, Stated) and (node in params or _reads(node, params)):
-                node.meta["stated"] = aligned(node, stated, walk)
+            stated = info(node).stated
+            if stated is not None and (node in params or _reads(node, params)):
+                set_info(node, replace(info(node), stated=aligned(node, stated, walk)))
         return graph
 
 

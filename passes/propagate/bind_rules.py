@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import fx
 import shardlang.rules
 from shardlang.ir.compat import OpOverload
 from shardlang.ir.graph import ShardError, ShardGraph, constrain, describe, is_item, is_step
+from shardlang.ir.node import info, set_info, tensor_of
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.rules.call import Call, shape_of
 from shardlang.rules.local_order import dense_steps
@@ -45,7 +46,7 @@ def bind_node(
 ) -> None:
     """Attach an unsharded `Sharding` to one node, and to a random one the order of its draws."""
     if node.op == "placeholder" or node.target is constrain:
-        node.meta["sharding"] = Sharding.whole(_identity(node))
+        set_info(node, replace(info(node), sharding=Sharding.whole(_identity(node))))
         return
     call = Call(node)
     key = _key(call)
@@ -54,13 +55,14 @@ def bind_node(
         found = _bind(call, fast_random)
         if cache is not None:
             cache[key] = found
-    node.meta["sharding"] = Sharding.whole(found)
-    if found.random and call.operands:
-        node.meta.setdefault("draws_in", dense_steps(call.operands[0].meta["val"]))
+    order = info(node).draws_in
+    if order is None and found.random and call.operands:
+        order = dense_steps(tensor_of(call.operands[0]))
+    set_info(node, replace(info(node), sharding=Sharding.whole(found), draws_in=order))
 
 
 def _identity(node: fx.Node) -> Rule:
-    shape = shape_of(node.meta["val"])
+    shape = shape_of(tensor_of(node))
     dims = " ".join(f"d{i}" for i in range(len(shape))) or "."
     if node.op == "placeholder":
         return bind(f"-> {dims}", [], [shape])
@@ -86,7 +88,7 @@ def _bind(call: Call, fast_random: bool) -> Rule:
 
 def _remedy(call: Call) -> str:
     """What to do about an op without a rule."""
-    vals = [*call.results, *(n.meta["val"] for n in call.operands)]
+    vals = [*call.results, *map(tensor_of, call.operands)]
     if any(v.layout is not torch.strided for v in vals if isinstance(v, torch.Tensor)):
         return "only dense tensors are split: use a dense tensor, with a mask for its zeros"
     if not isinstance(call.target, OpOverload):
@@ -100,7 +102,7 @@ def _remedy(call: Call) -> str:
 
 def _key(call: Call) -> Any:
     """What a rule may depend on: op, shapes, dtypes, order in memory and the other arguments."""
-    vals = [n.meta["val"] for n in call.operands]
+    vals = [tensor_of(n) for n in call.operands]
     operands = tuple((shape_of(v), v.dtype, v.is_contiguous()) for v in vals)
     names = tuple((slot.name, slot.index) for slot in call.slots)
     rest = tuple(
@@ -122,17 +124,23 @@ def mark_gradients(graph: ShardGraph) -> None:
     """Mark every value through which a gradient flows to a trainable parameter."""
     trainable = {leaf.node for leaf in graph.leaves if leaf.trainable}
     for node in graph.graph.nodes:
-        node.meta["diff"] = node in trainable or _carries(node)
+        flows = node in trainable or _carries(node)
+        if flows != info(node).differentiable:
+            set_info(node, replace(info(node), differentiable=flows))
 
 
 def _carries(node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
-    val = node.meta.get("val")
+    val = info(node).value
     floating = any(
         isinstance(v, torch.Tensor) and (v.is_floating_point() or v.is_complex())
         for v in (val if isinstance(val, (list, tuple)) else [val])
     )
-    sharding = node.meta.get("sharding")
+    sharding = info(node).sharding
     detached = sharding is not None and sharding.rule.detached
-    return floating and not detached and any(source.meta["diff"] for source in node.all_input_nodes)
+    return (
+        floating
+        and not detached
+        and any(info(source).differentiable for source in node.all_input_nodes)
+    )

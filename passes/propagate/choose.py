@@ -12,10 +12,11 @@ import math
 
 from torch import fx
 
-from shardlang.cost.splits import split_bytes, tensors_of
+from shardlang.cost.splits import split_bytes
 from shardlang.ir.graph import home, producer, sharding_of
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
+from shardlang.ir.node import tensors_of
 from shardlang.ir.rule import Origin, Sharding
 from shardlang.passes.propagate.flow import Flow, groups_of, merge, outer, writable
 

@@ -9,7 +9,6 @@ from torch import fx
 from shardlang.ir.graph import (
     ShardError,
     ShardGraph,
-    Stated,
     constrain,
     describe,
     home,
@@ -19,6 +18,7 @@ from shardlang.ir.graph import (
 )
 from shardlang.ir.layout import DimLayout, Layout, all_pieces_nonempty
 from shardlang.ir.mesh import Axis
+from shardlang.ir.node import info, tensor_of
 from shardlang.ir.rule import Origin, Rule, Sharding
 from shardlang.rules.call import Call
 
@@ -43,12 +43,10 @@ class Flow:
     def __init__(self, graph: ShardGraph) -> None:
         self.graph = graph
         self.leaves = graph.leaf_of()
-        self.nodes = [node for node in graph.graph.nodes if "sharding" in node.meta]
+        self.nodes = [node for node in graph.graph.nodes if info(node).sharding is not None]
         self.calls: dict[fx.Node, list[fx.Node]] = {n: operands_of(n) for n in self.nodes}
         self.weights = self._weights()
         self.waiting = {n for n in self.nodes if self._is_value(n)}
-        self.conflicts: list[tuple[fx.Node, Axis, str]] = []
-        graph.notes["conflicts"] = self.conflicts
 
     def _weights(self) -> set[fx.Node]:
         """Parameters, and what is computed from parameters alone."""
@@ -81,8 +79,8 @@ class Flow:
 
     def state(self, node: fx.Node) -> None:
         """Give one node its stated layout, if it has one."""
-        stated = node.meta.get("stated")
-        if not isinstance(stated, Stated):
+        stated = info(node).stated
+        if stated is None:
             return
         sharding = sharding_of(node)
         for i, dim in enumerate(stated.layout.dims):
@@ -97,8 +95,8 @@ class Flow:
         """Factors of a node that propagation may still lay out."""
         rule = sharding_of(node).rule
         names = {name for name, _ in rule.sizes} - rule.whole
-        stated = node.meta.get("stated")
-        if isinstance(stated, Stated):
+        stated = info(node).stated
+        if stated is not None:
             return {name for name in names if int(name[1:]) in stated.open}
         if node.op == "placeholder" and self.leaves[node].kind != "param":
             return set()
@@ -287,4 +285,4 @@ def uses_of(node: fx.Node, calls: dict[fx.Node, list[fx.Node]]) -> list[tuple[fx
 
 def whole_layout(node: fx.Node) -> Layout:
     """The unsharded layout of a node's value."""
-    return Layout.whole(node.meta["val"].shape)
+    return Layout.whole(tensor_of(node).shape)

@@ -1,8 +1,8 @@
 """record_layouts: remember how every value lies before the rewrite.
 
 The rewrite replaces ops and drops constraints; plans and explanations still speak of the values
-that the model has. `notes["layouts"]` maps the name of every node to its layout, that of a value
-with a statement to the stated one; `notes["stated"]` maps it to the statement's place.
+that the model has. `info.layouts` maps the name of every node to its layout, that of a value with a
+statement to the stated one.
 """
 
 from __future__ import annotations
@@ -12,30 +12,27 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from shardlang.ir.graph import ShardGraph, Stated, constrain, home
+from shardlang.ir.graph import ShardGraph, constrain, home
 from shardlang.ir.layout import Layout
+from shardlang.ir.node import info
 
 
 @dataclass(frozen=True, slots=True)
 class RecordLayouts:
-    """Write the layouts of all values into the graph's notes."""
+    """Write the layouts of all values into the graph's record."""
 
     name: str = "record_layouts"
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Record all layouts."""
         layouts: dict[str, Layout] = {}
-        places: dict[str, str] = {}
         for node in graph.graph.nodes:
-            if node.op == "output" or not isinstance(node.meta["val"], torch.Tensor):
+            if node.op == "output" or not isinstance(info(node).value, torch.Tensor):
                 continue
             layouts[node.name] = home(node)
-            stated = node.meta.get("stated")
-            if isinstance(stated, Stated):
-                value = _value(node)
-                layouts[value.name] = layouts[node.name]
-                places[value.name] = stated.place
-        graph.notes["layouts"], graph.notes["stated"] = layouts, places
+            if info(node).stated is not None:
+                layouts[_value(node).name] = layouts[node.name]
+        graph.info.layouts = layouts
         return graph
 
 

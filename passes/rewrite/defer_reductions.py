@@ -13,6 +13,7 @@ from torch import fx
 
 from shardlang.ir.graph import ShardGraph, home, is_item, sharding_of
 from shardlang.ir.mesh import Axis
+from shardlang.ir.node import info
 from shardlang.ir.rule import Origin
 from shardlang.passes.propagate.flow import operands_of
 
@@ -26,7 +27,7 @@ class DeferReductions:
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Visit every addition in order, so that sums of sums are found too."""
         for node in graph.graph.nodes:
-            if "sharding" in node.meta and node.op == "call_function" and is_sum(node):
+            if info(node).sharding is not None and node.op == "call_function" and is_sum(node):
                 for axis in graph.mesh.axes:
                     defer(node, axis)
         return graph
@@ -55,7 +56,7 @@ def is_free(node: fx.Node, axis: Axis) -> bool:
     """Whether the op is not split along the axis and states nothing."""
     sharding = sharding_of(node)
     free = axis not in sharding.linear and sharding.factor_of(axis) is None
-    return free and "stated" not in node.meta and not sharding.fixed
+    return free and info(node).stated is None and not sharding.fixed
 
 
 def chain(value: fx.Node, axis: Axis) -> list[fx.Node] | None:

@@ -15,6 +15,7 @@ from shardlang.cost.held import value_bytes
 from shardlang.cost.ring import ring_limit
 from shardlang.ir.graph import ShardGraph, home, is_item, sharding_of
 from shardlang.ir.mesh import Axis
+from shardlang.ir.node import has_several, info
 from shardlang.ir.steps import Move
 from shardlang.passes.propagate.flow import operands_of
 from shardlang.passes.rewrite.defer_reductions import is_free, pass_on
@@ -29,7 +30,7 @@ class DelayReductions:
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Visit every op that leaves a partial sum."""
         for node in graph.graph.nodes:
-            if "sharding" in node.meta and node.op == "call_function":
+            if info(node).sharding is not None and node.op == "call_function":
                 for axis in graph.mesh.axes:
                     if not is_item(node) and axis in home_partial(node):
                         delay(node, axis)
@@ -38,7 +39,7 @@ class DelayReductions:
 
 def home_partial(node: fx.Node) -> frozenset[Axis]:
     """Axes over which an op of one result leaves a partial sum."""
-    if isinstance(node.meta["val"], (list, tuple)):
+    if has_several(node):
         return frozenset()
     return home(node).partial
 
@@ -63,9 +64,9 @@ def _next(value: fx.Node, axis: Axis) -> tuple[fx.Node, frozenset[int]] | None:
     if len(value.users) != 1:
         return None
     (user,) = value.users
-    if "sharding" not in user.meta or user.op != "call_function" or is_item(user):
+    if info(user).sharding is None or user.op != "call_function" or is_item(user):
         return None
-    if isinstance(user.meta["val"], (list, tuple)) or not is_free(user, axis):
+    if has_several(user) or not is_free(user, axis):
         return None
     operands = operands_of(user)
     slots = frozenset(i for i, operand in enumerate(operands) if operand is value)
@@ -83,4 +84,4 @@ def _reduce_bytes(value: fx.Node) -> int:
 
 def _gradient_bytes(operand: fx.Node) -> int:
     """Bytes that the all-reduce of a whole operand's gradient moves, as the forward counts them."""
-    return _reduce_bytes(operand) if operand.meta.get("diff") else 0
+    return _reduce_bytes(operand) if info(operand).differentiable else 0

@@ -15,8 +15,10 @@ from typing import Any
 from torch import fx
 
 from shardlang.cost.held import value_bytes
-from shardlang.ir.graph import ShardGraph, add_step_node, step_of
+from shardlang.ir.graph import ShardGraph, step_of
+from shardlang.ir.node import NodeInfo, info, layout_of, tensor_of
 from shardlang.ir.program import apply_step, apply_steps
+from shardlang.ir.rewriter import Rewriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class FuseCollectives:
                 and step_of(node).kind == "vary"
                 and node.args[0] in leaves
             ):
-                key = (step_of(node).axes, node.meta["val"].dtype)
+                key = (step_of(node).axes, tensor_of(node).dtype)
                 groups.setdefault(key, []).append(node)
         for nodes in groups.values():
             for bucket in self.buckets(nodes):
@@ -63,17 +65,17 @@ def coalesce(graph: ShardGraph, nodes: list[fx.Node]) -> None:
     values = tuple(node.args[0] for node in nodes)
     steps = tuple(step_of(node) for node in nodes)
     name = f"{steps[0].kind}_bucket"
-    made = add_step_node(graph.graph, apply_steps, (values, steps), name, nodes[0])
-    made.meta.update(
-        val=tuple(node.meta["val"] for node in nodes),
-        layout=[node.meta["layout"] for node in nodes],
-        diff=True,
-        module="",
-        source=nodes[0].meta.get("source", ""),
+    record = NodeInfo(
+        value=tuple(tensor_of(node) for node in nodes),
+        source=info(nodes[0]).source,
+        differentiable=True,
+        layout=tuple(layout_of(node) for node in nodes),
     )
-    with graph.graph.inserting_before(nodes[0]):
-        items = [graph.graph.call_function(operator.getitem, (made, i)) for i in range(len(nodes))]
+    edit, first = Rewriter(graph.graph), nodes[0]
+    made = edit.add(apply_steps, (values, steps), record=record, before=first, name=name)
+    items = [
+        edit.add(operator.getitem, (made, i), record=info(node), before=first)
+        for i, node in enumerate(nodes)
+    ]
     for item, node in zip(items, nodes, strict=True):
-        item.meta.update(node.meta)
-        node.replace_all_uses_with(item)
-        graph.graph.erase_node(node)
+        edit.replace(node, item)

@@ -9,7 +9,7 @@ that the op needs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 
@@ -17,7 +17,6 @@ from shardlang.cost.paths import NoPath, find_path, widest_between
 from shardlang.ir.graph import (
     ShardError,
     ShardGraph,
-    add_step_node,
     describe,
     home,
     is_item,
@@ -26,7 +25,10 @@ from shardlang.ir.graph import (
     step_of,
 )
 from shardlang.ir.layout import Layout
+from shardlang.ir.node import NodeInfo, info, set_info
 from shardlang.ir.program import apply_step
+from shardlang.ir.records import FullGather
+from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.steps import Step
 from shardlang.passes.propagate.flow import operands_of
 from shardlang.rules.call import Call
@@ -48,7 +50,7 @@ class InsertReshards:
         for node in list(graph.graph.nodes):
             if node.op == "output":
                 finish(graph, node, versions)
-            elif "sharding" in node.meta and node.op != "placeholder":
+            elif info(node).sharding is not None and node.op != "placeholder":
                 feed(node, versions)
                 reduce_extremes(graph, node)
         for leaf in graph.leaves:
@@ -73,7 +75,7 @@ class Versions:
         have = self.known.setdefault(value, [(home(value), value)])
         sources = tuple(layout for layout, _ in have)
         try:
-            index, path, _ = find_path(sources, goal, bool(value.meta.get("diff")))
+            index, path, _ = find_path(sources, goal, info(value).differentiable)
         except NoPath as error:
             raise ShardError(
                 "SH0405",
@@ -86,30 +88,24 @@ class Versions:
         for step in path:
             made = insert_step(self.graph, made, step, before)
             if widest is not None and widest in (step.src, step.dst):
-                made.meta["full_gather"] = FullGather(path[0].src, widest, goal)
+                gather = FullGather(path[0].src, widest, goal)
+                set_info(made, replace(info(made), full_gather=gather))
             have.append((step.dst, made))
         return made
 
 
-@dataclass(frozen=True, slots=True)
-class FullGather:
-    """A change of layout during which devices hold more than before and after."""
-
-    start: Layout
-    widest: Layout
-    end: Layout
-
-
 def insert_step(graph: ShardGraph, value: fx.Node, step: Step, before: fx.Node) -> fx.Node:
     """Add one step node before a node."""
-    made = add_step_node(graph.graph, apply_step, (value, step), step.kind, before)
-    made.meta["val"] = value.meta["val"]
-    made.meta["diff"] = value.meta.get("diff", False)
-    made.meta["source"] = before.meta.get("source", "") or value.meta.get("source", "")
-    at = before if before.op != "output" else value
-    made.meta["module"] = at.meta.get("module", "")
-    made.meta["for"] = before.name
-    return made
+    here = info(value)
+    record = NodeInfo(
+        here.value,
+        info(before if before.op != "output" else value).module,
+        info(before).source or here.source,
+        differentiable=here.differentiable,
+        reader=before.name,
+    )
+    edit = Rewriter(graph.graph)
+    return edit.add(apply_step, (value, step), record=record, before=before, name=step.kind)
 
 
 def feed(node: fx.Node, versions: Versions) -> None:
@@ -132,15 +128,15 @@ def reduce_extremes(graph: ShardGraph, node: fx.Node) -> None:
     step = Step(axes, layout, layout, sharding.rule.reduce)
     after = node.next
     made = insert_step(graph, node, step, after)
-    made.meta["module"] = node.meta.get("module", "")
-    node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
+    set_info(made, replace(info(made), module=info(node).module))
+    Rewriter(graph.graph).redirect(node, made)
 
 
 def mark_regathered(node: fx.Node) -> None:
     """Mark the gathers of a stored parameter whose whole value a backward reads."""
     for user in node.users:
         if is_step(user) and step_of(user).kind == "all_gather" and read_in_backward(user):
-            user.meta["regather"] = True
+            set_info(user, replace(info(user), regather=True))
             mark_regathered(user)
 
 
@@ -154,13 +150,13 @@ def read_in_backward(value: fx.Node) -> bool:
 
 
 def _reads_in_backward(user: fx.Node, value: fx.Node) -> bool:
-    if not user.meta.get("diff"):
+    if not info(user).differentiable:
         return False
     if is_item(user) or is_step(user):
         return read_in_backward(user)
     operands, linear = operands_of(user), sharding_of(user).rule.linear
     mine = {i for i, operand in enumerate(operands) if operand is value}
-    others = {i for i, operand in enumerate(operands) if operand.meta.get("diff")} - mine
+    others = {i for i, operand in enumerate(operands) if info(operand).differentiable} - mine
     if not all(any({i} <= group for group in linear) for i in mine) or len(mine) > 1:
         return True
     if any(not any({i, j} <= group for group in linear) for i in mine for j in others):
@@ -181,8 +177,3 @@ def finish(graph: ShardGraph, output: fx.Node, versions: Versions) -> None:
             goal = home(leaves[result.name])
         done.append(versions.reach(value, goal, output))
     output.args = (tuple(done),)
-
-
-def skip(node: fx.Node) -> bool:
-    """Nodes that are no ops."""
-    return is_item(node) or is_step(node) or node.op == "output"

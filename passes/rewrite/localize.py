@@ -5,15 +5,16 @@ Sizes and offsets become functions of the device coordinate, so one text serves 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import fx
 
 from shardlang.ir.compat import OpOverload
 from shardlang.ir.graph import ShardGraph, constrain, is_item, is_step, sharding_of
-from shardlang.ir.layout import Layout
+from shardlang.ir.node import info, layout_of, set_info, tensor_of
 from shardlang.ir.program import LeafPlacement, LocalProgram, ResultPlacement
+from shardlang.ir.rewriter import Rewriter
 from shardlang.rules.call import Call
 from shardlang.rules.local_order import drawn_in_order
 from shardlang.rules.registry import find
@@ -48,9 +49,7 @@ class ProgramStreams:
     @cached_property
     def _key(self) -> fx.Node:
         """The key is drawn before anything else."""
-        node = key_node(self._graph)
-        node.meta |= {"layout": Layout(()), "random": True, "diff": False}
-        return node
+        return key_node(self._graph)
 
     def take(self) -> tuple[fx.Node, int]:
         """The key, and the number of the next draw."""
@@ -62,14 +61,13 @@ def drop(node: fx.Node) -> None:
     """Remove an identity."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    node.replace_all_uses_with(source)
-    node.graph.erase_node(node)
+    Rewriter(node.graph).replace(node, source)
 
 
 def localize_node(node: fx.Node, streams: ProgramStreams | None = None) -> None:
     """Put local arguments into one op; a random one draws from `streams` where they are given."""
     sharding = sharding_of(node)
-    node.meta["random"] = sharding.rule.random
+    set_info(node, replace(info(node), random=sharding.rule.random))
     declared = find(node.target)
     if declared is None:
         return
@@ -84,11 +82,12 @@ def localize_node(node: fx.Node, streams: ProgramStreams | None = None) -> None:
 
 def _draw_in_order(node: fx.Node) -> None:
     """Let an op that draws for a whole operand see it in memory as it lies in the model."""
-    if not node.meta["random"] or not isinstance(node.target, OpOverload):
+    if not info(node).random or not isinstance(node.target, OpOverload):
         return
     operand, rest = node.args[:1], node.args[1:]
-    if isinstance(node.meta.get("draws_in"), tuple) and isinstance(operand[0], fx.Node):
-        node.args = (*operand, node.target, node.meta["draws_in"], *rest)
+    order = info(node).draws_in
+    if order is not None and isinstance(operand[0], fx.Node):
+        node.args = (*operand, node.target, order, *rest)
         node.target = drawn_in_order
 
 
@@ -97,15 +96,15 @@ def to_program(graph: ShardGraph) -> LocalProgram:
     leaves = tuple(
         LeafPlacement(
             leaf.name, leaf.kind, leaf.node.name, leaf.dtype, leaf.trainable,
-            leaf.node.meta["layout"], leaf.aliases,
+            layout_of(leaf.node), leaf.aliases,
         )
         for leaf in graph.leaves
     )  # fmt: skip
     results = tuple(
-        ResultPlacement(result.name, result.kind, node.meta["val"].dtype, node.meta["layout"])
+        ResultPlacement(result.name, result.kind, tensor_of(node).dtype, layout_of(node))
         for result, node in zip(graph.results, graph.result_nodes, strict=True)
         if node is not None
     )
     return LocalProgram(
-        graph.mesh, graph.graph, leaves, results, graph.loss, graph.data_axes, graph.notes
+        graph.mesh, graph.graph, leaves, results, graph.loss, graph.data_axes, graph.info
     )

@@ -24,6 +24,8 @@ from shardlang.ir.graph import (
     sharding_of,
 )
 from shardlang.ir.layout import Layout
+from shardlang.ir.node import NodeInfo, Value, info, set_info
+from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.rule import Origin, Sharding
 from shardlang.passes.propagate.bind_rules import bind_node, mark_gradients
 from shardlang.passes.propagate.flow import groups_of, merge, operands_of, writable
@@ -47,7 +49,7 @@ class Lower:
         while again:
             again = False
             for node in list(graph.graph.nodes):
-                if "sharding" in node.meta and sharding_of(node).needs_lowering():
+                if info(node).sharding is not None and sharding_of(node).needs_lowering():
                     lower_node(graph, node)
                     again = True
         mark_gradients(graph)
@@ -69,11 +71,10 @@ def lower_node(graph: ShardGraph, node: fx.Node) -> None:
     emitter = Emitter(graph, node)
     operands = [emitter.place(n, sharding.operand(i)) for i, n in enumerate(call.operands)]
     target, args, kwargs = call.with_operands(operands)
-    with graph.graph.inserting_before(node):
-        twin = graph.graph.call_function(target, args, kwargs)
-    twin.meta.update(node.meta)
+    edit = Rewriter(graph.graph)
+    twin = edit.add(target, args, kwargs, record=info(node), before=node)
     made = declared.lower(Call(twin), sharding, emitter)
-    graph.graph.erase_node(twin)
+    edit.remove(twin)
     replace(graph, node, made)
 
 
@@ -81,13 +82,13 @@ class Emitter:
     """Adds ops before a node, gives each its rule, and reads its factors off its operands."""
 
     def __init__(self, graph: ShardGraph, node: fx.Node) -> None:
-        self.graph, self.node = graph, node
+        self.edit, self.node = Rewriter(graph.graph), node
 
     def place(self, value: fx.Node, layout: Layout) -> fx.Node:
         """The value in a layout."""
         if home(value) == layout:
             return value
-        made = self._add(constrain, (value,), {}, value.meta["val"])
+        made = self._add(constrain, (value,), {}, info(value).value)
         sharding = sharding_of(made)
         sharding.factors = {f"d{i}": dim for i, dim in enumerate(layout.dims)}
         sharding.linear = {axis: frozenset({0}) for axis in layout.partial}
@@ -107,14 +108,17 @@ class Emitter:
         return made
 
     def _add(
-        self, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], val: Any
+        self,
+        target: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        value: Value,
     ) -> fx.Node:
-        with self.graph.graph.inserting_before(self.node):
-            made = self.graph.graph.call_function(target, args, kwargs)
-        for key in ("module", "source"):
-            made.meta[key] = self.node.meta.get(key, "")
-        made.meta["val"] = val
-        made.meta["diff"] = any(n.meta.get("diff", False) for n in made.all_input_nodes)
+        here = info(self.node)
+        record = NodeInfo(value, here.module, here.source)
+        made = self.edit.add(target, args, kwargs, record=record, before=self.node)
+        flows = any(info(n).differentiable for n in made.all_input_nodes)
+        set_info(made, NodeInfo(value, here.module, here.source, differentiable=flows))
         if not is_item(made):
             bind_node(made)
         return made
@@ -122,7 +126,7 @@ class Emitter:
 
 def fake_call(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What a call gives, on fake tensors."""
-    values, keywords = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
+    values, keywords = fx.map_arg((args, kwargs), lambda n: info(n).value)
     modes = {t.fake_mode for t in _tensors((values, keywords)) if hasattr(t, "fake_mode")}
     if not modes:
         return target(*values, **keywords)

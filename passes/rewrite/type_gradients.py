@@ -12,7 +12,7 @@ Invariants after the pass: `verify_types` lists and checks them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import networkx as nx
 from networkx.algorithms.flow import boykov_kolmogorov
@@ -22,7 +22,6 @@ from shardlang.cost.held import value_bytes
 from shardlang.cost.ring import ring_limit
 from shardlang.ir.graph import (
     ShardGraph,
-    add_step_node,
     home,
     is_item,
     is_step,
@@ -32,7 +31,9 @@ from shardlang.ir.graph import (
 )
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
+from shardlang.ir.node import NodeInfo, has_several, info, layout_of, set_info
 from shardlang.ir.program import apply_step
+from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.steps import Move, Step
 from shardlang.rules.call import Call
 
@@ -69,7 +70,7 @@ def copy_vertex(node: fx.Node) -> Vertex:
 
 def is_whole(node: fx.Node, axis: Axis) -> bool:
     """Whether a value has a label along the axis: a gradient, and neither split nor partial."""
-    if not node.meta.get("diff") or isinstance(node.meta["val"], (list, tuple)):
+    if not info(node).differentiable or has_several(node):
         return False
     layout = home(node)
     return axis not in layout.partial and layout.dim_of(axis) is None
@@ -80,7 +81,7 @@ def replicated(graph: ShardGraph, axis: Axis) -> set[Vertex]:
     net = nx.DiGraph()
     net.add_nodes_from([SOURCE, SINK])
     for node in graph.graph.nodes:
-        if node.op == "output" or not node.meta.get("diff"):
+        if node.op == "output" or not info(node).differentiable:
             continue
         if is_whole(node, axis):
             _add_value(net, node, axis)
@@ -110,7 +111,7 @@ def _add_value(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
 def _beside_split(node: fx.Node, axis: Axis) -> bool:
     """Whether the value is a whole result of an op that is split, whose operands are `R`."""
     source = producer(node)[0]
-    if "sharding" not in source.meta:
+    if info(source).sharding is None:
         return False
     sharding = sharding_of(source)
     return axis in sharding.linear or sharding.factor_of(axis) is not None
@@ -201,11 +202,11 @@ class Emission:
         return frozenset(found)
 
     def _label(self, node: fx.Node) -> None:
-        val = node.meta["val"]
-        if isinstance(val, (list, tuple)):
+        if has_several(node):
             return
         layout = home(node)
-        node.meta["layout"] = Layout(layout.dims, layout.partial, self.varying(node))
+        labelled = Layout(layout.dims, layout.partial, self.varying(node))
+        set_info(node, replace(info(node), layout=labelled))
 
     def _op(self, node: fx.Node) -> None:
         if node.op == "call_function":
@@ -220,8 +221,8 @@ class Emission:
         assert isinstance(value, fx.Node) and isinstance(step, Step)
         fed = self.read(node, value)
         self._label(node)
-        src = fed.meta["layout"]
-        node.args = (fed, Step(step.axes, src, node.meta["layout"], step.reduce))
+        src = layout_of(fed)
+        node.args = (fed, Step(step.axes, src, layout_of(node), step.reduce))
 
     def _output(self, node: fx.Node) -> None:
         done = [v if v is None else self.read(node, v) for v in self.graph.result_nodes]
@@ -229,7 +230,9 @@ class Emission:
 
     def read(self, node: fx.Node, operand: fx.Node) -> fx.Node:
         """The operand with the labels that the reader needs."""
-        if not operand.meta.get("diff") or (node.op != "output" and not node.meta.get("diff")):
+        if not info(operand).differentiable or (
+            node.op != "output" and not info(node).differentiable
+        ):
             return operand
         want = self.wanted(node, operand)
         return self.version(operand, want, node)
@@ -266,12 +269,16 @@ class Emission:
         src = Layout(layout.dims, layout.partial, have)
         dst = Layout(layout.dims, layout.partial, want)
         step = Step(axes, src, dst)
-        made = add_step_node(self.graph.graph, apply_step, (value, step), step.kind, before)
-        made.meta.update(val=value.meta["val"], diff=True, layout=dst)
-        made.meta["module"] = before.meta.get("module", "") if before.op != "output" else ""
-        made.meta["source"] = before.meta.get("source", "")
-        made.meta["for"] = before.name
-        return made
+        record = NodeInfo(
+            info(value).value,
+            info(before).module if before.op != "output" else "",
+            info(before).source,
+            differentiable=True,
+            layout=dst,
+            reader=before.name,
+        )
+        edit = Rewriter(self.graph.graph)
+        return edit.add(apply_step, (value, step), record=record, before=before, name=step.kind)
 
 
 def is_whole_reader(node: fx.Node, axis: Axis) -> bool:

@@ -13,8 +13,8 @@ import torch
 from shardlang.capture.errors import CaptureError
 from shardlang.capture.held import Path
 from shardlang.capture.shared_memory import overlap
-from shardlang.capture.types import Leaf
 from shardlang.ir.compat import storage_key
+from shardlang.ir.leaf import Leaf
 
 
 def check_aliases(

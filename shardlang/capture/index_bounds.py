@@ -15,8 +15,10 @@ from torch import Tensor, fx
 
 from shardlang.capture.errors import CaptureError
 from shardlang.capture.source import InputSpec
-from shardlang.capture.types import Captured, Leaf
+from shardlang.capture.types import Captured
 from shardlang.ir.graph import op_name
+from shardlang.ir.leaf import Leaf
+from shardlang.ir.node import info, tensor_of
 
 _KEEPS = frozenset({
     "_to_copy", "_unsafe_view", "alias", "clone", "constant_pad_nd", "contiguous", "detach",
@@ -80,7 +82,7 @@ def limits(captured: Captured) -> tuple[Limit, ...]:
 def _limit(
     node: fx.Node, name: str, way: list[fx.Node], taken: tuple[int, int, int | None]
 ) -> Limit:
-    place = f" at {node.meta['source']}" if node.meta.get("source") else ""
+    place = f" at {info(node).source}" if info(node).source else ""
     steps = tuple((step.target, step.args[1:], dict(step.kwargs)) for step in way)
     return Limit(name, *taken, steps, f"`{_name(node)}`{place}")
 
@@ -157,7 +159,7 @@ def _indexed(node: fx.Node) -> Iterator[_Taken]:
     name, first, second, rest = _name(node), args[0], args[1], args[2:]
     if not isinstance(first, fx.Node):
         return
-    shape: tuple[int, ...] = tuple(getattr(first.meta.get("val"), "shape", ()))
+    shape: tuple[int, ...] = tuple(getattr(info(first).value, "shape", ()))
     if name == "embedding" and isinstance(second, fx.Node):
         yield second, 0, shape[0], None
     elif name in _LOSSES and isinstance(second, fx.Node):
@@ -173,6 +175,6 @@ def _of_indices(indices: Sequence[Any], shape: Sequence[int]) -> Iterator[_Taken
     """What `x[i, j]` takes; masks, which stand for several dims, end it."""
     for index, size in zip(indices, shape, strict=False):
         if isinstance(index, fx.Node):
-            if index.meta["val"].dtype in (torch.bool, torch.uint8):
+            if tensor_of(index).dtype in (torch.bool, torch.uint8):
                 return
             yield index, -size, size, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ from shardlang.capture.errors import CaptureError
 from shardlang.capture.mark import MARK
 from shardlang.capture.source import InputSpec
 from shardlang.capture.stacks import model_frame
-from shardlang.capture.types import Leaf, Result, ValueKey
+from shardlang.capture.types import Result, ValueKey
 from shardlang.ir.compat import FakeTensor, forget_constant
+from shardlang.ir.leaf import Leaf
+from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
 from shardlang.passes.normalize.functionalize import written_leaf
 
 PREFIX = "model_"
@@ -39,11 +41,12 @@ def strip_prefix(name: str) -> str:
 
 
 def annotate(graph: fx.Graph) -> None:
-    """Set `module` and `source` on every node."""
+    """Give every node its record, from what export noted of it."""
     for node in graph.nodes:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
-        node.meta["module"] = strip_prefix(stack[-1][0]) if stack else ""
-        node.meta["source"] = model_frame(node.meta.get("stack_trace") or "")
+        module = strip_prefix(stack[-1][0]) if stack else ""
+        source = model_frame(node.meta.get("stack_trace") or "")
+        set_info(node, NodeInfo(node.meta.get("val"), module, source))
 
 
 def bind_leaves(
@@ -69,20 +72,20 @@ def bind_leaves(
             continue
         first[names[0]] = node
         leaf = _leaf(node, kind, names, model, persistent, inputs)
-        node.meta |= {"kind": kind, "trainable": leaf.trainable, "module": _owner(leaf)}
-        node.meta["leaf"] = leaf.name
-        forget_constant(node.meta["val"])
+        forget_constant(info(node).value)
         held = program.constants.get(spec.target or "")
-        if held is not None and held.dim() == 0 and not isinstance(held, FakeTensor):
-            node.meta["value"] = held.item()
+        number = held is not None and held.dim() == 0 and not isinstance(held, FakeTensor)
+        constant = held.item() if held is not None and number else None
+        set_info(node, replace(info(node), leaf=leaf, module=_owner(leaf), constant=constant))
         leaves.append(leaf)
     return leaves
 
 
 def _held_object(node: fx.Node) -> CaptureError:
     """The error for an object that is no tensor and that an operator takes."""
-    source = next((user.meta["source"] for user in node.users), "")
-    if "Generator" in getattr(node.meta["val"], "class_fqn", ""):
+    source = next((info(user).source for user in node.users), "")
+    held = node.meta["val"]
+    if "Generator" in getattr(held, "class_fqn", ""):
         return CaptureError(
             "SH0358",
             "the model draws from a generator of its own, whose state the traced program has not",
@@ -91,7 +94,7 @@ def _held_object(node: fx.Node) -> CaptureError:
         )
     return CaptureError(
         "SH0358",
-        f"the model hands `{node.meta['val'].class_fqn}`, an object that is no tensor, to an op",
+        f"the model hands `{held.class_fqn}`, an object that is no tensor, to an op",
         help="give the op tensors and numbers",
         source=source,
     )
@@ -106,7 +109,7 @@ def _leaf(
     inputs: Mapping[str, InputSpec],
 ) -> Leaf:
     """The leaf for one placeholder."""
-    fake = node.meta["val"]
+    fake = tensor_of(node)
     trainable = kind == "param" and model.get_parameter(names[0]).requires_grad
     if kind == "input":
         trainable = inputs[names[0]].differentiable
@@ -169,8 +172,7 @@ def name_graph(
     returned: Any = graph.output_node().args[0]
     results = [env[node] for node in returned]
     output = named.graph.output((*results, *written.values()))
-    vals = [n.meta["val"] for n in output.all_input_nodes]
-    output.meta = {"val": vals, "module": "", "source": ""}
+    set_info(output, NodeInfo([tensor_of(n) for n in output.all_input_nodes]))
     named.results = (
         *(Result(name, "output") for name in outputs),
         *(Result(leaf.name, "mutation") for leaf in written),
@@ -184,22 +186,13 @@ def _placeholder(graph: fx.Graph, node: fx.Node, leaf: Leaf) -> fx.Node:
     """A placeholder named after its leaf."""
     readable = re.sub(r"\W+", "_", leaf.name)
     new = graph.placeholder(_PLACEHOLDER_PREFIX[leaf.kind] + readable)
-    new.meta = {"val": node.meta["val"], "module": node.meta["module"], "source": ""}
+    set_info(new, NodeInfo(info(node).value, info(node).module))
     return new
 
 
 def _renamed(leaf: Leaf, node: str) -> Leaf:
     """The leaf for a placeholder under its new name."""
-    return Leaf(
-        leaf.name,
-        leaf.kind,
-        node,
-        leaf.shape,
-        leaf.dtype,
-        leaf.trainable,
-        leaf.aliases,
-        leaf.persistent,
-    )
+    return replace(leaf, node=node)
 
 
 def _copied(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, fx.Node]) -> fx.Node:
@@ -208,7 +201,8 @@ def _copied(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, fx.Node]) -> fx.N
     target: Any = node.target
     name = getattr(target, "overloadpacket", target).__name__.strip("_")
     new = graph.create_node("call_function", target, args, kwargs, name)
-    new.meta = {key: node.meta.get(key, "") for key in ("val", "module", "source")}
+    here = info(node)
+    set_info(new, NodeInfo(here.value, here.module, here.source))
     return new
 
 
@@ -224,7 +218,7 @@ def _refuse_written(written: dict[Leaf, fx.Node]) -> None:
     """Only buffers may change."""
     for leaf, value in written.items():
         if leaf.kind != "buffer":
-            error = written_leaf(leaf.kind, leaf.name, value.meta.get("source", ""))
+            error = written_leaf(leaf.kind, leaf.name, info(value).source)
             raise CaptureError(error.code, error.message, help=error.help, source=error.source)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx
 
-from shardlang.passes.normalize.fx_edit import KEPT_META, Editor, is_op, val
+from shardlang.ir.node import info, set_info, tensor_of
+from shardlang.ir.rewriter import Rewriter, origin_of
+from shardlang.passes.normalize.fx_edit import is_op
 
 aten = torch.ops.aten
 _BITS = [aten.view.dtype]
@@ -38,19 +41,19 @@ def raise_to_float64(graph: fx.Graph) -> fx.Graph:
     env: dict[fx.Node, fx.Node] = {}
     outputs = raised.graph_copy(graph, env, return_output_node=False)
     raised.output(outputs)
-    edit = Editor(graph)
+    edit = Rewriter(graph)
     edit.graph = raised
     for old, node in list(env.items()):
-        node.meta = dict(old.meta)
+        set_info(node, info(old))
         if node.op == "placeholder":
-            node.meta["val"] = _raised(old.meta["val"], edit)
+            set_info(node, replace(info(old), value=_raised(tensor_of(old), edit)))
         elif node.op == "call_function":
             _raise_call(edit, node, old)
     raised.lint()
     return raised
 
 
-def _raise_call(edit: Editor, node: fx.Node, old: fx.Node) -> None:
+def _raise_call(edit: Rewriter, node: fx.Node, old: fx.Node) -> None:
     """Raise one call, whose operands are raised already."""
     if is_op(node, _BITS):
         _at_own_type(edit, node, old)
@@ -58,30 +61,29 @@ def _raise_call(edit: Editor, node: fx.Node, old: fx.Node) -> None:
         node.args = _raise_arguments(node.args)
         node.kwargs = _raise_arguments(node.kwargs)
         edit.infer(node)
-    value = node.meta["val"]
+    value = info(node).value
     if isinstance(value, torch.Tensor) and value.dtype != raised_dtype(value.dtype):
         _cast_behind(edit, node)
 
 
-def _at_own_type(edit: Editor, node: fx.Node, old: fx.Node) -> None:
+def _at_own_type(edit: Rewriter, node: fx.Node, old: fx.Node) -> None:
     """Let a call see its operands at the dtypes that they have in the model."""
     for operand, own in zip(node.all_input_nodes, old.all_input_nodes, strict=True):
-        if val(operand).dtype != val(own).dtype:
-            cast = edit.call(aten.to.dtype, operand, val(own).dtype, like=node)
+        if tensor_of(operand).dtype != tensor_of(own).dtype:
+            cast = edit.call(aten.to.dtype, operand, tensor_of(own).dtype, like=node)
             node.replace_input_with(operand, cast)
     edit.infer(node)
 
 
-def _cast_behind(edit: Editor, node: fx.Node) -> None:
+def _cast_behind(edit: Rewriter, node: fx.Node) -> None:
     """Cast the value of a call to the raised type for all its users."""
-    with edit.graph.inserting_after(node):
-        cast = edit.graph.call_function(aten.to.dtype, (node, raised_dtype(val(node).dtype)))
-    cast.meta = {key: node.meta[key] for key in KEPT_META if key in node.meta}
+    args = (node, raised_dtype(tensor_of(node).dtype))
+    cast = edit.add(aten.to.dtype, args, record=origin_of(node), before=node.next)
     edit.infer(cast)
-    node.replace_all_uses_with(cast, delete_user_cb=lambda user: user is not cast)
+    edit.redirect(node, cast)
 
 
-def _raised(fake: torch.Tensor, edit: Editor) -> torch.Tensor:
+def _raised(fake: torch.Tensor, edit: Rewriter) -> torch.Tensor:
     """A fake tensor of the raised type."""
     with edit.fake_mode:
         return torch.empty_strided(fake.size(), fake.stride(), dtype=raised_dtype(fake.dtype))

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.capture.types import Captured, Leaf
+from shardlang.capture.types import Captured
+from shardlang.ir.leaf import Leaf
+from shardlang.ir.node import tensor_of
 
 
 def run_graph(
@@ -42,7 +44,7 @@ def _leaf_value(
     """The value of one placeholder; a constant follows the dtype of the graph."""
     if leaf.name in values:
         return values[leaf.name]
-    return captured.constants[leaf.name].to(node.meta["val"].dtype)
+    return captured.constants[leaf.name].to(tensor_of(node).dtype)
 
 
 def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:

@@ -35,7 +35,7 @@ from shardlang.capture.source import InputSpec, ModelSource
 from shardlang.capture.stacks import full_stacks
 from shardlang.capture.state import Remark, Snapshot
 from shardlang.capture.tape import CannotReplayError
-from shardlang.capture.types import Captured, Leaf
+from shardlang.capture.types import Captured
 from shardlang.capture.unseen import (
     assigned_buffers_written,
     check_output,
@@ -44,6 +44,8 @@ from shardlang.capture.unseen import (
     refuse_sparse_gradients,
     refuse_unseen,
 )
+from shardlang.ir.leaf import Leaf
+from shardlang.ir.node import info
 from shardlang.passes.errors import PassError
 from shardlang.passes.normalize.normalize import Normalize
 
@@ -232,7 +234,7 @@ def _constants(
 def _untraced(leaf: Leaf, graph: fx.Graph) -> CaptureError:
     """The error for a tensor that the forward made where tracing did not look."""
     (node,) = (n for n in graph.find_nodes(op="placeholder") if n.name == leaf.node)
-    source = next((user.meta["source"] for user in node.users), "")
+    source = next((info(user).source for user in node.users), "")
     return CaptureError(
         "SH0358",
         "the model uses a tensor here that it computed where tracing does not see it",

@@ -14,28 +14,10 @@ from shardlang.capture.errors import CaptureError
 from shardlang.capture.held import Path
 from shardlang.capture.nest import Skeleton
 from shardlang.capture.state import Remark
+from shardlang.ir.leaf import Leaf
 
 ValueKey = tuple[str, str, str]
 """(module name, `"in"` or `"out"`, selector such as `""`, `"0"`, `"logits"`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """One placeholder of the graph.
-
-    `name` is a parameter's or buffer's dotted name, an input's dotted name, or a constant's name.
-    `aliases` are the other names of a tied parameter or shared buffer. `persistent` says of a
-    buffer whether it belongs to the state dict.
-    """
-
-    name: str
-    kind: str
-    node: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    trainable: bool = False
-    aliases: tuple[str, ...] = ()
-    persistent: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +38,7 @@ class Captured:
     """A traced model.
 
     `graph` holds functional aten operators only, one placeholder per leaf and one output node with
-    a flat tuple, one element per result. Every node's meta carries `val` (a fake tensor or a
+    a flat tuple, one element per result. Every node's record has `value` (a fake tensor or a
     sequence of them), `module` (the dotted name of the innermost module) and `source`
     (`file.py:line` of the innermost line of model code).
 

@@ -19,8 +19,9 @@ from shardlang.capture.deferred import all_names
 from shardlang.capture.errors import CaptureError
 from shardlang.capture.nest import children, tensors
 from shardlang.capture.own_backward import Used
-from shardlang.capture.types import Leaf
 from shardlang.ir.compat import BACKWARD_ENGINE, LIBRARY_FUNCTIONS, tree_leaves
+from shardlang.ir.leaf import Leaf
+from shardlang.ir.node import info
 from shardlang.passes.normalize.fx_edit import argument, is_op
 
 aten = torch.ops.aten
@@ -177,7 +178,7 @@ def refuse_sparse_gradients(graph: fx.Graph, leaves: Sequence[Leaf]) -> None:
                 "SH0356",
                 f"the lookup in `{trained[table.name]}` asks for a sparse gradient",
                 help=f"build it with `{name}=False`: the gradients of a sharded model are dense",
-                source=node.meta["source"],
+                source=info(node).source,
             )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 
 from shardlang.capture import Captured, ValueKey
-from shardlang.ir.graph import GraphLeaf, GraphResult, ShardGraph, Stated, constrain
+from shardlang.ir.graph import GraphLeaf, GraphResult, ShardGraph, constrain
 from shardlang.ir.mesh import Axis, Mesh
+from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
+from shardlang.ir.records import Stated
+from shardlang.ir.rewriter import Rewriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def copy_graph(source: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     env: dict[fx.Node, fx.Node] = {}
     for node in source.nodes:
         env[node] = graph.node_copy(node, lambda n: env[n])
-        env[node].meta = dict(node.meta)
+        set_info(env[node], info(node))
         assert env[node].name == node.name, f"{node.name} was renamed to {env[node].name}"
     return graph, env
 
@@ -87,10 +90,10 @@ def copy_graph(source: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
 def _leaf(node: fx.Node, captured: Captured, name: str, placements: Placements) -> GraphLeaf:
     leaf = captured.leaf(name)
     if name in placements.leaves:
-        node.meta["stated"] = placements.leaves[name]
+        set_info(node, replace(info(node), stated=placements.leaves[name]))
     storage = placements.stores.get(name)
     return GraphLeaf(
-        name, leaf.kind, node, node.meta["val"].dtype, leaf.trainable, leaf.aliases,
+        name, leaf.kind, node, tensor_of(node).dtype, leaf.trainable, leaf.aliases,
         storage.axes if storage else (), storage.regather if storage else False,
     )  # fmt: skip
 
@@ -107,12 +110,10 @@ def add_constraint(
     graph: fx.Graph, node: fx.Node, stated: Stated | None, before: fx.Node | None = None
 ) -> fx.Node:
     """An identity that carries a stated layout, right behind a node or before another one."""
-    with graph.inserting_before(before or _after(node)):
-        made = graph.call_function(constrain, (node,))
-    made.meta = {key: node.meta[key] for key in ("val", "module", "source") if key in node.meta}
-    if stated is not None:
-        made.meta["stated"] = stated
-    return made
+    here = info(node)
+    record = NodeInfo(here.value, here.module, here.source, stated=stated)
+    place = before or _after(node)
+    return Rewriter(graph).add(constrain, (node,), record=record, before=place)
 
 
 def _unstore(graph: fx.Graph, leaf: GraphLeaf) -> None:
@@ -120,10 +121,11 @@ def _unstore(graph: fx.Graph, leaf: GraphLeaf) -> None:
 
     The use begins at the first reader, so that no parameter is gathered before its time.
     """
-    stated = leaf.node.meta.pop("stated", None)
+    stated = info(leaf.node).stated
+    set_info(leaf.node, replace(info(leaf.node), stated=None))
     first = next((node for node in graph.nodes if node in leaf.node.users), None)
     made = add_constraint(graph, leaf.node, stated, first)
-    leaf.node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
+    Rewriter(graph).redirect(leaf.node, made)
 
 
 def _constrain_value(graph: fx.Graph, node: fx.Node, key: ValueKey, stated: Stated) -> None:
@@ -132,12 +134,10 @@ def _constrain_value(graph: fx.Graph, node: fx.Node, key: ValueKey, stated: Stat
     module, side, _ = key
 
     def reads(user: fx.Node) -> bool:
-        if user is made:
-            return False
-        where = user.meta.get("module", "")
+        where = info(user).module
         return side == "out" or where == module or where.startswith(module + ".")
 
-    node.replace_all_uses_with(made, delete_user_cb=reads)
+    Rewriter(graph).redirect(node, made, reads)
 
 
 def _constrain_outputs(graph: ShardGraph, placements: Placements) -> None:
@@ -148,9 +148,5 @@ def _constrain_outputs(graph: ShardGraph, placements: Placements) -> None:
         if node is None or stated is None:
             done.append(node)
             continue
-        with graph.graph.inserting_before(graph.output):
-            made = graph.graph.call_function(constrain, (node,))
-        made.meta = {key: node.meta[key] for key in ("val", "module", "source") if key in node.meta}
-        made.meta["stated"] = stated
-        done.append(made)
+        done.append(add_constraint(graph.graph, node, stated, graph.output))
     graph.output.args = (tuple(done),)

@@ -31,9 +31,11 @@ from shardlang.grammar.diagnostics import (
     join_words,
     quote,
 )  # fmt: skip
-from shardlang.ir.graph import ShardError, ShardGraph, Stated
+from shardlang.ir.graph import ShardError, ShardGraph
 from shardlang.ir.layout import dtype_name
+from shardlang.ir.node import tensor_of
 from shardlang.ir.program import LocalProgram
+from shardlang.ir.records import Stated
 from shardlang.passes.pipeline import PIPELINE, Pass, run_passes
 from shardlang.passes.rewrite.localize import to_program
 from shardlang.spec.types import InputDecl, Spec
@@ -144,14 +146,10 @@ def names_of(captured: Captured) -> ModelNames:
         buffers=tensors["buffer"],
         inputs={leaf.name: leaf.shape for leaf in captured.leaves if leaf.kind == "input"},
         modules=("", *captured.modules),
-        outputs={name: _shape(node.meta["val"]) for name, node in outputs.items()},
-        values={key: _shape(node.meta["val"]) for key, node in captured.values.items()},
+        outputs={name: tuple(tensor_of(node).shape) for name, node in outputs.items()},
+        values={key: tuple(tensor_of(node).shape) for key, node in captured.values.items()},
         aliases={alias: leaf.name for leaf in captured.leaves for alias in leaf.aliases},
     )
-
-
-def _shape(val: torch.Tensor) -> tuple[int, ...]:
-    return tuple(int(size) for size in val.shape)
 
 
 def stated(placed: Placed) -> Stated:
@@ -212,7 +210,7 @@ def compile_spec(
         check_updates(graph)
     except ShardError as failure:
         raise CompileError([*found, at_model(failure, spec)]) from failure
-    for refusal in graph.notes.get("barred", []):
+    for refusal in graph.info.refusals:
         found.append(replace(at_model(refusal, spec), severity="note"))
     program = to_program(graph) if passes is PIPELINE else _no_program(graph)
     return Compiled(spec, source, inputs, captured, binding, placements, graph, program, found)

@@ -8,6 +8,7 @@ from torch.utils import _pytree as pytree
 from shardlang.bind import Binding
 from shardlang.capture import Captured
 from shardlang.grammar.diagnostics import Diagnostic, error
+from shardlang.ir.node import info, tensor_of
 from shardlang.rules.registry import find
 from shardlang.spec.types import Spec
 
@@ -52,7 +53,7 @@ def _scalars(captured: Captured) -> dict[str, fx.Node]:
     return {
         name: node
         for name, node in output_nodes(captured).items()
-        if node.meta["val"].is_floating_point() and not node.meta["val"].shape
+        if tensor_of(node).is_floating_point() and not tensor_of(node).shape
     }
 
 
@@ -71,6 +72,6 @@ def _passes_on(node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
     known = find(node.target)
-    values = [v for v in pytree.tree_leaves(node.meta.get("val")) if isinstance(v, Tensor)]
+    values = [v for v in pytree.tree_leaves(info(node).value) if isinstance(v, Tensor)]
     real = any(v.is_floating_point() or v.is_complex() for v in values)
     return real and (known is None or not known.detached)

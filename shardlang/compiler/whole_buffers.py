@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable
 from torch import fx
 
 from shardlang.cost.traffic import steps_of
-from shardlang.ir.graph import ShardError, ShardGraph, Stated, is_step
+from shardlang.ir.graph import ShardError, ShardGraph, is_step
+from shardlang.ir.mesh import Axis
+from shardlang.ir.node import info
 from shardlang.ir.steps import Move
 
 
@@ -27,14 +29,16 @@ def check_updates(graph: ShardGraph) -> None:
     for result, value in zip(graph.results, values, strict=True):
         if result.kind == "mutation" and isinstance(value, fx.Node):
             buffer = buffers[result.name]
-            gather = _gathered_between(buffer, value) if _is_split(buffer) else None
+            axes = _split_over(buffer)
+            gather = _gathered_between(buffer, value) if axes else None
             if gather is not None:
-                raise _refusal(result.name, buffer, gather)
+                raise _refusal(result.name, axes, gather)
 
 
-def _is_split(buffer: fx.Node) -> bool:
-    stated = buffer.meta.get("stated")
-    return isinstance(stated, Stated) and bool(stated.layout.sharded)
+def _split_over(buffer: fx.Node) -> tuple[Axis, ...]:
+    """The axes over which a buffer is stated to be split."""
+    stated = info(buffer).stated
+    return tuple(stated.layout.sharded) if stated is not None else ()
 
 
 def _gathered_between(start: fx.Node, end: fx.Node) -> fx.Node | None:
@@ -59,12 +63,12 @@ def _is_gather(node: fx.Node) -> bool:
     return any(step.forward is Move.ALL_GATHER for step in steps)
 
 
-def _refusal(name: str, buffer: fx.Node, gather: fx.Node) -> ShardError:
+def _refusal(name: str, axes: tuple[Axis, ...], gather: fx.Node) -> ShardError:
     reader = next(iter(gather.users))
-    axes = "*".join(axis.name for axis in buffer.meta["stated"].layout.sharded)
+    over = "*".join(axis.name for axis in axes)
     return ShardError(
         "SH0408",
-        f"the new value of buffer `{name}`, which is split over {axes}, needs all of the old one",
+        f"the new value of buffer `{name}`, which is split over {over}, needs all of the old one",
         node=reader,
         help="leave the buffer whole, or update every part of it from that part alone",
     )

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import fx
 
-from shardlang.ir.graph import fake, home
+from shardlang.ir.graph import home
 from shardlang.ir.layout import Layout
+from shardlang.ir.node import tensor_of
 
 
 def local_bytes(layout: Layout, dtype: torch.dtype) -> int:
@@ -18,7 +19,7 @@ def local_bytes(layout: Layout, dtype: torch.dtype) -> int:
 
 def value_bytes(node: fx.Node) -> int:
     """Bytes of the largest piece of a value, as it comes out of the op that makes it."""
-    return local_bytes(home(node), fake(node).dtype)
+    return local_bytes(home(node), tensor_of(node).dtype)
 
 
 def whole_bytes(tensors: Iterable[torch.Tensor]) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import fx
 
 from shardlang.cost.paths import reshard_bytes
-from shardlang.ir.graph import fake, home
+from shardlang.ir.graph import home
 from shardlang.ir.layout import Layout
+from shardlang.ir.node import info, tensor_of, tensors_of
 from shardlang.ir.rule import Sharding
 
 
@@ -38,17 +38,11 @@ def result_bytes(node: fx.Node, sharding: Sharding) -> float:
     for index, tensor in enumerate(tensors_of(node)):
         layout = sharding.result(index)
         if layout.partial:
-            goal, diff = Layout(layout.dims), bool(node.meta.get("diff"))
+            goal, diff = Layout(layout.dims), info(node).differentiable
             total += reshard_bytes(layout, goal, tensor.dtype.itemsize, diff)
     return total
 
 
 def change_bytes(have: Layout, goal: Layout, value: fx.Node) -> float:
     """Bytes that bring a value from one layout into another, and its gradient, if any, back."""
-    return reshard_bytes(have, goal, fake(value).dtype.itemsize, bool(value.meta.get("diff")))
-
-
-def tensors_of(node: fx.Node) -> list[torch.Tensor]:
-    """The global fake tensors that a node gives; those left out are not among them."""
-    val = node.meta["val"]
-    return [v for v in val if v is not None] if isinstance(val, (list, tuple)) else [val]
+    return reshard_bytes(have, goal, tensor_of(value).dtype.itemsize, info(value).differentiable)

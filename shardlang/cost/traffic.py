@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from torch import fx
 
 from shardlang.cost.steps import backward_bytes, forward_bytes
-from shardlang.ir.graph import fake, is_step
+from shardlang.ir.graph import is_step
+from shardlang.ir.node import info, tensor_of
 from shardlang.ir.program import LocalProgram, apply_step
 from shardlang.ir.steps import Step
 
@@ -31,12 +32,12 @@ def step_nodes(program: LocalProgram) -> Iterable[fx.Node]:
 
 def sent_forward(pairs: Iterable[Pair]) -> int:
     """Bytes that the busiest device sends in one forward call of some steps."""
-    return sum(forward_bytes(step, fake(value).dtype.itemsize) for value, step in pairs)
+    return sum(forward_bytes(step, tensor_of(value).dtype.itemsize) for value, step in pairs)
 
 
 def sent_backward(pairs: Iterable[Pair]) -> int:
     """Bytes that the busiest device sends in one backward call of some steps."""
-    return sum(backward_bytes(step, fake(value).dtype.itemsize) for value, step in pairs)
+    return sum(backward_bytes(step, tensor_of(value).dtype.itemsize) for value, step in pairs)
 
 
 def seeds_of(program: LocalProgram) -> list[fx.Node]:
@@ -56,12 +57,12 @@ def with_gradient(program: LocalProgram) -> set[fx.Node]:
 
     The gradient flows from the seeds against the edges, through values marked `diff`.
     """
-    todo = [node for node in seeds_of(program) if node.meta.get("diff")]
+    todo = [node for node in seeds_of(program) if info(node).differentiable]
     found = set(todo)
     while todo:
         node = todo.pop()
         for source in node.all_input_nodes:
-            if source.meta.get("diff") and source not in found:
+            if info(source).differentiable and source not in found:
                 found.add(source)
                 todo.append(source)
     return found

@@ -10,6 +10,7 @@ from torch import fx
 from shardlang.explain.types import Link
 from shardlang.ir.graph import ShardGraph, constrain, home, producer, sharding_of
 from shardlang.ir.mesh import Axis
+from shardlang.ir.node import info
 from shardlang.ir.rule import Origin
 from shardlang.passes.propagate.flow import operands_of
 from shardlang.plan.names import Names, op_name
@@ -64,14 +65,14 @@ class Chains:
             write = _cheapest
         text = (write or _other)(self, node, axis, origin)
         place = origin.source if origin.reason == "stated" else ""
-        source = "" if place else str(node.meta.get("source", ""))
+        source = "" if place else info(node).source
         return Link(text, place, spec_line(place), source)
 
     def where(self, node: fx.Node) -> str:
         """An op as a person names it: `linear` in `model.lm_head`."""
         if node.op == "placeholder":
             return f"`{self.names(node)}`"
-        module = node.meta.get("module", "")
+        module = info(node).module
         return f"`{op_name(node)}`" + (f" in `{module}`" if module else "")
 
     def is_operand(self, node: fx.Node, other: fx.Node | None) -> bool:

@@ -17,8 +17,10 @@ from shardlang.explain.types import Alternative, Explanation, Link, Story
 from shardlang.ir.graph import home, is_item, producer, sharding_of
 from shardlang.ir.layout import Layout, printed_type
 from shardlang.ir.mesh import Axis
+from shardlang.ir.node import info, tensor_of
+from shardlang.ir.records import Ways
 from shardlang.ir.steps import Step
-from shardlang.passes.experts.route_rows import DONE_BY, Ways
+from shardlang.passes.experts.route_rows import DONE_BY
 from shardlang.plan.names import readers, through_steps
 from shardlang.plan.text import bytes_text, shape_text
 from shardlang.plan.types import CollectiveRow
@@ -61,9 +63,9 @@ class Writer:
     def tensor(self, subject: Subject) -> Explanation:
         """Why a tensor lies as it does."""
         layout = home(subject.node)
-        type_ = printed_type(subject.node.meta["val"].dtype, layout)
+        type_ = printed_type(tensor_of(subject.node).dtype, layout)
         facts = [f"{type_}, local {shape_text(layout.max_local_shape())}"]
-        source = subject.node.meta.get("source")
+        source = info(subject.node).source
         facts += [f"made at {source}"] if source else []
         stories = [
             self._story(subject.node, layout, axis) for axis in self.book.propagated.mesh.axes
@@ -86,7 +88,7 @@ class Writer:
     def _chosen(self, node: fx.Node, axis: Axis) -> fx.Node | None:
         """The op nearest to a value whose ways along an axis differ in bytes."""
         made = producer(node)[0]
-        return made if made.op == "call_function" and "sharding" in made.meta else None
+        return made if made.op == "call_function" and info(made).sharding is not None else None
 
     def _whole(self, node: fx.Node, axis: Axis) -> Iterator[Link]:
         """Why an axis does not split a value."""
@@ -109,11 +111,11 @@ class Writer:
         rows = [row for row in self.book.plan.collectives if row.node == name]
         value, step = steps_of(node)[0]
         facts = [row_text(row) for row in rows]
-        dtype = value.meta["val"].dtype
+        dtype = tensor_of(value).dtype
         facts.append(f"from {printed_type(dtype, step.src)} to {printed_type(dtype, step.dst)}")
         tensors = rows[0].tensors if rows else (self.book.names(value),)
         stories = [*self._ends(node, value, step)]
-        way = _through_whole(step, dtype.itemsize, bool(node.meta.get("diff")))
+        way = _through_whole(step, dtype.itemsize, info(node).differentiable)
         if way is not None:
             stories.append(Story("", "the steps", (), "the change of layout", way))
         title = ", ".join(tensors[:3]) + (
@@ -123,7 +125,7 @@ class Writer:
 
     def experts(self, module: str) -> list[Explanation]:
         """Why the rows of a module of experts travel, or the experts, or neither."""
-        routes = self.book.compiled.program.notes.get("routes", [])
+        routes = self.book.compiled.program.info.ways
         return [_experts(ways) for ways in routes if ways.module == module]
 
     def _ends(self, node: fx.Node, value: fx.Node, step: Step) -> Iterator[Story]:
@@ -135,7 +137,7 @@ class Writer:
             yield self._end(f"{self.chains.where(producer(made)[0])} gives it", made, axis, links)
         reader = next((r for r in readers(node) if r.op != "output"), None)
         read = self.book.nodes.get(reader.name) if reader is not None else None
-        if read is not None and "sharding" in read.meta:
+        if read is not None and info(read).sharding is not None:
             links = self.chains.links(read, axis)
             yield self._end(f"{self.chains.where(read)} reads it", read, axis, links)
 

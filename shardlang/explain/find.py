@@ -9,7 +9,9 @@ from torch import fx
 
 from shardlang.compiler.build import build_graph
 from shardlang.grammar.patterns import nearest
-from shardlang.ir.graph import ShardGraph, Stated, constrain, is_item, is_step
+from shardlang.ir.graph import ShardGraph, constrain, is_item, is_step
+from shardlang.ir.node import info
+from shardlang.ir.records import Stated
 from shardlang.passes.pipeline import PROPAGATE, run_passes
 from shardlang.passes.propagate.flow import Flow
 from shardlang.plan import Plan, plan_of
@@ -61,7 +63,7 @@ class Book:
     def _values(self) -> dict[str, str]:
         """Names of modules' tensors to the names of their nodes."""
         captured = self.compiled.captured
-        found = {name: v.node for name, v in module_values(captured, self.propagated.notes).items()}
+        found = {name: v.node for name, v in module_values(captured, self.propagated.info).items()}
         for key, node in captured.values.items():
             found.setdefault(value_name(key), node.name)
         return found
@@ -83,7 +85,7 @@ class Book:
     def _constrained(self, node: fx.Node) -> fx.Node:
         """The value as it is stated, if it is."""
         for user in node.users:
-            if user.target is constrain and isinstance(user.meta.get("stated"), Stated):
+            if user.target is constrain and isinstance(info(user).stated, Stated):
                 return user
         return node
 

@@ -17,6 +17,7 @@ from shardlang.cost.ring import sends
 from shardlang.cost.traffic import steps_of, with_gradient
 from shardlang.ir.graph import is_item, is_step
 from shardlang.ir.layout import Layout, printed_type
+from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
 from shardlang.ir.steps import COMMUNICATING, Step
 from shardlang.plan.names import op_name
@@ -49,8 +50,8 @@ class _Writer:
             if node.op == "output":
                 yield from self._return(node)
             elif node.op != "placeholder" and not _is_bundled(node):
-                if node.meta.get("module", "") != module:
-                    module = node.meta.get("module", "")
+                if info(node).module != module:
+                    module = info(node).module
                     yield ""
                     yield f"{_INDENT}# {module or 'the model itself'}"
                 yield from self._call(node)
@@ -70,7 +71,7 @@ class _Writer:
     def _line(self, node: fx.Node, right: str, call: fx.Node, step: Step | None) -> str:
         """One line: what is computed, its type, and what the gradient needs."""
         parts = []
-        layout, val = node.meta.get("layout"), node.meta.get("val")
+        layout, val = info(node).layout, info(node).value
         if isinstance(layout, Layout) and isinstance(val, torch.Tensor):
             parts.append(printed_type(val.dtype, layout))
         if step is not None and call in self.flowing and sends(step.backward, step.backward_axes):

@@ -12,6 +12,7 @@ from shardlang.cost.traffic import sent_backward, sent_forward, steps_of, with_g
 from shardlang.graph.picture import Arrow, Box, Picture
 from shardlang.ir.graph import ShardGraph, home, is_item, is_step, sharding_of
 from shardlang.ir.layout import Layout, dtype_name, printed_type
+from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_steps
 from shardlang.ir.steps import COMMUNICATING, Step
 from shardlang.passes.propagate.flow import operands_of
@@ -87,7 +88,7 @@ class Reader:
         declared = find(node.target)
         light = declared is None or declared.passes
         name = op_name(node)
-        return Box(node.name, "op", node.meta.get("module", ""), (name,), name, light, (name,))
+        return Box(node.name, "op", info(node).module, (name,), name, light, (name,))
 
     def _leaf(self, node: fx.Node, flowing: set[fx.Node]) -> Box:
         leaf = self.graph.leaf_of()[node]
@@ -110,7 +111,7 @@ class Reader:
 
     def _needs(self, operand: fx.Node, reader: fx.Node) -> Layout | None:
         """The layout in which a reader needs an operand, where it is another one."""
-        if self.stage != "propagated" or "sharding" not in reader.meta or is_item(reader):
+        if self.stage != "propagated" or info(reader).sharding is None or is_item(reader):
             return None
         sharding, have = sharding_of(reader), home(operand)
         for index, node in enumerate(operands_of(reader)):
@@ -120,7 +121,7 @@ class Reader:
 
     def _type(self, node: fx.Node) -> tuple[str, ...]:
         """The printed type of a value, and its local shape where that differs."""
-        val = node.meta["val"]
+        val = info(node).value
         if not isinstance(val, torch.Tensor):
             return ()
         layout = self._layout(node)
@@ -134,7 +135,7 @@ class Reader:
     def _layout(self, node: fx.Node) -> Layout | None:
         if self.stage == "traced":
             return None
-        found = node.meta.get("layout") if self.stage == "rewritten" else home(node)
+        found = info(node).layout if self.stage == "rewritten" else home(node)
         return found if isinstance(found, Layout) else None
 
     def _results(self, made: Picture) -> None:
@@ -181,7 +182,7 @@ def step_lines(node: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
     if step.route is not None:
         lines[0] += f", {step.kind}"
         lines[-1] += " expected"
-    if node in flowing and node.meta.get("regather"):
+    if node in flowing and info(node).regather:
         lines.append(f"again backward: {bytes_text(sent_forward(pairs))}")
     if node in flowing and sends(step.backward, step.backward_axes):
         lines.append(f"grad: {_backward_text(step, sent_backward(pairs))}")

@@ -23,6 +23,7 @@ from shardlang.init.chains import Chain, Dims, Place
 from shardlang.ir.graph import producer, sharding_of
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
+from shardlang.ir.node import info, tensor_of, tensors_of
 from shardlang.rules.embedding import aten
 
 FIRM = 10
@@ -95,7 +96,7 @@ def sites_of(dims: Dims) -> list[Site]:
             source, index = producer(value)
             if (
                 source in weights
-                and value.meta["val"].dim() > 1
+                and tensor_of(value).dim() > 1
                 and not (lookup and not by_input(dims, node, slot))
             ):
                 found.append(Site(node, slot, (source, index), lookup))
@@ -107,8 +108,8 @@ def picked(dims: Dims) -> set[fx.Node]:
     found = set(dims.weights)
     for node in dims.nodes:
         values = dims.calls[node]
-        if values and values[0].meta["val"].dim() > 2 and producer(values[0])[0] in found:
-            others = [value.meta["val"].dtype for value in values[1:]]
+        if values and tensor_of(values[0]).dim() > 2 and producer(values[0])[0] in found:
+            others = [tensor_of(value).dtype for value in values[1:]]
             if all(not dtype.is_floating_point for dtype in others):
                 found.add(node)
     return found
@@ -122,7 +123,7 @@ def by_input(dims: Dims, node: fx.Node, table: int) -> bool:
     while queue:
         read = queue.pop()
         value = producer(read)[0]
-        if value in seen or read.meta["val"].dtype.is_floating_point:
+        if value in seen or tensor_of(read).dtype.is_floating_point:
             continue
         seen.add(value)
         if "cumsum" in str(value.target):
@@ -204,19 +205,17 @@ def moved_by(dims: Dims, chain: Chain) -> float:
             value = dims.calls[node][slot]
             if not operand.factors & names and producer(value)[0] not in dims.weights:
                 read[value] = None
-    total += sum(2.0 * _bytes(value) for value in read if value.meta.get("diff"))
+    total += sum(2.0 * _bytes(value) for value in read if info(value).differentiable)
     total += sum(4.0 * _bytes(value) for value in chain.gathered)
     return total + sum(1.0 * _bytes(value) for value in chain.sliced)
 
 
 def _bytes(node: fx.Node) -> int:
-    val = node.meta["val"]
-    parts = val if isinstance(val, (list, tuple)) else [val]
-    return sum(part.numel() * part.element_size() for part in parts if part is not None)
+    return sum(part.numel() * part.element_size() for part in tensors_of(node))
 
 
 def _first(node: fx.Node) -> torch.Tensor:
-    val = node.meta["val"]
+    val = info(node).value
     found = val[0] if isinstance(val, (list, tuple)) else val
     assert isinstance(found, torch.Tensor)
     return found
@@ -255,7 +254,7 @@ def _read_alone(dims: Dims, site: Site, products: Container[fx.Node]) -> Iterato
         readers = {user for user, _, used in dims.uses[source] if used == index}
         others = [user for user in readers if user is not site.node and user in products]
         is_weight = slot == site.slot or source in dims.weights
-        if not is_weight and value.meta.get("diff") and not others:
+        if not is_weight and info(value).differentiable and not others:
             yield value
 
 

@@ -18,6 +18,7 @@ from torch import fx
 from shardlang.init.chains import Dims
 from shardlang.init.choose import Site
 from shardlang.ir.graph import producer, sharding_of
+from shardlang.ir.node import info, tensor_of
 
 _CHOOSES = ("softmax", "sigmoid", "topk", "argmax", "max.dim", "sort")
 """Parts of the names of the ops that make scores of a router's result, or choose by it."""
@@ -54,7 +55,7 @@ class Experts:
         self.dims = dims
         self.sites = {site.node: site for site in sites}
         self.nodes = {leaf.name: node for node, leaf in dims.params.items()}
-        self.shapes = {n: tuple(node.meta["val"].shape) for n, node in self.nodes.items()}
+        self.shapes = {n: tuple(tensor_of(node).shape) for n, node in self.nodes.items()}
         self.routers = list(self._routers())
 
     def stacked(self) -> list[str]:
@@ -100,7 +101,7 @@ class Experts:
 
     def _routers(self) -> Iterator[Router]:
         for node, site in self.sites.items():
-            val = node.meta["val"]
+            val = info(node).value
             if site.lookup or not isinstance(val, torch.Tensor) or not 1 < val.dim() < 4:
                 continue
             names = self._sources(node)
@@ -110,7 +111,7 @@ class Experts:
 
     def _reach(self, node: fx.Node) -> set[fx.Node]:
         """What is computed from a router's result, by no product, and is no larger."""
-        room = node.meta["val"].numel()
+        room = tensor_of(node).numel()
         small: Callable[[fx.Node], bool] = lambda user: (  # noqa: E731
             user not in self.sites and all(part.numel() <= room for part in _parts(user))
         )
@@ -181,7 +182,7 @@ def _chooses(node: fx.Node) -> bool:
 
 
 def _parts(node: fx.Node) -> list[torch.Tensor]:
-    val = node.meta["val"]
+    val = info(node).value
     parts = val if isinstance(val, (list, tuple)) else [val]
     return [part for part in parts if isinstance(part, torch.Tensor)]
 

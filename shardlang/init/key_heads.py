@@ -15,6 +15,7 @@ from shardlang.init.chains import Dims
 from shardlang.init.choose import all_chains, sites_of
 from shardlang.init.layouts import HEADS, Entry, Layouts
 from shardlang.ir.mesh import Axis, Mesh
+from shardlang.ir.node import tensor_of
 
 Pair = tuple[str, int]
 """A parameter and one of its dims."""
@@ -41,7 +42,7 @@ def _few_heads(dims: Dims, devices: int) -> dict[Pair, int]:
     """How many heads a dim of a parameter has, of those with fewer than devices."""
     found: dict[Pair, int] = {}
     for node, leaf in dims.params.items():
-        for dim, size in enumerate(node.meta["val"].shape):
+        for dim, size in enumerate(tensor_of(node).shape):
             unit = dims.unit((node, 0, dim))
             if unit > 1 and size % unit == 0 and 1 < size // unit < devices:
                 found[leaf.name, dim] = size // unit

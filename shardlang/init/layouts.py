@@ -26,6 +26,7 @@ from shardlang.init.names import generic
 from shardlang.init.plans import Wishes
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
+from shardlang.ir.node import tensor_of
 from shardlang.passes.propagate.align_units import in_units
 
 HEADS = "attention heads"
@@ -93,7 +94,7 @@ class _Work:
         for site in self.sites:
             self.by_node.setdefault(site.node, []).append(site)
         self.nodes = {leaf.name: node for node, leaf in dims.states.items()}
-        self.shapes = {name: tuple(node.meta["val"].shape) for name, node in self.nodes.items()}
+        self.shapes = {name: tuple(tensor_of(node).shape) for name, node in self.nodes.items()}
         self.alike = {name: generic(name) for name in self.nodes}
         self.made = Layouts(matrices=self._matrices())
 

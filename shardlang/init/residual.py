@@ -21,6 +21,7 @@ from shardlang.init.layouts import Entry, Layouts
 from shardlang.ir.graph import producer
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
+from shardlang.ir.node import info, tensor_of
 
 Residual = Literal["whole", "sequence", "hidden"]
 DIMS: dict[Residual, int] = {"sequence": 1, "hidden": 2}
@@ -55,7 +56,7 @@ def split_stream(
         StreamError: no stack of layers is seen to pass the stream on.
     """
     lookups = [site for site in sites_of(dims) if site.lookup]
-    tables = {site.node.meta["module"] for site in lookups}
+    tables = {info(site.node).module for site in lookups}
     places = {place for chain in _streams(dims, lookups, axis) for place in chain.places}
     named = {node.name: node for node in dims.nodes}
     found: dict[str, tuple[str, ...]] = {}
@@ -86,7 +87,7 @@ def _tables(dims: Dims, site: Site) -> Iterator[str]:
 def _streams(dims: Dims, lookups: Iterable[Site], axis: Axis) -> Iterator[Chain]:
     """What is split with the columns of each token table."""
     for site in lookups:
-        width = site.place[0].meta["val"].shape[-1]
+        width = tensor_of(site.place[0]).shape[-1]
         if width >= axis.size:
             yield dims.chain((*site.place, 1), DimLayout.shard(width, (axis,)))
 
@@ -97,7 +98,7 @@ def _is_layer(module: str) -> bool:
 
 def _is_stream(node: fx.Node, places: set[Place]) -> bool:
     source, index = producer(node)
-    return node.meta["val"].dim() == 3 and (source, index, 2) in places
+    return tensor_of(node).dim() == 3 and (source, index, 2) in places
 
 
 def _is_inside(module: str, others: Iterable[str]) -> bool:

@@ -12,6 +12,8 @@ from torch import Tensor, fx
 
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
+from shardlang.ir.node import info
+from shardlang.ir.records import Ways
 from shardlang.ir.rule import Sharding
 from shardlang.ir.steps import Step, apply_step, apply_steps
 
@@ -36,23 +38,8 @@ class ShardError(ValueError):
     ) -> None:
         super().__init__(message)
         self.code, self.message, self.help = code, message, help
-        self.source: str = node.meta.get("source", "") if node is not None else ""
-        self.module: str = node.meta.get("module", "") if node is not None else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Stated:
-    """A layout that the spec states for a leaf or a value.
-
-    Attributes:
-        layout: the stated layout; open dims are whole in it.
-        open: dims that propagation decides.
-        place: `file.shard:7` of the statement.
-    """
-
-    layout: Layout
-    open: frozenset[int] = frozenset()
-    place: str = ""
+        self.source: str = info(node).source if node is not None else ""
+        self.module: str = info(node).module if node is not None else ""
 
 
 @dataclass(slots=True)
@@ -83,11 +70,27 @@ class GraphResult:
 
 
 @dataclass(slots=True)
-class ShardGraph:
-    """An fx graph with a mesh, leaves, results, and a `Sharding` on every op.
+class GraphInfo:
+    """What passes find out about a graph as a whole.
 
-    Node meta: `val` (global fake tensors), `module`, `source`, `stated` (a `Stated`), `sharding`,
-    `diff` (whether a gradient flows through the value), and from `type_gradients` on `layout`.
+    Attributes:
+        seconds: pass to the seconds that it took.
+        layouts: node name to the layout of its value before the rewrite.
+        ways: what each way of each region of experts would move.
+        routed: names of the values whose rows are in routed order.
+        refusals: why experts are gathered for want of another way.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    layouts: dict[str, Layout] = field(default_factory=dict)
+    ways: list[Ways] = field(default_factory=list)
+    routed: set[str] = field(default_factory=set)
+    refusals: list[ShardError] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ShardGraph:
+    """An fx graph with a mesh, leaves, results, and a `NodeInfo` on every node.
 
     Attributes:
         fast_random: shards draw from streams of their own, instead of all drawing the whole.
@@ -100,7 +103,7 @@ class ShardGraph:
     data_axes: frozenset[Axis] = frozenset()
     loss: str | None = None
     fast_random: bool = False
-    notes: dict[str, Any] = field(default_factory=dict)
+    info: GraphInfo = field(default_factory=GraphInfo)
 
     @property
     def output(self) -> fx.Node:
@@ -115,7 +118,7 @@ class ShardGraph:
 
     def ops(self) -> Iterator[fx.Node]:
         """Nodes that have a `Sharding`: leaves and op calls, in graph order."""
-        return (node for node in self.graph.nodes if "sharding" in node.meta)
+        return (node for node in self.graph.nodes if info(node).sharding is not None)
 
     def leaf_of(self) -> dict[fx.Node, GraphLeaf]:
         """Placeholder to leaf."""
@@ -134,14 +137,6 @@ def step_of(node: fx.Node) -> Step:
     return step
 
 
-def add_step_node(
-    graph: fx.Graph, target: Any, args: tuple[Any, ...], name: str, before: fx.Node
-) -> fx.Node:
-    """Add a step node before a node, named after what it does."""
-    with graph.inserting_before(before):
-        return graph.create_node("call_function", target, args, name=name)
-
-
 def is_item(node: fx.Node) -> bool:
     """Whether the node picks one result of an op with several."""
     return node.op == "call_function" and node.target is operator.getitem
@@ -153,13 +148,14 @@ def producer(node: fx.Node) -> tuple[fx.Node, int]:
         return node, 0
     source, index = node.args
     assert isinstance(source, fx.Node) and isinstance(index, int)
-    raw = source.meta["val"]
-    return source, sum(v is not None for v in list(raw)[:index])
+    results = info(source).value
+    assert isinstance(results, (list, tuple)), f"{source} has one result"
+    return source, sum(result is not None for result in results[:index])
 
 
 def sharding_of(node: fx.Node) -> Sharding:
     """The sharding of an op node."""
-    sharding = node.meta["sharding"]
+    sharding = info(node).sharding
     assert isinstance(sharding, Sharding)
     return sharding
 
@@ -173,16 +169,9 @@ def home(node: fx.Node) -> Layout:
     return sharding.result(index)
 
 
-def fake(node: fx.Node) -> torch.Tensor:
-    """The global fake tensor of a value."""
-    val = node.meta["val"]
-    assert isinstance(val, torch.Tensor), f"{node} is not one tensor"
-    return val
-
-
 def describe(node: fx.Node) -> str:
     """A node as a person would name it: op and module."""
-    name, module = op_name(node.target), node.meta.get("module", "")
+    name, module = op_name(node.target), info(node).module
     return f"`{name}` in `{module}`" if module else f"`{name}`"
 
 

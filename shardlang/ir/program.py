@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import fx
 
+from shardlang.ir.graph import GraphInfo
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.steps import apply_step, apply_steps
@@ -53,8 +53,7 @@ class LocalProgram:
     """The program that every device runs.
 
     Nodes of `graph` are aten ops on local tensors whose arguments may hold `Here` objects, calls of
-    local functions, and step nodes (`apply_step`, `apply_steps`). Node meta: `val` (global fake
-    tensor), `layout` (a `Layout`, or a list for several results), `module`, `source`, `random`.
+    local functions, and step nodes (`apply_step`, `apply_steps`). Every node has a `NodeInfo`.
     """
 
     mesh: Mesh
@@ -63,7 +62,7 @@ class LocalProgram:
     results: tuple[ResultPlacement, ...]
     loss: str | None = None
     data_axes: frozenset[Axis] = frozenset()
-    notes: dict[str, Any] = field(default_factory=dict)
+    info: GraphInfo = field(default_factory=GraphInfo)
 
     def text(self) -> str:
         """The program as text, the same on every device."""

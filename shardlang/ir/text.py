@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.ir.graph import Stated, is_item, producer, sharding_of
+from shardlang.ir.graph import is_item, producer, sharding_of
 from shardlang.ir.layout import Layout, printed_type
+from shardlang.ir.node import info
 from shardlang.ir.rule import Sharding
 from shardlang.ir.steps import Step, apply_step, apply_steps
 
@@ -81,7 +82,7 @@ def shown(value: Any) -> str:
 
 def types_of(node: fx.Node) -> str:
     """The printed type of a node's value, or of each of its values."""
-    val = node.meta.get("val")
+    val = info(node).value
     layouts = _layouts(node)
     if isinstance(val, torch.Tensor):
         return printed_type(val.dtype, layouts[0]) if layouts else _plain(val)
@@ -100,19 +101,19 @@ def _plain(val: torch.Tensor) -> str:
 
 def _layouts(node: fx.Node) -> list[Layout]:
     """The layouts of a node's values: labelled once they are, else as its op is split."""
-    layout = node.meta.get("layout")
+    layout = info(node).layout
     if layout is not None:
-        return list(layout) if isinstance(layout, list) else [layout]
+        return [layout] if isinstance(layout, Layout) else list(layout)
     if node.target is apply_step:
         step = node.args[1]
         assert isinstance(step, Step)
         return [step.dst]
-    sharding, stated = node.meta.get("sharding"), node.meta.get("stated")
-    if isinstance(stated, Stated) and (sharding is None or not sharding.axes()):
+    sharding, stated = info(node).sharding, info(node).stated
+    if stated is not None and (sharding is None or not sharding.axes()):
         return [stated.layout]
     if is_item(node):
         source, index = producer(node)
-        return [sharding_of(source).result(index)] if "sharding" in source.meta else []
+        return [sharding_of(source).result(index)] if info(source).sharding is not None else []
     if isinstance(sharding, Sharding):
         return [sharding.result(index) for index in range(len(sharding.rule.results))]
     return []

@@ -19,6 +19,7 @@ from shardlang.cost.traffic import (
     with_gradient,
 )
 from shardlang.ir.graph import is_item
+from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_steps
 from shardlang.ir.steps import COMMUNICATING, Move
 from shardlang.plan.memory import estimate_memory
@@ -63,7 +64,7 @@ def make_plan(
 
 def plan_of(compiled: Compiled) -> Plan:
     """The plan of a compiled spec."""
-    values = module_values(compiled.captured, compiled.graph.notes)
+    values = module_values(compiled.captured, compiled.graph.info)
     return make_plan(compiled.program, values, compiled.spec.optimizer, compiled.train)
 
 
@@ -89,7 +90,7 @@ class Collector:
         """The backward calls, in the order in which the backward comes to them."""
         for node in reversed(self.nodes):
             pairs = self._with_gradient(node)
-            if pairs and node.meta.get("regather"):
+            if pairs and info(node).regather:
                 yield self._again(node, pairs)
             if not pairs or not sends(pairs[0][1].backward, pairs[0][1].backward_axes):
                 continue
@@ -134,7 +135,7 @@ class Collector:
             bytes=sent,
             reason=reason,
             node=node.name,
-            full_gather=op == "all_gather" and "full_gather" in node.meta,
+            full_gather=op == "all_gather" and info(node).full_gather is not None,
         )
 
 

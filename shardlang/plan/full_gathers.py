@@ -10,8 +10,7 @@ from shardlang.compiler.at_model import places
 from shardlang.compiler.driver import Compiled
 from shardlang.cost.held import local_bytes
 from shardlang.grammar.diagnostics import Diagnostic, error
-from shardlang.ir.graph import fake
-from shardlang.passes.rewrite.insert_reshards import FullGather
+from shardlang.ir.node import info, tensor_of
 from shardlang.plan import CollectiveRow, plan_of
 from shardlang.plan.expectations import FULL_GATHER, selects
 from shardlang.plan.fold import fold, join_sentences, skeleton_of_sentence
@@ -24,7 +23,7 @@ def full_gathers(compiled: Compiled) -> list[Diagnostic]:
 
     Where the spec forbids them, comparing it with the plan reports them instead.
     """
-    nodes = {n.name: n for n in compiled.program.graph.nodes if "full_gather" in n.meta}
+    nodes = {n.name: n for n in compiled.program.graph.nodes if info(n).full_gather is not None}
     if not nodes:
         return []
     rows = [row for row in plan_of(compiled).collectives if row.full_gather]
@@ -39,10 +38,11 @@ def _forbidden(row: CollectiveRow, spec: Spec) -> bool:
 
 
 def _warning(row: CollectiveRow, node: fx.Node, spec: Spec) -> Diagnostic:
-    gather: FullGather = node.meta["full_gather"]
-    place, labels, notes = places(node.meta.get("source", ""), spec.model.span)
+    gather = info(node).full_gather
+    assert gather is not None
+    place, labels, notes = places(info(node).source, spec.model.span)
     layouts = (gather.start, gather.widest, gather.end)
-    held = [bytes_text(local_bytes(layout, fake(node).dtype)) for layout in layouts]
+    held = [bytes_text(local_bytes(layout, tensor_of(node).dtype)) for layout in layouts]
     sizes = [f"`{layout}` ({size})" for layout, size in zip(layouts, held, strict=True)]
     found = error(
         "SH0406",

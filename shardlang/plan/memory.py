@@ -18,6 +18,7 @@ from shardlang.cost.held import local_bytes
 from shardlang.cost.traffic import steps_of
 from shardlang.ir.graph import is_item, is_step
 from shardlang.ir.layout import Layout
+from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.rule import Rule
 from shardlang.ir.steps import Move
@@ -80,7 +81,7 @@ def _states(name: str, optimizer: OptimizerDecl | None) -> int:
 
 def value_bytes(node: fx.Node) -> int:
     """Bytes of the largest piece of a value."""
-    layout, val = node.meta.get("layout"), node.meta.get("val")
+    layout, val = info(node).layout, info(node).value
     if not isinstance(layout, Layout) or not isinstance(val, torch.Tensor):
         return 0
     return local_bytes(layout, val.dtype)
@@ -98,7 +99,7 @@ def kept_values(program: LocalProgram, flowing: set[fx.Node]) -> list[fx.Node]:
 
 def _is_elsewhere(node: fx.Node) -> bool:
     """Whether a value need not be kept: a leaf is there anyway, or it is gathered again."""
-    return node.op == "placeholder" or bool(node.meta.get("regather"))
+    return node.op == "placeholder" or info(node).regather
 
 
 def _kept_by(node: fx.Node, rule: Rule, flowing: set[fx.Node]) -> list[fx.Node]:

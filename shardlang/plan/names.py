@@ -10,6 +10,7 @@ from torch import fx
 
 from shardlang.ir.graph import is_item, is_step
 from shardlang.ir.mesh import Axis
+from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
 from shardlang.ir.rule import Sharding
 from shardlang.ir.steps import Step
@@ -36,7 +37,7 @@ def op_name(node: fx.Node) -> str:
 
 def sharding_at(node: fx.Node) -> Sharding | None:
     """How a node's op is split, if it is an op."""
-    found = node.meta.get("sharding")
+    found = info(node).sharding
     return found if isinstance(found, Sharding) else None
 
 
@@ -55,7 +56,7 @@ def module_of(node: fx.Node, backward: bool = False) -> str:
         if step.states[0] != "P":
             break
         node = source
-    return str(node.meta.get("module", ""))
+    return info(node).module
 
 
 def through_steps(node: fx.Node) -> fx.Node:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from shardlang.ir.graph import Stated, is_item, is_step, producer
+from shardlang.ir.graph import is_item, is_step, producer
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
+from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram
+from shardlang.ir.records import Stated
 from shardlang.ir.steps import Step
 from shardlang.plan.names import (
     Names,
@@ -134,7 +136,7 @@ class Reasons:
 
     def _gathered(self, node: fx.Node, value: fx.Node, step: Step) -> str:
         name, axis = self.names.within(value, module_of(node)), step.axes[0]
-        if "full_gather" in node.meta:
+        if info(node).full_gather is not None:
             before = f"gathered over {axes_text(step.axes)} first"
             return f"{self._reader(node)} needs `{name}` split another way, {before}"
         if self.names.is_leaf(value):
@@ -143,7 +145,7 @@ class Reasons:
             stored = origin is not None and origin.reason == "stored"
             how = "stored" if stored else "laid out"
             return f"`{name}` is {how} over {axis}, gathered before use"
-        stated = node.meta.get("stated")
+        stated = info(node).stated
         if isinstance(stated, Stated) and stated.place:
             return f"`{name}` is stated whole over {axis} at {stated.place}"
         first = next(iter(readers(node)), None)
@@ -188,5 +190,5 @@ def made_partial(value: fx.Node, axis: Axis) -> fx.Node:
 
 
 def _is_partial(node: object, axis: Axis) -> bool:
-    layout = node.meta.get("layout") if isinstance(node, fx.Node) else None
+    layout = info(node).layout if isinstance(node, fx.Node) else None
     return isinstance(layout, Layout) and axis in layout.partial

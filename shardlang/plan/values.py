@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import fx
 
-from shardlang.ir.layout import Layout
+from shardlang.ir.graph import GraphInfo
+from shardlang.ir.node import info, tensor_of
 from shardlang.plan.types import Value
 
 if TYPE_CHECKING:
@@ -20,18 +21,17 @@ def value_name(key: ValueKey) -> str:
     return ".".join(part for part in key if part)
 
 
-def module_values(captured: Captured, notes: Mapping[str, Any]) -> dict[str, Value]:
+def module_values(captured: Captured, record: GraphInfo) -> dict[str, Value]:
     """What the modules of a model return, and the values that the spec speaks of, by name.
 
     Args:
-        notes: the graph's notes, with the layouts recorded before the rewrite and the names of
-            what is in routed order.
+        record: the graph's, with the layouts before the rewrite and the names of what is in routed
+            order.
     """
-    layouts: Mapping[str, Layout] = notes.get("layouts", {})
-    routed = notes.get("routed", ())
+    layouts, routed = record.layouts, record.routed
     nodes = {name: node for name, node in _named(captured).items() if node.name in layouts}
     return {
-        name: Value(node.name, node.meta["val"].dtype, layouts[node.name], node.name in routed)
+        name: Value(node.name, tensor_of(node).dtype, layouts[node.name], node.name in routed)
         for name, node in nodes.items()
     }
 
@@ -52,9 +52,9 @@ def returned(graph: fx.Graph) -> dict[str, fx.Node]:
     """The one value of each module that is read outside of it; none where there are several."""
     found: dict[str, dict[fx.Node, None]] = {}
     for node in graph.nodes:
-        if node.op == "call_function" and isinstance(node.meta["val"], torch.Tensor):
-            users = [user.meta.get("module", "") for user in node.users]
-            for module in enclosing(node.meta.get("module", "")):
+        if node.op == "call_function" and isinstance(info(node).value, torch.Tensor):
+            users = [info(user).module for user in node.users]
+            for module in enclosing(info(node).module):
                 if any(not _inside(user, module) for user in users):
                     found.setdefault(module, {})[node] = None
     return {module: next(iter(nodes)) for module, nodes in found.items() if len(nodes) == 1}

@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from shardlang.compiler.build import copy_graph
+from shardlang.ir.node import info
 from shardlang.proof.differences import Explained, Kind
 from shardlang.proof.distance import counts, size, wide
 from shardlang.proof.reference import Reference
@@ -92,7 +93,7 @@ class Rounding:
 
 def spacing(node: fx.Node) -> float:
     """The largest relative spacing of the numbers that a node computes; 0 if it computes none."""
-    vals = pytree.tree_leaves(node.meta.get("val"))
+    vals = pytree.tree_leaves(info(node).value)
     kinds = [v.dtype for v in vals if isinstance(v, Tensor) and counts(v)]
     return max((torch.finfo(kind).eps for kind in kinds), default=0.0)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from shardlang.ir import Axis, Layout, Mesh
+from shardlang.ir.node import info
 from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram
 from shardlang.proof.compare import placed_leaves, scale_of, seed_devices
@@ -26,7 +27,7 @@ def first_difference(program: LocalProgram, reference: Reference) -> Mismatch | 
     """
     wanted = _reference_values(reference)
     mine = _simulated_values(program, reference)
-    routed = program.notes.get("routed", ())
+    routed = program.info.routed
     pairs = [(node, mine[node.name], wanted[node.name]) for node in program.graph.nodes
              if node.name in wanted and node.name in mine and node.name not in routed]  # fmt: skip
     for node, pieces, want in pairs:
@@ -95,7 +96,7 @@ def _simulated_values(program: LocalProgram, reference: Reference) -> dict[str, 
 def _tensors(
     node: fx.Node, pieces: list[Any], want: Any
 ) -> Iterator[tuple[list[Tensor], Tensor, Layout]]:
-    layout = node.meta.get("layout")
+    layout = info(node).layout
     if isinstance(want, Tensor) and isinstance(layout, Layout):
         yield pieces, want, layout
 
@@ -123,7 +124,7 @@ def _first_gradient(
 ) -> Mismatch | None:
     """The value nearest to the loss whose gradient differs: R sums over its group."""
     for node, pieces, want in reversed(pairs):
-        layout = node.meta.get("layout")
+        layout = info(node).layout
         if not isinstance(want, Tensor) or want.grad is None or not isinstance(layout, Layout):
             continue
         if any(p.grad is None for p in pieces):
@@ -139,8 +140,8 @@ def _first_gradient(
 def _mismatch(node: fx.Node, layout: Layout, error: float, *, backward: bool) -> Mismatch:
     return Mismatch(
         node.name,
-        node.meta.get("module", ""),
-        node.meta.get("source", ""),
+        info(node).module,
+        info(node).source,
         str(layout),
         error,
         backward,

@@ -11,6 +11,7 @@ from torch import fx
 
 from shardlang.capture import Captured
 from shardlang.ir import Layout
+from shardlang.ir.node import info, layout_of
 from shardlang.ir.program import LocalProgram
 
 WIDE = 8
@@ -27,16 +28,16 @@ def estimate_bytes(captured: Captured, program: LocalProgram, train: bool) -> in
     local = sum(_spread(leaf.layout, program) for leaf in program.leaves)
     values = sum(_numel(node) for node in captured.graph.nodes if node.op == "call_function")
     spread = sum(
-        _spread(node.meta["layout"], program)
+        _spread(layout_of(node), program)
         for node in program.graph.nodes
-        if node.op == "call_function" and isinstance(node.meta.get("layout"), Layout)
+        if node.op == "call_function" and isinstance(info(node).layout, Layout)
     )
     kept = values + spread if train else (values + spread) // 8
     return WIDE * ((2 if train else 1) * (leaves + local) + leaves + kept)
 
 
 def _numel(node: fx.Node) -> int:
-    val = node.meta.get("val")
+    val = info(node).value
     return val.numel() if isinstance(val, torch.Tensor) else 0
 
 

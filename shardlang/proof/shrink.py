@@ -21,6 +21,7 @@ from torch import fx
 from shardlang.capture import HfSource, ModelSource
 from shardlang.capture.hf import LAYERS
 from shardlang.ir.graph import is_step
+from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_steps
 from shardlang.ir.steps import Step
 from shardlang.spec.types import Axes, InputDecl, ModelRef, Spec
@@ -199,7 +200,7 @@ def steps_by_place(program: LocalProgram) -> dict[str, Counter[str]]:
             if value.op == "placeholder" and step.kind == "vary":
                 continue
             text = f"{step.kind} over {'*'.join(a.name for a in step.axes)} ({step.backward.value})"
-            found.setdefault(node.meta.get("module", ""), Counter())[text] += 1
+            found.setdefault(info(node).module, Counter())[text] += 1
     return found
 
 

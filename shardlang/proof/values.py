@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from shardlang.capture import Captured, Leaf, ModelSource, raised_dtype
+from shardlang.capture import Captured, ModelSource, raised_dtype
+from shardlang.ir.leaf import Leaf
 
 
 def generator(seed: int, name: str) -> torch.Generator:

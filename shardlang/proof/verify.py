@@ -9,6 +9,7 @@ from torch import fx
 from shardlang.capture import Captured, InputSpec, ModelSource, raise_to_float64
 from shardlang.capture.index_bounds import check_values
 from shardlang.compiler.build import Placements, build_graph
+from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram
 from shardlang.passes.pipeline import run_passes
 from shardlang.passes.rewrite.localize import to_program
@@ -103,8 +104,8 @@ def first_leaf(program: LocalProgram, report: Report) -> Mismatch | None:
 def failed(program: LocalProgram, fault: DeviceFault) -> Report:
     """The report of a program that does not even run."""
     node: fx.Node = fault.node
-    where = node.meta.get("module", ""), node.meta.get("source", "")
-    first = Mismatch(node.name, *where, str(node.meta.get("layout", "")), float("inf"), False)
+    where = info(node).module, info(node).source
+    first = Mismatch(node.name, *where, str(info(node).layout), float("inf"), False)
     reason = f"the program fails: {fault}"
     return Report(
         program.mesh.devices, outputs={node.name: float("inf")}, first=first, not_compared=reason

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
@@ -96,7 +97,7 @@ def _lower_attention(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
 
 
 def _masked(emit: Emit, scores: fx.Node, mask: fx.Node) -> fx.Node:
-    if mask.meta["val"].dtype is not torch.bool:
+    if tensor_of(mask).dtype is not torch.bool:
         return emit(aten.add.Tensor, scores, mask)
     hidden = emit(aten.logical_not.default, mask)
     return emit(aten.masked_fill.Scalar, scores, hidden, -math.inf)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from shardlang.ir.node import tensor_of, tensors_of
+
 LocalCall = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 """Target, args and kwargs of the op that a device runs."""
 
@@ -60,11 +62,11 @@ class Call:
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the operands."""
-        return [shape_of(slot.node.meta["val"]) for slot in self.slots]
+        return [shape_of(tensor_of(slot.node)) for slot in self.slots]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one operand."""
-        return shape_of(self.arguments[name].meta["val"])
+        return shape_of(tensor_of(self.arguments[name]))
 
     def rank(self, name: str) -> int:
         """Number of dims of one operand."""
@@ -73,8 +75,7 @@ class Call:
     @property
     def results(self) -> list[torch.Tensor]:
         """The fake tensors that the call gives."""
-        val = self.node.meta["val"]
-        return [v for v in val if v is not None] if isinstance(val, (list, tuple)) else [val]
+        return tensors_of(self.node)
 
     @property
     def result_shapes(self) -> list[tuple[int, ...]]:

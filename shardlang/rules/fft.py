@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from shardlang.ir.here import size_at
+from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local import drawn
@@ -55,7 +56,7 @@ def _windowed(call: Call) -> str:
     """Short-time transforms: the batch is outer; the window is whole."""
     rank = len(call.shapes[0])
     inverse = call.target is aten.istft.default
-    complex_tail = 0 if not inverse or call.slots[0].node.meta["val"].is_complex() else 1
+    complex_tail = 0 if not inverse or tensor_of(call.slots[0].node).is_complex() else 1
     count = rank - (2 + complex_tail if inverse else 1)
     batch = names(count, "b")
     source = [*batch, *(f"x{i}!" for i in range(rank - count))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shardlang.ir.compat import OpOverload
+from shardlang.ir.node import tensor_of
 from shardlang.rules.call import Call, shape_of
 from shardlang.rules.registry import in_torch, rule
 from shardlang.rules.writing import arrow, names
@@ -19,7 +20,7 @@ def _each(call: Call) -> str:
     """Element by element; a tensor outside the lists holds numbers and stays whole."""
     outs, operands = call.result_shapes, []
     for slot in call.slots:
-        shape = shape_of(slot.node.meta["val"])
+        shape = shape_of(tensor_of(slot.node))
         if slot.index is None:
             operands.append([f"s{i}!" for i in range(len(shape))])
         else:

@@ -13,6 +13,7 @@ from torch import fx
 
 from shardlang.ir.here import LocalIndices, LocalSize, LocalStart, size_at
 from shardlang.ir.layout import DimLayout
+from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall, shape_of
 from shardlang.rules.local_index import gather_here, index_here, one_hot_here, take_along_here
@@ -38,7 +39,7 @@ def summed(call: Call, name: str) -> str:
 
 def is_mask(node: fx.Node) -> bool:
     """Whether an index is a mask of booleans."""
-    return node.meta["val"].dtype in (torch.bool, torch.uint8)
+    return tensor_of(node).dtype in (torch.bool, torch.uint8)
 
 
 def indexed(call: Call) -> list[int]:
@@ -48,7 +49,7 @@ def indexed(call: Call) -> list[int]:
 
 def index_dims(call: Call) -> tuple[list[str], list[list[str]]]:
     """Broadcast dims of the index tensors, and each tensor's own."""
-    shapes = [shape_of(call["indices"][i].meta["val"]) for i in indexed(call)]
+    shapes = [shape_of(tensor_of(call["indices"][i])) for i in indexed(call)]
     joint = broadcast_shape(shapes)
     dims = names(len(joint), "i")
     return dims, [_aligned(shape, joint, dims) for shape in shapes]

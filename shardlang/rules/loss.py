@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.rules import local
 from shardlang.rules.call import Call
@@ -53,7 +54,7 @@ def _class_dim(call: Call) -> int:
 
 
 def _is_index(call: Call) -> bool:
-    return not bool(call["target"].meta["val"].is_floating_point())
+    return not bool(tensor_of(call["target"]).is_floating_point())
 
 
 def _classified(call: Call) -> str:
@@ -143,7 +144,7 @@ def _terms_of_probabilities(call: Call, emit: Emit, moved: fx.Node, log_total: f
 
 def _finished(call: Call, emit: Emit, terms: fx.Node) -> fx.Node:
     """The terms, summed if the loss is; cast to its dtype."""
-    every = list(range(len(terms.meta["val"].shape)))
+    every = list(range(len(tensor_of(terms).shape)))
     if call["reduction"] == SUM and every:
         terms = emit(aten.sum.dim_IntList, terms, every)
     return in_dtype(emit, terms, call.results[0].dtype)

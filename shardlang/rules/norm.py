@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from shardlang.ir.here import size_at
+from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.reduce import moments
@@ -41,7 +42,7 @@ def _affine(
     emit: Emit, x: fx.Node, weight: fx.Node | None, bias: fx.Node | None, out: torch.dtype
 ) -> fx.Node:
     """`x` times weight plus bias, in the dtype of the sums, cast to the result's."""
-    wide = x.meta["val"].dtype
+    wide = tensor_of(x).dtype
     if weight is not None:
         x = emit(aten.mul.Tensor, x, in_dtype(emit, weight, wide))
     if bias is not None:
@@ -82,7 +83,7 @@ def _lower_rms_norm(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     """Zhang and Sennrich (2019), equation 4."""
     dims, eps = _normalised(call), call["eps"]
     if eps is None:
-        eps = torch.finfo(call["input"].meta["val"].dtype).eps
+        eps = torch.finfo(tensor_of(call["input"]).dtype).eps
     x = in_wide(emit, call["input"])
     squares = emit(aten.sum.dim_IntList, emit(aten.mul.Tensor, x, x), dims, True)
     mean = emit(aten.div.Tensor, squares, math.prod(call.shape("input")[d] for d in dims))

@@ -16,6 +16,7 @@ from torch import fx
 
 from shardlang.ir.here import PartNumber, size_at
 from shardlang.ir.layout import Layout
+from shardlang.ir.node import info
 from shardlang.ir.rule import Sharding
 from shardlang.rules import local, streams
 from shardlang.rules.call import Call, LocalCall
@@ -44,7 +45,9 @@ def _split(sharding: Sharding) -> bool:
 
 def _strides(call: Call) -> tuple[int, ...]:
     """The memory order of the global tensor in the model, which is the order of the draws."""
-    return tuple(call.node.meta["draws_in"])
+    order = info(call.node).draws_in
+    assert order is not None, "bind_rules records the order"
+    return order
 
 
 def _same(call: Call) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from shardlang.ir.node import info, tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
@@ -32,7 +33,7 @@ def _summed(call: Call) -> str:
 
 def _lowered(call: Call) -> str:
     """Reduced dims that only a lowering can split; complex numbers have no lowering."""
-    mark = "!" if call.operands[0].meta["val"].is_complex() else "~"
+    mark = "!" if tensor_of(call.operands[0]).is_complex() else "~"
     return reduction(call, some_dims(call), mark, _keepdim(call))
 
 
@@ -79,7 +80,7 @@ def moments(
     emit: Emit, x: fx.Node, dims: Sequence[int], correction: float
 ) -> tuple[fx.Node, fx.Node]:
     """Variance and mean over `dims`, which stay with size 1, from global sums."""
-    count = math.prod(x.meta["val"].shape[d] for d in dims)
+    count = math.prod(tensor_of(x).shape[d] for d in dims)
     mean = emit(aten.div.Tensor, emit(aten.sum.dim_IntList, x, list(dims), True), count)
     apart = emit(aten.sub.Tensor, x, mean)
     squares = emit(aten.sum.dim_IntList, emit(aten.mul.Tensor, apart, apart), list(dims), True)
@@ -122,12 +123,12 @@ def extreme(emit: Emit, x: fx.Node, dims: Sequence[int], largest: bool) -> fx.No
     if not dims:
         return x
     best = emit(local.max_over if largest else local.min_over, x, list(dims), True)
-    if not x.meta.get("diff", True) or not x.meta["val"].is_floating_point():
+    if not info(x).differentiable or not tensor_of(x).is_floating_point():
         return best
     ties = emit(aten.eq.Tensor, x, best)
     count = emit(aten.sum.dim_IntList, ties, list(dims), True)
     total = emit(aten.sum.dim_IntList, emit(aten.where.ScalarOther, ties, x, 0), list(dims), True)
-    return emit(aten.div.Tensor, total, emit(aten.to.dtype, count, x.meta["val"].dtype))
+    return emit(aten.div.Tensor, total, emit(aten.to.dtype, count, tensor_of(x).dtype))
 
 
 def _extreme_of(largest: bool) -> Callable[[Call, Sharding, Emit], fx.Node]:
@@ -190,7 +191,7 @@ rule(local.pick, spec=_pick_spec, localize=_pick_local, linear=["x"], passes=Fal
 def _index_of(emit: Emit, x: fx.Node, dims: Sequence[int], largest: bool) -> fx.Node:
     """First flat index of the extreme over `dims`, which stay with size 1."""
     best = emit(local.max_over if largest else local.min_over, x, list(dims), True)
-    sizes = [int(x.meta["val"].shape[d]) for d in dims]
+    sizes = [int(tensor_of(x).shape[d]) for d in dims]
     return emit(local.first_index, x, best, list(dims), sizes)
 
 
@@ -201,7 +202,7 @@ def _picked_of(largest: bool) -> Callable[[Call, Sharding, Emit], tuple[fx.Node,
         (dim,), x = one_dim(call), call["self"]
         index = _index_of(emit, x, [dim], largest)
         flat = emit(aten.squeeze.dims, index, [dim])
-        if not x.meta["val"].is_floating_point():
+        if not tensor_of(x).is_floating_point():
             best = emit(local.max_over if largest else local.min_over, x, [dim], _keepdim(call))
             return best, index if _keepdim(call) else flat
         value = emit(local.pick, x, flat, dim)
@@ -254,7 +255,7 @@ rule(aten.all, spec=_lowered, lower=_truth(False), detached=True)
 
 def _wide(call: Call) -> torch.dtype:
     """The dtype to compute in: integers and booleans are taken as what they give."""
-    have = call["self"].meta["val"].dtype
+    have = tensor_of(call["self"]).dtype
     exact = have.is_floating_point or have.is_complex
     return wide_dtype(have if exact else call.results[0].dtype)
 

@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from shardlang.ir.compat import OpOverload
+from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.notation import bind
@@ -108,7 +109,7 @@ def _additive(names: str, call: Call) -> bool:
         return False
     which = _operand_set(names, call)
     result = call.results[0].dtype
-    return bool(which) and all(widens(call.slots[i].node.meta["val"].dtype, result) for i in which)
+    return bool(which) and all(widens(tensor_of(call.slots[i].node).dtype, result) for i in which)
 
 
 def widens(src: torch.dtype, dst: torch.dtype) -> bool:

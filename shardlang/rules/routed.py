@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shardlang.ir.node import layout_of
 from shardlang.ir.rule import Sharding
 from shardlang.ir.steps import Step, apply_step
 from shardlang.rules.call import Call, LocalCall
@@ -32,7 +33,7 @@ def _carried(call: Call) -> str:
 def _as_step(call: Call, sharding: Sharding) -> LocalCall:
     """The step that the runtime knows, between layouts that carry their labels by now."""
     x, groups, route = call["x"], call["groups"], call["route"]
-    step = Step(route.axes, x.meta["layout"], call.node.meta["layout"], route=route)
+    step = Step(route.axes, layout_of(x), layout_of(call.node), route=route)
     return apply_step, (x, step, groups), {}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.index import at_of, index_dims, indexed, is_mask, placed, places
@@ -151,7 +152,7 @@ def _values(call: Call, region: list[str]) -> list[str]:
 def _sizes(call: Call) -> list[tuple[str, int]]:
     """Sizes of the dims of the region that an `index_put` writes."""
     chosen = indexed(call)
-    shapes = [tuple(call["indices"][i].meta["val"].shape) for i in chosen]
+    shapes = [tuple(tensor_of(call["indices"][i]).shape) for i in chosen]
     joint = broadcast_shape(shapes)
     kept = [(f"d{i}", size) for i, size in enumerate(call.shapes[0])]
     return [*kept, *((f"i{i}", size) for i, size in enumerate(joint))]
@@ -160,7 +161,7 @@ def _sizes(call: Call) -> list[tuple[str, int]]:
 def _masked_put(call: Call) -> str:
     """One mask over leading dims, and values that do not depend on how many places it has."""
     chosen = indexed(call)
-    mask = call["indices"][chosen[0]].meta["val"]
+    mask = tensor_of(call["indices"][chosen[0]])
     rank, first = len(call.shapes[0]), chosen[0]
     kept = rank - mask.dim()
     values = call.shape("values")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.rules import local
 from shardlang.rules.call import Call
@@ -49,14 +50,14 @@ def split_softmax(
 
 def in_wide(emit: Emit, x: fx.Node, dtype: torch.dtype | None = None) -> fx.Node:
     """`x` in the dtype in which it is to be summed."""
-    have = x.meta["val"].dtype
+    have = tensor_of(x).dtype
     want = dtype or wide_dtype(have)
     return x if have == want else emit(aten.to.dtype, x, want)
 
 
 def in_dtype(emit: Emit, x: fx.Node, dtype: torch.dtype) -> fx.Node:
     """`x` cast to `dtype`."""
-    return x if x.meta["val"].dtype == dtype else emit(aten.to.dtype, x, dtype)
+    return x if tensor_of(x).dtype == dtype else emit(aten.to.dtype, x, dtype)
 
 
 def _spec(call: Call) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from shardlang.ir.here import size_at
+from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.registry import rule
@@ -112,7 +113,7 @@ def _summed_to(call: Call) -> str:
 
 def _summed_here(call: Call, sharding: Sharding) -> LocalCall:
     size = [size_at(dim) for dim in sharding.result().dims]
-    return summed_to, (call.operands[0], size, call.node.meta["val"].dtype), {}
+    return summed_to, (call.operands[0], size, tensor_of(call.node).dtype), {}
 
 
 def summed_to(x: torch.Tensor, size: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

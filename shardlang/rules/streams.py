@@ -19,6 +19,9 @@ import torch
 from torch import Tensor, fx
 
 from shardlang.ir.compat import OpOverload, default_generator
+from shardlang.ir.layout import Layout
+from shardlang.ir.node import NodeInfo
+from shardlang.ir.rewriter import Rewriter
 
 _WORD = (1 << 64) - 1
 _HALF = (1 << 32) - 1
@@ -57,10 +60,10 @@ def stream_key() -> Tensor:
 def key_node(graph: fx.Graph) -> fx.Node:
     """A node for the key, in front of everything that is computed."""
     first = next(node for node in graph.nodes if node.op != "placeholder")
-    with graph.inserting_before(first):
-        node = graph.create_node("call_function", stream_key, name="stream_key")
-    node.meta = {"val": torch.empty((), dtype=torch.int64, device="meta"), "module": ""}
-    return node
+    value = torch.empty((), dtype=torch.int64, device="meta")
+    record = NodeInfo(value, layout=Layout(()), random=True)
+    edit = Rewriter(graph)
+    return edit.add(stream_key, (), record=record, before=first, name="stream_key")
 
 
 @contextmanager

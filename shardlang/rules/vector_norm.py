@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call
 from shardlang.rules.reduce import extreme, root
@@ -35,8 +36,8 @@ def vector_norm(emit: Emit, x: fx.Node, p: float, dims: Sequence[int]) -> fx.Nod
     if p == 0:
         present = emit(aten.ne.Scalar, x, 0)
         count = emit(aten.sum.dim_IntList, present, list(dims), True)
-        return emit(aten.to.dtype, count, x.meta["val"].dtype)
-    if p == 2 and not x.meta["val"].is_complex():
+        return emit(aten.to.dtype, count, tensor_of(x).dtype)
+    if p == 2 and not tensor_of(x).is_complex():
         squares = emit(aten.mul.Tensor, x, x)
         return root(emit, emit(aten.sum.dim_IntList, squares, list(dims), True))
     size = emit(aten.abs.default, x)
@@ -112,7 +113,7 @@ def _marked(
 
 def _lower_dist(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     apart = in_wide(emit, emit(aten.sub.Tensor, call["self"], call["other"]))
-    dims = list(range(len(apart.meta["val"].shape)))
+    dims = list(range(len(tensor_of(apart).shape)))
     made = vector_norm(emit, apart, float(call["p"]), dims)
     if dims:
         made = emit(aten.squeeze.dims, made, dims)
@@ -135,7 +136,7 @@ def _last_of_two(call: Call) -> str:
 def _lower_pairwise(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     apart = emit(aten.sub.Tensor, call["x1"], call["x2"])
     apart = in_wide(emit, emit(aten.add.Tensor, apart, call["eps"]))
-    last = len(apart.meta["val"].shape) - 1
+    last = len(tensor_of(apart).shape) - 1
     made = vector_norm(emit, apart, float(call["p"]), [last])
     if not _keepdim(call):
         made = emit(aten.squeeze.dims, made, [last])
@@ -158,7 +159,7 @@ def _lower_similarity(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     dim, parts = int(call["dim"]) % len(full), []
     for name in ("x1", "x2"):
         x = in_wide(emit, call[name])
-        if tuple(x.meta["val"].shape) != full:
+        if tuple(tensor_of(x).shape) != full:
             x = emit(aten.expand.default, x, list(full))
         size = vector_norm(emit, x, 2.0, [dim])
         least = emit(aten.clamp_min.default, emit(aten.detach.default, size), call["eps"])

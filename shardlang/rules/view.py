@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from shardlang.ir.here import LocalSize, size_at
+from shardlang.ir.node import info
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.notation import Refusal
@@ -103,7 +104,7 @@ def _strided(call: Call) -> str:
         Refusal: the operand's own strides are not those of its shape, which is all that is known
             of a tensor that has been moved.
     """
-    source: Any = call.slots[0].node.meta["val"]
+    source: Any = info(call.slots[0].node).value
     if not source.is_contiguous() or source.storage_offset():
         raise Refusal("as_strided on a tensor that is not contiguous")
     plain = torch.empty(call.out, device="meta").stride()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from shardlang.capture import Captured, HfSource, capture
+from shardlang.ir.node import info
 from tests.capture.compare import run_both
 from tests.zoo import FAMILIES, Family
 
@@ -45,9 +46,9 @@ def test_nodes_know_their_origin(family: Family, traced: tuple[HfSource, Capture
     """Every operator has a source line and a module that exists."""
     _, captured = traced
     calls = [n for n in captured.graph.nodes if n.op == "call_function"]
-    assert all(n.meta["source"].count(".py:") == 1 for n in calls)
-    assert {n.meta["module"] for n in calls} <= {"", *captured.modules}
-    assert all("val" in n.meta for n in captured.graph.nodes)
+    assert all(info(n).source.count(".py:") == 1 for n in calls)
+    assert {info(n).module for n in calls} <= {"", *captured.modules}
+    assert all(info(n).value is not None for n in captured.graph.nodes)
 
 
 def test_leaves_are_the_models_own(family: Family, traced: tuple[HfSource, Captured]) -> None:
@@ -88,4 +89,4 @@ def test_blocks_have_values(family: Family, traced: tuple[HfSource, Captured]) -
     given = captured.selectors(second, "in")
     node = captured.value(first, "out", out[0])
     assert node is captured.value(second, "in", given[0])
-    assert node.meta["module"].startswith(first)
+    assert info(node).module.startswith(first)

@@ -20,6 +20,7 @@ from shardlang.capture import (
     make_inputs,
 )
 from shardlang.capture.nest import flatten_call, nest
+from shardlang.ir.node import info
 from tests.capture.compare import module, run_both, targets
 from tests.zoo import bert, llama, tokens, vit
 
@@ -297,7 +298,7 @@ def test_unsupported_parameters() -> None:
 
 def test_missing_values(tmp_path: Path) -> None:
     captured = capture(llama().source(tmp_path), llama().inputs, lambda name: "self_attn" in name)
-    assert captured.value("model.layers.0.self_attn", "out").meta["module"].endswith("o_proj")
+    assert info(captured.value("model.layers.0.self_attn", "out")).module.endswith("o_proj")
     with pytest.raises(CaptureError, match="is several tensors") as caught:
         captured.value("model.layers.0.self_attn", "in")
     assert "`.in.hidden_states`, " in caught.value.help

@@ -81,7 +81,7 @@ def test_every_way_gives_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) ->
         assert report.ok, (way, report.first)
         assert report.gradients is not None
         assert max(report.gradients.values()) < TOLERANCE
-        for ways in program.local.notes["routes"]:
+        for ways in program.local.info.ways:
             assert ways.taken == way or (way == route_rows.GATHER_ROWS and ways.closed)
 
 

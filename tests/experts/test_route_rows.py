@@ -13,7 +13,8 @@ from shardlang.api import Program
 from shardlang.compiler.build import build_graph
 from shardlang.compiler.driver import compile_spec
 from shardlang.ir.graph import ShardGraph
-from shardlang.passes.experts.route_rows import GATHER_EXPERTS, GATHER_ROWS, ROUTE_ROWS, Ways
+from shardlang.ir.records import Ways
+from shardlang.passes.experts.route_rows import GATHER_EXPERTS, GATHER_ROWS, ROUTE_ROWS
 from shardlang.passes.pipeline import PIPELINE, run_passes
 from shardlang.passes.verify_graph import InvariantError, verify_graph
 from shardlang.proof.report import TOLERANCE
@@ -45,7 +46,7 @@ def proven(spec: Spec) -> tuple[Program, Ways]:
     assert report.unused == [] and report.gradients is not None
     assert len(report.gradients) == report.count
     assert max(report.gradients.values()) < TOLERANCE
-    (ways,) = program.local.notes["routes"]
+    (ways,) = program.local.info.ways
     return program, ways
 
 
@@ -156,7 +157,7 @@ def test_of_two_routers_on_one_path_one_has_its_way() -> None:
 def test_a_table_that_is_only_added_is_gathered() -> None:
     program = Program(compile_spec(with_groups("table", 7, 5)))
     assert program.verify().ok
-    assert program.local.notes["routes"] == []
+    assert program.local.info.ways == []
     assert calls(program.plan(), "all_to_all", "forward") == 0
 
 

@@ -63,7 +63,7 @@ def check(made: Program) -> None:
 
 def taken(made: Program) -> list[str]:
     """The way of every layer."""
-    return [ways.taken for ways in made.local.notes["routes"]]
+    return [ways.taken for ways in made.local.info.ways]
 
 
 @pytest.mark.parametrize("name", MODELS)

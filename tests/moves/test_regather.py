@@ -15,6 +15,7 @@ from torch import Tensor
 
 from shardlang.api import Program
 from shardlang.compiler.driver import compile_spec
+from shardlang.ir.node import info
 from shardlang.ir.steps import Move, Step
 from shardlang.runtime import regather
 from shardlang.runtime.errors import RunError
@@ -48,7 +49,7 @@ def test_they_are_proven(name: str) -> None:
     assert report.gradients
     assert max(report.gradients.values()) < 1e-12
     steps = [s for n in found.local.graph.nodes for s in n.args if isinstance(s, Step)]
-    marked = any(node.meta.get("regather") for node in found.local.graph.nodes)
+    marked = any(info(node).regather for node in found.local.graph.nodes)
     assert marked if name in AGAIN else any(step.forward is Move.PERMUTE for step in steps)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shardlang.compiler.driver import Compiled
+from shardlang.ir.node import layout_of
 from tests.proof.proving import compiled
 
 MODEL = """
@@ -21,7 +22,7 @@ class Net(nn.Module):
 def layout(done: Compiled, name: str) -> str:
     """The layout of the last value of an op."""
     nodes = [n for n in done.graph.graph.nodes if n.op == "call_function" and name in n.name]
-    return str(nodes[-1].meta["layout"])
+    return str(layout_of(nodes[-1]))
 
 
 def test_a_parameter_on_a_data_axis_splits_no_op(tmp_path: Path) -> None:

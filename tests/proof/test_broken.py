@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from shardlang.compiler.driver import compile_spec
 from shardlang.ir.graph import ShardGraph, is_step, step_of
 from shardlang.ir.layout import Layout
+from shardlang.ir.node import info, set_info, tensor_of
 from shardlang.ir.rule import Operand
 from shardlang.ir.steps import Step
 from shardlang.passes import pipeline
@@ -114,7 +116,7 @@ def test_bias_added_by_every_device(
 def drop_vary(graph: ShardGraph, module: str) -> ShardGraph:
     """Take out one `vary` of an activation."""
     for node in list(graph.graph.nodes):
-        if is_step(node) and step_of(node).kind == "vary" and node.meta["module"] == module:
+        if is_step(node) and step_of(node).kind == "vary" and info(node).module == module:
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
             return graph
@@ -136,12 +138,12 @@ class Sabotage:
 def loss_in_r(graph: ShardGraph) -> ShardGraph:
     """Leave the loss replicated: its all-reduce is summed again in the backward."""
     for node in reversed(list(graph.graph.nodes)):
-        scalar = is_step(node) and node.meta["diff"] and not node.meta["val"].shape
+        scalar = is_step(node) and info(node).differentiable and not tensor_of(node).shape
         if scalar and step_of(node).kind == "all_reduce":
             step = step_of(node)
             dst = Layout(step.dst.dims, step.dst.partial, frozenset(step.axes))
             node.args = (node.args[0], Step(step.axes, step.src, dst))
-            node.meta["layout"] = dst
+            set_info(node, replace(info(node), layout=dst))
             return graph
     raise AssertionError("the loss is not all-reduced")
 

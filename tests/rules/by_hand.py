@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from shardlang.ir.here import specialise
 from shardlang.ir.layout import DimLayout, Layout, all_pieces_nonempty
 from shardlang.ir.mesh import Axis, Mesh
+from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
 from shardlang.ir.pieces import piece_of
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.rules.call import Call
@@ -30,19 +31,19 @@ def call_of(op: Any, *args: Any, **kwargs: Any) -> tuple[Call, list[Tensor]]:
 
     def place(x: Tensor) -> fx.Node:
         node = graph.placeholder(f"x{len(tensors)}")
-        node.meta["val"] = x
+        set_info(node, NodeInfo(x))
         tensors.append(x)
         return node
 
     args, kwargs = pytree.tree_map_only(Tensor, place, (args, kwargs))
     node = graph.call_function(op, args, kwargs)
-    node.meta["val"] = op(*_values((args, kwargs))[0], **_values((args, kwargs))[1])
+    set_info(node, NodeInfo(op(*_values((args, kwargs))[0], **_values((args, kwargs))[1])))
     call = Call(node)
-    return call, [slot.node.meta["val"] for slot in call.slots]
+    return call, [tensor_of(slot.node) for slot in call.slots]
 
 
 def _values(tree: Any) -> Any:
-    return pytree.tree_map_only(fx.Node, lambda node: node.meta["val"], tree)
+    return pytree.tree_map_only(fx.Node, lambda node: info(node).value, tree)
 
 
 def shardings(rule: Rule, axis: Axis, empty: bool) -> Iterator[Sharding]:
@@ -95,7 +96,7 @@ def _compare(
     )
     runs = []
     grads: list[list[Tensor | None]] = []
-    full = _flat(call.node.meta["val"])
+    full = _flat(info(call.node).value)
     seeds = [torch.randn_like(y) if y.is_floating_point() else y for y in full]
     for device, coord in enumerate(mesh.coords()):
         local = [piece[device].detach() for piece in cut]

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from shardlang.ir.graph import GraphLeaf, GraphResult, ShardGraph, sharding_of
 from shardlang.ir.layout import DimLayout, Layout
 from shardlang.ir.mesh import Mesh
+from shardlang.ir.node import NodeInfo, info, set_info
 from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.rule import Rule, Sharding
@@ -176,7 +177,7 @@ def build(
     reference = case.reference(partial)
     for i, x in enumerate(reference.leaves):
         node = graph.placeholder(f"x{i}")
-        node.meta["val"] = case.fake.from_tensor(x)
+        set_info(node, NodeInfo(case.fake.from_tensor(x)))
         kind = "param" if reference.trainable[i] else "input"
         leaves.append(GraphLeaf(f"x{i}", kind, node, x.dtype, reference.trainable[i]))
     fed = [
@@ -198,21 +199,21 @@ def build(
 
 def _called(graph: fx.Graph, case: Case, target: Any, args: Any, kwargs: Any) -> fx.Node:
     node = graph.call_function(target, args, kwargs)
-    values, keywords = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+    values, keywords = fx.map_arg((node.args, node.kwargs), lambda n: info(n).value)
     with torch.no_grad(), case.fake:
-        node.meta["val"] = target(*values, **keywords)
+        set_info(node, NodeInfo(target(*values, **keywords)))
     return node
 
 
 def _result_nodes(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
-    val = node.meta["val"]
+    val = info(node).value
     if isinstance(val, Tensor):
         return [node]
     found = []
-    for index, item in enumerate(val):
+    for index, item in enumerate(val or ()):
         if isinstance(item, Tensor):
             picked = graph.call_function(operator.getitem, (node, index))
-            picked.meta["val"] = item
+            set_info(picked, NodeInfo(item))
             found.append(picked)
     return found
 

@@ -1,0 +1,52 @@
+"""Records that nodes and graphs carry: what a spec states, and what the passes find out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """A layout that the spec states for a leaf or a value.
+
+    Attributes:
+        layout: the stated layout; open dims are whole in it.
+        open: dims that propagation decides.
+        place: `file.shard:7` of the statement.
+    """
+
+    layout: Layout
+    open: frozenset[int] = frozenset()
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FullGather:
+    """A change of layout during which devices hold more than before and after."""
+
+    start: Layout
+    widest: Layout
+    end: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What each way of one region of experts would move, in bytes per optimizer step.
+
+    Attributes:
+        ops: names of the products.
+        module: the module that has them.
+        ways: the ways and their bytes.
+        taken: the cheapest.
+        closed: why a way is not open.
+    """
+
+    ops: tuple[str, ...]
+    module: str
+    axes: tuple[Axis, ...]
+    ways: dict[str, float]
+    taken: str
+    closed: dict[str, str]

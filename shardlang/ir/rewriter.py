@@ -1,0 +1,84 @@
+"""The one way to make, replace and remove nodes: every node gets its record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.node import Target
+
+from shardlang.ir.compat import FakeTensorMode, detect_fake_mode, tree_leaves
+from shardlang.ir.node import NodeInfo, info, set_info
+
+
+def origin_of(node: fx.Node) -> NodeInfo:
+    """A record that says of a node no more than where in the model it comes from."""
+    here = info(node)
+    return NodeInfo(module=here.module, source=here.source, no_grad=here.no_grad)
+
+
+class Rewriter:
+    """Edits one graph, and carries the records of its nodes along."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+
+    @cached_property
+    def fake_mode(self) -> FakeTensorMode:
+        """The fake mode of the graph's values, or a new one if it has none."""
+        mode = detect_fake_mode(tree_leaves([info(node).value for node in self.graph.nodes]))
+        return mode if isinstance(mode, FakeTensorMode) else FakeTensorMode()
+
+    def add(
+        self,
+        target: Target,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        record: NodeInfo,
+        before: fx.Node,
+        name: str | None = None,
+    ) -> fx.Node:
+        """Add a call before a node, with its record."""
+        with self.graph.inserting_before(before):
+            made = self.graph.create_node("call_function", target, args, dict(kwargs or {}), name)
+        set_info(made, record)
+        return made
+
+    def call(self, target: Target, *args: Any, like: fx.Node, **kwargs: Any) -> fx.Node:
+        """Add a call before `like`, with the origin of `like`; its value is inferred."""
+        value = self.run(target, args, kwargs)
+        record = replace(origin_of(like), value=value)
+        return self.add(target, args, kwargs, record=record, before=like)
+
+    def infer(self, node: fx.Node) -> None:
+        """Set the value of a changed call from its operands' values."""
+        set_info(node, replace(info(node), value=self.run(node.target, node.args, node.kwargs)))
+
+    def run(self, target: Target, args: Any, kwargs: Any) -> Any:
+        """The fake result of a call whose operands may be nodes."""
+        assert callable(target), "only calls of functions have values"
+        args, kwargs = fx.map_arg((args, kwargs), lambda n: info(n).value)
+        with self.fake_mode, torch.no_grad():
+            return target(*args, **kwargs)
+
+    def redirect(
+        self, node: fx.Node, by: fx.Node, reads: Callable[[fx.Node], bool] | None = None
+    ) -> None:
+        """Let the users of `node` (those that `reads` chooses) read `by`; `by` itself stays."""
+        node.replace_all_uses_with(
+            by, delete_user_cb=lambda user: user is not by and (reads is None or reads(user))
+        )
+
+    def replace(self, node: fx.Node, by: fx.Node) -> None:
+        """Let all users of `node` use `by`, and remove `node`."""
+        node.replace_all_uses_with(by)
+        self.remove(node)
+
+    def remove(self, node: fx.Node) -> None:
+        """Remove a node that nothing uses."""
+        self.graph.erase_node(node)

@@ -1,0 +1,76 @@
+"""The graph is typed: one record per node and per graph, no string keys."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import fx
+
+from shardlang.ir.compat import FakeTensorMode
+from shardlang.ir.node import NodeInfo, info, set_info
+from shardlang.ir.rewriter import Rewriter
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("passes", "runtime", "shardlang")
+LINKED = {"grammar", "passes", "runtime"}
+READS_META = {"shardlang/ir/node.py", "shardlang/capture/naming.py"}
+"""Where the record is kept, and where it is made from what export leaves."""
+
+
+def files() -> Iterator[tuple[str, ast.Module]]:
+    """Every module that works on graphs, by its path in the repository."""
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = path.relative_to(ROOT)
+            if folder != "shardlang" or name.parts[1] not in LINKED:
+                yield str(name), ast.parse(path.read_text())
+
+
+def string_keys(tree: ast.Module) -> Iterator[int]:
+    """Lines that read or write `meta`, or `notes` by a key."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr == "meta":
+            yield node.lineno
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith(".notes"):
+            yield node.lineno
+
+
+def test_no_string_keys_outside_of_the_record() -> None:
+    wrong = [
+        f"{name}:{line}"
+        for name, tree in files()
+        if name not in READS_META
+        for line in string_keys(tree)
+    ]
+    assert wrong == []
+
+
+def test_string_keys_are_found() -> None:
+    text = "a = node.meta['val']\nb = graph.notes['routes']\nnode.meta |= c\n"
+    assert sorted(string_keys(ast.parse(text))) == [1, 2, 3]
+
+
+def test_a_rewriter_gives_nodes_their_values_and_the_origin_of_another() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    with FakeTensorMode():
+        set_info(x, NodeInfo(torch.empty(3, 5)))
+    first = graph.call_function(torch.ops.aten.relu.default, (x,))
+    set_info(first, NodeInfo(info(x).value, "up.act", "model.py:7", no_grad=True, regather=True))
+    graph.output((first,))
+    edit = Rewriter(graph)
+    made = edit.call(torch.ops.aten.t.default, x, like=first)
+    value = info(made).value
+    assert isinstance(value, torch.Tensor) and value.shape == (5, 3)
+    assert (info(made).module, info(made).source) == ("up.act", "model.py:7")
+    assert info(made).no_grad and not info(made).regather
+    edit.redirect(x, made, lambda user: user is first)
+    edit.infer(first)
+    assert first.args == (made,) and made.args == (x,)
+    back = edit.call(torch.ops.aten.t.default, made, like=first)
+    edit.replace(first, back)
+    assert list(graph.nodes)[:3] == [x, made, back]
+    assert graph.output_node().args == ((back,),)
