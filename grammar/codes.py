@@ -376,7 +376,8 @@ CODES: dict[str, Code] = {
     ),
     "SH0622": Code(
         "piece of another device",
-        "A pickled tensor is one device's piece, and this process is not that device.",
+        "A pickled tensor is one device's piece: this process is not that device, or some devices"
+        " have saved theirs and others have not.",
     ),
     "SH0623": Code(
         "module that cannot change so",

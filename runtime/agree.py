@@ -21,6 +21,7 @@ from shardlang.runtime.calls import Call
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.reports import first_line
+from shardlang.runtime.tensor_files import saved_since
 from shardlang.runtime.watch import named
 
 T = TypeVar("T")
@@ -132,11 +133,12 @@ class Agreement:
         return self._together("wait for work of each rank", work, lambda _: _Said())
 
     def _said(self, asked: Asked) -> _Said:
+        lines = (*asked.lines, *saved_since())
         on_host = all(x.device.type == "cpu" for x in asked.compared.values())
         if not on_host and self._batches >= ON_DEVICE_BATCHES:
-            return _Said(asked.lines, call=asked.call)
+            return _Said(lines, call=asked.call)
         sums = {n: checksum(x) for n, x in sorted(asked.compared.items())}
-        return _Said(asked.lines, sums, call=asked.call)
+        return _Said(lines, sums, call=asked.call)
 
     def check_draws(self) -> None:
         """Compare the states of the ranks' random number generators. Collective.
@@ -213,6 +215,8 @@ def _refusal(error: Exception) -> tuple[str, str, str, tuple[str, ...]]:
 def _calls_differ(rank: int, first: _Said, other: _Said) -> RunError:
     if other.lines != first.lines:
         here, there = _first_difference(first.lines, other.lines)
+        if "pieces pickled" in here + there:
+            return _saved_alone(rank, here, there)
         return RunError(
             "SH0612",
             f"the ranks are called in different ways: rank 0 with {here}, rank {rank} with {there}",
@@ -225,6 +229,17 @@ def _calls_differ(rank: int, first: _Said, other: _Said) -> RunError:
         " same whole batch on every rank",
         help="draw batches from a generator that is seeded alike on every rank, and without a"
         " `DistributedSampler`",
+    )
+
+
+def _saved_alone(rank: int, here: str, there: str) -> RunError:
+    return RunError(
+        "SH0622",
+        f"the ranks have not saved alike: rank 0 with {here}, rank {rank} with {there} since the"
+        " last call; what one rank saves with `torch.save` is its pieces alone",
+        help="save on every rank, each to a file of its own; or all together with"
+        " `torch.distributed.checkpoint.save`; or gather on every rank with `full_tensor()`, and"
+        " save on one",
     )
 
 

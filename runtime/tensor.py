@@ -139,7 +139,27 @@ class Sharded(DTensor):
         found: Sharded = memo[id(self)]
         return found
 
+    def __copy__(self) -> Sharded:
+        copy = sharded(self._local_tensor, self.sharding, self.requires_grad)
+        copy.__dict__.update({k: v for k, v in self.__dict__.items() if k == "_is_param"})
+        return copy
+
+    def storage(self) -> Any:
+        """Refused: a file of whole tensors cannot be made of a piece's memory.
+
+        Raises:
+            RunError: SH0621.
+        """
+        raise RunError(
+            "SH0621",
+            "the memory of a sharded tensor is asked for, and this device holds a piece alone",
+            help="gather it with `full_tensor()` on every rank, or take `p.to_local()` for the"
+            " piece; `torch.distributed.checkpoint.save` takes the state dict as it is",
+        )
+
     def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.sharding.split:
+            tensor_files.note_saved()
         values = tensor_files.values_of(self)
         flags = (self.requires_grad, hasattr(self, "_is_param"))
         return restored, (self._local_tensor.detach(), *values, flags)

@@ -8,6 +8,8 @@ tensor is one device's piece, and loads on that device alone.
 from __future__ import annotations
 
 import itertools
+import threading
+import warnings
 import weakref
 from typing import Any
 
@@ -92,6 +94,28 @@ _LIVE: weakref.WeakSet[Groups] = weakref.WeakSet()
 def remember(groups: Groups) -> None:
     """Let tensors that were pickled on this mesh be read back."""
     _LIVE.add(groups)
+
+
+_SAVED = [0]
+"""How many pieces the main thread has pickled since the ranks last compared themselves."""
+
+
+def note_saved() -> None:
+    """Say that a piece is pickled: what one rank saves is not the model."""
+    _SAVED[0] += threading.current_thread() is threading.main_thread()
+    warnings.warn(
+        "a sharded tensor is pickled as the piece of this device alone: every rank must save a"
+        " file of its own, which loads on that rank alone; for one checkpoint that loads anywhere,"
+        " use `torch.distributed.checkpoint.save`, or gather on every rank with `full_tensor()`",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def saved_since() -> tuple[str, ...]:
+    """In words, how many pieces this rank has pickled since it was asked last."""
+    count, _SAVED[0] = _SAVED[0], 0
+    return (f"{count} pieces pickled",) if count else ()
 
 
 def values_of(tensor: Any) -> tuple[Any, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import page
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -65,6 +68,7 @@ def everything() -> dict[str, Any]:
     found["replicas"] = _replicas(modules[0], mine)
     found["infinity"] = _infinity(modules[0], mine)
     found["elsewhere"] = _elsewhere(folder)
+    found["saved"] = _saved(modules[0], mine[0], folder / "saved")
     found["changed"] = _changed(modules[0], mine[0], whole[0])
     found["refused"] = _refused(modules[0], mine[0])
     found["outside"] = outside.all_gaps(modules, whole, twin, folder / f"cached{dist.get_rank()}")
@@ -197,6 +201,43 @@ def _elsewhere(folder: Path) -> str | None:
     except RunError as error:
         return error.code
     return None
+
+
+def _saved(module: Any, batch: Any, folder: Path) -> dict[str, Any]:
+    """What is said where one rank saves its pieces alone, and where all do."""
+    rank = dist.get_rank()
+    folder.mkdir(parents=True, exist_ok=True)
+    state = module.state_dict()
+    found: dict[str, Any] = {}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        copies = copy.deepcopy(state), copy.copy(state), [copy.copy(x) for x in state.values()]
+        dcp.save({"model": state}, checkpoint_id=folder / "all")
+        found["silent"] = not [w for w in said if "piece of this device" in str(w.message)]
+        found["copied"] = all(
+            torch.equal(mine.to_local(), its.to_local()) and mine.sharding is its.sharding
+            for mine, its in zip(copies[2], state.values(), strict=True)
+        )
+        found["before"] = _said_by(lambda: module(**batch))
+        if rank == 0:
+            torch.save(state, folder / "alone.pt")
+        spoken = [w for w in said if "piece of this device" in str(w.message)]
+        found["spoken"] = bool(spoken) == (rank == 0)
+        found["alone"] = _said_by(lambda: module(**batch))
+        found["after"] = _said_by(lambda: module(**batch))
+        torch.save(state, folder / f"own{rank}.pt")
+        found["each"] = _said_by(lambda: module(**batch))
+    found["safetensors"] = _said_by(lambda: save_file(dict(state), folder / f"{rank}.safetensors"))
+    return found
+
+
+def _said_by(call: Callable[[], Any]) -> tuple[str, str]:
+    """The code and the text of a refusal."""
+    try:
+        call()
+    except RunError as error:
+        return error.code, f"{error.message} | {error.help}"
+    return "", ""
 
 
 def _broadcast(module: Any, whole: list[Any]) -> Any:

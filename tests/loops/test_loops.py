@@ -65,6 +65,18 @@ def test_a_piece_of_another_device_is_refused(ran: Results) -> None:
     assert all(rank["elsewhere"] == "SH0622" for rank in ran)
 
 
+def test_pieces_that_one_rank_saves_are_said_and_refused(ran: Results) -> None:
+    for rank in ran:
+        saved = rank["saved"]
+        assert saved["silent"] and saved["spoken"] and saved["copied"]
+        assert saved["before"] == saved["after"] == saved["each"] == ("", "")
+        code, words = saved["alone"]
+        assert code == "SH0622" and "what one rank saves with `torch.save`" in words
+        assert "`torch.distributed.checkpoint.save`" in words
+        code, words = saved["safetensors"]
+        assert code == "SH0621" and "full_tensor()" in words
+
+
 def test_a_broadcast_is_right_or_refused(ran: Results) -> None:
     for rank in ran:
         packed, plain = rank["broadcast"]
