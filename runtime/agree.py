@@ -250,13 +250,20 @@ def _first_difference(one: Sequence[str], other: Sequence[str]) -> tuple[str, st
     return here, there
 
 
-def check_replicas(pieces: Mapping[str, tuple[Tensor, Layout]], groups: Groups) -> None:
+def check_replicas(
+    pieces: Mapping[str, tuple[Tensor, Layout]],
+    groups: Groups,
+    differ: Callable[[str, int, int], RunError] | None = None,
+) -> None:
     """Compare the tensors that several devices hold alike. Collective.
 
+    Args:
+        differ: the error for a tensor, the first rank that holds a piece of it, and another one.
+
     Raises:
-        RunError: SH0611, naming a tensor and the ranks.
+        RunError: SH0611, naming a tensor and the ranks, unless `differ` gives another.
     """
-    if groups.mesh.devices == 1:
+    if groups.mesh.devices == 1 or not pieces:
         return
     mine = torch.tensor([checksum(piece) for piece, _ in pieces.values()], device=groups.device)
     rows = [torch.empty_like(mine) for _ in range(groups.mesh.devices)]
@@ -268,7 +275,7 @@ def check_replicas(pieces: Mapping[str, tuple[Tensor, Layout]], groups: Groups) 
             at = groups.mesh.coord(rank)
             first = holders.setdefault(tuple(at[axis.name] for axis in layout.sharded), rank)
             if row[column] != table[first][column]:
-                raise _replicas_differ(name, first, rank)
+                raise (differ or _replicas_differ)(name, first, rank)
 
 
 def _replicas_differ(name: str, first: int, rank: int) -> RunError:
@@ -279,4 +286,15 @@ def _replicas_differ(name: str, first: int, rank: int) -> RunError:
         help="let the model's constructor draw from torch's, numpy's or Python's global generators,"
         " which are seeded alike on every rank; not from the time, the rank or a generator that is"
         " seeded anew",
+    )
+
+
+def inputs_differ(name: str, first: int, rank: int) -> RunError:
+    """The error for a plain input of which two ranks should pass the same values."""
+    return RunError(
+        "SH0612",
+        f"input `{name}` has other values on rank {rank} than on rank {first}, and both pass the"
+        " same piece of it",
+        help="draw batches from a generator that is seeded alike on every rank, and without a"
+        " `DistributedSampler`; cut whole batches with `shard_inputs`",
     )

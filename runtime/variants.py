@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from shardlang.ir.layout import Layout
-from shardlang.runtime.agree import Agreement, Asked
+from shardlang.runtime.agree import Agreement, Asked, check_replicas, inputs_differ
 from shardlang.runtime.border import cut
 from shardlang.runtime.calls import (
     Argument,
@@ -36,6 +36,9 @@ from shardlang.runtime.outside import outside
 from shardlang.runtime.standins import Standins
 from shardlang.runtime.tables import Tables, slot_of
 from shardlang.runtime.tensor import Sharded
+
+COMPARED_CALLS = 3
+"""In so many calls with plain tensors are these compared: a wrong sampler shows at once."""
 
 
 class Compiler(Protocol):
@@ -92,7 +95,7 @@ class Variants:
         self._params = {leaf.name: tables.slot(leaf) for leaf in params}
         speaks = not any(groups.coord.values())
         self._loaded = Kept(compiler.declared, tables.load(made), speaks)
-        self._agreement = Agreement(groups)
+        self._agreement, self._compared = Agreement(groups), 0
         for name, module in self._modules.items():
             module.training = name not in compiler.declared.evaluated
 
@@ -152,7 +155,19 @@ class Variants:
         loaded = self._loaded_for(asked.call, lambda program: program.check_given(asked.given))
         if loaded.draws:
             self._agreement.check_draws()
+        self._compare_plain(asked.given, loaded)
         return loaded, {name: loaded.piece(name, given) for name, given in asked.given.items()}
+
+    def _compare_plain(self, given: Mapping[str, Tensor], loaded: LoadedProgram) -> None:
+        """Compare plain inputs of the first calls where devices share them. Collective there."""
+        plain = {
+            name: (x, loaded.inputs[name].layout)
+            for name, x in given.items()
+            if not isinstance(x, DTensor)
+        }
+        if plain and self._compared < COMPARED_CALLS:
+            self._compared += 1
+            check_replicas(plain, self.groups, inputs_differ)
 
     def _to_answer(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Asked:
         """What a call of the module asks for on this rank; nothing of it is collective."""

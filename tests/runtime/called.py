@@ -384,6 +384,8 @@ def ranks_differ() -> dict[str, tuple[str, str]]:
     found["frozen"] = refusal(lambda: module(**pieces))
     module.up.weight.requires_grad_()
     found["arguments"] = refusal(lambda: module(**pieces, weight=float(rank)))
+    found["whole inputs"] = refusal(lambda: Pair(TP, n=n).module(**rows(5, rank)))
+    found["whole inputs, alike"] = refusal(lambda: Pair(TP, n=n).module(**rows(5)))
     found["unmarked"] = refusal(lambda: module(**rows(5)))
     loss = module(**pieces)["loss"]
     params = list(module.parameters())

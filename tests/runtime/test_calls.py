@@ -45,6 +45,8 @@ def test_calls_on_two_devices(tmp_path: Path) -> None:
             "draws": "SH0612",
             "frozen": "SH0612",
             "arguments": "SH0612",
+            "whole inputs": "SH0612",
+            "whole inputs, alike": "",
             "unmarked": "SH0605",
             "twice": "SH0613",
         }, refused
@@ -53,6 +55,7 @@ def test_calls_on_two_devices(tmp_path: Path) -> None:
         assert "`w` has other values on rank 1 than on rank 0" in refused["replicas"][1]
         assert "rank 1 with the model in evaluation mode" in refused["modes"][1]
         assert "rank 1 with `up.weight` frozen" in refused["frozen"][1]
+        assert "input `x` has other values on rank 1 than on rank 0" in refused["whole inputs"][1]
         assert found["changed"]
         assert "cut whole inputs with `shard_inputs`" in refused["unmarked"][1]
 
