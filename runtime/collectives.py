@@ -1,7 +1,7 @@
 """Steps as differentiable functions on one device.
 
-Both directions come from the one table in `shardlang.ir.steps`: the forward move of a step, and as
-its derivative the backward move. (The functional collectives of torch differentiate an all-reduce
+Both directions come from the one table in `shardlang.ir.reshard`: the forward collective, and as
+its derivative the adjoint. (The functional collectives of torch differentiate an all-reduce
 to another all-reduce, which doubles the gradients of a row-parallel layer on two devices.)
 """
 
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from shardlang.ir.journey import router_at
-from shardlang.ir.steps import Step
+from shardlang.ir.reshard import Reshard
 from shardlang.runtime.bundle import bundles
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.lower import Change, lower
+from shardlang.runtime.lower import lower
 from shardlang.runtime.moves import SENDING, Move, Sending, keep
 from shardlang.runtime.once import once
-from shardlang.runtime.routes import Carry
+from shardlang.runtime.routes import carry
 from shardlang.runtime.watch import named
 from shardlang.runtime.wire import Wire
 
@@ -100,12 +100,12 @@ class _ApplyTogether(torch.autograd.Function):
 class RunStep:
     """One step, ready to run: call it with this device's piece."""
 
-    def __init__(self, step: Step, groups: Groups, where: str = "") -> None:
+    def __init__(self, step: Reshard, groups: Groups, where: str = "") -> None:
         self.label = label_of(step, where)
-        self.forward = connected(lower(Change.forward(step), groups, f"forward {self.label}"))
-        self.backward = connected(lower(Change.backward(step), groups, f"backward {self.label}"))
+        self.forward = connected(lower(step.forward, groups, f"forward {self.label}"))
+        self.backward = connected(lower(step.adjoint, groups, f"backward {self.label}"))
         self._trivial = self.forward is keep and self.backward is keep
-        self._differentiable = step.reduce == "sum"
+        self._differentiable = step.differentiable
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._trivial:
@@ -121,12 +121,12 @@ class RunStep:
 class RunSteps:
     """Several steps of one kind and group, ready to run as one call each way."""
 
-    def __init__(self, steps: Sequence[Step], groups: Groups, where: str = "") -> None:
+    def __init__(self, steps: Sequence[Reshard], groups: Groups, where: str = "") -> None:
         self.label = label_of(steps[0], where)
-        assert all(step.reduce == "sum" for step in steps), "a max or min has no gradient"
+        assert all(step.differentiable for step in steps), "a max or min has no gradient"
         forward, backward = f"forward {self.label}", f"backward {self.label}"
-        self.forwards = [connected(lower(Change.forward(s), groups, forward)) for s in steps]
-        self.backwards = [connected(lower(Change.backward(s), groups, backward)) for s in steps]
+        self.forwards = [connected(lower(s.forward, groups, forward)) for s in steps]
+        self.backwards = [connected(lower(s.adjoint, groups, backward)) for s in steps]
 
     def __call__(self, xs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if torch.is_grad_enabled() and any(x.requires_grad for x in xs):
@@ -138,21 +138,20 @@ class RunSteps:
 class RunRoute:
     """A dispatch or collect, ready to run: call it with this device's rows and all groups."""
 
-    def __init__(self, step: Step, groups: Groups, where: str = "") -> None:
+    def __init__(self, step: Reshard, groups: Groups, where: str = "") -> None:
         assert step.route is not None
         self.label = label_of(step, where)
         self.router = router_at(step.route.at(groups.coord), groups.device)
         self.group = groups.of(step.axes)
         self.wire = Wire(self.group)
-        self.inverse = step.route.inverse
+        self.ways = ("forward", step.forward), ("backward", step.adjoint)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, x: Tensor, by: Tensor) -> Tensor:
         journey = self.router.journey(by)
-        row = tuple(x.shape[1:])
         there, back = (
-            Sent(Carry(self.group, f"{way} {self.label}", journey, inverse, row), self.wire)
-            for way, inverse in (("forward", self.inverse), ("backward", not self.inverse))
+            Sent(carry(collective, self.group, journey, x, f"{way} {self.label}"), self.wire)
+            for way, collective in self.ways
         )
         if x.requires_grad and torch.is_grad_enabled():
             out: Tensor = _Apply.apply(x, there, back)  # type: ignore[no-untyped-call]
@@ -160,7 +159,7 @@ class RunRoute:
         return there(x)
 
 
-def label_of(step: Step, where: str = "") -> str:
+def label_of(step: Reshard, where: str = "") -> str:
     """The step's name for messages: `all_reduce over tp in layers.0.mlp`."""
     axes = "*".join(axis.name for axis in step.axes)
     return f"{step.kind} over {axes}" + (f" in {where}" if where else "")

@@ -15,8 +15,8 @@ from torch import fx
 from shardlang.ir.here import PieceAt, specialise
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
+from shardlang.ir.reshard import Reshard
 from shardlang.ir.route import RouteAt
-from shardlang.ir.steps import Step
 from shardlang.runtime.collectives import RunRoute, RunStep, RunSteps
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.regather import Regather, parameter_of
@@ -60,7 +60,7 @@ def _step_call(
     sources, steps, *by = node.args
     where = info(node).module
     if by:
-        assert isinstance(steps, Step)
+        assert isinstance(steps, Reshard)
         route = _named(RunRoute(steps, groups, where), node.name)
         return graph.call_function(route, fx.map_arg((sources, *by), lambda n: env[n]))
     made: Any = (RunStep if node.target is apply_step else RunSteps)(steps, groups, where)  # type: ignore[arg-type]

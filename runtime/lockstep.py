@@ -17,15 +17,16 @@ import torch
 from torch import Tensor
 
 from shardlang.ir import Axis, Mesh
+from shardlang.ir.collective import Collective
 from shardlang.ir.journey import router_at
-from shardlang.ir.steps import Step
+from shardlang.ir.reshard import Reshard
 from shardlang.runtime.bundle import Tensors, bundles
 from shardlang.runtime.communication import Call
 from shardlang.runtime.communicator import CallFault, Communicator
 from shardlang.runtime.groups import Group, between, members
-from shardlang.runtime.lower import Change, lower
+from shardlang.runtime.lower import lower
 from shardlang.runtime.moves import SENDING, Move, Sending, keep
-from shardlang.runtime.routes import Carry
+from shardlang.runtime.routes import Carry, carry
 
 Guard = Callable[[], AbstractContextManager[Any]]
 """What names the step in an error of its moves."""
@@ -63,9 +64,9 @@ def sites(mesh: Mesh) -> list[SimulatedSite]:
 
 
 @functools.lru_cache(maxsize=1024)
-def lowered(change: Change, mesh: Mesh) -> tuple[Move, ...]:
-    """One direction of a step on every device."""
-    return tuple(lower(change, site) for site in sites(mesh))
+def lowered(collective: Collective, mesh: Mesh) -> tuple[Move, ...]:
+    """A collective on every device."""
+    return tuple(lower(collective, site) for site in sites(mesh))
 
 
 def deliver(
@@ -190,12 +191,12 @@ def _flows(xs: Iterable[Tensor]) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in xs)
 
 
-def step_on_all(step: Step, xs: Tensors, mesh: Mesh, guard: Guard = nullcontext) -> list[Tensor]:
+def step_on_all(step: Reshard, xs: Tensors, mesh: Mesh, guard: Guard = nullcontext) -> list[Tensor]:
     """Apply a step to the pieces of all devices."""
-    forward, backward = (lowered(of(step), mesh) for of in (Change.forward, Change.backward))
+    forward, backward = (lowered(way, mesh) for way in (step.forward, step.adjoint))
     if all(move is keep for move in (*forward, *backward)):
         return list(xs)
-    if step.reduce != "sum":
+    if not step.differentiable:
         return move_all(forward, [x.detach() for x in xs])
     if _flows(xs):
         return list(_OnAll.apply(forward, backward, guard, *xs))  # type: ignore[no-untyped-call]
@@ -203,12 +204,12 @@ def step_on_all(step: Step, xs: Tensors, mesh: Mesh, guard: Guard = nullcontext)
 
 
 def steps_on_all(
-    steps: Sequence[Step], xs: Sequence[Tensors], mesh: Mesh, guard: Guard = nullcontext
+    steps: Sequence[Reshard], xs: Sequence[Tensors], mesh: Mesh, guard: Guard = nullcontext
 ) -> list[Tensors]:
     """Apply several steps, sent together; pieces by device, then by step."""
     forward, backward = (
-        list(zip(*(lowered(of(step), mesh) for step in steps), strict=True))
-        for of in (Change.forward, Change.backward)
+        list(zip(*(lowered(way, mesh) for way in ways), strict=True))
+        for ways in ([step.forward for step in steps], [step.adjoint for step in steps])
     )
     if not _flows(x for own in xs for x in own):
         return [*move_together(forward, xs)]
@@ -218,24 +219,19 @@ def steps_on_all(
 
 
 def route_on_all(
-    step: Step, xs: Tensors, by: Tensors, mesh: Mesh, guard: Guard = nullcontext
+    step: Reshard, xs: Tensors, by: Tensors, mesh: Mesh, guard: Guard = nullcontext
 ) -> list[Tensor]:
     """Apply a dispatch or collect to the rows of all devices; `by` are the groups they know."""
     forward, backward = (
-        [_carry(step, *each, inverse) for each in zip(sites(mesh), by, xs, strict=True)]
-        for inverse in _ways(step)
+        [_carry(way, *each) for each in zip(sites(mesh), by, xs, strict=True)]
+        for way in (step.forward, step.adjoint)
     )
     if _flows(xs):
         return list(_OnAll.apply(forward, backward, guard, *xs))  # type: ignore[no-untyped-call]
     return move_all(forward, xs)
 
 
-def _ways(step: Step) -> tuple[bool, bool]:
-    assert step.route is not None
-    return step.route.inverse, not step.route.inverse
-
-
-def _carry(step: Step, site: SimulatedSite, by: Tensor, x: Tensor, inverse: bool) -> Carry:
-    assert step.route is not None
-    journey = router_at(step.route.at(site.coord), site.device).journey(by)
-    return Carry(site.of(step.axes), "", journey, inverse, tuple(x.shape[1:]))
+def _carry(collective: Collective, site: SimulatedSite, by: Tensor, x: Tensor) -> Carry:
+    assert collective.route is not None
+    journey = router_at(collective.route.at(site.coord), site.device).journey(by)
+    return carry(collective, site.of(collective.axes), journey, x, "")

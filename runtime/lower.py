@@ -1,18 +1,16 @@
-"""From one direction of a step to the move that does it on one device."""
+"""From a collective to the move that does it on one device."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from shardlang.ir import Axis, Layout
+from shardlang.ir import Axis, DimLayout, Layout
+from shardlang.ir.collective import Collective, Kind
 from shardlang.ir.pieces import freeze, place
-from shardlang.ir.steps import Move as Kind
-from shardlang.ir.steps import Step
 from shardlang.runtime.groups import Group
 from shardlang.runtime.moves import (
     Cut,
@@ -47,59 +45,37 @@ class Site(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One direction of a step: what to do, and the layouts around it."""
-
-    move: Kind
-    axes: tuple[Axis, ...]
-    src: Layout
-    dst: Layout
-    reduce: str = "sum"
-
-    @staticmethod
-    def forward(step: Step) -> Change:
-        """The forward direction."""
-        return Change(step.forward, step.axes, step.src, step.dst, step.reduce)
-
-    @staticmethod
-    def backward(step: Step) -> Change:
-        """The backward direction: from the gradient of the result to that of the operand."""
-        return Change(step.backward, step.backward_axes, step.dst, step.src)
-
-    @property
-    def dim(self) -> int:
-        """The one dim that becomes whole, or is cut."""
-        before, after = self.src.dim_of(self.axes[0]), self.dst.dim_of(self.axes[0])
-        found = before if before is not None else after
-        assert found is not None
-        return found
-
-
-def lower(change: Change, site: Site, label: str = "") -> Move:
-    """The move of one direction of a step on one device."""
-    if change.move is Kind.NOTHING or not change.axes:
+def lower(collective: Collective, site: Site, label: str = "") -> Move:
+    """The move of a collective on one device; a route's is made when its rows are there."""
+    if collective.kind is Kind.NOTHING:
         return keep
-    if change.move is Kind.FIRST:
-        return keep if all(site.coord[axis.name] == 0 for axis in change.axes) else drop
-    if all(axis.size == 1 for axis in change.axes):
+    if collective.kind is Kind.ZERO:
+        return drop
+    if collective.kind is Kind.FIRST:
+        return keep if all(site.coord[axis.name] == 0 for axis in collective.axes) else drop
+    if collective.ways == 1:
         return keep
-    if change.move is Kind.SLICE:
-        return Cut(change.dim, _where(change.dst, change.src, change.dim, site))
-    if change.move is Kind.PAD:
-        where = _where(change.src, change.dst, change.dim, site)
-        return Pad(change.dim, where, change.dst.local_shape(site.coord))
-    return _SENDING[change.move](change, site, label)
+    return _MOVES[collective.kind](collective, site, label)
 
 
-def _where(narrow: Layout, wide: Layout, dim: int, site: Site) -> slice | torch.Tensor:
+def _where(narrow: DimLayout, wide: DimLayout, site: Site) -> slice | torch.Tensor:
     """Where this device's piece of `narrow` lies in its piece of `wide`."""
-    where = place(narrow.dims[dim], wide.dims[dim], freeze(site.coord))
+    where = place(narrow, wide, freeze(site.coord))
     return where if isinstance(where, slice) else torch.tensor(where, device=site.device)
 
 
-def _reduce(change: Change, site: Site, label: str) -> Move:
-    return Reduce(site.of(change.axes), label, change.reduce)
+def _slice(collective: Collective, site: Site, label: str) -> Move:
+    dim, narrow, wide = collective.cut()
+    return Cut(dim, _where(narrow, wide, site))
+
+
+def _pad(collective: Collective, site: Site, label: str) -> Move:
+    dim, narrow, wide = collective.cut()
+    return Pad(dim, _where(narrow, wide, site), collective.dst.local_shape(site.coord))
+
+
+def _reduce(collective: Collective, site: Site, label: str) -> Move:
+    return Reduce(site.of(collective.axes), label, collective.reduce)
 
 
 def _cell(layout: Layout, coord: dict[str, int], dim: int, sizes: Sequence[int]) -> Shape:
@@ -114,47 +90,46 @@ def _is_flat(parts: Parts, cell: Shape) -> bool:
     return parts.even and parts.in_order and math.prod(cell[: parts.dim]) == 1
 
 
-def _gather(change: Change, site: Site, label: str) -> Move:
-    group, dim = site.of(change.axes), change.dim
-    parts = parts_of(dim, change.src.dims[dim], change.dst.dims[dim], group.coords, site.device)
-    cell = _cell(change.src, site.coord, dim, parts.sizes)
-    out = change.dst.local_shape(site.coord)
+def _gather(collective: Collective, site: Site, label: str) -> Move:
+    group, (dim, narrow, wide) = site.of(collective.axes), collective.cut()
+    parts = parts_of(dim, narrow, wide, group.coords, site.device)
+    cell = _cell(collective.src, site.coord, dim, parts.sizes)
+    out = collective.dst.local_shape(site.coord)
     missing = cell[dim] - parts.sizes[group.index]
     return Gather(group, label, parts, cell, out, missing, _is_flat(parts, cell))
 
 
-def _scatter(change: Change, site: Site, label: str) -> Move:
-    group, dim = site.of(change.axes), change.dim
-    parts = parts_of(dim, change.dst.dims[dim], change.src.dims[dim], group.coords, site.device)
-    cell = _cell(change.dst, site.coord, dim, parts.sizes)
+def _scatter(collective: Collective, site: Site, label: str) -> Move:
+    group, (dim, narrow, wide) = site.of(collective.axes), collective.cut()
+    parts = parts_of(dim, narrow, wide, group.coords, site.device)
+    cell = _cell(collective.dst, site.coord, dim, parts.sizes)
     size = parts.sizes[group.index]
     return Scatter(group, label, parts, cell, size, _is_flat(parts, cell))
 
 
-def _all_to_all(change: Change, site: Site, label: str) -> Move:
-    group = site.of(change.axes)
-    src, dst = change.src, change.dst
-    before, after = src.dim_of(change.axes[0]), dst.dim_of(change.axes[0])
+def _all_to_all(collective: Collective, site: Site, label: str) -> Move:
+    group = site.of(collective.axes)
+    src, dst = collective.src, collective.dst
+    before, after = collective.dims
     assert before is not None and after is not None
     sent = parts_of(after, dst.dims[after], src.dims[after], group.coords, site.device)
     received = parts_of(before, src.dims[before], dst.dims[before], group.coords, site.device)
     even = src.dims[before].even and dst.dims[after].even
-    return _exchange(change, site, group, label, sent, received, even)
+    return _exchange(collective, site, group, label, sent, received, even)
 
 
-def _permute(change: Change, site: Site, label: str) -> Move:
-    dim = change.dim
-    src, dst = change.src.dims[dim], change.dst.dims[dim]
+def _permute(collective: Collective, site: Site, label: str) -> Move:
+    dim, src, dst = collective.cut()
     axes = moved_axes(src, dst)
     if not axes:
         return keep
     group = site.of(axes)
     sent, received = moved_parts(dim, src, dst, group.coords, group.index, site.device)
-    return _exchange(change, site, group, label, sent, received, even=False)
+    return _exchange(collective, site, group, label, sent, received, even=False)
 
 
 def _exchange(
-    change: Change,
+    collective: Collective,
     site: Site,
     group: Group,
     label: str,
@@ -163,8 +138,8 @@ def _exchange(
     even: bool,
 ) -> Exchange:
     """An exchange, with the shapes that follow from its parts."""
-    out = change.src.local_shape(site.coord)
-    into = change.dst.local_shape(site.coord)
+    out = collective.src.local_shape(site.coord)
+    into = collective.dst.local_shape(site.coord)
     counts_sent = [math.prod(_with(out, sent.dim, size)) for size in sent.sizes]
     shapes = tuple(_with(into, received.dim, size) for size in received.sizes)
     counts = [math.prod(shape) for shape in shapes]
@@ -175,7 +150,9 @@ def _with(shape: Shape, dim: int, size: int) -> Shape:
     return (*shape[:dim], size, *shape[dim + 1 :])
 
 
-_SENDING: dict[Kind, Callable[[Change, Site, str], Move]] = {
+_MOVES: dict[Kind, Callable[[Collective, Site, str], Move]] = {
+    Kind.SLICE: _slice,
+    Kind.PAD: _pad,
     Kind.ALL_REDUCE: _reduce,
     Kind.ALL_GATHER: _gather,
     Kind.REDUCE_SCATTER: _scatter,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from shardlang.ir.collective import Collective, Kind
 from shardlang.ir.journey import Journey
 from shardlang.runtime.communication import Call
 from shardlang.runtime.groups import Group
@@ -49,6 +50,11 @@ class Carry:
         """The rows that arrive; those that came back in their own places."""
         rows = message.view(sum(self._counts[1]), *self.row)
         return put_back(rows, self.journey.order) if self.inverse else rows
+
+
+def carry(collective: Collective, group: Group, journey: Journey, x: Tensor, label: str) -> Carry:
+    """The move of a dispatch or collect for the rows of `x`."""
+    return Carry(group, label, journey, collective.kind is Kind.COLLECT, tuple(x.shape[1:]))
 
 
 def put_back(rows: Tensor, order: Tensor) -> Tensor:

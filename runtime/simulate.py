@@ -20,7 +20,7 @@ from shardlang.ir.here import specialise
 from shardlang.ir.node import info
 from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
-from shardlang.ir.steps import Step
+from shardlang.ir.reshard import Reshard
 from shardlang.runtime.lockstep import (
     Guard,
     lowered,
@@ -29,7 +29,6 @@ from shardlang.runtime.lockstep import (
     step_on_all,
     steps_on_all,
 )  # fmt: skip
-from shardlang.runtime.lower import Change
 from shardlang.runtime.moves import Move
 from shardlang.runtime.regather import Kept, Regather, Source, parameter_of, unpacked
 
@@ -112,7 +111,7 @@ class Simulator:
         if node.target is apply_steps:
             xs = [[values[x][d] for x in sources] for d in range(len(self.coords))]  # type: ignore[union-attr,index]
             return [tuple(own) for own in steps_on_all(steps, xs, self.mesh, guard)]  # type: ignore[arg-type]
-        assert isinstance(sources, fx.Node) and isinstance(steps, Step)
+        assert isinstance(sources, fx.Node) and isinstance(steps, Reshard)
         if by:
             return route_on_all(steps, values[sources], values[by[0]], self.mesh, guard)
         out = step_on_all(steps, values[sources], self.mesh, guard)
@@ -120,9 +119,9 @@ class Simulator:
             self._note(node, steps, values[sources], out)
         return out
 
-    def _note(self, node: fx.Node, step: Step, xs: PerDevice, out: PerDevice) -> None:
+    def _note(self, node: fx.Node, step: Reshard, xs: PerDevice, out: PerDevice) -> None:
         """Note on every device where the parameter that it gathered comes from."""
-        moves, name = lowered(Change.forward(step), self.mesh), parameter_of(node, self._names)
+        moves, name = lowered(step.forward, self.mesh), parameter_of(node, self._names)
         pieces = [r.packed(x.detach()) for r, x in zip(self._regathers, xs, strict=True)]
         for device, (x, whole) in enumerate(zip(xs, out, strict=True)):
             if whole is not x:

@@ -4,34 +4,47 @@ from __future__ import annotations
 
 import re
 
-from shardlang.ir.steps import ADJOINTS, Move
+from shardlang.ir.collective import Kind
+from shardlang.ir.reshard import CHANGES, How
 from tests.commands import ROOT
+from tests.moves.rows import example
 
-MOVES = {
-    "nothing": Move.NOTHING,
-    "all-reduce": Move.ALL_REDUCE,
-    "all-gather": Move.ALL_GATHER,
-    "reduce-scatter": Move.REDUCE_SCATTER,
-    "local slice": Move.SLICE,
-    "pad with zeros": Move.PAD,
-    "keep on the first device": Move.FIRST,
-    "keep on the first device, zero elsewhere": Move.FIRST,
+KINDS = {
+    "nothing": Kind.NOTHING,
+    "all-reduce": Kind.ALL_REDUCE,
+    "all-gather": Kind.ALL_GATHER,
+    "reduce-scatter": Kind.REDUCE_SCATTER,
+    "local slice": Kind.SLICE,
+    "pad with zeros": Kind.PAD,
+    "keep on the first device": Kind.FIRST,
+    "all-to-all": Kind.ALL_TO_ALL,
+    "send and receive": Kind.PERMUTE,
+    "send and receive back": Kind.PERMUTE,
+    "rows to their groups": Kind.DISPATCH,
+    "rows back": Kind.COLLECT,
+    "zeros": Kind.ZERO,
+    "keep on the first device, zero elsewhere": Kind.FIRST,
 }
-ROW = re.compile(r"^\| (\w+) `([SPIR])(?:\(d\))?→([SPIR])(?:\((\w)\))?` \| ([^|]+) \| ([^|]+) \|")
+HOW = {
+    "all_to_all": How.DIM,
+    "permute": How.ORDER,
+    "dispatch": How.DISPATCH,
+    "collect": How.COLLECT,
+    "max": How.MAX,
+    "min": How.MIN,
+}
+ROW = re.compile(
+    r"^\| (?:all_reduce )?(\w+) `([SPIR])(?:\(\w\))?→([SPIR])(?:\(\w\))?` \| ([^|]+) \| ([^|]+) \|"
+)
 
 
-def test_the_table_of_steps() -> None:
+def test_the_table_of_changes() -> None:
     page = (ROOT / "docs" / "type-system.md").read_text()
     rows = [match.groups() for match in map(ROW.match, page.splitlines()) if match]
-    written = {
-        (before, after): (name, MOVES[forward], MOVES[backward])
-        for name, before, after, _, forward, backward in rows
-        if before != after or before != "S"
-    }
-    assert written == ADJOINTS
-    assert {name for name, before, after, *_ in rows if before == after} == {
-        "all_to_all",
-        "permute",
-        "dispatch",
-        "collect",
-    }
+    assert len(rows) == len(CHANGES)
+    for name, before, after, forward, backward in rows:
+        key = before, after, HOW.get(name, How.STATE)
+        made = example(*key)
+        assert made.kind == ("all_reduce" if name in ("max", "min") else name)
+        assert (made.forward.kind, made.adjoint.kind) == (KINDS[forward], KINDS[backward]), name
+        assert key in CHANGES

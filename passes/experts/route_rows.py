@@ -22,6 +22,7 @@ from torch import fx
 
 from shardlang.cost.ring import sent_bytes
 from shardlang.cost.splits import change_bytes
+from shardlang.ir.collective import Collective, Kind
 from shardlang.ir.graph import ShardError, ShardGraph, describe, home, is_item, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
@@ -30,7 +31,6 @@ from shardlang.ir.records import Ways
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.route import Route
 from shardlang.ir.rule import Origin, Sharding
-from shardlang.ir.steps import Move
 from shardlang.passes.experts.gather_rows import Gathering, gather_price
 from shardlang.passes.experts.row_region import PRODUCT, Region, barred, regions, regroups
 from shardlang.passes.propagate.bind_rules import bind_node
@@ -118,7 +118,8 @@ def route_price(region: Region) -> float:
 
 def _route_price(value: fx.Node, region: Region) -> int:
     layout = home(value)
-    sent = sent_bytes(Move.DISPATCH, region.axes, layout, layout, tensor_of(value).dtype.itemsize)
+    dispatch = Collective(Kind.DISPATCH, region.axes, layout, layout)
+    sent = sent_bytes(dispatch, tensor_of(value).dtype.itemsize)
     return sent * (2 if info(value).differentiable else 1)
 
 

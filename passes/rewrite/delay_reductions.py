@@ -13,10 +13,10 @@ from torch import fx
 
 from shardlang.cost.held import value_bytes
 from shardlang.cost.ring import ring_limit
+from shardlang.ir.collective import Kind
 from shardlang.ir.graph import ShardGraph, home, is_item, sharding_of
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import has_several, info
-from shardlang.ir.steps import Move
 from shardlang.passes.propagate.flow import operands_of
 from shardlang.passes.rewrite.defer_reductions import is_free, pass_on
 
@@ -79,7 +79,7 @@ def _next(value: fx.Node, axis: Axis) -> tuple[fx.Node, frozenset[int]] | None:
 
 def _reduce_bytes(value: fx.Node) -> int:
     """Bytes of an all-reduce of a value over many devices."""
-    return ring_limit(Move.ALL_REDUCE, value_bytes(value))
+    return ring_limit(Kind.ALL_REDUCE, value_bytes(value))
 
 
 def _gradient_bytes(operand: fx.Node) -> int:

@@ -28,8 +28,8 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.node import NodeInfo, info, set_info
 from shardlang.ir.program import apply_step
 from shardlang.ir.records import FullGather
+from shardlang.ir.reshard import Reshard
 from shardlang.ir.rewriter import Rewriter
-from shardlang.ir.steps import Step
 from shardlang.passes.propagate.flow import operands_of
 from shardlang.rules.call import Call
 
@@ -94,7 +94,7 @@ class Versions:
         return made
 
 
-def insert_step(graph: ShardGraph, value: fx.Node, step: Step, before: fx.Node) -> fx.Node:
+def insert_step(graph: ShardGraph, value: fx.Node, step: Reshard, before: fx.Node) -> fx.Node:
     """Add one step node before a node."""
     here = info(value)
     record = NodeInfo(
@@ -125,7 +125,7 @@ def reduce_extremes(graph: ShardGraph, node: fx.Node) -> None:
     if not axes:
         return
     layout = sharding.result()
-    step = Step(axes, layout, layout, sharding.rule.reduce)
+    step = Reshard(axes, layout, layout, sharding.rule.reduce)
     after = node.next
     made = insert_step(graph, node, step, after)
     set_info(made, replace(info(made), module=info(node).module))

@@ -20,6 +20,7 @@ from torch import fx
 
 from shardlang.cost.held import value_bytes
 from shardlang.cost.ring import ring_limit
+from shardlang.ir.collective import Kind
 from shardlang.ir.graph import (
     ShardGraph,
     home,
@@ -33,8 +34,8 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo, has_several, info, layout_of, set_info
 from shardlang.ir.program import apply_step
+from shardlang.ir.reshard import Reshard
 from shardlang.ir.rewriter import Rewriter
-from shardlang.ir.steps import Move, Step
 from shardlang.rules.call import Call
 
 SOURCE, SINK = "I", "R"
@@ -94,7 +95,7 @@ def _add_value(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
     """The edges of one whole value."""
     label, copy = label_vertex(node), copy_vertex(node)
     size = value_bytes(node) * UNIT
-    reduced, gathered = (ring_limit(move, size) for move in (Move.ALL_REDUCE, Move.ALL_GATHER))
+    reduced, gathered = (ring_limit(move, size) for move in (Kind.ALL_REDUCE, Kind.ALL_GATHER))
     leaf = node.op == "placeholder"
     net.add_edge(label, copy, capacity=reduced + (not leaf))
     if leaf:
@@ -129,7 +130,7 @@ def _add_uses(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
         elif need == "share":
             net.add_edge(copy, label_vertex(node))
         elif need == "slice":
-            size = ring_limit(Move.ALL_GATHER, value_bytes(operand) * UNIT)
+            size = ring_limit(Kind.ALL_GATHER, value_bytes(operand) * UNIT)
             had = net.get_edge_data(copy, SINK)
             if had is None:
                 net.add_edge(copy, SINK, capacity=size)
@@ -218,11 +219,11 @@ class Emission:
 
     def _step(self, node: fx.Node) -> None:
         value, step = node.args
-        assert isinstance(value, fx.Node) and isinstance(step, Step)
+        assert isinstance(value, fx.Node) and isinstance(step, Reshard)
         fed = self.read(node, value)
         self._label(node)
         src = layout_of(fed)
-        node.args = (fed, Step(step.axes, src, layout_of(node), step.reduce))
+        node.args = (fed, Reshard(step.axes, src, layout_of(node), step.reduce))
 
     def _output(self, node: fx.Node) -> None:
         done = [v if v is None else self.read(node, v) for v in self.graph.result_nodes]
@@ -268,7 +269,7 @@ class Emission:
         layout = home(value)
         src = Layout(layout.dims, layout.partial, have)
         dst = Layout(layout.dims, layout.partial, want)
-        step = Step(axes, src, dst)
+        step = Reshard(axes, src, dst)
         record = NodeInfo(
             info(value).value,
             info(before).module if before.op != "output" else "",

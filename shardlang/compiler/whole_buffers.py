@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 from torch import fx
 
 from shardlang.cost.traffic import steps_of
+from shardlang.ir.collective import Kind
 from shardlang.ir.graph import ShardError, ShardGraph, is_step
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
-from shardlang.ir.steps import Move
 
 
 def check_updates(graph: ShardGraph) -> None:
@@ -60,7 +60,7 @@ def _reached(start: fx.Node, following: Callable[[fx.Node], Iterable[fx.Node]]) 
 
 def _is_gather(node: fx.Node) -> bool:
     steps = [step for _, step in steps_of(node)] if is_step(node) else []
-    return any(step.forward is Move.ALL_GATHER for step in steps)
+    return any(step.forward.kind is Kind.ALL_GATHER for step in steps)
 
 
 def _refusal(name: str, axes: tuple[Axis, ...], gather: fx.Node) -> ShardError:

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from shardlang.cost.steps import expected_bytes
 from shardlang.ir.layout import DimLayout, Layout
 from shardlang.ir.mesh import Axis
-from shardlang.ir.steps import Step
+from shardlang.ir.reshard import Reshard
 
-Path = tuple[Step, ...]
+Path = tuple[Reshard, ...]
 
 
 class NoPath(ValueError):
@@ -31,7 +31,7 @@ def minor_in(dim: DimLayout, axis: Axis) -> bool:
     return bool(found) and all(axes[-1] == axis for axes in found)
 
 
-def step_cost(step: Step, diff: bool) -> float:
+def step_cost(step: Reshard, diff: bool) -> float:
     """The weight of one step: its bytes for elements of one byte; of equal ways the shortest."""
     return expected_bytes(step, 1, diff) + 1e-3
 
@@ -59,16 +59,16 @@ def _unmarked(layout: Layout, axis: Axis) -> Layout:
     return Layout(layout.dims, layout.partial - {axis})
 
 
-def _permutations(layout: Layout, goal: Layout) -> Iterator[Step]:
+def _permutations(layout: Layout, goal: Layout) -> Iterator[Reshard]:
     """A dim whose axes stand in another order, where all pieces have one size."""
     for place, (dim, want) in enumerate(zip(layout.dims, goal.dims, strict=True)):
         target = want.only(dim.axes)
         axes = dim.axes
         if dim != target and set(target.axes) == set(axes) and dim.even and target.even:
-            yield Step(axes, layout, layout.replaced(place, target))
+            yield Reshard(axes, layout, layout.replaced(place, target))
 
 
-def _exchanges(layout: Layout, goal: Layout) -> Iterator[Step]:
+def _exchanges(layout: Layout, goal: Layout) -> Iterator[Reshard]:
     """Towards other axes on one dim: the new ones below the old, then the old ones below the new.
 
     What is then gathered over the old axes is a piece of the new ones, and never the whole dim.
@@ -81,34 +81,36 @@ def _exchanges(layout: Layout, goal: Layout) -> Iterator[Step]:
         for axis in want.axes:
             below = DimLayout.shard(dim.size, (*dim.axes, axis)) if axis not in taken else dim
             if below != dim and below.even:
-                yield Step((axis,), layout, layout.replaced(place, below))
+                yield Reshard((axis,), layout, layout.replaced(place, below))
         turned = (*(axis for axis in want.axes if axis in dim.axes), *leaving)
         if turned != dim.axes and dim.even:
-            yield Step(dim.axes, layout, layout.replaced(place, DimLayout.shard(dim.size, turned)))
+            yield Reshard(
+                dim.axes, layout, layout.replaced(place, DimLayout.shard(dim.size, turned))
+            )
 
 
-def neighbours(layout: Layout, goal: Layout) -> Iterator[Step]:
+def neighbours(layout: Layout, goal: Layout) -> Iterator[Reshard]:
     """All single steps from a layout that can be part of a way to the goal."""
     for axis, gathered in _removals(layout):
-        yield Step((axis,), layout, gathered)
+        yield Reshard((axis,), layout, gathered)
         for moved in _additions(gathered, goal, axis):
             if goal.dim_of(axis) != layout.dim_of(axis):
-                yield Step((axis,), layout, moved)
+                yield Reshard((axis,), layout, moved)
         if axis in goal.partial:
-            yield Step((axis,), layout, Layout(gathered.dims, layout.partial | {axis}))
+            yield Reshard((axis,), layout, Layout(gathered.dims, layout.partial | {axis}))
     for axis in sorted(layout.partial - goal.partial):
         bare = _unmarked(layout, axis)
-        yield Step((axis,), layout, bare)
+        yield Reshard((axis,), layout, bare)
         for placed in _additions(bare, goal, axis):
-            yield Step((axis,), layout, placed)
+            yield Reshard((axis,), layout, placed)
     taken = set(layout.sharded) | layout.partial
     for axis in (*goal.sharded, *sorted(goal.partial)):
         if axis in taken:
             continue
         for placed in _additions(layout, goal, axis):
-            yield Step((axis,), layout, placed)
+            yield Reshard((axis,), layout, placed)
         if axis in goal.partial:
-            yield Step((axis,), layout, Layout(layout.dims, layout.partial | {axis}))
+            yield Reshard((axis,), layout, Layout(layout.dims, layout.partial | {axis}))
     yield from _permutations(layout, goal)
     yield from _exchanges(layout, goal)
 
@@ -144,7 +146,7 @@ def find_path(sources: tuple[Layout, ...], goal: Layout, diff: bool) -> tuple[in
 
 def merge_reductions(path: Path) -> Path:
     """Neighbouring all-reduces over several axes become one."""
-    merged: list[Step] = []
+    merged: list[Reshard] = []
     for step in path:
         last = merged[-1] if merged else None
         if (
@@ -153,7 +155,7 @@ def merge_reductions(path: Path) -> Path:
             and last.reduce == step.reduce
         ):
             axes = tuple(sorted({*last.axes, *step.axes}))
-            merged[-1] = Step(axes, last.src, step.dst, step.reduce)
+            merged[-1] = Reshard(axes, last.src, step.dst, step.reduce)
         else:
             merged.append(step)
     return tuple(merged)

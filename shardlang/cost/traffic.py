@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 from torch import fx
 
-from shardlang.cost.steps import backward_bytes, forward_bytes
+from shardlang.cost.ring import sent_bytes
 from shardlang.ir.graph import is_step
 from shardlang.ir.node import info, tensor_of
 from shardlang.ir.program import LocalProgram, apply_step
-from shardlang.ir.steps import Step
+from shardlang.ir.reshard import Reshard
 
-Pair = tuple[fx.Node, Step]
+Pair = tuple[fx.Node, Reshard]
 """A value, and the step that changes its layout."""
 
 
@@ -32,12 +32,12 @@ def step_nodes(program: LocalProgram) -> Iterable[fx.Node]:
 
 def sent_forward(pairs: Iterable[Pair]) -> int:
     """Bytes that the busiest device sends in one forward call of some steps."""
-    return sum(forward_bytes(step, tensor_of(value).dtype.itemsize) for value, step in pairs)
+    return sum(sent_bytes(step.forward, tensor_of(value).dtype.itemsize) for value, step in pairs)
 
 
 def sent_backward(pairs: Iterable[Pair]) -> int:
     """Bytes that the busiest device sends in one backward call of some steps."""
-    return sum(backward_bytes(step, tensor_of(value).dtype.itemsize) for value, step in pairs)
+    return sum(sent_bytes(step.adjoint, tensor_of(value).dtype.itemsize) for value, step in pairs)
 
 
 def seeds_of(program: LocalProgram) -> list[fx.Node]:

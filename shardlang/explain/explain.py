@@ -19,7 +19,7 @@ from shardlang.ir.layout import Layout, printed_type
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, tensor_of
 from shardlang.ir.records import Ways
-from shardlang.ir.steps import Step
+from shardlang.ir.reshard import Reshard
 from shardlang.passes.experts.route_rows import DONE_BY
 from shardlang.plan.names import readers, through_steps
 from shardlang.plan.text import bytes_text, shape_text
@@ -128,7 +128,7 @@ class Writer:
         routes = self.book.compiled.program.info.ways
         return [_experts(ways) for ways in routes if ways.module == module]
 
-    def _ends(self, node: fx.Node, value: fx.Node, step: Step) -> Iterator[Story]:
+    def _ends(self, node: fx.Node, value: fx.Node, step: Reshard) -> Iterator[Story]:
         """The op that gives the value, and the first that reads it, along the step's axis."""
         axis = step.axes[0]
         made = self.book.nodes.get(through_steps(value).name)
@@ -192,7 +192,7 @@ def _experts(ways: Ways) -> Explanation:
     return Explanation(ways.module or "the model", "experts", facts, (story,))
 
 
-def _through_whole(step: Step, itemsize: int, diff: bool) -> tuple[Alternative, ...] | None:
+def _through_whole(step: Reshard, itemsize: int, diff: bool) -> tuple[Alternative, ...] | None:
     """The step itself, and the way through the tensor whole along its axes, in bytes."""
     whole = Layout(
         tuple(dim.without(step.axes) for dim in step.src.dims), step.src.partial - set(step.axes)

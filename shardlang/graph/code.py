@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.cost.ring import sends
 from shardlang.cost.traffic import steps_of, with_gradient
 from shardlang.ir.graph import is_item, is_step
 from shardlang.ir.layout import Layout, printed_type
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
-from shardlang.ir.steps import COMMUNICATING, Step
+from shardlang.ir.reshard import Reshard
 from shardlang.plan.names import op_name
 
 _INDENT = "    "
@@ -68,18 +67,18 @@ class _Writer:
             own = steps_of(node)[0][1] if is_step(node) else None
             yield self._line(node, self._right(node), node, own)
 
-    def _line(self, node: fx.Node, right: str, call: fx.Node, step: Step | None) -> str:
+    def _line(self, node: fx.Node, right: str, call: fx.Node, step: Reshard | None) -> str:
         """One line: what is computed, its type, and what the gradient needs."""
         parts = []
         layout, val = info(node).layout, info(node).value
         if isinstance(layout, Layout) and isinstance(val, torch.Tensor):
             parts.append(printed_type(val.dtype, layout))
-        if step is not None and call in self.flowing and sends(step.backward, step.backward_axes):
-            axes = "*".join(axis.name for axis in step.backward_axes)
-            parts.append(f"gradient: {COMMUNICATING[step.backward]} over {axes}")
+        if step is not None and call in self.flowing and step.adjoint.sends:
+            axes = "*".join(axis.name for axis in step.adjoint.axes)
+            parts.append(f"gradient: {step.adjoint.op} over {axes}")
         return _commented(f"{_INDENT}{self.names[node]} = {right}", "; ".join(parts))
 
-    def _step(self, value: fx.Node, step: Step, *more: str) -> str:
+    def _step(self, value: fx.Node, step: Reshard, *more: str) -> str:
         return f"{step.kind}({', '.join((self.names[value], _step_arguments(step), *more))})"
 
     def _right(self, node: fx.Node) -> str:
@@ -138,7 +137,7 @@ def _is_bundled(node: fx.Node) -> bool:
     )
 
 
-def _step_arguments(step: Step) -> str:
+def _step_arguments(step: Reshard) -> str:
     """The axes, the dims that change, and how it is reduced."""
     axes = ", ".join(f'"{axis.name}"' for axis in step.axes)
     before, after = step.dims

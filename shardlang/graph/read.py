@@ -7,14 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from shardlang.cost.ring import sends
-from shardlang.cost.traffic import sent_backward, sent_forward, steps_of, with_gradient
+from shardlang.cost.traffic import Pair, sent_backward, sent_forward, steps_of, with_gradient
 from shardlang.graph.picture import Arrow, Box, Picture
 from shardlang.ir.graph import ShardGraph, home, is_item, is_step, sharding_of
 from shardlang.ir.layout import Layout, dtype_name, printed_type
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_steps
-from shardlang.ir.steps import COMMUNICATING, Step
 from shardlang.passes.propagate.flow import operands_of
 from shardlang.plan.names import module_of, op_name
 from shardlang.plan.text import bytes_text, shape_text
@@ -162,8 +160,7 @@ def _passed_on(node: fx.Node) -> fx.Node:
 def _calls(node: fx.Node, flowing: set[fx.Node]) -> bool:
     """Whether a step sends anything, in either direction."""
     step = steps_of(node)[0][1]
-    back = node in flowing and sends(step.backward, step.backward_axes)
-    return sends(step.forward, step.axes) or back
+    return step.forward.sends or (node in flowing and step.adjoint.sends)
 
 
 def _is_vary(node: fx.Node) -> bool:
@@ -176,22 +173,23 @@ def step_lines(node: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
     step = pairs[0][1]
     axes = "*".join(axis.name for axis in step.axes)
     lines = [f"{step.kind} {axes}"]
-    if sends(step.forward, step.axes):
-        lines[0] = f"{COMMUNICATING[step.forward]} {axes}"
+    if step.forward.sends:
+        lines[0] = f"{step.forward.op} {axes}"
         lines.append(bytes_text(sent_forward(pairs)))
     if step.route is not None:
         lines[0] += f", {step.kind}"
         lines[-1] += " expected"
     if node in flowing and info(node).regather:
         lines.append(f"again backward: {bytes_text(sent_forward(pairs))}")
-    if node in flowing and sends(step.backward, step.backward_axes):
-        lines.append(f"grad: {_backward_text(step, sent_backward(pairs))}")
+    if node in flowing and step.adjoint.sends:
+        lines.append(_gradient_text(pairs))
     return tuple(lines)
 
 
-def _backward_text(step: Step, count: int) -> str:
-    axes = "*".join(axis.name for axis in step.backward_axes)
-    return f"{COMMUNICATING[step.backward]} {axes} {bytes_text(count)}"
+def _gradient_text(pairs: list[Pair]) -> str:
+    back = pairs[0][1].adjoint
+    axes = "*".join(axis.name for axis in back.axes)
+    return f"grad: {back.op} {axes} {bytes_text(sent_backward(pairs))}"
 
 
 def _reduced(leaf: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
@@ -200,7 +198,7 @@ def _reduced(leaf: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
     for user in leaf.users:
         if is_step(user) and _is_vary(user) and user in flowing:
             pair = next(pair for pair in steps_of(user) if pair[0] is leaf)
-            lines.append(f"grad: {_backward_text(pair[1], sent_backward([pair]))}")
+            lines.append(_gradient_text([pair]))
     return tuple(lines)
 
 

@@ -14,8 +14,8 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import info
 from shardlang.ir.records import Ways
+from shardlang.ir.reshard import Reshard, apply_step, apply_steps
 from shardlang.ir.rule import Sharding
-from shardlang.ir.steps import Step, apply_step, apply_steps
 
 
 def constrain(x: Tensor) -> Tensor:
@@ -130,10 +130,10 @@ def is_step(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in (apply_step, apply_steps)
 
 
-def step_of(node: fx.Node) -> Step:
+def step_of(node: fx.Node) -> Reshard:
     """The step of a step node."""
     step = node.args[1]
-    assert isinstance(step, Step)
+    assert isinstance(step, Reshard)
     return step
 
 

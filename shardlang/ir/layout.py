@@ -474,6 +474,10 @@ class Layout:
         gone = tuple(axes)
         return Layout(tuple(dim.without(gone) for dim in self.dims), self.partial, self.varying)
 
+    def dual(self) -> Layout:
+        """The layout of its gradient: whole for each summand, a summand for each `R` copy."""
+        return Layout(self.dims, self.varying, self.partial)
+
     def unlabelled(self) -> Layout:
         """The same placement with no gradient label."""
         return Layout(self.dims, self.partial) if self.varying else self

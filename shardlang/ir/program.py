@@ -11,7 +11,7 @@ from torch import fx
 from shardlang.ir.graph import GraphInfo
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
-from shardlang.ir.steps import apply_step, apply_steps
+from shardlang.ir.reshard import apply_step, apply_steps
 from shardlang.ir.text import graph_text
 
 __all__ = ["LeafPlacement", "LocalProgram", "ResultPlacement", "apply_step", "apply_steps"]

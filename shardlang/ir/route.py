@@ -47,6 +47,10 @@ class Route:
         """The route on the device at `coord`, the same for a dispatch and its collect."""
         return RouteAt(replace(self, inverse=False), tuple(sorted(coord.items())))
 
+    def reversed(self) -> Route:
+        """The way back of the same rows."""
+        return replace(self, inverse=not self.inverse)
+
     def __repr__(self) -> str:
         return f"route({self.rows} by {self.groups})"
 

@@ -16,8 +16,8 @@ from torch import fx
 from shardlang.ir.graph import is_item, producer, sharding_of
 from shardlang.ir.layout import Layout, printed_type
 from shardlang.ir.node import info
+from shardlang.ir.reshard import Reshard, apply_step, apply_steps
 from shardlang.ir.rule import Sharding
-from shardlang.ir.steps import Step, apply_step, apply_steps
 
 
 def graph_text(graph: fx.Graph, names: Mapping[str, str] | None = None) -> str:
@@ -56,7 +56,7 @@ def call_text(node: fx.Node) -> str:
 
 
 def _step_name(step: Any) -> str:
-    assert isinstance(step, Step)
+    assert isinstance(step, Reshard)
     axes = "*".join(axis.name for axis in step.axes)
     kind = step.kind if step.reduce == "sum" else f"{step.kind}_{step.reduce}"
     return f"{kind}[{axes}]"
@@ -106,7 +106,7 @@ def _layouts(node: fx.Node) -> list[Layout]:
         return [layout] if isinstance(layout, Layout) else list(layout)
     if node.target is apply_step:
         step = node.args[1]
-        assert isinstance(step, Step)
+        assert isinstance(step, Reshard)
         return [step.dst]
     sharding, stated = info(node).sharding, info(node).stated
     if stated is not None and (sharding is None or not sharding.axes()):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx
 
-from shardlang.cost.ring import ring_bytes, sends
+from shardlang.cost.ring import ring_bytes
 from shardlang.cost.traffic import (
     Pair,
     sent_backward,
@@ -18,10 +18,10 @@ from shardlang.cost.traffic import (
     steps_of,
     with_gradient,
 )
+from shardlang.ir.collective import Kind
 from shardlang.ir.graph import is_item
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_steps
-from shardlang.ir.steps import COMMUNICATING, Move
 from shardlang.plan.memory import estimate_memory
 from shardlang.plan.names import Names, module_of
 from shardlang.plan.reasons import Reasons
@@ -81,7 +81,7 @@ class Collector:
         for node in self.nodes:
             pairs = steps_of(node)
             step = pairs[0][1]
-            if sends(step.forward, step.axes):
+            if step.forward.sends:
                 sent = sent_forward(pairs)
                 reason = self.reasons.forward(node, pairs[0][0], step)
                 yield self._row(node, pairs, "forward", sent, reason)
@@ -92,7 +92,7 @@ class Collector:
             pairs = self._with_gradient(node)
             if pairs and info(node).regather:
                 yield self._again(node, pairs)
-            if not pairs or not sends(pairs[0][1].backward, pairs[0][1].backward_axes):
+            if not pairs or not pairs[0][1].adjoint.sends:
                 continue
             value, step = pairs[0]
             sent = sent_backward(pairs)
@@ -122,12 +122,10 @@ class Collector:
         self, node: fx.Node, pairs: list[Pair], phase: Phase, sent: int, reason: str
     ) -> CollectiveRow:
         step = pairs[0][1]
-        move = step.forward if phase == "forward" else step.backward
-        axes = step.axes if phase == "forward" else step.backward_axes
-        op = COMMUNICATING[move]
+        made = step.forward if phase == "forward" else step.adjoint
         return CollectiveRow(
-            op=op,
-            axes=tuple(axis.name for axis in axes),
+            op=made.op,
+            axes=tuple(axis.name for axis in made.axes),
             phase=phase,
             module=module_of(node, backward=phase == "backward"),
             tensors=tuple(self.names(value) for value, _ in pairs),
@@ -135,7 +133,7 @@ class Collector:
             bytes=sent,
             reason=reason,
             node=node.name,
-            full_gather=op == "all_gather" and info(node).full_gather is not None,
+            full_gather=made.kind is Kind.ALL_GATHER and info(node).full_gather is not None,
         )
 
 
@@ -177,6 +175,6 @@ def _update(program: LocalProgram, optimizer: OptimizerDecl | None) -> Iterator[
         module="",
         tensors=("squared norm of the gradients",),
         count=1,
-        bytes=ring_bytes(Move.ALL_REDUCE, torch.float64.itemsize, ways),
+        bytes=ring_bytes(Kind.ALL_REDUCE, torch.float64.itemsize, ways),
         reason="clipping needs the norm of all gradients together",
     )

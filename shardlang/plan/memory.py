@@ -16,12 +16,12 @@ from torch import fx
 
 from shardlang.cost.held import local_bytes
 from shardlang.cost.traffic import steps_of
+from shardlang.ir.collective import Kind
 from shardlang.ir.graph import is_item, is_step
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.rule import Rule
-from shardlang.ir.steps import Move
 from shardlang.plan.names import op_name, sharding_at
 from shardlang.plan.types import Memory
 from shardlang.rules.streams import stream_key
@@ -140,12 +140,12 @@ def _shared(node: fx.Node) -> fx.Node | None:
         assert isinstance(whole, fx.Node) and isinstance(index, int)
         if is_step(whole):
             value, step = steps_of(whole)[index]
-            return value if step.forward is Move.NOTHING else None
+            return value if step.forward.kind is Kind.NOTHING else None
         sources = whole.all_input_nodes
         return sources[min(index, len(sources) - 1)] if op_name(whole) in _VIEWS else None
     if is_step(node):
         value, step = steps_of(node)[0]
-        return value if step.forward is Move.NOTHING else None
+        return value if step.forward.kind is Kind.NOTHING else None
     if node.op == "call_function" and op_name(node) in _VIEWS:
         return node.all_input_nodes[0]
     return None

@@ -12,8 +12,8 @@ from shardlang.ir.graph import is_item, is_step
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
+from shardlang.ir.reshard import Reshard
 from shardlang.ir.rule import Sharding
-from shardlang.ir.steps import Step
 
 _PLAIN = {
     "lookup": "embedding",
@@ -49,9 +49,9 @@ def module_of(node: fx.Node, backward: bool = False) -> str:
     """
     while node.target is apply_step:
         source, step = node.args[:2]
-        assert isinstance(source, fx.Node) and isinstance(step, Step)
-        if backward and step.kind == "all_reduce" and step.backward_axes:
-            node = split_reader(node, step.backward_axes[0]) or node
+        assert isinstance(source, fx.Node) and isinstance(step, Reshard)
+        if backward and step.kind == "all_reduce" and step.adjoint.axes:
+            node = split_reader(node, step.adjoint.axes[0]) or node
             break
         if step.states[0] != "P":
             break

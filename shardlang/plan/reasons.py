@@ -13,7 +13,7 @@ from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.records import Stated
-from shardlang.ir.steps import Step
+from shardlang.ir.reshard import Reshard
 from shardlang.plan.names import (
     Names,
     module_of,
@@ -39,7 +39,7 @@ class Reasons:
     program: LocalProgram
     names: Names
 
-    def forward(self, node: fx.Node, value: fx.Node, step: Step) -> str:
+    def forward(self, node: fx.Node, value: fx.Node, step: Reshard) -> str:
         """Why the forward call is made."""
         over = axes_text(step.axes)
         if step.reduce != "sum":
@@ -58,9 +58,9 @@ class Reasons:
             )
         return f"{self._reader(node)} needs dim {before} split another way over {over}"
 
-    def backward(self, node: fx.Node, value: fx.Node, step: Step) -> str:
+    def backward(self, node: fx.Node, value: fx.Node, step: Reshard) -> str:
         """Why the backward call is made."""
-        over = axes_text(step.backward_axes)
+        over = axes_text(step.adjoint.axes)
         if step.kind in ("vary", "all_reduce"):
             return self._varied(node, value, step)
         name = self.names.within(value, module_of(node))
@@ -76,20 +76,20 @@ class Reasons:
             return f"gradient of `{name}`, of which each {over} device used a part"
         return f"gradient of `{name}` on its way back"
 
-    def _routed(self, node: fx.Node, step: Step) -> str:
+    def _routed(self, node: fx.Node, step: Reshard) -> str:
         assert step.route is not None
         if step.route.inverse:
             return f"rows go back to their tokens for {self._reader(node)}; equal shares expected"
         return f"rows go to their experts for {self._reader(node)}; equal shares expected"
 
-    def bundle(self, pairs: list[tuple[fx.Node, Step]]) -> str:
+    def bundle(self, pairs: list[tuple[fx.Node, Reshard]]) -> str:
         """Why several gradients are reduced in one call."""
         axes = pairs[0][1].axes
         many = f"gradients of {len(pairs)} parameters"
         return f"{many}, whole over {axes_text(axes)}, used by {self._kind_of(axes)}"
 
-    def _varied(self, node: fx.Node, value: fx.Node, step: Step) -> str:
-        axes = step.backward_axes
+    def _varied(self, node: fx.Node, value: fx.Node, step: Reshard) -> str:
+        axes = step.adjoint.axes
         over, name = axes_text(axes), self.names.within(value, module_of(node, backward=True))
         if self.names.is_leaf(value):
             return f"gradient of `{name}`, whole over {over}, used by {self._kind_of(axes)}"
@@ -101,7 +101,7 @@ class Reasons:
         kind = "data" if all(axis in self.program.data_axes for axis in axes) else "values"
         return f"{kind} split over {axes_text(axes)}"
 
-    def _summed(self, node: fx.Node, value: fx.Node, step: Step) -> str:
+    def _summed(self, node: fx.Node, value: fx.Node, step: Reshard) -> str:
         axis = step.axes[0]
         maker = made_partial(value, axis)
         text = f"{self._maker(maker, axis)} leaves a partial sum over {axes_text(step.axes)}"
@@ -134,7 +134,7 @@ class Reasons:
             return f"`{whole}`" if whole == name else f"`{name}` in `{whole}`"
         return f"`{name}`"
 
-    def _gathered(self, node: fx.Node, value: fx.Node, step: Step) -> str:
+    def _gathered(self, node: fx.Node, value: fx.Node, step: Reshard) -> str:
         name, axis = self.names.within(value, module_of(node)), step.axes[0]
         if info(node).full_gather is not None:
             before = f"gathered over {axes_text(step.axes)} first"

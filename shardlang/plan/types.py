@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 
 from shardlang.cost.held import local_bytes
+from shardlang.ir.collective import COMMUNICATING
 from shardlang.ir.layout import Layout, dtype_name, printed_type
 from shardlang.ir.mesh import Mesh
-from shardlang.ir.steps import COMMUNICATING
 
 Phase = Literal["forward", "backward", "update"]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from shardlang.ir.node import layout_of
+from shardlang.ir.reshard import Reshard, apply_step
 from shardlang.ir.rule import Sharding
-from shardlang.ir.steps import Step, apply_step
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local_grouped import grouped_mm_here
 from shardlang.rules.local_routed import (
@@ -33,7 +33,7 @@ def _carried(call: Call) -> str:
 def _as_step(call: Call, sharding: Sharding) -> LocalCall:
     """The step that the runtime knows, between layouts that carry their labels by now."""
     x, groups, route = call["x"], call["groups"], call["route"]
-    step = Step(route.axes, layout_of(x), layout_of(call.node), route=route)
+    step = Reshard(route.axes, layout_of(x), layout_of(call.node), route=route)
     return apply_step, (x, step, groups), {}
 
 

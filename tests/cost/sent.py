@@ -8,11 +8,11 @@ from unittest.mock import patch
 from torch import Tensor
 
 from shardlang.ir import Mesh
+from shardlang.ir.collective import Collective
 from shardlang.runtime import lockstep
 from shardlang.runtime.communication import Call
 from shardlang.runtime.groups import Group
 from shardlang.runtime.lockstep import lowered, move_all
-from shardlang.runtime.lower import Change
 from shardlang.runtime.moves import Sending
 
 
@@ -49,6 +49,6 @@ def busiest(moves: Sequence[lockstep.Move] | Sequence[Sending], xs: Sequence[Ten
     return max(sent)
 
 
-def busiest_in(change: Change, mesh: Mesh, xs: Sequence[Tensor]) -> int:
-    """Bytes that the busiest device sends in one direction of a step; pieces by device."""
-    return busiest(lowered(change, mesh), xs)
+def busiest_in(collective: Collective, mesh: Mesh, xs: Sequence[Tensor]) -> int:
+    """Bytes that the busiest device sends in a collective; pieces by device."""
+    return busiest(lowered(collective, mesh), xs)

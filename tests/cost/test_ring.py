@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shardlang.cost.ring import ring_bytes, ring_limit, sends
-from shardlang.cost.steps import backward_bytes, expected_bytes, forward_bytes
+from shardlang.cost.ring import ring_bytes, ring_limit, sent_bytes
+from shardlang.cost.steps import expected_bytes
 from shardlang.ir import Axis, DimLayout, Layout, Mesh
+from shardlang.ir.collective import Collective, Kind
 from shardlang.ir.journey import router_at
+from shardlang.ir.reshard import Reshard
 from shardlang.ir.route import Route
-from shardlang.ir.steps import Move, Step
 from shardlang.runtime.lockstep import sites
-from shardlang.runtime.lower import Change
 from shardlang.runtime.routes import Carry
 from tests.cost.sent import busiest, busiest_in
 from tests.moves.cases import One, case
@@ -21,7 +21,7 @@ from tests.moves.draw import KINDS
 EACH = 40
 """Drawn steps of every kind."""
 
-EXCHANGES = (Move.ALL_TO_ALL, Move.PERMUTE)
+EXCHANGES = (Kind.ALL_TO_ALL, Kind.PERMUTE)
 
 
 def drawn() -> list[tuple[Mesh, One]]:
@@ -30,23 +30,23 @@ def drawn() -> list[tuple[Mesh, One]]:
     return [(found.mesh, one) for found in cases if found.kind in KINDS for one in found.ones]
 
 
-def is_even(step: Step) -> bool:
+def is_even(step: Reshard) -> bool:
     """Whether all devices hold the same number of elements, before and after."""
     return all(dim.even for layout in (step.src, step.dst) for dim in layout.dims)
 
 
-def sent_and_priced() -> list[tuple[Step, Move, int, int, int]]:
+def sent_and_priced() -> list[tuple[Reshard, Kind, int, int, int]]:
     """Of each direction of each drawn step: the move, bytes sent, bytes priced, an element."""
     found = []
     for mesh, one in drawn():
         size = one.xs[0].element_size()
-        forward = busiest_in(Change.forward(one.step), mesh, one.xs)
-        priced = forward_bytes(one.step, size)
-        found.append((one.step, one.step.forward, forward, priced, size))
+        forward = busiest_in(one.step.forward, mesh, one.xs)
+        priced = sent_bytes(one.step.forward, size)
+        found.append((one.step, one.step.forward.kind, forward, priced, size))
         if one.grads is not None:
-            backward = busiest_in(Change.backward(one.step), mesh, one.grads)
-            priced = backward_bytes(one.step, size)
-            found.append((one.step, one.step.backward, backward, priced, size))
+            backward = busiest_in(one.step.adjoint, mesh, one.grads)
+            priced = sent_bytes(one.step.adjoint, size)
+            found.append((one.step, one.step.adjoint.kind, backward, priced, size))
     return found
 
 
@@ -57,27 +57,27 @@ def test_the_price_of_a_step_is_what_its_moves_send() -> None:
         if move in EXCHANGES and not is_even(step):
             continue
         seen.add(move)
-        slack = 2 * size if move is Move.ALL_REDUCE else 0
-        if move is Move.PERMUTE:
+        slack = 2 * size if move is Kind.ALL_REDUCE else 0
+        if move is Kind.PERMUTE:
             assert sent <= priced, step
         else:
             assert 0 <= sent - priced <= slack, step
-    moves = {Move.ALL_REDUCE, Move.ALL_GATHER, Move.REDUCE_SCATTER, *EXCHANGES}
-    assert moves | {Move.SLICE, Move.PAD, Move.FIRST, Move.NOTHING} == seen
+    moves = {Kind.ALL_REDUCE, Kind.ALL_GATHER, Kind.REDUCE_SCATTER, *EXCHANGES}
+    assert moves | {Kind.SLICE, Kind.PAD, Kind.FIRST, Kind.NOTHING} == seen
 
 
 A, B = Axis("a", 2), Axis("b", 3)
 BOTH = Mesh((A, B))
 
 
-def sent_by(step: Step) -> tuple[int, int]:
+def sent_by(step: Reshard) -> tuple[int, int]:
     """Bytes that the busiest device sends in float32, forward and backward."""
     xs, grads = (
         [torch.zeros(layout.local_shape(at)) for at in BOTH.coords()]
         for layout in (step.src, step.dst)
     )
-    back = busiest_in(Change.backward(step), BOTH, grads)
-    return busiest_in(Change.forward(step), BOTH, xs), back
+    back = busiest_in(step.adjoint, BOTH, grads)
+    return busiest_in(step.forward, BOTH, xs), back
 
 
 def layout(*axes: tuple[Axis, ...], partial: tuple[Axis, ...] = ()) -> Layout:
@@ -90,29 +90,29 @@ def layout(*axes: tuple[Axis, ...], partial: tuple[Axis, ...] = ()) -> Layout:
     ("step", "forward", "backward"),
     [
         # 13 rows over 3 are 5, 4, 4: two pieces of 5 x 4 x 18
-        (Step((B,), layout((B,), (A,), ()), layout((), (A,), ())), 2 * 5 * 4 * 18, 0),
+        (Reshard((B,), layout((B,), (A,), ()), layout((), (A,), ())), 2 * 5 * 4 * 18, 0),
         # a gather over one axis of two: the pieces of the other are 7 rows, cut into 3, 2, 2
-        (Step((B,), layout((A, B), (), ()), layout((A,), (), ())), 2 * 3 * 8 * 18, 0),
+        (Reshard((B,), layout((A, B), (), ()), layout((A,), (), ())), 2 * 3 * 8 * 18, 0),
         # a scatter sends as much as its gather
         (
-            Step((B,), layout((), (A,), (), partial=(B,)), layout((B,), (A,), ())),
+            Reshard((B,), layout((), (A,), (), partial=(B,)), layout((B,), (A,), ())),
             2 * 5 * 4 * 18,
             2 * 5 * 4 * 18,
         ),
         # a dim that moves: all but one's own third of 13 x 4 x 6
         (
-            Step((A,), layout((), (A,), (B,)), layout((), (), (B, A))),
+            Reshard((A,), layout((), (A,), (B,)), layout((), (), (B, A))),
             13 * 4 * 6 // 2,
             13 * 8 * 3 // 2,
         ),
         # a sum over both axes: 2 * 5 / 6 of all
-        (Step((A, B), layout((), (), (), partial=(A, B)), layout((), (), ())), 3120, 0),
+        (Reshard((A, B), layout((), (), (), partial=(A, B)), layout((), (), ())), 3120, 0),
     ],
     ids=str,
 )
-def test_steps_by_hand(step: Step, forward: int, backward: int) -> None:
+def test_steps_by_hand(step: Reshard, forward: int, backward: int) -> None:
     assert sent_by(step) == (4 * forward, 4 * backward)
-    assert (forward_bytes(step, 4), backward_bytes(step, 4)) == sent_by(step)
+    assert (sent_bytes(step.forward, 4), sent_bytes(step.adjoint, 4)) == sent_by(step)
 
 
 @pytest.mark.parametrize("inverse", [False, True])
@@ -122,7 +122,7 @@ def test_a_route_is_priced_as_equal_shares(inverse: bool) -> None:
     rows = DimLayout.shard(27, (B,))
     route = Route((B,), rows, DimLayout.shard(6, (B,)), inverse)
     lying = Layout((rows, DimLayout.whole(5)))
-    step = Step((B,), lying, lying, route=route)
+    step = Reshard((B,), lying, lying, route=route)
     groups = torch.arange(27) % 6
     groups[-3:] = torch.tensor([0, 2, 4])
     moves, xs = [], []
@@ -131,23 +131,23 @@ def test_a_route_is_priced_as_equal_shares(inverse: bool) -> None:
         moves.append(Carry(site.of((B,)), "", journey, inverse, (5,)))
         count = sum(journey.received) if inverse else sum(journey.sent)
         xs.append(torch.zeros(count, 5))
-    assert forward_bytes(step, 4) == backward_bytes(step, 4) == 9 * 5 * 4 * 2 // 3
-    assert busiest(moves, xs) == forward_bytes(step, 4)
+    assert sent_bytes(step.forward, 4) == sent_bytes(step.adjoint, 4) == 9 * 5 * 4 * 2 // 3
+    assert busiest(moves, xs) == sent_bytes(step.forward, 4)
 
 
 def test_a_gradient_is_expected_before_labels_are_known() -> None:
-    gather = Step((B,), layout((B,), (), ()), layout((), (), ()))
-    once = forward_bytes(gather, 4)
+    gather = Reshard((B,), layout((B,), (), ()), layout((), (), ()))
+    once = sent_bytes(gather.forward, 4)
     assert expected_bytes(gather, 4, diff=False) == once
     assert expected_bytes(gather, 4, diff=True) == 2 * once
-    cut = Step((B,), layout((), (), ()), layout((B,), (), ()))
+    cut = Reshard((B,), layout((), (), ()), layout((B,), (), ()))
     assert (expected_bytes(cut, 4, diff=False), expected_bytes(cut, 4, diff=True)) == (0, once / 2)
-    reduce = Step((B,), layout((), (), (), partial=(B,)), layout((), (), ()))
-    assert expected_bytes(reduce, 4, diff=True) == forward_bytes(reduce, 4)
+    reduce = Reshard((B,), layout((), (), (), partial=(B,)), layout((), (), ()))
+    assert expected_bytes(reduce, 4, diff=True) == sent_bytes(reduce.forward, 4)
 
 
-@pytest.mark.parametrize("move", Move)
-def test_the_limit_is_that_of_many_devices(move: Move) -> None:
+@pytest.mark.parametrize("move", Kind)
+def test_the_limit_is_that_of_many_devices(move: Kind) -> None:
     few, many = (ring_bytes(move, 10**6, ways) for ways in (2, 10**6))
     assert few <= many <= ring_limit(move, 10**6)
     assert ring_limit(move, 10**6) - many <= 2
@@ -155,6 +155,7 @@ def test_the_limit_is_that_of_many_devices(move: Move) -> None:
 
 
 def test_one_device_sends_nothing() -> None:
-    assert not sends(Move.ALL_GATHER, (Axis("one", 1),))
-    assert sends(Move.ALL_GATHER, (Axis("one", 1), A))
-    assert not sends(Move.SLICE, (A,))
+    one, whole = Axis("one", 1), layout((), (), ())
+    assert not Collective(Kind.ALL_GATHER, (one,), layout((one,), (), ()), whole).sends
+    assert Collective(Kind.ALL_GATHER, (one, A), layout((one, A), (), ()), whole).sends
+    assert not Collective(Kind.SLICE, (A,), whole, layout((A,), (), ())).sends

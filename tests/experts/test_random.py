@@ -10,11 +10,10 @@ import pytest
 
 from shardlang.api import Program
 from shardlang.compiler.driver import compile_spec
-from shardlang.ir.steps import Step
+from shardlang.ir.route import Route
 from shardlang.passes.experts import route_rows
 from shardlang.passes.experts.gather_rows import Gathering
 from shardlang.proof.report import TOLERANCE
-from shardlang.runtime import lockstep
 from shardlang.spec import Spec, load_spec_text
 
 HERE = Path(__file__).parent
@@ -100,11 +99,7 @@ def test_a_collect_that_does_not_put_rows_back_is_found(monkeypatch: pytest.Monk
 
 
 def test_a_gradient_that_goes_on_instead_of_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def onward(step: Step) -> tuple[bool, bool]:
-        assert step.route is not None
-        return step.route.inverse, step.route.inverse
-
-    monkeypatch.setattr(lockstep, "_ways", onward)
+    monkeypatch.setattr(Route, "reversed", lambda route: route)
     text = (
         'mesh { ep = 2 as data }\nmodel "models.py:experts"(top = 1)\n'
         'input x : f32[8, 6] [ep, _]\nparam "{up,down}" [ep, ...]'

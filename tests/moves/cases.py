@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shardlang.ir import Coord, Layout, Mesh
 from shardlang.ir.pieces import piece_of
-from shardlang.ir.steps import Step
+from shardlang.ir.reshard import Reshard
 from tests.moves import draw, meaning, values
 
 Tensors = list[Tensor]
@@ -27,7 +27,7 @@ class One:
         by: of a route, the group of every row.
     """
 
-    step: Step
+    step: Reshard
     xs: Tensors
     grads: Tensors | None
     by: list[int] | None = None
@@ -40,14 +40,11 @@ class One:
     def expected(self, mesh: Mesh) -> tuple[Tensors, Tensors | None]:
         """The results of all devices, and the gradients of their operands."""
         if self.by is not None:
-            home = self.step.route is not None and self.step.route.inverse
-            route = self.step.route
-            assert route is not None
-            ys = meaning.carried(route, self.by, self.xs, mesh, home)
-            back = self.grads and meaning.carried(route, self.by, self.grads, mesh, not home)
+            ys = meaning.carried(self.step.forward, self.by, self.xs, mesh)
+            back = self.grads and meaning.carried(self.step.adjoint, self.by, self.grads, mesh)
             return ys, back
-        back = self.grads and meaning.backward(self.step, self.grads, mesh)
-        return meaning.forward(self.step, self.xs, mesh), back
+        back = self.grads and meaning.moved(self.step.adjoint, self.grads, mesh)
+        return meaning.moved(self.step.forward, self.xs, mesh), back
 
 
 @dataclass(frozen=True)

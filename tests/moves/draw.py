@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from shardlang.ir import Axis, DimLayout, Layout, Mesh
 from shardlang.ir.layout import Factor
+from shardlang.ir.reshard import CHANGES, How, Reshard
 from shardlang.ir.route import Route
-from shardlang.ir.steps import ADJOINTS, Step
 
 Axes = tuple[Axis, ...]
 
@@ -17,7 +17,7 @@ MESHES = (
     (1,), (1, 4), (2, 4), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 3, 2), (3, 2, 2),
 )  # fmt: skip
 
-STATES = tuple(ADJOINTS)
+STATES = tuple((before, after) for before, after, how in CHANGES if how is How.STATE)
 KINDS = (*("".join(pair) for pair in STATES), "all_to_all", "permute", "max", "min")
 """The steps: states before and after, or the move's own name."""
 ROUTES = ("dispatch", "collect")
@@ -84,7 +84,7 @@ def _shuffled(rng: random.Random, axes: Axes) -> Axes:
     return tuple(rng.sample(axes, len(axes)))
 
 
-def step_of(rng: random.Random, mesh: Mesh, kind: str) -> Step:
+def step_of(rng: random.Random, mesh: Mesh, kind: str) -> Reshard:
     """A step of that kind over one or more axes; the others split dims or hold partial sums."""
     axes = _shuffled(rng, tuple(rng.sample(mesh.axes, rng.randint(1, len(mesh.axes)))))
     rest = tuple(axis for axis in mesh.axes if axis not in axes)
@@ -105,7 +105,9 @@ def step_of(rng: random.Random, mesh: Mesh, kind: str) -> Step:
     return _MAKERS.get(kind, _by_states)(rng, kind, base, places, axes)
 
 
-def _by_states(rng: random.Random, kind: str, base: Layout, places: list[int], axes: Axes) -> Step:
+def _by_states(
+    rng: random.Random, kind: str, base: Layout, places: list[int], axes: Axes
+) -> Reshard:
     if "S" not in kind:
         ends = [marked(base, state, axes) for state in kind]
     else:
@@ -116,19 +118,21 @@ def _by_states(rng: random.Random, kind: str, base: Layout, places: list[int], a
             base.replaced(at, narrow) if state == "S" else marked(wide, state, axes)
             for state in kind
         ]
-    return Step(axes, *ends)
+    return Reshard(axes, *ends)
 
 
-def _all_to_all(rng: random.Random, kind: str, base: Layout, places: list[int], axes: Axes) -> Step:
+def _all_to_all(
+    rng: random.Random, kind: str, base: Layout, places: list[int], axes: Axes
+) -> Reshard:
     first, second = places
     here = split_dim(rng, base.dims[first].size, base.dims[first].axes, axes)
     there = split_dim(rng, base.dims[second].size, base.dims[second].axes, _shuffled(rng, axes))
     src = base.replaced(first, here).replaced(second, there.without(axes))
     dst = base.replaced(first, here.without(axes)).replaced(second, there)
-    return Step(axes, src, dst)
+    return Reshard(axes, src, dst)
 
 
-def _permute(rng: random.Random, kind: str, base: Layout, places: list[int], axes: Axes) -> Step:
+def _permute(rng: random.Random, kind: str, base: Layout, places: list[int], axes: Axes) -> Reshard:
     at = places[0]
     mine = (*base.dims[at].axes, *axes)
     size = base.dims[at].size
@@ -140,11 +144,11 @@ def _permute(rng: random.Random, kind: str, base: Layout, places: list[int], axe
         if rng.random() < 0.1:
             made = held_twice(rng, size, order)
         ends.append(base.replaced(at, made))
-    return Step(mine, *ends)
+    return Reshard(mine, *ends)
 
 
-def _extreme(rng: random.Random, kind: str, base: Layout, places: list[int], axes: Axes) -> Step:
-    return Step(axes, base, base, kind)
+def _extreme(rng: random.Random, kind: str, base: Layout, places: list[int], axes: Axes) -> Reshard:
+    return Reshard(axes, base, base, kind)
 
 
 _MAKERS = {"all_to_all": _all_to_all, "permute": _permute, "max": _extreme, "min": _extreme}
@@ -159,7 +163,7 @@ def marked(layout: Layout, state: str, axes: Axes) -> Layout:
     )
 
 
-def route_of(rng: random.Random, mesh: Mesh, kind: str) -> tuple[Step, list[int]]:
+def route_of(rng: random.Random, mesh: Mesh, kind: str) -> tuple[Reshard, list[int]]:
     """A dispatch or collect, and the group of every row."""
     over = _shuffled(rng, tuple(rng.sample(mesh.axes, rng.randint(1, len(mesh.axes)))))
     experts = _shuffled(rng, tuple(rng.sample(over, rng.randint(1, len(over)))))
@@ -170,6 +174,6 @@ def route_of(rng: random.Random, mesh: Mesh, kind: str) -> tuple[Step, list[int]
     widths = rng.sample([1, 2, 3, 4], rng.randint(0, 2))
     layout = Layout((rows, *(DimLayout.whole(n) for n in widths)))
     popular = rng.randint(1, count)
-    return Step(axes, layout, layout, route=route), [
+    return Reshard(axes, layout, layout, route=route), [
         rng.randrange(popular) for _ in range(rows.size)
     ]

@@ -14,40 +14,30 @@ import torch
 from torch import Tensor
 
 from shardlang.ir import Axis, Coord, Layout, Mesh
+from shardlang.ir.collective import Collective, Kind
 from shardlang.ir.route import Route
-from shardlang.ir.steps import Move, Step
 
 _COMBINE: dict[str, Any] = {"sum": torch.add, "max": torch.maximum, "min": torch.minimum}
 
 
-def forward(step: Step, xs: Sequence[Tensor], mesh: Mesh) -> list[Tensor]:
-    """What all devices hold after the step."""
-    return _move(step.forward, step.axes, step.src, step.dst, step.reduce, xs, mesh)
-
-
-def backward(step: Step, grads: Sequence[Tensor], mesh: Mesh) -> list[Tensor]:
-    """The gradients of all devices before the step, from those after it."""
-    return _move(step.backward, step.backward_axes, step.dst, step.src, "sum", grads, mesh)
-
-
-def _move(
-    move: Move, axes: Sequence[Axis], src: Layout, dst: Layout, how: str,
-    xs: Sequence[Tensor], mesh: Mesh,
-) -> list[Tensor]:  # fmt: skip
-    if move is Move.NOTHING or not axes:
+def moved(collective: Collective, xs: Sequence[Tensor], mesh: Mesh) -> list[Tensor]:
+    """What all devices hold after a collective, routes apart."""
+    kind, axes = collective.kind, collective.axes
+    src, dst = collective.src, collective.dst
+    if kind is Kind.NOTHING:
         return list(xs)
     out = []
     for at, x in zip(mesh.coords(), xs, strict=True):
         peers = list(_peers(mesh, at, axes))
         mine = [xs[mesh.device(peer)] for peer in peers]
-        if move is Move.FIRST:
+        if kind is Kind.FIRST:
             out.append(x.clone() if all(at[a.name] == 0 for a in axes) else torch.zeros_like(x))
-        elif move is Move.ALL_REDUCE:
-            out.append(functools.reduce(_COMBINE[how], mine))
-        elif move is Move.REDUCE_SCATTER:
+        elif kind is Kind.ALL_REDUCE:
+            out.append(functools.reduce(_COMBINE[collective.reduce], mine))
+        elif kind is Kind.REDUCE_SCATTER:
             total = functools.reduce(torch.add, mine)
             out.append(_taken(_laid([total], src, [at]), dst, at))
-        elif move in (Move.SLICE, Move.PAD):
+        elif kind in (Kind.SLICE, Kind.PAD):
             out.append(_taken(_laid([x], src, [at]), dst, at))
         else:
             out.append(_taken(_laid(mine, src, peers), dst, at))
@@ -66,16 +56,16 @@ def _laid(pieces: Sequence[Tensor], layout: Layout, coords: Sequence[Coord]) -> 
     """Pieces at their global indices, zeros elsewhere."""
     full = torch.zeros(layout.shape, dtype=pieces[0].dtype)
     for piece, at in zip(pieces, coords, strict=True):
-        full[_crossed(layout, at)] = piece
+        full[crossed(layout, at)] = piece
     return full
 
 
 def _taken(full: Tensor, layout: Layout, at: Coord) -> Tensor:
     """A device's piece of a whole tensor."""
-    return full[_crossed(layout, at)]
+    return full[crossed(layout, at)]
 
 
-def _crossed(layout: Layout, at: Coord) -> tuple[Tensor, ...]:
+def crossed(layout: Layout, at: Coord) -> tuple[Tensor, ...]:
     """The global indices of a piece, one index tensor per dim."""
     rank = len(layout.dims)
     found = []
@@ -98,12 +88,14 @@ def routed_rows(route: Route, groups: Sequence[int], mesh: Mesh) -> list[list[in
 
 
 def carried(
-    route: Route, groups: Sequence[int], xs: Sequence[Tensor], mesh: Mesh, home: bool
+    collective: Collective, groups: Sequence[int], xs: Sequence[Tensor], mesh: Mesh
 ) -> list[Tensor]:
-    """Rows of all devices in routed order, or with `home` back where they lie."""
+    """Rows of all devices after a dispatch in routed order, after a collect back where they lie."""
+    route = collective.route
+    assert route is not None
     away = routed_rows(route, groups, mesh)
     lying = [route.rows.indices(at) for at in mesh.coords()]
-    src, dst = (away, lying) if home else (lying, away)
+    src, dst = (away, lying) if collective.kind is Kind.COLLECT else (lying, away)
     out = []
     for device, at in enumerate(mesh.coords()):
         peers = [mesh.device(peer) for peer in _peers(mesh, at, route.axes)]

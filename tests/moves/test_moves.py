@@ -11,7 +11,7 @@ from spawn import spawn
 
 from shardlang.ir import Axis, DimLayout, Layout, Mesh
 from shardlang.ir.pieces import piece_of
-from shardlang.ir.steps import Step
+from shardlang.ir.reshard import Reshard
 from shardlang.runtime import lower, moves, parts
 from shardlang.runtime.communication import Call
 from shardlang.runtime.communicator import CallFault, Communicator
@@ -81,7 +81,7 @@ def test_the_same_axes_in_other_blocks(src: DimLayout, dst: DimLayout) -> None:
     mesh, full = Mesh((A,)), torch.arange(float(src.size))
     before, after = Layout((src,)), Layout((dst,))
     xs = [piece_of(full, before, at) for at in mesh.coords()]
-    ys = step_on_all(Step((A,), before, after), xs, mesh)
+    ys = step_on_all(Reshard((A,), before, after), xs, mesh)
     for y, at in zip(ys, mesh.coords(), strict=True):
         assert torch.equal(y, piece_of(full, after, at))
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from shardlang.api import Program
 from shardlang.compiler.driver import compile_spec
+from shardlang.ir.collective import Kind
 from shardlang.ir.node import info
-from shardlang.ir.steps import Move, Step
+from shardlang.ir.reshard import Reshard
 from shardlang.runtime import regather
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.regather import Kept, Source
@@ -48,9 +49,9 @@ def test_they_are_proven(name: str) -> None:
     assert report.ok, report.first
     assert report.gradients
     assert max(report.gradients.values()) < 1e-12
-    steps = [s for n in found.local.graph.nodes for s in n.args if isinstance(s, Step)]
+    steps = [s for n in found.local.graph.nodes for s in n.args if isinstance(s, Reshard)]
     marked = any(info(node).regather for node in found.local.graph.nodes)
-    assert marked if name in AGAIN else any(step.forward is Move.PERMUTE for step in steps)
+    assert marked if name in AGAIN else any(step.forward.kind is Kind.PERMUTE for step in steps)
 
 
 def test_the_proof_sees_what_is_gathered_again(monkeypatch: pytest.MonkeyPatch) -> None:

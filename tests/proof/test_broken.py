@@ -14,8 +14,8 @@ from shardlang.compiler.driver import compile_spec
 from shardlang.ir.graph import ShardGraph, is_step, step_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import info, set_info, tensor_of
+from shardlang.ir.reshard import Reshard
 from shardlang.ir.rule import Operand
-from shardlang.ir.steps import Step
 from shardlang.passes import pipeline
 from shardlang.passes.rewrite.type_gradients import TypeGradients
 from shardlang.passes.verify_graph import InvariantError
@@ -142,7 +142,7 @@ def loss_in_r(graph: ShardGraph) -> ShardGraph:
         if scalar and step_of(node).kind == "all_reduce":
             step = step_of(node)
             dst = Layout(step.dst.dims, step.dst.partial, frozenset(step.axes))
-            node.args = (node.args[0], Step(step.axes, step.src, dst))
+            node.args = (node.args[0], Reshard(step.axes, step.src, dst))
             set_info(node, replace(info(node), layout=dst))
             return graph
     raise AssertionError("the loss is not all-reduced")

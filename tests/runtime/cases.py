@@ -14,7 +14,7 @@ from torch import Tensor
 
 from shardlang.ir import Axis, Coord, DimLayout, Layout, Mesh
 from shardlang.ir.pieces import peers, piece_of
-from shardlang.ir.steps import Step
+from shardlang.ir.reshard import Reshard
 
 A4 = Axis("a", 4)
 A, B = Axis("a", 2), Axis("b", 2)
@@ -30,7 +30,7 @@ class Case:
     """One step on one mesh."""
 
     mesh: Mesh
-    step: Step
+    step: Reshard
     name: str
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ def _whole_steps(mesh: Mesh, axes: tuple[Axis, ...]) -> Iterator[Case]:
     for shape in ((4, 3), (), (0, 3)):
         base = lay(*((n, ()) for n in shape))
         for before, after in ("PI", "PR", "IR", "RI", "IP", "RP"):
-            step = Step(axes, marked(base, before, axes), marked(base, after, axes))
+            step = Reshard(axes, marked(base, before, axes), marked(base, after, axes))
             yield Case(mesh, step, f"{mesh}: {step}")
 
 
@@ -74,9 +74,9 @@ def _cut_steps(mesh: Mesh, axis: Axis) -> Iterator[Case]:
         cut = whole.replaced(dim, DimLayout.shard(shape[dim], (axis,), blocks))
         for state in "RIP":
             other = marked(whole, state, (axis,))
-            gather = Step((axis,), cut, other)
+            gather = Reshard((axis,), cut, other)
             yield Case(mesh, gather, f"{mesh}: {gather}")
-            back = Step((axis,), other, cut)
+            back = Reshard((axis,), other, cut)
             yield Case(mesh, back, f"{mesh}: {back}")
 
 
@@ -88,14 +88,14 @@ def _product_steps() -> Iterator[Case]:
         for state in "RIP":
             other = marked(outer, state, (B,))
             for src, dst in ((inner, other), (other, inner)):
-                step = Step((B,), src, dst)
+                step = Reshard((B,), src, dst)
                 yield Case(GRID, step, f"{GRID}: {step}")
-    beside = Step((B,), lay((5, (A,)), (7, (B,))), lay((5, (A,)), (7, ()), varying=(B,)))
+    beside = Reshard((B,), lay((5, (A,)), (7, (B,))), lay((5, (A,)), (7, ()), varying=(B,)))
     yield Case(GRID, beside, f"{GRID}: {beside}")
     mixed = lay((5, (A,)), (7, ()), partial=(B,))
-    over_b = Step((B,), mixed, lay((5, (A,)), (7, ())))
+    over_b = Reshard((B,), mixed, lay((5, (A,)), (7, ())))
     yield Case(GRID, over_b, f"{GRID}: {over_b}")
-    both = Step((A, B), lay((4, ()), partial=(A, B)), lay((4, ()), varying=(B,)))
+    both = Reshard((A, B), lay((4, ()), partial=(A, B)), lay((4, ()), varying=(B,)))
     yield Case(GRID, both, f"{GRID}: {both}")
 
 
@@ -107,14 +107,14 @@ def _exchanges() -> Iterator[Case]:
     for mesh, axes, (m, n) in pairs:
         for swap in (False, True):
             src, dst = lay((m, axes), (2, ()), (n, ())), lay((m, ()), (2, ()), (n, axes))
-            step = Step(axes, dst, src) if swap else Step(axes, src, dst)
+            step = Reshard(axes, dst, src) if swap else Reshard(axes, src, dst)
             yield Case(mesh, step, f"{mesh}: {step}")
-    blocks = Step((A,), lay((12, (A,), 3), (5, ())), lay((12, ()), (5, (A,))))
+    blocks = Reshard((A,), lay((12, (A,), 3), (5, ())), lay((12, ()), (5, (A,))))
     yield Case(LINE2, blocks, f"{LINE2}: {blocks}")
-    inner = Step((B,), lay((8, (A, B)), (6, ())), lay((8, (A,)), (6, (B,))))
+    inner = Reshard((B,), lay((8, (A, B)), (6, ())), lay((8, (A,)), (6, (B,))))
     yield Case(GRID, inner, f"{GRID}: {inner}")
     for size in (8, 10):
-        swapped = Step((A, B), lay((3, ()), (size, (A, B))), lay((3, ()), (size, (B, A))))
+        swapped = Reshard((A, B), lay((3, ()), (size, (A, B))), lay((3, ()), (size, (B, A))))
         yield Case(GRID, swapped, f"{GRID}: {swapped}")
 
 
@@ -171,7 +171,7 @@ def strided(x: Tensor) -> Tensor:
     return x.transpose(0, -1).contiguous().transpose(0, -1)
 
 
-def bundles(devices: int) -> list[tuple[Mesh, list[Step]]]:
+def bundles(devices: int) -> list[tuple[Mesh, list[Reshard]]]:
     """Steps of one kind and group, to be sent together."""
     by_kind: dict[tuple[str, str, tuple[Axis, ...]], list[Case]] = {}
     for case in cases(devices):

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from shardlang.ir.program import LocalProgram
-from shardlang.ir.steps import Step
+from shardlang.ir.reshard import Reshard
 from shardlang.runtime.checks import check_same_program
 from shardlang.runtime.collectives import RunStep
 from shardlang.runtime.groups import Groups, join
@@ -23,7 +23,7 @@ RANK = int(os.environ.get("RANK", "0"))
 def _reduce(groups: Groups) -> None:
     whole = known.lay((4, ()))
     axes = groups.mesh.axes
-    RunStep(Step(axes, known.marked(whole, "P", axes), whole), groups, "layers.3")(torch.ones(4))
+    RunStep(Reshard(axes, known.marked(whole, "P", axes), whole), groups, "layers.3")(torch.ones(4))
 
 
 def killed() -> None:

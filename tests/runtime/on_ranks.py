@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from shardlang.ir import Mesh
-from shardlang.ir.steps import Step
+from shardlang.ir.reshard import Reshard
 from shardlang.runtime.collectives import RunStep, RunSteps
 from shardlang.runtime.groups import Groups, join
 
@@ -23,7 +23,7 @@ def _world() -> dict[Mesh, Groups]:
     return {mesh: Groups(mesh, first.rank) for mesh in meshes}
 
 
-def _one(step: Step, groups: Groups) -> tuple[Tensor, Tensor | None]:
+def _one(step: Reshard, groups: Groups) -> tuple[Tensor, Tensor | None]:
     """The result of a step on this rank, and the gradient of its operand."""
     x = known.strided(known.local_value(step.src, groups.coord, 1)).requires_grad_()
     y = RunStep(step, groups)(x)
@@ -63,12 +63,13 @@ def other_types() -> dict[str, Any]:
     out: dict[str, Any] = {}
     for dtype in (torch.bool, torch.int16, torch.int64, torch.uint8, torch.bfloat16, torch.float16,
                   torch.complex64):  # fmt: skip
-        gathered = RunStep(Step((axis,), cut, flat), groups)(torch.tensor([me % 2]).to(dtype))
-        total = RunStep(Step((axis,), summed, flat), groups)(torch.ones(n).to(dtype))
-        mine = RunStep(Step((axis,), summed, cut), groups)(torch.ones(n).to(dtype))
+        gathered = RunStep(Reshard((axis,), cut, flat), groups)(torch.tensor([me % 2]).to(dtype))
+        total = RunStep(Reshard((axis,), summed, flat), groups)(torch.ones(n).to(dtype))
+        mine = RunStep(Reshard((axis,), summed, cut), groups)(torch.ones(n).to(dtype))
         out[str(dtype)] = (gathered, total, mine)
     for how in ("max", "min"):
-        out[how] = RunStep(Step((axis,), flat, flat, how), groups)(torch.arange(n) * (me + 1) - n)
+        extreme = RunStep(Reshard((axis,), flat, flat, how), groups)
+        out[how] = extreme(torch.arange(n) * (me + 1) - n)
     return out
 
 
@@ -85,7 +86,7 @@ def compiled() -> bool:
     steps = [RunStep(step, groups) for step in picked]
     whole = known.lay((4, ()), (3, ()))
     varied = known.marked(whole, "R", (axis,))
-    bundle = RunSteps([Step((axis,), whole, varied)] * 2, groups)
+    bundle = RunSteps([Reshard((axis,), whole, varied)] * 2, groups)
     inputs = [known.local_value(step.src, groups.coord, 1) for step in picked]
 
     def work(*xs: Tensor) -> Tensor:

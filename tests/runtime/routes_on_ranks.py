@@ -9,8 +9,8 @@ from torch import Tensor
 
 from shardlang.ir import Axis, Coord, DimLayout, Layout, Mesh
 from shardlang.ir.pieces import piece_of
+from shardlang.ir.reshard import Reshard
 from shardlang.ir.route import Route
-from shardlang.ir.steps import Step
 from shardlang.runtime.collectives import RunRoute
 from shardlang.runtime.groups import Groups, join
 
@@ -45,9 +45,9 @@ def one(route: Route, groups: Groups, choice: str, dtype: torch.dtype) -> dict[s
     """Rows sent and brought back, on this rank."""
     layout = Layout((route.rows, DimLayout.whole(3)))
     numbers = piece_of(torch.tensor(CHOICES[choice]), Layout((route.known,)), groups.coord)
-    there = RunRoute(Step(route.axes, layout, layout, route=route), groups)
+    there = RunRoute(Reshard(route.axes, layout, layout, route=route), groups)
     inverse = Route(route.axes, route.rows, route.groups, inverse=True)
-    back = RunRoute(Step(route.axes, layout, layout, route=inverse), groups)
+    back = RunRoute(Reshard(route.axes, layout, layout, route=inverse), groups)
     x = piece_of(rows_of(dtype), layout, groups.coord).requires_grad_()
     sent = there(x, numbers)
     home = back(sent * 2, numbers)

@@ -1,0 +1,189 @@
+"""Reshards: the changes of layout, each made of two collectives, forward and adjoint.
+
+A reshard changes the state of a value along its axes and nothing else. States: `S` sharded, `P`
+partial, `I` invariant, `R` replicated (see `Layout`). `CHANGES` is the one table of what a change
+does. The adjoint stands in it too: a gradient has the dual layout of its value (`Layout.dual`), and
+goes from the dual of the layout after to the dual of the layout before. So a backward cannot
+disagree with its forward, and the adjoint of an adjoint is the forward itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from torch import Tensor
+
+from shardlang.ir.collective import Collective, Kind
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis
+from shardlang.ir.route import Route
+
+
+class How(str, Enum):
+    """What tells changes between the same states apart."""
+
+    STATE = "state"
+    """The state itself changes."""
+    DIM = "dim"
+    """The axis splits another dim."""
+    ORDER = "order"
+    """The axis splits the same dim, in another order or in other blocks."""
+    DISPATCH = "dispatch"
+    """Rows go to the devices that have their groups."""
+    COLLECT = "collect"
+    """Rows come back."""
+    MAX = "max"
+    MIN = "min"
+
+
+class Row(NamedTuple):
+    """A row of the table: the change's name, and what devices do."""
+
+    name: str
+    kind: Kind
+
+
+CHANGES: dict[tuple[str, str, How], Row] = {
+    ("P", "I", How.STATE): Row("all_reduce", Kind.ALL_REDUCE),
+    ("P", "R", How.STATE): Row("all_reduce", Kind.ALL_REDUCE),
+    ("I", "R", How.STATE): Row("vary", Kind.NOTHING),
+    ("R", "I", How.STATE): Row("settle", Kind.NOTHING),
+    ("S", "R", How.STATE): Row("all_gather", Kind.ALL_GATHER),
+    ("S", "I", How.STATE): Row("all_gather", Kind.ALL_GATHER),
+    ("P", "S", How.STATE): Row("reduce_scatter", Kind.REDUCE_SCATTER),
+    ("R", "S", How.STATE): Row("slice", Kind.SLICE),
+    ("I", "S", How.STATE): Row("slice", Kind.SLICE),
+    ("I", "P", How.STATE): Row("to_partial", Kind.FIRST),
+    ("R", "P", How.STATE): Row("to_partial", Kind.FIRST),
+    ("S", "P", How.STATE): Row("scatter_partial", Kind.PAD),
+    ("S", "S", How.DIM): Row("all_to_all", Kind.ALL_TO_ALL),
+    ("S", "S", How.ORDER): Row("permute", Kind.PERMUTE),
+    ("S", "S", How.DISPATCH): Row("dispatch", Kind.DISPATCH),
+    ("S", "S", How.COLLECT): Row("collect", Kind.COLLECT),
+    ("I", "I", How.MAX): Row("all_reduce", Kind.ALL_REDUCE),
+    ("I", "I", How.MIN): Row("all_reduce", Kind.ALL_REDUCE),
+}
+"""(state before, state after, how) along one axis. A maximum or minimum has no gradient."""
+
+
+class NoChange(ValueError):
+    """No reshard leads from one layout to the other along these axes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reshard:
+    """One change of layout along `axes`.
+
+    Attributes:
+        axes: the axes whose state changes (several for all_reduce and vary, one for most).
+        src: the layout before.
+        dst: the layout after.
+        reduce: `sum`, `max` or `min`; the last two are for values without gradient.
+        route: for a dispatch or collect, where the rows of dim 0 go.
+        kind: its name in the table.
+        forward: what it does to the value.
+        adjoint: what it does to the gradient.
+
+    Raises:
+        NoChange: an axis has no row in the table, or the axes' rows are not one collective.
+    """
+
+    axes: tuple[Axis, ...]
+    src: Layout
+    dst: Layout
+    reduce: str = "sum"
+    route: Route | None = None
+    kind: str = field(init=False, compare=False)
+    forward: Collective = field(init=False, compare=False, repr=False)
+    adjoint: Collective = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        name, forward = _one_way(self.axes, self.src, self.dst, self.reduce, self.route)
+        object.__setattr__(self, "kind", name)
+        object.__setattr__(self, "forward", forward)
+        object.__setattr__(self, "adjoint", _adjoint(self))
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether it has a gradient."""
+        return self.adjoint.kind is not Kind.ZERO
+
+    @property
+    def states(self) -> tuple[str, str]:
+        """States before and after, along the first axis."""
+        return self.src.state(self.axes[0]), self.dst.state(self.axes[0])
+
+    @property
+    def dims(self) -> tuple[int | None, int | None]:
+        """The dim that the first axis splits before, and after."""
+        return self.src.dim_of(self.axes[0]), self.dst.dim_of(self.axes[0])
+
+    def transposed(self) -> Reshard:
+        """The change that gradients go through: its forward is this one's adjoint, and vice versa.
+
+        Raises:
+            NoChange: a maximum or minimum has no gradient.
+        """
+        if not self.differentiable:
+            raise NoChange(f"{self} has no gradient")
+        route = self.route.reversed() if self.route is not None else None
+        return Reshard(self.axes, self.dst.dual(), self.src.dual(), route=route)
+
+    def __str__(self) -> str:
+        names = ", ".join(axis.name for axis in self.axes)
+        return f"{self.kind}[{names}] {self.src} -> {self.dst}"
+
+
+def _adjoint(reshard: Reshard) -> Collective:
+    """From the layout of the gradient after the change to that of the gradient before it."""
+    src, dst = reshard.dst.dual(), reshard.src.dual()
+    if reshard.reduce != "sum":
+        return Collective(Kind.ZERO, reshard.axes, src, dst)
+    route = reshard.route.reversed() if reshard.route is not None else None
+    return _one_way(reshard.axes, src, dst, "sum", route)[1]
+
+
+def _one_way(
+    axes: tuple[Axis, ...], src: Layout, dst: Layout, reduce: str, route: Route | None
+) -> tuple[str, Collective]:
+    """The change's name and its collective, over those of the axes that it has something to do."""
+    rows = [_row(axis, src, dst, reduce, route) for axis in axes]
+    pairs = zip(axes, rows, strict=True)
+    acting = [(axis, row) for axis, row in pairs if row.kind is not Kind.NOTHING]
+    if not acting:
+        return rows[0].name, Collective(Kind.NOTHING, (), src, dst)
+    name, kind = acting[0][1]
+    if any(row.kind is not kind for _, row in acting):
+        raise NoChange(f"{src} -> {dst} over {', '.join(map(str, axes))} is no one collective")
+    return name, Collective(kind, tuple(axis for axis, _ in acting), src, dst, reduce, route)
+
+
+def _row(axis: Axis, src: Layout, dst: Layout, reduce: str, route: Route | None) -> Row:
+    """The row of the table along one axis."""
+    before, after = src.state(axis), dst.state(axis)
+    how = How.STATE
+    if reduce != "sum":
+        how = How(reduce)
+    elif route is not None:
+        how = How.COLLECT if route.inverse else How.DISPATCH
+    elif before == after == "S":
+        how = How.ORDER if src.dim_of(axis) == dst.dim_of(axis) else How.DIM
+    found = CHANGES.get((before, after, how))
+    if found is None:
+        raise NoChange(f"no reshard leads from {before} to {after} over `{axis}`: {src} -> {dst}")
+    return found
+
+
+def apply_step(x: Tensor, step: Reshard, groups: Tensor | None = None) -> Tensor:
+    """Placeholder target of a reshard node; the simulator and the runtime give it its meaning.
+
+    `groups` is there if the reshard is a route: those of all rows along its axes.
+    """
+    raise AssertionError("a reshard has no meaning outside a runtime")
+
+
+def apply_steps(xs: tuple[Tensor, ...], steps: tuple[Reshard, ...]) -> tuple[Tensor, ...]:
+    """Placeholder target of several reshards of one kind and group, sent as one call."""
+    raise AssertionError("a reshard has no meaning outside a runtime")

@@ -1,0 +1,30 @@
+"""One reshard for every row of the table, on a mesh of one axis."""
+
+from __future__ import annotations
+
+from shardlang.ir import Axis, DimLayout, Layout
+from shardlang.ir.reshard import How, Reshard
+from shardlang.ir.route import Route
+
+A = Axis("a", 2)
+SPLIT = DimLayout.shard(6, (A,))
+BLOCKS = DimLayout.shard(6, (A,), 3)
+WHOLE = DimLayout.whole(6)
+
+
+def in_state(state: str) -> Layout:
+    """A layout in a state along the axis."""
+    partial, varying = (frozenset((A,)) if state == mark else frozenset() for mark in "PR")
+    return Layout((SPLIT if state == "S" else WHOLE, WHOLE), partial, varying)
+
+
+def example(before: str, after: str, how: How) -> Reshard:
+    """A reshard between two states; of another dim, order or route as `how` says."""
+    src, dst = in_state(before), in_state(after)
+    if how in (How.MAX, How.MIN):
+        return Reshard((A,), src, dst, how.value)
+    if how in (How.DISPATCH, How.COLLECT):
+        return Reshard((A,), src, dst, route=Route((A,), SPLIT, SPLIT, how is How.COLLECT))
+    if before == after == "S" and how is not How.STATE:
+        dst = Layout((WHOLE, SPLIT) if how is How.DIM else (BLOCKS, WHOLE))
+    return Reshard((A,), src, dst)

@@ -1,0 +1,242 @@
+"""The table of changes: each is reached, each adjoint is one, and nothing else is accepted."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from shardlang.cost.ring import sent_bytes
+from shardlang.ir import Axis, Coord, DimLayout, Layout, Mesh
+from shardlang.ir.collective import Collective, Kind
+from shardlang.ir.pieces import piece_of
+from shardlang.ir.reshard import CHANGES, How, NoChange, Reshard
+from tests.moves import draw, meaning
+from tests.moves.cases import case
+from tests.moves.rows import WHOLE, A, example
+
+B, C = Axis("b", 2), Axis("c", 3)
+EACH = 12
+EXTREMES = ("max", "min")
+LINEAR = [kind for kind in draw.KINDS if kind not in EXTREMES]
+
+
+@pytest.mark.parametrize("key", CHANGES, ids=" ".join)
+def test_every_row_is_reached(key: tuple[str, str, How]) -> None:
+    made = example(*key)
+    assert (made.kind, made.forward.kind) == CHANGES[key]
+    assert made.forward.axes == (() if made.forward.kind is Kind.NOTHING else (A,))
+    assert (made.forward.src, made.forward.dst) == (made.src, made.dst)
+
+
+def test_other_states_are_refused() -> None:
+    for key in itertools.product("SPIR", "SPIR", (How.STATE, How.MAX, How.MIN, How.DISPATCH)):
+        meant = key if key[:2] != ("S", "S") or key[2] is not How.STATE else ("S", "S", How.ORDER)
+        if meant not in CHANGES:
+            with pytest.raises(NoChange, match=f"from {key[0]} to {key[1]} over `a`"):
+                example(*key)
+
+
+def test_axes_that_ask_for_two_collectives_are_refused() -> None:
+    summed, whole = Layout((WHOLE,), frozenset((A,))), Layout((WHOLE,))
+    split = Layout((DimLayout.shard(6, (B,)),))
+    with pytest.raises(NoChange, match="over a, b is no one collective"):
+        Reshard((A, B), Layout(split.dims, summed.partial), whole)
+    with pytest.raises(NoChange, match="is no one collective"):
+        Reshard(
+            (A, B), Layout((DimLayout.shard(6, (A, B)),)), Layout((WHOLE,), varying=frozenset((A,)))
+        )
+
+
+@pytest.mark.parametrize("kind", [*LINEAR, *draw.ROUTES])
+def test_the_adjoint_of_the_adjoint_is_the_forward(kind: str) -> None:
+    for made in drawn(kind):
+        back = made.transposed()
+        assert (back.forward, back.adjoint) == (made.adjoint, made.forward)
+        assert back.transposed() == made
+
+
+@pytest.mark.parametrize("kind", EXTREMES)
+def test_a_maximum_has_no_gradient(kind: str) -> None:
+    for made in drawn(kind):
+        assert made.adjoint.kind is Kind.ZERO
+        assert not made.differentiable
+        assert not made.adjoint.sends
+        with pytest.raises(NoChange, match="has no gradient"):
+            made.transposed()
+
+
+@pytest.mark.parametrize("kind", LINEAR)
+def test_the_adjoint_is_the_derivative(kind: str) -> None:
+    for number, made in enumerate(drawn(kind)):
+        check_derivative(made, mesh_of(number))
+
+
+def drawn(kind: str) -> Iterator[Reshard]:
+    """Reshards of a kind on the meshes of `mesh_of`."""
+    for number in range(EACH):
+        rng = random.Random(f"{kind} {number}")
+        if kind in draw.ROUTES:
+            yield draw.route_of(rng, mesh_of(number), kind)[0]
+        else:
+            yield draw.step_of(rng, mesh_of(number), kind)
+
+
+def mesh_of(number: int) -> Mesh:
+    """A mesh of one to three axes."""
+    return draw.mesh_of(random.Random(number))
+
+
+JOINT = [
+    pytest.param(before, after, id=f"{before} to {after}")
+    for before, after in [
+        ("PP", "IR"), ("PP", "RI"), ("II", "RR"), ("PP", "RR"), ("RR", "IP"), ("PI", "IR"),
+        ("PI", "RR"), ("RI", "PP"), ("RI", "IP"),
+    ]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "after"), JOINT)
+def test_joint_over_axes_of_other_states(before: str, after: str) -> None:
+    """The adjoint acts along those of the axes alone that ask for it."""
+    mesh = Mesh((A, C, B))
+    split = Layout((DimLayout.shard(5, (B,)), DimLayout.whole(3)))
+    made = Reshard((A, C), *(
+        draw.marked(draw.marked(split, states[0], (A,)), states[1], (C,))
+        for states in (before, after)
+    ))  # fmt: skip
+    check_derivative(made, mesh)
+    assert made.transposed().forward == made.adjoint
+    assert made.transposed().transposed() == made
+
+
+def test_a_joint_all_reduce_goes_back_over_the_replicated_axes() -> None:
+    summed = Layout((WHOLE,), frozenset((A, C)))
+    for replicated in [(), (A,), (C,), (A, C)]:
+        back = Reshard((A, C), summed, Layout((WHOLE,), varying=frozenset(replicated))).adjoint
+        assert back.axes == replicated
+        assert back.kind is (Kind.ALL_REDUCE if replicated else Kind.NOTHING)
+        assert sent_bytes(back, 4) == 2 * 24 * (back.ways - 1) // back.ways
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value or gradient in a layout: one whole tensor for every place along `axes`.
+
+    Along these axes the devices hold summands; along all others, parts of one tensor or copies.
+    """
+
+    layout: Layout
+    mesh: Mesh
+    summands: dict[tuple[int, ...], Tensor]
+
+    @staticmethod
+    def drawn(layout: Layout, mesh: Mesh, seed: int) -> Value:
+        """A random value of float64."""
+        made = torch.Generator().manual_seed(seed)
+        counts = [range(a.size) for a in summed(layout, mesh)]
+        found = {
+            at: torch.randn(layout.shape, generator=made, dtype=torch.float64)
+            for at in itertools.product(*counts)
+        }
+        return Value(layout, mesh, found)
+
+    @staticmethod
+    def of(layout: Layout, mesh: Mesh, pieces: Sequence[Tensor]) -> Value:
+        """The value that the devices hold; all that hold one index of one summand agree on it."""
+        found: dict[tuple[int, ...], Tensor] = {}
+        for at, piece in zip(mesh.coords(), pieces, strict=True):
+            full = found.setdefault(_place(at, layout, mesh), piece.new_zeros(layout.shape))
+            full[meaning.crossed(layout, at)] = piece
+        for at, piece in zip(mesh.coords(), pieces, strict=True):
+            held = piece_of(found[_place(at, layout, mesh)], layout, at)
+            torch.testing.assert_close(held, piece, rtol=0, atol=1e-12)
+        return Value(layout, mesh, found)
+
+    def pieces(self) -> list[Tensor]:
+        """What every device holds."""
+        return [
+            piece_of(self.summands[_place(at, self.layout, self.mesh)], self.layout, at)
+            for at in self.mesh.coords()
+        ]
+
+
+def summed(layout: Layout, mesh: Mesh) -> list[Axis]:
+    """The axes along which the devices hold summands."""
+    return [axis for axis in mesh.axes if axis in layout.partial]
+
+
+def _place(at: Coord, layout: Layout, mesh: Mesh) -> tuple[int, ...]:
+    return tuple(at[axis.name] for axis in summed(layout, mesh))
+
+
+def product(value: Value, gradient: Value) -> Tensor:
+    """The inner product: every index of every summand counts once, of the value or the gradient."""
+    layout = value.layout
+    assert gradient.layout == layout.dual()
+    total = torch.zeros((), dtype=torch.float64)
+    for at in value.mesh.coords():
+        if all(at[a.name] == 0 for a in value.mesh.axes if layout.state(a) in "SI"):
+            mine = value.summands[_place(at, layout, value.mesh)]
+            total = total + (mine * gradient.summands[_place(at, layout.dual(), value.mesh)]).sum()
+    return total
+
+
+def moved(collective: Collective, value: Value) -> Value:
+    """The value after a collective."""
+    assert value.layout == collective.src
+    found = meaning.moved(collective, value.pieces(), value.mesh)
+    for at, piece in zip(value.mesh.coords(), found, strict=True):
+        assert tuple(piece.shape) == collective.local_shape(at)
+    return Value.of(collective.dst, value.mesh, found)
+
+
+def check_derivative(made: Reshard, mesh: Mesh) -> None:
+    """`<A x, y> = <x, A* y>`, and the derivative of the first by x is A* y."""
+    x = Value.drawn(made.src, mesh, 1)
+    y = Value.drawn(made.dst.dual(), mesh, 2)
+    for summand in x.summands.values():
+        summand.requires_grad_()
+    forth = product(moved(made.forward, x), y)
+    back = moved(made.adjoint, y)
+    torch.testing.assert_close(forth, product(x, back), rtol=1e-12, atol=1e-12)
+    wanted = list(x.summands.values())
+    for at, grad in zip(x.summands, torch.autograd.grad(forth, wanted), strict=True):
+        copies = _copies(at, made.src, back)
+        torch.testing.assert_close(grad, copies, rtol=1e-12, atol=1e-12)
+
+
+def _copies(place: tuple[int, ...], layout: Layout, back: Value) -> Tensor:
+    """The gradient of one summand: the sum of what its replicas have."""
+    mesh, found = back.mesh, {}
+    for at in mesh.coords():
+        if _place(at, layout, mesh) == place:
+            key = _place(at, back.layout, mesh)
+            found[key] = back.summands[key]
+    return torch.stack(list(found.values())).sum(0)
+
+
+@pytest.mark.parametrize("kind", draw.ROUTES)
+def test_the_adjoint_of_a_route_brings_its_rows_back(kind: str) -> None:
+    start = draw.ROUTES.index(kind) + len(draw.KINDS)
+    for number in range(start, 400, len(draw.KINDS) + len(draw.ROUTES) + 1):
+        drawn_case = case(number)
+        one = drawn_case.ones[0]
+        assert one.by is not None
+        xs = [torch.randn(x.shape, dtype=torch.float64, requires_grad=True) for x in one.xs]
+        ys = meaning.carried(one.step.forward, one.by, xs, drawn_case.mesh)
+        seeds = [torch.randn(y.shape, dtype=torch.float64) for y in ys]
+        back = meaning.carried(one.step.adjoint, one.by, seeds, drawn_case.mesh)
+        pairs = zip(ys, seeds, strict=True)
+        product = sum(((y * seed).sum() for y, seed in pairs), xs[0].sum() * 0)
+        assert isinstance(product, Tensor)
+        grads = torch.autograd.grad(product, xs, materialize_grads=True)
+        torch.testing.assert_close(list(grads), back, rtol=1e-12, atol=1e-12)
+        for at, y in zip(drawn_case.mesh.coords(), ys, strict=True):
+            rows = y.shape[0] if kind == "collect" else None
+            assert one.step.forward.local_shape(at) == (rows, *y.shape[1:])
