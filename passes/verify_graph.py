@@ -84,12 +84,12 @@ def results_settled(graph: ShardGraph) -> Iterator[str]:
 
 def types_hold(graph: ShardGraph) -> Iterator[str]:
     """Every differentiable value has the state that its reader must have, along every axis."""
-    for leaf in graph.leaves:
-        if layout_of(leaf.node).varying:
-            yield f"leaf `{leaf.name}` is {layout_of(leaf.node)}"
-    for node in graph.result_nodes:
-        if node is not None and layout_of(node).varying:
-            yield f"result `{node}` is {layout_of(node)}"
+    for node, leaf in graph.placeholders():
+        if layout_of(node).varying:
+            yield f"leaf `{leaf.name}` is {layout_of(node)}"
+    for result in graph.result_nodes:
+        if result is not None and layout_of(result).varying:
+            yield f"result `{result}` is {layout_of(result)}"
     for node in graph.graph.nodes:
         if node.target is apply_steps or not info(node).differentiable:
             continue

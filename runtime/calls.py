@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from shardlang.ir.layout import dtype_name
+from shardlang.ir.leaf import Leaf, LeafKind, ResultKind
 from shardlang.ir.node import info
-from shardlang.ir.program import LeafPlacement, LocalProgram
+from shardlang.ir.program import LocalProgram
 from shardlang.runtime.border import around, taken
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.executor import load_program
@@ -131,18 +132,18 @@ class LoadedProgram:
         program = made.program
         self.program, self.rebuild, self.check = program, made.rebuild, made.check
         self._slots, self._replaced, self._device = slots, made.replaced, groups.device
-        inputs = [leaf for leaf in program.leaves if leaf.kind == "input"]
+        inputs = [leaf for leaf in program.leaves if leaf.kind is LeafKind.INPUT]
         self.inputs = {leaf.name: Sharding(leaf.layout.unlabelled(), groups) for leaf in inputs}
         self.dtypes = {leaf.name: leaf.dtype for leaf in inputs}
         self.shapes = {leaf.name: leaf.layout.local_shape(groups.coord) for leaf in inputs}
         lies = {
             i: Sharding(r.layout.unlabelled(), groups)
             for i, r in enumerate(program.results)
-            if r.kind == "output"
+            if r.kind is ResultKind.OUTPUT
         }
         self._outputs = {i: sharding if sharding.split else None for i, sharding in lies.items()}
         self._mutations = [
-            (i, r.name) for i, r in enumerate(program.results) if r.kind == "mutation"
+            (i, r.name) for i, r in enumerate(program.results) if r.kind is ResultKind.MUTATION
         ]
         self.draws = any(info(node).random for node in program.graph.nodes)
         again = any(info(node).regather for node in program.graph.nodes)
@@ -178,7 +179,7 @@ class LoadedProgram:
             if not isinstance(x, DTensor) and tuple(x.shape) != self.shapes[name]:
                 raise wrong_shape(name, tuple(x.shape), self.shapes[name])
         for leaf in self.program.leaves:
-            if leaf.kind != "input":
+            if leaf.kind is not LeafKind.INPUT:
                 _check_held(leaf, tensor_at(self._slots[leaf.name][0]), self._device)
 
     def piece(self, name: str, given: Tensor) -> Tensor:
@@ -209,7 +210,7 @@ class LoadedProgram:
     def _leaves(self, given: Mapping[str, Tensor]) -> list[Tensor]:
         return [
             given[leaf.name]
-            if leaf.kind == "input"
+            if leaf.kind is LeafKind.INPUT
             else local(tensor_at(self._slots[leaf.name][0]))
             for leaf in self.program.leaves
         ]
@@ -225,7 +226,7 @@ class LoadedProgram:
                 local(tensor_at(self._slots[name][0])).copy_(results[place])
 
 
-def _check_held(leaf: LeafPlacement, held: Tensor, device: torch.device) -> None:
+def _check_held(leaf: Leaf, held: Tensor, device: torch.device) -> None:
     if held.dtype == leaf.dtype and held.device == device:
         return
     mine, found = dtype_name(leaf.dtype), dtype_name(held.dtype)

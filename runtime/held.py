@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shardlang.ir.program import LeafPlacement, LocalProgram
+from shardlang.ir.leaf import Leaf
+from shardlang.ir.program import LocalProgram
 from shardlang.runtime.calls import Slot, tensor_at
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.variants import Variants
@@ -31,7 +32,7 @@ class Held:
     slots: Mapping[str, Slot]
     kept: frozenset[str]
 
-    def placements(self) -> Iterator[tuple[LeafPlacement, Tensor]]:
+    def placements(self) -> Iterator[tuple[Leaf, Tensor]]:
         """Every tensor of the state dict once, with how it lies."""
         self.variants.check()
         for leaf in self.program.leaves:
@@ -39,7 +40,7 @@ class Held:
                 yield leaf, tensor_at(self.slots[leaf.name])
 
     @torch.no_grad()
-    def whole_tensors(self) -> Iterator[tuple[LeafPlacement, Tensor | None]]:
+    def whole_tensors(self) -> Iterator[tuple[Leaf, Tensor | None]]:
         """Every tensor of the state dict whole, on rank 0 alone, one at a time. Collective."""
         self.variants.check_together()
         for leaf, tensor in self.placements():

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from shardlang.ir.leaf import LeafKind
 from shardlang.runtime import optim_states, tensor_ops
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
@@ -58,7 +59,9 @@ class ShardedModule(nn.Module):
         tables.fill(made, tensors, transient)
         variants = Variants(compiler, groups, standins, tables, made)
         slots = {
-            x.name: tables.slot(x) for x in made.program.leaves if x.kind in ("param", "buffer")
+            x.name: tables.slot(x)
+            for x in made.program.leaves
+            if x.kind in (LeafKind.PARAM, LeafKind.BUFFER)
         }
         kept = frozenset(self.state_dict(keep_vars=True)).intersection(slots)
         self._shardlang = Held(made.program, groups, variants, slots, kept)

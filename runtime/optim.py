@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shardlang.ir.leaf import LeafKind
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.watch import named
@@ -66,7 +67,7 @@ class GradNorm:
         for leaf, tensor in held(module).placements():
             split = set(leaf.layout.sharded)
             rest = (axis for axis in groups.mesh.axes if axis not in split)
-            if leaf.kind == "param" and all(groups.coord[axis.name] == 0 for axis in rest):
+            if leaf.kind is LeafKind.PARAM and all(groups.coord[axis.name] == 0 for axis in rest):
                 self._counted.append(tensor)
 
     @torch.no_grad()

@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
+from shardlang.ir.leaf import Leaf, LeafKind
 from shardlang.ir.pieces import piece_of
-from shardlang.ir.program import LeafPlacement, LocalProgram
+from shardlang.ir.program import LocalProgram
 from shardlang.runtime.agree import check_replicas
 from shardlang.runtime.calls import LoadedProgram, Made, Slot, tensor_at
 from shardlang.runtime.checks import check_same_program
@@ -27,7 +28,7 @@ class Tables:
     def __init__(self, root: nn.Module, first: LocalProgram, groups: Groups) -> None:
         self._root, self._groups = root, groups
         self._layouts = {leaf.name: leaf.layout for leaf in first.leaves}
-        self._held: list[tuple[LeafPlacement, list[Slot]]] = []
+        self._held: list[tuple[Leaf, list[Slot]]] = []
 
     def fill(self, made: Made, tensors: Mapping[str, Tensor], transient: Collection[str]) -> None:
         """Register every parameter and buffer of the first program. Collective.
@@ -37,7 +38,9 @@ class Tables:
                 the same piece differ in its values.
         """
         check_same_program(made.program, self._groups)
-        kept = [leaf for leaf in made.program.leaves if leaf.kind in ("param", "buffer")]
+        kept = [
+            leaf for leaf in made.program.leaves if leaf.kind in (LeafKind.PARAM, LeafKind.BUFFER)
+        ]
         for leaf in kept:
             piece = checked(leaf, {**self._constant(made, leaf), **tensors}, self._groups)
             register(self._root, leaf, piece, self._groups, transient)
@@ -45,7 +48,7 @@ class Tables:
         held = {leaf.name: (held_piece(tensor_at(self.slot(leaf))), leaf.layout) for leaf in kept}
         check_replicas(held, self._groups)
 
-    def slot(self, leaf: LeafPlacement) -> Slot:
+    def slot(self, leaf: Leaf) -> Slot:
         """Where the tensor of a leaf is found."""
         return slot_of(self._root, leaf.name, leaf.kind)
 
@@ -56,18 +59,18 @@ class Tables:
             RunError: SH0602, the ranks hold different programs; SH0605, a tensor lies elsewhere;
                 SH0611, devices that hold the same piece of a constant differ in its values.
         """
-        leaves = [leaf for leaf in made.program.leaves if leaf.kind != "input"]
+        leaves = [leaf for leaf in made.program.leaves if leaf.kind is not LeafKind.INPUT]
         check_same_program(made.program, self._groups)
         slots = {leaf.name: self._slots(made, leaf) for leaf in leaves}
         loaded = LoadedProgram(made, self._groups, slots)
-        constants = [leaf for leaf in leaves if leaf.kind == "constant"]
+        constants = [leaf for leaf in leaves if leaf.kind is LeafKind.CONSTANT]
         held = {leaf.name: (tensor_at(slots[leaf.name][0]), leaf.layout) for leaf in constants}
         check_replicas(held, self._groups)
         return loaded
 
-    def _slots(self, made: Made, leaf: LeafPlacement) -> list[Slot]:
+    def _slots(self, made: Made, leaf: Leaf) -> list[Slot]:
         """The place of a tensor, and of its other names; a constant's is its program's own."""
-        if leaf.kind == "constant":
+        if leaf.kind is LeafKind.CONSTANT:
             piece = checked(leaf, self._constant(made, leaf), self._groups)
             return [({leaf.name: piece}, leaf.name)]
         if self._layouts.setdefault(leaf.name, leaf.layout) != leaf.layout:
@@ -79,7 +82,7 @@ class Tables:
             self._held.append((leaf, self.slots(leaf)))
         return self.slots(leaf)
 
-    def slots(self, leaf: LeafPlacement) -> list[Slot]:
+    def slots(self, leaf: Leaf) -> list[Slot]:
         """Where the tensor of a leaf is found under each of its names."""
         return [slot_of(self._root, name, leaf.kind) for name in (leaf.name, *leaf.aliases)]
 
@@ -104,12 +107,12 @@ class Tables:
                 if table.get(key) is not found:
                     raise _untied(leaf.name, name)
 
-    def _fits(self, found: Tensor | None, leaf: LeafPlacement) -> bool:
+    def _fits(self, found: Tensor | None, leaf: Leaf) -> bool:
         if self._groups.mesh.devices == 1:
             return isinstance(found, Tensor) and tuple(found.shape) == leaf.layout.shape
         return isinstance(found, Sharded) and found.sharding.layout == leaf.layout.unlabelled()
 
-    def _constant(self, made: Made, leaf: LeafPlacement) -> dict[str, Tensor]:
+    def _constant(self, made: Made, leaf: Leaf) -> dict[str, Tensor]:
         """This device's piece of a constant, or of a buffer that no state dict holds.
 
         It has memory of its own: a program may be loaded twice, and may write into a buffer.
@@ -120,7 +123,7 @@ class Tables:
         return {leaf.name: piece_of(whole, leaf.layout, self._groups.coord).clone()}
 
 
-def checked(leaf: LeafPlacement, tensors: Mapping[str, Tensor], groups: Groups) -> Tensor:
+def checked(leaf: Leaf, tensors: Mapping[str, Tensor], groups: Groups) -> Tensor:
     """This device's piece of a leaf, on the device.
 
     Raises:
@@ -141,7 +144,7 @@ def checked(leaf: LeafPlacement, tensors: Mapping[str, Tensor], groups: Groups) 
 
 def register(
     root: nn.Module,
-    leaf: LeafPlacement,
+    leaf: Leaf,
     piece: Tensor,
     groups: Groups,
     transient: Collection[str],
@@ -151,7 +154,7 @@ def register(
     Buffers in `transient`, under any of their names, stay out of the state dict.
     """
     tensor = sharded(piece, Sharding(leaf.layout, groups)) if groups.mesh.devices > 1 else piece
-    value = nn.Parameter(tensor, leaf.trainable) if leaf.kind == "param" else tensor
+    value = nn.Parameter(tensor, leaf.trainable) if leaf.kind is LeafKind.PARAM else tensor
     for name in (leaf.name, *leaf.aliases):
         owner, last = owner_of(root, name)
         if isinstance(value, nn.Parameter):
@@ -179,7 +182,7 @@ def slot_of(root: nn.Module, name: str, kind: str) -> Slot:
     return (owner._parameters if kind == "param" else owner._buffers), last
 
 
-def _replaced(leaf: LeafPlacement, found: Tensor | None) -> RunError:
+def _replaced(leaf: Leaf, found: Tensor | None) -> RunError:
     what = "missing" if found is None else f"another `{type(found).__name__}`"
     shape = "" if found is None else f" of {list(found.shape)}"
     return RunError(

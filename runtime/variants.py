@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from shardlang.ir.layout import Layout
+from shardlang.ir.leaf import LeafKind
 from shardlang.runtime.agree import Agreement, Asked, check_replicas, inputs_differ
 from shardlang.runtime.border import cut
 from shardlang.runtime.calls import (
@@ -91,7 +92,7 @@ class Variants:
         self.compiler, self.groups = compiler, groups
         self.standins, self._tables = standins, tables
         self._modules = standins.modules()
-        params = (leaf for leaf in made.program.leaves if leaf.kind == "param")
+        params = (leaf for leaf in made.program.leaves if leaf.kind is LeafKind.PARAM)
         self._params = {leaf.name: tables.slot(leaf) for leaf in params}
         speaks = not any(groups.coord.values())
         self._loaded = Kept(compiler.declared, tables.load(made), speaks)
@@ -262,7 +263,9 @@ class Variants:
 
 
 def _moved(loaded: LoadedProgram, tables: Tables) -> LoadedProgram:
-    kept = [leaf for leaf in loaded.program.leaves if leaf.kind in ("param", "buffer")]
+    kept = [
+        leaf for leaf in loaded.program.leaves if leaf.kind in (LeafKind.PARAM, LeafKind.BUFFER)
+    ]
     return loaded.on({leaf.name: tables.slots(leaf) for leaf in kept})
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from shardlang.ir.compat import OpOverload
+from shardlang.ir.leaf import LeafKind
 from shardlang.ir.node import info, set_info, tensor_of
 from shardlang.ir.rewriter import Rewriter, origin_of
 from shardlang.passes.errors import PassError
@@ -203,7 +204,7 @@ class _Functionalizer:
         for node, old in zip(chain, olds, strict=True):
             if hidden and carries_gradient(old):
                 leaf = info(chain[-1]).leaf
-                if leaf is not None and leaf.kind == "param":
+                if leaf is not None and leaf.kind is LeafKind.PARAM:
                     source = info(at).source
                     raise written_leaf("param", leaf.name, source)
                 raise PassError(

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from shardlang.ir.compat import OpOverload, tree_leaves
+from shardlang.ir.leaf import LeafKind
 from shardlang.ir.node import info
 
 _DETACH = torch.ops.aten.detach.default
@@ -67,7 +68,7 @@ def carries_gradient(node: fx.Node) -> bool:
 def _is_source(node: fx.Node) -> bool:
     """Whether gradients end in this placeholder."""
     leaf = info(node).leaf
-    return leaf is not None and (leaf.trainable or leaf.kind == "input")
+    return leaf is not None and (leaf.trainable or leaf.kind is LeafKind.INPUT)
 
 
 def may_have_gradient(node: fx.Node) -> bool:

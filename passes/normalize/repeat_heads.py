@@ -18,9 +18,9 @@ from torch import fx
 
 from shardlang.ir.graph import ShardGraph
 from shardlang.ir.layout import DimLayout, all_pieces_nonempty, split_factors
+from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, tensor_of
-from shardlang.ir.records import Stated
 from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.normalize.fx_edit import argument, is_op
 
@@ -58,11 +58,11 @@ def _cuts_groups(graph: ShardGraph, node: fx.Node) -> bool:
 
 def _stated_axes(graph: ShardGraph, module: str) -> Iterator[tuple[Axis, ...]]:
     """The model axes of every dim that is stated of a parameter in a module."""
-    for leaf in graph.leaves:
-        if leaf.kind == "param" and (not module or leaf.name.startswith(f"{module}.")):
-            for node in (leaf.node, *leaf.node.users):
+    for param, leaf in graph.placeholders():
+        if leaf.kind is LeafKind.PARAM and (not module or leaf.name.startswith(f"{module}.")):
+            for node in (param, *param.users):
                 stated = info(node).stated
-                dims = stated.layout.dims if isinstance(stated, Stated) else ()
+                dims = stated.layout.dims if stated is not None else ()
                 yield from (d.axes for d in dims if d.axes and not graph.data_axes & {*d.axes})
 
 

@@ -16,6 +16,7 @@ from torch import fx
 
 from shardlang.ir.graph import ShardGraph, producer, sharding_of
 from shardlang.ir.layout import DimLayout, Factor
+from shardlang.ir.leaf import LeafKind
 from shardlang.ir.node import info, set_info
 from shardlang.ir.records import Stated
 from shardlang.ir.rule import DimSpec
@@ -33,7 +34,7 @@ class AlignUnits:
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Align every stated parameter."""
-        params = {leaf.node for leaf in graph.leaves if leaf.kind == "param"}
+        params = {n for n, leaf in graph.placeholders() if leaf.kind is LeafKind.PARAM}
         nodes = [node for node in graph.graph.nodes if info(node).sharding is not None]
         walk = Walk({node: operands_of(node) for node in nodes})
         for node in nodes:

@@ -122,7 +122,7 @@ def _plain(value: Any) -> bool:
 
 def mark_gradients(graph: ShardGraph) -> None:
     """Mark every value through which a gradient flows to a trainable parameter."""
-    trainable = {leaf.node for leaf in graph.leaves if leaf.trainable}
+    trainable = {node for node, leaf in graph.placeholders() if leaf.trainable}
     for node in graph.graph.nodes:
         flows = node in trainable or _carries(node)
         if flows != info(node).differentiable:

@@ -17,6 +17,7 @@ from shardlang.ir.graph import (
     sharding_of,
 )
 from shardlang.ir.layout import DimLayout, Layout, all_pieces_nonempty
+from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, tensor_of
 from shardlang.ir.rule import Origin, Rule, Sharding
@@ -42,7 +43,7 @@ class Flow:
 
     def __init__(self, graph: ShardGraph) -> None:
         self.graph = graph
-        self.leaves = graph.leaf_of()
+        self.leaves = dict(graph.placeholders())
         self.nodes = [node for node in graph.graph.nodes if info(node).sharding is not None]
         self.calls: dict[fx.Node, list[fx.Node]] = {n: operands_of(n) for n in self.nodes}
         self.weights = self._weights()
@@ -54,7 +55,7 @@ class Flow:
         for node in self.nodes:
             leaf = self.leaves.get(node)
             sources = self.calls[node]
-            if (leaf is not None and leaf.kind == "param") or (
+            if (leaf is not None and leaf.kind is LeafKind.PARAM) or (
                 sources and all(producer(source)[0] in found for source in sources)
             ):
                 found.add(node)
@@ -98,7 +99,7 @@ class Flow:
         stated = info(node).stated
         if stated is not None:
             return {name for name in names if int(name[1:]) in stated.open}
-        if node.op == "placeholder" and self.leaves[node].kind != "param":
+        if node.op == "placeholder" and self.leaves[node].kind is not LeafKind.PARAM:
             return set()
         return names
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shardlang.ir.graph import GraphLeaf, ShardGraph, constrain, home, sharding_of
+from torch import fx
+
+from shardlang.ir.graph import ShardGraph, constrain, home, sharding_of
 from shardlang.ir.layout import DimLayout, Factor, Layout, all_pieces_nonempty
+from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import Origin
 
@@ -23,18 +26,18 @@ class PlaceStorage:
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Place all stored parameters."""
-        for leaf in graph.leaves:
+        for node, leaf in graph.placeholders():
             if leaf.store:
-                place(leaf)
+                place(node, leaf)
         return graph
 
 
-def place(leaf: GraphLeaf) -> None:
+def place(node: fx.Node, leaf: Leaf) -> None:
     """Lay a leaf out at rest: the layout of its use, split over the storage axes as well."""
-    users = [user for user in leaf.node.users if user.target is constrain]
-    used = home(users[0]) if users else home(leaf.node)
+    users = [user for user in node.users if user.target is constrain]
+    used = home(users[0]) if users else home(node)
     rest = stored_layout(used, [axis for axis in leaf.store if axis not in used.sharded])
-    sharding = sharding_of(leaf.node)
+    sharding = sharding_of(node)
     sharding.factors = {f"d{i}": dim for i, dim in enumerate(rest.dims)}
     for axis in leaf.store:
         sharding.origins[axis] = Origin("stored", leaf.name)

@@ -31,7 +31,7 @@ class FuseCollectives:
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Fuse all parameter reductions."""
         groups: dict[Any, list[fx.Node]] = {}
-        leaves = graph.leaf_of()
+        leaves = {node for node, _ in graph.placeholders()}
         for node in graph.graph.nodes:
             if (
                 node.target is apply_step

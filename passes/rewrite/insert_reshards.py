@@ -25,6 +25,7 @@ from shardlang.ir.graph import (
     step_of,
 )
 from shardlang.ir.layout import Layout
+from shardlang.ir.leaf import ResultKind
 from shardlang.ir.node import NodeInfo, info, set_info
 from shardlang.ir.program import apply_step
 from shardlang.ir.records import FullGather
@@ -53,9 +54,9 @@ class InsertReshards:
             elif info(node).sharding is not None and node.op != "placeholder":
                 feed(node, versions)
                 reduce_extremes(graph, node)
-        for leaf in graph.leaves:
+        for node, leaf in graph.placeholders():
             if leaf.regather:
-                mark_regathered(leaf.node)
+                mark_regathered(node)
         return graph
 
 
@@ -166,14 +167,14 @@ def _reads_in_backward(user: fx.Node, value: fx.Node) -> bool:
 
 def finish(graph: ShardGraph, output: fx.Node, versions: Versions) -> None:
     """Results leave whole or split, never partial; a mutated buffer in the layout of its leaf."""
-    leaves = {leaf.name: leaf.node for leaf in graph.leaves}
+    leaves = {leaf.name: node for node, leaf in graph.placeholders()}
     done: list[fx.Node | None] = []
     for result, value in zip(graph.results, graph.result_nodes, strict=True):
         if value is None:
             done.append(None)
             continue
         goal = Layout(home(value).dims)
-        if result.kind == "mutation":
+        if result.kind is ResultKind.MUTATION:
             goal = home(leaves[result.name])
         done.append(versions.reach(value, goal, output))
     output.args = (tuple(done),)

@@ -12,8 +12,8 @@ from torch import fx
 
 from shardlang.ir.compat import OpOverload
 from shardlang.ir.graph import ShardGraph, constrain, is_item, is_step, sharding_of
-from shardlang.ir.node import info, layout_of, set_info, tensor_of
-from shardlang.ir.program import LeafPlacement, LocalProgram, ResultPlacement
+from shardlang.ir.node import info, layout_of, set_info
+from shardlang.ir.program import LocalProgram
 from shardlang.ir.rewriter import Rewriter
 from shardlang.rules.call import Call
 from shardlang.rules.local_order import drawn_in_order
@@ -93,15 +93,9 @@ def _draw_in_order(node: fx.Node) -> None:
 
 def to_program(graph: ShardGraph) -> LocalProgram:
     """The program, once all passes have run."""
-    leaves = tuple(
-        LeafPlacement(
-            leaf.name, leaf.kind, leaf.node.name, leaf.dtype, leaf.trainable,
-            layout_of(leaf.node), leaf.aliases,
-        )
-        for leaf in graph.leaves
-    )  # fmt: skip
+    leaves = tuple(replace(leaf, layout=layout_of(node)) for node, leaf in graph.placeholders())
     results = tuple(
-        ResultPlacement(result.name, result.kind, tensor_of(node).dtype, layout_of(node))
+        replace(result, layout=layout_of(node))
         for result, node in zip(graph.results, graph.result_nodes, strict=True)
         if node is not None
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from shardlang.bind.statements import Findings, Kind, in_force
-from shardlang.bind.types import Binding, ModelNames, Placed, Shape
+from shardlang.bind.types import Binding, ModelNames, Shape
 from shardlang.bind.values import MODULE, bind_values
 from shardlang.grammar.diagnostics import Diagnostic, error, has_errors, in_order
 from shardlang.ir import Axis
-from shardlang.spec.types import ExpectCount, ExpectForbid, InputDecl, Spec, Stated, StoreDecl
+from shardlang.ir.records import Stated
+from shardlang.spec.types import ExpectCount, ExpectForbid, InputDecl, LayoutDecl, Spec, StoreDecl
 
 _PARAM = Kind("parameter", "parameters")
 _BUFFER = Kind("buffer", "buffers")
@@ -41,41 +42,41 @@ def bind(spec: Spec, names: ModelNames) -> tuple[Binding | None, list[Diagnostic
 
 
 def _bind_tensors(
-    stated: Sequence[Stated],
+    stated: Sequence[LayoutDecl],
     shapes: Mapping[str, Shape],
     aliases: Mapping[str, str],
     kind: Kind,
     findings: Findings,
-) -> dict[str, Placed]:
+) -> dict[str, Stated]:
     known = {alias: name for alias, name in aliases.items() if name in shapes}
     owner = in_force(stated, shapes, known, kind, findings)
     return _place_all(owner, shapes, findings)
 
 
 def _place_all(
-    owner: Mapping[str, Stated], shapes: Mapping[str, Shape], findings: Findings
-) -> dict[str, Placed]:
+    owner: Mapping[str, LayoutDecl], shapes: Mapping[str, Shape], findings: Findings
+) -> dict[str, Stated]:
     """Apply each statement to the tensors that it is in force for."""
-    by_statement: dict[int, tuple[Stated, dict[str, Shape]]] = {}
+    by_statement: dict[int, tuple[LayoutDecl, dict[str, Shape]]] = {}
     for name, statement in owner.items():
         by_statement.setdefault(id(statement), (statement, {}))[1][name] = shapes[name]
-    placed: dict[str, Placed] = {}
+    placed: dict[str, Stated] = {}
     for statement, mine in by_statement.values():
         placed.update(findings.place(statement, mine))
     return {name: placed[name] for name in owner if name in placed}
 
 
 def _bind_outputs(
-    stated: Sequence[Stated], shapes: Mapping[str, Shape], findings: Findings
-) -> dict[str, Placed]:
+    stated: Sequence[LayoutDecl], shapes: Mapping[str, Shape], findings: Findings
+) -> dict[str, Stated]:
     owner = in_force(stated, shapes, {}, _OUTPUT, findings)
     return _place_all(owner, shapes, findings)
 
 
 def _bind_inputs(
     decls: Sequence[InputDecl], shapes: Mapping[str, Shape], findings: Findings
-) -> dict[str, Placed]:
-    placed: dict[str, Placed] = {}
+) -> dict[str, Stated]:
+    placed: dict[str, Stated] = {}
     for name, decl in in_force(decls, shapes, {}, _INPUT, findings).items():
         if shapes[name] != decl.shape:
             findings.found.append(_other_shape(name, decl, shapes[name]))

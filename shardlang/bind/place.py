@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from shardlang.bind.types import Placed, Shape
-from shardlang.grammar.diagnostics import Span
+from shardlang.bind.types import Shape
+from shardlang.grammar.diagnostics import NOWHERE, Span
 from shardlang.ir import Axis, DimLayout, Layout, Mesh
 from shardlang.ir.layout import all_pieces_nonempty
+from shardlang.ir.records import Stated
 from shardlang.spec.types import Axes, LayoutEntry, LayoutExpr, Open, Rest
 
 
@@ -22,7 +23,7 @@ class Misfit:
     help: str
 
 
-def place(expr: LayoutExpr, shape: Shape, mesh: Mesh, span: Span) -> Placed | Misfit:
+def place(expr: LayoutExpr, shape: Shape, mesh: Mesh, span: Span) -> Stated | Misfit:
     """Apply a layout to a shape; `span` is the place of the statement."""
     entries = expand_rest(expr, len(shape))
     if entries is None:
@@ -35,7 +36,8 @@ def place(expr: LayoutExpr, shape: Shape, mesh: Mesh, span: Span) -> Placed | Mi
         dims.append(dim)
     is_open = frozenset(i for i, entry in enumerate(entries) if isinstance(entry, Open))
     partial = frozenset(mesh[name] for name in expr.partial)
-    return Placed(Layout(tuple(dims), partial), is_open, span)
+    at = "" if span == NOWHERE else f"{span.file}:{span.line}"
+    return Stated(Layout(tuple(dims), partial), is_open, at)
 
 
 def expand_rest(expr: LayoutExpr, rank: int) -> tuple[LayoutEntry, ...] | None:

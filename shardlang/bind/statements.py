@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from shardlang.bind.place import Misfit, place
-from shardlang.bind.types import Placed, Shape
+from shardlang.bind.types import Shape
 from shardlang.grammar.cap import MOST_FINDINGS
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, join_words, quote
 from shardlang.grammar.patterns import Pattern, nearest_to_pattern
 from shardlang.ir import Mesh
+from shardlang.ir.records import Stated
 from shardlang.spec.types import LayoutExpr
 
 
@@ -50,9 +51,9 @@ class Findings:
     mesh: Mesh
     found: list[Diagnostic] = field(default_factory=list)
 
-    def place(self, statement: LaidOut, names: Mapping[str, Shape]) -> dict[str, Placed]:
+    def place(self, statement: LaidOut, names: Mapping[str, Shape]) -> dict[str, Stated]:
         """Apply a statement's layout to every tensor it is in force for."""
-        placed: dict[str, Placed] = {}
+        placed: dict[str, Stated] = {}
         misfits: dict[Misfit, list[str]] = {}
         for name, shape in names.items():
             result = place(statement.layout, shape, self.mesh, statement.span)

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from shardlang.grammar.diagnostics import NOWHERE, Span
-from shardlang.ir import Axis, Layout
+from shardlang.ir import Axis
+from shardlang.ir.leaf import ValueKey
+from shardlang.ir.records import Stated
 
 Shape: TypeAlias = "tuple[int, ...]"
-ValueKey: TypeAlias = "tuple[str, str, str]"
-"""(module name, `"in"` or `"out"`, selector such as `""`, `"0"` or `"logits"`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +34,6 @@ class ModelNames:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """The stated layout of one tensor; propagation decides the dims in `open_dims`.
-
-    `span` is the place of the statement in force.
-    """
-
-    layout: Layout
-    open_dims: frozenset[int] = frozenset()
-    span: Span = field(default=NOWHERE, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
 class Binding:
     """What a spec states of one model, by name; a tensor that is not named is not stated.
 
@@ -56,11 +43,11 @@ class Binding:
         loss: the name of the output stated to be the loss.
     """
 
-    params: Mapping[str, Placed]
-    buffers: Mapping[str, Placed]
-    inputs: Mapping[str, Placed]
-    outputs: Mapping[str, Placed]
-    values: Mapping[ValueKey, Placed]
+    params: Mapping[str, Stated]
+    buffers: Mapping[str, Stated]
+    inputs: Mapping[str, Stated]
+    outputs: Mapping[str, Stated]
+    values: Mapping[ValueKey, Stated]
     storage: Mapping[str, tuple[Axis, ...]]
     regather: frozenset[str]
     loss: str | None

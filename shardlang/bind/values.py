@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from shardlang.bind.statements import Findings, Kind
-from shardlang.bind.types import ModelNames, Placed, Shape, ValueKey
+from shardlang.bind.types import ModelNames, Shape
 from shardlang.grammar.diagnostics import Diagnostic, error, join_words, quote
 from shardlang.grammar.patterns import nearest
+from shardlang.ir.leaf import ValueKey
+from shardlang.ir.records import Stated
 from shardlang.spec.types import ValueDecl
 
 MODULE = Kind("module", "modules")
@@ -15,7 +17,7 @@ MODULE = Kind("module", "modules")
 
 def bind_values(
     decls: Sequence[ValueDecl], names: ModelNames, findings: Findings
-) -> dict[ValueKey, Placed]:
+) -> dict[ValueKey, Stated]:
     """The stated layouts of module inputs and outputs; of two statements the later wins."""
     choices = _choices(names.values)
     owner: dict[ValueKey, ValueDecl] = {}
@@ -85,14 +87,14 @@ def _no_tensor(decl: ValueDecl, modules: Sequence[str], offered: Sequence[str]) 
 
 def _place(
     owner: Mapping[ValueKey, ValueDecl], names: ModelNames, findings: Findings
-) -> dict[ValueKey, Placed]:
+) -> dict[ValueKey, Stated]:
     """Apply each statement to its tensors."""
     by_decl: dict[int, tuple[ValueDecl, dict[str, ValueKey]]] = {}
     for key, decl in owner.items():
         module, side, selector = key
         shown = ".".join(part for part in (module, side, selector) if part)
         by_decl.setdefault(id(decl), (decl, {}))[1][shown] = key
-    placed: dict[ValueKey, Placed] = {}
+    placed: dict[ValueKey, Stated] = {}
     for decl, keys in by_decl.values():
         shapes = {shown: names.values[key] for shown, key in keys.items()}
         for shown, result in findings.place(decl, shapes).items():

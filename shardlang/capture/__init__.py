@@ -11,7 +11,7 @@ from shardlang.capture.raise_dtype import raise_to_float64, raised_dtype
 from shardlang.capture.run import run_graph
 from shardlang.capture.source import CallableSource, InputSpec, ModelSource
 from shardlang.capture.trace import capture
-from shardlang.capture.types import Captured, Result, ValueKey
+from shardlang.capture.types import Captured
 from shardlang.capture.weights import Select, load_plain, materialize
 
 __all__ = [
@@ -24,10 +24,8 @@ __all__ = [
     "InputSpec",
     "ModelSource",
     "PythonSource",
-    "Result",
     "Select",
     "Skeleton",
-    "ValueKey",
     "capture",
     "load_plain",
     "make_inputs",

@@ -14,7 +14,7 @@ from shardlang.capture.errors import CaptureError
 from shardlang.capture.held import Path
 from shardlang.capture.shared_memory import overlap
 from shardlang.ir.compat import storage_key
-from shardlang.ir.leaf import Leaf
+from shardlang.ir.leaf import Leaf, LeafKind
 
 
 def check_aliases(
@@ -39,9 +39,11 @@ def check_aliases(
             sharing.setdefault(storage_key(tensors[leaf.name]), []).append(leaf)
     for group in sharing.values():
         for leaf, other in itertools.permutations(group, 2):
-            if leaf.kind not in ("buffer", "constant"):
+            if leaf.kind not in (LeafKind.BUFFER, LeafKind.CONSTANT):
                 continue
-            changed = other.name in written or (leaf.kind == "constant" and _is_loaded(other))
+            changed = other.name in written or (
+                leaf.kind is LeafKind.CONSTANT and _is_loaded(other)
+            )
             if changed and overlap(tensors[leaf.name], tensors[other.name]):
                 place = ".".join(map(str, held.get(leaf.name, (leaf.name,)))).lstrip(".")
                 raise _aliased(leaf, place, other, other.name in written)
@@ -49,12 +51,12 @@ def check_aliases(
 
 def _is_loaded(leaf: Leaf) -> bool:
     """Whether a state dict holds it."""
-    return leaf.kind == "param" or (leaf.kind == "buffer" and leaf.persistent)
+    return leaf.kind is LeafKind.PARAM or (leaf.kind is LeafKind.BUFFER and leaf.persistent)
 
 
 def _aliased(leaf: Leaf, place: str, other: Leaf, written: bool) -> CaptureError:
-    what = "buffer" if leaf.kind == "buffer" else "attribute"
-    whose = "parameter" if other.kind == "param" else "buffer"
+    what = "buffer" if leaf.kind is LeafKind.BUFFER else "attribute"
+    whose = "parameter" if other.kind is LeafKind.PARAM else "buffer"
     how = ", which the forward writes" if written else ""
     return CaptureError(
         "SH0356",

@@ -17,7 +17,7 @@ from shardlang.capture.errors import CaptureError
 from shardlang.capture.source import InputSpec
 from shardlang.capture.types import Captured
 from shardlang.ir.graph import op_name
-from shardlang.ir.leaf import Leaf
+from shardlang.ir.leaf import Leaf, LeafKind
 from shardlang.ir.node import info, tensor_of
 
 _KEEPS = frozenset({
@@ -90,7 +90,7 @@ def _limit(
 def _counts(leaf: Leaf) -> bool:
     kind = leaf.dtype
     return (
-        leaf.kind == "input"
+        leaf.kind is LeafKind.INPUT
         and not (kind.is_floating_point or kind.is_complex)
         and (kind is not torch.bool)
     )

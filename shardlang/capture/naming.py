@@ -16,9 +16,9 @@ from shardlang.capture.errors import CaptureError
 from shardlang.capture.mark import MARK
 from shardlang.capture.source import InputSpec
 from shardlang.capture.stacks import model_frame
-from shardlang.capture.types import Result, ValueKey
 from shardlang.ir.compat import FakeTensor, forget_constant
-from shardlang.ir.leaf import Leaf
+from shardlang.ir.layout import Layout
+from shardlang.ir.leaf import Leaf, LeafKind, Result, ResultKind, ValueKey
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
 from shardlang.passes.normalize.functionalize import written_leaf
 
@@ -26,12 +26,14 @@ PREFIX = "model_"
 """What the exported wrapper calls the model."""
 
 _KINDS = {
-    InputKind.PARAMETER: "param",
-    InputKind.BUFFER: "buffer",
-    InputKind.CONSTANT_TENSOR: "constant",
-    InputKind.USER_INPUT: "input",
+    InputKind.PARAMETER: LeafKind.PARAM,
+    InputKind.BUFFER: LeafKind.BUFFER,
+    InputKind.CONSTANT_TENSOR: LeafKind.CONSTANT,
+    InputKind.USER_INPUT: LeafKind.INPUT,
 }
-_PLACEHOLDER_PREFIX = {"param": "p_", "buffer": "b_", "constant": "c_", "input": ""}
+_PLACEHOLDER_PREFIX = {
+    LeafKind.PARAM: "p_", LeafKind.BUFFER: "b_", LeafKind.CONSTANT: "c_", LeafKind.INPUT: "",
+}  # fmt: skip
 
 
 def strip_prefix(name: str) -> str:
@@ -64,7 +66,7 @@ def bind_leaves(
         if spec.kind not in _KINDS:
             raise _held_object(node)
         kind = _KINDS[spec.kind]
-        name = next(remaining) if kind == "input" else strip_prefix(spec.target or node.name)
+        name = next(remaining) if kind is LeafKind.INPUT else strip_prefix(spec.target or node.name)
         names = groups.get(name, (name,))
         if names[0] in first:
             node.replace_all_uses_with(first[names[0]])
@@ -102,7 +104,7 @@ def _held_object(node: fx.Node) -> CaptureError:
 
 def _leaf(
     node: fx.Node,
-    kind: str,
+    kind: LeafKind,
     names: tuple[str, ...],
     model: nn.Module,
     persistent: frozenset[str],
@@ -110,29 +112,29 @@ def _leaf(
 ) -> Leaf:
     """The leaf for one placeholder."""
     fake = tensor_of(node)
-    trainable = kind == "param" and model.get_parameter(names[0]).requires_grad
-    if kind == "input":
+    trainable = kind is LeafKind.PARAM and model.get_parameter(names[0]).requires_grad
+    if kind is LeafKind.INPUT:
         trainable = inputs[names[0]].differentiable
     return Leaf(
         name=names[0],
         kind=kind,
         node=node.name,
-        shape=tuple(fake.shape),
         dtype=fake.dtype,
+        layout=Layout.whole(fake.shape),
         trainable=trainable,
         aliases=names[1:],
-        persistent=kind != "buffer" or any(name in persistent for name in names),
+        persistent=kind is not LeafKind.BUFFER or any(name in persistent for name in names),
     )
 
 
 def _owner(leaf: Leaf) -> str:
     """The module that holds a parameter or buffer."""
-    return leaf.name.rpartition(".")[0] if leaf.kind != "input" else ""
+    return leaf.name.rpartition(".")[0] if leaf.kind is not LeafKind.INPUT else ""
 
 
 def is_outside_state(leaf: Leaf) -> bool:
     """Whether a leaf's value is in no state dict and no input."""
-    return leaf.kind == "constant" or (leaf.kind == "buffer" and not leaf.persistent)
+    return leaf.kind is LeafKind.CONSTANT or (leaf.kind is LeafKind.BUFFER and not leaf.persistent)
 
 
 @dataclass(slots=True)
@@ -174,12 +176,18 @@ def name_graph(
     output = named.graph.output((*results, *written.values()))
     set_info(output, NodeInfo([tensor_of(n) for n in output.all_input_nodes]))
     named.results = (
-        *(Result(name, "output") for name in outputs),
-        *(Result(leaf.name, "mutation") for leaf in written),
+        *(_result(name, ResultKind.OUTPUT, n) for name, n in zip(outputs, results, strict=True)),
+        *(_result(leaf.name, ResultKind.MUTATION, n) for leaf, n in written.items()),
     )
     named.leaves = tuple(kept)
     _drop_dead(named)
     return named
+
+
+def _result(name: str, kind: ResultKind, node: fx.Node) -> Result:
+    """The result for one element of the output tuple."""
+    value = tensor_of(node)
+    return Result(name, kind, value.dtype, Layout.whole(value.shape))
 
 
 def _placeholder(graph: fx.Graph, node: fx.Node, leaf: Leaf) -> fx.Node:
@@ -217,7 +225,7 @@ def _record(named: NamedGraph, value: fx.Node, key: tuple[Any, ...]) -> None:
 def _refuse_written(written: dict[Leaf, fx.Node]) -> None:
     """Only buffers may change."""
     for leaf, value in written.items():
-        if leaf.kind != "buffer":
+        if leaf.kind is not LeafKind.BUFFER:
             error = written_leaf(leaf.kind, leaf.name, info(value).source)
             raise CaptureError(error.code, error.message, help=error.help, source=error.source)
 

@@ -44,7 +44,7 @@ from shardlang.capture.unseen import (
     refuse_sparse_gradients,
     refuse_unseen,
 )
-from shardlang.ir.leaf import Leaf
+from shardlang.ir.leaf import Leaf, ResultKind
 from shardlang.ir.node import info
 from shardlang.passes.errors import PassError
 from shardlang.passes.normalize.normalize import Normalize
@@ -176,7 +176,7 @@ def _finish(
     refuse_shared(source.deferred.module, sorted(call.seen.replaced))
     values = _held_values(source.deferred, program)
     places = _places(source.deferred.module, values, named)
-    written = {result.name for result in named.results if result.kind == "mutation"}
+    written = {result.name for result in named.results if result.kind is ResultKind.MUTATION}
     everything = dict(source.deferred.module.named_parameters()) | values
     check_aliases(named.leaves, everything, written, places)
     named_first = {n: leaf.name for leaf in named.leaves for n in (leaf.name, *leaf.aliases)}

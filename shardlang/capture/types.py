@@ -14,23 +14,7 @@ from shardlang.capture.errors import CaptureError
 from shardlang.capture.held import Path
 from shardlang.capture.nest import Skeleton
 from shardlang.capture.state import Remark
-from shardlang.ir.leaf import Leaf
-
-ValueKey = tuple[str, str, str]
-"""(module name, `"in"` or `"out"`, selector such as `""`, `"0"`, `"logits"`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One element of the graph's output tuple.
-
-    An `output` is named after its place in the model's result (`loss`, `past_key_values.0.key`,
-    `output` for a bare tensor, `output.0` in a tuple). A `mutation` is the new value of a buffer
-    and carries the buffer's name.
-    """
-
-    name: str
-    kind: str
+from shardlang.ir.leaf import Leaf, Result, ValueKey
 
 
 @dataclass(slots=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from torch import fx
 
-from shardlang.capture import Captured, ValueKey
-from shardlang.ir.graph import GraphLeaf, GraphResult, ShardGraph, constrain
+from shardlang.capture import Captured
+from shardlang.ir.graph import ShardGraph, constrain
+from shardlang.ir.leaf import Leaf, ResultKind, ValueKey
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
 from shardlang.ir.records import Stated
@@ -56,19 +57,19 @@ def build_graph(
     """
     graph, _ = copy_graph(captured.graph if source is None else source)
     named = {node.name: node for node in graph.nodes}
-    leaves = [_leaf(named[leaf.node], captured, leaf.name, placements) for leaf in captured.leaves]
+    leaves = [_leaf(named[leaf.node], leaf, placements) for leaf in captured.leaves]
     made = ShardGraph(
         placements.mesh,
         graph,
         leaves,
-        [GraphResult(result.name, result.kind) for result in captured.results],
+        list(captured.results),
         placements.data_axes,
         placements.loss,
         placements.fast_random,
     )
-    for leaf in leaves:
+    for node, leaf in made.placeholders():
         if leaf.store:
-            _unstore(graph, leaf)
+            _unstore(graph, node)
     for key, stated in placements.values.items():
         for node in (captured.values[key], *captured.repeats.get(key, ())):
             _constrain_value(graph, named[node.name], key, stated)
@@ -87,15 +88,13 @@ def copy_graph(source: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     return graph, env
 
 
-def _leaf(node: fx.Node, captured: Captured, name: str, placements: Placements) -> GraphLeaf:
-    leaf = captured.leaf(name)
-    if name in placements.leaves:
-        set_info(node, replace(info(node), stated=placements.leaves[name]))
-    storage = placements.stores.get(name)
-    return GraphLeaf(
-        name, leaf.kind, node, tensor_of(node).dtype, leaf.trainable, leaf.aliases,
-        storage.axes if storage else (), storage.regather if storage else False,
-    )  # fmt: skip
+def _leaf(node: fx.Node, leaf: Leaf, placements: Placements) -> Leaf:
+    """The leaf as the spec stores it; its node gets what the spec states."""
+    if leaf.name in placements.leaves:
+        set_info(node, replace(info(node), stated=placements.leaves[leaf.name]))
+    storage = placements.stores.get(leaf.name, Storage(()))
+    dtype = tensor_of(node).dtype
+    return replace(leaf, dtype=dtype, store=storage.axes, regather=storage.regather)
 
 
 def _after(node: fx.Node) -> fx.Node:
@@ -116,16 +115,16 @@ def add_constraint(
     return Rewriter(graph).add(constrain, (node,), record=record, before=place)
 
 
-def _unstore(graph: fx.Graph, leaf: GraphLeaf) -> None:
+def _unstore(graph: fx.Graph, leaf: fx.Node) -> None:
     """Split a stored parameter in two: as it lies at rest, and as it is used.
 
     The use begins at the first reader, so that no parameter is gathered before its time.
     """
-    stated = info(leaf.node).stated
-    set_info(leaf.node, replace(info(leaf.node), stated=None))
-    first = next((node for node in graph.nodes if node in leaf.node.users), None)
-    made = add_constraint(graph, leaf.node, stated, first)
-    Rewriter(graph).redirect(leaf.node, made)
+    stated = info(leaf).stated
+    set_info(leaf, replace(info(leaf), stated=None))
+    first = next((node for node in graph.nodes if node in leaf.users), None)
+    made = add_constraint(graph, leaf, stated, first)
+    Rewriter(graph).redirect(leaf, made)
 
 
 def _constrain_value(graph: fx.Graph, node: fx.Node, key: ValueKey, stated: Stated) -> None:
@@ -144,7 +143,7 @@ def _constrain_outputs(graph: ShardGraph, placements: Placements) -> None:
     """Lay out the stated results."""
     done: list[fx.Node | None] = []
     for result, node in zip(graph.results, graph.result_nodes, strict=True):
-        stated = placements.outputs.get(result.name) if result.kind == "output" else None
+        stated = placements.outputs.get(result.name) if result.kind is ResultKind.OUTPUT else None
         if node is None or stated is None:
             done.append(node)
             continue

@@ -14,6 +14,7 @@ from shardlang.capture.nest import flatten_call
 from shardlang.compiler.driver import Compiled
 from shardlang.grammar.diagnostics import join_words, quote
 from shardlang.ir.layout import Layout, dtype_name
+from shardlang.ir.leaf import LeafKind
 from shardlang.runtime.calls import Argument, Call, Given
 from shardlang.runtime.errors import RunError
 
@@ -134,7 +135,7 @@ def _is_needed(source: ModelSource, name: str, passed: set[str]) -> bool:
 
 def _line(compiled: Compiled, given: Given) -> str:
     """A statement that declares an input, its first dim laid out as those of other inputs are."""
-    leaves = [leaf.layout for leaf in compiled.program.leaves if leaf.kind == "input"]
+    leaves = [leaf.layout for leaf in compiled.program.leaves if leaf.kind is LeafKind.INPUT]
     first = next((_axes(layout) for layout in leaves if layout.dims), "_")
     dims = [first, *["_"] * (len(given.shape) - 1)] if given.shape else []
     kind = f"{dtype_name(given.dtype)}{list(given.shape)}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from shardlang.bind import Binding, ModelNames, Placed, bind
+from shardlang.bind import Binding, ModelNames, bind
 from shardlang.capture import (
     CallableSource,
     Captured,
@@ -25,7 +25,6 @@ from shardlang.compiler.build import Placements, Storage, build_graph
 from shardlang.compiler.loss import loss_finding, loss_name, output_nodes
 from shardlang.compiler.whole_buffers import check_updates
 from shardlang.grammar.diagnostics import (
-    NOWHERE,
     Diagnostic,
     has_errors,
     join_words,
@@ -33,9 +32,9 @@ from shardlang.grammar.diagnostics import (
 )  # fmt: skip
 from shardlang.ir.graph import ShardError, ShardGraph
 from shardlang.ir.layout import dtype_name
+from shardlang.ir.leaf import LeafKind
 from shardlang.ir.node import tensor_of
 from shardlang.ir.program import LocalProgram
-from shardlang.ir.records import Stated
 from shardlang.passes.pipeline import PIPELINE, Pass, run_passes
 from shardlang.passes.rewrite.localize import to_program
 from shardlang.spec.types import InputDecl, Spec
@@ -144,19 +143,12 @@ def names_of(captured: Captured) -> ModelNames:
     return ModelNames(
         params=tensors["param"],
         buffers=tensors["buffer"],
-        inputs={leaf.name: leaf.shape for leaf in captured.leaves if leaf.kind == "input"},
+        inputs={leaf.name: leaf.shape for leaf in captured.leaves if leaf.kind is LeafKind.INPUT},
         modules=("", *captured.modules),
         outputs={name: tuple(tensor_of(node).shape) for name, node in outputs.items()},
         values={key: tuple(tensor_of(node).shape) for key, node in captured.values.items()},
         aliases={alias: leaf.name for leaf in captured.leaves for alias in leaf.aliases},
     )
-
-
-def stated(placed: Placed) -> Stated:
-    """A bound statement in the words of the passes."""
-    span = placed.span
-    place = "" if span == NOWHERE else f"{span.file}:{span.line}"
-    return Stated(placed.layout, placed.open_dims, place)
 
 
 def placements_of(spec: Spec, binding: Binding, captured: Captured) -> Placements:
@@ -165,9 +157,9 @@ def placements_of(spec: Spec, binding: Binding, captured: Captured) -> Placement
     return Placements(
         mesh=spec.mesh,
         data_axes=frozenset(spec.mesh[name] for name in spec.data_axes),
-        leaves={name: stated(placed) for name, placed in leaves.items()},
-        values={key: stated(placed) for key, placed in binding.values.items()},
-        outputs={name: stated(placed) for name, placed in binding.outputs.items()},
+        leaves=leaves,
+        values=binding.values,
+        outputs=binding.outputs,
         stores={
             name: Storage(axes, name in binding.regather) for name, axes in binding.storage.items()
         },

@@ -8,6 +8,7 @@ from torch.utils import _pytree as pytree
 from shardlang.bind import Binding
 from shardlang.capture import Captured
 from shardlang.grammar.diagnostics import Diagnostic, error
+from shardlang.ir.leaf import ResultKind
 from shardlang.ir.node import info, tensor_of
 from shardlang.rules.registry import find
 from shardlang.spec.types import Spec
@@ -45,7 +46,7 @@ def output_nodes(captured: Captured) -> dict[str, fx.Node]:
     nodes = captured.graph.output_node().args[0]
     assert isinstance(nodes, (tuple, list))
     pairs = zip(captured.results, nodes, strict=True)
-    return {r.name: n for r, n in pairs if r.kind == "output" and isinstance(n, fx.Node)}
+    return {r.name: n for r, n in pairs if r.kind is ResultKind.OUTPUT and isinstance(n, fx.Node)}
 
 
 def _scalars(captured: Captured) -> dict[str, fx.Node]:

@@ -13,6 +13,7 @@ from torch import fx
 from shardlang.cost.traffic import steps_of
 from shardlang.ir.collective import Kind
 from shardlang.ir.graph import ShardError, ShardGraph, is_step
+from shardlang.ir.leaf import ResultKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
 
@@ -23,11 +24,11 @@ def check_updates(graph: ShardGraph) -> None:
     Raises:
         ShardError: SH0408, a new value is computed from a gathered one.
     """
-    buffers = {leaf.name: leaf.node for leaf in graph.leaves if leaf.kind == "buffer"}
+    buffers = {leaf.name: node for node, leaf in graph.placeholders()}
     values = graph.output.args[0]
     assert isinstance(values, (tuple, list))
     for result, value in zip(graph.results, values, strict=True):
-        if result.kind == "mutation" and isinstance(value, fx.Node):
+        if result.kind is ResultKind.MUTATION and isinstance(value, fx.Node):
             buffer = buffers[result.name]
             axes = _split_over(buffer)
             gather = _gathered_between(buffer, value) if axes else None

@@ -8,6 +8,7 @@ from torch import fx
 
 from shardlang.cost.ring import sent_bytes
 from shardlang.ir.graph import is_step
+from shardlang.ir.leaf import ResultKind
 from shardlang.ir.node import info, tensor_of
 from shardlang.ir.program import LocalProgram, apply_step
 from shardlang.ir.reshard import Reshard
@@ -48,7 +49,7 @@ def seeds_of(program: LocalProgram) -> list[fx.Node]:
     return [
         node
         for result, node in pairs
-        if (result.name == program.loss if program.loss else result.kind == "output")
+        if (result.name == program.loss if program.loss else result.kind is ResultKind.OUTPUT)
     ]
 
 

@@ -10,8 +10,8 @@ from torch import fx
 from shardlang.compiler.build import build_graph
 from shardlang.grammar.patterns import nearest
 from shardlang.ir.graph import ShardGraph, constrain, is_item, is_step
+from shardlang.ir.leaf import ResultKind
 from shardlang.ir.node import info
-from shardlang.ir.records import Stated
 from shardlang.passes.pipeline import PROPAGATE, run_passes
 from shardlang.passes.propagate.flow import Flow
 from shardlang.plan import Plan, plan_of
@@ -57,7 +57,7 @@ class Book:
         self.steps = {n.name: n for n in compiled.program.graph.nodes if is_step(n)}
         self.values = self._values()
         by_node = {node: name for name, node in reversed(self.values.items())}
-        leaves = {leaf.node.name: leaf.name for leaf in self.propagated.leaves}
+        leaves = {leaf.node: leaf.name for leaf in self.propagated.leaves}
         self.names = Names(leaves, by_node)
 
     def _values(self) -> dict[str, str]:
@@ -72,11 +72,11 @@ class Book:
         """The tensor of that name: a leaf, a module's tensor, a result or an op of the graph."""
         for leaf in self.propagated.leaves:
             if name == leaf.name or name in leaf.aliases:
-                return Subject(leaf.name, leaf.kind, leaf.node)
+                return Subject(leaf.name, leaf.kind, self.nodes[leaf.node])
         if name in self.values:
             return Subject(name, "value", self._constrained(self.nodes[self.values[name]]))
         for result, node in zip(self.propagated.results, self.propagated.result_nodes, strict=True):
-            if result.kind == "output" and result.name == name and node is not None:
+            if result.kind is ResultKind.OUTPUT and result.name == name and node is not None:
                 return Subject(name, "output", node)
         node = self.nodes.get(name)
         is_value = node is not None and node.op != "output"
@@ -85,7 +85,7 @@ class Book:
     def _constrained(self, node: fx.Node) -> fx.Node:
         """The value as it is stated, if it is."""
         for user in node.users:
-            if user.target is constrain and isinstance(info(user).stated, Stated):
+            if user.target is constrain and info(user).stated is not None:
                 return user
         return node
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import fx
@@ -11,6 +11,7 @@ from shardlang.cost.traffic import Pair, sent_backward, sent_forward, steps_of, 
 from shardlang.graph.picture import Arrow, Box, Picture
 from shardlang.ir.graph import ShardGraph, home, is_item, is_step, sharding_of
 from shardlang.ir.layout import Layout, dtype_name, printed_type
+from shardlang.ir.leaf import Leaf, LeafKind, ResultKind
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_steps
 from shardlang.passes.propagate.flow import operands_of
@@ -45,6 +46,10 @@ class Reader:
     graph: ShardGraph
     stage: str
     program: LocalProgram | None = None
+    leaves: dict[fx.Node, Leaf] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.leaves = dict(self.graph.placeholders())
 
     def picture(self) -> Picture:
         """One box per leaf, op, step and result."""
@@ -89,12 +94,11 @@ class Reader:
         return Box(node.name, "op", info(node).module, (name,), name, light, (name,))
 
     def _leaf(self, node: fx.Node, flowing: set[fx.Node]) -> Box:
-        leaf = self.graph.leaf_of()[node]
-        kind = leaf.kind
-        module, _, short = leaf.name.rpartition(".") if kind != "input" else ("", "", leaf.name)
+        leaf = self.leaves[node]
+        of_module = leaf.kind is not LeafKind.INPUT
+        module, _, short = leaf.name.rpartition(".") if of_module else ("", "", leaf.name)
         lines = (short, *self._type(node), *_reduced(node, flowing))
-        assert kind in ("param", "buffer", "input", "constant")
-        return Box(node.name, kind, module, lines)  # type: ignore[arg-type]
+        return Box(node.name, leaf.kind.value, module, lines)
 
     def _arrow(self, operand: fx.Node, node: fx.Node, flowing: set[fx.Node]) -> Arrow:
         source, reader = operand, node
@@ -139,7 +143,7 @@ class Reader:
     def _results(self, made: Picture) -> None:
         for result, value in zip(self.graph.results, self.graph.result_nodes, strict=True):
             if value is not None:
-                title = result.name if result.kind == "output" else f"new {result.name}"
+                title = result.name if result.kind is ResultKind.OUTPUT else f"new {result.name}"
                 name = f"result {result.name}"
                 made.add(Box(name, "output", "", (title, *self._type(value))))
                 source = self._arrow(value, value, set()).source

@@ -26,6 +26,7 @@ from shardlang.ir.layout import (
     split_blocks,
     split_factors,
 )
+from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import DimSpec, Rule
 from shardlang.passes.propagate.align_units import Walk, in_units
@@ -61,8 +62,9 @@ class Dims:
         self.flow = Flow(graph)
         self.nodes, self.calls, self.weights = self.flow.nodes, self.flow.calls, self.flow.weights
         self.uses = {node: uses_of(node, self.calls) for node in self.nodes}
-        self.params = {leaf.node: leaf for leaf in graph.leaves if leaf.kind == "param"}
-        self.buffers = {leaf.node: leaf for leaf in graph.leaves if leaf.kind == "buffer"}
+        leaves = dict(graph.placeholders())
+        self.params = {n: leaf for n, leaf in leaves.items() if leaf.kind is LeafKind.PARAM}
+        self.buffers = {n: leaf for n, leaf in leaves.items() if leaf.kind is LeafKind.BUFFER}
         self.states = {**self.params, **self.buffers}
         self._units = Walk(self.calls)
 

@@ -22,6 +22,7 @@ from torch import fx
 from shardlang.init.chains import Chain, Dims, Place
 from shardlang.ir.graph import producer, sharding_of
 from shardlang.ir.layout import DimLayout
+from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, tensor_of, tensors_of
 from shardlang.rules.embedding import aten
@@ -128,7 +129,7 @@ def by_input(dims: Dims, node: fx.Node, table: int) -> bool:
         seen.add(value)
         if "cumsum" in str(value.target):
             return False
-        found |= value.op == "placeholder" and dims.flow.leaves[value].kind == "input"
+        found |= value.op == "placeholder" and dims.flow.leaves[value].kind is LeafKind.INPUT
         queue += dims.calls.get(value, [])
     return found
 

@@ -28,6 +28,7 @@ from shardlang.init.residual import (
     with_tables_by_columns,
 )
 from shardlang.init.write import Draft
+from shardlang.ir.leaf import LeafKind
 from shardlang.passes.propagate.bind_rules import BindRules
 
 
@@ -88,14 +89,15 @@ def write_spec(
     whole = residual == "whole"
     marked = set(wishes.sequences).__contains__ if whole else on_the_stream(module)
     captured = capture(target.source, specs, marked)
-    params = [leaf for leaf in captured.leaves if leaf.kind == "param"]
+    params = [leaf for leaf in captured.leaves if leaf.kind is LeafKind.PARAM]
+    buffers = [leaf for leaf in captured.leaves if leaf.kind is LeafKind.BUFFER]
     aliases = {alias: leaf.name for leaf in params for alias in leaf.aliases}
     wishes = wishes.renamed(aliases)
     drafts = [
         Draft(
             command, folder, target, choice.roles, specs, choice.layouts,
             shapes={leaf.name: leaf.shape for leaf in params},
-            buffers={leaf.name: leaf.shape for leaf in captured.leaves if leaf.kind == "buffer"},
+            buffers={leaf.name: leaf.shape for leaf in buffers},
             aliases=aliases,
             values=choice.values,
             remarks=_remarks(wishes, choice.layouts),

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from shardlang.ir.layout import Layout
+from shardlang.ir.leaf import Leaf, Result
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import info
 from shardlang.ir.records import Ways
@@ -43,33 +43,6 @@ class ShardError(ValueError):
 
 
 @dataclass(slots=True)
-class GraphLeaf:
-    """A placeholder of the graph.
-
-    Attributes:
-        store: axes over which the tensor is also split at rest.
-        regather: gather it again for the backward instead of keeping it.
-    """
-
-    name: str
-    kind: str
-    node: fx.Node
-    dtype: torch.dtype
-    trainable: bool
-    aliases: tuple[str, ...] = ()
-    store: tuple[Axis, ...] = ()
-    regather: bool = False
-
-
-@dataclass(slots=True)
-class GraphResult:
-    """An element of the output tuple."""
-
-    name: str
-    kind: str
-
-
-@dataclass(slots=True)
 class GraphInfo:
     """What passes find out about a graph as a whole.
 
@@ -98,8 +71,8 @@ class ShardGraph:
 
     mesh: Mesh
     graph: fx.Graph
-    leaves: list[GraphLeaf]
-    results: list[GraphResult]
+    leaves: list[Leaf]
+    results: list[Result]
     data_axes: frozenset[Axis] = frozenset()
     loss: str | None = None
     fast_random: bool = False
@@ -120,9 +93,9 @@ class ShardGraph:
         """Nodes that have a `Sharding`: leaves and op calls, in graph order."""
         return (node for node in self.graph.nodes if info(node).sharding is not None)
 
-    def leaf_of(self) -> dict[fx.Node, GraphLeaf]:
-        """Placeholder to leaf."""
-        return {leaf.node: leaf for leaf in self.leaves}
+    def placeholders(self) -> Iterator[tuple[fx.Node, Leaf]]:
+        """Every placeholder with its leaf, in graph order."""
+        return zip(self.graph.find_nodes(op="placeholder"), self.leaves, strict=True)
 
 
 def is_step(node: fx.Node) -> bool:

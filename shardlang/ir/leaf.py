@@ -3,24 +3,79 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
 
 import torch
+
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis
+
+ValueKey: TypeAlias = "tuple[str, str, str]"
+"""(module name, `"in"` or `"out"`, selector such as `""`, `"0"`, `"logits"`)."""
+
+
+class LeafKind(str, Enum):
+    """What a leaf is to the model."""
+
+    PARAM = "param"
+    BUFFER = "buffer"
+    INPUT = "input"
+    CONSTANT = "constant"
+
+    __str__ = str.__str__
+
+
+class ResultKind(str, Enum):
+    """What a result is to the caller: part of the output, or the new value of a buffer."""
+
+    OUTPUT = "output"
+    MUTATION = "mutation"
+
+    __str__ = str.__str__
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One placeholder of the graph.
+    """One placeholder of a graph.
 
-    `name` is a parameter's or buffer's dotted name, an input's dotted name, or a constant's name.
-    `aliases` are the other names of a tied parameter or shared buffer. `persistent` says of a
-    buffer whether it belongs to the state dict.
+    Attributes:
+        name: a parameter's or buffer's dotted name, an input's dotted name, or a constant's name.
+        node: the placeholder's fx name.
+        layout: its layout at rest, global shape included; whole until the passes place it.
+        aliases: other names of a tied parameter or shared buffer.
+        persistent: of a buffer, whether it belongs to the state dict.
+        store: axes over which the tensor is also split at rest.
+        regather: gather it again for the backward instead of keeping it.
     """
 
     name: str
-    kind: str
+    kind: LeafKind
     node: str
-    shape: tuple[int, ...]
     dtype: torch.dtype
+    layout: Layout
     trainable: bool = False
     aliases: tuple[str, ...] = ()
     persistent: bool = True
+    store: tuple[Axis, ...] = ()
+    regather: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The global shape."""
+        return self.layout.shape
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One element of a graph's output tuple.
+
+    An output is named after its place in the model's result (`loss`, `past_key_values.0.key`,
+    `output` for a bare tensor, `output.0` in a tuple); a mutation carries the buffer's name. The
+    layout is whole until the passes place it.
+    """
+
+    name: str
+    kind: ResultKind
+    dtype: torch.dtype
+    layout: Layout

@@ -5,47 +5,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-import torch
 from torch import fx
 
 from shardlang.ir.graph import GraphInfo
-from shardlang.ir.layout import Layout
+from shardlang.ir.leaf import Leaf, Result
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.reshard import apply_step, apply_steps
 from shardlang.ir.text import graph_text
 
-__all__ = ["LeafPlacement", "LocalProgram", "ResultPlacement", "apply_step", "apply_steps"]
-
-
-@dataclass(frozen=True, slots=True)
-class LeafPlacement:
-    """A placeholder of the program.
-
-    Attributes:
-        name: the parameter's, buffer's or input's own name.
-        kind: `param`, `buffer`, `input` or `constant`.
-        node: the placeholder's fx name.
-        layout: its layout at rest (global shape included).
-        aliases: other names of a tied parameter.
-    """
-
-    name: str
-    kind: str
-    node: str
-    dtype: torch.dtype
-    trainable: bool
-    layout: Layout
-    aliases: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ResultPlacement:
-    """An element of the program's output tuple: kind `output`, or `mutation` of a buffer."""
-
-    name: str
-    kind: str
-    dtype: torch.dtype
-    layout: Layout
+__all__ = ["LocalProgram", "apply_step", "apply_steps"]
 
 
 @dataclass(slots=True)
@@ -58,8 +26,8 @@ class LocalProgram:
 
     mesh: Mesh
     graph: fx.Graph
-    leaves: tuple[LeafPlacement, ...]
-    results: tuple[ResultPlacement, ...]
+    leaves: tuple[Leaf, ...]
+    results: tuple[Result, ...]
     loss: str | None = None
     data_axes: frozenset[Axis] = frozenset()
     info: GraphInfo = field(default_factory=GraphInfo)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
@@ -20,7 +20,7 @@ class Stated:
 
     layout: Layout
     open: frozenset[int] = frozenset()
-    place: str = ""
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

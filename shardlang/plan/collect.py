@@ -20,6 +20,7 @@ from shardlang.cost.traffic import (
 )
 from shardlang.ir.collective import Kind
 from shardlang.ir.graph import is_item
+from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_steps
 from shardlang.plan.memory import estimate_memory
@@ -139,7 +140,7 @@ class Collector:
 
 def _leaves(program: LocalProgram) -> Iterator[TensorRow]:
     for leaf in program.leaves:
-        if leaf.kind in ("param", "buffer", "input"):
+        if leaf.kind in (LeafKind.PARAM, LeafKind.BUFFER, LeafKind.INPUT):
             yield TensorRow(
                 leaf.name, leaf.kind, leaf.dtype, leaf.layout.unlabelled(), leaf.trainable
             )
@@ -154,7 +155,7 @@ def _values(values: Mapping[str, Value]) -> Iterator[TensorRow]:
 
 def _results(program: LocalProgram) -> Iterator[TensorRow]:
     for result in program.results:
-        if result.kind == "output":
+        if result.kind is ResultKind.OUTPUT:
             yield TensorRow(result.name, "output", result.dtype, result.layout.unlabelled())
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from shardlang.bind.place import Misfit, place
-from shardlang.bind.types import Placed
 from shardlang.grammar.diagnostics import Diagnostic, error, join_words, quote
 from shardlang.grammar.patterns import nearest_to_pattern
 from shardlang.ir import Mesh
+from shardlang.ir.records import Stated
 from shardlang.spec.types import (
     ExpectCount,
     ExpectForbid,
@@ -203,10 +203,10 @@ def _check_row_layout(expect: ExpectLayout, row: Row, mesh: Mesh) -> Diagnostic 
     return error("SH0503", message, expect.span, help=help)
 
 
-def _dims_fit(wanted: Placed, dims: Sequence[str]) -> bool:
+def _dims_fit(wanted: Stated, dims: Sequence[str]) -> bool:
     layouts = wanted.layout.dims
     return len(layouts) == len(dims) and all(
-        index in wanted.open_dims or str(layout) == text
+        index in wanted.open or str(layout) == text
         for index, (layout, text) in enumerate(zip(layouts, dims, strict=True))
     )
 

@@ -19,6 +19,7 @@ from shardlang.cost.traffic import steps_of
 from shardlang.ir.collective import Kind
 from shardlang.ir.graph import is_item, is_step
 from shardlang.ir.layout import Layout
+from shardlang.ir.leaf import LeafKind
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.rule import Rule
@@ -59,13 +60,13 @@ def estimate_memory(
         flowing: the nodes through which a gradient flows.
         optimizer: as the spec states it; AdamW is assumed where it states none.
     """
-    params = [leaf for leaf in program.leaves if leaf.kind == "param"]
+    params = [leaf for leaf in program.leaves if leaf.kind is LeafKind.PARAM]
     trained = sum(local_bytes(p.layout, p.dtype) for p in params if p.trainable) if train else 0
     name = optimizer.name if optimizer is not None else "adamw"
     return Memory(
         params_bytes=sum(local_bytes(p.layout, p.dtype) for p in params),
         buffers_bytes=sum(
-            local_bytes(b.layout, b.dtype) for b in program.leaves if b.kind == "buffer"
+            local_bytes(b.layout, b.dtype) for b in program.leaves if b.kind is LeafKind.BUFFER
         ),
         gradients_bytes=trained,
         optimizer_bytes=trained * _states(name, optimizer),

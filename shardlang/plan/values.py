@@ -9,11 +9,12 @@ import torch
 from torch import fx
 
 from shardlang.ir.graph import GraphInfo
+from shardlang.ir.leaf import ValueKey
 from shardlang.ir.node import info, tensor_of
 from shardlang.plan.types import Value
 
 if TYPE_CHECKING:
-    from shardlang.capture import Captured, ValueKey
+    from shardlang.capture import Captured
 
 
 def value_name(key: ValueKey) -> str:

@@ -14,6 +14,7 @@ from shardlang.capture.deferred import TRACED, build_apart, fill
 from shardlang.capture.errors import first_line, model_line
 from shardlang.capture.held import at
 from shardlang.capture.nest import tensors
+from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.proof.conditioning import Conditioning, Rounding, spacing
 from shardlang.proof.differences import Eager, Explained
 from shardlang.proof.distance import counts, gap, is_finite, norm, norm_gap, size
@@ -185,12 +186,12 @@ def run_model(
     inputs = {
         leaf.name: setting.values[leaf.name].to(leaf.dtype, copy=True)
         for leaf in captured.leaves
-        if leaf.kind == "input"
+        if leaf.kind is LeafKind.INPUT
     }
     torch.manual_seed(setting.seed)
     results = _run(model, source, inputs, captured, seeds)
     buffers = dict(model.named_buffers(remove_duplicate=False))
-    results |= {r.name: buffers[r.name] for r in captured.results if r.kind == "mutation"}
+    results |= {r.name: buffers[r.name] for r in captured.results if r.kind is ResultKind.MUTATION}
     return Made(results, {name: held[name].grad for name in setting.trainable})
 
 
@@ -202,7 +203,7 @@ def _run(
     cotangents: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """The outputs of the model by name, with gradients left in its parameters."""
-    names = [result.name for result in captured.results if result.kind == "output"]
+    names = [result.name for result in captured.results if result.kind is ResultKind.OUTPUT]
     try:
         with torch.set_grad_enabled(bool(cotangents)):
             made = [value for _, value in tensors(source.call(model, inputs))]
@@ -234,7 +235,7 @@ def _load(
     held.update(model.named_buffers(remove_duplicate=False))
     with torch.no_grad():
         for leaf in captured.leaves:
-            if leaf.kind in ("param", "buffer") and leaf.name in held:
+            if leaf.kind in (LeafKind.PARAM, LeafKind.BUFFER) and leaf.name in held:
                 fill(held[leaf.name], values[leaf.name])
         for name, path in captured.held.items():
             fill(at(model, path), values[name])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from shardlang.capture import Captured, run_graph
+from shardlang.ir.leaf import ResultKind
 from shardlang.proof.values import cotangents
 
 
@@ -49,7 +50,9 @@ class Reference:
         pairs = [(r, v) for r, v in zip(self.captured.results, made, strict=True)
                  if isinstance(v, Tensor)]  # fmt: skip
         self.results: dict[str, Tensor] = {result.name: value for result, value in pairs}
-        self.cotangents = self._cotangents({r.name: v for r, v in pairs if r.kind == "output"})
+        self.cotangents = self._cotangents(
+            {r.name: v for r, v in pairs if r.kind is ResultKind.OUTPUT}
+        )
         self.gradients = self._backward(leaves)
 
     def fresh_leaves(self) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from shardlang.capture import Captured, ModelSource, raised_dtype
-from shardlang.ir.leaf import Leaf
+from shardlang.ir.leaf import Leaf, LeafKind
 
 
 def generator(seed: int, name: str) -> torch.Generator:
@@ -84,9 +84,9 @@ def all_values(
     """A global value for every leaf, real ones in float64 and complex ones in complex128."""
     values: dict[str, Tensor] = {}
     for leaf in captured.leaves:
-        if leaf.kind == "param":
+        if leaf.kind is LeafKind.PARAM:
             value = parameter_value(source, leaf, seed)
-        elif leaf.kind == "input":
+        elif leaf.kind is LeafKind.INPUT:
             value = inputs[leaf.name]
         elif leaf.name in captured.constants:
             value = captured.constants[leaf.name]

@@ -11,10 +11,10 @@ from shardlang.spec.scope import Scope
 from shardlang.spec.types import (
     Expectation,
     InputDecl,
+    LayoutDecl,
     LossDecl,
     ModelRef,
     OptimizerDecl,
-    Stated,
     StoreDecl,
     ValueDecl,
 )
@@ -28,10 +28,10 @@ class Draft:
     folder: Path = Path()
     model: ModelRef | None = None
     inputs: dict[str, InputDecl] = field(default_factory=dict)
-    params: list[Stated] = field(default_factory=list)
-    buffers: list[Stated] = field(default_factory=list)
+    params: list[LayoutDecl] = field(default_factory=list)
+    buffers: list[LayoutDecl] = field(default_factory=list)
     values: list[ValueDecl] = field(default_factory=list)
-    outputs: list[Stated] = field(default_factory=list)
+    outputs: list[LayoutDecl] = field(default_factory=list)
     loss: LossDecl | None = None
     stores: list[StoreDecl] = field(default_factory=list)
     optimizer: OptimizerDecl | None = None

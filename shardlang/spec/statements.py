@@ -14,7 +14,7 @@ from shardlang.spec.expects import resolve_expect
 from shardlang.spec.layouts import resolve_layout
 from shardlang.spec.models import resolve_model, resolve_optimizer
 from shardlang.spec.scope import Scope
-from shardlang.spec.types import InputDecl, LayoutExpr, LossDecl, Stated, StoreDecl, ValueDecl
+from shardlang.spec.types import InputDecl, LayoutDecl, LayoutExpr, LossDecl, StoreDecl, ValueDecl
 
 INTEGERS = ("i64", "i32", "i16", "i8", "u8")
 DTYPES = (*INTEGERS, "f64", "f32", "f16", "bf16", "bool")
@@ -115,14 +115,14 @@ def _patterns(refs: Sequence[t.Ref], scope: Scope) -> list[tuple[t.Ref, Pattern]
     return found
 
 
-def _stated(node: t.Param | t.Buffer, draft: Draft) -> Stated | None:
+def _stated(node: t.Param | t.Buffer, draft: Draft) -> LayoutDecl | None:
     kind = "param" if isinstance(node, t.Param) else "buffer"
     pattern = draft.scope.pattern(node.pattern)
     layout = resolve_layout(node.layout, draft.scope, f"`{node.pattern.text}`", partial=False)
     draft.state(kind, format_node(node.pattern), node.pattern.span)
     if pattern is None or layout is None:
         return None
-    return Stated(pattern, layout, node.pattern.span)
+    return LayoutDecl(pattern, layout, node.pattern.span)
 
 
 @resolve_statement.register
@@ -146,7 +146,7 @@ def _(node: t.Output, draft: Draft) -> None:
     for ref, pattern in _patterns(node.refs, draft.scope):
         draft.state("output", format_node(ref), ref.span)
         if layout is not None:
-            draft.outputs.append(Stated(pattern, layout, ref.span))
+            draft.outputs.append(LayoutDecl(pattern, layout, ref.span))
 
 
 @resolve_statement.register

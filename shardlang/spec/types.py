@@ -108,7 +108,7 @@ class InputDecl:
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
+class LayoutDecl:
     """The layout of the params, buffers or outputs that a pattern matches."""
 
     pattern: Pattern
@@ -239,10 +239,10 @@ class Spec:
     data_axes: frozenset[str]
     model: ModelRef
     inputs: tuple[InputDecl, ...] = ()
-    params: tuple[Stated, ...] = ()
-    buffers: tuple[Stated, ...] = ()
+    params: tuple[LayoutDecl, ...] = ()
+    buffers: tuple[LayoutDecl, ...] = ()
     values: tuple[ValueDecl, ...] = ()
-    outputs: tuple[Stated, ...] = ()
+    outputs: tuple[LayoutDecl, ...] = ()
     loss: LossDecl | None = None
     stores: tuple[StoreDecl, ...] = ()
     optimizer: OptimizerDecl | None = None

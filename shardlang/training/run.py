@@ -16,6 +16,7 @@ from shardlang.capture import load_plain, make_inputs, materialize
 from shardlang.capture.nest import tensors
 from shardlang.compiler.driver import Compiled
 from shardlang.compiler.variants import Programs
+from shardlang.ir.leaf import LeafKind
 from shardlang.ir.pieces import piece_of
 from shardlang.runtime.data import IDS, Batch, text_batches
 from shardlang.runtime.errors import RunError
@@ -198,7 +199,7 @@ def _median(values: list[float]) -> float | None:
 
 
 def _count(module: ShardedModule, whole: bool) -> int:
-    found = [(leaf, x) for leaf, x in held(module).placements() if leaf.kind == "param"]
+    found = [(leaf, x) for leaf, x in held(module).placements() if leaf.kind is LeafKind.PARAM]
     if whole:
         return sum(torch.Size(leaf.layout.shape).numel() for leaf, _ in found)
     return sum(held_piece(x).numel() for _, x in found)

@@ -91,11 +91,11 @@ def test_layouts_are_placed() -> None:
         "up.weight": "[64@tp(16), 16]",
         "norm.bias": "[9@tp]",
     }
-    assert binding.params["layers.0.weight"].open_dims == {1}
+    assert binding.params["layers.0.weight"].open == {1}
     assert str(binding.buffers["norm.mean"].layout) == "[9@dp]"
     assert str(binding.inputs["x"].layout) == "[8@dp*tp, 16@big]"
     assert str(binding.outputs["logits"].layout) == "[8@dp, 64]"
-    assert binding.outputs["logits"].open_dims == {1}
+    assert binding.outputs["logits"].open == {1}
     assert binding.loss == "loss"
 
 
@@ -114,7 +114,7 @@ def test_values_choose_the_only_tensor_and_the_later_statement() -> None:
         ("layers.1", "in", "mask"): "[8@dp]",
         ("norm", "out", "y"): "[8@dp, 16]",
     }
-    assert binding.values["layers.1", "out", ""].open_dims == {1}
+    assert binding.values["layers.1", "out", ""].open == {1}
 
 
 def test_storage_skips_scalars() -> None:

@@ -45,7 +45,7 @@ def test_pass(path: Path, tmp_path: Path) -> None:
     compiled = compile_spec(spec, passes=())
     place = PASSES[path.parent.name]
     graph = build_graph(compiled.captured, compiled.placements)
-    names = {leaf.node.name: leaf.name for leaf in graph.leaves}
+    names = {leaf.node: leaf.name for leaf in graph.leaves}
     run_passes(graph, PIPELINE[:place])
     found = {"before": graph_text(graph.graph, names)}
     run_passes(graph, PIPELINE[place : place + 1])

@@ -12,10 +12,11 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from shardlang.ir.graph import GraphLeaf, GraphResult, ShardGraph, sharding_of
+from shardlang.ir.graph import ShardGraph, sharding_of
 from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.leaf import Leaf, LeafKind, Result, ResultKind
 from shardlang.ir.mesh import Mesh
-from shardlang.ir.node import NodeInfo, info, set_info
+from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
 from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.rule import Rule, Sharding
@@ -172,19 +173,19 @@ def build(
     case: Case, partial: frozenset[int], assignment: Assignment | None
 ) -> tuple[ShardGraph, fx.Node]:
     """The one-op graph of a case, and the op's node."""
-    graph, leaves = fx.Graph(), []
+    graph, nodes, leaves = fx.Graph(), [], []
     mesh = assignment.mesh if assignment is not None else Mesh(())
     reference = case.reference(partial)
     for i, x in enumerate(reference.leaves):
         node = graph.placeholder(f"x{i}")
         set_info(node, NodeInfo(case.fake.from_tensor(x)))
-        kind = "param" if reference.trainable[i] else "input"
-        leaves.append(GraphLeaf(f"x{i}", kind, node, x.dtype, reference.trainable[i]))
+        trainable = reference.trainable[i]
+        kind = LeafKind.PARAM if trainable else LeafKind.INPUT
+        nodes.append(node)
+        leaves.append(Leaf(f"x{i}", kind, node.name, x.dtype, Layout.whole(x.shape), trainable))
     fed = [
-        _called(graph, case, aten.sum.dim_IntList, (leaf.node, [0]), {})
-        if i in partial
-        else leaf.node
-        for i, leaf in enumerate(leaves)
+        _called(graph, case, aten.sum.dim_IntList, (leaf, [0]), {}) if i in partial else leaf
+        for i, leaf in enumerate(nodes)
     ]
     given = iter(fed)
     args, kwargs = pytree.tree_map_only(
@@ -193,7 +194,10 @@ def build(
     node = _called(graph, case, case.call.target, args, kwargs)
     done = _result_nodes(graph, node)
     graph.output(tuple(done))
-    results = [GraphResult(f"y{i}", "output") for i in range(len(done))]
+    results = [
+        Result(f"y{i}", ResultKind.OUTPUT, y.dtype, Layout.whole(y.shape))
+        for i, y in enumerate(map(tensor_of, done))
+    ]
     return ShardGraph(mesh, graph, leaves, results), node
 
 
@@ -228,8 +232,8 @@ def program_of(
     BindRules().run(graph)
     own = sharding_of(node)
     own.factors, own.linear = dict(sharding.factors), dict(sharding.linear)
-    for i, leaf in enumerate(graph.leaves):
-        _place_leaf(graph, leaf.node, own.operand(i), i in partial)
+    for i, (leaf, _) in enumerate(graph.placeholders()):
+        _place_leaf(graph, leaf, own.operand(i), i in partial)
     for one in REWRITE:
         graph = one.run(graph)
     return to_program(graph)
