@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from shardlang.cost.held import value_bytes
-from shardlang.cost.ring import ring_limit
-from shardlang.ir.collective import Kind
+from shardlang.cost.ring import reduce_limit
 from shardlang.ir.graph import ShardGraph, home, is_item, sharding_of
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import has_several, info
@@ -79,7 +78,7 @@ def _next(value: fx.Node, axis: Axis) -> tuple[fx.Node, frozenset[int]] | None:
 
 def _reduce_bytes(value: fx.Node) -> int:
     """Bytes of an all-reduce of a value over many devices."""
-    return ring_limit(Kind.ALL_REDUCE, value_bytes(value))
+    return reduce_limit(value_bytes(value))
 
 
 def _gradient_bytes(operand: fx.Node) -> int:

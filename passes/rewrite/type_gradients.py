@@ -19,8 +19,7 @@ from networkx.algorithms.flow import boykov_kolmogorov
 from torch import fx
 
 from shardlang.cost.held import value_bytes
-from shardlang.cost.ring import ring_limit
-from shardlang.ir.collective import Kind
+from shardlang.cost.ring import gather_limit, reduce_limit
 from shardlang.ir.graph import (
     ShardGraph,
     home,
@@ -95,7 +94,7 @@ def _add_value(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
     """The edges of one whole value."""
     label, copy = label_vertex(node), copy_vertex(node)
     size = value_bytes(node) * UNIT
-    reduced, gathered = (ring_limit(move, size) for move in (Kind.ALL_REDUCE, Kind.ALL_GATHER))
+    reduced, gathered = reduce_limit(size), gather_limit(size)
     leaf = node.op == "placeholder"
     net.add_edge(label, copy, capacity=reduced + (not leaf))
     if leaf:
@@ -130,7 +129,7 @@ def _add_uses(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
         elif need == "share":
             net.add_edge(copy, label_vertex(node))
         elif need == "slice":
-            size = ring_limit(Kind.ALL_GATHER, value_bytes(operand) * UNIT)
+            size = gather_limit(value_bytes(operand) * UNIT)
             had = net.get_edge_data(copy, SINK)
             if had is None:
                 net.add_edge(copy, SINK, capacity=size)

@@ -41,6 +41,16 @@ def ring_limit(kind: Kind, message: int) -> int:
     return _ROUNDS.get(kind, 0) * message
 
 
+def reduce_limit(size: int) -> int:
+    """Bytes that one of very many members sends in an all-reduce."""
+    return ring_limit(Kind.ALL_REDUCE, size)
+
+
+def gather_limit(size: int) -> int:
+    """Bytes that one of very many members sends in an all-gather or a reduce-scatter."""
+    return ring_limit(Kind.ALL_GATHER, size)
+
+
 def sent_bytes(collective: Collective, itemsize: int) -> int:
     """Bytes that the busiest device sends in one call.
 

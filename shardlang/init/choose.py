@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
+from shardlang.cost.chains import alone_bytes, chain_bytes, product_worth
+from shardlang.cost.held import whole_bytes
 from shardlang.init.chains import Chain, Dims, Place
 from shardlang.ir.graph import producer, sharding_of
 from shardlang.ir.layout import DimLayout
@@ -184,7 +186,7 @@ def saved_by(site: Site, factors: Mapping[str, DimLayout]) -> float:
     rows = own & rule.outer
     tokens = _first(site.node).numel() / max(math.prod(rule.size(name) for name in rows), 1)
     width = math.prod(rule.size(name) for name in split)
-    return 4.0 * tokens * width * _first(site.node).element_size()
+    return product_worth(tokens, width, _first(site.node).element_size())
 
 
 def is_convolution(node: fx.Node) -> bool:
@@ -192,27 +194,27 @@ def is_convolution(node: fx.Node) -> bool:
     return "conv" in str(node.target)
 
 
-def moved_by(dims: Dims, chain: Chain) -> float:
+def moved_by(dims: Dims, chain: Chain) -> int:
     """Bytes that splitting a chain moves, forward and backward."""
+    sums: list[fx.Node] = []
     read: dict[fx.Node, None] = {}
-    total = 0.0
     for node, factors in chain.ops.items():
         if node in dims.weights or node.op == "placeholder":
             continue
         rule, names = sharding_of(node).rule, set(factors)
         if names & rule.inner and rule.reduce == "sum":
-            total += 2.0 * _bytes(node)
+            sums.append(node)
         for slot, operand in enumerate(rule.operands):
             value = dims.calls[node][slot]
             if not operand.factors & names and producer(value)[0] not in dims.weights:
                 read[value] = None
-    total += sum(2.0 * _bytes(value) for value in read if info(value).differentiable)
-    total += sum(4.0 * _bytes(value) for value in chain.gathered)
-    return total + sum(1.0 * _bytes(value) for value in chain.sliced)
+    trained = [value for value in read if info(value).differentiable]
+    parts = sums, trained, chain.gathered, chain.sliced
+    return chain_bytes(*(map(_bytes, values) for values in parts))
 
 
 def _bytes(node: fx.Node) -> int:
-    return sum(part.numel() * part.element_size() for part in tensors_of(node))
+    return whole_bytes(tensors_of(node))
 
 
 def _first(node: fx.Node) -> torch.Tensor:
@@ -237,12 +239,11 @@ def alone(
     ops = {site: chain.ops.get(site.node, {}) for site in sites}
     if any(not saved_by(site, factors) for site, factors in ops.items()):
         return []
-    moved = 0.0
+    moved = 0
     for site, factors in ops.items():
         read = sum(_bytes(v) for v in _read_alone(dims, site, products))
         sums = sharding_of(site.node).rule.inner & factors.keys()
-        made = _bytes(site.node)
-        moved += 3.0 * made + read if sums else 2.0 * made + 2.0 * read
+        moved += alone_bytes(_bytes(site.node), read, sums=bool(sums))
     by_node = {site.node: factors for site, factors in ops.items()}
     pairs = ((pair, layout) for pair, layout in chain.params.items() if pair[0] == name)
     return [(Chain(ops=by_node, params={pair: layout}), moved) for pair, layout in pairs]

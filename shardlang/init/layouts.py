@@ -8,6 +8,7 @@ from math import gcd, prod
 
 from torch import fx
 
+from shardlang.cost.held import whole_bytes
 from shardlang.init.chains import Chain, Dims
 from shardlang.init.choose import (
     Priced,
@@ -26,7 +27,7 @@ from shardlang.init.names import generic
 from shardlang.init.plans import Wishes
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
-from shardlang.ir.node import tensor_of
+from shardlang.ir.node import tensor_of, tensors_of
 from shardlang.passes.propagate.align_units import in_units
 
 HEADS = "attention heads"
@@ -105,8 +106,7 @@ class _Work:
             for node in () if site.lookup else self.dims.sources(site.place[0]):
                 leaf = self.dims.params[node]
                 if len(self.shapes[leaf.name]) > 1:
-                    size = prod(self.shapes[leaf.name]) * leaf.dtype.itemsize
-                    found[is_convolution(site.node)][leaf.name] = size
+                    found[is_convolution(site.node)][leaf.name] = whole_bytes(tensors_of(node))
         products, convolutions = found
         if sum(convolutions.values()) > sum(products.values()):
             return {**products, **convolutions}

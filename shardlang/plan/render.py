@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from shardlang.cost.links import seconds_of
 from shardlang.ir.mesh import BANDWIDTHS
 from shardlang.plan.fold import (
     fold,
@@ -19,7 +20,6 @@ from shardlang.plan.fold import (
     skeleton_of_sentence,
     split_prefix,
 )
-from shardlang.plan.links import seconds_of
 from shardlang.plan.text import bytes_text, mesh_lines, seconds_text, shape_text
 from shardlang.plan.totals import Total, total_of, totals_of
 from shardlang.plan.types import PHASES, CollectiveRow, Phase, Plan, TensorRow
@@ -212,7 +212,7 @@ def _cell(total: Total) -> str:
 
 
 def _time_lines(plan: Plan) -> Iterator[str]:
-    seconds = seconds_of(plan.collectives, plan.mesh)
+    seconds = seconds_of(((row.axes, row.bytes) for row in plan.collectives), plan.mesh)
     if seconds is None:
         return
     links = dict.fromkeys(axis.link for axis in plan.mesh.axes if axis.link in BANDWIDTHS)

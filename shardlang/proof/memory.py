@@ -10,12 +10,13 @@ import torch
 from torch import fx
 
 from shardlang.capture import Captured
+from shardlang.cost.held import local_bytes
 from shardlang.ir import Layout
 from shardlang.ir.node import info, layout_of
 from shardlang.ir.program import LocalProgram
 
-WIDE = 8
-"""Bytes of a float64."""
+WIDE = torch.float64
+"""The dtype of all values of a proof."""
 
 
 def estimate_bytes(captured: Captured, program: LocalProgram, train: bool) -> int:
@@ -24,16 +25,17 @@ def estimate_bytes(captured: Captured, program: LocalProgram, train: bool) -> in
     Parameters and inputs stand once in the reference and once on the devices together, gradients
     as well in train mode; so do all values of the graph, which autograd keeps.
     """
-    leaves = sum(math.prod(leaf.shape) for leaf in captured.leaves)
+    leaves = WIDE.itemsize * sum(math.prod(leaf.shape) for leaf in captured.leaves)
     local = sum(_spread(leaf.layout, program) for leaf in program.leaves)
-    values = sum(_numel(node) for node in captured.graph.nodes if node.op == "call_function")
+    calls = [node for node in captured.graph.nodes if node.op == "call_function"]
+    values = WIDE.itemsize * sum(map(_numel, calls))
     spread = sum(
         _spread(layout_of(node), program)
         for node in program.graph.nodes
         if node.op == "call_function" and isinstance(info(node).layout, Layout)
     )
     kept = values + spread if train else (values + spread) // 8
-    return WIDE * ((2 if train else 1) * (leaves + local) + leaves + kept)
+    return (2 if train else 1) * (leaves + local) + leaves + kept
 
 
 def _numel(node: fx.Node) -> int:
@@ -42,7 +44,7 @@ def _numel(node: fx.Node) -> int:
 
 
 def _spread(layout: Layout, program: LocalProgram) -> int:
-    return program.mesh.devices * math.prod(layout.max_local_shape())
+    return program.mesh.devices * local_bytes(layout, WIDE)
 
 
 def available_bytes() -> int:

@@ -1,0 +1,71 @@
+"""The price of a chain against the steps that splitting it really needs, over many devices."""
+
+from __future__ import annotations
+
+from shardlang.cost.chains import alone_bytes, chain_bytes, product_worth
+from shardlang.cost.steps import backward_bytes, forward_bytes
+from shardlang.ir import Axis, DimLayout, Layout
+from shardlang.ir.steps import Step
+
+WAYS = 8
+T = Axis("t", WAYS)
+ROWS, WIDE, NARROW = 24, 40, 16
+
+TRAINED = frozenset((T,))
+
+
+def whole(size: int, partial: bool = False, varying: bool = False) -> Layout:
+    """A matrix of 24 rows on every device, as a sum or with a gradient to be summed."""
+    dims = DimLayout.whole(ROWS), DimLayout.whole(size)
+    return Layout(dims, TRAINED if partial else frozenset(), TRAINED if varying else frozenset())
+
+
+def split(size: int) -> Layout:
+    """The same by columns."""
+    return Layout((DimLayout.whole(ROWS), DimLayout.shard(size, (T,))))
+
+
+def both_ways(*steps: Step) -> int:
+    """Bytes that steps send in float32, forward and backward."""
+    return sum(forward_bytes(step, 4) + backward_bytes(step, 4) for step in steps)
+
+
+REDUCE = Step((T,), whole(NARROW, partial=True), whole(NARROW))
+"""Behind a product that sums over the split side."""
+VARY = Step((T,), whole(NARROW), whole(NARROW, varying=True))
+"""Before a product that does not: its gradient is all-reduced."""
+GATHER = Step((T,), split(WIDE), whole(WIDE, varying=True))
+SLICE = Step((T,), whole(WIDE), split(WIDE))
+
+SMALL, LARGE = ROWS * NARROW * 4, ROWS * WIDE * 4
+
+
+def of_many(limit: int) -> int:
+    """What one of eight sends where one of very many sends `limit`."""
+    return limit * (WAYS - 1) // WAYS
+
+
+def test_a_chain_from_one_product_to_the_next() -> None:
+    """Megatron's pair: one all-reduce forward, one backward, nothing between."""
+    assert of_many(chain_bytes([SMALL], [SMALL], [], [])) == both_ways(REDUCE, VARY)
+
+
+def test_a_slice_is_gathered_backward() -> None:
+    assert of_many(chain_bytes([], [], [], [LARGE])) == both_ways(SLICE)
+
+
+def test_a_gather_in_the_midst_counts_twice() -> None:
+    assert of_many(chain_bytes([], [], [LARGE], [])) == 2 * both_ways(GATHER)
+
+
+def test_a_matrix_alone() -> None:
+    """What it moves, and its result once more."""
+    by_columns = alone_bytes(LARGE, SMALL, sums=False) - LARGE
+    assert of_many(by_columns) == both_ways(VARY) + forward_bytes(GATHER, 4)
+    by_rows = alone_bytes(SMALL, LARGE, sums=True) - SMALL
+    assert of_many(by_rows) == both_ways(REDUCE, SLICE)
+
+
+def test_the_worth_of_a_product_is_its_split_side_summed_there_and_back() -> None:
+    """24 rows times a matrix of 16 split columns: two all-reduces of its result."""
+    assert product_worth(24.0, NARROW, 4) * (WAYS - 1) / WAYS == 2 * both_ways(REDUCE)
