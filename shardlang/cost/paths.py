@@ -20,6 +20,9 @@ from shardlang.ir.reshard import Reshard
 
 Path = tuple[Reshard, ...]
 
+_STEP = 1e-3
+"""What a step counts beside its bytes, in elements."""
+
 
 class NoPath(ValueError):
     """No sequence of steps leads from one layout to the other."""
@@ -33,7 +36,7 @@ def minor_in(dim: DimLayout, axis: Axis) -> bool:
 
 def step_cost(step: Reshard, diff: bool) -> float:
     """The weight of one step: its bytes for elements of one byte; of equal ways the shortest."""
-    return expected_bytes(step, 1, diff) + 1e-3
+    return expected_bytes(step, 1, diff) + _STEP
 
 
 def _removals(layout: Layout) -> Iterator[tuple[Axis, Layout]]:
@@ -169,16 +172,23 @@ def widest_between(path: Path) -> Layout | None:
     return widest if widest.held() > max(path[0].src.held(), path[-1].dst.held()) else None
 
 
+def path_bytes(path: Path, itemsize: int, diff: bool) -> float:
+    """Bytes that the busiest device sends in all steps of a path: their `expected_bytes`."""
+    return sum(expected_bytes(step, itemsize, diff) for step in path)
+
+
+@functools.lru_cache(maxsize=65536)
 def reshard_bytes(source: Layout, goal: Layout, itemsize: int, diff: bool) -> float:
     """Bytes of the cheapest way between two layouts, infinite where there is none.
 
-    They are the `expected_bytes` of its steps, and a thousandth of an element for each of them.
+    Each step counts a thousandth of an element more, so that of equal ways the shortest is taken.
 
     Args:
         itemsize: bytes of one element.
         diff: whether a gradient flows back.
     """
     try:
-        return itemsize * find_path((source,), goal, diff)[2]
+        path = find_path((source,), goal, diff)[1]
     except NoPath:
         return math.inf
+    return path_bytes(path, itemsize, diff) + _STEP * itemsize * len(path)
