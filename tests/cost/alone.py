@@ -17,8 +17,8 @@ from shardlang.ir.graph import GraphLeaf, GraphResult, ShardGraph, home, shardin
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
 from shardlang.ir.program import LocalProgram
+from shardlang.ir.reshard import Reshard
 from shardlang.ir.rule import Sharding
-from shardlang.ir.steps import Step
 from shardlang.passes.pipeline import PROPAGATE, REWRITE, run_passes
 from shardlang.passes.propagate.bind_rules import bind_node
 from shardlang.passes.propagate.choose import with_option
@@ -94,6 +94,6 @@ def _results(graph: fx.Graph, made: fx.Node) -> Iterator[fx.Node]:
             yield item
 
 
-def steps_in(program: LocalProgram) -> list[tuple[fx.Node, Step]]:
+def steps_in(program: LocalProgram) -> list[tuple[fx.Node, Reshard]]:
     """The changes of layout of a program, with the values that they change."""
     return [pair for node in step_nodes(program) for pair in steps_of(node)]

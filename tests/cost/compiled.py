@@ -10,10 +10,9 @@ from torch import fx
 from shardlang.ir import Layout, Mesh
 from shardlang.ir.node import info, tensor_of
 from shardlang.ir.program import LocalProgram
+from shardlang.ir.reshard import Reshard
 from shardlang.ir.rule import Sharding
-from shardlang.ir.steps import Step
 from shardlang.passes.propagate.flow import Flow
-from shardlang.runtime.lower import Change
 from tests.cost.alone import alone, steps_in
 from tests.cost.sent import busiest_in
 
@@ -29,26 +28,26 @@ def sent_forward(program: LocalProgram) -> int:
     """Bytes that the moves of a program really send forward, each on its busiest device."""
     mesh = program.mesh
     return sum(
-        busiest_in(Change.forward(step), mesh, pieces(value, step.src, mesh))
+        busiest_in(step.forward, mesh, pieces(value, step.src, mesh))
         for value, step in steps_in(program)
     )
 
 
-def sent_backward(value: fx.Node, step: Step, mesh: Mesh) -> int:
+def sent_backward(value: fx.Node, step: Reshard, mesh: Mesh) -> int:
     """Bytes that the moves of one step really send backward."""
-    if step.reduce != "sum":
+    if not step.differentiable:
         return 0
-    return busiest_in(Change.backward(step), mesh, pieces(value, step.dst, mesh))
+    return busiest_in(step.adjoint, mesh, pieces(value, step.dst, mesh))
 
 
-def labelled(step: Step, src: bool, dst: bool) -> Step:
+def labelled(step: Reshard, src: bool, dst: bool) -> Reshard:
     """The step with its whole ends replicated, not invariant."""
     ends = [
         Layout(layout.dims, layout.partial, varying)
         for layout, label in ((step.src, src), (step.dst, dst))
         for varying in [frozenset(a for a in step.axes if label and layout.state(a) in "IR")]
     ]
-    return Step(step.axes, *ends, step.reduce)
+    return Reshard(step.axes, *ends, step.reduce)
 
 
 def expected_backward(program: LocalProgram) -> float:
@@ -58,9 +57,9 @@ def expected_backward(program: LocalProgram) -> float:
     """
     total = 0.0
     for value, step in steps_in(program):
-        plain = labelled(step, False, False)
         if not info(value).differentiable or step.kind == "vary":
             continue
+        plain = labelled(step, False, False)
         if step.kind == "all_gather":
             plain = labelled(step, False, True)
         elif step.kind == "slice":
@@ -69,7 +68,7 @@ def expected_backward(program: LocalProgram) -> float:
     return total
 
 
-def is_estimated(step: Step) -> bool:
+def is_estimated(step: Reshard) -> bool:
     """Whether a step exchanges uneven shares."""
     dims = (*step.src.dims, *step.dst.dims)
     return step.kind in ("all_to_all", "permute") and not all(dim.even for dim in dims)

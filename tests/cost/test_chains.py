@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from shardlang.cost.chains import alone_bytes, chain_bytes, product_worth
-from shardlang.cost.steps import backward_bytes, forward_bytes
+from shardlang.cost.ring import sent_bytes
 from shardlang.ir import Axis, DimLayout, Layout
-from shardlang.ir.steps import Step
+from shardlang.ir.reshard import Reshard
 
 WAYS = 8
 T = Axis("t", WAYS)
@@ -25,17 +25,17 @@ def split(size: int) -> Layout:
     return Layout((DimLayout.whole(ROWS), DimLayout.shard(size, (T,))))
 
 
-def both_ways(*steps: Step) -> int:
+def both_ways(*steps: Reshard) -> int:
     """Bytes that steps send in float32, forward and backward."""
-    return sum(forward_bytes(step, 4) + backward_bytes(step, 4) for step in steps)
+    return sum(sent_bytes(step.forward, 4) + sent_bytes(step.adjoint, 4) for step in steps)
 
 
-REDUCE = Step((T,), whole(NARROW, partial=True), whole(NARROW))
+REDUCE = Reshard((T,), whole(NARROW, partial=True), whole(NARROW))
 """Behind a product that sums over the split side."""
-VARY = Step((T,), whole(NARROW), whole(NARROW, varying=True))
+VARY = Reshard((T,), whole(NARROW), whole(NARROW, varying=True))
 """Before a product that does not: its gradient is all-reduced."""
-GATHER = Step((T,), split(WIDE), whole(WIDE, varying=True))
-SLICE = Step((T,), whole(WIDE), split(WIDE))
+GATHER = Reshard((T,), split(WIDE), whole(WIDE, varying=True))
+SLICE = Reshard((T,), whole(WIDE), split(WIDE))
 
 SMALL, LARGE = ROWS * NARROW * 4, ROWS * WIDE * 4
 
@@ -61,7 +61,7 @@ def test_a_gather_in_the_midst_counts_twice() -> None:
 def test_a_matrix_alone() -> None:
     """What it moves, and its result once more."""
     by_columns = alone_bytes(LARGE, SMALL, sums=False) - LARGE
-    assert of_many(by_columns) == both_ways(VARY) + forward_bytes(GATHER, 4)
+    assert of_many(by_columns) == both_ways(VARY) + sent_bytes(GATHER.forward, 4)
     by_rows = alone_bytes(SMALL, LARGE, sums=True) - SMALL
     assert of_many(by_rows) == both_ways(REDUCE, SLICE)
 
