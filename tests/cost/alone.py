@@ -13,7 +13,8 @@ from shardlang.compiler.build import build_graph
 from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.cost.traffic import step_nodes, steps_of
 from shardlang.explain.alternatives import splits, without_axis
-from shardlang.ir.graph import GraphLeaf, GraphResult, ShardGraph, home, sharding_of
+from shardlang.ir.graph import ShardGraph, home, sharding_of
+from shardlang.ir.leaf import Leaf, LeafKind, Result, ResultKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
 from shardlang.ir.program import LocalProgram
@@ -61,10 +62,13 @@ def alone(flow: Flow, node: fx.Node, sharding: Sharding, *, train: bool) -> Loca
     results = list(_results(graph, made))
     graph.output(tuple(results))
     leaves = [
-        GraphLeaf(n.name, "input", n, tensor_of(n).dtype, info(n).differentiable)
+        Leaf(n.name, LeafKind.INPUT, n.name, tensor_of(n).dtype, home(n), info(n).differentiable)
         for n in env.values()
     ]
-    named = [GraphResult(f"out.{index}", "output") for index in range(len(results))]
+    named = [
+        Result(f"out.{index}", ResultKind.OUTPUT, tensor_of(node).dtype, home(node))
+        for index, node in enumerate(results)
+    ]
     return to_program(run_passes(ShardGraph(flow.graph.mesh, graph, leaves, named), REWRITE))
 
 
