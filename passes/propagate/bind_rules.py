@@ -13,6 +13,7 @@ from shardlang.ir.compat import OpOverload
 from shardlang.ir.graph import ShardError, ShardGraph, constrain, describe, is_item, is_step
 from shardlang.ir.node import info, set_info, tensor_of
 from shardlang.ir.rule import Rule, Sharding
+from shardlang.ir.traits import Traits
 from shardlang.rules.call import Call, shape_of
 from shardlang.rules.local_order import dense_steps
 from shardlang.rules.notation import NotationError, bind
@@ -66,7 +67,8 @@ def _identity(node: fx.Node) -> Rule:
     dims = " ".join(f"d{i}" for i in range(len(shape))) or "."
     if node.op == "placeholder":
         return bind(f"-> {dims}", [], [shape])
-    return bind(f"{dims} -> {dims}", [shape], [shape], linear=[frozenset({0})])
+    rule = bind(f"{dims} -> {dims}", [shape], [shape], linear=[frozenset({0})])
+    return replace(rule, traits=Traits(name="value", memory=(0,), moves=True))
 
 
 def _bind(call: Call, fast_random: bool) -> Rule:

@@ -12,20 +12,13 @@ from shardlang.graph.picture import Arrow, Box, Picture
 from shardlang.ir.graph import ShardGraph, home, is_item, is_step, sharding_of
 from shardlang.ir.layout import Layout, dtype_name, printed_type
 from shardlang.ir.leaf import Leaf, LeafKind, ResultKind
-from shardlang.ir.node import info
+from shardlang.ir.node import has_several, info, tensor_of
 from shardlang.ir.program import LocalProgram, apply_steps
 from shardlang.passes.propagate.flow import operands_of
 from shardlang.plan.names import module_of, op_name
 from shardlang.plan.text import bytes_text, shape_text
-from shardlang.rules.registry import find
+from shardlang.rules.registry import find, traits_of
 from shardlang.rules.streams import stream_key
-
-VIEWS = {
-    "view", "reshape", "_unsafe_view", "transpose", "t", "permute", "unsqueeze", "squeeze",
-    "expand", "alias", "detach", "flatten", "unflatten", "movedim", "contiguous", "clone",
-    "constrain", "value", "to", "_to_copy", "select", "swapaxes", "adjoint", "mT", "numpy_T",
-}  # fmt: skip
-"""Ops that are not drawn: their value goes on under its new type."""
 
 
 def _values_read(node: fx.Node) -> list[fx.Node]:
@@ -73,7 +66,7 @@ class Reader:
         if is_step(node):
             on_leaf = self._source(node).op == "placeholder" and _is_vary(node)
             return on_leaf or not _calls(node, flowing)
-        return op_name(node) in VIEWS and len(node.all_input_nodes) == 1
+        return _keeps_elements(node)
 
     def _source(self, node: fx.Node) -> fx.Node:
         source = node.args[0]
@@ -159,6 +152,14 @@ def _passed_on(node: fx.Node) -> fx.Node:
         source = values[index]
     assert isinstance(source, fx.Node)
     return source
+
+
+def _keeps_elements(node: fx.Node) -> bool:
+    """Whether an op gives the elements of its operand, all of them, under a new type."""
+    sources = node.all_input_nodes
+    if len(sources) != 1 or has_several(node) or not traits_of(node).moves:
+        return False
+    return tensor_of(node).numel() >= tensor_of(sources[0]).numel()
 
 
 def _calls(node: fx.Node, flowing: set[fx.Node]) -> bool:

@@ -19,6 +19,7 @@ from shardlang.ir.layout import (
     split_factors,
 )
 from shardlang.ir.mesh import Axis
+from shardlang.ir.traits import Traits
 
 _ONE = DimLayout.whole(1)
 
@@ -63,6 +64,7 @@ class Rule:
             the tied ones.
         tied: pairs of factors of different sizes, each split contiguously where the other is (the
             rows of an image before and after a convolution).
+        traits: what else is known of the call.
     """
 
     operands: tuple[Operand, ...]
@@ -77,6 +79,25 @@ class Rule:
     detached: bool = False
     linked: tuple[tuple[str, ...], ...] = ()
     tied: tuple[tuple[str, str], ...] = ()
+    traits: Traits = field(default_factory=Traits)
+
+    def kept(self, wanted: Iterable[int]) -> frozenset[int]:
+        """The operands whose values the backward reads for the gradients of the `wanted` ones.
+
+        Unless the traits say otherwise, the gradient of an operand in which the op is linear reads
+        the operands that are fixed beside it, and any other gradient reads all operands.
+        """
+        wanted = list(wanted)
+        if self.traits.is_view or not wanted:
+            return frozenset()
+        if self.traits.keeps is not None:
+            return self.traits.keeps
+        return frozenset().union(*(self._fixed_beside(index) for index in wanted))
+
+    def _fixed_beside(self, index: int) -> frozenset[int]:
+        linear = [chosen for chosen in self.traits.affine if index in chosen]
+        everything = frozenset(range(len(self.operands)))
+        return everything - max(linear, key=len) if linear else everything
 
     def size(self, factor: str) -> int:
         """The global size of a factor."""

@@ -1,10 +1,9 @@
 """Bytes on the fullest device: what is certain, and an estimate of the activations.
 
-The estimate adds up every value that autograd keeps for the backward, as the rules tell it: an op
-that is linear in an operand keeps the other operands, one that is not keeps that operand, or its
-result where `_KEEPS_RESULT` says so. A value is counted once, views not apart from their base; the
-gathered form of a stored parameter counts unless it is gathered again, a parameter itself does not.
-Temporary buffers and the allocator's own loss are not counted.
+The estimate adds up every value that autograd keeps for the backward, as the rules tell it. A value
+is counted once, views not apart from their base; the gathered form of a stored parameter counts
+unless it is gathered again, a parameter itself does not. Temporary buffers and the allocator's own
+loss are not counted.
 """
 
 from __future__ import annotations
@@ -20,29 +19,16 @@ from shardlang.ir.collective import Kind
 from shardlang.ir.graph import is_item, is_step
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import LeafKind
-from shardlang.ir.node import info
+from shardlang.ir.node import has_several, info
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.rule import Rule
-from shardlang.plan.names import op_name, sharding_at
+from shardlang.plan.names import sharding_at
 from shardlang.plan.types import Memory
+from shardlang.rules.registry import traits_of
 from shardlang.rules.streams import stream_key
 
 if TYPE_CHECKING:
     from shardlang.spec.types import OptimizerDecl
-
-_KEEPS_RESULT = {
-    "exp", "softmax", "_softmax", "log_softmax", "_log_softmax", "tanh", "sigmoid", "rsqrt", "sqrt",
-    "relu", "reciprocal", "logsumexp",
-}  # fmt: skip
-"""Ops whose derivative is written in their result."""
-
-_VIEWS = {
-    "view", "reshape", "_unsafe_view", "transpose", "t", "permute", "unsqueeze", "squeeze",
-    "expand", "slice", "select", "split", "split_with_sizes", "chunk", "unbind", "alias", "detach",
-    "unfold", "flatten", "unflatten", "narrow", "movedim", "constrain",
-    "broadcast_tensors",
-}  # fmt: skip
-"""Ops whose result shares the memory of their operand."""
 
 _STATES = {"adam": 2, "adamw": 2}
 """Tensors of state per parameter."""
@@ -105,24 +91,18 @@ def _is_elsewhere(node: fx.Node) -> bool:
 
 def _kept_by(node: fx.Node, rule: Rule, flowing: set[fx.Node]) -> list[fx.Node]:
     """What one op keeps."""
-    if op_name(node) in _VIEWS:
-        return []
     operands = [source for source in node.all_input_nodes if source.target is not stream_key]
-    kept: dict[fx.Node, None] = {}
     if len(operands) != len(rule.operands):
-        return list(operands)
-    for index, operand in enumerate(operands):
-        if operand not in flowing:
-            continue
-        linear = [chosen for chosen in rule.linear if index in chosen]
-        if linear:
-            fixed = [o for i, o in enumerate(operands) if i not in max(linear, key=len)]
-            kept.update(dict.fromkeys(fixed))
-        elif op_name(node) in _KEEPS_RESULT:
-            kept[node] = None
-        else:
-            kept.update(dict.fromkeys(operands))
-    return list(kept)
+        return [] if rule.traits.is_view else operands
+    kept = rule.kept(i for i, operand in enumerate(operands) if operand in flowing)
+    return [*(operands[i] for i in sorted(kept)), *_results(node, rule.traits.kept_results)]
+
+
+def _results(node: fx.Node, indices: frozenset[int]) -> list[fx.Node]:
+    """The nodes of some results of an op; those that nothing reads have none."""
+    if not has_several(node):
+        return [node] if indices else []
+    return [user for user in node.users if is_item(user) and user.args[1] in indices]
 
 
 def base_of(node: fx.Node) -> fx.Node:
@@ -142,11 +122,15 @@ def _shared(node: fx.Node) -> fx.Node | None:
         if is_step(whole):
             value, step = steps_of(whole)[index]
             return value if step.forward.kind is Kind.NOTHING else None
-        sources = whole.all_input_nodes
-        return sources[min(index, len(sources) - 1)] if op_name(whole) in _VIEWS else None
+        return _in_memory_of(whole, index)
     if is_step(node):
         value, step = steps_of(node)[0]
         return value if step.forward.kind is Kind.NOTHING else None
-    if node.op == "call_function" and op_name(node) in _VIEWS:
-        return node.all_input_nodes[0]
-    return None
+    return _in_memory_of(node, 0) if node.op == "call_function" else None
+
+
+def _in_memory_of(node: fx.Node, index: int) -> fx.Node | None:
+    """The operand in whose memory a result lies."""
+    memory = traits_of(node).memory
+    place = memory[index] if index < len(memory) else None
+    return None if place is None else node.all_input_nodes[place]

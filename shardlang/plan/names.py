@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import fx
 
 from shardlang.ir.graph import is_item, is_step
@@ -14,25 +13,12 @@ from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
 from shardlang.ir.reshard import Reshard
 from shardlang.ir.rule import Sharding
-
-_PLAIN = {
-    "lookup": "embedding",
-    "constrain": "value",
-    "grouped_mm_here": "grouped_mm",
-    "routed_groups_here": "routed_groups",
-    "routed_reshape": "reshape",
-    "routed_rows_here": "index",
-}
-"""Local functions that stand for an op of another name."""
+from shardlang.rules.registry import traits_of
 
 
 def op_name(node: fx.Node) -> str:
     """The short name of the op that a node calls: `linear` for `aten.linear.default`."""
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        return target._opname
-    name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
-    return _PLAIN.get(name, name)
+    return traits_of(node).name
 
 
 def sharding_at(node: fx.Node) -> Sharding | None:

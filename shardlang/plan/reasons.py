@@ -14,6 +14,7 @@ from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.records import Stated
 from shardlang.ir.reshard import Reshard
+from shardlang.ir.traits import OpKind
 from shardlang.plan.names import (
     Names,
     module_of,
@@ -23,8 +24,7 @@ from shardlang.plan.names import (
     split_reader,
     through_steps,
 )
-
-_MATRIX = {"linear", "addmm", "mm", "matmul", "bmm", "baddbmm"}
+from shardlang.rules.registry import traits_of
 
 
 def axes_text(axes: tuple[Axis, ...] | tuple[str, ...]) -> str:
@@ -112,14 +112,14 @@ class Reasons:
         return text
 
     def _maker(self, maker: fx.Node, axis: Axis) -> str:
-        name = op_name(maker)
-        if name in _MATRIX:
+        kind = traits_of(maker).kind
+        if kind is OpKind.PRODUCT:
             sharding = sharding_at(maker)
             origin = sharding.origins.get(axis) if sharding is not None else None
             if origin is not None and origin.reason.startswith("claimed"):
-                return f"row-parallel `{name}`"
-        elif name == "embedding":
-            return "`embedding` with its rows split"
+                return f"row-parallel `{op_name(maker)}`"
+        elif kind is OpKind.LOOKUP:
+            return f"`{op_name(maker)}` with its rows split"
         elif maker.op == "placeholder":
             return f"`{self.names(maker)}`"
         return f"{self._op(maker, axis)} over a split dim"
@@ -162,7 +162,7 @@ class Reasons:
         if (
             origin is not None
             and origin.reason.startswith("claimed")
-            and op_name(reader) in _MATRIX
+            and traits_of(reader).kind is OpKind.PRODUCT
         ):
             inner = any(axis in sharding.inner_axes() for axis in axes)
             return f"{'row' if inner else 'column'}-parallel `{op_name(reader)}`"

@@ -11,6 +11,7 @@ from torch import fx
 
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
+from shardlang.ir.traits import OpKind
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local_shape import place
@@ -106,6 +107,7 @@ def _masked(emit: Emit, scores: fx.Node, mask: fx.Node) -> fx.Node:
 rule(
     aten.scaled_dot_product_attention, spec=_attention, localize=_causal_rows,
     lower=_lower_attention, passes=False, random=lambda call: bool(call["dropout_p"]),
+    kind=OpKind.ATTENTION, keeps="query key value attn_mask result",
 )  # fmt: skip
 
 
@@ -123,8 +125,14 @@ def _scores_spec(call: Call) -> str:
     return signature([tensor([*a, "l", lost]), key], [tensor([*batch, "l", made])])
 
 
-rule(local.attention_scores, spec=_scores_spec, linear=["query", "key"], passes=False)
-rule(local.attend, spec=_scores_spec, linear=["weights", "value"], passes=False)
+rule(
+    local.attention_scores, kind=OpKind.PRODUCT,
+    spec=_scores_spec, linear=["query", "key"], passes=False,
+)  # fmt: skip
+rule(
+    local.attend, kind=OpKind.PRODUCT,
+    spec=_scores_spec, linear=["weights", "value"], passes=False,
+)  # fmt: skip
 
 
 def _causal_places(call: Call, sharding: Sharding) -> LocalCall:

@@ -13,6 +13,7 @@ from torch import fx
 
 from shardlang.ir.here import size_at
 from shardlang.ir.rule import Sharding
+from shardlang.ir.traits import OpKind
 from shardlang.rules import local_window
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.registry import Emit, rule
@@ -107,7 +108,7 @@ rule(
     aten.conv3d.default, aten.conv3d.padding, aten.convolution.default,
     aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input,
     spec=_conv, linear=["input bias", "weight bias"], localize=_local_conv, lower=_lower_conv,
-    passes=False,
+    passes=False, kind=OpKind.CONVOLUTION, keeps="input weight",
 )  # fmt: skip
 
 
@@ -145,8 +146,10 @@ def _local_windows(call: Call, sharding: Sharding) -> LocalCall:
 rule(
     local_window.convolve,
     spec=_over_windows, linear=["x bias", "weight bias"], localize=_local_windows, passes=False,
+    kind=OpKind.CONVOLUTION, keeps="x weight",
 )  # fmt: skip
 rule(
     aten.conv_tbc.default,
     spec="t! n c, k! c o, +o -> s! n o", linear=["self bias", "weight bias"], passes=False,
+    kind=OpKind.CONVOLUTION,
 )  # fmt: skip

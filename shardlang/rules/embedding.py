@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from shardlang.ir.rule import Sharding
+from shardlang.ir.traits import OpKind
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local_shape import place
@@ -32,7 +33,10 @@ def _piece(call: Call, sharding: Sharding) -> LocalCall:
     return local.lookup, (call["weight"], call["indices"], call["padding_idx"], at, sparse), {}
 
 
-rule(aten.embedding.default, spec=_table, localize=_piece, linear=["weight"], passes=False)
+rule(
+    aten.embedding.default, kind=OpKind.LOOKUP,
+    spec=_table, localize=_piece, linear=["weight"], passes=False,
+)  # fmt: skip
 
 
 def _rows(call: Call, sharding: Sharding) -> LocalCall:
@@ -45,7 +49,10 @@ def _rows_spec(call: Call) -> str:
     return signature([tensor(["v", *width]), tensor(index)], [tensor([*index, *width])])
 
 
-rule(local.lookup, spec=_rows_spec, localize=_rows, linear=["weight"], passes=False)
+rule(
+    local.lookup, name="embedding", kind=OpKind.LOOKUP,
+    spec=_rows_spec, localize=_rows, linear=["weight"], passes=False,
+)  # fmt: skip
 
 
 def _bags(call: Call) -> str:
@@ -65,4 +72,8 @@ def _bags(call: Call) -> str:
     return signature(["v! d", *others], ["m! d", *results[1:]])
 
 
-rule(aten.embedding_bag, aten._embedding_bag, spec=_bags, passes=False)
+rule(
+    aten.embedding_bag, aten._embedding_bag,
+    spec=_bags, passes=False,
+    keeps="weight indices offsets per_sample_weights result.1 result.2 result.3",
+)  # fmt: skip

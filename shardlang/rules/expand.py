@@ -43,7 +43,7 @@ def _local_expand(call: Call, sharding: Sharding) -> LocalCall:
 
 rule(
     aten.expand.default, aten.expand_copy.default, aten.broadcast_to.default,
-    spec=_expand, linear=["self"], localize=_local_expand,
+    spec=_expand, linear=["self"], localize=_local_expand, moves=True,
 )  # fmt: skip
 rule(aten.expand_as.default, spec=_expand_as, linear=["self"], localize=_local_expand)
 
@@ -53,7 +53,7 @@ def _broadcast_all(call: Call) -> str:
     return arrow([source for source, _ in pairs], [result for _, result in pairs])
 
 
-rule(aten.broadcast_tensors.default, spec=_broadcast_all, linear=["tensors"])
+rule(aten.broadcast_tensors.default, spec=_broadcast_all, linear=["tensors"], view=True)
 
 
 def _repeats(call: Call) -> list[int]:

@@ -39,7 +39,7 @@ rule(
     aten.fft_fftn.default, aten.fft_ifftn.default, aten.fft_rfftn.default, aten.fft_irfftn.default,
     aten.fft_hfftn.default, aten.fft_ihfftn.default,
     aten.fft_fftshift.default, aten.fft_ifftshift.default,
-    spec=_fft, linear=["self"],
+    spec=_fft, linear=["self"], keeps="self",
 )  # fmt: skip
 
 
@@ -66,5 +66,5 @@ def _windowed(call: Call) -> str:
 
 rule(
     aten.stft.default, aten.stft.center, aten.istft.default,
-    spec=_windowed, linear=["self"], passes=False,
+    spec=_windowed, linear=["self"], passes=False, keeps="self window",
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shardlang.ir.compat import OpOverload
 from shardlang.ir.node import tensor_of
+from shardlang.ir.traits import OpKind
 from shardlang.rules.call import Call, shape_of
 from shardlang.rules.registry import in_torch, rule
 from shardlang.rules.writing import arrow, names
@@ -62,4 +63,7 @@ def _products(call: Call) -> str:
     return arrow([*left, *right], [[f"m{i}", f"n{i}"] for i in range(count)])
 
 
-rule(*_lists("mm"), spec=_products, linear=["self", "mat2"], passes=False)
+rule(
+    *_lists("mm"),
+    spec=_products, linear=["self", "mat2"], passes=False, kind=OpKind.PRODUCT,
+)  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from shardlang.ir.rule import Sharding
+from shardlang.ir.traits import OpKind
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local_grouped import grouped_mm_here
 from shardlang.rules.local_shape import place
@@ -24,7 +25,7 @@ def _local(call: Call, sharding: Sharding) -> LocalCall:
 
 
 rule(
-    torch.ops.shardlang.grouped_mm.default,
+    torch.ops.shardlang.grouped_mm.default, kind=OpKind.GROUPED_PRODUCT,
     spec="s i, e i o, s -> s o", linear=["x", "weight"], localize=_local, passes=False,
 )  # fmt: skip
 rule(

@@ -152,7 +152,10 @@ def _local_gather(call: Call, sharding: Sharding) -> LocalCall:
     return gather_here, (x, call.dim(), index, at_of(dim)), {}
 
 
-rule(aten.gather.default, spec=_gather, linear=["self"], localize=_local_gather)
+rule(
+    aten.gather.default,
+    spec=_gather, linear=["self"], localize=_local_gather, keeps="self index",
+)  # fmt: skip
 
 
 def _take_along(call: Call) -> str:
@@ -177,7 +180,7 @@ def _local_take_along(call: Call, sharding: Sharding) -> LocalCall:
 
 rule(
     aten.take_along_dim.default,
-    spec=_take_along, linear=["self"], localize=_local_take_along,
+    spec=_take_along, linear=["self"], localize=_local_take_along, keeps="self indices",
 )  # fmt: skip
 
 
@@ -188,7 +191,7 @@ def _take(call: Call) -> str:
     return arrow([whole, index], [index])
 
 
-rule(aten.take.default, spec=_take, linear=["self"])
+rule(aten.take.default, spec=_take, linear=["self"], keeps="self index")
 
 
 def _local_one_hot(call: Call, sharding: Sharding) -> LocalCall:

@@ -14,6 +14,7 @@ from shardlang.ir.layout import join_blocks
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.registry import Emit, rule
+from shardlang.rules.view import in_place
 from shardlang.rules.window import Sliding, moved
 from shardlang.rules.writing import arrow, blocks, names, swapped
 
@@ -89,7 +90,7 @@ rule(
     aten.tensor_split.sections, aten.tensor_split.indices, aten.unsafe_split.Tensor,
     aten.unsafe_split_with_sizes.default, aten.unsafe_chunk.default,
     aten.split_copy.Tensor, aten.split_with_sizes_copy.default,
-    spec=_split, linear=["self"],
+    spec=_split, linear=["self"], view=in_place,
     localize=lambda call, sharding: _local_pieces(call, sharding, call.dim()),
 )  # fmt: skip
 _HORIZONTAL = {aten.hsplit: 1, aten.vsplit: 0, aten.dsplit: 2}
@@ -220,7 +221,10 @@ def _meshgrid(call: Call) -> str:
     return arrow(vectors, [grid] * len(dims))
 
 
-rule(aten.meshgrid.default, aten.meshgrid.indexing, spec=_meshgrid, linear=["tensors"])
+rule(
+    aten.meshgrid.default, aten.meshgrid.indexing,
+    spec=_meshgrid, linear=["tensors"], view=True,
+)  # fmt: skip
 
 
 def _block_diag(call: Call) -> str:

@@ -28,6 +28,11 @@ def _tail(call: Call, index: int) -> int:
     return _TAILS.get(name, 2)
 
 
+def _everything(call: Call) -> str:
+    """What a backward may read: derivatives of decompositions are written in both sides."""
+    return " ".join([*(slot.name for slot in call.slots), "result"])
+
+
 def _batched(call: Call) -> str:
     tails = [_tail(call, i) for i in range(len(call.shapes))]
     heads = [shape[: len(shape) - tail] for shape, tail in zip(call.shapes, tails, strict=True)]
@@ -71,15 +76,16 @@ rule(
     aten.linalg_svdvals.default, aten.logdet.default, aten.lu_unpack.default,
     aten.orgqr.default, aten.ormqr.default,
     aten.pinverse.default, aten.qr.default, aten.slogdet.default, aten.svd.default,
-    spec=_batched, passes=False,
+    spec=_batched, passes=False, keeps=_everything,
 )  # fmt: skip
 rule(
     aten.linalg_solve_triangular.default, aten.triangular_solve.default,
     spec=_batched, linear=lambda call: ["B"] if call.has("B") else [], passes=False,
+    keeps=_everything,
 )  # fmt: skip
 rule(
     aten.lu_solve.default, aten.cholesky_solve.default,
-    spec=_batched, linear=["self"], passes=False,
+    spec=_batched, linear=["self"], passes=False, keeps=_everything,
 )  # fmt: skip
 
 
@@ -91,7 +97,7 @@ def _tensor_inverse(call: Call) -> str:
 
 rule(
     aten.linalg_tensorinv.default, aten.linalg_tensorsolve.default,
-    spec=_tensor_inverse, passes=False,
+    spec=_tensor_inverse, passes=False, keeps=_everything,
 )  # fmt: skip
 
 

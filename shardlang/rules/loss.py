@@ -10,6 +10,7 @@ from torch import fx
 
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
+from shardlang.ir.traits import OpKind
 from shardlang.rules import local
 from shardlang.rules.call import Call
 from shardlang.rules.registry import Emit, rule
@@ -168,7 +169,10 @@ def _lower_cross_entropy(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     return _finished(call, emit, terms(call, emit, moved, log_total))
 
 
-rule(aten.cross_entropy_loss, spec=_classified, lower=_lower_cross_entropy)
+rule(
+    aten.cross_entropy_loss,
+    spec=_classified, lower=_lower_cross_entropy, kind=OpKind.LOSS,
+)  # fmt: skip
 
 
 def _lower_nll(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
@@ -181,7 +185,10 @@ def _lower_nll(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     return _finished(call, emit, terms)
 
 
-rule(aten.nll_loss, aten.nll_loss2d, aten.nll_loss_nd, spec=_classified, lower=_lower_nll)
+rule(
+    aten.nll_loss, aten.nll_loss2d, aten.nll_loss_nd,
+    spec=_classified, lower=_lower_nll, kind=OpKind.LOSS,
+)  # fmt: skip
 
 
 def _by_sample(call: Call) -> str:

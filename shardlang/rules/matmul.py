@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from shardlang.ir.rule import Sharding
+from shardlang.ir.traits import OpKind
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.registry import rule
 from shardlang.rules.shapes import aligned, broadcast, fixed, signature
@@ -18,16 +19,22 @@ aten: Any = torch.ops.aten
 
 rule(
     aten.linear, spec="b... i, o i, +o? -> b... o",
-    linear=["input bias", "weight bias"], passes=False,
+    linear=["input bias", "weight bias"], passes=False, kind=OpKind.PRODUCT,
 )  # fmt: skip
-rule(aten.mm, spec="m k, k n -> m n", linear=["self", "mat2"], passes=False)
-rule(aten.bmm, spec="b m k, b k n -> b m n", linear=["self", "mat2"], passes=False)
-rule(aten.mv, spec="m k, k -> m", linear=["self", "vec"], passes=False)
-rule(aten.dot, aten.vdot, spec="k, k -> .", linear=["self", "tensor", "other"], passes=False)
+rule(aten.mm, spec="m k, k n -> m n", linear=["self", "mat2"], passes=False, kind=OpKind.PRODUCT)
+rule(
+    aten.bmm,
+    spec="b m k, b k n -> b m n", linear=["self", "mat2"], passes=False, kind=OpKind.PRODUCT,
+)  # fmt: skip
+rule(aten.mv, spec="m k, k -> m", linear=["self", "vec"], passes=False, kind=OpKind.PRODUCT)
+rule(
+    aten.dot, aten.vdot,
+    spec="k, k -> .", linear=["self", "tensor", "other"], passes=False, kind=OpKind.PRODUCT,
+)  # fmt: skip
 rule(aten.outer, aten.ger, spec="m, n -> m n", linear=["self", "vec2"])
 rule(
     aten.bilinear, spec="b... i, b... j, o i j, +o? -> b... o",
-    linear=["input1 bias", "input2 bias", "weight bias"], passes=False,
+    linear=["input1 bias", "input2 bias", "weight bias"], passes=False, kind=OpKind.PRODUCT,
 )  # fmt: skip
 
 
@@ -41,7 +48,10 @@ def _matmul(call: Call) -> str:
     return signature([tensor(a), tensor(b)], [tensor(out)])
 
 
-rule(aten.matmul, aten.linalg_matmul, spec=_matmul, linear=["self", "other"], passes=False)
+rule(
+    aten.matmul, aten.linalg_matmul,
+    spec=_matmul, linear=["self", "other"], passes=False, kind=OpKind.PRODUCT,
+)  # fmt: skip
 
 
 def _added(call: Call, dims: str, product: str) -> str:
@@ -61,7 +71,7 @@ def _linear_in(left: str, right: str) -> list[str]:
 
 rule(
     aten.addmm, spec=lambda call: _added(call, "m n", "m k, k n"),
-    linear=_linear_in("mat1", "mat2"), passes=False,
+    linear=_linear_in("mat1", "mat2"), passes=False, kind=OpKind.PRODUCT,
 )  # fmt: skip
 rule(
     aten._addmm_activation, spec=lambda call: _added(call, "m n", "m k!, k n").removeprefix("+"),
@@ -69,15 +79,15 @@ rule(
 )  # fmt: skip
 rule(
     aten.addmv, spec=lambda call: _added(call, "m", "m k, k"),
-    linear=_linear_in("mat", "vec"), passes=False,
+    linear=_linear_in("mat", "vec"), passes=False, kind=OpKind.PRODUCT,
 )  # fmt: skip
 rule(
     aten.baddbmm, spec=lambda call: _added(call, "b m n", "b m k, b k n"),
-    linear=_linear_in("batch1", "batch2"), passes=False,
+    linear=_linear_in("batch1", "batch2"), passes=False, kind=OpKind.PRODUCT,
 )  # fmt: skip
 rule(
     aten.addbmm, spec=lambda call: _added(call, "m n", "b m k, b k n"),
-    linear=_linear_in("batch1", "batch2"), passes=False,
+    linear=_linear_in("batch1", "batch2"), passes=False, kind=OpKind.PRODUCT,
 )  # fmt: skip
 rule(
     aten.addr, spec=lambda call: _added(call, "m n", "m, n").removeprefix("+"),
@@ -105,8 +115,11 @@ def _each_of(name: str) -> Any:
     return lambda call: [f"{name}.{i}" for i in range(len(call[name]))]
 
 
-rule(aten.linalg_multi_dot, spec=_chain, linear=_each_of("tensors"), passes=False)
-rule(aten.chain_matmul, spec=_chain, linear=_each_of("matrices"), passes=False)
+rule(
+    aten.linalg_multi_dot,
+    spec=_chain, linear=_each_of("tensors"), passes=False, kind=OpKind.PRODUCT,
+)  # fmt: skip
+rule(aten.chain_matmul, spec=_chain, linear=_each_of("matrices"), passes=False, kind=OpKind.PRODUCT)
 
 
 def _inner(call: Call) -> str:
@@ -118,7 +131,7 @@ def _inner(call: Call) -> str:
     return signature([tensor([*a, "k"]), tensor([*b, "k"])], [tensor([*a, *b])])
 
 
-rule(aten.inner, spec=_inner, linear=["self", "other"], passes=False)
+rule(aten.inner, spec=_inner, linear=["self", "other"], passes=False, kind=OpKind.PRODUCT)
 
 
 def _tensordot(call: Call) -> str:
@@ -137,7 +150,7 @@ def _tensordot(call: Call) -> str:
     return signature([tensor(a), tensor(b)], [tensor(out)])
 
 
-rule(aten.tensordot, spec=_tensordot, linear=["self", "other"], passes=False)
+rule(aten.tensordot, spec=_tensordot, linear=["self", "other"], passes=False, kind=OpKind.PRODUCT)
 
 
 def _labels(equation: str, shapes: list[tuple[int, ...]]) -> tuple[list[list[str]], str | None]:
@@ -179,7 +192,10 @@ def _einsum(call: Call) -> str:
     return signature(operands, [output or "."])
 
 
-rule(aten.einsum, spec=_einsum, linear=_each_of("tensors"), passes=False)
+rule(
+    aten.einsum,
+    spec=_einsum, linear=_each_of("tensors"), passes=False, kind=OpKind.PRODUCT,
+)  # fmt: skip
 
 
 def _kron(call: Call) -> str:

@@ -76,7 +76,11 @@ def _lower_layer_norm(call: Call, sharding: Sharding, emit: Emit) -> Any:
     return _with_stats(call, emit, out, mean, scale)
 
 
-rule(aten.layer_norm, aten.native_layer_norm, spec=_last_dims, lower=_lower_layer_norm)
+rule(aten.layer_norm, spec=_last_dims, lower=_lower_layer_norm, keeps="input weight bias")
+rule(
+    aten.native_layer_norm,
+    spec=_last_dims, lower=_lower_layer_norm, keeps="input weight bias result.1 result.2",
+)  # fmt: skip
 
 
 def _lower_rms_norm(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
@@ -139,8 +143,13 @@ def _per_channel(emit: Emit, x: fx.Node | None, rank: int) -> fx.Node | None:
 
 
 rule(
-    aten.group_norm, aten.native_group_norm,
+    aten.group_norm,
+    spec=_grouped, localize=_local_groups, lower=_lower_group_norm, keeps="input weight",
+)  # fmt: skip
+rule(
+    aten.native_group_norm,
     spec=_grouped, localize=_local_groups, lower=_lower_group_norm,
+    keeps="input weight result.1 result.2",
 )  # fmt: skip
 
 
@@ -187,5 +196,5 @@ def _by_channel_with_stats(call: Call) -> str:
 rule(
     aten.native_batch_norm, aten._native_batch_norm_legit.no_stats,
     aten._native_batch_norm_legit_no_training, aten._native_batch_norm_legit_functional,
-    spec=_by_channel_with_stats,
+    spec=_by_channel_with_stats, keeps="input weight running_mean running_var result.1 result.2",
 )  # fmt: skip

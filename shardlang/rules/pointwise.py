@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from shardlang.ir.node import tensor_of
+from shardlang.ir.traits import OpKind
 from shardlang.rules.call import Call
 from shardlang.rules.registry import rule
 from shardlang.rules.shapes import aligned, broadcast, signature
@@ -16,27 +18,32 @@ aten: Any = torch.ops.aten
 
 NONLINEAR_UNARY = """
     abs absolute acos acosh angle arccos arccosh arcsin arcsinh arctan arctanh asin asinh atan atanh
-    bitwise_not ceil celu clamp clamp_max clamp_min clip cos cosh digamma elu erf erfc erfinv exp
-    exp2 expm1 fix floor frac frexp gelu hardshrink hardsigmoid hardswish hardtanh i0 isfinite isinf
+    bitwise_not celu clamp clamp_max clamp_min clip cos cosh digamma elu erf erfc erfinv
+    gelu hardshrink hardswish hardtanh i0 isfinite isinf
     isnan isneginf isposinf isreal leaky_relu lgamma log log10 log1p log2 log_sigmoid logical_not
-    logit mish mvlgamma nan_to_num polygamma reciprocal relu relu6 round rsqrt selu sgn sigmoid sign
-    signbit silu sin sinc sinh softplus softshrink sqrt square tan tanh threshold trunc
-    log_sigmoid_forward
+    logit mish mvlgamma nan_to_num polygamma relu6 selu
+    signbit silu sin sinc sinh softplus softshrink square threshold log_sigmoid_forward
 """
 
+KEEPS_RESULT = "exp exp2 expm1 reciprocal relu rsqrt sqrt tan tanh"
+"""Ops whose derivative is written in their result."""
+
+STEPS = "ceil fix floor frac round sign trunc"
+"""Ops whose derivative is a constant."""
+
 SPECIAL_UNARY = """
-    airy_ai bessel_j0 bessel_j1 bessel_y0 bessel_y1 digamma entr erf erfc erfcx erfinv exp2 expit
-    expm1 gammaln i0 i0e i1 i1e log1p log_ndtr logit modified_bessel_i0 modified_bessel_i1
-    modified_bessel_k0 modified_bessel_k1 multigammaln ndtr ndtri polygamma psi round
+    airy_ai bessel_j0 bessel_j1 bessel_y0 bessel_y1 digamma entr erf erfc erfinv
+    gammaln i0 log1p logit modified_bessel_i0 modified_bessel_i1
+    modified_bessel_k0 modified_bessel_k1 multigammaln ndtr polygamma psi
     scaled_modified_bessel_k0 scaled_modified_bessel_k1 sinc spherical_bessel_j0
 """
 
 NONLINEAR_BINARY = """
     __and__ __lshift__ __or__ __rshift__ __xor__ atan2 arctan2 bitwise_and bitwise_left_shift
-    bitwise_or bitwise_right_shift bitwise_xor copysign eq float_power floor_divide fmax fmin fmod
-    gcd ge greater greater_equal gt heaviside hypot igamma igammac isclose lcm le less less_equal
+    bitwise_or bitwise_right_shift bitwise_xor eq fmax fmin fmod
+    gcd ge greater greater_equal gt igamma igammac isclose lcm le less less_equal
     logaddexp logaddexp2 logical_and logical_or logical_xor lt maximum minimum ne nextafter
-    not_equal polar pow remainder xlogy
+    not_equal remainder xlogy
 """
 
 SPECIAL_BINARY = """
@@ -47,16 +54,20 @@ SPECIAL_BINARY = """
 """
 
 LINEAR_UNARY = """
-    _conj _conj_physical _lazy_clone _neg_view alias alias_copy clone conj conj_physical contiguous
-    deg2rad lift lift_fresh lift_fresh_copy neg negative positive rad2deg resolve_conj
-    resolve_neg _to_copy _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long
+    _conj _conj_physical _neg_view conj deg2rad neg negative rad2deg
+"""
+
+COPIES = """
+    _lazy_clone alias alias_copy clone contiguous lift lift_fresh lift_fresh_copy positive
+    resolve_conj resolve_neg _to_copy _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long
     _cast_Byte _cast_Char _cast_Short chalf pin_memory _to_cpu
 """
+"""Ops that give their operand as it is, in other memory or another dtype at most."""
 
 BACKWARD = """
     gelu_backward sigmoid_backward silu_backward tanh_backward threshold_backward logit_backward
     hardsigmoid_backward hardswish_backward hardtanh_backward leaky_relu_backward elu_backward
-    mish_backward native_dropout_backward softplus_backward softshrink_backward
+    mish_backward softplus_backward softshrink_backward
     hardshrink_backward log_sigmoid_backward
 """
 
@@ -67,10 +78,34 @@ def _ops(names: str, prefix: str = "") -> list[Any]:
 
 
 rule(*_ops(NONLINEAR_UNARY), *_ops(NONLINEAR_BINARY), spec=broadcast)
+rule(*_ops(KEEPS_RESULT), *_ops("exp2 expm1 ndtri", "special_"), spec=broadcast, keeps="result")
+rule(*_ops(STEPS), aten.special_round, spec=broadcast, keeps="")
+rule(aten.sigmoid, aten.special_expit, spec=broadcast, keeps="result", kind=OpKind.GATE)
+rule(aten.hardsigmoid, spec=broadcast, kind=OpKind.GATE)
+rule(aten.frexp, spec=broadcast, keeps="result.1")
 rule(*_ops(SPECIAL_UNARY, "special_"), *_ops(SPECIAL_BINARY, "special_"), spec=broadcast)
+rule(*_ops("erfcx i0e i1 i1e log_ndtr", "special_"), spec=broadcast, keeps="self result")
+rule(aten.pow.Tensor_Scalar, aten.float_power.Tensor_Scalar, spec=broadcast)
+rule(
+    aten.pow.Scalar, aten.pow.Tensor_Tensor, aten.float_power.Scalar,
+    aten.float_power.Tensor_Tensor, spec=broadcast, keeps="self exponent result",
+)  # fmt: skip
+rule(aten.sgn, aten.copysign, spec=broadcast, keeps="self result")
+rule(aten.hypot, spec=broadcast, keeps="self other result")
+rule(aten.polar, spec=broadcast, keeps="result")
+rule(aten.floor_divide, aten.heaviside, spec=broadcast, keeps="")
 rule(aten.max.other, aten.min.other, spec=broadcast)
-rule(*_ops(LINEAR_UNARY), spec=broadcast, linear=["self", "a"])
+rule(*_ops(LINEAR_UNARY), spec=broadcast, linear=["self", "a"], moves=False)
+rule(
+    aten.conj_physical, spec=broadcast, linear=["self"],
+    view=lambda call: not tensor_of(call.operands[0]).is_complex(),
+)  # fmt: skip
+rule(*_ops(COPIES), spec=broadcast, linear=["self", "a"], moves=True)
 rule(*_ops(BACKWARD), spec=broadcast, linear=["grad_output"])
+rule(
+    aten.native_dropout_backward,
+    spec=broadcast, linear=["grad_output"], keeps="grad_output mask",
+)  # fmt: skip
 
 
 def _cast(call: Call) -> str:
@@ -84,12 +119,22 @@ def _cast(call: Call) -> str:
     return signature([names, *others], [names])
 
 
-rule(aten.to, aten.type_as, spec=_cast, linear=["self"])
-rule(aten.detach, aten.detach_copy, spec=broadcast, linear=["self"], detached=True)
+def _returns_operand(call: Call) -> bool:
+    """Whether a cast has nothing to do."""
+    before, after = tensor_of(call.operands[0]), call.results[0]
+    same = before.dtype == after.dtype and before.stride() == after.stride()
+    return bool(same and not call.get("copy"))
+
+
+rule(
+    aten.to, aten.type_as,
+    spec=_cast, linear=["self"], view=_returns_operand, moves=True, keeps="",
+)  # fmt: skip
+rule(aten.detach, aten.detach_copy, spec=broadcast, linear=["self"], detached=True, moves=True)
 
 rule(aten.add, aten.sub, aten.subtract, aten.rsub, spec=broadcast, linear=["self other"])
 rule(aten.mul, aten.multiply, spec=broadcast, linear=["self", "other"])
-rule(aten.ldexp, spec=broadcast, linear=["self"])
+rule(aten.ldexp, spec=broadcast, linear=["self"], keeps="other result")
 
 
 def _quotient(call: Call) -> list[str]:
@@ -103,7 +148,7 @@ rule(aten.masked_fill, spec=broadcast, linear=["self value"])
 rule(aten.lerp, spec=broadcast, linear=["self end"])
 rule(aten.addcmul, spec=broadcast, linear=["self tensor1", "self tensor2"])
 rule(aten.addcdiv, spec=broadcast, linear=["self tensor1"])
-rule(aten.complex, spec=broadcast, linear=["real imag"])
+rule(aten.complex, spec=broadcast, linear=["real imag"], keeps="real imag")
 rule(aten.copy, spec=broadcast, linear=["src"])
 
 

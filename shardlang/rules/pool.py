@@ -59,15 +59,15 @@ rule(
 )  # fmt: skip
 rule(
     aten.max_pool1d_with_indices.default,
-    aten.adaptive_max_pool1d.default, spec=lambda call: _spatial(call, 1),
+    aten.adaptive_max_pool1d.default, spec=lambda call: _spatial(call, 1), keeps="self result.1",
 )  # fmt: skip
 rule(
     aten.max_pool2d_with_indices.default,
-    aten.adaptive_max_pool2d.default, spec=lambda call: _spatial(call, 2),
+    aten.adaptive_max_pool2d.default, spec=lambda call: _spatial(call, 2), keeps="self result.1",
 )  # fmt: skip
 rule(
     aten.max_pool3d_with_indices.default,
-    aten.adaptive_max_pool3d.default, spec=lambda call: _spatial(call, 3),
+    aten.adaptive_max_pool3d.default, spec=lambda call: _spatial(call, 3), keeps="self result.1",
 )  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def _lower_pool(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
 
 rule(
     aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default,
-    spec=_pool, linear=_averages, lower=_lower_pool,
+    spec=_pool, linear=_averages, lower=_lower_pool, keeps="self",
 )  # fmt: skip
 rule(
     aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default,
@@ -169,6 +169,7 @@ rule(
     aten.adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d.default,
     aten.adaptive_avg_pool3d.default, aten._adaptive_avg_pool3d.default,
     spec=_adaptive, linear=_averages, localize=_local_adaptive, lower=_lower_adaptive,
+    keeps="self",
 )  # fmt: skip
 
 

@@ -60,6 +60,11 @@ def _stream(layout: Layout, source: Streams, dims: int | None = None) -> tuple[A
     return (*source.take(), PartNumber(axes))
 
 
+def _returns_operand(call: Call) -> bool:
+    """Whether a dropout is switched off."""
+    return not call["train"] or call["p"] == 0
+
+
 def _drops(call: Call) -> bool:
     return call["train"] is not False and bool(call["p"])
 
@@ -97,11 +102,11 @@ def _native_dropout_apart(call: Call, sharding: Sharding, source: Streams) -> Lo
 
 rule(
     aten.dropout, aten.feature_dropout, spec=_same, localize=_dropout, fast=_dropout_apart,
-    linear=["input"], random=_drops,
+    linear=["input"], random=_drops, view=_returns_operand,
 )  # fmt: skip
 rule(
     aten.native_dropout, spec=_same, localize=_native_dropout, fast=_native_dropout_apart,
-    random=_drops,
+    random=_drops, keeps="result.1",
 )  # fmt: skip
 
 
@@ -158,7 +163,8 @@ def _rows(call: Call) -> str:
 # are no sum of its parts' draws, and in the exact mode everything stays whole.
 rule(
     aten.alpha_dropout, aten.feature_alpha_dropout,
-    spec=whole, fast_spec=_same, fast=_alpha_dropout_apart, random=True,
+    spec=whole, fast_spec=_same, fast=_alpha_dropout_apart, random=True, keeps="",
+    view=_returns_operand,
 )  # fmt: skip
 rule(aten.rrelu, spec=whole, fast_spec=_same, fast=_rrelu_apart, random=True)
 rule(aten.poisson, spec=whole, fast_spec=_same, fast=_draw_apart, random=True)

@@ -12,6 +12,7 @@ from torch import fx
 
 from shardlang.ir.node import info, tensor_of
 from shardlang.ir.rule import Sharding
+from shardlang.ir.traits import OpKind
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local_shape import place
@@ -113,9 +114,9 @@ def _spread(deviation: bool, with_mean: bool) -> Callable[[Call, Sharding, Emit]
 
 
 rule(aten.var, spec=_lowered, lower=_spread(False, False))
-rule(aten.std, spec=_lowered, lower=_spread(True, False))
+rule(aten.std, spec=_lowered, lower=_spread(True, False), keeps="self result")
 rule(aten.var_mean, spec=_lowered, lower=_spread(False, True))
-rule(aten.std_mean, spec=_lowered, lower=_spread(True, True))
+rule(aten.std_mean, spec=_lowered, lower=_spread(True, True), keeps="self result.0")
 
 
 def extreme(emit: Emit, x: fx.Node, dims: Sequence[int], largest: bool) -> fx.Node:
@@ -139,8 +140,8 @@ def _extreme_of(largest: bool) -> Callable[[Call, Sharding, Emit], fx.Node]:
     return lower
 
 
-rule(aten.amax, aten.max.default, spec=_lowered, lower=_extreme_of(True))
-rule(aten.amin, aten.min.default, spec=_lowered, lower=_extreme_of(False))
+rule(aten.amax, aten.max.default, spec=_lowered, lower=_extreme_of(True), keeps="self result")
+rule(aten.amin, aten.min.default, spec=_lowered, lower=_extreme_of(False), keeps="self result")
 
 
 def _aminmax_dims(call: Call) -> tuple[int, ...]:
@@ -157,7 +158,7 @@ def _lower_aminmax(call: Call, sharding: Sharding, emit: Emit) -> tuple[fx.Node,
 
 rule(
     aten.aminmax, spec=lambda call: reduction(call, _aminmax_dims(call), "~", _keepdim(call)),
-    lower=_lower_aminmax,
+    lower=_lower_aminmax, keeps="self result",
 )  # fmt: skip
 
 
@@ -185,7 +186,10 @@ def _pick_local(call: Call, sharding: Sharding) -> LocalCall:
     return call.replace(at=place(sharding.operand(0).dims[call["dim"]]))
 
 
-rule(local.pick, spec=_pick_spec, localize=_pick_local, linear=["x"], passes=False)
+rule(
+    local.pick,
+    spec=_pick_spec, localize=_pick_local, linear=["x"], passes=False, keeps="x index",
+)  # fmt: skip
 
 
 def _index_of(emit: Emit, x: fx.Node, dims: Sequence[int], largest: bool) -> fx.Node:
@@ -213,8 +217,11 @@ def _picked_of(largest: bool) -> Callable[[Call, Sharding, Emit], tuple[fx.Node,
     return lower
 
 
-rule(aten.max.dim, spec=_lowered_one, lower=_picked_of(True))
-rule(aten.min.dim, spec=_lowered_one, lower=_picked_of(False))
+rule(
+    aten.max.dim,
+    spec=_lowered_one, lower=_picked_of(True), keeps="result.1", kind=OpKind.CHOICE,
+)  # fmt: skip
+rule(aten.min.dim, spec=_lowered_one, lower=_picked_of(False), keeps="result.1")
 
 
 def _argument_dims(call: Call) -> tuple[int, ...]:
@@ -233,7 +240,10 @@ def _argument(call: Call) -> str:
     return reduction(call, _argument_dims(call), "~", _keepdim(call))
 
 
-rule(aten.argmax, spec=_argument, lower=_argument_of(True), detached=True)
+rule(
+    aten.argmax,
+    spec=_argument, lower=_argument_of(True), detached=True, kind=OpKind.CHOICE,
+)  # fmt: skip
 rule(aten.argmin, spec=_argument, lower=_argument_of(False), detached=True)
 
 
@@ -269,8 +279,14 @@ def _lower_logsumexp(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     return in_dtype(emit, _squeezed(emit, made, dims, _keepdim(call)), call.results[0].dtype)
 
 
-rule(aten.logsumexp, aten.special_logsumexp, spec=_lowered, lower=_lower_logsumexp)
+rule(
+    aten.logsumexp, aten.special_logsumexp,
+    spec=_lowered, lower=_lower_logsumexp, keeps="self result",
+)  # fmt: skip
 
 rule(aten.nanmean, aten.hash_tensor, spec=_whole)
-rule(aten.median.default, aten.nanmedian.default, spec=_whole)
-rule(aten.median.dim, aten.nanmedian.dim, aten.mode, aten.kthvalue, spec=_whole_one)
+rule(aten.median.default, aten.nanmedian.default, spec=_whole, keeps="self result")
+rule(
+    aten.median.dim, aten.nanmedian.dim, aten.mode, aten.kthvalue,
+    spec=_whole_one, keeps="result.1",
+)  # fmt: skip

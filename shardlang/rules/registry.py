@@ -6,15 +6,16 @@ rule(aten.linear, "b... i, o i, +o? -> b... o", linear=["input bias", "weight bi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import fx
 
 from shardlang.ir.compat import OpOverload
-from shardlang.ir.node import tensor_of
+from shardlang.ir.node import info, tensor_of
 from shardlang.ir.rule import Rule, Sharding
+from shardlang.ir.traits import OpKind, Traits
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.notation import bind
 
@@ -54,6 +55,12 @@ class OpRule:
             one draws in the exact mode always.
         fast_spec: the notation where shards draw apart, if it is another one.
         lower: rewrites the op into simpler ones where a `~` factor is split.
+        name: what the op is called where that is not its own name.
+        kind: what it does, where something is decided or said by that.
+        view: whether its results lie in the memory of its operands; default: as its schema says.
+        moves: whether every element of its results is one of its first operand; default: a view.
+        keeps: the arguments, and `result` or `result.1`, whose values its backward reads; default:
+            what follows from `linear`.
     """
 
     spec: Spec
@@ -66,6 +73,11 @@ class OpRule:
     passes: bool = True
     random: bool | Callable[[Call], bool] = False
     detached: bool = False
+    name: str = ""
+    kind: OpKind = OpKind.OTHER
+    view: bool | Callable[[Call], bool] | None = None
+    moves: bool | None = None
+    keeps: str | Callable[[Call], str] | None = None
 
     def draws(self, call: Call) -> bool:
         """Whether a call draws random numbers."""
@@ -79,8 +91,8 @@ class OpRule:
         """
         spec = self.fast_spec if fast and self.fast_spec is not None else self.spec
         text = spec if isinstance(spec, str) else spec(call)
-        sets = self.linear(call) if callable(self.linear) else self.linear
-        return bind(
+        sets = self._linear(call)
+        bound = bind(
             text,
             call.shapes,
             call.result_shapes,
@@ -91,6 +103,63 @@ class OpRule:
             random=self.draws(call),
             detached=self.detached,
         )
+        return replace(bound, traits=self.traits(call))
+
+    def _linear(self, call: Call) -> Sequence[str]:
+        return self.linear(call) if callable(self.linear) else self.linear
+
+    def traits(self, call: Call) -> Traits:
+        """What is known of a call beside how its dims may be split."""
+        memory = self._memory(call)
+        moves = self.moves if self.moves is not None else set(memory) == {0}
+        sets = (_operand_set(names, call) for names in self._linear(call))
+        kept = self.keeps(call) if callable(self.keeps) else self.keeps
+        return Traits(
+            name=self.name or short_name(call.target),
+            kind=self.kind,
+            memory=memory,
+            moves=moves,
+            affine=tuple(one for one in sets if one),
+            keeps=None if kept is None else _operand_set(kept, call),
+            kept_results=_kept_results((kept or "").split(), len(call.results)),
+        )
+
+    def _memory(self, call: Call) -> tuple[int | None, ...]:
+        """For each result the operand in whose memory it lies."""
+        is_view = self.view(call) if callable(self.view) else self.view
+        aliased = _aliased(call)
+        places = range(len(call.results))
+        if is_view is False or not call.slots or (is_view is None and aliased is None):
+            return tuple(None for _ in places)
+        if aliased is None and len(call.slots) == len(call.results):
+            return tuple(places)
+        return tuple(aliased or 0 for _ in places)
+
+
+def short_name(target: Any) -> str:
+    """`linear` for `aten.linear.default`, `lookup` for the function of that name."""
+    if isinstance(target, OpOverload):
+        return target._opname
+    return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+
+
+def _aliased(call: Call) -> int | None:
+    """The operand in whose memory the results of an op lie, as its schema says."""
+    if not isinstance(call.target, OpOverload):
+        return None
+    marked = {a.name for a in call.target._schema.arguments if _is_read_alias(a)}
+    return next((i for i, slot in enumerate(call.slots) if slot.name in marked), None)
+
+
+def _is_read_alias(argument: Any) -> bool:
+    return argument.alias_info is not None and not argument.alias_info.is_write
+
+
+def _kept_results(names: Sequence[str], count: int) -> frozenset[int]:
+    """The results among what is kept: all of them for `result`, one for `result.1`."""
+    if "result" in names:
+        return frozenset(range(count))
+    return frozenset(i for i in range(count) if f"result.{i}" in names)
 
 
 def _operand_set(names: str, call: Call) -> frozenset[int]:
@@ -149,6 +218,15 @@ def overloads(op: Any) -> list[Any]:
         found = [getattr(op, name) for name in op.overloads()]  # type: ignore[no-untyped-call]
         return [o for o in found if not _writes(o) and _gives_tensors(o)]
     return [op]
+
+
+def traits_of(node: fx.Node) -> Traits:
+    """What is known of a node's op: of the rule that the node is bound to, else of the table's."""
+    sharding = info(node).sharding
+    if sharding is not None:
+        return sharding.rule.traits
+    declared = find(node.target) if node.op == "call_function" else None
+    return declared.traits(Call(node)) if declared is not None else Traits(short_name(node.target))
 
 
 def is_random(node: fx.Node) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from shardlang.ir.node import layout_of
 from shardlang.ir.reshard import Reshard, apply_step
 from shardlang.ir.rule import Sharding
+from shardlang.ir.traits import OpKind
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local_grouped import grouped_mm_here
 from shardlang.rules.local_routed import (
@@ -50,7 +51,8 @@ def _product(call: Call, sharding: Sharding) -> LocalCall:
 
 
 rule(
-    routed_mm, spec="s i, e@s i o, s -> s o", linear=["x", "weight"],
+    routed_mm, name="grouped_mm", kind=OpKind.GROUPED_PRODUCT,
+    spec="s i, e@s i o, s -> s o", linear=["x", "weight"],
     localize=_product, passes=False,
 )  # fmt: skip
 
@@ -63,7 +65,10 @@ def _regrouped_here(call: Call, sharding: Sharding) -> LocalCall:
     return routed_reshape, (call["x"], local_sizes(sharding)[1:]), {}
 
 
-rule(routed_reshape, spec=_regrouped, linear=["x"], localize=_regrouped_here)
+rule(
+    routed_reshape, name="reshape",
+    spec=_regrouped, linear=["x"], localize=_regrouped_here, view=True,
+)  # fmt: skip
 
 
 def _lookup(call: Call) -> str:
@@ -76,4 +81,4 @@ def _lookup_here(call: Call, sharding: Sharding) -> LocalCall:
     return routed_rows_here, (*call.operands, place(groups), groups.size), {}
 
 
-rule(routed_rows, spec=_lookup, linear=["x"], localize=_lookup_here)
+rule(routed_rows, name="index", spec=_lookup, linear=["x"], localize=_lookup_here)

@@ -74,10 +74,14 @@ def _scanned_dim(call: Call) -> str:
 
 
 rule(aten.cumsum.default, spec=_scanned_dim, linear=["self"], lower=_scan(False))
-rule(aten.cumprod.default, spec=_scanned_dim, lower=_scan(True))
+rule(aten.cumprod.default, spec=_scanned_dim, lower=_scan(True), keeps="self result")
 rule(
-    aten.cummax.default, aten.cummin.default, aten.logcumsumexp.default, aten._logcumsumexp.default,
-    spec=lambda call: fixed(call, one_dim(call)),
+    aten.cummax.default, aten.cummin.default,
+    spec=lambda call: fixed(call, one_dim(call)), keeps="self result.1",
+)  # fmt: skip
+rule(
+    aten.logcumsumexp.default, aten._logcumsumexp.default,
+    spec=lambda call: fixed(call, one_dim(call)), keeps="self result",
 )  # fmt: skip
 
 
@@ -101,4 +105,7 @@ def _lower_product(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     return in_dtype(emit, emit(target, *args, **kwargs), out)
 
 
-rule(aten.prod.default, aten.prod.dim_int, spec=_product_spec, lower=_lower_product)
+rule(
+    aten.prod.default, aten.prod.dim_int,
+    spec=_product_spec, lower=_lower_product, keeps="self result",
+)  # fmt: skip

@@ -74,7 +74,7 @@ rule(
 )  # fmt: skip
 rule(
     aten.scatter.value,
-    spec=_scatter, linear=lambda call: [] if call["value"] else ["self"], localize=_local_write,
+    spec=_scatter, linear=["self value"], localize=_local_write,
 )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def _reduce_linear(call: Call) -> list[str]:
 
 rule(
     aten.scatter.reduce, aten.scatter_reduce.two,
-    spec=_scatter, linear=_reduce_linear, localize=_local_write,
+    spec=_scatter, linear=_reduce_linear, localize=_local_write, keeps="self index src result",
 )  # fmt: skip
 rule(aten.scatter.value_reduce, spec=_scatter, localize=_local_write)
 
@@ -110,13 +110,17 @@ def _rows(call: Call) -> str:
 
 
 rule(
-    aten.index_add.default, aten.index_copy.default,
+    aten.index_add.default,
     spec=_rows, linear=["self source"], localize=_local_write,
+)  # fmt: skip
+rule(
+    aten.index_copy.default,
+    spec=_rows, linear=["self source"], localize=_local_write, keeps="index source",
 )  # fmt: skip
 rule(aten.index_fill.int_Tensor, spec=_rows, linear=["self value"], localize=_local_write)
 rule(
     aten.index_fill.int_Scalar,
-    spec=_rows, linear=lambda call: [] if call["value"] else ["self"], localize=_local_write,
+    spec=_rows, linear=["self value"], localize=_local_write,
 )  # fmt: skip
 rule(aten.index_reduce.default, spec=_rows, localize=_local_write)
 
@@ -201,4 +205,4 @@ def _all_whole(call: Call) -> str:
 
 
 rule(aten.masked_scatter.default, spec=_all_whole, linear=["self source"])
-rule(aten.put.default, spec=_all_whole, linear=["self source"])
+rule(aten.put.default, spec=_all_whole, linear=["self source"], keeps="index source")

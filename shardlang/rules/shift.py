@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from shardlang.ir.rule import Sharding
+from shardlang.ir.traits import OpKind
 from shardlang.rules.call import Call
 from shardlang.rules.registry import Emit, rule
 from shardlang.rules.window import Sliding, moved
@@ -86,14 +87,19 @@ def _lower_pad(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     return moved(x, sharding, emit, shifts, fill)
 
 
+def _pad_keeps(call: Call) -> str:
+    """What is put around the operand is a constant, or is taken from it."""
+    return "" if call.get("mode", "constant") == "constant" else "self"
+
+
 def _pad_linear(call: Call) -> list[str]:
     """Every padding but that with another constant than 0 is linear."""
     return [] if _is_constant(call) and call["value"] else ["self"]
 
 
 rule(
-    aten.constant_pad_nd.default, aten.pad.default,
-    spec=_pad, linear=_pad_linear, lower=_lower_pad,
+    aten.constant_pad_nd.default, aten.pad.default, kind=OpKind.PAD,
+    spec=_pad, linear=_pad_linear, lower=_lower_pad, keeps=_pad_keeps,
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from torch import fx
 
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
+from shardlang.ir.traits import OpKind
 from shardlang.rules import local
 from shardlang.rules.call import Call
 from shardlang.rules.registry import Emit, rule
@@ -88,13 +89,20 @@ def _log_softmax(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     return _lower(call, sharding, emit, log=True)
 
 
-rule(aten.softmax.int, aten._softmax.default, aten.special_softmax, spec=_spec, lower=_softmax)
+rule(
+    aten.softmax.int, aten._softmax.default, aten.special_softmax,
+    spec=_spec, lower=_softmax, keeps="result", kind=OpKind.SOFTMAX,
+)  # fmt: skip
 rule(
     aten._softmax_backward_data, aten._log_softmax_backward_data,
     spec=lambda call: twice(fixed(call, one_dim(call))), linear=["grad_output"],
+    keeps="grad_output output",
 )  # fmt: skip
-rule(aten._safe_softmax, spec=_spec, lower=_safe_softmax)
+rule(
+    aten._safe_softmax,
+    spec=_spec, lower=_safe_softmax, keeps="result", kind=OpKind.SOFTMAX,
+)  # fmt: skip
 rule(
     aten.log_softmax.int, aten._log_softmax.default, aten.special_log_softmax,
-    spec=_spec, lower=_log_softmax,
+    spec=_spec, lower=_log_softmax, keeps="result", kind=OpKind.SOFTMAX,
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from shardlang.ir.traits import OpKind
 from shardlang.rules.call import Call
 from shardlang.rules.registry import rule
 from shardlang.rules.writing import arrow, names, swapped
@@ -22,11 +23,13 @@ def _ordered(call: Call, at: int, after: str = "n!") -> str:
 rule(
     aten.sort.default, aten.sort.stable, aten.argsort.default, aten.argsort.stable,
     spec=lambda call: _ordered(call, call.dim() if call.shapes[0] else 0),
+    keeps="result.1", kind=OpKind.CHOICE,
 )  # fmt: skip
-rule(aten.msort.default, spec=lambda call: _ordered(call, 0))
+rule(aten.msort.default, spec=lambda call: _ordered(call, 0), kind=OpKind.CHOICE)
 rule(
     aten.topk.default,
     spec=lambda call: _ordered(call, call.dim() if call.shapes[0] else 0, "k!"),
+    keeps="result.1", kind=OpKind.CHOICE,
 )  # fmt: skip
 
 

@@ -48,10 +48,13 @@ def _counted(call: Call) -> str:
 rule(aten.histc, spec=_counted, detached=True)
 
 
+rule(aten.cov, aten.corrcoef, aten.histogram, aten.combinations, spec=whole)
+rule(aten.cartesian_prod, spec=whole, view=lambda call: len(call.shapes) == 1)
 rule(
-    aten.cov, aten.corrcoef, aten.histogram, aten.ctc_loss.IntList, aten.ctc_loss.Tensor,
-    aten.segment_reduce, aten.combinations, aten.cartesian_prod, spec=whole,
+    aten.ctc_loss.IntList, aten.ctc_loss.Tensor,
+    spec=whole, keeps="log_probs targets input_lengths target_lengths result",
 )  # fmt: skip
+rule(aten.segment_reduce, spec=whole, keeps="data lengths indices offsets result")
 
 
 def _differences(call: Call) -> str:

@@ -73,7 +73,10 @@ def _lower_norm(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     return in_dtype(emit, made, out)
 
 
-rule(aten.linalg_vector_norm, aten.norm, aten.frobenius_norm.dim, spec=_vector, lower=_lower_norm)
+rule(
+    aten.linalg_vector_norm, aten.norm, aten.frobenius_norm.dim,
+    spec=_vector, lower=_lower_norm, keeps="self result",
+)  # fmt: skip
 
 
 def _is_vector(call: Call) -> bool:
@@ -89,7 +92,10 @@ def _any_norm(call: Call) -> str:
     return reduction(call, some_dims(call), "!", _keepdim(call))
 
 
-rule(aten.linalg_norm, aten.linalg_matrix_norm, spec=_any_norm, lower=_lower_norm)
+rule(
+    aten.linalg_norm, aten.linalg_matrix_norm,
+    spec=_any_norm, lower=_lower_norm, keeps="self A result",
+)  # fmt: skip
 rule(aten.nuclear_norm, spec=lambda call: reduction(call, some_dims(call), "!", _keepdim(call)))
 
 
@@ -120,7 +126,7 @@ def _lower_dist(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     return in_dtype(emit, made, call.results[0].dtype)
 
 
-rule(aten.dist, spec=_dist, lower=_lower_dist)
+rule(aten.dist, spec=_dist, lower=_lower_dist, keeps="self other result")
 
 
 def _last_of_two(call: Call) -> str:
@@ -143,7 +149,10 @@ def _lower_pairwise(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     return in_dtype(emit, made, call.results[0].dtype)
 
 
-rule(aten.pairwise_distance, spec=_last_of_two, lower=_lower_pairwise)
+rule(
+    aten.pairwise_distance,
+    spec=_last_of_two, lower=_lower_pairwise, keeps="x1 x2 result",
+)  # fmt: skip
 
 
 def _similar(call: Call) -> str:
@@ -182,8 +191,11 @@ def _cdist(call: Call) -> str:
     )
 
 
-rule(aten.cdist, aten._cdist_forward, aten._euclidean_dist, spec=_cdist, passes=False)
-rule(aten.pdist, spec="n! k! -> m!", passes=False)
+rule(
+    aten.cdist, aten._cdist_forward, aten._euclidean_dist,
+    spec=_cdist, passes=False, keeps="x1 x2 result",
+)  # fmt: skip
+rule(aten.pdist, spec="n! k! -> m!", passes=False, keeps="self result")
 
 
 def _renormed(call: Call) -> str:

@@ -38,6 +38,11 @@ def _reshape_like(call: Call) -> str:
     return f"{before}, {after} -> {after}"
 
 
+def in_place(call: Call) -> bool:
+    """Every op that regroups dims but a copy; the schemas of some leave that out."""
+    return not call.target._opname.endswith("_copy")
+
+
 rule(
     aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.view_copy.default,
     aten._reshape_alias.default, aten._reshape_copy.default,
@@ -46,7 +51,7 @@ rule(
     aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims,
     aten.squeeze_copy.default, aten.squeeze_copy.dim, aten.squeeze_copy.dims,
     aten.atleast_1d.default, aten.atleast_2d.default, aten.atleast_3d.default,
-    spec=_reshape, linear=["self"], localize=to_reshape,
+    spec=_reshape, linear=["self"], localize=to_reshape, view=in_place, moves=True,
 )  # fmt: skip
 rule(
     aten.view_as.default, aten.reshape_as.default,
@@ -70,18 +75,18 @@ rule(
     aten.numpy_T.default, aten.mT.default, aten.mH.default, aten.matrix_H.default,
     aten.adjoint.default, aten.movedim.int, aten.movedim.intlist,
     aten.moveaxis.int, aten.moveaxis.intlist, aten.swapaxes.default, aten.swapdims.default,
-    spec=_moved, linear=["self"],
+    spec=_moved, linear=["self"], moves=True,
 )  # fmt: skip
 
 rule(
     aten.view_as_real.default, aten.view_as_real_copy.default,
-    spec="d... -> d... pair!", linear=["self"],
+    spec="d... -> d... pair!", linear=["self"], moves=False,
 )  # fmt: skip
 rule(
     aten.view_as_complex.default, aten.view_as_complex_copy.default,
-    spec="d... pair! -> d...", linear=["self"],
+    spec="d... pair! -> d...", linear=["self"], moves=False,
 )  # fmt: skip
-rule(aten.real.default, aten.imag.default, spec="d... -> d...", linear=["self"])
+rule(aten.real.default, aten.imag.default, spec="d... -> d...", linear=["self"], moves=False)
 
 
 def _bits(call: Call) -> str:
@@ -94,7 +99,7 @@ def _bits(call: Call) -> str:
     return f"d... (n k={before[-1] // after[-1]}!) -> d... n"
 
 
-rule(aten.view.dtype, aten.view_copy.dtype, spec=_bits, detached=True)
+rule(aten.view.dtype, aten.view_copy.dtype, spec=_bits, detached=True, moves=False)
 
 
 def _strided(call: Call) -> str:

@@ -13,6 +13,7 @@ from shardlang.proof.rules.assignments import assignments
 from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.check import Case, check, modes_of
 from shardlang.proof.rules.samples import Skipped
+from shardlang.proof.rules.traits import wrong_traits
 from shardlang.rules.notation import Refusal
 from shardlang.rules.writing import rule_text
 
@@ -147,6 +148,8 @@ def _prove(
         return
     for _, rule in rules:
         proven.add_rule(rule_text(rule))
+    for wrong_trait in wrong_traits(call, rules[0][1]):
+        yield tally.fail(target, Failure(name, str(call), "its traits", wrong_trait))
     pairs = [(fast, a, a.sharding(rule)) for fast, rule in rules for a in assignments(rule)]
     legal = [(fast, a, s) for fast, a, s in pairs if s is not None]
     if most is not None and len(legal) > most:

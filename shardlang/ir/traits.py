@@ -1,0 +1,52 @@
+"""What is known of one call beside how its dims may be split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class OpKind(StrEnum):
+    """What an op does, as far as something is decided or said by it."""
+
+    PRODUCT = "product of matrices"
+    GROUPED_PRODUCT = "product of rows with the matrices of their groups"
+    CONVOLUTION = "convolution"
+    ATTENTION = "attention"
+    LOOKUP = "rows of a table"
+    PAD = "its operand with numbers around it"
+    LOSS = "loss of scores against classes"
+    SOFTMAX = "scores that sum to one"
+    GATE = "a number between zero and one for each element"
+    CHOICE = "the largest elements"
+    OTHER = "anything else"
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What is known of one call.
+
+    Attributes:
+        name: the short name of the op: `linear` for `aten.linear.default`. A call that a device
+            makes in its place keeps the name.
+        memory: for each result the operand in whose memory it lies; None for memory of its own.
+        moves: whether every element of every result is an element of its first operand, in another
+            place, dtype or number at most.
+        affine: sets of operands in which the op is jointly linear but for constant terms and
+            rounding, which no derivative sees.
+        keeps: the operands whose values its backward reads; None for what follows from `affine`.
+        kept_results: the results whose values its backward reads.
+    """
+
+    name: str = ""
+    kind: OpKind = OpKind.OTHER
+    memory: tuple[int | None, ...] = (None,)
+    moves: bool = False
+    affine: tuple[frozenset[int], ...] = ()
+    keeps: frozenset[int] | None = None
+    kept_results: frozenset[int] = frozenset()
+
+    @property
+    def is_view(self) -> bool:
+        """Whether all results lie in the memory of operands."""
+        return bool(self.memory) and None not in self.memory

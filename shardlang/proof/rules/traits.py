@@ -1,0 +1,92 @@
+"""What a rule says of an op beside how its dims may be split, compared with what the op does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from shardlang.ir.compat import storage_key
+from shardlang.ir.rule import Rule
+from shardlang.proof.rules.calls import AtenCall
+
+
+def wrong_traits(call: AtenCall, rule: Rule) -> Iterator[str]:
+    """What of the traits of one call is not so."""
+    operands = [x.detach().clone(memory_format=torch.contiguous_format) for x in call.tensors]
+    results = _tensors(call.run(operands))
+    yield from _wrong_memory(operands, results, rule)
+    if rule.traits.moves:
+        yield from _wrong_moves(operands, results)
+    if not rule.random and torch.Tag.nondeterministic_seeded in getattr(call.target, "tags", ()):
+        yield from _wrong_draws(call, operands)
+    if not rule.detached:
+        yield from _wrong_keeps(call, rule)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor)]
+
+
+def _wrong_memory(operands: list[Tensor], results: list[Tensor], rule: Rule) -> Iterator[str]:
+    """Whether results lie in the memory of the operands in which they are said to lie."""
+    keys = {storage_key(x): i for i, x in enumerate(operands) if x.numel()}
+    for place, (result, stated) in enumerate(zip(results, rule.traits.memory, strict=True)):
+        found = keys.get(storage_key(result))
+        if result.numel() and found != stated:
+            yield f"result {place} lies in the memory of operand {found}, not {stated}"
+
+
+def _wrong_moves(operands: list[Tensor], results: list[Tensor]) -> Iterator[str]:
+    """Whether all elements of the results are elements of the first operand."""
+    for place, result in enumerate(results):
+        if result.is_complex():
+            continue
+        here, there = (_comparable(x) for x in (operands[0].to(result.dtype), result))
+        if not torch.isin(there, here).logical_or(there.isnan()).all():
+            yield f"result {place} holds other elements than the first operand"
+
+
+def _comparable(x: Tensor) -> Tensor:
+    return x.to(torch.uint8) if x.dtype is torch.bool else x
+
+
+def _wrong_draws(call: AtenCall, operands: list[Tensor]) -> Iterator[str]:
+    """Whether a call that draws no random numbers gives the same under all seeds."""
+    runs = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        runs.append(_tensors(call.run(operands)))
+    if any(not torch.equal(one, other) for one, other in zip(*runs, strict=True)):
+        yield "the call draws random numbers"
+
+
+def _wrong_keeps(call: AtenCall, rule: Rule) -> Iterator[str]:
+    """Whether the backward reads other operands and results than it is said to read."""
+    operands = [x.detach().clone() for x in call.tensors]
+    wanted = [i for i, x in enumerate(operands) if x.is_floating_point() or x.is_complex()]
+    for index in wanted:
+        operands[index].requires_grad_()
+    saved: list[Tensor] = []
+
+    def note(x: Tensor) -> Tensor:
+        saved.append(x)
+        return x
+
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(note, note):
+            results = _tensors(call.run(operands))
+    except (RuntimeError, NotImplementedError):
+        return
+    if not any(x.requires_grad for x in results):
+        return
+    keys = {storage_key(x) for x in saved if x.numel() > 1}
+    read = {i for i, x in enumerate(operands) if storage_key(x) in keys}
+    shared = {storage_key(x) for x in operands}
+    made = {i for i, x in enumerate(results) if storage_key(x) in keys - shared}
+    if not read <= rule.kept(wanted) or not made <= rule.traits.kept_results:
+        stated = (sorted(rule.kept(wanted)), sorted(rule.traits.kept_results))
+        yield f"the backward reads operands {sorted(read)} and results {sorted(made)}, not {stated}"
