@@ -19,7 +19,7 @@ from networkx.algorithms.flow import boykov_kolmogorov
 from torch import fx
 
 from shardlang.cost.held import value_bytes
-from shardlang.cost.ring import gather_limit, reduce_limit
+from shardlang.cost.ring import ring_limit
 from shardlang.ir.graph import (
     ShardGraph,
     home,
@@ -33,7 +33,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo, has_several, info, layout_of, set_info
 from shardlang.ir.program import apply_step
-from shardlang.ir.reshard import Reshard
+from shardlang.ir.reshard import Reshard, gradient_kind
 from shardlang.ir.rewriter import Rewriter
 from shardlang.rules.call import Call
 
@@ -94,18 +94,17 @@ def _add_value(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
     """The edges of one whole value."""
     label, copy = label_vertex(node), copy_vertex(node)
     size = value_bytes(node) * UNIT
-    reduced, gathered = reduce_limit(size), gather_limit(size)
     leaf = node.op == "placeholder"
-    net.add_edge(label, copy, capacity=reduced + (not leaf))
+    vary = ring_limit(gradient_kind(SOURCE, SINK), size)
+    net.add_edge(label, copy, capacity=vary + (not leaf))
     if leaf:
         net.add_edge(SOURCE, label)
     elif _beside_split(node, axis):
         net.add_edge(label, SINK)
     elif is_step(node) and axis in step_of(node).axes:
         before = step_of(node).src.state(axis)
-        price = {"P": reduced, "S": gathered}.get(before)
-        if price is not None:
-            net.add_edge(SOURCE, label, capacity=price)
+        if before in "PS":
+            net.add_edge(SOURCE, label, capacity=ring_limit(gradient_kind(before, SINK), size))
 
 
 def _beside_split(node: fx.Node, axis: Axis) -> bool:
@@ -129,7 +128,7 @@ def _add_uses(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
         elif need == "share":
             net.add_edge(copy, label_vertex(node))
         elif need == "slice":
-            size = gather_limit(value_bytes(operand) * UNIT)
+            size = ring_limit(gradient_kind(SOURCE, "S"), value_bytes(operand) * UNIT)
             had = net.get_edge_data(copy, SINK)
             if had is None:
                 net.add_edge(copy, SINK, capacity=size)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from shardlang.ir import Axis, Coord, DimLayout, Layout
-from shardlang.ir.here import PieceAt
 
 Frozen = tuple[tuple[str, int], ...]
 
@@ -71,8 +70,3 @@ def piece_of(full: Tensor, layout: Layout, coord: Coord) -> Tensor:
         if dim_layout.axes:
             full = cut(full, dim, dim_layout, DimLayout.whole(dim_layout.size), coord)
     return full
-
-
-def piece_here(full: Tensor, piece: PieceAt) -> Tensor:
-    """The part of a global tensor that a `Piece` argument names."""
-    return piece_of(full, piece.layout, piece.coord)

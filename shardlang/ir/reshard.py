@@ -68,6 +68,15 @@ CHANGES: dict[tuple[str, str, How], Row] = {
 """(state before, state after, how) along one axis. A maximum or minimum has no gradient."""
 
 
+_DUALS = {"S": "S", "I": "I", "P": "R", "R": "P"}
+"""State of a value to that of its gradient, as `Layout.dual` has them."""
+
+
+def gradient_kind(before: str, after: str) -> Kind:
+    """What the gradient of a change between two different states takes: the row of their duals."""
+    return CHANGES[_DUALS[after], _DUALS[before], How.STATE].kind
+
+
 class NoChange(ValueError):
     """No reshard leads from one layout to the other along these axes."""
 

@@ -15,7 +15,7 @@ from shardlang.cost.ring import sent_bytes
 from shardlang.ir import Axis, Coord, DimLayout, Layout, Mesh
 from shardlang.ir.collective import Collective, Kind
 from shardlang.ir.pieces import piece_of
-from shardlang.ir.reshard import CHANGES, How, NoChange, Reshard
+from shardlang.ir.reshard import CHANGES, How, NoChange, Reshard, gradient_kind
 from tests.moves import draw, meaning
 from tests.moves.cases import case
 from tests.moves.rows import WHOLE, A, example
@@ -59,6 +59,12 @@ def test_the_adjoint_of_the_adjoint_is_the_forward(kind: str) -> None:
         back = made.transposed()
         assert (back.forward, back.adjoint) == (made.adjoint, made.forward)
         assert back.transposed() == made
+
+
+def test_the_kind_of_a_gradient_is_that_of_the_adjoint() -> None:
+    for before, after, how in CHANGES:
+        if how is How.STATE:
+            assert gradient_kind(before, after) is example(before, after, how).adjoint.kind
 
 
 @pytest.mark.parametrize("kind", EXTREMES)
