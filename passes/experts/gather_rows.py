@@ -19,7 +19,7 @@ from shardlang.ir.mesh import Axis
 from shardlang.ir.node import has_several, info
 from shardlang.ir.rule import Origin
 from shardlang.passes.experts.row_region import PRODUCT, Region
-from shardlang.passes.propagate.flow import operands_of
+from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.passes.rewrite.carry_groups import CUTS, ZERO_AT_ZERO
 from shardlang.passes.rewrite.defer_reductions import pass_on
 

@@ -16,7 +16,7 @@ from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import has_several, info, tensor_of, tensors_of
 from shardlang.ir.rule import Sharding
-from shardlang.passes.propagate.flow import operands_of
+from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.rules.call import Call
 from shardlang.rules.registry import find
 from shardlang.rules.view import to_reshape

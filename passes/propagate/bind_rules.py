@@ -1,4 +1,4 @@
-"""bind_rules: give every op its rule, unsharded; refuse ops that have none."""
+"""bind_rules: give every op its rule, unsharded, and join their dims; refuse ops without a rule."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from shardlang.ir.graph import ShardError, ShardGraph, constrain, describe, is_i
 from shardlang.ir.node import info, set_info, tensor_of
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.ir.traits import Traits
+from shardlang.passes.propagate.join_dims import join_dims
 from shardlang.rules.call import Call, shape_of
 from shardlang.rules.local_order import dense_steps
 from shardlang.rules.notation import NotationError, bind
@@ -39,6 +40,7 @@ class BindRules:
             if not (node.op == "output" or is_item(node) or is_step(node)):
                 bind_node(node, cache, graph.fast_random)
         mark_gradients(graph)
+        graph.joined = join_dims(graph.graph)
         return graph
 
 

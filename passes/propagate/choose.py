@@ -18,7 +18,9 @@ from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import tensors_of
 from shardlang.ir.rule import Origin, Sharding
-from shardlang.passes.propagate.flow import Flow, groups_of, merge, outer, writable
+from shardlang.passes.propagate.adopt import groups_of, merge, writable
+from shardlang.passes.propagate.flow import Flow
+from shardlang.passes.propagate.sweep import Sweep
 
 Option = dict[str, DimLayout]
 
@@ -26,21 +28,22 @@ LOWERING = 0.01
 """What an element of an op that must be lowered is worth in bytes: of equal ways, the other."""
 
 
-def choose(flow: Flow) -> bool:
-    """Decide every undecided op in topological order; whether any op changed."""
-    everything = frozenset(flow.graph.mesh.axes)
-    changed = False
+def choose(flow: Flow, sweep: Sweep) -> bool:
+    """Decide every undecided op in topological order; whether any op changed.
+
+    Args:
+        sweep: how an op takes what those before it have been given.
+    """
+    before = len(flow.changes)
     for node in flow.nodes:
-        if node.op == "placeholder":
-            continue
-        changed |= flow.forward(node, outer, everything)
-        changed |= decide(flow, node)
-    return changed
+        if node.op != "placeholder":
+            sweep.forward(node)
+            decide(flow, node)
+    return len(flow.changes) > before
 
 
-def decide(flow: Flow, node: fx.Node) -> bool:
+def decide(flow: Flow, node: fx.Node) -> None:
     """Give one op the cheapest of its options, axis by axis."""
-    changed = False
     for axis in flow.graph.mesh.axes:
         options = options_of(flow, node, axis)
         if not options:
@@ -49,8 +52,7 @@ def decide(flow: Flow, node: fx.Node) -> bool:
         sharding = sharding_of(node)
         sharding.factors.update(best)
         sharding.origins[axis] = Origin(f"cheapest of {len(options)}", node.name)
-        changed = True
-    return changed
+        flow.note(node)
 
 
 def options_of(flow: Flow, node: fx.Node, axis: Axis) -> list[Option]:
@@ -59,7 +61,7 @@ def options_of(flow: Flow, node: fx.Node, axis: Axis) -> list[Option]:
     if axis in sharding.closed or axis in sharding.linear or sharding.factor_of(axis) is not None:
         return []
     options: dict[tuple[str, ...], Option] = {}
-    for index, operand in enumerate(flow.calls[node]):
+    for index, operand in enumerate(flow.dims.operands[node]):
         layout = home(operand)
         if layout.dim_of(axis) is None or _storage(flow, node, operand, axis):
             continue
@@ -91,7 +93,7 @@ def price(flow: Flow, node: fx.Node, option: Option) -> float:
     trial = with_option(sharding_of(node), option)
     size = sum(math.prod(out.shape) for out in tensors_of(node))
     lowering = LOWERING * size if trial.needs_lowering() else 0.0
-    return split_bytes(node, flow.calls[node], trial) + lowering
+    return split_bytes(node, flow.dims.operands[node], trial) + lowering
 
 
 def rank(node: fx.Node, option: Option) -> tuple[bool, int]:

@@ -6,22 +6,22 @@ from collections.abc import Callable, Iterable
 
 from torch import fx
 
+from shardlang.ir.dims import DimGraph
 from shardlang.ir.graph import (
     ShardError,
     ShardGraph,
     constrain,
     describe,
     home,
-    is_item,
     producer,
     sharding_of,
 )
-from shardlang.ir.layout import DimLayout, Layout, all_pieces_nonempty
+from shardlang.ir.layout import DimLayout
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Axis
-from shardlang.ir.node import info, tensor_of
-from shardlang.ir.rule import Origin, Rule, Sharding
-from shardlang.rules.call import Call
+from shardlang.ir.node import info
+from shardlang.ir.rule import Origin, Rule
+from shardlang.passes.propagate.adopt import adopt, groups_of
 
 Allow = Callable[[Rule, str], bool]
 
@@ -39,22 +39,34 @@ def outer(rule: Rule, factor: str) -> bool:
 
 
 class Flow:
-    """The state of propagation: which ops are weights, and which factors are still open."""
+    """The state of propagation: which ops are weights, and which factors are still open.
+
+    Attributes:
+        waiting: inputs and values whose stated layouts do not hold yet.
+        changes: the ops whose layouts have changed, in order.
+        split: the ops that are split over some axis.
+
+    A sweep visits the ops of the dimension graph in topological order. It does not go from vertex
+    to vertex: a layout of a value says something about several of its dims at once, so what an op
+    reads of its neighbours is found by the lists of operands and uses that the graph keeps.
+    """
 
     def __init__(self, graph: ShardGraph) -> None:
         self.graph = graph
         self.leaves = dict(graph.placeholders())
-        self.nodes = [node for node in graph.graph.nodes if info(node).sharding is not None]
-        self.calls: dict[fx.Node, list[fx.Node]] = {n: operands_of(n) for n in self.nodes}
+        self.dims: DimGraph = graph.dims
+        self.nodes = list(self.dims.operands)
         self.weights = self._weights()
         self.waiting = {n for n in self.nodes if self._is_value(n)}
+        self.changes: list[fx.Node] = []
+        self.split = {n for n in self.nodes if sharding_of(n).axes()}
 
     def _weights(self) -> set[fx.Node]:
         """Parameters, and what is computed from parameters alone."""
         found: set[fx.Node] = set()
         for node in self.nodes:
             leaf = self.leaves.get(node)
-            sources = self.calls[node]
+            sources = self.dims.operands[node]
             if (leaf is not None and leaf.kind is LeafKind.PARAM) or (
                 sources and all(producer(source)[0] in found for source in sources)
             ):
@@ -91,6 +103,7 @@ class Flow:
             sharding.linear[axis] = frozenset({0})
         for axis in (*stated.layout.sharded, *stated.layout.partial):
             sharding.origins[axis] = Origin("stated", stated.place)
+        self.note(node)
 
     def open_factors(self, node: fx.Node) -> set[str]:
         """Factors of a node that propagation may still lay out."""
@@ -109,7 +122,7 @@ class Flow:
         for node in self.nodes:
             if node in self.weights or sharding_of(node).rule.passes:
                 continue
-            for index, operand in enumerate(self.calls[node]):
+            for index, operand in enumerate(self.dims.operands[node]):
                 if producer(operand)[0] in self.weights:
                     self._claim(node, index, operand, wanted)
 
@@ -133,34 +146,14 @@ class Flow:
             sharding.closed |= frozenset(mine.axes)
             for axis in mine.axes:
                 sharding.origins[axis] = Origin("claimed by a stated parameter", operand.name)
+            self.note(node)
 
-    def sweep(self, allow: Allow, axes: Iterable[Axis], only: set[fx.Node] | None = None) -> bool:
-        """Forward and backward sweeps to a fixed point; whether anything changed."""
-        eligible = frozenset(axes)
-        ever = False
-        nodes = [n for n in self.nodes if n not in self.waiting and (only is None or n in only)]
-        changed = True
-        while changed:
-            changed = False
-            for node in nodes:
-                changed |= self.forward(node, allow, eligible)
-            for node in reversed(nodes):
-                changed |= self.backward(node, allow, eligible)
-            ever |= changed
-        return ever
-
-    def forward(self, node: fx.Node, allow: Allow, axes: frozenset[Axis]) -> bool:
+    def forward(self, node: fx.Node, allow: Allow, axes: frozenset[Axis]) -> None:
         """Take what the operands' layouts suggest."""
-        if node.op == "placeholder":
-            return False
-        changed = False
-        for index, operand in enumerate(self.calls[node]):
-            layout = home(operand)
-            if layout.sharded:
-                found = sharding_of(node).read_operand(index, layout)
-                allowed = self._from_operand(node, operand, axes)
-                changed |= self.adopt(node, found, allow, allowed, operand.name)
-        return changed
+        for index, operand in enumerate(self.dims.operands[node]):
+            if producer(operand)[0] in self.split:
+                found = sharding_of(node).read_operand(index, home(operand))
+                self.adopt(node, found, allow, self._from_operand(node, operand, axes), operand)
 
     def _from_operand(
         self, node: fx.Node, operand: fx.Node, axes: frozenset[Axis]
@@ -170,20 +163,14 @@ class Flow:
             return axes - self.graph.data_axes
         return axes
 
-    def backward(self, node: fx.Node, allow: Allow, axes: frozenset[Axis]) -> bool:
+    def backward(self, node: fx.Node, allow: Allow, axes: frozenset[Axis]) -> None:
         """Take what the users of the node's results need."""
         if node in self.weights:
             axes = axes - self.graph.data_axes
-        changed = False
-        for user, slot, index in uses_of(node, self.calls):
-            if user in self.waiting:
-                continue
-            sharding = sharding_of(user)
-            if not sharding.axes():
-                continue
-            found = sharding_of(node).read_result(index, sharding.operand(slot))
-            changed |= self.adopt(node, found, allow, axes, user.name)
-        return changed
+        for user, slot, index in self.dims.uses[node]:
+            if user in self.split and user not in self.waiting:
+                found = sharding_of(node).read_result(index, sharding_of(user).operand(slot))
+                self.adopt(node, found, allow, axes, user)
 
     def adopt(
         self,
@@ -191,99 +178,18 @@ class Flow:
         found: dict[str, DimLayout],
         allow: Allow,
         axes: frozenset[Axis],
-        source: str,
-    ) -> bool:
+        source: fx.Node,
+    ) -> None:
         """Put suggested factor layouts on an op, as far as its rule and state permit."""
         if not found:
-            return False
+            return
         sharding, open_factors = sharding_of(node), self.open_factors(node)
-        changed = False
         for names in groups_of(sharding.rule, found):
-            if all(name in open_factors and allow(sharding.rule, name) for name in names):
-                changed |= self._adopt(node, sharding, {n: found[n] for n in names}, axes, source)
-        return changed
+            may = all(name in open_factors and allow(sharding.rule, name) for name in names)
+            if may and adopt(sharding, {n: found[n] for n in names}, axes, source.name):
+                self.note(node)
 
-    def _adopt(
-        self,
-        node: fx.Node,
-        sharding: Sharding,
-        found: dict[str, DimLayout],
-        axes: frozenset[Axis],
-        source: str,
-    ) -> bool:
-        merged = {n: merge(sharding, n, dim, axes, tuple(found)) for n, dim in found.items()}
-        news: dict[str, DimLayout] = {n: dim for n, dim in merged.items() if dim is not None}
-        if len(news) < len(found) or all(sharding.factors[n] == dim for n, dim in news.items()):
-            return False
-        if len({dim.axes for dim in news.values()}) > 1:
-            return False
-        before = dict(sharding.factors)
-        sharding.factors.update(news)
-        if not writable(sharding):
-            sharding.factors = before
-            return False
-        for name, dim in news.items():
-            for axis in set(dim.axes) - set(before[name].axes):
-                sharding.origins[axis] = Origin("flows from", source)
-        return True
-
-
-def merge(
-    sharding: Sharding, name: str, found: DimLayout, axes: frozenset[Axis], group: tuple[str, ...]
-) -> DimLayout | None:
-    """The suggestion cut down to the axes that may be added here; None if nothing new fits."""
-    here = sharding.factors[name]
-    elsewhere = {a for n, dim in sharding.factors.items() if n not in group for a in dim.axes}
-    blocked = elsewhere | sharding.closed | set(sharding.linear)
-    keep = [a for a in found.axes if a in here.axes or (a in axes and a not in blocked)]
-    wanted = found.only(keep)
-    if wanted.only(here.axes) != here or not all_pieces_nonempty(wanted):
-        return None
-    return wanted
-
-
-def writable(sharding: Sharding) -> bool:
-    """Whether every dim of every operand and result can be written with these factor layouts."""
-    rule = sharding.rule
-    specs = [spec for operand in rule.operands for spec in operand.dims]
-    specs += [spec for dims in rule.results for spec in dims]
-    return all(sharding.compose(spec) is not None for spec in specs)
-
-
-def groups_of(rule: Rule, found: dict[str, DimLayout]) -> list[tuple[str, ...]]:
-    """Factors to adopt together: linked ones all at once or not at all, others alone."""
-    linked = {name: group for group in rule.linked for name in group}
-    groups: dict[tuple[str, ...], None] = {}
-    for name in found:
-        group = linked.get(name, (name,))
-        if all(member in found for member in group):
-            groups[group] = None
-    return list(groups)
-
-
-def operands_of(node: fx.Node) -> list[fx.Node]:
-    """Tensor operands, slot by slot."""
-    if node.op == "placeholder":
-        return []
-    return Call(node).operands
-
-
-def uses_of(node: fx.Node, calls: dict[fx.Node, list[fx.Node]]) -> list[tuple[fx.Node, int, int]]:
-    """(user, operand slot, result index) for every use of a node's results."""
-    found = []
-    for user in node.users:
-        values = [user] if is_item(user) else [node]
-        for value in values:
-            _, index = producer(value)
-            readers = list(value.users) if value is not node else [user]
-            for reader in readers:
-                slots = calls.get(reader, [])
-                found += [
-                    (reader, slot, index) for slot, source in enumerate(slots) if source is value
-                ]
-    return found
-
-
-def whole_layout(node: fx.Node) -> Layout:
-    """The unsharded layout of a node's value."""
-    return Layout.whole(tensor_of(node).shape)
+    def note(self, node: fx.Node) -> None:
+        """Note that the layout of an op has changed."""
+        self.changes.append(node)
+        self.split.add(node)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from shardlang.ir.graph import ShardGraph
 from shardlang.passes.propagate.choose import choose
 from shardlang.passes.propagate.flow import Flow, carried, outer
+from shardlang.passes.propagate.sweep import Sweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +36,15 @@ class Propagate:
         flow = Flow(graph)
         model_axes = [axis for axis in graph.mesh.axes if axis not in graph.data_axes]
         flow.state_weights()
-        flow.sweep(carried, graph.mesh.axes, only=flow.weights)
+        Sweep(flow, carried, graph.mesh.axes, flow.weights).run()
         flow.claim(model_axes)
-        flow.sweep(carried, model_axes)
+        Sweep(flow, carried, model_axes).run()
         flow.state_values()
-        flow.sweep(carried, graph.mesh.axes)
-        flow.sweep(outer, graph.mesh.axes)
+        Sweep(flow, carried, graph.mesh.axes).run()
+        outward = Sweep(flow, outer, graph.mesh.axes)
+        outward.run()
         for _ in range(len(graph.mesh.axes) + 1):
-            changed = choose(flow)
-            if not flow.sweep(outer, graph.mesh.axes) and not changed:
+            changed = choose(flow, outward)
+            if not outward.run() and not changed:
                 break
         return graph

@@ -17,7 +17,7 @@ from torch import fx
 from shardlang.ir.graph import ShardGraph, is_item, sharding_of
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import Origin
-from shardlang.passes.propagate.flow import operands_of
+from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.passes.rewrite.defer_reductions import is_free
 from shardlang.rules.call import Call
 

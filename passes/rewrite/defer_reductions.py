@@ -15,7 +15,7 @@ from shardlang.ir.graph import ShardGraph, home, is_item, sharding_of
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
 from shardlang.ir.rule import Origin
-from shardlang.passes.propagate.flow import operands_of
+from shardlang.passes.propagate.join_dims import operands_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from shardlang.cost.ring import reduce_limit
 from shardlang.ir.graph import ShardGraph, home, is_item, sharding_of
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import has_several, info
-from shardlang.passes.propagate.flow import operands_of
+from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.passes.rewrite.defer_reductions import is_free, pass_on
 
 

@@ -31,7 +31,7 @@ from shardlang.ir.program import apply_step
 from shardlang.ir.records import FullGather
 from shardlang.ir.reshard import Reshard
 from shardlang.ir.rewriter import Rewriter
-from shardlang.passes.propagate.flow import operands_of
+from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.rules.call import Call
 
 

@@ -27,8 +27,9 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.node import NodeInfo, Value, info, set_info
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.rule import Origin, Sharding
+from shardlang.passes.propagate.adopt import groups_of, merge, writable
 from shardlang.passes.propagate.bind_rules import bind_node, mark_gradients
-from shardlang.passes.propagate.flow import groups_of, merge, operands_of, writable
+from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.rules.call import Call
 from shardlang.rules.registry import find
 
@@ -45,6 +46,7 @@ class Lower:
         Raises:
             ShardError: an op needs a lowering and has none.
         """
+        graph.joined = None
         again = True
         while again:
             again = False

@@ -13,8 +13,9 @@ from shardlang.ir.graph import home, sharding_of
 from shardlang.ir.layout import DimLayout, all_pieces_nonempty
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import DimSpec, Rule, Sharding
+from shardlang.passes.propagate.adopt import writable
 from shardlang.passes.propagate.choose import Option, with_option
-from shardlang.passes.propagate.flow import Flow, writable
+from shardlang.passes.propagate.flow import Flow
 from shardlang.rules.call import Call
 
 
@@ -32,7 +33,7 @@ def alternatives(flow: Flow, node: fx.Node, axis: Axis) -> tuple[Alternative, ..
     found = [
         Alternative(_text(node, bare.rule, names), round(cost), now in names)
         for names, option in splits(flow, node, sharding, axis)
-        if math.isfinite(cost := split_bytes(node, flow.calls[node], with_option(bare, option)))
+        if math.isfinite(cost := split_bytes(node, flow.dims.operands[node], with_option(bare, option)))
     ]
     return tuple(sorted(found, key=lambda way: (way.bytes, not way.chosen)))
 
@@ -69,7 +70,7 @@ def _split(
     if axis in sharding.factors[name].axes:
         return sharding.factors[name]
     bare = sharding.factors[name].without([axis])
-    for index, operand in enumerate(flow.calls[node]):
+    for index, operand in enumerate(flow.dims.operands[node]):
         found = sharding.read_operand(index, home(operand)).get(name)
         if found is not None and axis in found.axes and found.only([*bare.axes, axis]):
             wanted = found.only([*bare.axes, axis])

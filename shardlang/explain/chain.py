@@ -12,7 +12,7 @@ from shardlang.ir.graph import ShardGraph, constrain, home, producer, sharding_o
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
 from shardlang.ir.rule import Origin
-from shardlang.passes.propagate.flow import operands_of
+from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.plan.names import Names, op_name
 
 _SHOWN = 3

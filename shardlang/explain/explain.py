@@ -96,13 +96,13 @@ class Writer:
         if made.op == "placeholder":
             yield Link(f"nothing states it split over {axis}, and nothing that it flows to asks")
             return
-        split = [n for n in self.book.flow.calls[made] if home(n).dim_of(axis) is not None]
+        split = [n for n in self.book.flow.dims.operands[made] if home(n).dim_of(axis) is not None]
         if not split:
             yield Link(f"nothing that {self.chains.where(made)} reads is split over {axis}")
         for operand in split:
             dim = home(operand).dim_of(axis)
             name = self.book.names(operand)
-            why = _refusal(made, operand, axis, self.book.flow.calls[made])
+            why = _refusal(made, operand, axis, self.book.flow.dims.operands[made])
             yield Link(f"`{name}` is split over {axis} on dim {dim}, but {why}")
 
     def collective(self, name: str) -> Explanation:

@@ -14,7 +14,7 @@ from shardlang.ir.layout import Layout, dtype_name, printed_type
 from shardlang.ir.leaf import Leaf, LeafKind, ResultKind
 from shardlang.ir.node import has_several, info, tensor_of
 from shardlang.ir.program import LocalProgram, apply_steps
-from shardlang.passes.propagate.flow import operands_of
+from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.plan.names import module_of, op_name
 from shardlang.plan.text import bytes_text, shape_text
 from shardlang.rules.registry import find, traits_of

@@ -15,8 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import networkx as nx
 from torch import fx
 
+from shardlang.ir.dims import Dim, OpFactor
 from shardlang.ir.graph import ShardGraph, producer, sharding_of
 from shardlang.ir.layout import (
     DimLayout,
@@ -29,11 +31,8 @@ from shardlang.ir.layout import (
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import DimSpec, Rule
-from shardlang.passes.propagate.align_units import Walk, in_units
-from shardlang.passes.propagate.flow import Flow, uses_of
-
-Place = tuple[fx.Node, int, int]
-"""(op node, result index, dim)."""
+from shardlang.passes.propagate.align_units import Units, in_units
+from shardlang.passes.propagate.flow import Flow
 
 
 @dataclass(slots=True)
@@ -48,7 +47,7 @@ class Chain:
         params: the dims of parameters and buffers in the chain, by name and dim.
     """
 
-    places: dict[Place, DimLayout] = field(default_factory=dict)
+    places: dict[Dim, DimLayout] = field(default_factory=dict)
     ops: dict[fx.Node, dict[str, DimLayout]] = field(default_factory=dict)
     gathered: dict[fx.Node, None] = field(default_factory=dict)
     sliced: dict[fx.Node, None] = field(default_factory=dict)
@@ -60,19 +59,19 @@ class Dims:
 
     def __init__(self, graph: ShardGraph) -> None:
         self.flow = Flow(graph)
-        self.nodes, self.calls, self.weights = self.flow.nodes, self.flow.calls, self.flow.weights
-        self.uses = {node: uses_of(node, self.calls) for node in self.nodes}
+        self.nodes, self.weights, self.joined = self.flow.nodes, self.flow.weights, self.flow.dims
+        self.operands, self.uses = self.joined.operands, self.joined.uses
         leaves = dict(graph.placeholders())
         self.params = {n: leaf for n, leaf in leaves.items() if leaf.kind is LeafKind.PARAM}
         self.buffers = {n: leaf for n, leaf in leaves.items() if leaf.kind is LeafKind.BUFFER}
         self.states = {**self.params, **self.buffers}
-        self._units = Walk(self.calls)
+        self._units = Units(self.joined)
 
-    def unit(self, place: Place) -> int:
+    def unit(self, place: Dim) -> int:
         """How many indices of a dim stay together: the size of a head, say."""
         return self._units.unit(place)
 
-    def seed(self, place: Place, axis: Axis, cut_units: bool = False) -> DimLayout | None:
+    def seed(self, place: Dim, axis: Axis, cut_units: bool = False) -> DimLayout | None:
         """A dim split over an axis between its units; None where it has fewer than devices.
 
         With `cut_units`, those dims alone, split between any two indices.
@@ -86,7 +85,7 @@ class Dims:
             return plain if cut_units and size >= axis.size else None
         return None if cut_units else in_units(plain, unit)
 
-    def chain(self, place: Place, layout: DimLayout) -> Chain:
+    def chain(self, place: Dim, layout: DimLayout) -> Chain:
         """All that is split with one dim."""
         return _Reach(self).run(place, layout)
 
@@ -94,35 +93,35 @@ class Dims:
         """The parameters that a weight is computed from."""
         if node in self.params:
             yield node
-        for source in self.calls.get(node, ()):
+        for source in self.operands[node]:
             yield from self.sources(producer(source)[0])
 
 
 class _Reach:
-    """One search over the dimension graph."""
+    """One walk on the dimension graph, breadth first."""
 
     def __init__(self, dims: Dims) -> None:
         self.dims = dims
         self.chain = Chain()
-        self.queue: list[Place] = []
-        self.pieces: dict[Place, dict[int, DimLayout]] = {}
+        self.found: list[Dim] = []
+        self.pieces: dict[Dim, dict[int, DimLayout]] = {}
 
-    def run(self, place: Place, layout: DimLayout) -> Chain:
+    def run(self, place: Dim, layout: DimLayout) -> Chain:
         self.visit(place, layout)
-        while self.queue:
-            self.follow(self.queue.pop(0))
+        for _ in nx.generic_bfs_edges(self.dims.joined.net, place, neighbors=self.follow):
+            pass
         return self.chain
 
-    def visit(self, place: Place, layout: DimLayout) -> None:
+    def visit(self, place: Dim, layout: DimLayout) -> None:
         """Note how a dim is split, and follow it later."""
-        node, _, dim = place
         self.chain.places[place] = layout
-        self.queue.append(place)
-        if node in self.dims.states:
-            self.chain.params[self.dims.states[node].name, dim] = layout
+        self.found.append(place)
+        if place.op in self.dims.states:
+            self.chain.params[self.dims.states[place.op].name, place.dim] = layout
 
-    def follow(self, place: Place) -> None:
-        """Carry a split dim into the op that made it and the ops that read it."""
+    def follow(self, place: Dim) -> Iterator[Dim]:
+        """Carry a split dim into the op that made it and the ops that read it; where it got."""
+        self.found = []
         node, index, dim = place
         layout = self.chain.places[place]
         if node.op == "call_function":
@@ -133,7 +132,8 @@ class _Reach:
             if used == index:
                 spec = sharding_of(user).rule.operands[slot].dims[dim]
                 if not self.enter(user, spec, layout):
-                    self.chain.gathered.setdefault(self.dims.calls[user][slot])
+                    self.chain.gathered.setdefault(self.dims.operands[user][slot])
+        yield from self.found
 
     def enter(self, node: fx.Node, spec: DimSpec, layout: DimLayout) -> bool:
         """Split an op as one dim of one of its values is; whether it can be."""
@@ -158,26 +158,27 @@ class _Reach:
                 return False
         if any(mine.get(name, dim) != dim for name, dim in found.items()):
             return False
-        news = found.keys() - mine.keys()
+        news = [name for name in found if name not in mine]
         mine.update(found)
         if news:
             self.leave(node, news)
         return True
 
-    def leave(self, node: fx.Node, news: set[str]) -> None:
+    def leave(self, node: fx.Node, news: list[str]) -> None:
         """Write the new factors into every dim of the op's operands and results that has them."""
         rule = sharding_of(node).rule
-        for slot, operand in enumerate(rule.operands):
-            source, index = producer(self.dims.calls[node][slot])
-            for dim, spec in enumerate(operand.dims):
-                self.write(node, (source, index, dim), spec, news)
-        for index, dims in enumerate(rule.results):
-            for dim, spec in enumerate(dims):
-                self.write(node, (node, index, dim), spec, news)
+        ends = {
+            (dim, joint.slot)
+            for name in news
+            for dim, joint in self.dims.joined.dims(OpFactor(node, name))
+        }
+        for place, slot in sorted(ends, key=_in_order):
+            dims = rule.results[place.result] if slot is None else rule.operands[slot].dims
+            self.write(node, place, dims[place.dim])
 
-    def write(self, node: fx.Node, place: Place, spec: DimSpec, news: set[str]) -> None:
+    def write(self, node: fx.Node, place: Dim, spec: DimSpec) -> None:
         """Lay out one dim; one of several stretches when all of them are known."""
-        if place in self.chain.places or not news.intersection(n for b in spec for n in b):
+        if place in self.chain.places:
             return
         rule, mine = sharding_of(node).rule, self.chain.ops[node]
         start = 0
@@ -192,7 +193,7 @@ class _Reach:
             start += size
         self.cover(place, start)
 
-    def cover(self, place: Place, size: int) -> None:
+    def cover(self, place: Dim, size: int) -> None:
         """Visit a dim once its known stretches, side by side, are all of it."""
         found: list[DimLayout] = []
         pieces = self.pieces[place]
@@ -202,6 +203,12 @@ class _Reach:
             at += pieces[at].size
         if at == size:
             self.visit(place, found[0] if len(found) == 1 else join_blocks(found))
+
+
+def _in_order(end: tuple[Dim, int | None]) -> tuple[bool, int, int, int]:
+    """Operands before results, each in their order."""
+    place, slot = end
+    return slot is None, slot or 0, place.result if slot is None else 0, place.dim
 
 
 def _size(rule: Rule, block: tuple[str, ...]) -> int:

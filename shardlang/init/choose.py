@@ -21,7 +21,8 @@ from torch import fx
 
 from shardlang.cost.chains import alone_bytes, chain_bytes, product_worth
 from shardlang.cost.held import whole_bytes
-from shardlang.init.chains import Chain, Dims, Place
+from shardlang.init.chains import Chain, Dims
+from shardlang.ir.dims import Dim
 from shardlang.ir.graph import producer, sharding_of
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.leaf import LeafKind
@@ -95,7 +96,7 @@ def sites_of(dims: Dims) -> list[Site]:
         if node in weights or node.op == "placeholder" or sharding_of(node).rule.passes:
             continue
         lookup = node.target is aten.embedding.default
-        for slot, value in enumerate(dims.calls[node]):
+        for slot, value in enumerate(dims.operands[node]):
             source, index = producer(value)
             if (
                 source in weights
@@ -110,7 +111,7 @@ def picked(dims: Dims) -> set[fx.Node]:
     """Weights, and what is picked from a stack of them by integers: the matrices of experts."""
     found = set(dims.weights)
     for node in dims.nodes:
-        values = dims.calls[node]
+        values = dims.operands[node]
         if values and tensor_of(values[0]).dim() > 2 and producer(values[0])[0] in found:
             others = [tensor_of(value).dtype for value in values[1:]]
             if all(not dtype.is_floating_point for dtype in others):
@@ -120,7 +121,7 @@ def picked(dims: Dims) -> set[fx.Node]:
 
 def by_input(dims: Dims, node: fx.Node, table: int) -> bool:
     """Whether a look-up is by an input as it is, and not by a count of positions."""
-    queue = [v for slot, v in enumerate(dims.calls[node]) if slot != table]
+    queue = [v for slot, v in enumerate(dims.operands[node]) if slot != table]
     seen: set[fx.Node] = set()
     found = False
     while queue:
@@ -132,7 +133,7 @@ def by_input(dims: Dims, node: fx.Node, table: int) -> bool:
         if "cumsum" in str(value.target):
             return False
         found |= value.op == "placeholder" and dims.flow.leaves[value].kind is LeafKind.INPUT
-        queue += dims.calls.get(value, [])
+        queue += dims.operands[value]
     return found
 
 
@@ -146,10 +147,10 @@ def all_chains(
             split between any two indices.
     """
     chains: list[Chain] = []
-    seen: set[Place] = set()
+    seen: set[Dim] = set()
     sites = list(sites)
-    starts = [(*s.place, d) for s in sites for d in s.inner]
-    starts += [(*s.place, d) for s in sites for d in s.dims]
+    starts = [Dim(*s.place, d) for s in sites for d in s.inner]
+    starts += [Dim(*s.place, d) for s in sites for d in s.dims]
     for start in dict.fromkeys(starts):
         layout = None if start in seen else dims.seed(start, axis, cut_units)
         if layout is not None:
@@ -205,7 +206,7 @@ def moved_by(dims: Dims, chain: Chain) -> int:
         if names & rule.inner and rule.reduce == "sum":
             sums.append(node)
         for slot, operand in enumerate(rule.operands):
-            value = dims.calls[node][slot]
+            value = dims.operands[node][slot]
             if not operand.factors & names and producer(value)[0] not in dims.weights:
                 read[value] = None
     trained = [value for value in read if info(value).differentiable]
@@ -251,7 +252,7 @@ def alone(
 
 def _read_alone(dims: Dims, site: Site, products: Container[fx.Node]) -> Iterator[fx.Node]:
     """The differentiable values that a product reads, and no other product."""
-    for slot, value in enumerate(dims.calls[site.node]):
+    for slot, value in enumerate(dims.operands[site.node]):
         source, index = producer(value)
         readers = {user for user, _, used in dims.uses[source] if used == index}
         others = [user for user in readers if user is not site.node and user in products]

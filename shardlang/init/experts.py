@@ -146,7 +146,7 @@ class Experts:
         beside: Callable[[fx.Node], bool] = lambda user: user not in router.reach and may(user)  # noqa: E731
         for node in self._walk(self.nodes[name], beside):
             for user, _, _ in self.dims.uses[node]:
-                if any(producer(value)[0] in router.reach for value in self.dims.calls[user]):
+                if any(producer(value)[0] in router.reach for value in self.dims.operands[user]):
                     return True
         return False
 

@@ -14,6 +14,7 @@ from shardlang.init.axes import Roles
 from shardlang.init.chains import Dims
 from shardlang.init.choose import all_chains, sites_of
 from shardlang.init.layouts import HEADS, Entry, Layouts
+from shardlang.ir.dims import Dim
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import tensor_of
 
@@ -43,7 +44,7 @@ def _few_heads(dims: Dims, devices: int) -> dict[Pair, int]:
     found: dict[Pair, int] = {}
     for node, leaf in dims.params.items():
         for dim, size in enumerate(tensor_of(node).shape):
-            unit = dims.unit((node, 0, dim))
+            unit = dims.unit(Dim(node, 0, dim))
             if unit > 1 and size % unit == 0 and 1 < size // unit < devices:
                 found[leaf.name, dim] = size // unit
     return found

@@ -25,6 +25,7 @@ from shardlang.init.choose import (
 from shardlang.init.experts import Experts
 from shardlang.init.names import generic
 from shardlang.init.plans import Wishes
+from shardlang.ir.dims import Dim
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import tensor_of, tensors_of
@@ -174,7 +175,7 @@ class _Work:
         if size % total:
             return None
         plain = DimLayout.shard(size, layout.axes, blocks if len(blocks) > 1 else blocks[0])
-        written = in_units(plain, self.dims.unit((self.nodes[name], 0, dim)))
+        written = in_units(plain, self.dims.unit(Dim(self.nodes[name], 0, dim)))
         if written != layout:
             return None
         return Entry((self.axis.name,), blocks if blocks != (1,) else ())
@@ -191,8 +192,9 @@ class _Work:
         """Stacks of matrices, and the stacks of vectors that are split with them."""
         for name in stacked:
             yield name, 0
-            layout = self.dims.seed((self.nodes[name], 0, 0), axis)
-            chain = Chain() if layout is None else self.dims.chain((self.nodes[name], 0, 0), layout)
+            start = Dim(self.nodes[name], 0, 0)
+            layout = self.dims.seed(start, axis)
+            chain = Chain() if layout is None else self.dims.chain(start, layout)
             yield from (pair for pair in chain.params if pair[0] not in self.made.matrices)
 
     def split_experts(self, axis: Axis, listed: Iterable[str]) -> None:

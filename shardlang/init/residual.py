@@ -15,9 +15,10 @@ from typing import Literal
 from torch import fx, nn
 
 from shardlang.capture import Captured
-from shardlang.init.chains import Chain, Dims, Place
+from shardlang.init.chains import Chain, Dims
 from shardlang.init.choose import Site, sites_of
 from shardlang.init.layouts import Entry, Layouts
+from shardlang.ir.dims import Dim
 from shardlang.ir.graph import producer
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
@@ -89,16 +90,16 @@ def _streams(dims: Dims, lookups: Iterable[Site], axis: Axis) -> Iterator[Chain]
     for site in lookups:
         width = tensor_of(site.place[0]).shape[-1]
         if width >= axis.size:
-            yield dims.chain((*site.place, 1), DimLayout.shard(width, (axis,)))
+            yield dims.chain(Dim(*site.place, 1), DimLayout.shard(width, (axis,)))
 
 
 def _is_layer(module: str) -> bool:
     return module.rpartition(".")[2].isdigit()
 
 
-def _is_stream(node: fx.Node, places: set[Place]) -> bool:
+def _is_stream(node: fx.Node, places: set[Dim]) -> bool:
     source, index = producer(node)
-    return tensor_of(node).dim() == 3 and (source, index, 2) in places
+    return tensor_of(node).dim() == 3 and Dim(source, index, 2) in places
 
 
 def _is_inside(module: str, others: Iterable[str]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from shardlang.ir.dims import DimGraph
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, Result
 from shardlang.ir.mesh import Axis, Mesh
@@ -67,6 +68,7 @@ class ShardGraph:
 
     Attributes:
         fast_random: shards draw from streams of their own, instead of all drawing the whole.
+        joined: the dimension graph, from `bind_rules` until `lower` changes the ops.
     """
 
     mesh: Mesh
@@ -77,6 +79,13 @@ class ShardGraph:
     loss: str | None = None
     fast_random: bool = False
     info: GraphInfo = field(default_factory=GraphInfo)
+    joined: DimGraph | None = None
+
+    @property
+    def dims(self) -> DimGraph:
+        """The dimension graph."""
+        assert self.joined is not None, "the dims of the ops are not joined, or no longer"
+        return self.joined
 
     @property
     def output(self) -> fx.Node:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from shardlang.ir.layout import DimLayout, all_pieces_nonempty
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.rule import Rule, Sharding
-from shardlang.passes.propagate.flow import writable
+from shardlang.passes.propagate.adopt import writable
 
 
 @dataclass(frozen=True, slots=True)
