@@ -37,8 +37,7 @@ class Sweep:
     def run(self) -> bool:
         """Sweep until nothing changes; whether anything did."""
         before = len(self.flow.changes)
-        self._catch_up()
-        while self._ahead or self._back:
+        while self._is_due():
             for node in self.nodes:
                 self.forward(node)
             for node in reversed(self.nodes):
@@ -47,16 +46,20 @@ class Sweep:
 
     def forward(self, node: fx.Node) -> None:
         """Let an op take what its operands suggest, if that may have changed."""
+        self._catch_up()
         if node in self._ahead:
             self._ahead.discard(node)
             self.flow.forward(node, self.allow, self.axes)
-            self._catch_up()
 
     def _backward(self, node: fx.Node) -> None:
+        self._catch_up()
         if node in self._back:
             self._back.discard(node)
             self.flow.backward(node, self.allow, self.axes)
-            self._catch_up()
+
+    def _is_due(self) -> bool:
+        self._catch_up()
+        return bool(self._ahead or self._back)
 
     def _catch_up(self) -> None:
         """Let every op that has changed be visited again, and its neighbours."""
@@ -68,4 +71,4 @@ class Sweep:
             sources = (producer(value)[0] for value in dims.operands[node])
             self._ahead |= self._known.intersection((node, *readers))
             self._back |= self._known.intersection((node, *sources))
-        self._read = len(self.flow.changes)
+        self._read = len(changes)

@@ -30,10 +30,11 @@ def alternatives(flow: Flow, node: fx.Node, axis: Axis) -> tuple[Alternative, ..
         return ()
     bare = without_axis(sharding, axis)
     now = sharding.factor_of(axis)
+    operands = flow.dims.operands[node]
     found = [
         Alternative(_text(node, bare.rule, names), round(cost), now in names)
         for names, option in splits(flow, node, sharding, axis)
-        if math.isfinite(cost := split_bytes(node, flow.dims.operands[node], with_option(bare, option)))
+        if math.isfinite(cost := split_bytes(node, operands, with_option(bare, option)))
     ]
     return tuple(sorted(found, key=lambda way: (way.bytes, not way.chosen)))
 
