@@ -55,7 +55,7 @@ def alone(flow: Flow, node: fx.Node, sharding: Sharding, *, train: bool) -> Loca
     The results are the outputs; with `train`, every operand that has a gradient gets it.
     """
     graph = fx.Graph()
-    env = {o: _input(graph, o, train) for o in dict.fromkeys(flow.calls[node])}
+    env = {o: _input(graph, o, train) for o in dict.fromkeys(flow.dims.operands[node])}
     made = graph.node_copy(node, lambda n: env[n])
     flows = train and info(node).differentiable
     set_info(made, replace(info(node), sharding=sharding, differentiable=flows, stated=None))

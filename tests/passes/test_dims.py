@@ -131,9 +131,9 @@ UNITS = {
 def test_units(forward: str, tmp_path: Path) -> None:
     """Those of the nearest reshapes; a dim that is a digit of another has no unit of it."""
     graph = graph_after(tmp_path, "bind_rules", forward, MATRIX)
-    (leaf,) = graph.leaves
+    ((leaf, _),) = graph.placeholders()
     units = Units(graph.dims)
-    assert [units.unit(Dim(leaf.node, 0, dim)) for dim in (0, 1)] == UNITS[forward]
+    assert [units.unit(Dim(leaf, 0, dim)) for dim in (0, 1)] == UNITS[forward]
 
 
 def test_what_is_chosen_flows_on(tmp_path: Path) -> None:
