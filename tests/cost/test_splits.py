@@ -28,7 +28,7 @@ def test_the_price_is_what_the_op_s_own_program_sends(name: str) -> None:
     for node, axis, sharding in ways(flow):
         found = compiled_bytes(flow, node, sharding)
         if found is not None:
-            price = split_bytes(node, flow.calls[node], sharding)
+            price = split_bytes(node, flow.dims.operands[node], sharding)
             assert abs(found.sent - price) <= found.slack, (node, axis, found.text)
             tried += 1
     assert tried > 10
