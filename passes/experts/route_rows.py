@@ -16,7 +16,7 @@ only rows in the same order, and no result is in routed order.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import fx
 
@@ -33,6 +33,8 @@ from shardlang.ir.route import Route
 from shardlang.ir.rule import Origin, Sharding
 from shardlang.passes.experts.gather_rows import Gathering, gather_price
 from shardlang.passes.experts.row_region import PRODUCT, Region, barred, regions, regroups
+from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.invariants.routes import orders_agree
 from shardlang.passes.propagate.bind_rules import bind_node
 from shardlang.rules.call import Call
 from shardlang.rules.local_routed import (
@@ -58,6 +60,8 @@ class RouteRows:
     """Route the rows of experts where that moves fewer bytes than gathering."""
 
     name: str = "route_rows"
+    establishes: ClassVar[tuple[Invariant, ...]] = (orders_agree,)
+    retires: ClassVar[tuple[Invariant, ...]] = ()
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Visit all regions.

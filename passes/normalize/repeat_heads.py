@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import fx
@@ -22,9 +22,18 @@ from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, tensor_of
 from shardlang.ir.rewriter import Rewriter
+from shardlang.passes.invariants.invariant import Invariant, View, invariant
 from shardlang.passes.normalize.fx_edit import argument, is_op
 
 aten = torch.ops.aten
+
+
+@invariant
+def groups_whole(view: View) -> Iterator[str]:
+    """No stated layout of an attention's parameters cuts a group of its query heads."""
+    for node in view.nodes:
+        if is_op(node, [aten.scaled_dot_product_attention]) and _cuts_groups(view.graph, node):
+            yield f"{node} shares its key heads between query heads of several devices"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,8 @@ class RepeatHeads:
     """Repeat key and value heads where the layouts of an attention's parameters cut its groups."""
 
     name: str = "repeat_heads"
+    establishes: ClassVar[tuple[Invariant, ...]] = (groups_whole,)
+    retires: ClassVar[tuple[Invariant, ...]] = ()
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Rewrite every such attention."""

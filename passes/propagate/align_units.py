@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import networkx as nx
 from torch import fx
@@ -21,6 +22,19 @@ from shardlang.ir.layout import DimLayout, Factor
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.node import info, set_info
 from shardlang.ir.records import Stated
+from shardlang.passes.invariants.invariant import Invariant, View, invariant
+
+
+@invariant
+def units_whole(view: View) -> Iterator[str]:
+    """A stated dim of a parameter is split between the units that the nearest reshapes make."""
+    params, units = _params(view.graph), Units(view.graph.dims)
+    for node in view.graph.dims.operands:
+        stated = info(node).stated
+        if stated is not None and (node in params or _reads(node, params)):
+            layout = aligned(node, stated, units).layout
+            if layout != stated.layout:
+                yield f"{node} is stated as {stated.layout}, in units {layout}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +42,21 @@ class AlignUnits:
     """Refine the stated layouts of parameters to the units that their dims are made of."""
 
     name: str = "align_units"
+    establishes: ClassVar[tuple[Invariant, ...]] = (units_whole,)
+    retires: ClassVar[tuple[Invariant, ...]] = ()
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Align every stated parameter."""
-        params = {n for n, leaf in graph.placeholders() if leaf.kind is LeafKind.PARAM}
-        units = Units(graph.dims)
+        params, units = _params(graph), Units(graph.dims)
         for node in graph.dims.operands:
             stated = info(node).stated
             if stated is not None and (node in params or _reads(node, params)):
                 set_info(node, replace(info(node), stated=aligned(node, stated, units)))
         return graph
+
+
+def _params(graph: ShardGraph) -> set[fx.Node]:
+    return {node for node, leaf in graph.placeholders() if leaf.kind is LeafKind.PARAM}
 
 
 def _reads(node: fx.Node, params: set[fx.Node]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -14,6 +14,8 @@ from shardlang.ir.graph import ShardError, ShardGraph, constrain, describe, is_i
 from shardlang.ir.node import info, set_info, tensor_of
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.ir.traits import Traits
+from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.invariants.structure import gradients_marked, rules_fit
 from shardlang.passes.propagate.join_dims import join_dims
 from shardlang.rules.call import Call, shape_of
 from shardlang.rules.local_order import dense_steps
@@ -28,6 +30,8 @@ class BindRules:
     """Attach a `Sharding` with nothing split yet to every leaf and op."""
 
     name: str = "bind_rules"
+    establishes: ClassVar[tuple[Invariant, ...]] = (rules_fit, gradients_marked)
+    retires: ClassVar[tuple[Invariant, ...]] = ()
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Bind all rules.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import fx
 
@@ -16,6 +17,8 @@ from shardlang.ir.layout import DimLayout, Factor, Layout, all_pieces_nonempty
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import Origin
+from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.invariants.shardings import storage_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class PlaceStorage:
     """Give every stored parameter its layout at rest."""
 
     name: str = "place_storage"
+    establishes: ClassVar[tuple[Invariant, ...]] = (storage_kept,)
+    retires: ClassVar[tuple[Invariant, ...]] = ()
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Place all stored parameters."""

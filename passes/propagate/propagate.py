@@ -14,8 +14,12 @@ by bytes. Stated tensors and placed dims never change. Invariants after the pass
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from shardlang.ir.graph import ShardGraph
+from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.invariants.shardings import one_factor_per_axis, statements_kept
+from shardlang.passes.propagate.align_units import units_whole
 from shardlang.passes.propagate.choose import choose
 from shardlang.passes.propagate.flow import Flow, carried, outer
 from shardlang.passes.propagate.sweep import Sweep
@@ -26,6 +30,8 @@ class Propagate:
     """Lay out every value; see the module for the order and the invariants."""
 
     name: str = "propagate"
+    establishes: ClassVar[tuple[Invariant, ...]] = (one_factor_per_axis, statements_kept)
+    retires: ClassVar[tuple[Invariant, ...]] = (units_whole,)
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Run all phases.

@@ -8,6 +8,7 @@ statement to the stated one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import fx
@@ -15,6 +16,8 @@ from torch import fx
 from shardlang.ir.graph import ShardGraph, constrain, home
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import info
+from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.invariants.shardings import layouts_recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,8 @@ class RecordLayouts:
     """Write the layouts of all values into the graph's record."""
 
     name: str = "record_layouts"
+    establishes: ClassVar[tuple[Invariant, ...]] = (layouts_recorded,)
+    retires: ClassVar[tuple[Invariant, ...]] = ()
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Record all layouts."""

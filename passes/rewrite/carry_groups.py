@@ -10,6 +10,7 @@ so is read by such ops and products alone.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import fx
@@ -17,6 +18,7 @@ from torch import fx
 from shardlang.ir.graph import ShardGraph, is_item, sharding_of
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import Origin
+from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.passes.rewrite.defer_reductions import is_free
 from shardlang.rules.call import Call
@@ -38,6 +40,8 @@ class CarryGroups:
     """Pass partial sums through the experts."""
 
     name: str = "carry_groups"
+    establishes: ClassVar[tuple[Invariant, ...]] = ()
+    retires: ClassVar[tuple[Invariant, ...]] = ()
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Visit every product by groups whose groups are split."""

@@ -8,6 +8,7 @@ all. Parallel attention and MLP branches then cost one all-reduce, not two.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import fx
 
@@ -15,6 +16,7 @@ from shardlang.ir.graph import ShardGraph, home, is_item, sharding_of
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
 from shardlang.ir.rule import Origin
+from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.propagate.join_dims import operands_of
 
 
@@ -23,6 +25,8 @@ class DeferReductions:
     """Let additions of partial sums pass them on."""
 
     name: str = "defer_reductions"
+    establishes: ClassVar[tuple[Invariant, ...]] = ()
+    retires: ClassVar[tuple[Invariant, ...]] = ()
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Visit every addition in order, so that sums of sums are found too."""

@@ -8,6 +8,7 @@ them if that saves bytes, the gradients of their other operands counted.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import fx
 
@@ -16,6 +17,8 @@ from shardlang.cost.ring import reduce_limit
 from shardlang.ir.graph import ShardGraph, home, is_item, sharding_of
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import has_several, info
+from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.invariants.shardings import partials_pass
 from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.passes.rewrite.defer_reductions import is_free, pass_on
 
@@ -25,6 +28,8 @@ class DelayReductions:
     """Move reductions behind linear ops that make their tensor smaller."""
 
     name: str = "delay_reductions"
+    establishes: ClassVar[tuple[Invariant, ...]] = (partials_pass,)
+    retires: ClassVar[tuple[Invariant, ...]] = ()
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Visit every op that leaves a partial sum."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import fx
 
@@ -19,6 +19,8 @@ from shardlang.ir.graph import ShardGraph, step_of
 from shardlang.ir.node import NodeInfo, info, layout_of, tensor_of
 from shardlang.ir.program import apply_step, apply_steps
 from shardlang.ir.rewriter import Rewriter
+from shardlang.passes.invariants.buckets import buckets_alike
+from shardlang.passes.invariants.invariant import Invariant
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class FuseCollectives:
 
     name: str = "fuse_collectives"
     bucket_bytes: int = 25 * 2**20
+    establishes: ClassVar[tuple[Invariant, ...]] = (buckets_alike,)
+    retires: ClassVar[tuple[Invariant, ...]] = ()
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Fuse all parameter reductions."""

@@ -10,6 +10,7 @@ that the op needs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from torch import fx
 
@@ -31,6 +32,14 @@ from shardlang.ir.program import apply_step
 from shardlang.ir.records import FullGather
 from shardlang.ir.reshard import Reshard
 from shardlang.ir.rewriter import Rewriter
+from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.invariants.reshards import (
+    extremes_reduced,
+    operands_in_place,
+    results_settled,
+    steps_change_one_thing,
+)
+from shardlang.passes.invariants.shardings import layouts_recorded
 from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.rules.call import Call
 
@@ -40,6 +49,10 @@ class InsertReshards:
     """Insert step nodes wherever a layout changes."""
 
     name: str = "insert_reshards"
+    establishes: ClassVar[tuple[Invariant, ...]] = (
+        operands_in_place, results_settled, extremes_reduced, steps_change_one_thing,
+    )  # fmt: skip
+    retires: ClassVar[tuple[Invariant, ...]] = (layouts_recorded,)
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Insert all steps.

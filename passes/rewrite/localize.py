@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 from torch import fx
 
@@ -15,6 +16,11 @@ from shardlang.ir.graph import ShardGraph, constrain, is_item, is_step, sharding
 from shardlang.ir.node import info, layout_of, set_info
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.rewriter import Rewriter
+from shardlang.passes.invariants.gradients import types_hold
+from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.invariants.local import local_shapes_fit
+from shardlang.passes.invariants.reshards import operands_in_place
+from shardlang.passes.invariants.structure import constraints_met, rules_fit
 from shardlang.rules.call import Call
 from shardlang.rules.local_order import drawn_in_order
 from shardlang.rules.registry import find
@@ -26,6 +32,8 @@ class Localize:
     """Rewrite every op's arguments to what a device's piece needs."""
 
     name: str = "localize"
+    establishes: ClassVar[tuple[Invariant, ...]] = (constraints_met, local_shapes_fit)
+    retires: ClassVar[tuple[Invariant, ...]] = (rules_fit, operands_in_place, types_hold)
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Localize all ops and drop the constraints, which are met by now."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -27,6 +27,8 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.node import NodeInfo, Value, info, set_info
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.rule import Origin, Sharding
+from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.invariants.shardings import nothing_to_lower
 from shardlang.passes.propagate.adopt import groups_of, merge, writable
 from shardlang.passes.propagate.bind_rules import bind_node, mark_gradients
 from shardlang.passes.propagate.join_dims import operands_of
@@ -39,6 +41,8 @@ class Lower:
     """Rewrite every op whose sharding needs it."""
 
     name: str = "lower"
+    establishes: ClassVar[tuple[Invariant, ...]] = (nothing_to_lower,)
+    retires: ClassVar[tuple[Invariant, ...]] = ()
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Lower until no op needs it.

@@ -7,12 +7,13 @@ giving an `R`; copy to sink the all-gather behind a slice of an `I`. Consumers t
 copy to the sink. Ties go to `I`. The cut is exact along one axis; coincident varies of several axes
 then become one.
 
-Invariants after the pass: `verify_types` lists and checks them.
+Invariants after the pass: `passes/invariants/gradients.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import networkx as nx
 from networkx.algorithms.flow import boykov_kolmogorov
@@ -35,6 +36,12 @@ from shardlang.ir.node import NodeInfo, has_several, info, layout_of, set_info
 from shardlang.ir.program import apply_step
 from shardlang.ir.reshard import Reshard, gradient_kind
 from shardlang.ir.rewriter import Rewriter
+from shardlang.passes.invariants.gradients import (
+    layouts_labelled,
+    leaves_and_results_settled,
+    types_hold,
+)
+from shardlang.passes.invariants.invariant import Invariant
 from shardlang.rules.call import Call
 
 SOURCE, SINK = "I", "R"
@@ -50,6 +57,10 @@ class TypeGradients:
     """Label every value and insert the `vary` and `settle` steps that the labels ask for."""
 
     name: str = "type_gradients"
+    establishes: ClassVar[tuple[Invariant, ...]] = (
+        layouts_labelled, leaves_and_results_settled, types_hold,
+    )  # fmt: skip
+    retires: ClassVar[tuple[Invariant, ...]] = ()
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Label along every axis, then emit."""

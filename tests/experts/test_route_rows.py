@@ -15,8 +15,9 @@ from shardlang.compiler.driver import compile_spec
 from shardlang.ir.graph import ShardGraph
 from shardlang.ir.records import Ways
 from shardlang.passes.experts.route_rows import GATHER_EXPERTS, GATHER_ROWS, ROUTE_ROWS
+from shardlang.passes.invariants.invariant import InvariantError, verify
+from shardlang.passes.invariants.routes import orders_agree
 from shardlang.passes.pipeline import PIPELINE, run_passes
-from shardlang.passes.verify_graph import InvariantError, verify_graph
 from shardlang.proof.report import TOLERANCE
 from shardlang.rules.local_routed import collect, dispatch
 from shardlang.spec import Spec, load_spec_text
@@ -192,7 +193,7 @@ def test_rows_that_stay_in_routed_order_are_noticed() -> None:
     back.replace_all_uses_with(back.all_input_nodes[0])
     graph.graph.erase_node(back)
     with pytest.raises(InvariantError, match="is not in the order of its other rows"):
-        verify_graph(graph, "route_rows")
+        verify(graph, "route_rows", [orders_agree])
 
 
 def test_rows_that_were_not_sent_are_noticed() -> None:
@@ -201,7 +202,7 @@ def test_rows_that_were_not_sent_are_noticed() -> None:
     sent.replace_all_uses_with(sent.all_input_nodes[0])
     graph.graph.erase_node(sent)
     with pytest.raises(InvariantError, match="is not in the order of its other rows"):
-        verify_graph(graph, "route_rows")
+        verify(graph, "route_rows", [orders_agree])
 
 
 def test_rows_sent_twice_are_noticed() -> None:
@@ -211,7 +212,7 @@ def test_rows_sent_twice_are_noticed() -> None:
     back.target = dispatch
     back.args = (back.args[0], back.args[1], sent.args[2])
     with pytest.raises(InvariantError, match="dispatched twice"):
-        verify_graph(graph, "route_rows")
+        verify(graph, "route_rows", [orders_agree])
 
 
 def test_the_plan_marks_what_is_in_routed_order() -> None:

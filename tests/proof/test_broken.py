@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -17,8 +18,8 @@ from shardlang.ir.node import info, set_info, tensor_of
 from shardlang.ir.reshard import Reshard
 from shardlang.ir.rule import Operand
 from shardlang.passes import pipeline
+from shardlang.passes.invariants.invariant import Invariant, InvariantError, Verifier
 from shardlang.passes.rewrite.type_gradients import TypeGradients
-from shardlang.passes.verify_graph import InvariantError
 from shardlang.proof.report import Report
 from shardlang.proof.verify import verify
 from shardlang.rules.registry import RULES, OpRule
@@ -62,7 +63,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave it to the numbers alone."""
-    monkeypatch.setattr(pipeline, "verify_graph", lambda graph, after: None)
+    monkeypatch.setattr(Verifier, "passed", lambda *given: None)
 
 
 def prove(folder: Path) -> Report:
@@ -129,6 +130,8 @@ class Sabotage:
 
     kind: str
     name: str = "type_gradients"
+    establishes: ClassVar[tuple[Invariant, ...]] = TypeGradients.establishes
+    retires: ClassVar[tuple[Invariant, ...]] = TypeGradients.retires
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         graph = TypeGradients().run(graph)

@@ -1,4 +1,4 @@
-"""verify_routes: rows in routed order meet only rows in the same order.
+"""What holds of routes: rows in routed order meet only rows in the same order.
 
 Routed and unrouted rows have one type, so this is checked apart. It knows what a dispatch and a
 collect are and what the rules say, and nothing of how `route_rows` found its regions.
@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from torch import fx
 
-from shardlang.ir.graph import ShardGraph, is_item, sharding_of
+from shardlang.ir.graph import is_item, sharding_of
 from shardlang.ir.route import Route
+from shardlang.passes.invariants.invariant import View, invariant
 from shardlang.rules.call import Call
 from shardlang.rules.local_routed import collect, dispatch, routed_groups, routed_mm, routed_rows
 
@@ -20,10 +21,11 @@ Order = tuple[Route, fx.Node] | None
 """Where rows were dispatched, and by which groups; None for rows in their own places."""
 
 
-def orders_agree(graph: ShardGraph) -> Iterator[str]:
+@invariant
+def orders_agree(view: View) -> Iterator[str]:
     """Every op's rows are in one order; results are in none."""
     orders: dict[fx.Node, Order] = {}
-    for node in graph.graph.nodes:
+    for node in view.nodes:
         if node.op == "output":
             routed = [str(n) for n in node.all_input_nodes if orders[n] is not None]
             yield from (f"result `{name}` is in routed order" for name in routed)

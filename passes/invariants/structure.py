@@ -1,0 +1,113 @@
+"""What holds of every graph: complete records, rules that fit, gradients where they flow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import fx
+
+from shardlang.ir.graph import constrain, is_item
+from shardlang.ir.node import info, tensors_of
+from shardlang.ir.rule import Sharding
+from shardlang.passes.invariants.invariant import View, invariant
+from shardlang.rules.call import shape_of
+
+
+@invariant
+def records_complete(view: View) -> Iterator[str]:
+    """Every node has its value, every placeholder its leaf, and every result its node."""
+    view.graph.graph.lint()
+    leaves = [leaf.node for leaf in view.graph.leaves]
+    placeholders = [node.name for node in view.nodes if node.op == "placeholder"]
+    if leaves != placeholders:
+        yield f"the leaves are {leaves}, the placeholders {placeholders}"
+    if len(view.graph.result_nodes) != len(view.graph.results):
+        yield f"{len(view.graph.results)} results have {len(view.graph.result_nodes)} values"
+    for node in view.nodes:
+        if node.op != "output" and not tensors_of(node):
+            yield f"{node} has no value"
+        if is_item(node):
+            yield from _item_fits(node)
+
+
+def _item_fits(node: fx.Node) -> Iterator[str]:
+    """The value of an item is the one that its source has there."""
+    source, index = node.args
+    assert isinstance(source, fx.Node) and isinstance(index, int)
+    several = info(source).value
+    if not isinstance(several, (list, tuple)):
+        yield f"{node} picks a result of `{source}`, which has one"
+    elif shape_of(several[index]) != shape_of(info(node).value):
+        yield f"{node} is not the result {index} of `{source}`"
+
+
+@invariant
+def rules_fit(view: View) -> Iterator[str]:
+    """Every leaf and op has a rule whose dims are those of its operands and results."""
+    for node in [node for node, _ in view.graph.placeholders()] + view.ops:
+        sharding = info(node).sharding
+        if sharding is None:
+            yield f"{node} has no rule"
+            continue
+        sizes = {name: dim.size for name, dim in sharding.factors.items()}
+        if sizes != dict(sharding.rule.sizes):
+            yield f"{node}: its factors are {sizes}, its rule says {dict(sharding.rule.sizes)}"
+            continue
+        yield from _operands_fit(node, sharding, view)
+        yield from _results_fit(node, sharding)
+
+
+def _operands_fit(node: fx.Node, sharding: Sharding, view: View) -> Iterator[str]:
+    operands = view.operands.get(node, [])
+    if len(operands) != len(sharding.rule.operands):
+        yield f"{node} has {len(operands)} operands, its rule {len(sharding.rule.operands)}"
+        return
+    for index, operand in enumerate(operands):
+        shape, wanted = shape_of(info(operand).value), sharding.operand(index)
+        if wanted.shape != shape:
+            yield f"{node}: operand {index} is {shape}, its rule says {wanted}"
+
+
+def _results_fit(node: fx.Node, sharding: Sharding) -> Iterator[str]:
+    results = tensors_of(node)
+    if len(results) != len(sharding.rule.results):
+        yield f"{node} has {len(results)} results, its rule {len(sharding.rule.results)}"
+        return
+    for index, result in enumerate(results):
+        given = sharding.result(index)
+        if given.shape != tuple(result.shape):
+            yield f"{node}: result {index} is {tuple(result.shape)}, its rule says {given}"
+
+
+@invariant
+def gradients_marked(view: View) -> Iterator[str]:
+    """A gradient flows through a floating value that depends on a trainable leaf, and no other."""
+    trainable = {node for node, leaf in view.graph.placeholders() if leaf.trainable}
+    for node in view.nodes:
+        if node.op == "output":
+            continue
+        marked, due = info(node).differentiable, node in trainable or _gradient_flows(node)
+        if marked != due:
+            is_, should = ("has", "should have none") if marked else ("has no", "should have one")
+            yield f"{node} {is_} gradient, and {should}"
+
+
+def _gradient_flows(node: fx.Node) -> bool:
+    sharding = info(node).sharding
+    if node.op == "placeholder" or (sharding is not None and sharding.rule.detached):
+        return False
+    floating = any(_is_floating(value) for value in tensors_of(node))
+    return floating and any(info(source).differentiable for source in node.all_input_nodes)
+
+
+def _is_floating(value: torch.Tensor) -> bool:
+    return value.is_floating_point() or value.is_complex()
+
+
+@invariant
+def constraints_met(view: View) -> Iterator[str]:
+    """No constraint is left: its reader has the stated layout already."""
+    for node in view.ops:
+        if node.target is constrain:
+            yield f"{node} is still there"

@@ -1,0 +1,356 @@
+"""A fault planted behind every pass is caught by an invariant, and the pass is named."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from torch import fx
+
+from shardlang.capture import Captured
+from shardlang.compiler.build import Placements, build_graph
+from shardlang.compiler.driver import compile_spec
+from shardlang.ir.graph import ShardGraph, constrain, home, sharding_of, step_of
+from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.leaf import Leaf
+from shardlang.ir.node import info, set_info, tensor_of
+from shardlang.ir.program import apply_step, apply_steps
+from shardlang.ir.reshard import Reshard
+from shardlang.passes.invariants.invariant import Invariant, InvariantError
+from shardlang.passes.pipeline import PIPELINE, Pass, run_passes
+from shardlang.rules.local_routed import collect, dispatch
+from shardlang.spec import load_spec
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+Fault = Callable[[ShardGraph], None]
+
+
+@functools.cache
+def compiled(example: str) -> tuple[Captured, Placements]:
+    """A traced and bound example."""
+    spec, findings = load_spec(EXAMPLES / f"{example}.shard")
+    assert spec is not None, findings
+    done = compile_spec(spec, passes=())
+    return done.captured, done.placements
+
+
+@dataclass(frozen=True)
+class Spoiled:
+    """A pass that plants a fault behind its work."""
+
+    pass_: Pass
+    fault: Fault
+
+    @property
+    def name(self) -> str:
+        return self.pass_.name
+
+    @property
+    def establishes(self) -> tuple[Invariant, ...]:
+        return self.pass_.establishes
+
+    @property
+    def retires(self) -> tuple[Invariant, ...]:
+        return self.pass_.retires
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        graph = self.pass_.run(graph)
+        self.fault(graph)
+        return graph
+
+
+def nodes(graph: ShardGraph, name: str) -> list[fx.Node]:
+    """The nodes whose names begin so."""
+    return [node for node in graph.graph.nodes if node.name.startswith(name)]
+
+
+def steps(graph: ShardGraph, kind: str) -> list[fx.Node]:
+    """The single reshards of one kind."""
+    found = [node for node in graph.graph.nodes if node.target is apply_step]
+    return [node for node in found if step_of(node).kind == kind]
+
+
+def bypass(node: fx.Node) -> None:
+    """Let the readers of a node read its operand."""
+    node.replace_all_uses_with(node.args[0])
+    node.graph.erase_node(node)
+
+
+def lose_value(name: str) -> Fault:
+    def fault(graph: ShardGraph) -> None:
+        node = nodes(graph, name)[0]
+        set_info(node, replace(info(node), value=None))
+
+    return fault
+
+
+def cut_groups(graph: ShardGraph) -> None:
+    """Take the repeated keys and values away again."""
+    for node in nodes(graph, "scaled_dot_product_attention"):
+        query, key, value, *rest = node.args
+        node.args = (query, key.args[0], value.args[0], *rest)
+        node.kwargs = {**node.kwargs, "enable_gqa": True}
+
+
+def forget_a_leaf(graph: ShardGraph) -> None:
+    graph.leaves.pop()
+
+
+def forget_a_rule(graph: ShardGraph) -> None:
+    node = nodes(graph, "linear")[0]
+    set_info(node, replace(info(node), sharding=None))
+
+
+def bind_another_size(graph: ShardGraph) -> None:
+    factors = sharding_of(nodes(graph, "linear")[0]).factors
+    name = next(iter(factors))
+    factors[name] = DimLayout.whole(factors[name].size + 1)
+
+
+def forget_a_gradient(graph: ShardGraph) -> None:
+    node = nodes(graph, "linear")[-1]
+    set_info(node, replace(info(node), differentiable=False))
+
+
+def state_in_equal_parts(graph: ShardGraph) -> None:
+    """Split every stated dim evenly, whatever its units are."""
+    for node in graph.graph.nodes:
+        stated = info(node).stated
+        if stated is not None:
+            dims = tuple(
+                DimLayout.shard(d.size, d.axes) if d.axes else d for d in stated.layout.dims
+            )
+            even = replace(stated, layout=Layout(dims, stated.layout.partial))
+            set_info(node, replace(info(node), stated=even))
+
+
+def state_another_shape(graph: ShardGraph) -> None:
+    node = next(node for node in graph.graph.nodes if info(node).stated is not None)
+    stated = info(node).stated
+    assert stated is not None
+    dims = (DimLayout.whole(1), *stated.layout.dims)
+    set_info(node, replace(info(node), stated=replace(stated, layout=Layout(dims))))
+
+
+def split_two_factors(graph: ShardGraph) -> None:
+    node = next(n for n in nodes(graph, "linear") if sharding_of(n).axes())
+    sharding = sharding_of(node)
+    axis = sharding.axes()[0]
+    free = next(n for n, d in sharding.factors.items() if not d.axes and d.size >= axis.size)
+    sharding.factors[free] = DimLayout.shard(sharding.factors[free].size, (axis,))
+
+
+def move_a_stated_dim(graph: ShardGraph) -> None:
+    leaves = (node for node, _ in graph.placeholders())
+    sharding = sharding_of(next(n for n in leaves if info(n).stated and home(n).sharded))
+    sharding.factors = {name: dim.without(dim.axes) for name, dim in sharding.factors.items()}
+
+
+def stored(graph: ShardGraph) -> tuple[fx.Node, Leaf]:
+    """A stored parameter that is split in use too."""
+    return next(
+        (node, leaf)
+        for node, leaf in graph.placeholders()
+        if leaf.store and any(u.target is constrain and home(u).sharded for u in node.users)
+    )
+
+
+def store_elsewhere(graph: ShardGraph) -> None:
+    """Keep the axes of storage alone."""
+    node, leaf = stored(graph)
+    sharding = sharding_of(node)
+    sharding.factors = {name: dim.only(leaf.store) for name, dim in sharding.factors.items()}
+
+
+def store_over_another_axis(graph: ShardGraph) -> None:
+    vectors = (pair for pair in graph.placeholders() if len(pair[1].shape) == 1)
+    node, leaf = next((node, leaf) for node, leaf in vectors if leaf.store)
+    other = next(axis for axis in graph.mesh.axes if axis not in leaf.store)
+    sharding = sharding_of(node)
+    sharding.factors = {n: DimLayout.shard(d.size, (other,)) for n, d in sharding.factors.items()}
+
+
+def forget_a_record(graph: ShardGraph) -> None:
+    del graph.info.layouts[graph.leaves[0].node]
+
+
+def record_another_layout(graph: ShardGraph) -> None:
+    node = next(node for node, _ in graph.placeholders() if home(node).sharded)
+    graph.info.layouts[node.name] = Layout.whole(home(node).shape)
+
+
+def split_what_needs_lowering(graph: ShardGraph) -> None:
+    node = next(n for n in graph.ops() if sharding_of(n).rule.lowered)
+    sharding = sharding_of(node)
+    name = next(iter(sharding.rule.lowered))
+    axis = graph.mesh.axes[0]
+    cleared = {n: dim.without((axis,)) for n, dim in sharding.factors.items()}
+    sharding.factors = {**cleared, name: DimLayout.shard(cleared[name].size, (axis,))}
+
+
+def drop_a_collect(graph: ShardGraph) -> None:
+    node = next(node for node in graph.graph.nodes if node.target is collect)
+    bypass(node)
+
+
+def dispatch_twice(graph: ShardGraph) -> None:
+    node = next(node for node in graph.graph.nodes if node.target is dispatch)
+    with graph.graph.inserting_after(node):
+        again = graph.graph.call_function(dispatch, (node, *node.args[1:]), node.kwargs)
+    set_info(again, replace(info(node), sharding=sharding_of(node)))
+    node.replace_all_uses_with(again, delete_user_cb=lambda user: user is not again)
+
+
+def pass_partials_through(name: str, slots: set[int]) -> Fault:
+    def fault(graph: ShardGraph) -> None:
+        node = nodes(graph, name)[0]
+        axis = next(a for a in graph.mesh.axes if sharding_of(node).factor_of(a) is None)
+        sharding_of(node).linear[axis] = frozenset(slots)
+
+    return fault
+
+
+def drop_a_step(kind: str) -> Fault:
+    def fault(graph: ShardGraph) -> None:
+        last = steps(graph, kind)[0]
+        bypass(last)
+
+    return fault
+
+
+def return_a_partial_sum(graph: ShardGraph) -> None:
+    node = steps(graph, "all_reduce")[0]
+    graph.output.args = ((node.args[0], *graph.result_nodes[1:]),)
+
+
+def claim_another_axis(graph: ShardGraph) -> None:
+    node = steps(graph, "all_reduce")[0]
+    step = step_of(node)
+    other = next(axis for axis in graph.mesh.axes if axis not in step.axes)
+    node.args = (node.args[0], Reshard((other,), step.src, step.dst))
+
+
+def replicate_a_leaf(graph: ShardGraph) -> None:
+    """A parameter whose gradient would be left as summands."""
+    leaf, _ = next(graph.placeholders())
+    layout = Layout(
+        home(leaf).dims, frozenset(), frozenset(graph.mesh.axes) - {*home(leaf).sharded}
+    )
+    set_info(leaf, replace(info(leaf), layout=layout))
+
+
+def forget_a_layout(graph: ShardGraph) -> None:
+    node = nodes(graph, "linear")[0]
+    set_info(node, replace(info(node), layout=None))
+
+
+def bucket(graph: ShardGraph) -> fx.Node:
+    return next(node for node in graph.graph.nodes if node.target is apply_steps)
+
+
+def swap_in_a_bucket(graph: ShardGraph) -> None:
+    values, several = bucket(graph).args
+    bucket(graph).args = (values[::-1], several)
+
+
+def mix_a_bucket(graph: ShardGraph) -> None:
+    """A step of another kind in the bucket."""
+    values, several = bucket(graph).args
+    first = several[0]
+    other = replace(first, dst=first.src, src=first.dst)
+    bucket(graph).args = (values, (other, *several[1:]))
+
+
+def keep_a_constraint(graph: ShardGraph) -> None:
+    node = nodes(graph, "linear")[0]
+    with graph.graph.inserting_after(node):
+        made = graph.graph.call_function(constrain, (node,))
+    set_info(made, info(node))
+    node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
+
+
+def keep_a_global_size(graph: ShardGraph) -> None:
+    """Give a view its global sizes again."""
+    for node in [*nodes(graph, "view"), *nodes(graph, "reshape"), *nodes(graph, "unflatten")]:
+        if sharding_of(node).axes():
+            node.args = (node.args[0], list(tensor_of(node).shape))
+            return
+    raise AssertionError("no view is split")
+
+
+FAULTS: list[tuple[str, str, Fault, str]] = [
+    ("repeat_heads", "uneven/kv", cut_groups, "groups_whole"),
+    ("repeat_heads", "uneven/kv", lose_value("repeat_interleave"), "records_complete"),
+    ("bind_rules", "megatron_mlp/mlp", forget_a_rule, "rules_fit"),
+    ("bind_rules", "megatron_mlp/mlp", bind_another_size, "rules_fit"),
+    ("bind_rules", "megatron_mlp/mlp", forget_a_gradient, "gradients_marked"),
+    ("align_units", "uneven/heads", state_in_equal_parts, "units_whole"),
+    ("align_units", "megatron_mlp/mlp", state_another_shape, "statements_valid"),
+    ("propagate", "megatron_mlp/mlp", split_two_factors, "one_factor_per_axis"),
+    ("propagate", "megatron_mlp/mlp", move_a_stated_dim, "statements_kept"),
+    ("place_storage", "llama/fsdp_tp", store_elsewhere, "storage_kept"),
+    ("place_storage", "llama/fsdp_tp", store_over_another_axis, "storage_kept"),
+    ("record_layouts", "megatron_mlp/mlp", forget_a_record, "layouts_recorded"),
+    ("record_layouts", "megatron_mlp/mlp", record_another_layout, "layouts_recorded"),
+    ("lower", "llama/fsdp_tp", split_what_needs_lowering, "nothing_to_lower"),
+    ("lower", "llama/fsdp_tp", forget_a_gradient, "gradients_marked"),
+    ("route_rows", "moe/routed", drop_a_collect, "orders_agree"),
+    ("route_rows", "moe/routed", dispatch_twice, "orders_agree"),
+    ("delay_reductions", "llama/fsdp_tp", pass_partials_through("rsqrt", {0}), "partials_pass"),
+    ("delay_reductions", "llama/fsdp_tp", pass_partials_through("add", {0}), "partials_pass"),
+    ("insert_reshards", "megatron_mlp/mlp", drop_a_step("all_reduce"), "operands_in_place"),
+    ("insert_reshards", "megatron_mlp/mlp", return_a_partial_sum, "results_settled"),
+    ("insert_reshards", "llama/fsdp_tp", claim_another_axis, "steps_change_one_thing"),
+    ("type_gradients", "megatron_mlp/mlp", drop_a_step("vary"), "types_hold"),
+    ("type_gradients", "megatron_mlp/mlp", replicate_a_leaf, "leaves_and_results_settled"),
+    ("type_gradients", "megatron_mlp/mlp", forget_a_layout, "layouts_labelled"),
+    ("fuse_collectives", "megatron_mlp/mlp", swap_in_a_bucket, "buckets_alike"),
+    ("fuse_collectives", "megatron_mlp/mlp", mix_a_bucket, "buckets_alike"),
+    ("localize", "megatron_mlp/mlp", keep_a_constraint, "constraints_met"),
+    ("localize", "llama/fsdp_tp", keep_a_global_size, "local_shapes_fit"),
+]
+"""Pass, example, fault, and the invariant that catches it."""
+
+
+@pytest.mark.parametrize(("name", "example", "fault", "invariant"), FAULTS)
+def test_the_fault_is_caught(name: str, example: str, fault: Fault, invariant: str) -> None:
+    spoiled = tuple(Spoiled(one, fault) if one.name == name else one for one in PIPELINE)
+    with pytest.raises(InvariantError, match=f"^after {name}, {invariant}: "):
+        run_passes(build_graph(*compiled(example)), spoiled)
+
+
+def test_every_pass_has_two_faults() -> None:
+    for one in PIPELINE:
+        if one.establishes:
+            assert sum(name == one.name for name, *_ in FAULTS) >= 2, one.name
+
+
+def test_the_faults_alone_are_to_blame() -> None:
+    for example in sorted({example for _, example, _, _ in FAULTS}):
+        run_passes(build_graph(*compiled(example)))
+
+
+@dataclass(frozen=True)
+class Retiring:
+    """A pass that retires an invariant."""
+
+    gone: Invariant
+    name: str = "retiring"
+    establishes: ClassVar[tuple[Invariant, ...]] = ()
+
+    @property
+    def retires(self) -> tuple[Invariant, ...]:
+        return (self.gone,)
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        return graph
+
+
+def test_what_does_not_hold_is_not_retired() -> None:
+    late = PIPELINE[-1].establishes[0]
+    with pytest.raises(InvariantError, match="does not hold before it"):
+        run_passes(build_graph(*compiled("megatron_mlp/mlp")), (Retiring(late),))
