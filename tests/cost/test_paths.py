@@ -1,0 +1,136 @@
+"""The cheapest way between two layouts: tried out, counted, and against all other ways."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import pytest
+import torch
+
+from shardlang.cost.paths import (
+    find_path,
+    merge_reductions,
+    neighbours,
+    path_bytes,
+    reshard_bytes,
+    step_cost,
+)
+from shardlang.ir import Axis, DimLayout, Layout, Mesh
+from shardlang.ir.pieces import piece_of
+from shardlang.runtime.lockstep import step_on_all
+from tests.cost.compiled import is_estimated
+from tests.cost.sent import busiest_in
+
+A, B = Axis("a", 2), Axis("b", 3)
+MESH = Mesh((A, B))
+
+
+def layouts(shape: tuple[int, ...]) -> list[Layout]:
+    """Every way to lay a matrix out: each axis whole, summed or on a dim, in either order."""
+    found = set()
+    for order in ((A, B), (B, A)):
+        for places in itertools.product((None, "sum", 0, 1), repeat=2):
+            at = dict(zip(order, places, strict=True))
+            dims = tuple(
+                DimLayout.shard(size, tuple(axis for axis in order if at[axis] == dim))
+                for dim, size in enumerate(shape)
+            )
+            found.add(Layout(dims, frozenset(axis for axis in order if at[axis] == "sum")))
+    return sorted(found, key=str)
+
+
+def pairs(shape: tuple[int, ...], count: int) -> list[tuple[Layout, Layout]]:
+    """Some pairs of different layouts, the same each time."""
+    every = [pair for pair in itertools.product(layouts(shape), repeat=2) if pair[0] != pair[1]]
+    return random.Random(0).sample(every, count)
+
+
+def pieces(full: torch.Tensor, layout: Layout) -> list[torch.Tensor]:
+    """The pieces of all devices; of a sum, the first summand is all of it."""
+    found = []
+    for at in MESH.coords():
+        piece = piece_of(full, layout, at)
+        found.append(piece if all(at[a.name] == 0 for a in layout.partial) else 0 * piece)
+    return found
+
+
+def added_up(xs: list[torch.Tensor], layout: Layout) -> list[torch.Tensor]:
+    """The sum on every device of its own piece and those of the others of its sum."""
+    coords = list(MESH.coords())
+    fixed = [axis.name for axis in MESH.axes if axis not in layout.partial]
+    return [
+        sum(
+            (
+                x
+                for x, other in zip(xs, coords, strict=True)
+                if all(at[n] == other[n] for n in fixed)
+            ),
+            torch.zeros(()),
+        )
+        for at in coords
+    ]
+
+
+@pytest.mark.parametrize("shape", [(12, 18), (7, 10)], ids=["even", "uneven"])
+def test_the_steps_lead_to_the_goal_and_send_what_they_cost(shape: tuple[int, ...]) -> None:
+    """The values of all devices, and the bytes of the messages of each step."""
+    full = torch.arange(1.0, 1 + math.prod(shape)).reshape(shape)
+    for source, goal in pairs(shape, 120):
+        path = find_path((source,), goal, False)[1]
+        xs, sent = pieces(full, source), 0
+        for step in path:
+            sent += busiest_in(step.forward, MESH, xs)
+            xs = step_on_all(step, xs, MESH)
+        wanted = [piece_of(full, goal, at) for at in MESH.coords()]
+        for x, want in zip(added_up(xs, goal), wanted, strict=True):
+            assert torch.equal(x, want), (source, goal)
+        if not any(map(is_estimated, path)):
+            kept = any(step.kind == "permute" for step in path)
+            slack = 8 * sum(step.kind == "all_reduce" for step in path)
+            priced = path_bytes(path, 4, False)
+            assert sent <= priced if kept else 0 <= sent - priced <= slack, (source, goal)
+
+
+def cheapest(source: Layout, goal: Layout, diff: bool, depth: int) -> float:
+    """The weight of the cheapest of all ways of up to `depth` steps."""
+    if source == goal:
+        return 0.0
+    if depth == 0:
+        return math.inf
+    return min(
+        (
+            step_cost(step, diff) + cheapest(step.dst, goal, diff, depth - 1)
+            for step in neighbours(source, goal)
+        ),
+        default=math.inf,
+    )
+
+
+@pytest.mark.parametrize("diff", [False, True])
+def test_no_other_way_is_cheaper(diff: bool) -> None:
+    for source, goal in pairs((7, 10), 60):
+        _, path, cost = find_path((source,), goal, diff)
+        tried = cheapest(source, goal, diff, 4)
+        assert cost <= tried + 1e-9, (source, goal)
+        if len(path) <= 3:
+            assert cost == pytest.approx(tried), (source, goal)
+
+
+def test_a_reshard_costs_its_steps_merged() -> None:
+    """Two sums are reduced in one call: 2 * 5 / 6 of the matrix, not 2 * (1 / 2 + 2 / 3)."""
+    whole = Layout.whole((12, 18))
+    summed = Layout(whole.dims, frozenset((A, B)))
+    _, path, cost = find_path((summed,), whole, False)
+    assert [step.axes for step in path] == [(A, B)]
+    assert path == merge_reductions(path)
+    assert path_bytes(path, 4, False) == 12 * 18 * 4 * 2 * 5 // 6
+    assert round(reshard_bytes(summed, whole, 4, False)) == path_bytes(path, 4, False) < 4 * cost
+
+
+def test_nothing_costs_nothing_and_no_way_is_infinite() -> None:
+    same = Layout.whole((12, 18))
+    assert path_bytes((), 4, True) == reshard_bytes(same, same, 4, True) == 0
+    labelled = Layout(same.dims, varying=frozenset((A,)))
+    assert reshard_bytes(same, labelled, 4, False) == math.inf
