@@ -60,7 +60,7 @@ def is_free(node: fx.Node, axis: Axis) -> bool:
     """Whether the op is not split along the axis and states nothing."""
     sharding = sharding_of(node)
     free = axis not in sharding.linear and sharding.factor_of(axis) is None
-    return free and info(node).stated is None and not sharding.fixed
+    return free and info(node).stated is None
 
 
 def chain(value: fx.Node, axis: Axis) -> list[fx.Node] | None:

@@ -26,7 +26,7 @@ from shardlang.ir.graph import (
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import NodeInfo, Value, info, set_info
 from shardlang.ir.rewriter import Rewriter
-from shardlang.ir.rule import Origin, Sharding
+from shardlang.ir.rule import Origin
 from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.invariants.shardings import nothing_to_lower
 from shardlang.passes.propagate.adopt import groups_of, merge, writable
@@ -183,8 +183,3 @@ def replace(graph: ShardGraph, node: fx.Node, made: fx.Node | tuple[fx.Node, ...
             user.replace_all_uses_with(made[index])
             graph.graph.erase_node(user)
     graph.graph.erase_node(node)
-
-
-def reduced(sharding: Sharding) -> frozenset[Any]:
-    """Axes whose pieces combine by a maximum or minimum."""
-    return sharding.inner_axes() if sharding.rule.reduce != "sum" else frozenset()

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable
 
 from torch import fx
 
-from shardlang.cost.traffic import steps_of
 from shardlang.ir.collective import Kind
-from shardlang.ir.graph import ShardError, ShardGraph, is_step
+from shardlang.ir.graph import ShardError, ShardGraph, is_step, steps_of
 from shardlang.ir.leaf import ResultKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info

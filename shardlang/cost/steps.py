@@ -1,8 +1,12 @@
-"""The bytes of a change of layout, before labels are known."""
+"""The bytes of changes of layout: as they are, and as they are expected before labels are known."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from shardlang.cost.ring import sent_bytes
+from shardlang.ir.graph import Pair
+from shardlang.ir.node import tensor_of
 from shardlang.ir.reshard import Reshard
 
 
@@ -20,3 +24,13 @@ def expected_bytes(step: Reshard, itemsize: int, diff: bool) -> float:
         return 2 * sent
     back = sent_bytes(step.adjoint, itemsize)
     return sent + (0.5 * back if step.kind == "slice" else back)
+
+
+def sent_forward(pairs: Iterable[Pair]) -> int:
+    """Bytes that the busiest device sends in one forward call of some steps."""
+    return sum(sent_bytes(step.forward, tensor_of(value).dtype.itemsize) for value, step in pairs)
+
+
+def sent_backward(pairs: Iterable[Pair]) -> int:
+    """Bytes that the busiest device sends in one backward call of some steps."""
+    return sum(sent_bytes(step.adjoint, tensor_of(value).dtype.itemsize) for value, step in pairs)

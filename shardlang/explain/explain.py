@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 from torch import fx
 
 from shardlang.cost.paths import reshard_bytes
-from shardlang.cost.traffic import steps_of
 from shardlang.explain.alternatives import alternatives
 from shardlang.explain.chain import Chains
 from shardlang.explain.find import Book, Subject
 from shardlang.explain.types import Alternative, Explanation, Link, Story
-from shardlang.ir.graph import home, is_item, producer, sharding_of
+from shardlang.ir.graph import home, is_item, producer, sharding_of, steps_of
 from shardlang.ir.layout import Layout, printed_type
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, tensor_of

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.cost.traffic import steps_of, with_gradient
-from shardlang.ir.graph import is_item, is_step
+from shardlang.ir.graph import is_item, is_step, steps_of
 from shardlang.ir.layout import Layout, printed_type
 from shardlang.ir.node import info
-from shardlang.ir.program import LocalProgram, apply_step, apply_steps
+from shardlang.ir.program import LocalProgram, apply_step, apply_steps, with_gradient
 from shardlang.ir.reshard import Reshard
 from shardlang.plan.names import op_name
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from shardlang.cost.traffic import Pair, sent_backward, sent_forward, steps_of, with_gradient
+from shardlang.cost.steps import sent_backward, sent_forward
 from shardlang.graph.picture import Arrow, Box, Picture
-from shardlang.ir.graph import ShardGraph, home, is_item, is_step, sharding_of
+from shardlang.ir.graph import Pair, ShardGraph, home, is_item, is_step, sharding_of, steps_of
 from shardlang.ir.layout import Layout, dtype_name, printed_type
 from shardlang.ir.leaf import Leaf, LeafKind, ResultKind
 from shardlang.ir.node import has_several, info, tensor_of
-from shardlang.ir.program import LocalProgram, apply_steps
+from shardlang.ir.program import LocalProgram, apply_steps, with_gradient
 from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.plan.names import module_of, op_name
 from shardlang.plan.text import bytes_text, shape_text

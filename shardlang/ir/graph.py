@@ -107,6 +107,10 @@ class ShardGraph:
         return zip(self.graph.find_nodes(op="placeholder"), self.leaves, strict=True)
 
 
+Pair = tuple[fx.Node, Reshard]
+"""A value, and the reshard that changes its layout."""
+
+
 def is_step(node: fx.Node) -> bool:
     """Whether the node is a change of layout."""
     return node.op == "call_function" and node.target in (apply_step, apply_steps)
@@ -117,6 +121,20 @@ def step_of(node: fx.Node) -> Reshard:
     step = node.args[1]
     assert isinstance(step, Reshard)
     return step
+
+
+def steps_of(node: fx.Node) -> list[Pair]:
+    """(value, step) of every change of layout that a step node makes."""
+    values, steps = node.args[:2]
+    if node.target is apply_step:
+        values, steps = (values,), (steps,)
+    assert isinstance(values, (tuple, list)) and isinstance(steps, (tuple, list))
+    return list(zip(values, steps, strict=True))
+
+
+def step_nodes(graph: fx.Graph) -> Iterator[fx.Node]:
+    """The step nodes of a graph, in order."""
+    return (node for node in graph.nodes if is_step(node))
 
 
 def is_item(node: fx.Node) -> bool:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from shardlang.ir.graph import GraphInfo
-from shardlang.ir.leaf import Leaf, Result
+from shardlang.ir.leaf import Leaf, Result, ResultKind
 from shardlang.ir.mesh import Axis, Mesh
+from shardlang.ir.node import info
 from shardlang.ir.reshard import apply_step, apply_steps
 from shardlang.ir.text import graph_text
 
@@ -40,3 +41,31 @@ class LocalProgram:
     def fingerprint(self) -> str:
         """A hash of the program text, compared across ranks before the first collective."""
         return hashlib.sha256(self.text().encode()).hexdigest()
+
+
+def seeds_of(program: LocalProgram) -> list[fx.Node]:
+    """The results whose gradient is given: the loss, or every output where there is none."""
+    output = next(iter(reversed(program.graph.nodes)))
+    present = [node for node in output.args[0] if node is not None]
+    pairs = zip(program.results, present, strict=True)
+    return [
+        node
+        for result, node in pairs
+        if (result.name == program.loss if program.loss else result.kind is ResultKind.OUTPUT)
+    ]
+
+
+def with_gradient(program: LocalProgram) -> set[fx.Node]:
+    """Every node through whose value a gradient flows in the backward.
+
+    The gradient flows from the seeds against the edges, through values marked `diff`.
+    """
+    todo = [node for node in seeds_of(program) if info(node).differentiable]
+    found = set(todo)
+    while todo:
+        node = todo.pop()
+        for source in node.all_input_nodes:
+            if info(source).differentiable and source not in found:
+                found.add(source)
+                todo.append(source)
+    return found

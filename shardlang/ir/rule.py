@@ -136,7 +136,6 @@ class Sharding:
     factors: dict[str, DimLayout]
     linear: dict[Axis, frozenset[int]] = field(default_factory=dict)
     origins: dict[Axis, Origin] = field(default_factory=dict)
-    fixed: bool = False
     closed: frozenset[Axis] = frozenset()
 
     @staticmethod

@@ -10,19 +10,12 @@ import torch
 from torch import fx
 
 from shardlang.cost.ring import ring_bytes
-from shardlang.cost.traffic import (
-    Pair,
-    sent_backward,
-    sent_forward,
-    step_nodes,
-    steps_of,
-    with_gradient,
-)
+from shardlang.cost.steps import sent_backward, sent_forward
 from shardlang.ir.collective import Kind
-from shardlang.ir.graph import is_item
+from shardlang.ir.graph import Pair, is_item, step_nodes, steps_of
 from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.node import info
-from shardlang.ir.program import LocalProgram, apply_steps
+from shardlang.ir.program import LocalProgram, apply_steps, with_gradient
 from shardlang.plan.memory import estimate_memory
 from shardlang.plan.names import Names, module_of
 from shardlang.plan.reasons import Reasons
@@ -73,7 +66,7 @@ class Collector:
     """Reads the collectives off a program's step nodes."""
 
     def __init__(self, program: LocalProgram, names: Names, flowing: set[fx.Node]) -> None:
-        self.nodes = list(step_nodes(program))
+        self.nodes = list(step_nodes(program.graph))
         self.names, self.flowing = names, flowing
         self.reasons = Reasons(program, names)
 

@@ -11,9 +11,8 @@ from torch import fx
 
 from shardlang.compiler.build import build_graph
 from shardlang.compiler.driver import Compiled, compile_spec
-from shardlang.cost.traffic import step_nodes, steps_of
 from shardlang.explain.alternatives import splits, without_axis
-from shardlang.ir.graph import ShardGraph, home, sharding_of
+from shardlang.ir.graph import ShardGraph, home, sharding_of, step_nodes, steps_of
 from shardlang.ir.leaf import Leaf, LeafKind, Result, ResultKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
@@ -100,4 +99,4 @@ def _results(graph: fx.Graph, made: fx.Node) -> Iterator[fx.Node]:
 
 def steps_in(program: LocalProgram) -> list[tuple[fx.Node, Reshard]]:
     """The changes of layout of a program, with the values that they change."""
-    return [pair for node in step_nodes(program) for pair in steps_of(node)]
+    return [pair for node in step_nodes(program.graph) for pair in steps_of(node)]
