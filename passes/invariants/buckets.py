@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from shardlang.cost.traffic import steps_of
+from shardlang.ir.graph import steps_of
 from shardlang.ir.node import info, tensors_of
 from shardlang.ir.program import apply_steps
 from shardlang.ir.reshard import Reshard
