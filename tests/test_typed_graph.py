@@ -53,6 +53,34 @@ def test_string_keys_are_found() -> None:
     assert sorted(string_keys(ast.parse(text))) == [1, 2, 3]
 
 
+BUILDS = {
+    "shardlang/ir/rewriter.py",
+    "shardlang/capture/naming.py",  # placeholders under the model's names
+    "passes/normalize/inline_regions.py",  # copies what export traced
+    "runtime/executor.py",  # a graph for one device, that is only run
+    "shardlang/proof/rules/calls.py",  # an interpreter's method of this name
+    "shardlang/proof/rules/check.py",  # placeholders of one-op graphs
+}
+EDITS = {"create_node", "call_function", "placeholder", "node_copy", "graph_copy", "erase_node",
+         "replace_all_uses_with", "inserting_before", "inserting_after"}  # fmt: skip
+
+
+def edits(tree: ast.Module) -> Iterator[int]:
+    """Lines that make, replace or remove nodes by fx itself."""
+    for node in ast.walk(tree):
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Attribute) and called.attr in EDITS:
+            yield called.lineno
+
+
+def test_nodes_are_made_and_removed_by_the_rewriter() -> None:
+    wrong = [
+        f"{name}:{line}" for name, tree in files() if name not in BUILDS for line in edits(tree)
+    ]
+    assert wrong == []
+    assert list(edits(ast.parse("graph.call_function(f)\nnode.target = f\n"))) == [1]
+
+
 def test_a_rewriter_gives_nodes_their_values_and_the_origin_of_another() -> None:
     graph = fx.Graph()
     x = graph.placeholder("x")

@@ -189,9 +189,8 @@ class Rewrite:
 
     def _put(self, value: fx.Node, made: fx.Node, *, inside: bool) -> None:
         """Let the readers inside, or outside, read another value."""
-        value.replace_all_uses_with(
-            made, delete_user_cb=lambda u: u is not made and (u in self.region.inside) == inside
-        )
+        edit = Rewriter(value.graph)
+        edit.redirect(value, made, lambda user: (user in self.region.inside) == inside)
 
     def _together(self, node: fx.Node, groups: fx.Node) -> None:
         """Split the rows and the groups of a product or lookup together."""

@@ -9,6 +9,7 @@ from torch import fx
 
 from shardlang.ir.compat import tree_leaves
 from shardlang.ir.node import info
+from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.errors import PassError
 from shardlang.passes.normalize.fx_edit import is_op
 
@@ -30,14 +31,14 @@ def drop_checks(graph: fx.Graph) -> list[str]:
 
     Raises `PassError` SH0354 for a value that depends on a number taken from a tensor.
     """
-    lines = []
+    lines, edit = [], Rewriter(graph)
     for node in reversed(graph.nodes):
         if is_op(node, _CHECKS) and not node.users:
             if is_op(node, _ON_DATA):
                 lines.append(info(node).source)
-            graph.erase_node(node)
+            edit.remove(node)
         elif _is_number(node) and not node.users:
-            graph.erase_node(node)
+            edit.remove(node)
     for node in graph.nodes:
         if not all(map(_is_static, tree_leaves(info(node).value))):
             raise PassError(

@@ -58,9 +58,9 @@ def _expand(graph: fx.Graph, nodes: Sequence[fx.Node]) -> None:
     results = traced.graph.output_node().args[0]
     assert isinstance(results, (list, tuple))
     for old, new in zip(made, results, strict=True):
-        old.replace_all_uses_with(env[new])
+        edit.redirect(old, env[new])
     for node in reversed(nodes):
-        graph.erase_node(node)
+        edit.remove(node)
 
 
 def _function(nodes: Sequence[fx.Node], read: Sequence[fx.Node], made: Sequence[fx.Node]) -> Any:

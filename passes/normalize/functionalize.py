@@ -74,7 +74,7 @@ class _Functionalizer:
         output = original[-1]
         final = {n: self._final_value(n, output) for n in original if self._is_written(n)}
         for node in reversed(written):
-            self.graph.erase_node(node)
+            self.edit.remove(node)
         return final
 
     def _is_written(self, node: fx.Node) -> bool:

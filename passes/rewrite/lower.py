@@ -81,7 +81,10 @@ def lower_node(graph: ShardGraph, node: fx.Node) -> None:
     twin = edit.add(target, args, kwargs, record=info(node), before=node)
     made = declared.lower(Call(twin), sharding, emitter)
     edit.remove(twin)
-    replace(graph, node, made)
+    if isinstance(made, fx.Node):
+        edit.replace(node, made)
+    else:
+        edit.replace_items(node, made)
 
 
 class Emitter:
@@ -169,17 +172,3 @@ def read_forward(node: fx.Node, origin: fx.Node) -> None:
                 sharding.factors = before
     for axis in sharding.axes():
         sharding.origins.setdefault(axis, Origin("lowered from", origin.name))
-
-
-def replace(graph: ShardGraph, node: fx.Node, made: fx.Node | tuple[fx.Node, ...]) -> None:
-    """Put the lowering's results in the place of the op's."""
-    if isinstance(made, fx.Node):
-        node.replace_all_uses_with(made)
-    else:
-        for user in list(node.users):
-            assert is_item(user), "a user of several results picks one of them"
-            index = user.args[1]
-            assert isinstance(index, int)
-            user.replace_all_uses_with(made[index])
-            graph.graph.erase_node(user)
-    graph.graph.erase_node(node)

@@ -21,15 +21,7 @@ from torch import fx
 
 from shardlang.cost.held import value_bytes
 from shardlang.cost.ring import ring_limit
-from shardlang.ir.graph import (
-    ShardGraph,
-    home,
-    is_item,
-    is_step,
-    producer,
-    sharding_of,
-    step_of,
-)
+from shardlang.ir.graph import ShardGraph, home, is_item, is_step, producer, sharding_of, step_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo, has_several, info, layout_of, set_info

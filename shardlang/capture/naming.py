@@ -20,6 +20,7 @@ from shardlang.ir.compat import FakeTensor, forget_constant
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, LeafKind, Result, ResultKind, ValueKey
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
+from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.normalize.functionalize import written_leaf
 
 PREFIX = "model_"
@@ -69,8 +70,7 @@ def bind_leaves(
         name = next(remaining) if kind is LeafKind.INPUT else strip_prefix(spec.target or node.name)
         names = groups.get(name, (name,))
         if names[0] in first:
-            node.replace_all_uses_with(first[names[0]])
-            graph.erase_node(node)
+            Rewriter(graph).replace(node, first[names[0]])
             continue
         first[names[0]] = node
         leaf = _leaf(node, kind, names, model, persistent, inputs)
@@ -164,7 +164,7 @@ def name_graph(
             leaf = of_node[node.name]
             if node.users or node in final or not is_outside_state(leaf):
                 env[node] = _placeholder(named.graph, node, leaf)
-                kept.append(_renamed(leaf, env[node].name))
+                kept.append(replace(leaf, node=env[node].name))
         elif node.target is MARK:
             _record(named, env[node.args[0]], node.args[1:])
         elif node.op == "call_function":
@@ -198,20 +198,14 @@ def _placeholder(graph: fx.Graph, node: fx.Node, leaf: Leaf) -> fx.Node:
     return new
 
 
-def _renamed(leaf: Leaf, node: str) -> Leaf:
-    """The leaf for a placeholder under its new name."""
-    return replace(leaf, node=node)
-
-
 def _copied(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, fx.Node]) -> fx.Node:
-    """A call with only the meta that later stages may rely on."""
+    """A call with only that in its record on which later stages may rely."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
     target: Any = node.target
     name = getattr(target, "overloadpacket", target).__name__.strip("_")
-    new = graph.create_node("call_function", target, args, kwargs, name)
     here = info(node)
-    set_info(new, NodeInfo(here.value, here.module, here.source))
-    return new
+    record = NodeInfo(here.value, here.module, here.source)
+    return Rewriter(graph).add(target, args, kwargs, record=record, name=name)
 
 
 def _record(named: NamedGraph, value: fx.Node, key: tuple[Any, ...]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from shardlang.ir.node import info, set_info, tensor_of
-from shardlang.ir.rewriter import Rewriter, origin_of
+from shardlang.ir.rewriter import Rewriter, copy_graph, origin_of
 from shardlang.passes.normalize.fx_edit import is_op
 
 aten = torch.ops.aten
@@ -37,14 +37,9 @@ def raise_to_float64(graph: fx.Graph) -> fx.Graph:
     and numbers (`arange / 2`, `where(mask, 1.0, 0.0)`) is followed by a cast. An op that looks at
     the bits of a number, or that float64 does not fit, works at its own type. Node names stay.
     """
-    raised = fx.Graph()
-    env: dict[fx.Node, fx.Node] = {}
-    outputs = raised.graph_copy(graph, env, return_output_node=False)
-    raised.output(outputs)
-    edit = Rewriter(graph)
-    edit.graph = raised
-    for old, node in list(env.items()):
-        set_info(node, info(old))
+    raised, env = copy_graph(graph)
+    edit = Rewriter(raised)
+    for old, node in env.items():
         if node.op == "placeholder":
             set_info(node, replace(info(old), value=_raised(tensor_of(old), edit)))
         elif node.op == "call_function":

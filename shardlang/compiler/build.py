@@ -13,7 +13,7 @@ from shardlang.ir.leaf import Leaf, ResultKind, ValueKey
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
 from shardlang.ir.records import Stated
-from shardlang.ir.rewriter import Rewriter
+from shardlang.ir.rewriter import Rewriter, copy_graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +75,6 @@ def build_graph(
             _constrain_value(graph, named[node.name], key, stated)
     _constrain_outputs(made, placements)
     return made
-
-
-def copy_graph(source: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
-    """A copy whose nodes keep their names and metadata."""
-    graph = fx.Graph()
-    env: dict[fx.Node, fx.Node] = {}
-    for node in source.nodes:
-        env[node] = graph.node_copy(node, lambda n: env[n])
-        set_info(env[node], info(node))
-        assert env[node].name == node.name, f"{node.name} was renamed to {env[node].name}"
-    return graph, env
 
 
 def _leaf(node: fx.Node, leaf: Leaf, placements: Placements) -> Leaf:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -19,6 +21,17 @@ def origin_of(node: fx.Node) -> NodeInfo:
     """A record that says of a node no more than where in the model it comes from."""
     here = info(node)
     return NodeInfo(module=here.module, source=here.source, no_grad=here.no_grad)
+
+
+def copy_graph(source: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """A copy whose nodes keep their names and records, and every node's copy."""
+    graph = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    for node in source.nodes:
+        env[node] = graph.node_copy(node, lambda n: env[n])
+        set_info(env[node], info(node))
+        assert env[node].name == node.name, f"{node.name} was renamed to {env[node].name}"
+    return graph, env
 
 
 class Rewriter:
@@ -40,11 +53,11 @@ class Rewriter:
         kwargs: Mapping[str, Any] | None = None,
         *,
         record: NodeInfo,
-        before: fx.Node,
+        before: fx.Node | None = None,
         name: str | None = None,
     ) -> fx.Node:
-        """Add a call before a node, with its record."""
-        with self.graph.inserting_before(before):
+        """Add a call before a node, or at the end, with its record."""
+        with self.graph.inserting_before(before) if before is not None else nullcontext():
             made = self.graph.create_node("call_function", target, args, dict(kwargs or {}), name)
         set_info(made, record)
         return made
@@ -77,6 +90,16 @@ class Rewriter:
     def replace(self, node: fx.Node, by: fx.Node) -> None:
         """Let all users of `node` use `by`, and remove `node`."""
         node.replace_all_uses_with(by)
+        self.remove(node)
+
+    def replace_items(self, node: fx.Node, by: tuple[fx.Node, ...]) -> None:
+        """Let the readers of each result of `node` use one of `by`, and remove `node`."""
+        for item in list(node.users):
+            index = item.args[1]
+            assert item.target is operator.getitem and isinstance(index, int), (
+                f"{item} picks no result of {node}"
+            )
+            self.replace(item, by[index])
         self.remove(node)
 
     def remove(self, node: fx.Node) -> None:

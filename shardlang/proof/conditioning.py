@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from shardlang.compiler.build import copy_graph
 from shardlang.ir.node import info
+from shardlang.ir.rewriter import copy_graph
 from shardlang.proof.differences import Explained, Kind
 from shardlang.proof.distance import counts, size, wide
 from shardlang.proof.reference import Reference

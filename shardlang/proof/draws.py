@@ -13,13 +13,13 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from shardlang.compiler.build import copy_graph
 from shardlang.ir.graph import sharding_of
 from shardlang.ir.here import PartNumber, specialise
 from shardlang.ir.layout import DimLayout, Layout
 from shardlang.ir.mesh import Coord, Mesh
 from shardlang.ir.pieces import peers, piece_of
 from shardlang.ir.program import LocalProgram
+from shardlang.ir.rewriter import copy_graph
 from shardlang.rules.call import Call
 from shardlang.rules.streams import key_node, stream_key
 from shardlang.runtime.whole import put_piece

@@ -19,6 +19,7 @@ from shardlang.ir.mesh import Mesh
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
 from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram
+from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.passes.pipeline import REWRITE
 from shardlang.passes.propagate.bind_rules import BindRules
@@ -202,11 +203,10 @@ def build(
 
 
 def _called(graph: fx.Graph, case: Case, target: Any, args: Any, kwargs: Any) -> fx.Node:
-    node = graph.call_function(target, args, kwargs)
-    values, keywords = fx.map_arg((node.args, node.kwargs), lambda n: info(n).value)
+    values, keywords = fx.map_arg((args, kwargs), lambda n: info(n).value)
     with torch.no_grad(), case.fake:
-        set_info(node, NodeInfo(target(*values, **keywords)))
-    return node
+        record = NodeInfo(target(*values, **keywords))
+    return Rewriter(graph).add(target, args, kwargs, record=record)
 
 
 def _result_nodes(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
@@ -216,9 +216,8 @@ def _result_nodes(graph: fx.Graph, node: fx.Node) -> list[fx.Node]:
     found = []
     for index, item in enumerate(val or ()):
         if isinstance(item, Tensor):
-            picked = graph.call_function(operator.getitem, (node, index))
-            set_info(picked, NodeInfo(item))
-            found.append(picked)
+            edit = Rewriter(graph)
+            found.append(edit.add(operator.getitem, (node, index), record=NodeInfo(item)))
     return found
 
 
