@@ -68,7 +68,10 @@ def alone(flow: Flow, node: fx.Node, sharding: Sharding, *, train: bool) -> Loca
         Result(f"out.{index}", ResultKind.OUTPUT, tensor_of(node).dtype, home(node))
         for index, node in enumerate(results)
     ]
-    return to_program(run_passes(ShardGraph(flow.graph.mesh, graph, leaves, named), REWRITE))
+    one = ShardGraph(flow.graph.mesh, graph, leaves, named)
+    for rewrite in REWRITE:
+        one = rewrite.run(one)
+    return to_program(one)
 
 
 def _input(graph: fx.Graph, operand: fx.Node, train: bool) -> fx.Node:
