@@ -13,7 +13,7 @@ import math
 from torch import fx
 
 from shardlang.cost.splits import split_bytes
-from shardlang.ir.graph import home, producer, sharding_of
+from shardlang.ir.graph import home, sharding_of
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import tensors_of
@@ -63,7 +63,7 @@ def options_of(flow: Flow, node: fx.Node, axis: Axis) -> list[Option]:
     options: dict[tuple[str, ...], Option] = {}
     for index, operand in enumerate(flow.dims.operands[node]):
         layout = home(operand)
-        if layout.dim_of(axis) is None or _storage(flow, node, operand, axis):
+        if layout.dim_of(axis) is None or flow.is_storage(node, operand, axis):
             continue
         found = sharding.read_operand(index, layout)
         for names in groups_of(sharding.rule, found):
@@ -76,11 +76,6 @@ def options_of(flow: Flow, node: fx.Node, axis: Axis) -> list[Option]:
                 if writable(trial):
                     options.setdefault(names, option)
     return list(options.values())
-
-
-def _storage(flow: Flow, node: fx.Node, operand: fx.Node, axis: Axis) -> bool:
-    weight = producer(operand)[0] in flow.weights and node not in flow.weights
-    return weight and axis in flow.graph.data_axes
 
 
 def with_option(sharding: Sharding, option: Option) -> Sharding:

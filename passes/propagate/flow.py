@@ -158,10 +158,13 @@ class Flow:
     def _from_operand(
         self, node: fx.Node, operand: fx.Node, axes: frozenset[Axis]
     ) -> frozenset[Axis]:
-        """A parameter's layout on a data axis is storage: it flows to weights only."""
-        if producer(operand)[0] in self.weights and node not in self.weights:
-            return axes - self.graph.data_axes
-        return axes
+        """The axes along which an op takes what an operand suggests."""
+        return frozenset(axis for axis in axes if not self.is_storage(node, operand, axis))
+
+    def is_storage(self, node: fx.Node, operand: fx.Node, axis: Axis) -> bool:
+        """Whether an op reads a parameter that a data axis splits for storage alone."""
+        weight = producer(operand)[0] in self.weights and node not in self.weights
+        return weight and axis in self.graph.data_axes
 
     def backward(self, node: fx.Node, allow: Allow, axes: frozenset[Axis]) -> None:
         """Take what the users of the node's results need."""

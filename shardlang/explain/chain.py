@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import networkx as nx
 from torch import fx
 
 from shardlang.explain.types import Link
@@ -12,7 +13,6 @@ from shardlang.ir.graph import ShardGraph, constrain, home, producer, sharding_o
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
 from shardlang.ir.rule import Origin
-from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.plan.names import Names, op_name
 
 _SHOWN = 3
@@ -23,37 +23,39 @@ class Chains:
     """Follows origins through a propagated graph."""
 
     def __init__(self, graph: ShardGraph, names: Names) -> None:
-        self.graph, self.names = graph, names
+        self.graph, self.dims, self.names = graph, graph.dims, names
         self.nodes: dict[str, fx.Node] = {node.name: node for node in graph.graph.nodes}
+        self._reasons: dict[Axis, nx.DiGraph] = {}
 
     def links(self, node: fx.Node, axis: Axis) -> tuple[Link, ...]:
         """The reasons why `axis` is where it is in the op that made a value, the nearest first."""
-        return tuple(_shortened(list(self._walk(node, axis))))
+        chain = nx.dfs_preorder_nodes(self.reasons(axis), producer(node)[0])
+        origins = ((op, sharding_of(op).origins.get(axis)) for op in chain)
+        found = [self._link(op, axis, origin) for op, origin in origins if origin is not None]
+        return tuple(_shortened(found))
 
-    def _walk(self, start: fx.Node, axis: Axis) -> Iterator[Link]:
-        node: fx.Node | None = producer(start)[0]
-        seen: set[fx.Node] = set()
-        while node is not None and node not in seen:
-            seen.add(node)
-            origin = sharding_of(node).origins.get(axis)
-            if origin is None:
-                node = self._split_operand(node, axis)
-                continue
-            yield self._link(node, axis, origin)
-            node = self._before(node, axis, origin)
+    def reasons(self, axis: Axis) -> nx.DiGraph:
+        """All ops, each with an edge to the one that it has its layout along an axis from."""
+        if axis not in self._reasons:
+            net = self._reasons[axis] = nx.DiGraph()
+            net.add_nodes_from(self.dims.operands)
+            pairs = ((op, self._before(op, axis)) for op in self.dims.operands)
+            net.add_edges_from((op, before) for op, before in pairs if before is not None)
+        return self._reasons[axis]
 
-    def _before(self, node: fx.Node, axis: Axis, origin: Origin) -> fx.Node | None:
+    def _before(self, node: fx.Node, axis: Axis) -> fx.Node | None:
         """Where a chain goes on."""
-        if origin.reason in ("stated", "stored"):
+        origin = sharding_of(node).origins.get(axis)
+        if origin is not None and origin.reason in ("stated", "stored"):
             return None
-        source = self.nodes.get(origin.source)
+        source = self.nodes.get(origin.source) if origin is not None else None
         if source is None or source is node:
             return self._split_operand(node, axis)
         return producer(source)[0] if source.op != "output" else None
 
     def _split_operand(self, node: fx.Node, axis: Axis) -> fx.Node | None:
         """The op that made the first operand which the axis splits, or which is partial over it."""
-        for operand in operands_of(node):
+        for operand in self.dims.operands[node]:
             layout = home(operand)
             if layout.dim_of(axis) is not None or axis in layout.partial:
                 return producer(operand)[0]
@@ -78,7 +80,8 @@ class Chains:
     def is_operand(self, node: fx.Node, other: fx.Node | None) -> bool:
         """Whether a node reads what another one makes."""
         return any(
-            operand is other or producer(operand)[0] is other for operand in operands_of(node)
+            operand is other or producer(operand)[0] is other
+            for operand in self.dims.operands[node]
         )
 
 

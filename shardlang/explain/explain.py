@@ -11,8 +11,9 @@ from torch import fx
 from shardlang.cost.paths import reshard_bytes
 from shardlang.explain.alternatives import alternatives
 from shardlang.explain.chain import Chains
+from shardlang.explain.conflicts import conflicts
 from shardlang.explain.find import Book, Subject
-from shardlang.explain.types import Alternative, Explanation, Link, Story
+from shardlang.explain.types import Alternative, Explanation, Link, Lost, Story
 from shardlang.ir.graph import home, is_item, producer, sharding_of, steps_of
 from shardlang.ir.layout import Layout, printed_type
 from shardlang.ir.mesh import Axis
@@ -82,7 +83,20 @@ class Writer:
         choice = self.chains.where(made) if made is not None and len(ways) > 1 else ""
         if layout.state(axis) in ("I", "R") and not links:
             links = tuple(self._whole(node, axis))
-        return Story(axis.name, title, links, choice, ways if choice else ())
+        lost = tuple(self._lost(made, axis)) if made is not None else ()
+        return Story(axis.name, title, links, choice, ways if choice else (), lost)
+
+    def _lost(self, made: fx.Node, axis: Axis) -> Iterator[Lost]:
+        """The layouts along an axis that an op did not take from its neighbours."""
+        for one in dict.fromkeys(conflicts(self.book.flow, made, axis)):
+            where = self.chains.where(one.neighbour)
+            text = (
+                f"{axis} on dim {one.dim}, as its reader {where} asks"
+                if one.reads
+                else f"{axis} on dim {one.dim} of what {where} gives"
+            )
+            links = self.chains.links(one.neighbour, axis)
+            yield Lost(text, info(one.neighbour).source, links[-1] if links else None)
 
     def _chosen(self, node: fx.Node, axis: Axis) -> fx.Node | None:
         """The op nearest to a value whose ways along an axis differ in bytes."""

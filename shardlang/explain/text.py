@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from shardlang.explain.types import Explanation, Link, Story
+from shardlang.explain.types import Explanation, Link, Lost, Story
 from shardlang.plan.text import bytes_text
 
 
@@ -32,6 +32,8 @@ def _story(story: Story, width: int) -> Iterator[str]:
     yield from _wrapped(story.title, "", width, "  ")
     for link in story.links:
         yield from _link(link, width)
+    for lost in story.lost:
+        yield from _lost(lost, width)
     if story.alternatives:
         title = f"bytes moved, forward and backward, for each way to split {story.choice}"
         yield from _wrapped(title, "  ", width)
@@ -48,6 +50,13 @@ def _link(link: Link, width: int) -> Iterator[str]:
     yield from _wrapped(text, "  <- ", width, "     ")
     if link.line:
         yield from _wrapped(link.line, "       ", width)
+
+
+def _lost(lost: Lost, width: int) -> Iterator[str]:
+    text = f"{lost.text} ({lost.source})" if lost.source else lost.text
+    yield from _wrapped(text, "  not taken: ", width, "     ")
+    if lost.origin is not None:
+        yield from _link(lost.origin, width)
 
 
 def _wrapped(text: str, head: str, width: int, rest: str | None = None) -> list[str]:

@@ -41,6 +41,26 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """A layout that propagation dropped: what a neighbour of the op asked for.
+
+    Attributes:
+        text: who asked for what.
+        source: the model's line of the neighbour, `modeling_llama.py:245`.
+        origin: where the neighbour has it from.
+    """
+
+    text: str
+    source: str
+    origin: Link | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The layout in the document."""
+        origin = self.origin.to_json() if self.origin is not None else None
+        return {"text": self.text, "source": self.source, "origin": origin}
+
+
+@dataclass(frozen=True, slots=True)
 class Story:
     """Why a tensor lies as it does along one axis.
 
@@ -49,6 +69,7 @@ class Story:
         links: the chain of reasons, the nearest first.
         choice: the op whose ways are compared.
         alternatives: the ways, cheapest first.
+        lost: the layouts that gave way here.
     """
 
     axis: str
@@ -56,6 +77,7 @@ class Story:
     links: tuple[Link, ...]
     choice: str = ""
     alternatives: tuple[Alternative, ...] = ()
+    lost: tuple[Lost, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The story in the document."""
@@ -63,6 +85,7 @@ class Story:
             "axis": self.axis,
             "title": self.title,
             "chain": [link.to_json() for link in self.links],
+            "lost": [one.to_json() for one in self.lost],
             "choice": self.choice,
             "alternatives": [way.to_json() for way in self.alternatives],
         }

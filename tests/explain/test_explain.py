@@ -62,6 +62,36 @@ def test_the_ways_not_taken() -> None:
     assert ordered == sorted(ordered)
 
 
+def test_a_layout_of_an_operand_that_gives_way_to_a_parameter() -> None:
+    """The input lies along the sequence; the product takes the rows of its weight instead."""
+    batch, rows = one(SP, "up.out").stories
+    assert not batch.lost
+    (lost,) = rows.lost
+    assert lost.text == "tp on dim 1 of what `x` gives"
+    assert lost.origin is not None and lost.origin.text == "`x` is stated so"
+    assert lost.origin.place.endswith("spec.shard:4")
+
+
+def test_a_layout_that_a_reader_asks_for_in_vain() -> None:
+    """The sum with the input lies along the sequence; what the product gives is a partial sum."""
+    found = one(SP, "down.out")
+    (lost,) = found.stories[1].lost
+    assert lost.text == "tp on dim 1, as its reader `add` asks"
+    assert lost.source.startswith("models.py:")
+    assert lost.origin is not None and lost.origin.place.endswith("spec.shard:4")
+    assert "  not taken: tp on dim 1, as its reader `add` asks (models.py:" in render([found])
+
+
+def test_where_nothing_pulls_another_way_nothing_is_lost() -> None:
+    lost = [story.lost for name in ("up.out", "down.out") for story in one(TP, name).stories]
+    assert not any(lost)
+
+
+def test_storage_asks_for_nothing() -> None:
+    """A parameter that a data axis splits is gathered before it is read."""
+    assert not any(story.lost for story in one(FSDP, "layers.1.down.out").stories)
+
+
 def test_a_stored_parameter() -> None:
     found = one(FSDP, "layers.1.down.weight")
     assert titles(found)[1] == "shard splits dim 1"
