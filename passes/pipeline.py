@@ -10,7 +10,6 @@ from shardlang.passes.experts.route_rows import RouteRows
 from shardlang.passes.invariants.invariant import Invariant, Verifier
 from shardlang.passes.invariants.shardings import statements_valid
 from shardlang.passes.invariants.structure import records_complete
-from shardlang.passes.normalize.repeat_heads import RepeatHeads
 from shardlang.passes.propagate.align_units import AlignUnits
 from shardlang.passes.propagate.bind_rules import BindRules
 from shardlang.passes.propagate.place_storage import PlaceStorage
@@ -44,7 +43,6 @@ BASE = (records_complete, statements_valid)
 """What holds from the beginning to the end."""
 
 PROPAGATE: tuple[Pass, ...] = (
-    RepeatHeads(),
     BindRules(),
     AlignUnits(),
     Propagate(),

@@ -8,6 +8,7 @@ ATen), the mask comes from one `aten.dropout`, which draws the same numbers as e
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import fx
@@ -15,7 +16,7 @@ from torch import fx
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.normalize.fx_edit import argument, is_op
-from shardlang.passes.normalize.repeat_heads import one_head_per_query
+from shardlang.rules.attention import one_head_per_query
 
 aten = torch.ops.aten
 
@@ -35,7 +36,8 @@ def _attention(edit: Rewriter, node: fx.Node) -> fx.Node:
     scale = 1.0 / math.sqrt(tensor_of(query).shape[-1]) if scale is None else scale  # type: ignore[arg-type]
     root = math.sqrt(abs(scale))
     if argument(node, "enable_gqa"):
-        key, value = (one_head_per_query(edit, x, query, node) for x in (key, value))  # type: ignore[arg-type]
+        call = partial(edit.call, like=node)
+        key, value = (one_head_per_query(call, x, query) for x in (key, value))  # type: ignore[arg-type]
     query = edit.call(aten.mul.Tensor, query, math.copysign(root, scale), like=node)
     key = edit.call(aten.transpose.int, key, -2, -1, like=node)
     key = edit.call(aten.mul.Tensor, key, root, like=node)

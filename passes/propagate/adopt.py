@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shardlang.ir.layout import DimLayout, all_pieces_nonempty
+from shardlang.ir.layout import DimLayout, Layout, all_pieces_nonempty
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import Origin, Rule, Sharding
 
@@ -48,6 +48,11 @@ def writable(sharding: Sharding) -> bool:
     specs = [spec for operand in rule.operands for spec in operand.dims]
     specs += [spec for dims in rule.results for spec in dims]
     return all(sharding.compose(spec) is not None for spec in specs)
+
+
+def reads_all(found: dict[str, DimLayout], layout: Layout) -> bool:
+    """Whether the factor layouts that an op reads in a layout have all its axes."""
+    return {axis for dim in found.values() for axis in dim.axes}.issuperset(layout.sharded)
 
 
 def groups_of(rule: Rule, found: dict[str, DimLayout]) -> list[tuple[str, ...]]:

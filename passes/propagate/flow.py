@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
 
 from torch import fx
 
@@ -16,26 +18,27 @@ from shardlang.ir.graph import (
     producer,
     sharding_of,
 )
-from shardlang.ir.layout import DimLayout
+from shardlang.ir.layout import DimLayout, Layout
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Axis
-from shardlang.ir.node import info
-from shardlang.ir.rule import Origin, Rule
-from shardlang.passes.propagate.adopt import adopt, groups_of
+from shardlang.ir.node import info, set_info
+from shardlang.ir.rule import Origin, Rule, Sharding
+from shardlang.passes.propagate.adopt import adopt, groups_of, reads_all
+from shardlang.passes.propagate.join_dims import rejoin
 
 Allow = Callable[[Rule, str], bool]
+Read = Callable[[Sharding], dict[str, DimLayout]]
 
 
 def carried(rule: Rule, factor: str) -> bool:
     """Whether a factor is only carried through the op: pointwise, or the batch of a contraction."""
-    if factor in rule.inner or factor in rule.lowered:
-        return False
-    return rule.passes or sum(factor in operand.factors for operand in rule.operands) > 1
+    shared = sum(factor in operand.factors for operand in rule.operands) > 1
+    return outer(rule, factor) and (rule.passes or factor in rule.lowered or shared)
 
 
 def outer(rule: Rule, factor: str) -> bool:
     """Whether splitting the factor leaves every result whole or split, never partial."""
-    return factor not in rule.inner and factor not in rule.lowered
+    return factor not in rule.inner and (rule.repeats or factor not in rule.lowered)
 
 
 class Flow:
@@ -152,8 +155,9 @@ class Flow:
         """Take what the operands' layouts suggest."""
         for index, operand in enumerate(self.dims.operands[node]):
             if producer(operand)[0] in self.split:
-                found = sharding_of(node).read_operand(index, home(operand))
-                self.adopt(node, found, allow, self._from_operand(node, operand, axes), operand)
+                layout, allowed = home(operand), self._from_operand(node, operand, axes)
+                read = partial(Sharding.read_operand, index=index, layout=layout)
+                self._take(node, read, layout, allow, allowed, operand)
 
     def _from_operand(
         self, node: fx.Node, operand: fx.Node, axes: frozenset[Axis]
@@ -172,8 +176,39 @@ class Flow:
             axes = axes - self.graph.data_axes
         for user, slot, index in self.dims.uses[node]:
             if user in self.split and user not in self.waiting:
-                found = sharding_of(node).read_result(index, sharding_of(user).operand(slot))
-                self.adopt(node, found, allow, axes, user)
+                layout = sharding_of(user).operand(slot)
+                read = partial(Sharding.read_result, index=index, layout=layout)
+                self._take(node, read, layout, allow, axes, user)
+
+    def _take(
+        self,
+        node: fx.Node,
+        read: Read,
+        layout: Layout,
+        allow: Allow,
+        axes: frozenset[Axis],
+        source: fx.Node,
+    ) -> None:
+        """Take what a neighbour suggests, by another rule where the op's own cannot read it."""
+        own = sharding_of(node)
+        found = read(own)
+        self.adopt(node, found, allow, axes, source)
+        if not own.rule.others or reads_all(found, layout):
+            return
+        for rule in own.rule.others:
+            other = own.under(rule)
+            if other is None or not reads_all(read(other), layout):
+                continue
+            self._set(node, other)
+            if self.adopt(node, read(other), allow, axes, source):
+                return
+            self._set(node, own)
+
+    def _set(self, node: fx.Node, sharding: Sharding) -> None:
+        """Put an op under another rule."""
+        before = sharding_of(node).rule
+        set_info(node, replace(info(node), sharding=sharding))
+        rejoin(self.dims, node, before)
 
     def adopt(
         self,
@@ -182,15 +217,17 @@ class Flow:
         allow: Allow,
         axes: frozenset[Axis],
         source: fx.Node,
-    ) -> None:
-        """Put suggested factor layouts on an op, as far as its rule and state permit."""
+    ) -> bool:
+        """Put suggested factor layouts on an op, as far as it permits; whether any changed."""
+        before = len(self.changes)
         if not found:
-            return
+            return False
         sharding, open_factors = sharding_of(node), self.open_factors(node)
         for names in groups_of(sharding.rule, found):
             may = all(name in open_factors and allow(sharding.rule, name) for name in names)
             if may and adopt(sharding, {n: found[n] for n in names}, axes, source.name):
                 self.note(node)
+        return len(self.changes) > before
 
     def note(self, node: fx.Node) -> None:
         """Note that the layout of an op has changed."""

@@ -10,6 +10,7 @@ from torch import fx
 from shardlang.ir.dims import Dim, DimGraph, Joint, Meeting, OpFactor, Use, meetings
 from shardlang.ir.graph import is_item, producer, sharding_of
 from shardlang.ir.node import info
+from shardlang.ir.rule import Rule
 from shardlang.rules.call import Call
 
 Edge = tuple[Dim, OpFactor] | tuple[OpFactor, Dim]
@@ -32,6 +33,13 @@ def join_dims(graph: fx.Graph) -> DimGraph:
             of_rule[id(rule)] = meetings(rule)
         _join(dims.net, node, [producer(value) for value in operands], of_rule[id(rule)])
     return dims
+
+
+def rejoin(dims: DimGraph, node: fx.Node, before: Rule) -> None:
+    """Join the dims of an op whose rule was another one before."""
+    dims.net.remove_nodes_from([OpFactor(node, name) for name, _ in before.sizes])
+    sources = [producer(value) for value in dims.operands[node]]
+    _join(dims.net, node, sources, meetings(sharding_of(node).rule))
 
 
 def _join(

@@ -8,7 +8,7 @@ follow.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shardlang.ir.layout import (
     DimLayout,
@@ -65,6 +65,9 @@ class Rule:
         tied: pairs of factors of different sizes, each split contiguously where the other is (the
             rows of an image before and after a convolution).
         traits: what else is known of the call.
+        others: rules of the same call in other factors, for layouts that this rule cannot read.
+        repeats: whether this is such another rule, whose lowering only repeats operands: layouts
+            flow through its `lowered` factors.
     """
 
     operands: tuple[Operand, ...]
@@ -80,6 +83,8 @@ class Rule:
     linked: tuple[tuple[str, ...], ...] = ()
     tied: tuple[tuple[str, str], ...] = ()
     traits: Traits = field(default_factory=Traits)
+    others: tuple[Rule, ...] = ()
+    repeats: bool = False
 
     def kept(self, wanted: Iterable[int]) -> frozenset[int]:
         """The operands whose values the backward reads for the gradients of the `wanted` ones.
@@ -195,6 +200,27 @@ class Sharding:
     def needs_lowering(self) -> bool:
         """Whether a factor is split that the op cannot be split along as it stands."""
         return any(self.factors[name].axes for name in self.rule.lowered)
+
+    def under(self, rule: Rule) -> Sharding | None:
+        """The same split, in the factors of another rule of the call; None if they cannot."""
+        made = replace(
+            self,
+            rule=rule,
+            factors=Sharding.whole(rule).factors,
+            linear=dict(self.linear),
+            origins=dict(self.origins),
+        )
+        for index in range(len(rule.operands)):
+            made.factors.update(made.read_operand(index, self.operand(index)))
+        for index in range(len(rule.results)):
+            made.factors.update(made.read_result(index, self.result(index)))
+        split = {name for name, dim in made.factors.items() if dim.axes}
+        return made if made._dims() == self._dims() and not rule.whole & split else None
+
+    def _dims(self) -> list[DimLayout | None]:
+        """The dims of the operands and of the results."""
+        tensors = (*(operand.dims for operand in self.rule.operands), *self.rule.results)
+        return [self.compose(spec) for dims in tensors for spec in dims]
 
     def read_operand(self, index: int, layout: Layout) -> dict[str, DimLayout]:
         """The factor layouts that an operand layout suggests."""

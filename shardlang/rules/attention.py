@@ -24,14 +24,18 @@ from shardlang.rules.writing import tensor
 aten: Any = torch.ops.aten
 
 
-def _batch(call: Call) -> tuple[list[str], list[str]]:
-    """Names of the batch dims of query and of key; grouped heads are `(g r)` and `g`."""
+def _groups(call: Call) -> int:
+    """How many groups of query heads share a key head; 0 where every query head has its own."""
+    if len(call.out) < 3 or not call.get("enable_gqa"):
+        return 0
+    groups = call.shape("key")[-3]
+    return groups if groups != call.shape("query")[-3] else 0
+
+
+def _batch(call: Call, heads: tuple[str, str] | None) -> tuple[list[str], list[str]]:
+    """Names of the batch dims of query and of key, the last of which are the grouped heads."""
     names = names_of(len(call.out) - 2, "b")
-    keys = [*names]
-    heads, key_heads = (call.shape(n)[-3] if names else 0 for n in ("query", "key"))
-    if names and call.get("enable_gqa") and heads != key_heads:
-        names[-1], keys[-1] = f"(g={key_heads} r)", "g"
-    return names, keys
+    return ([*names[:-1], heads[0]], [*names[:-1], heads[1]]) if heads else (names, names)
 
 
 def _spread(names: list[str], shape: tuple[int, ...], out: tuple[int, ...]) -> list[str]:
@@ -44,9 +48,31 @@ def _spread(names: list[str], shape: tuple[int, ...], out: tuple[int, ...]) -> l
 
 
 def _attention(call: Call) -> str:
-    """query `b... h l e`, key `b... g s e`, value `b... g s v`, mask broadcast to `b... h l s`."""
+    """query `b... h l e`, key `b... g s e`, value `b... g s v`, mask broadcast to `b... h l s`.
+
+    Heads are split by groups: a device has some key heads and all query heads that read them, or,
+    of one key head, some of these.
+    """
+    groups = _groups(call)
+    return _with_heads(call, (f"(g={groups} r)", "g") if groups else None)
+
+
+def _by_query_heads(call: Call) -> list[str]:
+    """The same with query heads split in any way.
+
+    A device has the first key heads of its query heads' groups whole. Where `p` pieces hold whole
+    groups, key heads are split into these first.
+    """
+    groups = 0 if call.get("dropout_p") else _groups(call)
+    pieces = [p for p in range(groups - 1, 1, -1) if groups % p == 0]
+    heads = [*((f"(p={p} h~)", f"(p={p} g!)") for p in pieces), ("h~", "g!")] if groups > 1 else []
+    return [_with_heads(call, pair) for pair in heads]
+
+
+def _with_heads(call: Call, heads: tuple[str, str] | None) -> str:
+    """The rule of a call, by the factors of query heads and of key heads."""
     out, dropout = call.out, "!" if call.get("dropout_p") else ""
-    batch, keys = _batch(call)
+    batch, keys = _batch(call, heads)
     rows = "l!" if dropout else "l"
     operands = [
         [*_spread(batch, call.shape("query"), out), rows, "e!"],
@@ -83,8 +109,27 @@ def _causal_rows(call: Call, sharding: Sharding) -> LocalCall:
     return local.causal_attention, args, {"scale": call["scale"], "enable_gqa": call["enable_gqa"]}
 
 
+def one_head_per_query(emit: Emit, x: fx.Node, query: fx.Node) -> fx.Node:
+    """Repeat the grouped heads of a key or value so that there is one per query head."""
+    times = tensor_of(query).shape[-3] // tensor_of(x).shape[-3]
+    return x if times == 1 else emit(aten.repeat_interleave.self_int, x, times, -3)
+
+
 def _lower_attention(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
-    """Scores, mask, softmax over all keys, weighted values (keys are split)."""
+    """Attention whose query heads are not split by groups, or whose keys are split."""
+    return (_repeat_heads if sharding.rule.repeats else _write_out)(call, emit)
+
+
+def _repeat_heads(call: Call, emit: Emit) -> fx.Node:
+    """One key and value head per query head, of which a device takes those of its query heads."""
+    query = call["query"]
+    key, value = (one_head_per_query(emit, call[name], query) for name in ("key", "value"))
+    options = {name: call[name] for name in ("attn_mask", "is_causal", "scale")}
+    return emit(call.target, query, key, value, **options)
+
+
+def _write_out(call: Call, emit: Emit) -> fx.Node:
+    """Scores, mask, softmax over all keys, weighted values."""
     query, key, value = (in_wide(emit, call[name]) for name in ("query", "key", "value"))
     scale = call["scale"]
     scale = 1 / math.sqrt(call.shape("query")[-1]) if scale is None else float(scale)
@@ -106,7 +151,8 @@ def _masked(emit: Emit, scores: fx.Node, mask: fx.Node) -> fx.Node:
 
 rule(
     aten.scaled_dot_product_attention, spec=_attention, localize=_causal_rows,
-    lower=_lower_attention, passes=False, random=lambda call: bool(call["dropout_p"]),
+    lower=_lower_attention, others=_by_query_heads, passes=False,
+    random=lambda call: bool(call["dropout_p"]),
     kind=OpKind.ATTENTION, keeps="query key value attn_mask result",
 )  # fmt: skip
 

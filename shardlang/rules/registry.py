@@ -61,6 +61,8 @@ class OpRule:
         moves: whether every element of its results is one of its first operand; default: a view.
         keeps: the arguments, and `result` or `result.1`, whose values its backward reads; default:
             what follows from `linear`.
+        others: notations of a call in other factors, tried in order for a layout that `spec`
+            cannot read; the lowering of their `~` factors only repeats operands.
     """
 
     spec: Spec
@@ -69,6 +71,7 @@ class OpRule:
     fast: LocalizeFast | None = None
     fast_spec: Spec | None = None
     lower: Lower | None = None
+    others: Callable[[Call], Sequence[str]] | None = None
     reduce: str = "sum"
     passes: bool = True
     random: bool | Callable[[Call], bool] = False
@@ -90,7 +93,12 @@ class OpRule:
             NotationError: the rule does not fit the call.
         """
         spec = self.fast_spec if fast and self.fast_spec is not None else self.spec
-        text = spec if isinstance(spec, str) else spec(call)
+        found = self._bind(call, spec if isinstance(spec, str) else spec(call))
+        others = self.others(call) if self.others is not None else ()
+        repeats = (replace(self._bind(call, text), repeats=True) for text in others)
+        return replace(found, others=tuple(repeats)) if others else found
+
+    def _bind(self, call: Call, text: str) -> Rule:
         sets = self._linear(call)
         bound = bind(
             text,

@@ -88,14 +88,6 @@ def lose_value(name: str) -> Fault:
     return fault
 
 
-def cut_groups(graph: ShardGraph) -> None:
-    """Take the repeated keys and values away again."""
-    for node in nodes(graph, "scaled_dot_product_attention"):
-        query, key, value, *rest = node.args
-        node.args = (query, key.args[0], value.args[0], *rest)
-        node.kwargs = {**node.kwargs, "enable_gqa": True}
-
-
 def forget_a_leaf(graph: ShardGraph) -> None:
     graph.leaves.pop()
 
@@ -283,8 +275,7 @@ def keep_a_global_size(graph: ShardGraph) -> None:
 
 
 FAULTS: list[tuple[str, str, Fault, str]] = [
-    ("repeat_heads", "uneven/kv", cut_groups, "groups_whole"),
-    ("repeat_heads", "uneven/kv", lose_value("repeat_interleave"), "records_complete"),
+    ("bind_rules", "megatron_mlp/mlp", lose_value("linear"), "records_complete"),
     ("bind_rules", "megatron_mlp/mlp", forget_a_rule, "rules_fit"),
     ("bind_rules", "megatron_mlp/mlp", bind_another_size, "rules_fit"),
     ("bind_rules", "megatron_mlp/mlp", forget_a_gradient, "gradients_marked"),

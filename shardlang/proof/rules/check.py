@@ -230,6 +230,7 @@ def program_of(
     graph.fast_random = fast
     BindRules().run(graph)
     own = sharding_of(node)
+    own.rule = sharding.rule
     own.factors, own.linear = dict(sharding.factors), dict(sharding.linear)
     for i, (leaf, _) in enumerate(graph.placeholders()):
         _place_leaf(graph, leaf, own.operand(i), i in partial)

@@ -150,7 +150,8 @@ def _prove(
         proven.add_rule(rule_text(rule))
     for wrong_trait in wrong_traits(call, rules[0][1]):
         yield tally.fail(target, Failure(name, str(call), "its traits", wrong_trait))
-    pairs = [(fast, a, a.sharding(rule)) for fast, rule in rules for a in assignments(rule)]
+    ways = [(fast, way) for fast, rule in rules for way in (rule, *rule.others)]
+    pairs = [(fast, a, a.sharding(way)) for fast, way in ways for a in assignments(way)]
     legal = [(fast, a, s) for fast, a, s in pairs if s is not None]
     if most is not None and len(legal) > most:
         legal = chooser.sample(legal, most)
