@@ -11,6 +11,7 @@ from torch import fx
 from shardlang.ir.compat import OpOverload, tree_leaves
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.node import info
+from shardlang.ir.values import sources
 
 _DETACH = torch.ops.aten.detach.default
 
@@ -52,17 +53,13 @@ def gradient_carriers(graph: fx.Graph) -> set[fx.Node]:
 
 def carries_gradient(node: fx.Node) -> bool:
     """Whether a gradient may flow from this node to a trainable parameter or a float input."""
-    pending, seen = [node], set[fx.Node]()
-    while pending:
-        node = pending.pop()
-        cut = node.target is _DETACH or (node.op == "call_function" and info(node).no_grad)
-        if node in seen or cut or not may_have_gradient(node):
-            continue
-        seen.add(node)
-        if _is_source(node):
-            return True
-        pending.extend(node.all_input_nodes)
-    return False
+    return any(_is_source(one) for one in sources(node.graph, [node], _passes_gradient))
+
+
+def _passes_gradient(node: fx.Node) -> bool:
+    """Whether a gradient may flow through the node."""
+    cut = node.target is _DETACH or (node.op == "call_function" and info(node).no_grad)
+    return not cut and may_have_gradient(node)
 
 
 def _is_source(node: fx.Node) -> bool:

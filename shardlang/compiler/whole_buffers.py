@@ -6,8 +6,7 @@ gather it would undo that at every step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
+import networkx as nx
 from torch import fx
 
 from shardlang.ir.collective import Kind
@@ -15,6 +14,7 @@ from shardlang.ir.graph import ShardError, ShardGraph, is_step, steps_of
 from shardlang.ir.leaf import ResultKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
+from shardlang.ir.values import values
 
 
 def check_updates(graph: ShardGraph) -> None:
@@ -43,19 +43,10 @@ def _split_over(buffer: fx.Node) -> tuple[Axis, ...]:
 
 def _gathered_between(start: fx.Node, end: fx.Node) -> fx.Node | None:
     """The first gather on a way from one value to another."""
-    below = _reached(start, lambda node: list(node.users))
-    above = _reached(end, lambda node: node.all_input_nodes)
-    nodes = (node for node in start.graph.nodes if node in below and node in above)
+    net = values(start.graph)
+    between = (nx.descendants(net, start) | {start}) & (nx.ancestors(net, end) | {end})
+    nodes = (node for node in start.graph.nodes if node in between)
     return next((node for node in nodes if _is_gather(node)), None)
-
-
-def _reached(start: fx.Node, following: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
-    seen, queue = {start}, [start]
-    while queue:
-        news = set(following(queue.pop())) - seen
-        seen |= news
-        queue += news
-    return seen
 
 
 def _is_gather(node: fx.Node) -> bool:

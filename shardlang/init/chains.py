@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import networkx as nx
 from torch import fx
@@ -30,6 +31,7 @@ from shardlang.ir.layout import (
 )
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Axis
+from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import DimSpec, Rule
 from shardlang.passes.propagate.align_units import Units, in_units
 from shardlang.passes.propagate.flow import Flow
@@ -88,6 +90,16 @@ class Dims:
     def chain(self, place: Dim, layout: DimLayout) -> Chain:
         """All that is split with one dim."""
         return _Reach(self).run(place, layout)
+
+    @cached_property
+    def whole_numbers(self) -> nx.DiGraph:
+        """The ops, with an edge from each to every op that reads whole numbers of it."""
+        net = nx.DiGraph()
+        net.add_nodes_from(self.nodes)
+        for node in self.nodes:
+            read = [v for v in self.operands[node] if not tensor_of(v).dtype.is_floating_point]
+            net.add_edges_from((producer(value)[0], node) for value in read)
+        return net
 
     def sources(self, node: fx.Node) -> Iterator[fx.Node]:
         """The parameters that a weight is computed from."""

@@ -16,6 +16,7 @@ import math
 from collections.abc import Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import networkx as nx
 import torch
 from torch import fx
 
@@ -121,20 +122,12 @@ def picked(dims: Dims) -> set[fx.Node]:
 
 def by_input(dims: Dims, node: fx.Node, table: int) -> bool:
     """Whether a look-up is by an input as it is, and not by a count of positions."""
-    queue = [v for slot, v in enumerate(dims.operands[node]) if slot != table]
-    seen: set[fx.Node] = set()
-    found = False
-    while queue:
-        read = queue.pop()
-        value = producer(read)[0]
-        if value in seen or tensor_of(read).dtype.is_floating_point:
-            continue
-        seen.add(value)
-        if "cumsum" in str(value.target):
-            return False
-        found |= value.op == "placeholder" and dims.flow.leaves[value].kind is LeafKind.INPUT
-        queue += dims.operands[value]
-    return found
+    keys = [value for slot, value in enumerate(dims.operands[node]) if slot != table]
+    starts = {producer(key)[0] for key in keys if not tensor_of(key).dtype.is_floating_point}
+    found = starts.union(*(nx.ancestors(dims.whole_numbers, start) for start in starts))
+    leaves = dims.flow.leaves
+    by_leaf = (one.op == "placeholder" and leaves[one].kind is LeafKind.INPUT for one in found)
+    return any(by_leaf) and not any("cumsum" in str(one.target) for one in found)
 
 
 def all_chains(

@@ -13,6 +13,7 @@ from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import info
 from shardlang.ir.reshard import apply_step, apply_steps
 from shardlang.ir.text import graph_text
+from shardlang.ir.values import sources
 
 __all__ = ["LocalProgram", "apply_step", "apply_steps"]
 
@@ -60,12 +61,4 @@ def with_gradient(program: LocalProgram) -> set[fx.Node]:
 
     The gradient flows from the seeds against the edges, through values marked `diff`.
     """
-    todo = [node for node in seeds_of(program) if info(node).differentiable]
-    found = set(todo)
-    while todo:
-        node = todo.pop()
-        for source in node.all_input_nodes:
-            if info(source).differentiable and source not in found:
-                found.add(source)
-                todo.append(source)
-    return found
+    return sources(program.graph, seeds_of(program), lambda node: info(node).differentiable)
