@@ -15,13 +15,11 @@ from shardlang.passes.propagate.bind_rules import BindRules
 from shardlang.passes.propagate.place_storage import PlaceStorage
 from shardlang.passes.propagate.propagate import Propagate
 from shardlang.passes.propagate.record_layouts import RecordLayouts
-from shardlang.passes.rewrite.carry_groups import CarryGroups
-from shardlang.passes.rewrite.defer_reductions import DeferReductions
-from shardlang.passes.rewrite.delay_reductions import DelayReductions
 from shardlang.passes.rewrite.fuse_collectives import FuseCollectives
 from shardlang.passes.rewrite.insert_reshards import InsertReshards
 from shardlang.passes.rewrite.localize import Localize
 from shardlang.passes.rewrite.lower import Lower
+from shardlang.passes.rewrite.place_reductions import PlaceReductions
 from shardlang.passes.rewrite.type_gradients import TypeGradients
 
 
@@ -52,9 +50,7 @@ PROPAGATE: tuple[Pass, ...] = (
 REWRITE: tuple[Pass, ...] = (
     Lower(),
     RouteRows(),
-    CarryGroups(),
-    DeferReductions(),
-    DelayReductions(),
+    PlaceReductions(),
     InsertReshards(),
     TypeGradients(),
     FuseCollectives(),

@@ -22,6 +22,7 @@ from torch import fx
 
 from shardlang.cost.ring import sent_bytes
 from shardlang.cost.splits import change_bytes
+from shardlang.cost.sums import gather_bytes
 from shardlang.ir.collective import Collective, Kind
 from shardlang.ir.graph import ShardError, ShardGraph, describe, home, is_item, sharding_of
 from shardlang.ir.layout import Layout
@@ -31,7 +32,7 @@ from shardlang.ir.records import Ways
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.route import Route
 from shardlang.ir.rule import Origin, Sharding
-from shardlang.passes.experts.gather_rows import Gathering, gather_price
+from shardlang.passes.experts.gather_rows import Gathering
 from shardlang.passes.experts.row_region import PRODUCT, Region, barred, regions, regroups
 from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.invariants.routes import orders_agree
@@ -110,7 +111,7 @@ def refusal(node: fx.Node, common: tuple[Axis, ...], further: tuple[Axis, ...]) 
 
 def experts_price(region: Region) -> float:
     """Bytes that gather the matrices, and scatter their gradients."""
-    return sum(gather_price(weight, region.axes) for weight in region.weights())
+    return sum(gather_bytes(weight, region.axes) for weight in region.weights())
 
 
 def route_price(region: Region) -> float:

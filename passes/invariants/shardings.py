@@ -14,26 +14,6 @@ from shardlang.ir.records import Stated
 from shardlang.ir.rule import Sharding
 from shardlang.passes.invariants.invariant import View, invariant
 
-aten = torch.ops.aten
-KEEPS_ZEROS = {
-    aten.silu.default,
-    aten.gelu.default,
-    aten.relu.default,
-    aten.tanh.default,
-    aten.mul.Tensor,
-    aten.leaky_relu.default,
-    aten.hardswish.default,
-    aten.mish.default,
-    aten.neg.default,
-    aten.clone.default,
-    aten.to.dtype,
-    aten.chunk.default,
-    aten.split.Tensor,
-    aten.split_with_sizes.default,
-    aten.slice.Tensor,
-    torch.ops.shardlang.grouped_mm.default,
-}
-
 
 @invariant
 def statements_valid(view: View) -> Iterator[str]:
@@ -124,15 +104,3 @@ def nothing_to_lower(view: View) -> Iterator[str]:
         for name in sharding.rule.lowered:
             if sharding.factors[name].axes:
                 yield f"{node} is split along `{name}`, and has no program for that"
-
-
-@invariant
-def partials_pass(view: View) -> Iterator[str]:
-    """An op that is not split over an axis passes a partial sum only where it is linear in it."""
-    for node, sharding in view.sharded:
-        for axis, slots in sharding.linear.items():
-            split = sharding.factor_of(axis)
-            if node.op == "placeholder" or split is not None:
-                continue
-            if slots not in sharding.rule.linear and node.target not in KEEPS_ZEROS:
-                yield f"{node} passes partials of operands {sorted(slots)} over `{axis}`"

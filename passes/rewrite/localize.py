@@ -21,6 +21,7 @@ from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.invariants.local import local_shapes_fit
 from shardlang.passes.invariants.reshards import operands_in_place
 from shardlang.passes.invariants.structure import constraints_met, rules_fit
+from shardlang.passes.invariants.sums import partials_pass
 from shardlang.rules.call import Call
 from shardlang.rules.local_order import drawn_in_order
 from shardlang.rules.registry import find
@@ -33,7 +34,12 @@ class Localize:
 
     name: str = "localize"
     establishes: ClassVar[tuple[Invariant, ...]] = (constraints_met, local_shapes_fit)
-    retires: ClassVar[tuple[Invariant, ...]] = (rules_fit, operands_in_place, types_hold)
+    retires: ClassVar[tuple[Invariant, ...]] = (
+        rules_fit,
+        partials_pass,
+        operands_in_place,
+        types_hold,
+    )
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Localize all ops and drop the constraints, which are met by now."""

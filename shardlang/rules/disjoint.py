@@ -1,0 +1,87 @@
+"""Disjoint partial sums: which ops leave them, and which keep them so.
+
+Where the groups of a product are split, or the rows of a table, one device computes each row of the
+result, and all others have zeros there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from shardlang.ir.graph import sharding_of
+from shardlang.ir.layout import DimLayout
+from shardlang.ir.mesh import Axis
+from shardlang.ir.node import tensor_of
+from shardlang.ir.rule import Rule
+from shardlang.rules.call import Call
+
+aten = torch.ops.aten
+PRODUCT = torch.ops.shardlang.grouped_mm.default
+TABLES: dict[object, tuple[str, str]] = {
+    PRODUCT: ("e", "groups"),
+    aten.embedding.default: ("v", "indices"),
+}
+"""Ops that read a table row by row: the factor of its rows, and the operand that chooses them."""
+ZERO_AT_ZERO = {
+    aten.silu.default, aten.gelu.default, aten.relu.default, aten.tanh.default, aten.mul.Tensor,
+    aten.leaky_relu.default, aten.hardswish.default, aten.mish.default, aten.neg.default,
+    aten.clone.default, aten.to.dtype,
+}  # fmt: skip
+"""Ops that give zero where their operands, or one factor of a product, are zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Which device has which rows of a disjoint partial sum.
+
+    Attributes:
+        chosen_by: the value that chooses a row of the table for every row.
+        split: how the rows of the table are split.
+        dims: how many leading dims number the rows.
+    """
+
+    chosen_by: fx.Node
+    split: DimLayout
+    dims: int
+
+
+def rows_left(node: fx.Node, axes: Iterable[Axis]) -> Rows | None:
+    """The rows of the partial sum that a product by groups or a look-up leaves."""
+    name, chosen_by = TABLES.get(node.target, ("", ""))
+    if not name:
+        return None
+    split = sharding_of(node).factors[name]
+    if not set(axes) <= set(split.axes):
+        return None
+    chosen = Call(node)[chosen_by]
+    return Rows(chosen, split, len(tensor_of(chosen).shape))
+
+
+def keeps_zeros(node: fx.Node, slots: frozenset[int], dims: int) -> bool:
+    """Whether an op makes rows of zeros of rows of zeros in some operands, each by itself.
+
+    Args:
+        slots: the operands.
+        dims: how many of their leading dims number the rows.
+    """
+    rule = sharding_of(node).rule
+    zeros = node.target in ZERO_AT_ZERO or slots in rule.linear
+    return zeros and len({_rows(rule, i, dims) for i in slots}) == 1 and _by_row(rule, slots, dims)
+
+
+def _rows(rule: Rule, slot: int, dims: int) -> Sequence[object]:
+    return rule.operands[slot].dims[:dims]
+
+
+def _by_row(rule: Rule, slots: frozenset[int], dims: int) -> bool:
+    """Whether every result has the rows of some operands, and each row is made of its own."""
+    read = [rule.operands[slot].dims for slot in slots]
+    rows = read[0][:dims]
+    names = {name for dim in rows for block in dim for name in block}
+    rest = [dim for one in (*read, *rule.results) for dim in one[dims:]]
+    apart = names.isdisjoint(name for dim in rest for block in dim for name in block)
+    return len(rows) == dims and apart and all(one[:dims] == rows for one in rule.results)
