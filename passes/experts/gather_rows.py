@@ -16,12 +16,12 @@ from shardlang.cost.sums import Axes, gather_bytes
 from shardlang.ir.graph import constrain, describe, home, is_item, producer, sharding_of
 from shardlang.ir.node import has_several
 from shardlang.ir.rule import Origin
-from shardlang.passes.experts.row_region import PRODUCT, Region
+from shardlang.passes.experts.row_region import Region
 from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.passes.rewrite.partial_sums import Sums
 from shardlang.passes.rewrite.place_reductions import pass_on
 from shardlang.passes.rewrite.reduction_cut import ReductionCut
-from shardlang.rules.disjoint import keeps_zeros
+from shardlang.rules.disjoint import is_product, keeps_zeros
 
 
 @dataclass(slots=True)
@@ -60,10 +60,10 @@ class Gathering:
                 continue
             slots = [i for i, o in enumerate(operands_of(node)) if producer(o)[0] in found]
             kept = bool(slots) and keeps_zeros(node, frozenset(slots), 1)
-            if not kept and node.target is not PRODUCT:
+            if not kept and not is_product(node):
                 return f"{describe(node)} does not keep rows of zeros, which other devices add"
             found.add(node)
-        if any(node.target is not PRODUCT for node in self.region.exits()):
+        if any(not is_product(node) for node in self.region.exits()):
             return "more is read outside than the results of products"
         return ""
 

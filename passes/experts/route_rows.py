@@ -33,11 +33,12 @@ from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.route import Route
 from shardlang.ir.rule import Origin, Sharding
 from shardlang.passes.experts.gather_rows import Gathering
-from shardlang.passes.experts.row_region import PRODUCT, Region, barred, regions, regroups
+from shardlang.passes.experts.row_region import Region, barred, regions, regroups
 from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.invariants.routes import orders_agree
 from shardlang.passes.propagate.bind_rules import bind_node
 from shardlang.rules.call import Call
+from shardlang.rules.disjoint import is_product
 from shardlang.rules.local_routed import (
     collect,
     dispatch,
@@ -196,7 +197,7 @@ class Rewrite:
     def _together(self, node: fx.Node, groups: fx.Node) -> None:
         """Split the rows and the groups of a product or lookup together."""
         call, old = Call(node), sharding_of(node)
-        if node.target is PRODUCT:
+        if is_product(node):
             node.target, node.args = routed_mm, (call["x"], call["weight"], groups)
         else:
             node.target, node.args = routed_rows, (call.operands[0], groups)

@@ -16,14 +16,12 @@ from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import has_several, info, tensor_of, tensors_of
 from shardlang.ir.rule import Sharding
+from shardlang.ir.traits import OpKind
 from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.rules.call import Call
-from shardlang.rules.registry import find
+from shardlang.rules.disjoint import is_product
+from shardlang.rules.registry import find, traits_of
 from shardlang.rules.view import to_reshape
-
-aten = torch.ops.aten
-PRODUCT = torch.ops.shardlang.grouped_mm.default
-LOOKUP = aten.index.Tensor
 
 
 @dataclass(slots=True)
@@ -52,7 +50,7 @@ class Region:
         """Collect the products, what stands between them, and the look-ups that these read."""
         users = [u for reader in self.readers for u in reader.users if self.is_lookup(reader)]
         mixed = (user for user in users if self._keeps_rows(user) and self._shrinks(user))
-        found = [*(n for n in self.readers if n.target is PRODUCT), *mixed]
+        found = [*(n for n in self.readers if is_product(n)), *mixed]
         self.products = list(dict.fromkeys(found))
         inside = {*self.products, *self._between()}
         inside |= self._biased(inside)
@@ -99,7 +97,7 @@ class Region:
 
     def is_lookup(self, node: fx.Node) -> bool:
         """Whether a value is looked up by these groups."""
-        return node.target is LOOKUP and node in self.readers
+        return _is_index(node) and node in self.readers
 
     def row_operands(self, node: fx.Node) -> list[fx.Node]:
         """The operands of an op that have its rows."""
@@ -115,7 +113,7 @@ class Region:
             return self._keeps_rows(producer(node)[0])
         if node.op != "call_function" or info(node).sharding is None:
             return False
-        if node.target in (PRODUCT, LOOKUP):
+        if is_product(node) or _is_index(node):
             return node in self.readers
         sharding, factor = sharding_of(node), row_factor(node)
         rule = sharding.rule
@@ -142,9 +140,13 @@ class Region:
         return {weight_of(node): None for node in self.readers}
 
 
+def _is_index(node: fx.Node) -> bool:
+    return traits_of(node).kind is OpKind.INDEX
+
+
 def weight_of(node: fx.Node) -> fx.Node:
     """What a product or look-up reads by group."""
-    return Call(node).operands[1 if node.target is PRODUCT else 0]
+    return Call(node).operands[1 if is_product(node) else 0]
 
 
 def _elements(node: fx.Node) -> int:
@@ -181,9 +183,9 @@ def regroups(node: fx.Node) -> bool:
 
 def groups_of(node: fx.Node) -> fx.Node | None:
     """The groups by which an op reads a weight, if it is a product or a look-up of rows."""
-    if node.target is PRODUCT:
+    if is_product(node):
         groups = Call(node)["groups"]
-    elif node.target is LOOKUP and len(Call(node)["indices"]) == 1:
+    elif _is_index(node) and len(Call(node)["indices"]) == 1:
         (groups,) = Call(node)["indices"]
     else:
         return None
@@ -200,7 +202,7 @@ def barred(nodes: Iterable[fx.Node]) -> list[tuple[fx.Node, tuple[Axis, ...], tu
     """
     found = []
     for node in nodes:
-        if node.target is not PRODUCT or info(node).sharding is None:
+        if not is_product(node) or info(node).sharding is None:
             continue
         rows, matrices = sharding_of(node).factors["s"], home(weight_of(node)).dims[0]
         common = tuple(axis for axis in matrices.axes if axis in rows.axes)

@@ -25,7 +25,7 @@ from shardlang.ir.graph import constrain, is_item, producer, sharding_of
 from shardlang.ir.node import info
 from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.rules.call import Call
-from shardlang.rules.disjoint import PRODUCT, Rows, keeps_zeros, rows_left
+from shardlang.rules.disjoint import Rows, is_product, keeps_zeros, rows_left
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class Sums:
 
     def reads_own_rows(self, node: fx.Node, slot: int) -> bool:
         """Whether an op reads, of a disjoint partial sum, no row that is elsewhere."""
-        if node.target is not PRODUCT:
+        if not is_product(node):
             return False
         call, sharding = Call(node), sharding_of(node)
         value = call.operands[slot]

@@ -14,6 +14,7 @@ class OpKind(StrEnum):
     CONVOLUTION = "convolution"
     ATTENTION = "attention"
     LOOKUP = "rows of a table"
+    INDEX = "elements at tensors of indices"
     PAD = "its operand with numbers around it"
     LOSS = "loss of scores against classes"
     SOFTMAX = "scores that sum to one"

@@ -17,21 +17,16 @@ from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Rule
+from shardlang.ir.traits import OpKind
 from shardlang.rules.call import Call
+from shardlang.rules.registry import traits_of
+from shardlang.rules.zeros import maps_zeros
 
-aten = torch.ops.aten
-PRODUCT = torch.ops.shardlang.grouped_mm.default
 TABLES: dict[object, tuple[str, str]] = {
-    PRODUCT: ("e", "groups"),
-    aten.embedding.default: ("v", "indices"),
+    torch.ops.shardlang.grouped_mm.default: ("e", "groups"),
+    torch.ops.aten.embedding.default: ("v", "indices"),
 }
 """Ops that read a table row by row: the factor of its rows, and the operand that chooses them."""
-ZERO_AT_ZERO = {
-    aten.silu.default, aten.gelu.default, aten.relu.default, aten.tanh.default, aten.mul.Tensor,
-    aten.leaky_relu.default, aten.hardswish.default, aten.mish.default, aten.neg.default,
-    aten.clone.default, aten.to.dtype,
-}  # fmt: skip
-"""Ops that give zero where their operands, or one factor of a product, are zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +42,11 @@ class Rows:
     chosen_by: fx.Node
     split: DimLayout
     dims: int
+
+
+def is_product(node: fx.Node) -> bool:
+    """Whether a node multiplies rows by the matrices of their groups."""
+    return traits_of(node).kind is OpKind.GROUPED_PRODUCT
 
 
 def rows_left(node: fx.Node, axes: Iterable[Axis]) -> Rows | None:
@@ -69,8 +69,8 @@ def keeps_zeros(node: fx.Node, slots: frozenset[int], dims: int) -> bool:
         dims: how many of their leading dims number the rows.
     """
     rule = sharding_of(node).rule
-    zeros = node.target in ZERO_AT_ZERO or slots in rule.linear
-    return zeros and len({_rows(rule, i, dims) for i in slots}) == 1 and _by_row(rule, slots, dims)
+    same = len({_rows(rule, i, dims) for i in slots}) == 1
+    return same and _by_row(rule, slots, dims) and maps_zeros(node, slots)
 
 
 def _rows(rule: Rule, slot: int, dims: int) -> Sequence[object]:

@@ -15,6 +15,7 @@ from shardlang.ir.here import LocalIndices, LocalSize, LocalStart, size_at
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
+from shardlang.ir.traits import OpKind
 from shardlang.rules.call import Call, LocalCall, shape_of
 from shardlang.rules.local_index import gather_here, index_here, one_hot_here, take_along_here
 from shardlang.rules.local_shape import place
@@ -100,7 +101,7 @@ def _local_index(call: Call, sharding: Sharding) -> LocalCall:
 
 
 rule(
-    aten.index.Tensor, aten._unsafe_index.Tensor,
+    aten.index.Tensor, aten._unsafe_index.Tensor, kind=OpKind.INDEX,
     spec=_index, linear=["self"], localize=_local_index,
 )  # fmt: skip
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from shardlang.ir.node import layout_of
 from shardlang.ir.reshard import Reshard, apply_step
 from shardlang.ir.rule import Sharding
-from shardlang.ir.traits import OpKind
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local_grouped import grouped_mm_here
 from shardlang.rules.local_routed import (
@@ -51,7 +50,7 @@ def _product(call: Call, sharding: Sharding) -> LocalCall:
 
 
 rule(
-    routed_mm, name="grouped_mm", kind=OpKind.GROUPED_PRODUCT,
+    routed_mm, name="grouped_mm",
     spec="s i, e@s i o, s -> s o", linear=["x", "weight"],
     localize=_product, passes=False,
 )  # fmt: skip

@@ -15,6 +15,7 @@ from shardlang.proof.rules.check import Case
 from shardlang.proof.rules.own import numbers
 from shardlang.proof.rules.traits import wrong_traits
 from shardlang.rules.registry import RULES
+from shardlang.rules.zeros import maps_zeros
 
 aten: Any = torch.ops.aten
 X = numbers(5, 7)
@@ -22,7 +23,7 @@ X = numbers(5, 7)
 
 def found_in(call: AtenCall) -> list[str]:
     """What is wrong with the traits of a call."""
-    return list(wrong_traits(call, Case(call).rule()))
+    return list(wrong_traits(call, Case(call).node()))
 
 
 WRONG: dict[str, tuple[AtenCall, dict[str, Any], str]] = {
@@ -69,6 +70,41 @@ def test_wrong_traits_are_found(name: str) -> None:
         assert [wrong for wrong in found_in(call) if reason in wrong]
     finally:
         RULES[call.target] = kept
+
+
+ZEROS: list[tuple[bool, Any, tuple[Any, ...], set[int]]] = [
+    (True, aten.silu.default, (X,), {0}),
+    (True, aten.sinh.default, (X,), {0}),
+    (True, aten.pow.Tensor_Scalar, (X, 2), {0}),
+    (True, aten.clamp.default, (X, -1.0, 1.0), {0}),
+    (True, aten.to.dtype, (X, torch.bfloat16), {0}),
+    (True, aten.mul.Tensor, (X, X), {1}),
+    (True, aten.div.Tensor, (X, X), {0}),
+    (True, aten.add.Tensor, (X, X), {0, 1}),
+    (True, aten.maximum.default, (X, X), {0, 1}),
+    (True, aten.slice.Tensor, (X, 0, 1, 3), {0}),
+    (False, aten.exp.default, (X,), {0}),
+    (False, aten.sigmoid.default, (X,), {0}),
+    (False, aten.clamp.default, (X, 0.5, 1.0), {0}),
+    (False, aten.add.Scalar, (X, 2), {0}),
+    (False, aten.add.Tensor, (X, X), {0}),
+    (False, aten.maximum.default, (X, X), {0}),
+    (False, aten.softmax.int, (X, 1), {0}),
+    (False, aten.div.Tensor, (X, X), {1}),
+]
+
+
+@pytest.mark.parametrize(("expected", "target", "args", "slots"), ZEROS, ids=str)
+def test_zeros_to_zeros(
+    expected: bool, target: Any, args: tuple[Any, ...], slots: set[int]
+) -> None:
+    node = Case(AtenCall(target, args, {})).node()
+    assert maps_zeros(node, frozenset(slots)) is expected
+
+
+def test_an_infinite_slope_keeps_no_zeros() -> None:
+    """The root of zero is zero, but a zero gradient would come back as NaN."""
+    assert not maps_zeros(Case(AtenCall(aten.sqrt.default, (X,), {})).node(), frozenset({0}))
 
 
 def test_kinds_have_members() -> None:

@@ -69,12 +69,16 @@ class Case:
     fake: FakeTensorMode = field(default_factory=FakeTensorMode)
     references: dict[frozenset[int], Reference] = field(default_factory=dict)
 
-    def rule(self, fast: bool = False) -> Rule:
-        """The rule of the call; if `fast`, where shards draw apart."""
+    def node(self, fast: bool = False) -> fx.Node:
+        """The call as a node that is bound to its rule; if `fast`, where shards draw apart."""
         graph, node = build(self, frozenset(), None)
         graph.fast_random = fast
         BindRules().run(graph)
-        return sharding_of(node).rule
+        return node
+
+    def rule(self, fast: bool = False) -> Rule:
+        """The rule of the call; if `fast`, where shards draw apart."""
+        return sharding_of(self.node(fast)).rule
 
     def reference(self, partial: frozenset[int]) -> Reference:
         """The op on one device, computed once for each set of partial operands."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shardlang.ir.compat import DataDependentOutputException, DynamicOutputShapeException
+from shardlang.ir.graph import sharding_of
 from shardlang.proof.rules.assignments import assignments
 from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.check import Case, check, modes_of
@@ -139,16 +140,17 @@ def _prove(
     proven.samples += 1
     try:
         case = Case(call)
-        rules = [(mode, case.rule(mode)) for mode in modes_of(call.target)]
+        nodes = [(mode, case.node(mode)) for mode in modes_of(call.target)]
     except Exception as error:  # whatever a wrong rule raises is a finding
         if _is_refusal(error):
             proven.refused += 1
         else:
             yield tally.fail(target, Failure(name, str(call), "binding", _reason(error)))
         return
+    rules = [(mode, sharding_of(node).rule) for mode, node in nodes]
     for _, rule in rules:
         proven.add_rule(rule_text(rule))
-    for wrong_trait in wrong_traits(call, rules[0][1]):
+    for wrong_trait in wrong_traits(call, nodes[0][1]):
         yield tally.fail(target, Failure(name, str(call), "its traits", wrong_trait))
     ways = [(fast, way) for fast, rule in rules for way in (rule, *rule.others)]
     pairs = [(fast, a, a.sharding(way)) for fast, way in ways for a in assignments(way)]

@@ -7,15 +7,18 @@ from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor
+from torch import Tensor, fx
 
 from shardlang.ir.compat import storage_key
+from shardlang.ir.graph import sharding_of
 from shardlang.ir.rule import Rule
 from shardlang.proof.rules.calls import AtenCall
+from shardlang.rules.zeros import maps_zeros
 
 
-def wrong_traits(call: AtenCall, rule: Rule) -> Iterator[str]:
-    """What of the traits of one call is not so."""
+def wrong_traits(call: AtenCall, node: fx.Node) -> Iterator[str]:
+    """What of the traits of one call is not so; `node` is the call, bound to its rule."""
+    rule = sharding_of(node).rule
     operands = [x.detach().clone(memory_format=torch.contiguous_format) for x in call.tensors]
     results = _tensors(call.run(operands))
     yield from _wrong_memory(operands, results, rule)
@@ -25,6 +28,8 @@ def wrong_traits(call: AtenCall, rule: Rule) -> Iterator[str]:
         yield from _wrong_draws(call, operands)
     if not rule.detached:
         yield from _wrong_keeps(call, rule)
+    if maps_zeros(node, frozenset(range(len(rule.operands)))):
+        yield from _wrong_zeros(call, operands)
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -62,6 +67,15 @@ def _wrong_draws(call: AtenCall, operands: list[Tensor]) -> Iterator[str]:
         runs.append(_tensors(call.run(operands)))
     if any(not torch.equal(one, other) for one, other in zip(*runs, strict=True)):
         yield "the call draws random numbers"
+
+
+def _wrong_zeros(call: AtenCall, operands: list[Tensor]) -> Iterator[str]:
+    """Whether the call gives zeros where all its operands are zero."""
+    with_numbers = [x for x in operands if x.dtype is not torch.bool]
+    if all(x.is_floating_point() or x.is_complex() for x in with_numbers):
+        results = _tensors(call.run([torch.zeros_like(x) for x in operands]))
+        if any(x.nan_to_num().any() for x in results):
+            yield "zeros give other numbers than zero"
 
 
 def _wrong_keeps(call: AtenCall, rule: Rule) -> Iterator[str]:
