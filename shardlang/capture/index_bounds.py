@@ -6,7 +6,7 @@ runs, inside an op and without the input's name; in a table that is split, it wo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,19 +16,12 @@ from torch import Tensor, fx
 from shardlang.capture.errors import CaptureError
 from shardlang.capture.source import InputSpec
 from shardlang.capture.types import Captured
-from shardlang.ir.graph import op_name
 from shardlang.ir.leaf import Leaf, LeafKind
-from shardlang.ir.node import info, tensor_of
-
-_KEEPS = frozenset({
-    "_to_copy", "_unsafe_view", "alias", "clone", "constant_pad_nd", "contiguous", "detach",
-    "expand", "flatten", "permute", "reshape", "select", "slice", "squeeze", "t", "to",
-    "transpose", "unflatten", "unsqueeze", "view",
-})  # fmt: skip
-"""Ops whose result holds no number that their first argument does not hold (a pad is small)."""
-
-_LOSSES = ("cross_entropy_loss", "nll_loss", "nll_loss_nd")
-_LOOKUPS = ("gather", "index_select", "scatter", "scatter_add")
+from shardlang.ir.node import info
+from shardlang.ir.traits import OpKind
+from shardlang.rules.call import Call
+from shardlang.rules.indexed import Indexed
+from shardlang.rules.registry import find, traits_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +39,11 @@ class Limit:
     ignored: int | None
     steps: tuple[tuple[Any, tuple[Any, ...], dict[str, Any]], ...]
     op: str
+
+    @property
+    def numbers(self) -> tuple[int, int, int | None]:
+        """The numbers that the op takes."""
+        return self.low, self.high, self.ignored
 
     def fault(self, whole: Tensor) -> str:
         """What is wrong with a whole input, in words; empty where nothing is."""
@@ -71,20 +69,19 @@ def limits(captured: Captured) -> tuple[Limit, ...]:
     inputs = {leaf.node: leaf.name for leaf in captured.leaves if _counts(leaf)}
     found: dict[object, Limit] = {}
     for node in captured.graph.nodes:
-        for index, low, high, ignored in _indexed(node):
-            source, way = _way(index)
+        for taken in _indexed(node):
+            source, way = _way(taken.operand)
             if source.name in inputs and source.op == "placeholder":
-                made = _limit(node, inputs[source.name], way, (low, high, ignored))
-                found.setdefault((made.input, tuple(way), low, high, ignored), made)
+                made = _limit(node, inputs[source.name], way, taken)
+                found.setdefault((made.input, tuple(way), *made.numbers), made)
     return tuple(found.values())
 
 
-def _limit(
-    node: fx.Node, name: str, way: list[fx.Node], taken: tuple[int, int, int | None]
-) -> Limit:
+def _limit(node: fx.Node, name: str, way: list[fx.Node], taken: Indexed) -> Limit:
     place = f" at {info(node).source}" if info(node).source else ""
     steps = tuple((step.target, step.args[1:], dict(step.kwargs)) for step in way)
-    return Limit(name, *taken, steps, f"`{_name(node)}`{place}")
+    op = f"`{traits_of(node).name}`{place}"
+    return Limit(name, taken.low, taken.high, taken.ignored, steps, op)
 
 
 def _counts(leaf: Leaf) -> bool:
@@ -135,46 +132,24 @@ def _too_large(limit: Limit, below: int) -> CaptureError:
     )
 
 
-def _name(node: fx.Node) -> str:
-    return op_name(node.target).split(".")[0]
-
-
 def _way(node: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
     """The value that another is taken from as it is, and the ops in between, in order."""
     way: list[fx.Node] = []
-    while node.op == "call_function" and _name(node) in _KEEPS and len(node.all_input_nodes) == 1:
+    while node.op == "call_function" and _keeps_numbers(node):
         way.insert(0, node)
         node = node.all_input_nodes[0]
     return node, way
 
 
-_Taken = tuple[fx.Node, int, int, int | None]
+def _keeps_numbers(node: fx.Node) -> bool:
+    """Whether a result holds no number that its one operand does not hold (a pad is small)."""
+    traits = traits_of(node)
+    return len(node.all_input_nodes) == 1 and (traits.moves or traits.kind is OpKind.PAD)
 
 
-def _indexed(node: fx.Node) -> Iterator[_Taken]:
-    """The operands of an op that count something: from where, up to what, and what is ignored."""
-    args = list(node.args)
-    if node.op != "call_function" or len(args) < 2:
-        return
-    name, first, second, rest = _name(node), args[0], args[1], args[2:]
-    if not isinstance(first, fx.Node):
-        return
-    shape: tuple[int, ...] = tuple(getattr(info(first).value, "shape", ()))
-    if name == "embedding" and isinstance(second, fx.Node):
-        yield second, 0, shape[0], None
-    elif name in _LOSSES and isinstance(second, fx.Node):
-        ignored = rest[2] if len(rest) > 2 and isinstance(rest[2], int) else -100
-        yield second, 0, shape[1 if len(shape) > 1 else 0], ignored
-    elif name in _LOOKUPS and isinstance(second, int) and shape:
-        yield from ((x, 0, int(shape[second]), None) for x in rest[:1] if isinstance(x, fx.Node))
-    elif name in ("index", "index_put") and isinstance(second, (list, tuple)):
-        yield from _of_indices(second, shape)
-
-
-def _of_indices(indices: Sequence[Any], shape: Sequence[int]) -> Iterator[_Taken]:
-    """What `x[i, j]` takes; masks, which stand for several dims, end it."""
-    for index, size in zip(indices, shape, strict=False):
-        if isinstance(index, fx.Node):
-            if tensor_of(index).dtype in (torch.bool, torch.uint8):
-                return
-            yield index, -size, size, None
+def _indexed(node: fx.Node) -> Iterable[Indexed]:
+    """The operands of an op that count something."""
+    declared = find(node.target) if node.op == "call_function" else None
+    if declared is None or declared.indexes is None:
+        return ()
+    return declared.indexes(Call(node))

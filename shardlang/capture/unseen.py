@@ -22,7 +22,7 @@ from shardlang.capture.own_backward import Used
 from shardlang.ir.compat import BACKWARD_ENGINE, LIBRARY_FUNCTIONS, tree_leaves
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.node import info
-from shardlang.passes.normalize.fx_edit import argument, is_op
+from shardlang.passes.normalize.fx_edit import argument, has_argument
 
 aten = torch.ops.aten
 
@@ -169,9 +169,9 @@ def refuse_sparse_gradients(graph: fx.Graph, leaves: Sequence[Leaf]) -> None:
     """Raise SH0356 for a lookup that would give a trainable parameter a sparse gradient."""
     trained = {leaf.node: leaf.name for leaf in leaves if leaf.trainable}
     for node in graph.nodes:
-        if not is_op(node, [aten.embedding, aten.embedding_bag, aten.gather]):
+        name = next((n for n in ("sparse", "sparse_grad") if has_argument(node, n)), None)
+        if name is None:
             continue
-        name = "sparse_grad" if is_op(node, [aten.gather]) else "sparse"
         table = node.args[0]
         if argument(node, name) and table.name in trained:
             raise CaptureError(

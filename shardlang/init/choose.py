@@ -29,7 +29,8 @@ from shardlang.ir.layout import DimLayout
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, tensor_of, tensors_of
-from shardlang.rules.embedding import aten
+from shardlang.ir.traits import OpKind
+from shardlang.rules.registry import traits_of
 
 FIRM = 10
 """How many times more a split is worth that the model's own plan asks for."""
@@ -96,7 +97,7 @@ def sites_of(dims: Dims) -> list[Site]:
     for node in dims.nodes:
         if node in weights or node.op == "placeholder" or sharding_of(node).rule.passes:
             continue
-        lookup = node.target is aten.embedding.default
+        lookup = traits_of(node).kind is OpKind.LOOKUP
         for slot, value in enumerate(dims.operands[node]):
             source, index = producer(value)
             if (
@@ -127,7 +128,8 @@ def by_input(dims: Dims, node: fx.Node, table: int) -> bool:
     found = starts.union(*(nx.ancestors(dims.whole_numbers, start) for start in starts))
     leaves = dims.flow.leaves
     by_leaf = (one.op == "placeholder" and leaves[one].kind is LeafKind.INPUT for one in found)
-    return any(by_leaf) and not any("cumsum" in str(one.target) for one in found)
+    counted = any(traits_of(one).kind is OpKind.RUNNING for one in found)
+    return any(by_leaf) and not counted
 
 
 def all_chains(
@@ -185,7 +187,7 @@ def saved_by(site: Site, factors: Mapping[str, DimLayout]) -> float:
 
 def is_convolution(node: fx.Node) -> bool:
     """Whether an op is a convolution."""
-    return "conv" in str(node.target)
+    return traits_of(node).kind is OpKind.CONVOLUTION
 
 
 def moved_by(dims: Dims, chain: Chain) -> int:

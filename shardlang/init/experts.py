@@ -19,12 +19,11 @@ from shardlang.init.chains import Dims
 from shardlang.init.choose import Site
 from shardlang.ir.graph import producer, sharding_of
 from shardlang.ir.node import info, tensor_of
+from shardlang.ir.traits import OpKind
+from shardlang.rules.registry import traits_of
 
-_CHOOSES = ("softmax", "sigmoid", "topk", "argmax", "max.dim", "sort")
-"""Parts of the names of the ops that make scores of a router's result, or choose by it."""
-
-_TAKES_ONE = ("aten.select.", "aten.unbind.")
-"""How the names of the ops begin that take single matrices out of a stack."""
+_CHOOSES = {OpKind.SOFTMAX, OpKind.GATE, OpKind.CHOICE}
+"""What is done with a router's result: scores are made of it, or the largest are chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ class Experts:
 
     def _is_indexed(self, name: str) -> bool:
         users = [user for user, _, _ in self.dims.uses[self.nodes[name]]]
-        return bool(users) and all(str(u.target).startswith(_TAKES_ONE) for u in users)
+        return bool(users) and all(_takes_one(user, self.shapes[name]) for user in users)
 
     def _sources(self, user: fx.Node) -> set[str]:
         """The parameters that a product multiplies by; none for any other op."""
@@ -178,13 +177,19 @@ def _numbered(name: str, start: int) -> Iterator[tuple[str, str]]:
 
 
 def _chooses(node: fx.Node) -> bool:
-    return any(word in str(node.target) for word in _CHOOSES)
+    return traits_of(node).kind in _CHOOSES
 
 
 def _parts(node: fx.Node) -> list[torch.Tensor]:
     val = info(node).value
     parts = val if isinstance(val, (list, tuple)) else [val]
     return [part for part in parts if isinstance(part, torch.Tensor)]
+
+
+def _takes_one(node: fx.Node, stack: tuple[int, ...]) -> bool:
+    """Whether an op takes single matrices out of a stack."""
+    parts = [tuple(part.shape) for part in _parts(node)]
+    return traits_of(node).is_view and all(part == stack[1:] for part in parts)
 
 
 def _counts(node: fx.Node, count: int) -> bool:

@@ -29,7 +29,9 @@ from shardlang.ir.dims import Dim
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import tensor_of, tensors_of
+from shardlang.ir.traits import OpKind
 from shardlang.passes.propagate.align_units import in_units
+from shardlang.rules.registry import traits_of
 
 HEADS = "attention heads"
 """The title of parameters that are split between heads."""
@@ -246,18 +248,13 @@ def blocks_of(layout: DimLayout) -> tuple[int, ...]:
 
 def title_of(chain: Chain, sites: Mapping[fx.Node, list[Site]]) -> str:
     """What the dims of a chain are, in a word."""
-    targets = {str(node.target) for node in chain.ops}
+    kinds = {traits_of(node).kind for node in chain.ops}
     if any(site.lookup for node in chain.ops for site in sites.get(node, ())):
         return "vocabulary"
-    if any("cross_entropy" in target or "nll" in target for target in targets):
+    if OpKind.LOSS in kinds:
         return "scores that the loss compares"
-    if any("attention" in target for target in targets) or _is_attention(targets):
+    products = [node for node in chain.ops if traits_of(node).kind is OpKind.PRODUCT]
+    mixes = OpKind.SOFTMAX in kinds and any(node not in sites for node in products)
+    if OpKind.ATTENTION in kinds or mixes:
         return HEADS
-    convolves = any(is_convolution(node) for node in chain.ops)
-    return "channels" if convolves and "linear" not in " ".join(targets) else "inner width"
-
-
-def _is_attention(targets: Iterable[str]) -> bool:
-    """Whether a chain runs through a product of two activations and a softmax."""
-    words = " ".join(targets)
-    return "softmax" in words and any(op in words for op in ("matmul", "bmm", "einsum"))
+    return "channels" if OpKind.CONVOLUTION in kinds and not products else "inner width"

@@ -20,6 +20,7 @@ class OpKind(StrEnum):
     SOFTMAX = "scores that sum to one"
     GATE = "a number between zero and one for each element"
     CHOICE = "the largest elements"
+    RUNNING = "running sums"
     OTHER = "anything else"
 
 

@@ -10,6 +10,7 @@ from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
+from shardlang.rules.indexed import table_rows
 from shardlang.rules.local_shape import place
 from shardlang.rules.registry import rule
 from shardlang.rules.shapes import signature
@@ -34,7 +35,7 @@ def _piece(call: Call, sharding: Sharding) -> LocalCall:
 
 
 rule(
-    aten.embedding.default, kind=OpKind.LOOKUP,
+    aten.embedding.default, kind=OpKind.LOOKUP, indexes=table_rows,
     spec=_table, localize=_piece, linear=["weight"], passes=False,
 )  # fmt: skip
 

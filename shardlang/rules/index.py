@@ -17,6 +17,7 @@ from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind
 from shardlang.rules.call import Call, LocalCall, shape_of
+from shardlang.rules.indexed import along_dim, along_first_dims
 from shardlang.rules.local_index import gather_here, index_here, one_hot_here, take_along_here
 from shardlang.rules.local_shape import place
 from shardlang.rules.notation import Refusal
@@ -101,7 +102,7 @@ def _local_index(call: Call, sharding: Sharding) -> LocalCall:
 
 
 rule(
-    aten.index.Tensor, aten._unsafe_index.Tensor, kind=OpKind.INDEX,
+    aten.index.Tensor, aten._unsafe_index.Tensor, kind=OpKind.INDEX, indexes=along_first_dims,
     spec=_index, linear=["self"], localize=_local_index,
 )  # fmt: skip
 
@@ -126,7 +127,7 @@ def _local_index_select(call: Call, sharding: Sharding) -> LocalCall:
 
 rule(
     aten.index_select.default,
-    spec=_index_select, linear=["self"], localize=_local_index_select,
+    spec=_index_select, linear=["self"], localize=_local_index_select, indexes=along_dim,
 )  # fmt: skip
 
 
@@ -156,6 +157,7 @@ def _local_gather(call: Call, sharding: Sharding) -> LocalCall:
 rule(
     aten.gather.default,
     spec=_gather, linear=["self"], localize=_local_gather, keeps="self index",
+    indexes=along_dim,
 )  # fmt: skip
 
 

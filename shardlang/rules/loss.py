@@ -13,6 +13,7 @@ from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind
 from shardlang.rules import local
 from shardlang.rules.call import Call
+from shardlang.rules.indexed import classes
 from shardlang.rules.registry import Emit, rule
 from shardlang.rules.shapes import aligned, signature
 from shardlang.rules.softmax import in_dtype, in_wide, shifted
@@ -171,7 +172,7 @@ def _lower_cross_entropy(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
 
 rule(
     aten.cross_entropy_loss,
-    spec=_classified, lower=_lower_cross_entropy, kind=OpKind.LOSS,
+    spec=_classified, lower=_lower_cross_entropy, kind=OpKind.LOSS, indexes=classes,
 )  # fmt: skip
 
 
@@ -187,7 +188,7 @@ def _lower_nll(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
 
 rule(
     aten.nll_loss, aten.nll_loss2d, aten.nll_loss_nd,
-    spec=_classified, lower=_lower_nll, kind=OpKind.LOSS,
+    spec=_classified, lower=_lower_nll, kind=OpKind.LOSS, indexes=classes,
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from shardlang.ir.node import info, tensor_of
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.ir.traits import OpKind, Traits
 from shardlang.rules.call import Call, LocalCall
+from shardlang.rules.indexed import Indexed
 from shardlang.rules.notation import bind
 
 
@@ -63,6 +64,7 @@ class OpRule:
             what follows from `linear`.
         others: notations of a call in other factors, tried in order for a layout that `spec`
             cannot read; the lowering of their `~` factors only repeats operands.
+        indexes: the operands that count something, with the numbers that they may hold.
     """
 
     spec: Spec
@@ -81,6 +83,7 @@ class OpRule:
     view: bool | Callable[[Call], bool] | None = None
     moves: bool | None = None
     keeps: str | Callable[[Call], str] | None = None
+    indexes: Callable[[Call], Iterable[Indexed]] | None = None
 
     def draws(self, call: Call) -> bool:
         """Whether a call draws random numbers."""

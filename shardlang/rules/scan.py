@@ -10,6 +10,7 @@ from torch import fx
 
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.rule import Sharding
+from shardlang.ir.traits import OpKind
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local_shape import place
@@ -73,7 +74,10 @@ def _scanned_dim(call: Call) -> str:
     return fixed(call, one_dim(call), "~")
 
 
-rule(aten.cumsum.default, spec=_scanned_dim, linear=["self"], lower=_scan(False))
+rule(
+    aten.cumsum.default,
+    spec=_scanned_dim, linear=["self"], lower=_scan(False), kind=OpKind.RUNNING,
+)  # fmt: skip
 rule(aten.cumprod.default, spec=_scanned_dim, lower=_scan(True), keeps="self result")
 rule(
     aten.cummax.default, aten.cummin.default,

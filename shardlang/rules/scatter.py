@@ -12,6 +12,7 @@ from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.index import at_of, index_dims, indexed, is_mask, placed, places
+from shardlang.rules.indexed import along_dim, along_first_dims
 from shardlang.rules.local_index import index_put_here, write_here
 from shardlang.rules.notation import Refusal
 from shardlang.rules.registry import rule
@@ -70,11 +71,11 @@ def _local_write(call: Call, sharding: Sharding) -> LocalCall:
 
 rule(
     aten.scatter.src, aten.scatter_add.default,
-    spec=_scatter, linear=["self src"], localize=_local_write,
+    spec=_scatter, linear=["self src"], localize=_local_write, indexes=along_dim,
 )  # fmt: skip
 rule(
     aten.scatter.value,
-    spec=_scatter, linear=["self value"], localize=_local_write,
+    spec=_scatter, linear=["self value"], localize=_local_write, indexes=along_dim,
 )  # fmt: skip
 
 
@@ -88,8 +89,9 @@ def _reduce_linear(call: Call) -> list[str]:
 rule(
     aten.scatter.reduce, aten.scatter_reduce.two,
     spec=_scatter, linear=_reduce_linear, localize=_local_write, keeps="self index src result",
+    indexes=along_dim,
 )  # fmt: skip
-rule(aten.scatter.value_reduce, spec=_scatter, localize=_local_write)
+rule(aten.scatter.value_reduce, spec=_scatter, localize=_local_write, indexes=along_dim)
 
 
 def _rows(call: Call) -> str:
@@ -191,7 +193,7 @@ def _local_index_put(call: Call, sharding: Sharding) -> LocalCall:
 
 rule(
     aten.index_put.default, aten._unsafe_index_put.default,
-    spec=_index_put, linear=["self values"], localize=_local_index_put,
+    spec=_index_put, linear=["self values"], localize=_local_index_put, indexes=along_first_dims,
 )  # fmt: skip
 
 

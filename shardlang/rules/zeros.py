@@ -36,28 +36,31 @@ def _by_element(node: fx.Node, rule: Rule) -> bool:
 
 
 def _is_zero_at_zero(node: fx.Node) -> bool:
-    """Whether the op gives zero, with a finite derivative, where its operands are one zero each."""
+    """Whether the op gives zero, with a finite derivative, where its operands are one zero each.
+
+    An op that cannot be run so, or has no derivative, does not.
+    """
     operands = dict.fromkeys(Call(node).operands)
     zeros = {operand: _zero(tensor_of(operand)) for operand in operands}
     args, kwargs = fx.map_arg((node.args, node.kwargs), zeros.__getitem__)
     assert callable(node.target)
-    with torch.enable_grad():
-        made = tree_leaves(node.target(*args, **kwargs))
-    results = [x for x in made if isinstance(x, Tensor)]
-    return all(not x.any() for x in results) and _has_slopes(results, list(zeros.values()))
+    try:
+        with torch.enable_grad():
+            made = tree_leaves(node.target(*args, **kwargs))
+            results = [x for x in made if isinstance(x, Tensor)]
+            return all(not x.any() for x in results) and _has_slopes(results, list(zeros.values()))
+    except (RuntimeError, NotImplementedError):
+        return False
 
 
 def _has_slopes(results: list[Tensor], operands: list[Tensor]) -> bool:
-    """Whether there are derivatives, all of them finite."""
+    """Whether all derivatives are finite."""
     flows = [x for x in results if x.requires_grad]
     sources = [x for x in operands if x.requires_grad]
     if not flows:
         return True
     ones = [torch.ones_like(x) for x in flows]
-    try:
-        slopes = torch.autograd.grad(flows, sources, ones, allow_unused=True)
-    except (RuntimeError, NotImplementedError):
-        return False
+    slopes = torch.autograd.grad(flows, sources, ones, allow_unused=True)
     return all(slope is None or bool(slope.isfinite().all()) for slope in slopes)
 
 
