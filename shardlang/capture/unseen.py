@@ -24,8 +24,6 @@ from shardlang.ir.leaf import Leaf
 from shardlang.ir.node import info
 from shardlang.passes.normalize.fx_edit import argument, has_argument
 
-aten = torch.ops.aten
-
 
 @contextlib.contextmanager
 def refuse_unseen(train: bool) -> Iterator[list[Used]]:

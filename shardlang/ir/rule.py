@@ -7,7 +7,8 @@ follow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from shardlang.ir.layout import (
@@ -68,6 +69,7 @@ class Rule:
         others: rules of the same call in other factors, for layouts that this rule cannot read.
         repeats: whether this is such another rule, whose lowering only repeats operands: layouts
             flow through its `lowered` factors.
+        products: the factors over which each product of matrices in the op multiplies and adds.
     """
 
     operands: tuple[Operand, ...]
@@ -85,6 +87,28 @@ class Rule:
     traits: Traits = field(default_factory=Traits)
     others: tuple[Rule, ...] = ()
     repeats: bool = False
+    products: tuple[frozenset[str], ...] = ()
+
+    def flops(self, sizes: Mapping[str, int] | None = None) -> int:
+        """Floating-point operations of the forward: two for each multiply-add of a product.
+
+        A product of `m k` and `k n` takes 2 m k n (Golub and Van Loan, Matrix Computations, 1.1);
+        what is done element by element is not counted. The gradient of each operand takes as many.
+
+        Args:
+            sizes: the size of each factor, such as that of a device's part; default: the whole.
+        """
+        sizes = dict(self.sizes) if sizes is None else sizes
+        return sum(2 * math.prod(sizes[name] for name in names) for names in self.products)
+
+    def in_turn(self) -> tuple[frozenset[str], ...]:
+        """The factors of each product, where the first operand meets the others in turn."""
+        factors = [operand.factors for operand in self.operands if not operand.added]
+        products, made = [], factors[0] if factors else frozenset()
+        for place, other in enumerate(factors[1:], 2):
+            products.append(made | other)
+            made = products[-1] & self.outer.union(*factors[place:])
+        return tuple(products)
 
     def kept(self, wanted: Iterable[int]) -> frozenset[int]:
         """The operands whose values the backward reads for the gradients of the `wanted` ones.
@@ -196,6 +220,10 @@ class Sharding:
     def partial_axes(self, index: int = 0) -> frozenset[Axis]:
         """Axes along which result `index` is a sum of summands because an inner factor is split."""
         return self.inner_axes() if self.rule.reduce == "sum" else frozenset()
+
+    def flops(self) -> int:
+        """Floating-point operations of the forward on the device with the largest part."""
+        return self.rule.flops({name: dim.max_local_size() for name, dim in self.factors.items()})
 
     def needs_lowering(self) -> bool:
         """Whether a factor is split that the op cannot be split along as it stands."""

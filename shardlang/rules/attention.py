@@ -153,7 +153,8 @@ rule(
     aten.scaled_dot_product_attention, spec=_attention, localize=_causal_rows,
     lower=_lower_attention, others=_by_query_heads, passes=False,
     random=lambda call: bool(call["dropout_p"]),
-    kind=OpKind.ATTENTION, keeps="query key value attn_mask result",
+    kind=OpKind.ATTENTION, flops=["query key", "result value"],
+    keeps="query key value attn_mask result",
 )  # fmt: skip
 
 

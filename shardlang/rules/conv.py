@@ -73,6 +73,11 @@ def _conv(call: Call) -> str:
     return _write(call, [one.factors for one in sliding(call)])
 
 
+def _products(call: Call) -> list[str]:
+    """Every result, or with `transposed` every operand, meets each weight of its channel once."""
+    return ["input weight" if _transposed(call) else "result weight"]
+
+
 def _local_conv(call: Call, sharding: Sharding) -> LocalCall:
     if "g" not in sharding.factors:
         return call.replace()
@@ -108,7 +113,7 @@ rule(
     aten.conv3d.default, aten.conv3d.padding, aten.convolution.default,
     aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input,
     spec=_conv, linear=["input bias", "weight bias"], localize=_local_conv, lower=_lower_conv,
-    passes=False, kind=OpKind.CONVOLUTION, keeps="input weight",
+    passes=False, kind=OpKind.CONVOLUTION, keeps="input weight", flops=_products,
 )  # fmt: skip
 
 
@@ -146,10 +151,10 @@ def _local_windows(call: Call, sharding: Sharding) -> LocalCall:
 rule(
     local_window.convolve,
     spec=_over_windows, linear=["x bias", "weight bias"], localize=_local_windows, passes=False,
-    kind=OpKind.CONVOLUTION, keeps="x weight",
+    kind=OpKind.CONVOLUTION, keeps="x weight", flops=["result weight"],
 )  # fmt: skip
 rule(
     aten.conv_tbc.default,
     spec="t! n c, k! c o, +o -> s! n o", linear=["self bias", "weight bias"], passes=False,
-    kind=OpKind.CONVOLUTION,
+    kind=OpKind.CONVOLUTION, flops=["result weight"],
 )  # fmt: skip

@@ -25,10 +25,10 @@ def _local(call: Call, sharding: Sharding) -> LocalCall:
 
 
 rule(
-    torch.ops.shardlang.grouped_mm.default, kind=OpKind.GROUPED_PRODUCT,
+    torch.ops.shardlang.grouped_mm.default, kind=OpKind.GROUPED_PRODUCT, flops=["x result"],
     spec="s i, e i o, s -> s o", linear=["x", "weight"], localize=_local, passes=False,
 )  # fmt: skip
 rule(
     torch.ops.shardlang.grouped_outer.default,
-    spec="s i, s o, s -> e! i o", linear=["x", "y"], passes=False,
+    spec="s i, s o, s -> e! i o", linear=["x", "y"], passes=False, flops=["x y"],
 )  # fmt: skip

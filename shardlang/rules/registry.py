@@ -64,6 +64,9 @@ class OpRule:
             what follows from `linear`.
         others: notations of a call in other factors, tried in order for a layout that `spec`
             cannot read; the lowering of their `~` factors only repeats operands.
+        flops: the products of matrices in the op, each by the operands (and `result`) whose factors
+            it multiplies and adds over, `["result weight"]`; default: of a product, its operands in
+            turn.
         indexes: the operands that count something, with the numbers that they may hold.
     """
 
@@ -84,6 +87,7 @@ class OpRule:
     moves: bool | None = None
     keeps: str | Callable[[Call], str] | None = None
     indexes: Callable[[Call], Iterable[Indexed]] | None = None
+    flops: Sequence[str] | Callable[[Call], Sequence[str]] | None = None
 
     def draws(self, call: Call) -> bool:
         """Whether a call draws random numbers."""
@@ -114,7 +118,14 @@ class OpRule:
             random=self.draws(call),
             detached=self.detached,
         )
-        return replace(bound, traits=self.traits(call))
+        return replace(bound, traits=self.traits(call), products=self._products(call, bound))
+
+    def _products(self, call: Call, bound: Rule) -> tuple[frozenset[str], ...]:
+        """The factors of each product of matrices."""
+        products = self.flops(call) if callable(self.flops) else self.flops
+        if products is None:
+            return bound.in_turn() if self.kind is OpKind.PRODUCT else ()
+        return tuple(_factors(names, call, bound) for names in products)
 
     def _linear(self, call: Call) -> Sequence[str]:
         return self.linear(call) if callable(self.linear) else self.linear
@@ -171,6 +182,14 @@ def _kept_results(names: Sequence[str], count: int) -> frozenset[int]:
     if "result" in names:
         return frozenset(range(count))
     return frozenset(i for i in range(count) if f"result.{i}" in names)
+
+
+def _factors(names: str, call: Call, bound: Rule) -> frozenset[str]:
+    """The factors of some operands, and of the first result if it is named."""
+    found = [bound.operands[i].factors for i in _operand_set(names, call)]
+    if "result" in names.split():
+        found.append(frozenset(f for dim in bound.results[0] for block in dim for f in block))
+    return frozenset().union(*found)
 
 
 def _operand_set(names: str, call: Call) -> frozenset[int]:

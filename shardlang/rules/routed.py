@@ -50,7 +50,7 @@ def _product(call: Call, sharding: Sharding) -> LocalCall:
 
 
 rule(
-    routed_mm, name="grouped_mm",
+    routed_mm, name="grouped_mm", flops=["x result"],
     spec="s i, e@s i o, s -> s o", linear=["x", "weight"],
     localize=_product, passes=False,
 )  # fmt: skip

@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from shardlang.ir.compat import OpOverload
+from shardlang.ir.layout import DimLayout
+from shardlang.ir.mesh import Axis
+from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind
 from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.check import Case
-from shardlang.proof.rules.own import numbers
+from shardlang.proof.rules.own import numbers, own_calls
 from shardlang.proof.rules.traits import wrong_traits
 from shardlang.rules.registry import RULES
 from shardlang.rules.zeros import maps_zeros
@@ -105,6 +110,46 @@ def test_zeros_to_zeros(
 def test_an_infinite_slope_keeps_no_zeros() -> None:
     """The root of zero is zero, but a zero gradient would come back as NaN."""
     assert not maps_zeros(Case(AtenCall(aten.sqrt.default, (X,), {})).node(), frozenset({0}))
+
+
+def _contractions() -> list[AtenCall]:
+    """Calls of ours that multiply matrices, those of recurrent networks left out."""
+    kinds = {OpKind.PRODUCT, OpKind.CONVOLUTION}
+    found = [call for call in own_calls() if isinstance(call.target, OpOverload)]
+    return [call for call in found if call.target in RULES and RULES[call.target].kind in kinds]
+
+
+def test_flops_are_those_that_torch_counts() -> None:
+    """torch counts products of matrices; those with vectors it does not count."""
+    compared = 0
+    for call in _contractions():
+        with FlopCounterMode(display=False) as counter:
+            call.run(call.tensors)
+        if counted := counter.get_total_flops():
+            assert Case(call).rule().flops() == counted, call
+            compared += 1
+    assert compared > 8
+
+
+def test_flops_of_attention_and_of_experts() -> None:
+    """Scores and weighted values; each row meets one expert, however many there are."""
+    query, key, value = numbers(3, 4, 5, 6), numbers(3, 2, 7, 6), numbers(3, 2, 7, 8)
+    attend = aten.scaled_dot_product_attention.default
+    call = AtenCall(attend, (query, key, value), {"enable_gqa": True})
+    assert Case(call).rule().flops() == 2 * 3 * 4 * 5 * 7 * (6 + 8)
+    groups = torch.tensor([0, 2, 1, 2, 0])
+    experts = torch.ops.shardlang.grouped_mm.default
+    call = AtenCall(experts, (numbers(5, 7), numbers(3, 7, 4), groups), {})
+    assert Case(call).rule().flops() == 2 * 5 * 7 * 4
+
+
+def test_flops_of_a_device() -> None:
+    """A device multiplies its own part: of 7 over 2 devices the larger has 4."""
+    rule = Case(AtenCall(aten.mm.default, (numbers(5, 7), numbers(7, 9)), {})).rule()
+    sharding = Sharding.whole(rule)
+    assert sharding.flops() == 2 * 5 * 7 * 9
+    sharding.factors["k"] = DimLayout.shard(7, (Axis("tp", 2),))
+    assert sharding.flops() == 2 * 5 * 4 * 9
 
 
 def test_kinds_have_members() -> None:
