@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import singledispatch
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from shardlang.grammar import tree as t
 
@@ -114,7 +114,7 @@ def _opening(block: t.Block) -> str:
 
 
 @singledispatch
-def _text(node: Any) -> str:
+def _text(node: object) -> str:
     """The text of a node that takes one line."""
     raise TypeError(f"no text for {type(node).__name__}")
 

@@ -193,7 +193,7 @@ def render_concise(diagnostic: Diagnostic) -> str:
     return str(diagnostic)
 
 
-def to_json(diagnostic: Diagnostic) -> dict[str, Any]:
+def to_json(diagnostic: Diagnostic) -> dict[str, object]:
     """The finding as the JSON documents carry it."""
     return {
         "code": diagnostic.code,
@@ -206,7 +206,7 @@ def to_json(diagnostic: Diagnostic) -> dict[str, Any]:
     }
 
 
-def _place(span: Span) -> dict[str, Any]:
+def _place(span: Span) -> dict[str, object]:
     return {
         "file": span.file,
         "line": span.line,

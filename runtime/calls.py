@@ -151,7 +151,7 @@ class LoadedProgram:
         self._run = load_program(program, groups, self._regather)
 
     @outside_itself
-    def __call__(self, given: Mapping[str, Tensor]) -> Any:
+    def __call__(self, given: Mapping[str, Tensor]) -> object:
         """The model's output from this device's pieces of its inputs, by name.
 
         A tensor in it that an axis splits is whole to those who use it. `torch.compile` takes the

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from shardlang.runtime.errors import RunError
 
-Batch = Mapping[str, Any]
+Batch = Mapping[str, object]
 """Tensors by dotted input name, and whatever else the model is called with."""
 
 BYTES = 256

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from shardlang.runtime.errors import RunError
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 
 def once(backward: F) -> F:
@@ -21,7 +21,7 @@ def once(backward: F) -> F:
     """
 
     @functools.wraps(backward)
-    def checked(*args: Any) -> Any:
+    def checked(*args: object) -> object:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise RunError(
                 "SH0613",

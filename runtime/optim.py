@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ DEFAULT = ("adamw", {"lr": 1e-3})
 
 
 def make_optimizer(
-    params: Iterable[nn.Parameter], name: str, arguments: Mapping[str, Any]
+    params: Iterable[nn.Parameter], name: str, arguments: Mapping[str, object]
 ) -> torch.optim.Optimizer:
     """The optimizer that a spec names; `clip` among its arguments is not the optimizer's.
 

@@ -8,7 +8,6 @@ and keeps this device's pieces.
 from __future__ import annotations
 
 import weakref
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +16,12 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from shardlang.runtime.tensor import Sharded, sharded
 from shardlang.runtime.tensor_pieces import piece
 
-_SEEN: weakref.WeakKeyDictionary[Optimizer, Any] = weakref.WeakKeyDictionary()
+_SEEN: weakref.WeakKeyDictionary[Optimizer, object] = weakref.WeakKeyDictionary()
 """The state of each optimizer that has been looked through; loading makes a new one."""
 
 
 @torch.no_grad()
-def cut_states(optimizer: Optimizer, *_: Any) -> None:
+def cut_states(optimizer: Optimizer, *_: object) -> None:
     """Cut the whole states of sharded parameters, once after each load."""
     if _SEEN.get(optimizer) is optimizer.state:
         return
@@ -46,4 +45,4 @@ def install() -> None:
         _INSTALLED.append(register_optimizer_step_pre_hook(cut_states))
 
 
-_INSTALLED: list[Any] = []
+_INSTALLED: list[object] = []

@@ -102,7 +102,7 @@ class Regather:
         """Remember where a gathered parameter came from."""
         self._gathered[_address(whole)] = (weakref.ref(whole), source)
 
-    def saving(self) -> AbstractContextManager[Any]:
+    def saving(self) -> AbstractContextManager[object]:
         """Hooks for a whole forward: what is saved of gathered parameters becomes a note."""
         self._gathered.clear()
         return self.hooks()

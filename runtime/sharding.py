@@ -72,7 +72,7 @@ class Cut(Shard):
 
     __str__ = __repr__
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return Cut, (self.dim, self.layout, self.in_order)
 
 
@@ -88,7 +88,7 @@ class Sharding:
 
     layout: Layout
     groups: Groups
-    _specs: dict[torch.dtype, Any] = field(default_factory=dict)
+    _specs: dict[torch.dtype, object] = field(default_factory=dict)
 
     @property
     def split(self) -> bool:
@@ -135,7 +135,7 @@ class Sharding:
         return self._specs[dtype]
 
 
-_KNOWN: dict[Any, Sharding] = {}
+_KNOWN: dict[object, Sharding] = {}
 """The sharding behind each `DTensorSpec`."""
 
 

@@ -69,7 +69,7 @@ class Standin:
         if self.name and any(held[table] for table in _HOOKS):
             raise _hooked(self.name)
 
-    def _check_new(self, held: Mapping[str, Any]) -> None:
+    def _check_new(self, held: Mapping[str, object]) -> None:
         """A name that the model's forward could read is not free for notes of a loop."""
         for name in held.keys() - self.settings.keys() - _NEW.keys():
             if name in self.unknown or name in _names_in(self.source):
@@ -180,7 +180,7 @@ def _hush(module: nn.Module, unknown: frozenset[str]) -> None:
         module.__dict__["extra_repr"] = str
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     """Whether a value is compared by what it says."""
     if isinstance(value, dict):
         return type(value) is dict and all(map(_is_plain, (*value.keys(), *value.values())))
@@ -189,7 +189,7 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, _FIXED)
 
 
-def _same(found: Any, value: Any) -> bool:
+def _same(found: object, value: object) -> bool:
     return type(found) is type(value) and _is_plain(found) and bool(found == value)
 
 
@@ -205,7 +205,7 @@ def _names_in(kind: type) -> frozenset[str]:
     return frozenset(found) - set(dir(nn.Module))
 
 
-def _refusing(name: str) -> Callable[..., Any]:
+def _refusing(name: str) -> Callable[..., object]:
     def forward(*args: Any, **kwargs: Any) -> Any:
         raise RunError(
             "SH0613", f"`{name}` is called by itself, and the program is made for the whole model",
@@ -223,7 +223,7 @@ def _hooked(name: str) -> RunError:
     )  # fmt: skip
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if value is _LACKING:
         return "missing"
     text = repr(value) if _is_plain(value) and not callable(value) else ""

@@ -49,12 +49,12 @@ class Compiler(Protocol):
     model: nn.Module
 
     def flatten(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> tuple[dict[str, Tensor], tuple[Argument, ...]]:
         """Tensors and all other arguments of a call, by dotted name."""
         ...
 
-    def build_inputs(self, flat: Mapping[str, Any]) -> dict[str, Any]:
+    def build_inputs(self, flat: Mapping[str, object]) -> dict[str, object]:
         """Keyword arguments from dotted names."""
         ...
 
@@ -114,7 +114,9 @@ class Variants:
         """The program of the declared call."""
         return self._loaded[self.compiler.declared]
 
-    def shard(self, args: Sequence[Any], kwargs: Mapping[str, Any], strict: bool) -> dict[str, Any]:
+    def shard(
+        self, args: Sequence[object], kwargs: Mapping[str, object], strict: bool
+    ) -> dict[str, Any]:
         """Whole inputs with this device's pieces in them, and all other arguments, by dotted name.
 
         `strict` asks for every input that is declared. Collective.
@@ -128,7 +130,7 @@ class Variants:
         made = {name: self._handed(name, x, loaded) for name, x in tensors.items()}
         return {**made, **{argument.name: argument.value for argument in asked.call.arguments}}
 
-    def _to_cut(self, args: Sequence[Any], kwargs: Mapping[str, Any], strict: bool) -> Asked:
+    def _to_cut(self, args: Sequence[object], kwargs: Mapping[str, object], strict: bool) -> Asked:
         """What a call of `shard` asks for on this rank; nothing of it is collective."""
         given, arguments = self.compiler.flatten(args, kwargs)
         self.check()
@@ -149,7 +151,7 @@ class Variants:
 
     @outside
     def choose(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> tuple[LoadedProgram, Mapping[str, Tensor]]:
         """The program for a call with this device's pieces, and the pieces by name. Collective."""
         asked = self._agreement.check(lambda: self._to_answer(args, kwargs))
@@ -170,7 +172,7 @@ class Variants:
             self._compared += 1
             check_replicas(plain, self.groups, inputs_differ)
 
-    def _to_answer(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Asked:
+    def _to_answer(self, args: Sequence[object], kwargs: Mapping[str, object]) -> Asked:
         """What a call of the module asks for on this rank; nothing of it is collective."""
         tensors, arguments = self.compiler.flatten(args, kwargs)
         self.check()

@@ -66,7 +66,7 @@ def _op_name(node: fx.Node) -> str:
     return str(getattr(target, "overloadpacket", target)).removeprefix("aten.")
 
 
-def _is_static(value: Any) -> bool:
+def _is_static(value: object) -> bool:
     """Whether a traced value is free of symbolic sizes."""
     if isinstance(value, torch.Tensor):
         return all(isinstance(size, int) for size in value.shape)

@@ -16,7 +16,7 @@ from shardlang.ir.values import sources
 _DETACH = torch.ops.aten.detach.default
 
 
-def is_op(node: fx.Node, targets: Iterable[Any]) -> bool:
+def is_op(node: fx.Node, targets: Iterable[object]) -> bool:
     """Whether a node calls one of the operators, in any overload."""
     packet = getattr(node.target, "overloadpacket", None)
     return node.op == "call_function" and (packet in targets or node.target in targets)

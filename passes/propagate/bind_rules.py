@@ -108,7 +108,7 @@ def _remedy(call: Call) -> str:
     )
 
 
-def _key(call: Call) -> Any:
+def _key(call: Call) -> object:
     """What a rule may depend on: op, shapes, dtypes, order in memory and the other arguments."""
     vals = [tensor_of(n) for n in call.operands]
     operands = tuple((shape_of(v), v.dtype, v.is_contiguous()) for v in vals)
@@ -122,7 +122,7 @@ def _key(call: Call) -> Any:
     return call.target, operands, names, rest, results
 
 
-def _plain(value: Any) -> bool:
+def _plain(value: object) -> bool:
     return not (
         isinstance(value, (list, tuple)) and any(isinstance(item, fx.Node) for item in value)
     )

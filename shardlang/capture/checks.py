@@ -38,7 +38,7 @@ def checks_hold() -> Iterator[list[str]]:
 
 
 def _deciding(decide: Callable[[Any], bool], met: list[str]) -> Callable[[Any], bool]:
-    def value_of(condition: Any) -> bool:
+    def value_of(condition: object) -> bool:
         try:
             return decide(condition)
         except Exception:

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -83,7 +82,7 @@ class Deferred:
             with contextlib.suppress(CannotReplayError):
                 yield path, self.value(tensor, seed)
 
-    def _check_draws(self, before: Mapping[str, Any]) -> None:
+    def _check_draws(self, before: Mapping[str, object]) -> None:
         """Make sure that no tensor comes from a generator that the tape does not see."""
         drawn = [name for name, state in draws() if before.get(name, state) != state]
         if drawn:

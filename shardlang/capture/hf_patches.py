@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
 from unittest import mock
 
 from shardlang.capture.hf_experts import experts_forward
@@ -26,14 +25,14 @@ def export_patches(inputs: Sequence[InputSpec]) -> Iterator[None]:
     Mixtures of experts are traced as one product by groups of rows, whichever way of transformers
     to compute it is chosen, see `hf_experts`.
     """
-    masking: Any = sys.modules.get("transformers.masking_utils")
+    masking: object = sys.modules.get("transformers.masking_utils")
     with contextlib.ExitStack() as stack:
         if hasattr(masking, "is_torchdynamo_exporting"):
             stack.enter_context(mock.patch.object(masking, "is_torchdynamo_exporting", bool))
         given = any(spec.name == "position_ids" for spec in inputs)
         if hasattr(masking, "find_packed_sequence_indices") and not given:
             stack.enter_context(mock.patch.object(masking, "find_packed_sequence_indices", _none))
-        experts: Any = sys.modules.get("transformers.integrations.moe")
+        experts: object = sys.modules.get("transformers.integrations.moe")
         if hasattr(experts, "ALL_EXPERTS_FUNCTIONS"):
             known = experts.ALL_EXPERTS_FUNCTIONS._global_mapping
             same = dict.fromkeys(("grouped_mm", "batched_mm"), experts_forward)

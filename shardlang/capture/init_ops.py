@@ -40,7 +40,7 @@ def refuse_truncated() -> Iterator[None]:
         yield
 
 
-def _refuse(*_: Any, **__: Any) -> torch.Tensor:
+def _refuse(*_: object, **__: object) -> torch.Tensor:
     raise CaptureError(
         "SH0358",
         "the forward draws with `trunc_normal_`, which redraws by what it has drawn",

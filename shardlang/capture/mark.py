@@ -43,7 +43,7 @@ def marking(model: nn.Module, wanted: Callable[[str], bool]) -> Iterator[None]:
 def _mark_inputs(name: str) -> Callable[..., None]:
     """A pre-hook that marks every tensor among the arguments under its parameter's name."""
 
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def hook(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         for selector, tensor in tensors(_named(module, args) | kwargs):
             MARK(tensor, name, "in", selector)
 
@@ -53,7 +53,7 @@ def _mark_inputs(name: str) -> Callable[..., None]:
 def _mark_outputs(name: str) -> Callable[..., None]:
     """A hook that marks every tensor in the result."""
 
-    def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+    def hook(module: nn.Module, args: object, kwargs: object, out: object) -> None:
         for selector, tensor in tensors(out):
             MARK(tensor, name, "out", selector)
 

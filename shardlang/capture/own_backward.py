@@ -91,7 +91,7 @@ def _is_derivative(use: Used) -> bool:
     )
 
 
-def _gradients(result: Any, trained: list[Tensor]) -> tuple[Tensor | None, ...]:
+def _gradients(result: object, trained: list[Tensor]) -> tuple[Tensor | None, ...]:
     """The gradients of one weighted sum of all results."""
     tensors = [r for r in tree_leaves(result) if isinstance(r, Tensor) and r.requires_grad]
     torch.manual_seed(1)
@@ -103,11 +103,11 @@ def _gradients(result: Any, trained: list[Tensor]) -> tuple[Tensor | None, ...]:
 class _Context:
     """Takes what a forward keeps for its backward."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return lambda *args, **kwargs: None
 
 
-def _forward(kind: type[torch.autograd.Function], args: tuple[Any, ...]) -> Any:
+def _forward(kind: type[torch.autograd.Function], args: tuple[object, ...]) -> Any:
     """The forward alone, as autograd differentiates it."""
     if kind.setup_context is not torch.autograd.Function.setup_context:
         return kind.forward(*args)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
 from unittest import mock
 
 import torch
@@ -25,8 +24,8 @@ def refuse_seeding() -> Iterator[None]:
         yield
 
 
-def _refusing(call: Callable[..., Any]) -> Callable[..., Any]:
-    def checked(*args: Any, **kwargs: Any) -> Any:
+def _refusing(call: Callable[..., object]) -> Callable[..., object]:
+    def checked(*args: object, **kwargs: object) -> object:
         if not is_model_file(sys._getframe(1).f_code.co_filename):
             return call(*args, **kwargs)
         raise CaptureError(

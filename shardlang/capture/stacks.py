@@ -7,7 +7,6 @@ import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 from shardlang.capture.errors import ModelLine, is_model_file
@@ -28,7 +27,7 @@ def full_stacks() -> Iterator[None]:
         yield
 
 
-def _model_frames(tracer: Any, frames: traceback.StackSummary) -> traceback.StackSummary:
+def _model_frames(tracer: object, frames: traceback.StackSummary) -> traceback.StackSummary:
     """The frames of model code inside the traced call."""
     entered = [i for i, frame in enumerate(frames) if frame.filename == _ENTRY]
     inside = frames[entered[-1] + 1 :] if entered else []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
@@ -32,8 +32,8 @@ class Remark:
 class Snapshot:
     """The attributes of a model's modules, and where Python's random numbers stand."""
 
-    attributes: dict[str, Any]
-    draws: dict[str, Any]
+    attributes: dict[str, object]
+    draws: dict[str, object]
 
     @staticmethod
     def of(model: nn.Module) -> Snapshot:
@@ -62,7 +62,7 @@ class Snapshot:
                 )
 
 
-def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
+def _attributes(model: nn.Module) -> Iterator[tuple[str, object]]:
     """What can be compared of every plain attribute: its value, or which object it is."""
     for prefix, module in model.named_modules():
         for name, value in vars(module).items():
@@ -70,7 +70,7 @@ def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
                 yield f"{prefix}.{name}" if prefix else name, _comparable(value)
 
 
-def _comparable(value: Any) -> Any:
+def _comparable(value: object) -> object:
     if isinstance(value, _PLAIN) or value is None:
         return value
     if isinstance(value, (list, tuple, set)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import fx
@@ -79,7 +78,7 @@ class Captured:
             return self.values[module, side, choices[0]]
         raise _no_value(module, side, selector, choices)
 
-    def rebuild_output(self, values: Sequence[Any]) -> Any:
+    def rebuild_output(self, values: Sequence[object]) -> object:
         """The model's own output structure around the values of its `output` results."""
         return self.output.rebuild(list(values))
 

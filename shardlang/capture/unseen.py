@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 from unittest import mock
 
 import torch
@@ -43,7 +43,7 @@ def refuse_unseen(train: bool) -> Iterator[list[Used]]:
         yield used
 
 
-def _refuse_backward(*_args: Any, **_kwargs: Any) -> NoReturn:
+def _refuse_backward(*_args: object, **_kwargs: object) -> NoReturn:
     raise CaptureError(
         "SH0358",
         "the model asks for a gradient inside its forward, so training it differentiates twice",
@@ -51,7 +51,7 @@ def _refuse_backward(*_args: Any, **_kwargs: Any) -> NoReturn:
     )
 
 
-def _refuse_hook(_self: torch.Tensor, _hook: Callable[..., Any]) -> NoReturn:
+def _refuse_hook(_self: torch.Tensor, _hook: Callable[..., object]) -> NoReturn:
     raise CaptureError(
         "SH0358",
         "the model hooks the gradient of a tensor, which a traced graph does not hold",
@@ -59,10 +59,10 @@ def _refuse_hook(_self: torch.Tensor, _hook: Callable[..., Any]) -> NoReturn:
     )
 
 
-def _checked_apply(apply: Callable[..., Any], used: list[Used]) -> Callable[..., Any]:
+def _checked_apply(apply: Callable[..., object], used: list[Used]) -> Callable[..., object]:
     """`Function.apply` that notes a model's own gradient where one flows."""
 
-    def checked(kind: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+    def checked(kind: type[torch.autograd.Function], *args: object, **kwargs: object) -> object:
         if kind.__module__.startswith(LIBRARY_FUNCTIONS) or not torch.is_grad_enabled():
             return apply(kind, *args, **kwargs)
         if kind is torch.utils.checkpoint.CheckpointFunction:
@@ -80,7 +80,7 @@ def _checked_apply(apply: Callable[..., Any], used: list[Used]) -> Callable[...,
     return checked
 
 
-def _needs_gradient(tree: Any) -> bool:
+def _needs_gradient(tree: object) -> bool:
     """Whether a tensor among the arguments carries a gradient."""
     return any(isinstance(x, torch.Tensor) and x.requires_grad for x in tree_leaves(tree))
 
@@ -180,7 +180,7 @@ def refuse_sparse_gradients(graph: fx.Graph, leaves: Sequence[Leaf]) -> None:
             )
 
 
-def check_output(result: Any) -> None:
+def check_output(result: object) -> None:
     """Raise SH0358 if a model returns no tensor, or hides one in an object of its own."""
     hidden = next(_hiding(result), None)
     if hidden is not None:
@@ -197,11 +197,11 @@ def check_output(result: Any) -> None:
         )
 
 
-def _returned(result: Any) -> str:
+def _returned(result: object) -> str:
     return "None" if result is None else f"a `{type(result).__name__}`"
 
 
-def _hiding(value: Any) -> Iterator[Any]:
+def _hiding(value: object) -> Iterator[object]:
     """The objects in a structure that hold tensors where the structure does not show them."""
     if isinstance(value, torch.Tensor):
         return

@@ -7,7 +7,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -62,7 +62,7 @@ def work(context: Context, spec: Spec, options: Options) -> None:
 
 def _train(
     context: Context, run: Run, groups: Groups, options: Options
-) -> tuple[dict[str, Any], int]:
+) -> tuple[dict[str, object], int]:
     """The summary, on rank 0, and the signal that ended the run early, or 0. Collective."""
     from shardlang.runtime.groups import leave
     from shardlang.runtime.stop import Stop
@@ -155,7 +155,7 @@ def _nobody_reads(stop: Stop) -> None:
     stop.ask(signal.SIGPIPE)
 
 
-def _reference(context: Context, run: Run, records: list[Record]) -> dict[str, Any]:
+def _reference(context: Context, run: Run, records: list[Record]) -> dict[str, object]:
     """Train the plain model, and say how the losses compare."""
     from shardlang.runtime.progress import is_terminal, show_bar
     from shardlang.training.run import compare, not_finite
@@ -183,14 +183,14 @@ def _print_losses(records: list[Record], plain: list[Record]) -> None:
     Console().print(table)
 
 
-def _sentence(found: dict[str, Any]) -> str:
+def _sentence(found: dict[str, object]) -> str:
     """The summary for a person."""
     loss = f"loss {found['first_loss']:.4f} to {found['loss']:.4f}, " if found["loss"] else ""
     speed = f"{found['tokens_per_s']:,.0f} tokens/s"
     return f"{found['steps']} steps on {found['devices']} devices: {loss}{speed}"
 
 
-def _finish(context: Context, found: dict[str, Any]) -> None:
+def _finish(context: Context, found: dict[str, object]) -> None:
     """The last line: the summary."""
     from shardlang.runtime.progress import is_terminal
 

@@ -45,7 +45,7 @@ def bound(
     return found, tuple(one for one in others if defaults.get(one.name) != one.text)
 
 
-def _argument(name: str, value: Any) -> Argument:
+def _argument(name: str, value: object) -> Argument:
     if not isinstance(value, _PLAIN) and value not in ((), [], {}):
         raise RunError(
             "SH0613",

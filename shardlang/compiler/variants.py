@@ -10,7 +10,6 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
@@ -48,12 +47,12 @@ class Programs:
         inputs = (Given(s.name, s.dtype, s.shape, s.differentiable) for s in compiled.inputs)
         self.declared = Call(tuple(sorted(inputs, key=lambda x: x.name)), (), modes, params)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Programs:
+    def __deepcopy__(self, memo: dict[int, object]) -> Programs:
         """A copy of the loaded module shares what makes its programs."""
         return self
 
     def flatten(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> tuple[dict[str, Tensor], tuple[Argument, ...]]:
         """Tensors, and arguments that are not what the model's defaults say, by dotted name.
 
@@ -62,7 +61,7 @@ class Programs:
         """
         return bound(self._names, self._defaults, args, kwargs)
 
-    def build_inputs(self, flat: Mapping[str, Any]) -> dict[str, Any]:
+    def build_inputs(self, flat: Mapping[str, object]) -> dict[str, object]:
         """Keyword arguments from dotted names."""
         return nest(flat)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +21,7 @@ class Link:
     line: str = ""
     source: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The link in the document."""
         return {"text": self.text, "place": self.place, "line": self.line, "source": self.source}
 
@@ -35,7 +34,7 @@ class Alternative:
     bytes: int
     chosen: bool
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The alternative in the document."""
         return {"text": self.text, "bytes": self.bytes, "chosen": self.chosen}
 
@@ -79,7 +78,7 @@ class Story:
     alternatives: tuple[Alternative, ...] = ()
     lost: tuple[Lost, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The story in the document."""
         return {
             "axis": self.axis,
@@ -109,7 +108,7 @@ class Explanation:
     stories: tuple[Story, ...] = ()
     collectives: tuple[str, ...] = field(default=())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The explanation in the document."""
         return {
             "subject": self.subject,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import fx
@@ -91,7 +90,7 @@ class _Writer:
         space = "aten." if isinstance(node.target, torch._ops.OpOverload) else ""
         return f"{space}{op_name(node)}({', '.join(texts)})"
 
-    def _text(self, value: Any) -> str:
+    def _text(self, value: object) -> str:
         if isinstance(value, fx.Node):
             return self.names[value]
         if isinstance(value, (list, tuple)):

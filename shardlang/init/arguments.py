@@ -39,7 +39,7 @@ def _literal(text: str) -> t.Value:
     return t.Text(text)
 
 
-def values_of(arguments: Iterable[t.Argument]) -> dict[str, Any]:
+def values_of(arguments: Iterable[t.Argument]) -> dict[str, object]:
     """The values of arguments by name."""
     return {a.name.text: _value(a.value) for a in arguments if a.name is not None}
 

@@ -116,7 +116,7 @@ def _own(part: nn.Module, name: str) -> Any:
     return vars(part).get(name) or getattr(type(part), name, None)
 
 
-def _items(plan: Any) -> Iterable[tuple[str, str]]:
+def _items(plan: object) -> Iterable[tuple[str, str]]:
     """The entries of a plan whose styles are names."""
     if not isinstance(plan, Mapping):
         return []

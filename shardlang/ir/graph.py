@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, fx
 
@@ -175,7 +174,7 @@ def describe(node: fx.Node) -> str:
     return f"`{name}` in `{module}`" if module else f"`{name}`"
 
 
-def op_name(target: Any) -> str:
+def op_name(target: object) -> str:
     """An op as a person would name it: `linear`, `add.Scalar`, `mine::product`."""
     name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
     name = str(name).removesuffix(".default")

@@ -55,14 +55,14 @@ def call_text(node: fx.Node) -> str:
     return f"{target_name(node.target)}({', '.join(parts)})"
 
 
-def _step_name(step: Any) -> str:
+def _step_name(step: object) -> str:
     assert isinstance(step, Reshard)
     axes = "*".join(axis.name for axis in step.axes)
     kind = step.kind if step.reduce == "sum" else f"{step.kind}_{step.reduce}"
     return f"{kind}[{axes}]"
 
 
-def target_name(target: Any) -> str:
+def target_name(target: object) -> str:
     """An op's name without its namespace; `default` overloads without it too."""
     if isinstance(target, torch._ops.OpOverload):
         return str(target).split(".", 1)[1].removesuffix(".default")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from shardlang.plan.totals import totals_json, totals_of
 from shardlang.plan.types import Plan
 
 
-def plan_document(plan: Plan) -> dict[str, Any]:
+def plan_document(plan: Plan) -> dict[str, object]:
     """`mesh`, `devices`, `tensors`, `collectives`, `totals` and `memory`."""
     return {
         "mesh": {axis.name: axis.size for axis in plan.mesh.axes},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -52,7 +52,7 @@ class TensorRow:
         """Bytes of the largest piece."""
         return local_bytes(self.layout, self.dtype)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The row of the plan document."""
         return {
             "name": self.name,
@@ -108,7 +108,7 @@ class CollectiveRow:
     node: str = ""
     full_gather: bool = False
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The row of the plan document."""
         return {
             "op": self.op,
@@ -147,7 +147,7 @@ class Memory:
         state = self.params_bytes + self.buffers_bytes + self.gradients_bytes
         return state + self.optimizer_bytes + self.activations_bytes
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The `memory` entry of the plan document."""
         return {
             "params_bytes": self.params_bytes,

@@ -68,7 +68,7 @@ class Explained:
             f" alone changes it by {self.change:.1e}, {self.amplification:.1e} times as much"
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The measured figures."""
         return {
             "name": self.name,
@@ -116,7 +116,7 @@ class Eager:
         """Whether those of outputs and buffers are within it."""
         return not any(not is_gradient for _, _, is_gradient in self.excess())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The largest errors."""
         outputs = worst(self.outputs)
         found = {"error": outputs["max_error"], "worst": outputs["worst"]}

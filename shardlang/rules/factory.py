@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from shardlang.ir.here import size_at
@@ -23,7 +21,7 @@ def _made(call: Call) -> str:
     return arrow([[] for _ in call.shapes], [names(len(call.out))])
 
 
-def made_of(call: Call) -> dict[str, Any]:
+def made_of(call: Call) -> dict[str, object]:
     """Dtype and device of the result, as keyword arguments."""
     return {"dtype": call.results[0].dtype, "device": call.results[0].device}
 

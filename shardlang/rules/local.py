@@ -22,7 +22,7 @@ def _lowest(dtype: torch.dtype) -> Any:
     return False if dtype is torch.bool else torch.iinfo(dtype).min
 
 
-def _highest(dtype: torch.dtype) -> Any:
+def _highest(dtype: torch.dtype) -> object:
     if dtype.is_floating_point:
         return torch.inf
     return True if dtype is torch.bool else torch.iinfo(dtype).max
@@ -234,8 +234,8 @@ def drawn(
     make: Callable[..., Tensor],
     at: Sequence[Place],
     sizes: Sequence[int],
-    *args: Any,
-    **kwargs: Any,
+    *args: object,
+    **kwargs: object,
 ) -> Tensor:
     """This device's part of a random tensor that every device draws in full."""
     return cut_out(make(*args, **kwargs), at, sizes).clone()
@@ -247,8 +247,8 @@ def drawn_like(
     at: Sequence[Place],
     shape: Sequence[int],
     strides: Sequence[int],
-    *args: Any,
-    **kwargs: Any,
+    *args: object,
+    **kwargs: object,
 ) -> Tensor:
     """This device's part of a random tensor drawn in the shape and order of a global tensor."""
     full = x.new_empty_strided(shape, strides).zero_()
@@ -256,7 +256,7 @@ def drawn_like(
 
 
 def drawn_by(
-    parameters: Sequence[Any],
+    parameters: Sequence[object],
     make: Callable[..., Tensor],
     shapes: Sequence[Sequence[int]],
     places: Sequence[Sequence[Place]],

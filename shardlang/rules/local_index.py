@@ -7,7 +7,6 @@ by letting it fall into one more index that is cut off afterwards.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,7 +92,7 @@ def _longer(x: Tensor, dim: int) -> Tensor:
 
 def write_here(
     op: Callable[..., Tensor], x: Tensor, dim: int, index: Tensor, at: At,
-    *rest: Any, **options: Any,
+    *rest: object, **options: object,
 ) -> Tensor:  # fmt: skip
     """`scatter`, `index_add` and their kin on a split dim."""
     found = local_positions(index, *at)

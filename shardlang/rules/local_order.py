@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ def laid(x: Tensor, steps: Sequence[int]) -> Tensor:
 
 
 def drawn_in_order(
-    x: Tensor, make: Callable[..., Any], steps: Sequence[int], *args: Any, **kwargs: Any
-) -> Any:
+    x: Tensor, make: Callable[..., object], steps: Sequence[int], *args: object, **kwargs: object
+) -> object:
     """A random op on a whole tensor, which may lie in memory otherwise than in the model."""
     return make(laid(x, steps), *args, **kwargs)

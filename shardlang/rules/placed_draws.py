@@ -8,7 +8,6 @@ a tensor with the steps of the operand and draw into that, under `random fast` t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +55,7 @@ placed_flips_by = _define(
 )
 
 
-def _places(layout: Layout) -> list[Any]:
+def _places(layout: Layout) -> list[object]:
     return [place(dim) for dim in layout.dims]
 
 

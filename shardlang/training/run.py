@@ -140,7 +140,7 @@ class Run:
         return batches(self.compiled, self.recipe.seed, self.data, self.tokenizer)
 
 
-def summary(run: Run, module: ShardedModule, records: list[Record]) -> dict[str, Any]:
+def summary(run: Run, module: ShardedModule, records: list[Record]) -> dict[str, object]:
     """What the last line of a run says."""
     mesh = held(module).groups.mesh
     losses = [r.loss for r in records if r.loss is not None and "loss" not in r.not_finite]
@@ -177,7 +177,7 @@ def not_finite(records: list[Record], subject: str = "") -> RunError | None:
     )
 
 
-def compare(records: list[Record], reference: list[Record]) -> dict[str, Any]:
+def compare(records: list[Record], reference: list[Record]) -> dict[str, object]:
     """How far the losses of a run lie from those of the reference."""
     losses = [record.loss for record in reference]
     pairs = [
