@@ -53,7 +53,7 @@ class Lost:
     source: str
     origin: Link | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The layout in the document."""
         origin = self.origin.to_json() if self.origin is not None else None
         return {"text": self.text, "source": self.source, "origin": origin}
