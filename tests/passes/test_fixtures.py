@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shardlang.compiler.build import build_graph
-from shardlang.compiler.driver import compile_spec
+from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.ir.text import graph_text
 from shardlang.passes.pipeline import PIPELINE, run_passes
 from shardlang.spec import load_spec_text
@@ -36,6 +36,13 @@ def write(path: Path, sections: dict[str, str]) -> None:
     path.write_text("\n\n".join(f"== {title}\n{body}" for title, body in sections.items()) + "\n")
 
 
+def text_after(compiled: Compiled, count: int) -> str:
+    """The graph after the first passes, each of which is verified."""
+    graph = build_graph(compiled.captured, compiled.placements)
+    names = {leaf.node: leaf.name for leaf in graph.leaves}
+    return graph_text(run_passes(graph, PIPELINE[:count]).graph, names)
+
+
 @pytest.mark.parametrize("path", CASES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_pass(path: Path, tmp_path: Path) -> None:
     sections = read(path)
@@ -44,12 +51,7 @@ def test_pass(path: Path, tmp_path: Path) -> None:
     assert spec is not None, findings
     compiled = compile_spec(spec, passes=())
     place = PASSES[path.parent.name]
-    graph = build_graph(compiled.captured, compiled.placements)
-    names = {leaf.node: leaf.name for leaf in graph.leaves}
-    run_passes(graph, PIPELINE[:place])
-    found = {"before": graph_text(graph.graph, names)}
-    run_passes(graph, PIPELINE[place : place + 1])
-    found["after"] = graph_text(graph.graph, names)
+    found = {"before": text_after(compiled, place), "after": text_after(compiled, place + 1)}
     if os.environ.get("SHARDLANG_UPDATE"):
         write(path, {**sections, **found})
     assert {key: sections.get(key) for key in found} == found
