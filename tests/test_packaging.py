@@ -20,6 +20,7 @@ MUST_HOLD = (
     "shardlang/__init__.py",
     "shardlang/py.typed",
     "shardlang/grammar/shard.lark",
+    "shardlang/ir/graph.lark",
     "shardlang/grammar/parser.py",
     "shardlang/passes/pipeline.py",
     "shardlang/runtime/simulate.py",

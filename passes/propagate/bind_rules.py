@@ -68,6 +68,17 @@ def bind_node(
     set_info(node, replace(info(node), sharding=Sharding.whole(found), draws_in=order))
 
 
+def rule_of(node: fx.Node, fast_random: bool = False) -> Rule:
+    """The rule of a leaf or a call.
+
+    Raises:
+        ShardError: an op has no rule, or its rule does not fit the call.
+    """
+    if node.op == "placeholder" or node.target is constrain:
+        return _identity(node)
+    return _bind(Call(node), fast_random)
+
+
 def _identity(node: fx.Node) -> Rule:
     shape = shape_of(tensor_of(node))
     dims = " ".join(f"d{i}" for i in range(len(shape))) or "."

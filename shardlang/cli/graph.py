@@ -1,4 +1,4 @@
-"""`shardlang graph`: the program as a picture."""
+"""`shardlang graph`: the program as a picture, or as text between two passes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from shardlang.cli.common import Context, common_options
 
 if TYPE_CHECKING:
-    pass
+    from shardlang.passes.pipeline import Pass
 
 STAGES = ("traced", "propagated", "rewritten")
 _MANY = 400
@@ -28,18 +29,32 @@ _FASTER = "layers that are alike are drawn once without --no-factored, a .dot fi
     show_default=True,
     help="As the model does it; with layouts; or with collectives too.",
 )
+@click.option("--after", metavar="PASS", help="Print the graph's text after a pass instead.")
+@click.option("--long", is_flag=True, help="With --after: modules, source lines and reasons too.")
 @click.option("--no-factored", is_flag=True, help="Draw every repeated layer.")
 @click.option(
     "-o", "--output", metavar="FILE", help="Write a .dot file, or a drawn .svg or .png file."
 )
 @common_options
 def command(
-    context: Context, spec_path: str, stage: str, no_factored: bool, output: str | None
+    context: Context,
+    spec_path: str,
+    stage: str,
+    after: str | None,
+    long: bool,
+    no_factored: bool,
+    output: str | None,
 ) -> None:
     """Draw the graph of SPEC, as DOT on stdout or into a file.
 
     Modules are nested boxes, layers that are alike are drawn once.
     """
+    if after is not None:
+        refuse_beside_after()
+        print_after(context, spec_path, after, long)
+        return
+    if long:
+        raise click.UsageError("--long belongs to --after: a picture has one form")
     from shardlang.graph import FORMATS, DrawError, dot_of, write
 
     if output is not None and Path(output).suffix.lower() not in FORMATS:
@@ -62,6 +77,42 @@ def command(
         raise click.UsageError(_reason(fault)) from fault
     context.say(f"wrote {output}")
     context.finish({"stage": stage, "output": output})
+
+
+def refuse_beside_after() -> None:
+    """Refuse the options of a picture, which a text does not have."""
+    here = click.get_current_context()
+    for name in ("stage", "no_factored", "output"):
+        if here.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            option = name.replace("_", "-")
+            raise click.UsageError(f"--{option} belongs to a picture; --after prints a text")
+
+
+def print_after(context: Context, spec_path: str, after: str, long: bool) -> None:
+    """Print the graph's text after a pass."""
+    from shardlang.ir.text import graph_text
+    from shardlang.passes.pipeline import PIPELINE
+
+    compiled = context.compile(context.load_spec(spec_path), passes_to(after))
+    local = after == PIPELINE[-1].name
+    text = graph_text(compiled.graph, local=local, long=long)
+    context.show(text)
+    context.finish({"after": after, "text": text})
+
+
+def passes_to(after: str) -> tuple[Pass, ...]:
+    """The pipeline up to a pass, itself included.
+
+    Raises:
+        click.BadParameter: there is no such pass.
+    """
+    from shardlang.passes.normalize.normalize import Normalize
+    from shardlang.passes.pipeline import PIPELINE
+
+    names = [Normalize().name, *(one.name for one in PIPELINE)]
+    if after not in names:
+        raise click.BadParameter(f"'{after}' is none of {', '.join(names)}", param_hint="--after")
+    return PIPELINE[: names.index(after)]
 
 
 def _reason(fault: Exception) -> str:

@@ -17,6 +17,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
+
 from shardlang.ir.mesh import Axis, Coord
 
 
@@ -500,6 +502,13 @@ _SHORT = {
 def dtype_name(dtype: object) -> str:
     """The short name of a torch dtype, as the language writes it."""
     return _SHORT.get(str(dtype), str(dtype).removeprefix("torch."))
+
+
+def dtype_of(name: str) -> torch.dtype | None:
+    """The torch dtype of a short name; None if there is none."""
+    full = next((known for known, short in _SHORT.items() if short == name), name)
+    found = getattr(torch, full.removeprefix("torch."), None)
+    return found if isinstance(found, torch.dtype) else None
 
 
 def printed_type(dtype: object, layout: Layout) -> str:

@@ -83,11 +83,15 @@ def tensor_of(node: fx.Node) -> torch.Tensor:
     return value
 
 
-def tensors_of(node: fx.Node) -> list[torch.Tensor]:
-    """The global fake tensors of a node, one for each result that is there."""
-    value = info(node).value
+def results_of(value: Value) -> list[torch.Tensor]:
+    """The tensors of a value, one for each result that is there."""
     results = value if isinstance(value, (list, tuple)) else [value]
     return [result for result in results if isinstance(result, torch.Tensor)]
+
+
+def tensors_of(node: fx.Node) -> list[torch.Tensor]:
+    """The global fake tensors of a node, one for each result that is there."""
+    return results_of(info(node).value)
 
 
 def has_several(node: fx.Node) -> bool:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from shardlang.ir.graph import GraphInfo
+from shardlang.ir.graph import GraphInfo, ShardGraph
 from shardlang.ir.leaf import Leaf, Result, ResultKind
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import info
 from shardlang.ir.reshard import apply_step, apply_steps
-from shardlang.ir.text import graph_text
+from shardlang.ir.text import Printer, Stage
 from shardlang.ir.values import sources
 
 __all__ = ["LocalProgram", "apply_step", "apply_steps"]
@@ -36,8 +36,10 @@ class LocalProgram:
 
     def text(self) -> str:
         """The program as text, the same on every device."""
-        names = {leaf.node: leaf.name for leaf in self.leaves}
-        return f"mesh {self.mesh}\n{graph_text(self.graph, names)}"
+        graph = ShardGraph(self.mesh, self.graph, list(self.leaves), [], self.data_axes, self.loss)
+        there = [node for node in graph.result_nodes if node is not None]
+        pairs = list(zip(self.results, there, strict=True))
+        return "\n".join(Printer(graph, Stage.PROGRAM, pairs).lines())
 
     def fingerprint(self) -> str:
         """A hash of the program text, compared across ranks before the first collective."""

@@ -1,119 +1,253 @@
 """Graphs as text: one line per node, the same on every device and in every run.
 
-linear = linear(x, up_weight, None) : f32[7@dp, 5, 10@tp]
-all_reduce = all_reduce[tp](linear_1) : f32[7@dp, 5, 6]
+    graph split
+    mesh dp = 2 data, tp = 3
+    p_up_weight = param "up.weight" trainable : f32[10@tp, 6]
+    x = input "x" : f32[7@dp, 5, 6]
+    linear = linear(x, p_up_weight) : f32[7@dp, 5, 10@tp]
+    return output "output" linear
+
+`shardlang.ir.parse` reads the text. What follows from a call and its type is not printed
+(`shardlang.ir.implied`). Module, source line and reasons are printed only if asked for.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from torch import fx
 
-from shardlang.ir.graph import is_item, producer, sharding_of
-from shardlang.ir.layout import Layout, printed_type
-from shardlang.ir.node import info
+from shardlang.ir.graph import ShardError, ShardGraph
+from shardlang.ir.implied import implied_factors, implied_gradient, implied_linear
+from shardlang.ir.layout import Layout
+from shardlang.ir.leaf import Leaf, Result
+from shardlang.ir.mesh import Axis, Mesh
+from shardlang.ir.node import NodeInfo, info, results_of
+from shardlang.ir.records import Stated, Ways
 from shardlang.ir.reshard import Reshard, apply_step, apply_steps
 from shardlang.ir.rule import Sharding
+from shardlang.ir.spelling import call_text, layouts_of, placed, product, quoted, types_of
 
 
-def graph_text(graph: fx.Graph, names: Mapping[str, str] | None = None) -> str:
-    """The graph, one line per node.
+class Stage(str, Enum):
+    """How much is known of a graph; its text's first line."""
+
+    TRACED = "graph"
+    """Ops, and what the spec states."""
+    SPLIT = "graph split"
+    """Every op has a rule, and is split by it."""
+    LABELLED = "graph labelled"
+    """Every value has its labelled layout too."""
+    PROGRAM = "program"
+    """What devices run: labelled layouts, and local arguments that have no rules."""
+
+    __str__ = str.__str__
+
+
+def stage_of(graph: ShardGraph) -> Stage:
+    """How much is known of a graph that is not localized."""
+    records = [info(node) for node in graph.graph.nodes]
+    if any(record.layout is not None for record in records):
+        return Stage.LABELLED
+    return Stage.SPLIT if any(record.sharding for record in records) else Stage.TRACED
+
+
+def graph_text(graph: ShardGraph, *, local: bool = False, long: bool = False) -> str:
+    """The graph as text.
 
     Args:
-        names: what to call placeholders, by node name: the tensors' own names.
+        local: whether it is localized: a program, whose arguments fit no rules.
+        long: with modules, source lines and reasons.
     """
-    return "\n".join(_lines(graph, names or {}))
+    stage = Stage.PROGRAM if local else stage_of(graph)
+    return "\n".join(Printer(graph, stage, results_in(graph, local), long).lines())
 
 
-def _lines(graph: fx.Graph, names: Mapping[str, str]) -> Iterator[str]:
-    for node in graph.nodes:
-        if node.op == "output":
-            yield f"return {shown(node.args[0])}"
-        elif node.op == "placeholder":
-            yield f"{node.name} = leaf({names.get(node.name, node.name)}) : {types_of(node)}"
+Pair = tuple[Result, fx.Node | None]
+
+
+def results_in(graph: ShardGraph, local: bool) -> list[Pair]:
+    """The results and their nodes; of a localized graph those that are tensors."""
+    pairs = zip(graph.results, graph.result_nodes, strict=True)
+    return [pair for pair in pairs if not local or pair[1] is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Printer:
+    """Prints one graph."""
+
+    graph: ShardGraph
+    stage: Stage
+    results: Sequence[tuple[Result, fx.Node | None]]
+    long: bool = False
+
+    def lines(self) -> Iterator[str]:
+        """All lines."""
+        graph = self.graph
+        yield str(self.stage)
+        yield f"mesh {mesh_text(graph.mesh, graph.data_axes)}"
+        if graph.fast_random:
+            yield "random fast"
+        if graph.loss is not None:
+            yield f"loss {quoted(graph.loss)}"
+        leaves = {node: leaf for node, leaf in graph.placeholders()}
+        for node in graph.graph.nodes:
+            if node.op != "output":
+                made = leaf_text(leaves[node]) if node in leaves else call_text(node)
+                line = f"{node.name} = {made} : {types_of(node, self.stage is Stage.PROGRAM)}"
+                yield " ".join([line, *self.clauses(node, leaves.get(node))])
+        words = (f"{result.kind} {quoted(result.name)} {node}" for result, node in self.results)
+        yield f"return {', '.join(words)}"
+        yield from self._found()
+
+    def _found(self) -> Iterator[str]:
+        """What the passes found out about the graph as a whole."""
+        found = self.graph.info
+        if found.routed:
+            yield f"routed {', '.join(map(quoted, sorted(found.routed)))}"
+        yield from map(refusal_text, found.refusals)
+        if self.long:
+            yield from (f"layout {quoted(k)} {layout}" for k, layout in found.layouts.items())
+            yield from map(ways_text, found.ways)
+
+    def clauses(self, node: fx.Node, leaf: Leaf | None) -> Iterator[str]:
+        """What is to be said of a node beside its call and its type."""
+        here = info(node)
+        if here.sharding is not None and self.stage is not Stage.PROGRAM:
+            yield from split_clauses(node, here.sharding, self.long)
+        if node.target in (apply_step, apply_steps):
+            yield from step_clauses(node)
+        yield from self._labels(node, here, leaf)
+        if here.stated is not None:
+            yield stated_clause(here.stated, layouts_of(node)[0], self.long)
+        yield from record_clauses(here)
+        if self.long:
+            yield from origin_clauses(here)
+
+    def _labels(self, node: fx.Node, here: NodeInfo, leaf: Leaf | None) -> Iterator[str]:
+        """Whether a value has labels and a gradient, where that is not as usual."""
+        labelled = self.stage in (Stage.LABELLED, Stage.PROGRAM)
+        usual = isinstance(here.value, torch.Tensor) or node.target is apply_steps
+        if labelled and usual != (here.layout is not None):
+            yield "labelled" if here.layout is not None else "unlabelled"
+        if self.stage is Stage.TRACED:
+            flows = False
+        elif leaf is not None:
+            flows = leaf.trainable
         else:
-            yield f"{node.name} = {call_text(node)} : {types_of(node)}"
+            flows = implied_gradient(node, here.value, self._sharding(here))
+        if flows != here.differentiable:
+            yield "gradient" if here.differentiable else "no_gradient"
+
+    def _sharding(self, here: NodeInfo) -> Sharding | None:
+        return None if self.stage is Stage.PROGRAM else here.sharding
 
 
-def call_text(node: fx.Node) -> str:
-    """`add(x, y)`, `all_gather[tp](x)`, `pair[0]`."""
-    if node.target is apply_step:
-        value, step, *groups = node.args
-        return f"{_step_name(step)}({', '.join(map(shown, (value, *groups)))})"
-    if node.target is apply_steps:
-        values, steps = node.args
-        assert isinstance(steps, (tuple, list))
-        return f"{_step_name(steps[0])}({shown(values)})"
-    if node.target is operator.getitem:
-        return f"{shown(node.args[0])}[{shown(node.args[1])}]"
-    parts = [shown(arg) for arg in node.args]
-    parts += [f"{key}={shown(value)}" for key, value in node.kwargs.items()]
-    return f"{target_name(node.target)}({', '.join(parts)})"
+def mesh_text(mesh: Mesh, data: frozenset[Axis]) -> str:
+    """`dp = 2 data, tp = 3 over nvlink`."""
+    return ", ".join(
+        f"{axis.name} = {axis.size}"
+        + (f" over {axis.link}" if axis.link else "")
+        + (" data" if axis in data else "")
+        for axis in mesh.axes
+    )
 
 
-def _step_name(step: object) -> str:
-    assert isinstance(step, Reshard)
-    axes = "*".join(axis.name for axis in step.axes)
-    kind = step.kind if step.reduce == "sum" else f"{step.kind}_{step.reduce}"
-    return f"{kind}[{axes}]"
+def leaf_text(leaf: Leaf) -> str:
+    """`param "up.weight" trainable store dp`."""
+    words = [f"{leaf.kind} {quoted(leaf.name)}"]
+    words += ["trainable"] * leaf.trainable
+    words += ["nonpersistent"] * (not leaf.persistent)
+    words += [f"also {', '.join(map(quoted, leaf.aliases))}"] if leaf.aliases else []
+    words += [f"store {product(leaf.store)}"] if leaf.store else []
+    words += ["regather"] * leaf.regather
+    return " ".join(words)
 
 
-def target_name(target: object) -> str:
-    """An op's name without its namespace; `default` overloads without it too."""
-    if isinstance(target, torch._ops.OpOverload):
-        return str(target).split(".", 1)[1].removesuffix(".default")
-    return getattr(target, "__name__", str(target))
+def split_clauses(node: fx.Node, sharding: Sharding, long: bool) -> Iterator[str]:
+    """How an op is split, as far as the layouts of its results do not say it."""
+    results = placed(node)
+    usual = implied_factors(sharding.rule, results)
+    news = {name: dim for name, dim in sharding.factors.items() if usual[name] != dim}
+    if news:
+        yield "split " + ", ".join(f"{name}: {dim}" for name, dim in news.items())
+    if implied_linear(sharding, results) != sharding.linear:
+        yield f"passes {_passed(sharding)}"
+    if long:
+        yield from (
+            f"because {axis} {quoted(origin.reason)} {quoted(origin.source)}"
+            for axis, origin in sharding.origins.items()
+        )
+        yield from (f"closed {axis}" for axis in sorted(sharding.closed))
 
 
-def shown(value: Any) -> str:
-    """An argument as text."""
-    if isinstance(value, fx.Node):
-        return value.name
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(shown(item) for item in value) + "]"
-    if isinstance(value, torch.dtype):
-        return str(value).removeprefix("torch.")
-    return repr(value)
+def _passed(sharding: Sharding) -> str:
+    """`tp(0, 1)`; `none` where nothing passes."""
+    pairs = (f"{axis}({_numbers(which)})" for axis, which in sharding.linear.items())
+    return ", ".join(pairs) or "none"
 
 
-def types_of(node: fx.Node) -> str:
-    """The printed type of a node's value, or of each of its values."""
-    val = info(node).value
-    layouts = _layouts(node)
-    if isinstance(val, torch.Tensor):
-        return printed_type(val.dtype, layouts[0]) if layouts else _plain(val)
-    if isinstance(val, (list, tuple)):
-        present = [v for v in val if isinstance(v, torch.Tensor)]
-        if len(layouts) == len(present):
-            pairs = zip(present, layouts, strict=True)
-            return "(" + ", ".join(printed_type(v.dtype, at) for v, at in pairs) + ")"
-        return "(" + ", ".join(_plain(v) for v in present) + ")"
-    return "?"
+def _numbers(numbers: Sequence[int] | frozenset[int]) -> str:
+    return ", ".join(map(str, sorted(numbers) if isinstance(numbers, frozenset) else numbers))
 
 
-def _plain(val: torch.Tensor) -> str:
-    return printed_type(val.dtype, Layout.whole(val.shape))
+def step_clauses(node: fx.Node) -> Iterator[str]:
+    """Where a reshard begins and ends, if that is not as its operand and its type say."""
+    values, steps = node.args[:2]
+    sources = values if isinstance(values, (list, tuple)) else [values]
+    each = steps if isinstance(steps, (list, tuple)) else [steps]
+    for source, step, layout in zip(sources, each, layouts_of(node), strict=True):
+        assert isinstance(source, fx.Node) and isinstance(step, Reshard)
+        if layouts_of(source)[0] != step.src or layout != step.dst:
+            yield f"from {step.src} to {step.dst}"
 
 
-def _layouts(node: fx.Node) -> list[Layout]:
-    """The layouts of a node's values: labelled once they are, else as its op is split."""
-    layout = info(node).layout
-    if layout is not None:
-        return [layout] if isinstance(layout, Layout) else list(layout)
-    if node.target is apply_step:
-        step = node.args[1]
-        assert isinstance(step, Reshard)
-        return [step.dst]
-    sharding, stated = info(node).sharding, info(node).stated
-    if stated is not None and (sharding is None or not sharding.axes()):
-        return [stated.layout]
-    if is_item(node):
-        source, index = producer(node)
-        return [sharding_of(source).result(index)] if info(source).sharding is not None else []
-    if isinstance(sharding, Sharding):
-        return [sharding.result(index) for index in range(len(sharding.rule.results))]
-    return []
+def stated_clause(stated: Stated, layout: Layout, long: bool) -> str:
+    """`stated [7@dp, ?, 6] +tp`; `stated` alone where the type says the rest."""
+    place = f" at {quoted(stated.place)}" if long and stated.place else ""
+    if stated.layout == layout.unlabelled() and not stated.open:
+        return "stated" + place
+    dims = ["?" if i in stated.open else str(dim) for i, dim in enumerate(stated.layout.dims)]
+    marks = [f" +{axis}" for axis in sorted(stated.layout.partial)]
+    return f"stated [{', '.join(dims)}]{''.join(marks)}{place}"
+
+
+def record_clauses(here: NodeInfo) -> Iterator[str]:
+    """What is left of a record, where it is not as usual."""
+    if here.constant is not None:
+        yield f"constant {here.constant!r}"
+    if here.draws_in is not None:
+        yield f"draws [{_numbers(here.draws_in)}]"
+    if here.full_gather is not None:
+        gather = here.full_gather
+        yield f"within {gather.start} to {gather.widest} to {gather.end}"
+    for flag in ("no_grad", "regather", "random"):
+        if getattr(here, flag):
+            yield flag
+
+
+def origin_clauses(here: NodeInfo) -> Iterator[str]:
+    """Where a node comes from, and how its values lie in memory."""
+    values = results_of(here.value)
+    if not all(value.is_contiguous() for value in values):
+        yield "strides " + ", ".join(f"[{_numbers(value.stride())}]" for value in values)
+    for word, text in (("for", here.reader), ("in", here.module), ("line", here.source)):
+        if text:
+            yield f"{word} {quoted(text)}"
+
+
+def refusal_text(refusal: ShardError) -> str:
+    """`refused SH0407 "..." help "..."`."""
+    return f"refused {refusal.code} {quoted(refusal.message)} help {quoted(refusal.help)}"
+
+
+def ways_text(ways: Ways) -> str:
+    """The ways of one region of experts, and what each would move."""
+    prices = ", ".join(f"{quoted(way)} {price!r}" for way, price in ways.ways.items())
+    closed = ", ".join(f"{quoted(way)} {quoted(why)}" for way, why in ways.closed.items())
+    names = ", ".join(map(quoted, ways.ops))
+    where = f"in {quoted(ways.module)} over {product(ways.axes)}"
+    return f"ways {names} {where} : {prices} take {quoted(ways.taken)} not ({closed})"
