@@ -9,7 +9,9 @@ from torch.fx.node import Target
 from shardlang.ir.graph import ShardGraph
 from shardlang.ir.parse import parse_graph
 from shardlang.ir.parse_words import GraphTextError
+from shardlang.ir.text import Stage, stage_of
 from shardlang.passes.propagate.bind_rules import rule_of
+from shardlang.passes.propagate.join_dims import join_dims
 
 __all__ = ["GraphTextError", "read_graph"]
 
@@ -21,7 +23,10 @@ def read_graph(text: str) -> ShardGraph:
         GraphTextError: the text is no graph, or says two things that do not agree.
         ShardError: an op has no rule, or its rule does not fit the call.
     """
-    return parse_graph(text, rule_of, function)
+    graph = parse_graph(text, rule_of, function)
+    if stage_of(graph) is Stage.SPLIT:
+        graph.joined = join_dims(graph.graph)
+    return graph
 
 
 def function(name: str) -> Target | None:

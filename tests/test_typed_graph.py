@@ -56,6 +56,7 @@ def test_string_keys_are_found() -> None:
 BUILDS = {
     "shardlang/ir/rewriter.py",
     "shardlang/capture/naming.py",  # placeholders under the model's names
+    "shardlang/ir/parse_nodes.py",  # placeholders of a parsed graph
     "passes/normalize/inline_regions.py",  # copies what export traced
     "runtime/executor.py",  # a graph for one device, that is only run
     "shardlang/proof/rules/calls.py",  # an interpreter's method of this name

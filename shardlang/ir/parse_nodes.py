@@ -12,7 +12,6 @@ from torch import Tensor, fx
 from torch.fx.node import Argument
 
 from shardlang.ir.compat import FakeTensorMode
-from shardlang.ir.dims import join_dims
 from shardlang.ir.graph import ShardError, ShardGraph, is_item, is_step
 from shardlang.ir.implied import implied_factors, implied_gradient, implied_linear
 from shardlang.ir.layout import Layout
@@ -23,6 +22,7 @@ from shardlang.ir.parse_clauses import Clause, Clauses, LeafClause, Pair, Said
 from shardlang.ir.parse_words import Axes, Functions, GraphTextError, Made, Type, Wanted
 from shardlang.ir.records import Stated, Ways
 from shardlang.ir.reshard import NoChange, Reshard, apply_step, apply_steps
+from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.route import Route
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.ir.spelling import layouts_of, placed
@@ -95,8 +95,8 @@ class GraphReader(Clauses):
             return graph.placeholder(name)
         if isinstance(made, Step):
             made = resharded(made, types, said)
-        call = ("call_function", made.target, made.args, made.kwargs, name)
-        return graph.create_node(*call)  # type: ignore[arg-type]
+        edit = Rewriter(graph)
+        return edit.add(made.target, made.args, made.kwargs, record=NodeInfo(), name=name)
 
     def _describe(
         self, node: fx.Node, made: Leaf | Made | Step, types: Types, said: Said, line: int | None
@@ -186,8 +186,6 @@ class GraphReader(Clauses):
         output = graph.graph.output(tuple(node for _, node in there))
         set_info(output, NodeInfo())
         graph.graph.lint()
-        if self.level is Stage.SPLIT:
-            graph.joined = join_dims(graph.graph)
 
     def routed(self, *names: str) -> None:
         self.graph.info.routed.update(names)

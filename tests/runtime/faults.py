@@ -8,10 +8,10 @@ import time
 
 import cases as known
 import torch
-from torch import fx
 
-from shardlang.ir.program import LocalProgram
 from shardlang.ir.reshard import Reshard
+from shardlang.passes.graph_text import read_graph
+from shardlang.passes.rewrite.localize import to_program
 from shardlang.runtime.checks import check_same_program
 from shardlang.runtime.collectives import RunStep
 from shardlang.runtime.groups import Groups, join
@@ -65,11 +65,10 @@ def waits_in_a_step() -> None:
 def two_programs() -> None:
     """Rank 1 has another program."""
     groups = join(known.LINE2)
-    graph = fx.Graph()
-    x = graph.placeholder("x")
-    y = graph.call_function(torch.add if RANK == 0 else torch.mul, (x, 2))
-    graph.output((y,))
-    check_same_program(LocalProgram(known.LINE2, graph, (), ()), groups)
+    op = "neg" if RANK == 0 else "abs"
+    lines = f'program\nmesh {known.LINE2}\nx = input "x" : f32[5]\ny = {op}(x) : f32[5]'
+    program = to_program(read_graph(f'{lines}\nreturn output "y" y'))
+    check_same_program(program, groups)
 
 
 def other_mesh() -> None:

@@ -23,7 +23,7 @@ CASES = {
     "killed": ("SH0603", "rank 1 was killed by signal 9 (SIGKILL)"),
     "raises": ("SH0603", "rank 1 failed: ValueError: no more (faults.py:"),
     "stuck": ("SH0604", "rank 0 waited too long in forward all_reduce over a in layers.3"),
-    "two_programs": ("SH0602", "rank 1 holds another program than rank 0: line 3 is "),
+    "two_programs": ("SH0602", "rank 1 holds another program than rank 0: line 4 is "),
     "other_mesh": ("SH0601", "2 processes were started, and the mesh (a = 4) has 4 devices"),
 }
 
