@@ -9,8 +9,8 @@ lead there, and the one that moves the fewest bytes, forward and backward, is ta
 
 How many rows are routed depends on the data; equal shares are expected. Of two tensors of groups
 that decide over one op, the first has its way, and the experts of the other are gathered. The ways
-and their bytes are left in `info.ways`. Invariants after the pass: rows in routed order meet
-only rows in the same order, and no result is in routed order.
+and their bytes are left in `info.ways`. Every value in a region says in its layout in which
+order its rows are.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.route import Route
 from shardlang.ir.rule import Origin, Sharding
 from shardlang.passes.experts.gather_rows import Gathering
-from shardlang.passes.experts.row_region import Region, barred, regions, regroups
+from shardlang.passes.experts.row_region import Region, barred, regions, regroups, row_factor
 from shardlang.passes.invariants.invariant import Invariant
-from shardlang.passes.invariants.routes import orders_agree
+from shardlang.passes.invariants.shardings import orders_kept
 from shardlang.passes.propagate.bind_rules import bind_node
 from shardlang.rules.call import Call
 from shardlang.rules.disjoint import is_product
@@ -62,7 +62,7 @@ class RouteRows:
     """Route the rows of experts where that moves fewer bytes than gathering."""
 
     name: str = "route_rows"
-    establishes: ClassVar[tuple[Invariant, ...]] = (orders_agree,)
+    establishes: ClassVar[tuple[Invariant, ...]] = (orders_kept,)
     retires: ClassVar[tuple[Invariant, ...]] = ()
 
     def run(self, graph: ShardGraph) -> ShardGraph:
@@ -134,7 +134,8 @@ class Rewrite:
 
     def __init__(self, region: Region) -> None:
         self.region = region
-        self.route = Route(region.axes, region.rows, region.matrices)
+        self.route = Route(region.axes, region.rows, region.matrices, by=region.groups.name)
+        self.rows = region.rows.ordered(self.route.order)
         self.reason = Origin("has the rows of its experts", region.products[0].name)
 
     def run(self) -> None:
@@ -151,6 +152,8 @@ class Rewrite:
         for node in region.inside:
             if not is_item(node) and regroups(node):
                 self._regroup(node)
+            if not is_item(node):
+                self._in_order(node)
         for value in exits:
             after = value.next
             while after.op != "output" and (is_item(after) or after in region.inside):
@@ -167,7 +170,7 @@ class Rewrite:
         source = self.region.groups
         made = self._add(routed_groups, (source, self.route), source, before)
         sharding = sharding_of(made)
-        sharding.factors.update(s=self.region.rows, n=self.route.known)
+        sharding.factors.update(s=self.rows, n=self.route.known)
         return made
 
     def _carry(self, target: Any, value: fx.Node, before: fx.Node) -> fx.Node:
@@ -176,7 +179,8 @@ class Rewrite:
         made = self._add(target, (value, self.region.groups, route), value, before)
         sharding, layout = sharding_of(made), home(value)
         sharding.factors.update({f"d{i}": dim for i, dim in enumerate(layout.dims[1:])})
-        sharding.factors.update(s=layout.dims[0], n=self.route.known)
+        out = self.rows if target is dispatch else self.region.rows
+        sharding.factors.update(s=layout.dims[0], n=self.route.known, t=out)
         sharding.linear = {axis: frozenset({0}) for axis in layout.partial}
         return made
 
@@ -209,6 +213,12 @@ class Rewrite:
         made.linear, made.origins = dict(old.linear), dict(old.origins)
         for axis in self.region.axes:
             made.origins[axis] = self.reason
+
+    def _in_order(self, node: fx.Node) -> None:
+        """Let the rows of an op be those of the route."""
+        factor = row_factor(node)
+        assert factor is not None, "an op inside a region has rows"
+        sharding_of(node).factors[factor] = self.rows
 
     def _regroup(self, node: fx.Node) -> None:
         """Regroup the dims of every row, however many rows there are."""

@@ -44,7 +44,7 @@ def _is_checked(node: fx.Node, view: View) -> bool:
         return False
     if not here.sharding.axes():
         return False
-    return view.graph.info.routed.isdisjoint(n.name for n in (node, *node.all_input_nodes))
+    return not any(any(view.made(n).orders) for n in (node, *node.all_input_nodes))
 
 
 def _fits(node: fx.Node, coord: Coord, view: View, known: dict[str, Shapes]) -> Iterator[str]:

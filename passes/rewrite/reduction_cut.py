@@ -16,6 +16,7 @@ side: a partial sum is reduced as early as that costs nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -94,11 +95,14 @@ class ReductionCut:
                     self.net.add_edge(producer(operand)[0], node)
             elif (price := self._other_bytes(node, operand, passing)) > 0:
                 other = ("other", operand)
-                self.net.add_edge(REDUCED, other, capacity=round(UNIT * price))
-                self.net.add_edge(other, node)
+                way = {} if math.isinf(price) else {"capacity": round(UNIT * price)}
+                self.net.add_edges_from([(REDUCED, other, way), (other, node)])
 
     def _other_bytes(self, node: fx.Node, operand: fx.Node, passing: Passing) -> float:
-        """Bytes that an operand costs which is no partial sum where the op passes one on."""
+        """Bytes that an operand costs which is no partial sum where the op passes one on.
+
+        They are infinite where only a route moves its rows.
+        """
         axes = self.sums.axes
         if passing.unsplit:
             return gather_bytes(operand, axes)

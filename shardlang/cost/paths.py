@@ -42,7 +42,7 @@ def step_cost(step: Reshard, diff: bool) -> float:
 def _removals(layout: Layout) -> Iterator[tuple[Axis, Layout]]:
     """Every layout with one minor-most axis gathered."""
     for place, dim in enumerate(layout.dims):
-        for axis in dim.axes:
+        for axis in dim.axes if dim.order is None else ():
             if minor_in(dim, axis):
                 yield axis, layout.replaced(place, dim.without([axis]))
 
@@ -50,7 +50,7 @@ def _removals(layout: Layout) -> Iterator[tuple[Axis, Layout]]:
 def _additions(layout: Layout, goal: Layout, axis: Axis) -> Iterator[Layout]:
     """Layouts with `axis` put where the goal has it, if what is there now is major to it."""
     place = goal.dim_of(axis)
-    if place is None:
+    if place is None or layout.dims[place].order is not None:
         return
     here = layout.dims[place]
     wanted = goal.dims[place].only((*here.axes, axis))
@@ -67,7 +67,9 @@ def _permutations(layout: Layout, goal: Layout) -> Iterator[Reshard]:
     for place, (dim, want) in enumerate(zip(layout.dims, goal.dims, strict=True)):
         target = want.only(dim.axes)
         axes = dim.axes
-        if dim != target and set(target.axes) == set(axes) and dim.even and target.even:
+        if dim.order is not None or dim == target:
+            continue
+        if set(target.axes) == set(axes) and dim.even and target.even:
             yield Reshard(axes, layout, layout.replaced(place, target))
 
 
@@ -79,7 +81,7 @@ def _exchanges(layout: Layout, goal: Layout) -> Iterator[Reshard]:
     taken = set(layout.sharded) | layout.partial
     for place, (dim, want) in enumerate(zip(layout.dims, goal.dims, strict=True)):
         leaving = [axis for axis in dim.axes if axis not in want.axes]
-        if not (dim.axes and want.axes and dim.plain and want.plain):
+        if not (dim.axes and want.axes and dim.plain and want.plain) or dim.order is not None:
             continue
         for axis in want.axes:
             below = DimLayout.shard(dim.size, (*dim.axes, axis)) if axis not in taken else dim
@@ -131,6 +133,8 @@ def find_path(sources: tuple[Layout, ...], goal: Layout, diff: bool) -> tuple[in
     order = itertools.count()
     queue: list[tuple[float, int, Layout, int, Path]] = []
     for index, source in enumerate(sources):
+        if source.orders != goal.orders:
+            continue
         heapq.heappush(queue, (0.0, next(order), source, index, ()))
     done: set[Layout] = set()
     while queue:

@@ -131,7 +131,7 @@ class Reader:
         if self.stage == "traced":
             return None
         found = info(node).layout if self.stage == "rewritten" else home(node)
-        return found if isinstance(found, Layout) else None
+        return found.in_place() if isinstance(found, Layout) else None
 
     def _results(self, made: Picture) -> None:
         for result, value in zip(self.graph.results, self.graph.result_nodes, strict=True):

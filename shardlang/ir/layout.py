@@ -124,10 +124,32 @@ def _size(block: Block) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class RowOrder:
+    """The order of rows that a route has sent to the devices that hold their groups.
+
+    Attributes:
+        by: the name of the value that says which group each row has.
+        groups: how the groups lie.
+    """
+
+    by: str
+    groups: DimLayout
+
+    def __str__(self) -> str:
+        return f"by {self.by} of {self.groups}"
+
+
+@dataclass(frozen=True, slots=True)
 class DimLayout:
-    """How one dim lies on the mesh; always canonical, so equal layouts compare equal."""
+    """How one dim lies on the mesh; always canonical, so equal layouts compare equal.
+
+    Attributes:
+        order: for rows that a route has sent out, their order; the pieces are then of the sizes
+            that the groups make, and no reshard but the way back changes how the dim lies.
+    """
 
     blocks: tuple[Block, ...]
+    order: RowOrder | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", _canonical(self.blocks))
@@ -227,15 +249,23 @@ class DimLayout:
         keep = set(axes)
         return self.without(axis for axis in mine if axis not in keep)
 
+    def ordered(self, order: RowOrder | None) -> DimLayout:
+        """The same pieces, with their rows in another order."""
+        return DimLayout(self.blocks, order)
+
     def _map(self, change: object) -> DimLayout:
         return DimLayout(
             tuple(
                 tuple(Factor(f.size, change(f.axes)) for f in block)  # type: ignore[operator]
                 for block in self.blocks
-            )
+            ),
+            self.order,
         )
 
     def __str__(self) -> str:
+        return self._split_text() + (f" {self.order}" if self.order is not None else "")
+
+    def _split_text(self) -> str:
         text = _plain_text(self)
         if text is not None:
             return text
@@ -475,6 +505,18 @@ class Layout:
         """This layout with the dims that `axes` split no longer split by them."""
         gone = tuple(axes)
         return Layout(tuple(dim.without(gone) for dim in self.dims), self.partial, self.varying)
+
+    @property
+    def orders(self) -> tuple[RowOrder | None, ...]:
+        """The order of every dim's rows, None for rows in their own places."""
+        return tuple(dim.order for dim in self.dims)
+
+    def in_place(self) -> Layout:
+        """This layout with the rows of every dim in their own places."""
+        if not any(self.orders):
+            return self
+        dims = tuple(dim.ordered(None) for dim in self.dims)
+        return Layout(dims, self.partial, self.varying)
 
     def dual(self) -> Layout:
         """The layout of its gradient: whole for each summand, a summand for each `R` copy."""

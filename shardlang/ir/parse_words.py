@@ -14,7 +14,7 @@ from torch.fx.node import Argument, Target
 from shardlang.ir.compat import OpOverload
 from shardlang.ir.graph import constrain
 from shardlang.ir.here import LocalIndices, LocalSize, LocalStart, PartNumber, Piece
-from shardlang.ir.layout import Block, DimLayout, Factor, Layout, dtype_of
+from shardlang.ir.layout import Block, DimLayout, Factor, Layout, RowOrder, dtype_of
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.route import Route
 
@@ -139,6 +139,9 @@ class Words(Transformer[Token, object]):
     def blocks(self, *blocks: Block) -> DimLayout:
         return DimLayout(blocks)
 
+    def ordered(self, pieces: DimLayout, by: Token, groups: DimLayout) -> DimLayout:
+        return pieces.ordered(RowOrder(str(by), groups))
+
     def open(self) -> str:
         return "?"
 
@@ -248,8 +251,10 @@ class Words(Transformer[Token, object]):
     def part(self, axes: Axes) -> PartNumber:
         return PartNumber(axes)
 
-    def route(self, axes: Axes, rows: DimLayout, groups: DimLayout, back: Token | None) -> Route:
-        return Route(axes, rows, groups, back is not None)
+    def route(
+        self, axes: Axes, rows: DimLayout, by: Token, groups: DimLayout, back: Token | None
+    ) -> Route:
+        return Route(axes, rows, groups, back is not None, str(by))
 
     def keyword(self, name: Token, value: Argument) -> Keyword:
         return Keyword(str(name), value)

@@ -158,6 +158,8 @@ def _one_way(
     axes: tuple[Axis, ...], src: Layout, dst: Layout, reduce: str, route: Route | None
 ) -> tuple[str, Collective]:
     """The change's name and its collective, over those of the axes that it has something to do."""
+    if route is None and _moves_ordered_rows(src, dst):
+        raise NoChange(f"only a route moves rows that a route has sent: {src} -> {dst}")
     rows = [_row(axis, src, dst, reduce, route) for axis in axes]
     pairs = zip(axes, rows, strict=True)
     acting = [(axis, row) for axis, row in pairs if row.kind is not Kind.NOTHING]
@@ -167,6 +169,12 @@ def _one_way(
     if any(row.kind is not kind for _, row in acting):
         raise NoChange(f"{src} -> {dst} over {', '.join(map(str, axes))} is no one collective")
     return name, Collective(kind, tuple(axis for axis, _ in acting), src, dst, reduce, route)
+
+
+def _moves_ordered_rows(src: Layout, dst: Layout) -> bool:
+    """Whether a dim whose rows are in the order of a route lies otherwise after a change."""
+    pairs = zip(src.dims, dst.dims, strict=True)
+    return any(one != other and (one.order or other.order) is not None for one, other in pairs)
 
 
 def _row(axis: Axis, src: Layout, dst: Layout, reduce: str, route: Route | None) -> Row:

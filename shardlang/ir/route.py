@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from shardlang.ir.layout import DimLayout
+from shardlang.ir.layout import DimLayout, RowOrder
 from shardlang.ir.mesh import Axis, Coord
 
 
@@ -22,12 +22,19 @@ class Route:
         rows: how the rows are split before a dispatch and after a collect.
         groups: how the groups are split.
         inverse: whether rows come back (`collect`) or go out (`dispatch`).
+        by: the name of the value that says which group each row has.
     """
 
     axes: tuple[Axis, ...]
     rows: DimLayout
     groups: DimLayout
     inverse: bool = False
+    by: str = ""
+
+    @property
+    def order(self) -> RowOrder:
+        """The order of rows that are out."""
+        return RowOrder(self.by, self.groups)
 
     @property
     def known(self) -> DimLayout:
@@ -45,7 +52,7 @@ class Route:
 
     def at(self, coord: Coord) -> RouteAt:
         """The route on the device at `coord`, the same for a dispatch and its collect."""
-        return RouteAt(replace(self, inverse=False), tuple(sorted(coord.items())))
+        return RouteAt(replace(self, inverse=False, by=""), tuple(sorted(coord.items())))
 
     def reversed(self) -> Route:
         """The way back of the same rows."""

@@ -84,9 +84,9 @@ def shown(value: Argument) -> str:
 
 
 def route_text(route: Route) -> str:
-    """`route(dp: 7@dp by 4@dp)`; `back` where rows come back."""
+    """`route(dp: 7@dp by groups of 4@dp)`; `back` where rows come back."""
     back = " back" if route.inverse else ""
-    return f"route({product(route.axes)}: {route.rows} by {route.groups}{back})"
+    return f"route({product(route.axes)}: {route.rows} {route.order}{back})"
 
 
 def types_of(node: fx.Node, local: bool = False) -> str:

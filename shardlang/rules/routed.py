@@ -25,9 +25,12 @@ from shardlang.rules.writing import arrow, names
 
 
 def _carried(call: Call) -> str:
-    """Every dim stays; the groups are split as the rows are, but for the route's own axes."""
-    rows = ["s", *names(len(call.out) - 1)]
-    return arrow([rows, ["n@s"]], [rows])
+    """Every dim stays; the rows that come in and those that go out lie alike, in two orders.
+
+    The groups are split as the rows are, but for the route's own axes.
+    """
+    rest = names(len(call.out) - 1)
+    return arrow([["s", *rest], ["n@s"]], [["t@s", *rest]])
 
 
 def _as_step(call: Call, sharding: Sharding) -> LocalCall:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,18 @@ from torch import fx
 from shardlang.api import Program
 from shardlang.compiler.build import build_graph
 from shardlang.compiler.driver import compile_spec
-from shardlang.ir.graph import ShardGraph
+from shardlang.cost.paths import NoPath, find_path
+from shardlang.ir.graph import ShardGraph, sharding_of
+from shardlang.ir.layout import DimLayout, Layout, RowOrder
+from shardlang.ir.mesh import Axis
 from shardlang.ir.records import Ways
+from shardlang.ir.reshard import NoChange, Reshard
 from shardlang.passes.experts.route_rows import GATHER_EXPERTS, GATHER_ROWS, ROUTE_ROWS
 from shardlang.passes.invariants.invariant import InvariantError, verify
-from shardlang.passes.invariants.routes import orders_agree
+from shardlang.passes.invariants.shardings import orders_kept
 from shardlang.passes.pipeline import PIPELINE, run_passes
 from shardlang.proof.report import TOLERANCE
-from shardlang.rules.local_routed import collect, dispatch
+from shardlang.rules.local_routed import collect, dispatch, routed_mm
 from shardlang.spec import Spec, load_spec_text
 
 HERE = Path(__file__).parent
@@ -192,8 +197,8 @@ def test_rows_that_stay_in_routed_order_are_noticed() -> None:
     back = node_of(graph, collect)
     back.replace_all_uses_with(back.all_input_nodes[0])
     graph.graph.erase_node(back)
-    with pytest.raises(InvariantError, match="is not in the order of its other rows"):
-        verify(graph, "route_rows", [orders_agree])
+    with pytest.raises(InvariantError, match=r"the rows of .* read as"):
+        verify(graph, "route_rows", [orders_kept])
 
 
 def test_rows_that_were_not_sent_are_noticed() -> None:
@@ -201,8 +206,8 @@ def test_rows_that_were_not_sent_are_noticed() -> None:
     sent = node_of(graph, dispatch)
     sent.replace_all_uses_with(sent.all_input_nodes[0])
     graph.graph.erase_node(sent)
-    with pytest.raises(InvariantError, match="is not in the order of its other rows"):
-        verify(graph, "route_rows", [orders_agree])
+    with pytest.raises(InvariantError, match=r"the rows of .* read as"):
+        verify(graph, "route_rows", [orders_kept])
 
 
 def test_rows_sent_twice_are_noticed() -> None:
@@ -211,8 +216,29 @@ def test_rows_sent_twice_are_noticed() -> None:
     back = node_of(graph, collect)
     back.target = dispatch
     back.args = (back.args[0], back.args[1], sent.args[2])
-    with pytest.raises(InvariantError, match="dispatched twice"):
-        verify(graph, "route_rows", [orders_agree])
+    with pytest.raises(InvariantError, match="it changes rows by"):
+        verify(graph, "route_rows", [orders_kept])
+
+
+def test_rows_in_the_order_of_other_groups_are_noticed() -> None:
+    graph = routed_graph()
+    node = next(node for node in graph.graph.nodes if node.target is routed_mm)
+    rows = sharding_of(node).factors["s"]
+    assert str(rows).startswith("(7@ep 2) by ") and rows.order is not None
+    sharding_of(node).factors["s"] = rows.ordered(replace(rows.order, by="others"))
+    with pytest.raises(InvariantError, match=r"the rows of .* read as .* by others of "):
+        verify(graph, "route_rows", [orders_kept])
+
+
+def test_only_its_route_moves_rows_that_are_out() -> None:
+    axis = Axis("ep", 2)
+    rows, groups = (DimLayout.shard(size, (axis,)) for size in (8, 4))
+    out = Layout((rows.ordered(RowOrder("groups", groups)),))
+    for goal in (Layout((rows,)), Layout.whole((8,))):
+        with pytest.raises(NoChange, match="only a route moves rows"):
+            Reshard((axis,), out, goal)
+        with pytest.raises(NoPath):
+            find_path((out,), goal, True)
 
 
 def test_the_plan_marks_what_is_in_routed_order() -> None:
