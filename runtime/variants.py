@@ -184,7 +184,8 @@ class Variants:
         if call in self._loaded:
             self._loaded[call].check_given(tensors)
         frozen = (f"`{name}` frozen" for name in self._frozen())
-        return Asked(call, tensors, (*frozen, *_laid_out(tensors)))
+        switched = () if torch.is_grad_enabled() else ("gradients off",)
+        return Asked(call, tensors, (*frozen, *switched, *_laid_out(tensors)))
 
     def _frozen(self) -> list[str]:
         """The parameters that get no gradient now."""

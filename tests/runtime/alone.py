@@ -30,6 +30,7 @@ def refused_by_one() -> dict[str, tuple[str, str]]:
         "unknown": refusal(lambda: module.shard_inputs(**rows(5), **({"w": 2.0} if mine else {}))),
         "work": refusal(lambda: variants._agreement.together(lambda: [0][int(mine)])),
         "lies": refusal(lambda: module(**(pieces if mine else elsewhere))),
+        "gradients": refusal(lambda: _switched(mine, lambda: module(**pieces))),
     }
     found |= _changed_on_one(module, pieces, mine)
     compiler: Any = variants.compiler
@@ -55,6 +56,11 @@ def _changed_on_one(
     found["parameter"] = refusal(lambda: module(**pieces))
     module.up.weight = weight
     return found
+
+
+def _switched(on: bool, call: Callable[[], object]) -> object:
+    with torch.set_grad_enabled(on):
+        return call()
 
 
 def _failing(*_: Any) -> Any:

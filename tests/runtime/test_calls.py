@@ -236,6 +236,7 @@ ALONE = {
     "unknown": ("SH0613", "rank 1 failed: the model takes no input `w`"),
     "work": ("SH0603", "rank 1 failed: IndexError: list index out of range (alone.py"),
     "lies": ("SH0612", "rank 0 with `y` laid out as [5, 6], rank 1 with `y` laid out as [5@dp, 6]"),
+    "gradients": ("SH0612", "rank 0 with gradients off"),
     "setting": ("SH0613", "rank 1 failed: `eps` of `bn` is `0.5` now"),
     "setting, compiled": ("SH0613", "rank 1 failed: `eps` of `bn` is `0.5` now"),
     "saved": ("SH0613", "rank 1 failed: `eps` of `bn` is `0.5` now"),
