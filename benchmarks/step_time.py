@@ -61,11 +61,11 @@ def build(hidden: int) -> dict[str, tuple[Step, Params]]:
     ids, labels = batch["input_ids"], batch["labels"]
     plain = load_plain(source, 0)
     ours = program.load()
-    pieces = ours.shard_inputs(**batch)
+    shards = ours.shard_inputs(**batch)
     by_hand = Llama(dict(plain.state_dict()), plain.config)
     tensors = DTensorLlama(load_plain(source, 0))
     return {
-        "shardlang": (lambda: backward(ours(**pieces).loss), named(ours)),
+        "shardlang": (lambda: backward(ours(**shards).loss), named(ours)),
         "megatron": (lambda: backward(by_hand(ids, labels)), by_hand.names()),
         "dtensor": (lambda: tensors.step(ids, labels), tensors.names()),
     }

@@ -50,7 +50,7 @@ CODES: dict[str, Code] = {
     ),
     "SH0109": Code(
         "file that cannot be read",
-        "A spec, or a file named by `use`, does not exist, is no UTF-8 text or may not be read."
+        "A spec, or a file named by `use`, does not exist, is not UTF-8 text or may not be read."
         " Specs are regular files of at most 1 MiB, and the name of a used one ends in `.shard`."
         " Paths are relative to the file that writes them.",
     ),
@@ -143,7 +143,7 @@ CODES: dict[str, Code] = {
     ),
     "SH0224": Code("unknown mode", "A model runs in mode `train` or `eval`."),
     "SH0225": Code("too many devices", "A mesh has at most 1,048,576 devices and 64 axes."),
-    "SH0226": Code("bad dim", "Every dim of an input, and every size of a piece, is at least 1."),
+    "SH0226": Code("bad dim", "Every dim of an input, and every size of a shard, is at least 1."),
     "SH0227": Code(
         "bad bound of an expectation",
         "A count is compared with an integer, bytes with an integer or a size such as `512MiB`;"
@@ -208,7 +208,7 @@ CODES: dict[str, Code] = {
     "SH0309": Code("sharded scalar", "A scalar has no dim to shard."),
     "SH0310": Code("unknown output", "The model returns no output by that name."),
     "SH0311": Code(
-        "loss that is no scalar",
+        "loss that is not a scalar",
         "The loss is one output that holds a single number.",
     ),
     "SH0312": Code(
@@ -275,7 +275,9 @@ CODES: dict[str, Code] = {
         "claims that disagree",
         "Two parameters read by one op are stated over different factors on the same axis.",
     ),
-    "SH0404": Code("op that cannot be split so", "The op has no program for the chosen layouts."),
+    "SH0404": Code(
+        "op that cannot be split this way", "The op has no program for the chosen layouts."
+    ),
     "SH0405": Code(
         "layouts without a path between them",
         "No sequence of steps leads from the layout that a value has to the one that is needed.",
@@ -305,7 +307,7 @@ CODES: dict[str, Code] = {
     "SH0504": Code("unknown tensor", "The plan has no tensor by that name."),
     "SH0505": Code(
         "local size not met",
-        "The largest piece of the tensor that a device holds has another shape or other bytes.",
+        "The largest shard of the tensor that a device holds has another shape or other bytes.",
     ),
     "SH0506": Code(
         "proof that fails",
@@ -375,12 +377,12 @@ CODES: dict[str, Code] = {
         "torch was asked to move, cut or share a tensor in a way that it cannot.",
     ),
     "SH0622": Code(
-        "piece of another device",
-        "A pickled tensor is one device's piece: this process is not that device, or some devices"
+        "shard of another device",
+        "A pickled tensor is one device's shard: this process is not that device, or some devices"
         " have saved theirs and others have not.",
     ),
     "SH0623": Code(
-        "module that cannot change so",
+        "module that cannot change this way",
         "A sharded module keeps its parameters, and is bound to the running processes.",
     ),
     "SH0630": Code(

@@ -1,4 +1,4 @@
-"""Reading files that somebody else named: regular ones only, and none that has no end."""
+"""Reading files that somebody else named: regular ones only, and none without an end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_text(path: Path, largest_bytes: int = LARGEST_BYTES) -> str:
 
     Raises:
         UnreadableError: it does not exist, may not be read, is a device, a pipe, a socket or a
-            folder, is too large, or holds no UTF-8.
+            folder, is too large, or does not hold UTF-8.
     """
     return decoded(_read(path, largest_bytes), largest_bytes)
 
@@ -49,4 +49,4 @@ def _check_kind(mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise UnreadableError("is a directory")
     if not stat.S_ISREG(mode):
-        raise UnreadableError("it is no regular file")
+        raise UnreadableError("it is not a regular file")

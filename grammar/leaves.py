@@ -14,7 +14,7 @@ Side = Literal["in", "out"]
 class Trivia:
     """Comments around a node, as written from `#` on; an empty line in a tuple is a blank line.
 
-    `before`: lines above the node; `after`: the comment behind it on its last line;
+    `before`: lines above the node; `after`: the comment after it on its last line;
     `head`: behind the `{` of a block; `foot`: lines above the `}` of a block.
     """
 
@@ -29,7 +29,7 @@ NO_TRIVIA = Trivia()
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What every node has: its place, which is no part of its value."""
+    """What every node has: its place, which is not part of its value."""
 
     span: Span = field(default=NOWHERE, compare=False, repr=False, kw_only=True)
 

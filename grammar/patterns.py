@@ -25,7 +25,7 @@ _RANGE = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
 
 
 class PatternError(ValueError):
-    """A text that is no pattern; `offset` is the place of the fault in it."""
+    """A text that is not a pattern; `offset` is the place of the fault in it."""
 
     def __init__(self, message: str, offset: int) -> None:
         super().__init__(message)
@@ -89,10 +89,10 @@ class _Reader:
             char = self.text[self.at]
             if char == "}" or (char == "," and depth):
                 break
-            parts.append(self._piece(char, depth))
+            parts.append(self._shard(char, depth))
         return "".join(parts)
 
-    def _piece(self, char: str, depth: int) -> str:
+    def _shard(self, char: str, depth: int) -> str:
         if char == "\\":
             return self._escape()
         if char == "*":

@@ -168,7 +168,7 @@ def _underlines(marks: list[_Mark], length: int, paint: _Paint, hue: str) -> lis
         bars = [(mark.span.column - 1, "|", "1;34") for mark in hanging]
         mark = hanging.pop()
         rows += [list(bars), [*bars[:-1], (mark.span.column - 1, mark.text, "1;34")]]
-    return [_row(pieces, paint) for pieces in rows]
+    return [_row(shards, paint) for shards in rows]
 
 
 def _columns(mark: _Mark, length: int) -> tuple[int, int]:
@@ -177,10 +177,10 @@ def _columns(mark: _Mark, length: int) -> tuple[int, int]:
     return start, max(end, start + 1)
 
 
-def _row(pieces: list[tuple[int, str, str]], paint: _Paint) -> str:
+def _row(shards: list[tuple[int, str, str]], paint: _Paint) -> str:
     """Put texts at columns; of two that overlap, the first stands."""
     line, column = "", 0
-    for start, text, style in sorted(pieces, key=lambda piece: piece[0]):
+    for start, text, style in sorted(shards, key=lambda shard: shard[0]):
         text = text[max(column - start, 0) :]
         start = max(start, column)
         line += " " * (start - column) + paint(text, style)

@@ -84,7 +84,7 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A piece of text and its offset."""
+    """A stretch of text and its offset."""
 
     kind: Kind
     text: str

@@ -1,4 +1,4 @@
-"""What to say about text that is no spec (SH01xx)."""
+"""What to say about text that is not a spec (SH01xx)."""
 
 from __future__ import annotations
 

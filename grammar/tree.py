@@ -290,7 +290,7 @@ Statement: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A whole file; `foot` holds the comments behind the last statement."""
+    """A whole file; `foot` holds the comments after the last statement."""
 
     statements: tuple[Statement, ...]
     foot: tuple[str, ...] = ()

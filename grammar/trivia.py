@@ -1,6 +1,6 @@
 """Comments and blank lines: which node keeps which.
 
-A comment behind a node stays behind it; a comment on a line of its own stays above the
+A comment after a node stays behind it; a comment on a line of its own stays above the
 next node, or at the foot of its block; a comment inside a statement moves above it. A
 blank line between two lines is kept, several become one.
 """
@@ -115,7 +115,7 @@ def _with_trivia(node: _ItemT, before: list[str], mine: _Around, braces: list[_P
 def _split_head(
     node: t.Block, opening: _Place, comments: list[_Comment]
 ) -> tuple[str, list[_Comment]]:
-    """Tell the comment behind `{` from those of the lines."""
+    """Tell the comment after `{` from those of the lines."""
     first = node.items[0].span.start if node.items else node.span.end
     if comments and comments[0].line == opening[0] and comments[0].place < first:
         return comments[0].text, comments[1:]

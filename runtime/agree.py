@@ -209,13 +209,13 @@ def _refusal(error: Exception) -> tuple[str, str, str, tuple[str, ...]]:
     """What an error says to the other ranks."""
     if isinstance(error, RunError):
         return error.code, error.message, error.help, error.notes
-    return "SH0603", first_line(error), "mend what it says", ()
+    return "SH0603", first_line(error), "fix what it says", ()
 
 
 def _calls_differ(rank: int, first: _Said, other: _Said) -> RunError:
     if other.lines != first.lines:
         here, there = _first_difference(first.lines, other.lines)
-        if "pieces pickled" in here + there:
+        if "shards pickled" in here + there:
             return _saved_alone(rank, here, there)
         return RunError(
             "SH0612",
@@ -236,7 +236,7 @@ def _saved_alone(rank: int, here: str, there: str) -> RunError:
     return RunError(
         "SH0622",
         f"the ranks have not saved alike: rank 0 with {here}, rank {rank} with {there} since the"
-        " last call; what one rank saves with `torch.save` is its pieces alone",
+        " last call; what one rank saves with `torch.save` is its shards alone",
         help="save on every rank, each to a file of its own; or all together with"
         " `torch.distributed.checkpoint.save`; or gather on every rank with `full_tensor()`, and"
         " save on one",
@@ -251,25 +251,25 @@ def _first_difference(one: Sequence[str], other: Sequence[str]) -> tuple[str, st
 
 
 def check_replicas(
-    pieces: Mapping[str, tuple[Tensor, Layout]],
+    shards: Mapping[str, tuple[Tensor, Layout]],
     groups: Groups,
     differ: Callable[[str, int, int], RunError] | None = None,
 ) -> None:
     """Compare the tensors that several devices hold alike. Collective.
 
     Args:
-        differ: the error for a tensor, the first rank that holds a piece of it, and another one.
+        differ: the error for a tensor, the first rank that holds a shard of it, and another one.
 
     Raises:
         RunError: SH0611, naming a tensor and the ranks, unless `differ` gives another.
     """
-    if groups.mesh.devices == 1 or not pieces:
+    if groups.mesh.devices == 1 or not shards:
         return
-    mine = torch.tensor([checksum(piece) for piece, _ in pieces.values()], device=groups.device)
+    mine = torch.tensor([checksum(shard) for shard, _ in shards.values()], device=groups.device)
     rows = [torch.empty_like(mine) for _ in range(groups.mesh.devices)]
     named("comparison of the replicas", dist.all_gather, rows, mine)
     table = torch.stack(rows).tolist()
-    for column, (name, (_, layout)) in enumerate(pieces.items()):
+    for column, (name, (_, layout)) in enumerate(shards.items()):
         holders: dict[tuple[int, ...], int] = {}
         for rank, row in enumerate(table):
             at = groups.mesh.coord(rank)
@@ -282,7 +282,7 @@ def _replicas_differ(name: str, first: int, rank: int) -> RunError:
     return RunError(
         "SH0611",
         f"`{name}` has other values on rank {rank} than on rank {first}, and both hold the same"
-        " piece of it",
+        " shard of it",
         help="let the model's constructor draw from torch's, numpy's or Python's global generators,"
         " which are seeded alike on every rank; not from the time, the rank or a generator that is"
         " seeded anew",
@@ -294,7 +294,7 @@ def inputs_differ(name: str, first: int, rank: int) -> RunError:
     return RunError(
         "SH0612",
         f"input `{name}` has other values on rank {rank} than on rank {first}, and both pass the"
-        " same piece of it",
+        " same shard of it",
         help="draw batches from a generator that is seeded alike on every rank, and without a"
         " `DistributedSampler`; cut whole batches with `shard_inputs`",
     )

@@ -1,4 +1,4 @@
-"""Values that pass the border of a program: whole tensors outside, this device's pieces inside."""
+"""Values that pass the border of a program: whole tensors outside, this device's shards inside."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.distributed.tensor import DTensor
 from shardlang.runtime.once import once
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.tensor import Sharded, sharded
-from shardlang.runtime.tensor_pieces import piece, plain
+from shardlang.runtime.tensor_shards import plain, shard
 
 
 def cut(full: Tensor, sharding: Sharding) -> Sharded:
-    """A whole input as a tensor that holds this device's piece, on its device.
+    """A whole input as a tensor that holds this device's shard, on its device.
 
     The gradient comes back as that of the whole input, on every device. Collective there.
     """
@@ -28,7 +28,7 @@ def cut(full: Tensor, sharding: Sharding) -> Sharded:
 
 
 def around(held: Tensor, sharding: Sharding) -> Sharded:
-    """A piece that a program gives as the whole tensor; its gradient is this device's piece.
+    """A shard that a program gives as the whole tensor; its gradient is this device's shard.
 
     What is computed with it outside is the same on every device, so each has the whole gradient.
     """
@@ -39,14 +39,14 @@ def around(held: Tensor, sharding: Sharding) -> Sharded:
 
 
 def taken(given: DTensor, sharding: Sharding) -> Tensor:
-    """This device's piece of an input, cut anew if it lies otherwise. Collective there."""
+    """This device's shard of an input, cut anew if it lies otherwise. Collective there."""
     if isinstance(given, Sharded) and given.sharding.same(sharding):
         return given.to_local()
     return cut(given.full_tensor(), sharding).to_local()
 
 
 class _Cut(torch.autograd.Function):
-    """Forward, the tensor around the piece; backward, the whole gradient."""
+    """Forward, the tensor around the shard; backward, the whole gradient."""
 
     @staticmethod
     def forward(ctx: Any, full: Tensor, sharding: Sharding) -> Sharded:
@@ -61,7 +61,7 @@ class _Cut(torch.autograd.Function):
 
 
 class _Around(torch.autograd.Function):
-    """Forward, the tensor around the piece; backward, this device's piece of the gradient."""
+    """Forward, the tensor around the shard; backward, this device's shard of the gradient."""
 
     @staticmethod
     def forward(ctx: Any, held: Tensor, sharding: Sharding) -> Sharded:
@@ -72,4 +72,4 @@ class _Around(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: Any, *grads: Any) -> Any:
-        return None if grads[0] is None else piece(grads[0], ctx.sharding), None
+        return None if grads[0] is None else shard(grads[0], ctx.sharding), None

@@ -121,7 +121,7 @@ class Made:
 
 
 class LoadedProgram:
-    """A program on this device; `slots` says where each leaf that is no input is found."""
+    """A program on this device; `slots` says where each leaf that is not an input is found."""
 
     def __init__(self, made: Made, groups: Groups, slots: Mapping[str, list[Slot]]) -> None:
         """Load the program. Collective: construct it on every rank.
@@ -152,7 +152,7 @@ class LoadedProgram:
 
     @outside_itself
     def __call__(self, given: Mapping[str, Tensor]) -> object:
-        """The model's output from this device's pieces of its inputs, by name.
+        """The model's output from this device's shards of its inputs, by name.
 
         A tensor in it that an axis splits is whole to those who use it. `torch.compile` takes the
         program alone: what lies around it is done as without.
@@ -172,7 +172,7 @@ class LoadedProgram:
         """Look for inputs and tensors of the module that this program cannot run on.
 
         Raises:
-            RunError: SH0605, an input has not its piece's size; SH0613, a tensor of the module has
+            RunError: SH0605, an input has not its shard's size; SH0613, a tensor of the module has
                 another dtype or device.
         """
         for name, x in given.items():
@@ -182,8 +182,8 @@ class LoadedProgram:
             if leaf.kind is not LeafKind.INPUT:
                 _check_held(leaf, tensor_at(self._slots[leaf.name][0]), self._device)
 
-    def piece(self, name: str, given: Tensor) -> Tensor:
-        """This device's piece of an input; cut anew, collectively, where it lies otherwise."""
+    def shard(self, name: str, given: Tensor) -> Tensor:
+        """This device's shard of an input; cut anew, collectively, where it lies otherwise."""
         return taken(given, self.inputs[name]) if isinstance(given, DTensor) else given
 
     def on(self, slots: Mapping[str, list[Slot]]) -> LoadedProgram:
@@ -193,7 +193,7 @@ class LoadedProgram:
         return other
 
     def named_outputs(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This device's pieces of the outputs by name, from its pieces of the inputs by name."""
+        """This device's shards of the outputs by name, from its shards of the inputs by name."""
         results = self._results(given)
         return {self.program.results[i].name: results[i] for i in self._outputs}
 
@@ -240,9 +240,9 @@ def _check_held(leaf: Leaf, held: Tensor, device: torch.device) -> None:
 
 
 def wrong_shape(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> RunError:
-    """The error of a plain input that is no piece of this device."""
+    """The error of a plain input that is not a shard of this device."""
     return RunError(
         "SH0605",
-        f"input `{name}` is {list(given)}, and this device's piece is {list(wanted)}",
+        f"input `{name}` is {list(given)}, and this device's shard is {list(wanted)}",
         help="cut whole inputs with `shard_inputs`",
     )

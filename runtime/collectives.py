@@ -16,32 +16,32 @@ from torch import Tensor
 
 from shardlang.ir.journey import router_at
 from shardlang.ir.reshard import Reshard
-from shardlang.runtime.bundle import bundles
+from shardlang.runtime.buckets import buckets
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.lower import lower
 from shardlang.runtime.moves import SENDING, Move, Sending, keep
 from shardlang.runtime.once import once
 from shardlang.runtime.routes import carry
+from shardlang.runtime.transport import Wire
 from shardlang.runtime.watch import named
-from shardlang.runtime.wire import Wire
 
 Action = Callable[[Tensor], Tensor]
 
 
 @dataclass(slots=True)
 class Sent:
-    """A move that sends data, over the wire of its group."""
+    """A move that sends data, over the transport of its group."""
 
     move: Sending
-    wire: Wire
+    transport: Wire
 
     def __call__(self, x: Tensor) -> Tensor:
         move = self.move
-        return move.unpack(named(move.label, self.wire.make, move.call, move.pack(x)))
+        return move.unpack(named(move.label, self.transport.make, move.call, move.pack(x)))
 
 
 def connected(move: Move) -> Action:
-    """The move as a function of this device's piece."""
+    """The move as a function of this device's shard."""
     return Sent(move, Wire(move.group)) if isinstance(move, SENDING) else move
 
 
@@ -51,18 +51,18 @@ def run_together(actions: Sequence[Action], xs: Sequence[Tensor]) -> list[Tensor
         return [actions[0](xs[0])]
     moves = [action.move if isinstance(action, Sent) else action for action in actions]
     out = [x if isinstance(a, Sent) else a(x) for a, x in zip(actions, xs, strict=True)]
-    for bundle, places in bundles(moves, xs):
+    for bucket, places in buckets(moves, xs):
         first = actions[places[0]]
         assert isinstance(first, Sent)
-        packed = bundle.pack([xs[i] for i in places])
-        received = named(first.move.label, first.wire.make, bundle.call, packed)
-        for i, tensor in zip(places, bundle.unpack(received), strict=True):
+        packed = bucket.pack([xs[i] for i in places])
+        received = named(first.move.label, first.transport.make, bucket.call, packed)
+        for i, tensor in zip(places, bucket.unpack(received), strict=True):
             out[i] = tensor
     return out
 
 
 class _Apply(torch.autograd.Function):
-    """One step: `forward` on the piece, `backward` on its gradient."""
+    """One step: `forward` on the shard, `backward` on its gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, forward: Action, backward: Action) -> Tensor:
@@ -98,7 +98,7 @@ class _ApplyTogether(torch.autograd.Function):
 
 
 class RunStep:
-    """One step, ready to run: call it with this device's piece."""
+    """One step, ready to run: call it with this device's shard."""
 
     def __init__(self, step: Reshard, groups: Groups, where: str = "") -> None:
         self.label = label_of(step, where)
@@ -143,14 +143,14 @@ class RunRoute:
         self.label = label_of(step, where)
         self.router = router_at(step.route.at(groups.coord), groups.device)
         self.group = groups.of(step.axes)
-        self.wire = Wire(self.group)
+        self.transport = Wire(self.group)
         self.ways = ("forward", step.forward), ("backward", step.adjoint)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, x: Tensor, by: Tensor) -> Tensor:
         journey = self.router.journey(by)
         there, back = (
-            Sent(carry(collective, self.group, journey, x, f"{way} {self.label}"), self.wire)
+            Sent(carry(collective, self.group, journey, x, f"{way} {self.label}"), self.transport)
             for way, collective in self.ways
         )
         if x.requires_grad and torch.is_grad_enabled():

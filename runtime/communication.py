@@ -1,4 +1,4 @@
-"""What the members of a group ask of the wire: a record of one call."""
+"""What the members of a group ask of the transport: a record of one call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The calls of the wire in one process, for all members of a group at once.
+"""The calls of the transport in one process, for all members of a group at once.
 
 What a member receives follows from the calls and messages of all. Calls that would hang, crash or
 mix up data between processes are faults here: kinds, dtypes and sizes that do not agree.
@@ -41,7 +41,7 @@ class Communicator:
             return torch.cat([message.reshape(-1) for message in self._messages])
         if kind == "reduce_scatter":
             return self._total.reshape(len(self._calls), -1)[member].clone()
-        return torch.cat([pieces[member] for pieces in self._sent])
+        return torch.cat([shards[member] for shards in self._sent])
 
     @functools.cached_property
     def _total(self) -> Tensor:
@@ -69,7 +69,7 @@ def _check(calls: Sequence[Call], messages: Sequence[Tensor]) -> None:
     elif len({message.numel() for message in messages}) > 1:
         raise CallFault(f"the messages of a {first.kind} differ in size")
     elif first.kind in ("exchange", "reduce_scatter") and messages[0].numel() % len(calls):
-        raise CallFault(f"{messages[0].numel()} elements are no equal shares of {len(calls)}")
+        raise CallFault(f"{messages[0].numel()} elements are not equal shares of {len(calls)}")
 
 
 def _check_counts(calls: Sequence[Call], messages: Sequence[Tensor]) -> None:

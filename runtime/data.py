@@ -1,4 +1,4 @@
-"""Batches: the same whole batches for every mesh, of which each device takes its piece."""
+"""Batches: the same whole batches for every mesh, of which each device takes its shard."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def text_batches(
 def _read(path: Path) -> bytes:
     help = "check the path of `--data`"
     if path.exists() and not path.is_file():
-        raise RunError("SH0605", f"`{path}` is no regular file", help=help)
+        raise RunError("SH0605", f"`{path}` is not a regular file", help=help)
     try:
         return path.read_bytes()
     except OSError as error:
@@ -81,7 +81,7 @@ def _ids(path: Path, raw: bytes, vocabulary: int, encode: Encode) -> Tensor:
     except UnicodeDecodeError as error:
         raise RunError(
             "SH0605",
-            f"`{path}` is no UTF-8 text: byte {error.start} is none",
+            f"`{path}` is not UTF-8 text: byte {error.start} is none",
             help="convert it, since the model's tokenizer reads text",
         ) from None
     tokens = torch.tensor(encode(text), dtype=torch.long)

@@ -21,7 +21,7 @@ CODES: dict[str, str] = {
     "SH0614": "an input holds a number that the model does not take",
     "SH0620": "a write would not reach the tensor",
     "SH0621": "torch cannot move, cut or share the tensor so",
-    "SH0622": "a pickled piece is another device's",
+    "SH0622": "a pickled shard is another device's",
     "SH0623": "a sharded module cannot change so",
     "SH0630": "the loss is not finite",
     "SH0631": "nothing can be trained",

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.ir.here import PieceAt, specialise
+from shardlang.ir.device_values import LocalShardAt, specialise
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
 from shardlang.ir.reshard import Reshard
@@ -91,7 +91,7 @@ def _copied(
             return env[value]
         if isinstance(value, torch.device):
             return groups.device
-        return _hold(value, graph, held) if isinstance(value, (PieceAt, RouteAt)) else value
+        return _hold(value, graph, held) if isinstance(value, (LocalShardAt, RouteAt)) else value
 
     made_args, made_kwargs = (_mapped(value, here) for value in (args, kwargs))
     return graph.create_node(node.op, node.target, made_args, made_kwargs)

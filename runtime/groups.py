@@ -2,7 +2,7 @@
 
 Groups are made when first asked for. Making one is itself collective, so all ranks must ask in the
 same order; loading one program on every rank does so. Members stand in the order of their ranks,
-whatever the order of the axes: where a member's piece goes follows from its coordinate alone.
+whatever the order of the axes: where a member's shard goes follows from its coordinate alone.
 """
 
 from __future__ import annotations

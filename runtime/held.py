@@ -22,7 +22,7 @@ class Held:
 
     Attributes:
         variants: the programs for other calls; the declared one is the first of them.
-        slots: where the tensor of each leaf that is no input is found.
+        slots: where the tensor of each leaf that is not an input is found.
         kept: the leaves in the state dict.
     """
 

@@ -146,8 +146,8 @@ def _failure(report: Report, workers: list[Worker], logs: Logs) -> JobError:
 
 
 _REMEDY = {
-    "error": "mend what it says; the other ranks were ended",
-    "exit": "mend what made it end; the other ranks were ended",
+    "error": "fix what it says; the other ranks were ended",
+    "exit": "fix what made it end; the other ranks were ended",
     "killed": "look at the machine's memory and log; the other ranks were ended",
 }
 """What to do about a failure that says nothing of it itself, by kind."""

@@ -20,7 +20,7 @@ from shardlang.ir import Axis, Mesh
 from shardlang.ir.collective import Collective
 from shardlang.ir.journey import router_at
 from shardlang.ir.reshard import Reshard
-from shardlang.runtime.bundle import Tensors, bundles
+from shardlang.runtime.buckets import Tensors, buckets
 from shardlang.runtime.communication import Call
 from shardlang.runtime.communicator import CallFault, Communicator
 from shardlang.runtime.groups import Group, between, members
@@ -121,13 +121,13 @@ def move_together(moves: Sequence[Sequence[Move]], xs: Sequence[Tensors]) -> lis
         [x if isinstance(move, SENDING) else move(x) for move, x in zip(mine, own, strict=True)]
         for mine, own in zip(moves, xs, strict=True)
     ]
-    made = [bundles(mine, own) for mine, own in zip(moves, xs, strict=True)]
+    made = [buckets(mine, own) for mine, own in zip(moves, xs, strict=True)]
     for every in zip(*made, strict=True):
         groups = [moves[d][places[0]].group for d, (_, places) in enumerate(every)]
-        packed = [bundle.pack([xs[d][i] for i in at]) for d, (bundle, at) in enumerate(every)]
-        received = deliver(groups, [bundle.call for bundle, _ in every], packed)
-        for d, (bundle, at) in enumerate(every):
-            for i, tensor in zip(at, bundle.unpack(received[d]), strict=True):
+        packed = [bucket.pack([xs[d][i] for i in at]) for d, (bucket, at) in enumerate(every)]
+        received = deliver(groups, [bucket.call for bucket, _ in every], packed)
+        for d, (bucket, at) in enumerate(every):
+            for i, tensor in zip(at, bucket.unpack(received[d]), strict=True):
                 out[d][i] = tensor
     return out
 
@@ -192,7 +192,7 @@ def _flows(xs: Iterable[Tensor]) -> bool:
 
 
 def step_on_all(step: Reshard, xs: Tensors, mesh: Mesh, guard: Guard = nullcontext) -> list[Tensor]:
-    """Apply a step to the pieces of all devices."""
+    """Apply a step to the shards of all devices."""
     forward, backward = (lowered(way, mesh) for way in (step.forward, step.adjoint))
     if all(move is keep for move in (*forward, *backward)):
         return list(xs)
@@ -206,7 +206,7 @@ def step_on_all(step: Reshard, xs: Tensors, mesh: Mesh, guard: Guard = nullconte
 def steps_on_all(
     steps: Sequence[Reshard], xs: Sequence[Tensors], mesh: Mesh, guard: Guard = nullcontext
 ) -> list[Tensors]:
-    """Apply several steps, sent together; pieces by device, then by step."""
+    """Apply several steps, sent together; shards by device, then by step."""
     forward, backward = (
         list(zip(*(lowered(way, mesh) for way in ways), strict=True))
         for ways in ([step.forward for step in steps], [step.adjoint for step in steps])

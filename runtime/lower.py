@@ -10,7 +10,7 @@ import torch
 
 from shardlang.ir import Axis, DimLayout, Layout
 from shardlang.ir.collective import Collective, Kind
-from shardlang.ir.pieces import freeze, place
+from shardlang.ir.shards import freeze, place
 from shardlang.runtime.groups import Group
 from shardlang.runtime.moves import (
     Cut,
@@ -59,7 +59,7 @@ def lower(collective: Collective, site: Site, label: str = "") -> Move:
 
 
 def _where(narrow: DimLayout, wide: DimLayout, site: Site) -> slice | torch.Tensor:
-    """Where this device's piece of `narrow` lies in its piece of `wide`."""
+    """Where this device's shard of `narrow` lies in its shard of `wide`."""
     where = place(narrow, wide, freeze(site.coord))
     return where if isinstance(where, slice) else torch.tensor(where, device=site.device)
 
@@ -79,14 +79,14 @@ def _reduce(collective: Collective, site: Site, label: str) -> Move:
 
 
 def _cell(layout: Layout, coord: dict[str, int], dim: int, sizes: Sequence[int]) -> Shape:
-    """The shape of the largest piece among the members."""
+    """The shape of the largest shard among the members."""
     shape = list(layout.local_shape(coord))
     shape[dim] = max(sizes)
     return tuple(shape)
 
 
 def _is_flat(parts: Parts, cell: Shape) -> bool:
-    """Whether the members' pieces lie one after the other in memory."""
+    """Whether the members' shards lie one after the other in memory."""
     return parts.even and parts.in_order and math.prod(cell[: parts.dim]) == 1
 
 

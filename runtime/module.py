@@ -1,4 +1,4 @@
-"""The sharded model as an ordinary module: local pieces under the model's own names."""
+"""The sharded model as an ordinary module: local shards under the model's own names."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from shardlang.runtime.variants import Compiler, Variants
 class ShardedModule(nn.Module):
     """A program with its parameters, buffers and constants on one device.
 
-    Parameters are this device's pieces; what an optimizer does element by element to them it does
+    Parameters are this device's shards; what an optimizer does element by element to them it does
     to the model. `forward` takes inputs as `shard_inputs` makes them. An output that an axis splits
-    is a tensor like the parameters: of the whole shape, with this device's piece in it. One that no
+    is a tensor like the parameters: of the whole shape, with this device's shard in it. One that no
     axis splits, such as the loss, is a plain tensor. Backpropagating from either gives every
-    parameter the gradient of its piece.
+    parameter the gradient of its shard.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class ShardedModule(nn.Module):
 
         Args:
             compiler: makes the programs, the declared one and those for other calls.
-            tensors: this device's piece of every parameter and persistent buffer, by name.
+            tensors: this device's shard of every parameter and persistent buffer, by name.
             transient: buffers that do not belong to the state dict.
 
         Raises:
             RunError: SH0602, the ranks hold different programs; SH0608, a tensor is missing or has
-                another shape; SH0611, devices that hold the same piece differ in its values.
+                another shape; SH0611, devices that hold the same shard differ in its values.
         """
         super().__init__()
         remember(groups)
@@ -70,7 +70,7 @@ class ShardedModule(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model with inputs from `shard_inputs`, or from another call. Collective.
 
-        A plain tensor is this device's piece of an input that is split.
+        A plain tensor is this device's shard of an input that is split.
 
         A call that differs from the declared one, in the sizes of its inputs, in other arguments,
         in the modules' modes or in which tensors get a gradient, is answered by a program of its
@@ -80,14 +80,14 @@ class ShardedModule(nn.Module):
             RunError: SH0605 or SH0613, no program can answer the call; SH0612, the ranks differ in
                 how they call.
         """
-        loaded, pieces = self._shardlang.variants.choose(args, kwargs)
-        return loaded(pieces)
+        loaded, shards = self._shardlang.variants.choose(args, kwargs)
+        return loaded(shards)
 
     def shard_inputs(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Whole inputs as keyword arguments for a call, cut where they are split. Collective.
 
         Every rank gives the same whole inputs, of any size. Those that are split come back as
-        tensors of the whole shape that hold this device's piece. Gradients come back whole.
+        tensors of the whole shape that hold this device's shard. Gradients come back whole.
 
         Raises:
             RunError: as for a call; SH0612 also where the ranks give other values.
@@ -103,7 +103,7 @@ class ShardedModule(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load whole tensors, or ones that lie as the module's do, into this device's pieces.
+        """Load whole tensors, or ones that lie as the module's do, into this device's shards.
 
         Raises:
             RunError: SH0608, a tensor has another shape; SH0623, the tensors are to take the place
@@ -113,7 +113,7 @@ class ShardedModule(nn.Module):
             raise RunError(
                 "SH0623",
                 "`load_state_dict(assign=True)` would replace parameters that know how they lie",
-                help="leave `assign` out: values are copied into the pieces",
+                help="leave `assign` out: values are copied into the shards",
             )
         for name, mine in self.state_dict().items():
             found = list(state_dict[name].shape) if name in state_dict else list(mine.shape)

@@ -1,10 +1,10 @@
 """The moves of the step table on one device: sizes, places and group worked out at load.
 
-A move within the device is called with this device's piece and returns its new piece. A move that
-sends data has three parts instead: `pack` makes a message of the piece, `call` says what the wire
-does with the messages of the group, `unpack` makes the new piece of what arrives. So the run, which
+A move within the device is called with this device's shard and returns its new shard. A move that
+sends data has three parts instead: `pack` makes a message of the shard, `call` says what is done
+with the messages of the group, `unpack` makes the new shard of what arrives. So the run, which
 makes the call with other processes, and the simulator, which makes it for all devices at once,
-share all the rest. Uneven pieces are padded to the largest for gathers and scatters; exchanges
+share all the rest. Uneven shards are padded to the largest for gathers and scatters; exchanges
 send them as they are.
 """
 
@@ -42,15 +42,15 @@ class Sending(Protocol):
 
     @property
     def call(self) -> Call:
-        """What the wire does with the messages."""
+        """What the transport does with the messages."""
         ...
 
     def pack(self, x: Tensor, /) -> Tensor:
-        """The message made of this device's piece."""
+        """The message made of this device's shard."""
         ...
 
     def unpack(self, message: Tensor, /) -> Tensor:
-        """The new piece, made of what arrives."""
+        """The new shard, made of what arrives."""
         ...
 
 
@@ -64,11 +64,11 @@ class Reduce:
 
     @property
     def call(self) -> Call:
-        """An all-reduce; the piece stays as it is."""
+        """An all-reduce; the shard stays as it is."""
         return Call("all_reduce", self.op)
 
     def pack(self, x: Tensor) -> Tensor:
-        """The piece."""
+        """The shard."""
         return x
 
     def unpack(self, message: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class Reduce:
 
 @dataclass(slots=True)
 class Gather:
-    """All-gather along one dim. `cell` is the shape of the largest piece."""
+    """All-gather along one dim. `cell` is the shape of the largest shard."""
 
     group: Group
     label: str
@@ -94,18 +94,18 @@ class Gather:
         return Call("all_gather")
 
     def pack(self, x: Tensor) -> Tensor:
-        """This device's piece, as large as the largest."""
+        """This device's shard, as large as the largest."""
         return _grown(x, self.parts.dim, self.missing)
 
     def unpack(self, message: Tensor) -> Tensor:
         """The joined tensor, from one row per member."""
         if self.flat:
             return message.reshape(self.out)
-        pieces: Sequence[Tensor] = message.reshape(self.group.size, *self.cell).unbind(0)
+        shards: Sequence[Tensor] = message.reshape(self.group.size, *self.cell).unbind(0)
         if not self.parts.even:
             dim = self.parts.dim
-            pieces = [p.narrow(dim, 0, n) for p, n in zip(pieces, self.parts.sizes, strict=True)]
-        return self.parts.join(pieces)
+            shards = [p.narrow(dim, 0, n) for p, n in zip(shards, self.parts.sizes, strict=True)]
+        return self.parts.join(shards)
 
 
 @dataclass(slots=True)
@@ -131,10 +131,10 @@ class Scatter:
             return x.reshape(rows)
         dim = self.parts.dim
         largest = self.cell[dim]
-        pieces = self.parts.split(x)
+        shards = self.parts.split(x)
         if not self.parts.even:
-            pieces = [_grown(p, dim, largest - p.shape[dim]) for p in pieces]
-        return torch.stack(list(pieces)).view(rows)
+            shards = [_grown(p, dim, largest - p.shape[dim]) for p in shards]
+        return torch.stack(list(shards)).view(rows)
 
     def unpack(self, message: Tensor) -> Tensor:
         """This device's part, from the row that it received."""
@@ -165,22 +165,22 @@ class Exchange:
 
     def pack(self, x: Tensor) -> Tensor:
         """What each member is sent, one after the other."""
-        pieces = self.split(x)
+        shards = self.split(x)
         if self.even:
-            return torch.stack(pieces).view(-1)
-        return torch.cat([piece.reshape(-1) for piece in pieces])
+            return torch.stack(shards).view(-1)
+        return torch.cat([shard.reshape(-1) for shard in shards])
 
     def unpack(self, message: Tensor) -> Tensor:
-        """The new piece, from those of the members."""
+        """The new shard, from those of the members."""
         return self.join(message.split_with_sizes(self.counts_received))
 
     def split(self, x: Tensor) -> list[Tensor]:
         """What each member is sent."""
         return list(self.sent.split(x))
 
-    def join(self, pieces: Sequence[Tensor]) -> Tensor:
-        """The new piece, from the flat pieces of the members."""
-        shaped = [p.view(shape) for p, shape in zip(pieces, self.shapes, strict=True)]
+    def join(self, shards: Sequence[Tensor]) -> Tensor:
+        """The new shard, from the flat shards of the members."""
+        shaped = [p.view(shape) for p, shape in zip(shards, self.shapes, strict=True)]
         return self.received.join(shaped)
 
 
@@ -228,10 +228,10 @@ class Pad:
 
 
 def keep(x: Tensor) -> Tensor:
-    """The piece as it is."""
+    """The shard as it is."""
     return x
 
 
 def drop(x: Tensor) -> Tensor:
-    """Zeros in place of the piece."""
+    """Zeros in place of the shard."""
     return torch.zeros_like(x)

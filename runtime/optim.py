@@ -1,4 +1,4 @@
-"""Optimizers on local pieces, and the one thing that is not local: the norm of all gradients."""
+"""Optimizers on local shards, and the one thing that is not local: the norm of all gradients."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from shardlang.ir.leaf import LeafKind
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule, held
+from shardlang.runtime.transport import Wire
 from shardlang.runtime.watch import named
-from shardlang.runtime.whole import held_piece
-from shardlang.runtime.wire import Wire
+from shardlang.runtime.whole import held_shard
 
 _KINDS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -54,13 +54,13 @@ def _can_fuse(params: list[nn.Parameter]) -> bool:
 class GradNorm:
     """The 2-norm of all gradients of a sharded module, every element counted once.
 
-    A piece counts on the first device along the axes that do not split it; one all-reduce of a
+    A shard counts on the first device along the axes that do not split it; one all-reduce of a
     single number adds up the rest.
     """
 
     def __init__(self, module: ShardedModule) -> None:
         groups = held(module).groups
-        self._wire = Wire(groups.everyone())
+        self._transport = Wire(groups.everyone())
         self._device = groups.device
         self._counted: list[Tensor] = []
         for leaf, tensor in held(module).placements():
@@ -73,12 +73,12 @@ class GradNorm:
     def __call__(self) -> Tensor:
         """The norm, the same on every device. Collective."""
         squares = squared_norm(self._counted, self._device)
-        return named("norm of the gradients", self._wire.all_reduce, squares).sqrt()
+        return named("norm of the gradients", self._transport.all_reduce, squares).sqrt()
 
 
 def squared_norm(params: Iterable[Tensor], device: torch.device) -> Tensor:
     """The sum of squares of all gradients, in float64."""
-    grads = [held_piece(param.grad) for param in params if param.grad is not None]
+    grads = [held_shard(param.grad) for param in params if param.grad is not None]
     if not grads:
         return torch.zeros((), dtype=torch.float64, device=device)
     return torch.nn.utils.get_total_norm(grads).double().square()

@@ -2,7 +2,7 @@
 
 `Optimizer.load_state_dict` takes what it is given: states of the plain model's optimizer, or of
 `set_optimizer_state_dict(..., full_state_dict=True)`, are whole tensors. The next step finds them,
-and keeps this device's pieces.
+and keeps this device's shards.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from shardlang.runtime.tensor import Sharded, sharded
-from shardlang.runtime.tensor_pieces import piece
+from shardlang.runtime.tensor_shards import shard
 
 _SEEN: weakref.WeakKeyDictionary[Optimizer, object] = weakref.WeakKeyDictionary()
 """The state of each optimizer that has been looked through; loading makes a new one."""
@@ -36,7 +36,7 @@ def cut_states(optimizer: Optimizer, *_: object) -> None:
 def _cut(value: Tensor, param: Sharded) -> Tensor:
     if value.shape != param.shape or not value.dim():
         return value
-    return sharded(piece(value, param.sharding).clone(), param.sharding)
+    return sharded(shard(value, param.sharding).clone(), param.sharding)
 
 
 def install() -> None:

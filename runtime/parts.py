@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from shardlang.ir import Axis, Coord, DimLayout
-from shardlang.ir.pieces import Frozen, freeze, place
+from shardlang.ir.shards import Frozen, freeze, place
 
 Run = tuple[int, int, int]
 """A stretch of a part: the member, its start within the part, its length."""
@@ -88,7 +88,7 @@ def parts_of(
     coords: Sequence[Coord],
     device: torch.device,
 ) -> Parts:
-    """The members' pieces of `narrow` within the piece of `wide` that they all share."""
+    """The members' shards of `narrow` within the shard of `wide` that they all share."""
     size = wide.local_size(coords[0])
     found = [place(narrow, wide, freeze(coord)) for coord in coords]
     return Parts(dim, [positions_of(where, size) for where in found], size, device)
@@ -107,7 +107,7 @@ def moved_parts(
     member: int,
     device: torch.device,
 ) -> tuple[Parts, Parts]:
-    """What a member of a group sends of its piece in `src`, and gets of its piece in `dst`."""
+    """What a member of a group sends of its shard in `src`, and gets of its shard in `dst`."""
     frozen = tuple(freeze(coord) for coord in coords)
     moved = _moved(src, dst, frozen)
     here, there = (_places(layout, frozen[member]) for layout in (src, dst))
@@ -133,7 +133,7 @@ def _moved(src: DimLayout, dst: DimLayout, coords: tuple[Frozen, ...]) -> list[l
 
 @functools.lru_cache(maxsize=4096)
 def _places(dim: DimLayout, coord: Frozen) -> dict[int, int]:
-    """Global index to its place in the piece at one coordinate, in ascending order."""
+    """Global index to its place in the shard at one coordinate, in ascending order."""
     return {index: place for place, index in enumerate(dim.indices(dict(coord)))}
 
 

@@ -25,29 +25,29 @@ from shardlang.runtime.outside import outside
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a gathered parameter comes from: its piece, and the piece's version at the time.
+    """Where a gathered parameter comes from: its shard, and the shard's version at the time.
 
-    The piece is itself a note where it was gathered along another axis.
+    The shard is itself a note where it was gathered along another axis.
     """
 
     name: str
-    piece: Tensor | Kept
+    shard: Tensor | Kept
     version: int
     gather: Callable[[], Tensor]
 
     @staticmethod
-    def of(name: str, piece: Tensor | Kept, gather: Callable[[], Tensor]) -> Source:
+    def of(name: str, shard: Tensor | Kept, gather: Callable[[], Tensor]) -> Source:
         """The source of a parameter of that name; `gather` makes it whole again."""
-        version = piece._version if isinstance(piece, Tensor) else 0
-        return Source(name, piece, version, gather)
+        version = shard._version if isinstance(shard, Tensor) else 0
+        return Source(name, shard, version, gather)
 
     def again(self) -> Tensor:
         """The whole parameter, as the forward had it. Collective.
 
         Raises:
-            RunError: SH0641, the piece has changed since.
+            RunError: SH0641, the shard has changed since.
         """
-        if isinstance(self.piece, Tensor) and self.piece._version != self.version:
+        if isinstance(self.shard, Tensor) and self.shard._version != self.version:
             raise RunError(
                 "SH0641",
                 f"`{self.name}` changed between the forward and its backward under `regather`",
@@ -141,14 +141,14 @@ class WatchedStep:
     def __call__(self, x: Tensor) -> Tensor:
         out = self.step(x)
         if out is not x and torch.is_grad_enabled():
-            piece = self.regather.packed(x.detach())
-            again = functools.partial(_gather, self.step.forward, piece)
-            self.regather.note(Source.of(self.name, piece, again), out)
+            shard = self.regather.packed(x.detach())
+            again = functools.partial(_gather, self.step.forward, shard)
+            self.regather.note(Source.of(self.name, shard, again), out)
         return out
 
 
-def _gather(forward: Callable[[Tensor], Tensor], piece: Tensor | Kept) -> Tensor:
-    return forward(unpacked(piece))
+def _gather(forward: Callable[[Tensor], Tensor], shard: Tensor | Kept) -> Tensor:
+    return forward(unpacked(shard))
 
 
 def parameter_of(node: fx.Node, names: Mapping[str, str]) -> str:

@@ -165,7 +165,7 @@ def _persons_faults() -> Iterator[None]:
         trace = "" if hasattr(error, "code") else users_traceback(error)
         if not trace:
             raise
-        help = "mend what it says"
+        help = "fix what it says"
         raise RunError("SH0603", first_line(error), help=help, notes=[trace]) from error
 
 

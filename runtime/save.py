@@ -12,8 +12,8 @@ from torch import Tensor
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.folder import Drafts, cannot_write, check_folder, safetensors_module
 from shardlang.runtime.module import ShardedModule, held
+from shardlang.runtime.transport import Wire
 from shardlang.runtime.watch import named
-from shardlang.runtime.wire import Wire
 
 LARGEST_FILE_BYTES = 5 * 2**30
 
@@ -100,14 +100,14 @@ def _some_failed(module: ShardedModule, failed: bool) -> bool:
     """Whether any rank has failed. Collective."""
     groups = held(module).groups
     mine = torch.tensor(int(failed), device=groups.device)
-    wire = Wire(groups.everyone())
-    return bool(named("agreement on the save", wire.all_reduce, mine, "max").item())
+    transport = Wire(groups.everyone())
+    return bool(named("agreement on the save", transport.all_reduce, mine, "max").item())
 
 
 class _Writer:
     """Collects tensors into files of a bounded size.
 
-    The first error is kept and ends the writing, since the other ranks still send their pieces.
+    The first error is kept and ends the writing, since the other ranks still send their shards.
     """
 
     def __init__(self, folder: Path, file_bytes: int, metadata: Mapping[str, str] | None) -> None:

@@ -1,8 +1,8 @@
 """How one tensor of the run lies on the devices: its layout, and the processes that hold it.
 
 Tools of torch read a DTensor's placements. A `Shard` splits a dim as `torch.chunk` does, by the
-mesh dims from left to right. What lies otherwise, in packed blocks, in balanced uneven pieces or
-over axes in another order, has the placement `Cut`, which is no `Shard` of torch's.
+mesh dims from left to right. What lies otherwise, in packed blocks, in balanced uneven shards or
+over axes in another order, has the placement `Cut`, which is not one of torch's `Shard`s.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from shardlang.ir import Coord, DimLayout, Layout
 from shardlang.ir.compat import dtensor_spec
 from shardlang.ir.layout import split
-from shardlang.ir.pieces import piece_of
+from shardlang.ir.shards import shard_of
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
+from shardlang.runtime.transport import Wire
 from shardlang.runtime.whole import whole
-from shardlang.runtime.wire import Wire
 
 
 class Cut(Shard):
@@ -43,7 +43,7 @@ class Cut(Shard):
         """One axis's share of a contiguous split, for torch's loaders.
 
         Raises:
-            RunError: SH0621, the piece is not contiguous.
+            RunError: SH0621, the shard is not contiguous.
         """
         if not (self.layout.plain and self.in_order):
             raise RunError(
@@ -97,7 +97,7 @@ class Sharding:
 
     @property
     def counted(self) -> bool:
-        """Whether this device is the first of those that hold the same piece."""
+        """Whether this device is the first of those that hold the same shard."""
         mine = set(self.layout.sharded)
         coord = self.groups.coord
         return all(coord[axis.name] == 0 for axis in self.groups.mesh.axes if axis not in mine)
@@ -109,17 +109,17 @@ class Sharding:
         )
 
     def cut(self, full: Tensor) -> Tensor:
-        """This device's piece of a whole tensor, or of one that is broadcast to it."""
+        """This device's shard of a whole tensor, or of one that is broadcast to it."""
         dims = self.layout.dims
         given = tuple(full.shape)
         mine = dims[len(dims) - len(given) :]
         pairs = zip(mine, given, strict=True)
         fit = tuple(d if d.size == size else DimLayout.whole(size) for d, size in pairs)
-        return piece_of(full, Layout(fit), self.groups.coord)
+        return shard_of(full, Layout(fit), self.groups.coord)
 
-    def whole(self, piece: Tensor) -> Tensor:
-        """The whole tensor on every device, the piece itself if nothing is split. Collective."""
-        return whole(piece, self.layout, self.groups)
+    def whole(self, shard: Tensor) -> Tensor:
+        """The whole tensor on every device, the shard itself if nothing is split. Collective."""
+        return whole(shard, self.layout, self.groups)
 
     def spec(self, dtype: torch.dtype) -> Any:
         """What a DTensor of this sharding carries."""
@@ -149,7 +149,7 @@ def plain_dtensor(tensor: DTensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def wire_to_all(groups: Groups) -> Wire:
+def transport_to_all(groups: Groups) -> Wire:
     """The calls between all devices."""
     return Wire(groups.everyone())
 
@@ -168,15 +168,15 @@ def placements_of(layout: Layout, groups: Groups) -> tuple[Placement, ...]:
 
 @lru_cache(maxsize=4096)
 def _like_chunks(dim: DimLayout) -> bool:
-    """Whether every device's piece of the dim is the one that `torch.chunk` gives."""
+    """Whether every device's shard of the dim is the one that `torch.chunk` gives."""
     if not dim.plain:
         return False
     names = [axis.name for axis in dim.axes]
     points = itertools.product(*(range(axis.size) for axis in dim.axes))
-    return all(_same_piece(dim, dict(zip(names, point, strict=True))) for point in points)
+    return all(_same_shard(dim, dict(zip(names, point, strict=True))) for point in points)
 
 
-def _same_piece(dim: DimLayout, coord: Coord) -> bool:
+def _same_shard(dim: DimLayout, coord: Coord) -> bool:
     start, length = 0, dim.size
     for axis in dim.axes:
         step = -(-length // axis.size)

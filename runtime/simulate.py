@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, fx
 
 from shardlang.ir import Coord
-from shardlang.ir.here import specialise
+from shardlang.ir.device_values import specialise
 from shardlang.ir.node import info
-from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
 from shardlang.ir.reshard import Reshard
+from shardlang.ir.shards import shard_of
 from shardlang.runtime.lockstep import (
     Guard,
     lowered,
@@ -68,9 +68,9 @@ class Simulator:
         self._regathers = [Regather() for _ in self.coords] if again else []
 
     def place(self, name: str, full: Tensor) -> list[Tensor]:
-        """The local pieces of one leaf's global value."""
+        """The local shards of one leaf's global value."""
         leaf = next(leaf for leaf in self.program.leaves if leaf.name == name)
-        return [piece_of(full, leaf.layout, at).detach().clone() for at in self.coords]
+        return [shard_of(full, leaf.layout, at).detach().clone() for at in self.coords]
 
     def run(self, leaves: Mapping[str, Sequence[Tensor]]) -> list[PerDevice]:
         """Run the program; `leaves` maps a leaf's name to its local tensors.
@@ -122,11 +122,11 @@ class Simulator:
     def _note(self, node: fx.Node, step: Reshard, xs: PerDevice, out: PerDevice) -> None:
         """Note on every device where the parameter that it gathered comes from."""
         moves, name = lowered(step.forward, self.mesh), parameter_of(node, self._names)
-        pieces = [r.packed(x.detach()) for r, x in zip(self._regathers, xs, strict=True)]
+        shards = [r.packed(x.detach()) for r, x in zip(self._regathers, xs, strict=True)]
         for device, (x, whole) in enumerate(zip(xs, out, strict=True)):
             if whole is not x:
-                again = functools.partial(_gather_again, moves, pieces, device)
-                self._regathers[device].note(Source.of(name, pieces[device], again), whole)
+                again = functools.partial(_gather_again, moves, shards, device)
+                self._regathers[device].note(Source.of(name, shards[device], again), whole)
 
     def _on(self, node: fx.Node, device: int, at: Coord, values: dict[fx.Node, PerDevice]) -> Any:
         args, kwargs = specialise((node.args, node.kwargs), at)
@@ -138,8 +138,8 @@ class Simulator:
             return node.target(*args, **kwargs)
 
 
-def _gather_again(moves: Sequence[Move], pieces: Sequence[Tensor | Kept], device: int) -> Tensor:
-    return receive_again(moves, [unpacked(piece) for piece in pieces], device)
+def _gather_again(moves: Sequence[Move], shards: Sequence[Tensor | Kept], device: int) -> Tensor:
+    return receive_again(moves, [unpacked(shard) for shard in shards], device)
 
 
 def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:

@@ -22,8 +22,8 @@ from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.reports import FOLDER, step_reports
 from shardlang.runtime.signals import ENDING
+from shardlang.runtime.transport import Wire
 from shardlang.runtime.watch import named
-from shardlang.runtime.wire import Wire
 
 ECHO_S = 0.5
 """Signals within this time are one: a terminal and a launcher may both send theirs."""
@@ -50,7 +50,7 @@ class Stop:
         self.error: Exception | None = None
         self.failed = False
         self._tells = groups.rank == 0 and FOLDER not in os.environ
-        self._wire = Wire(groups.everyone())
+        self._transport = Wire(groups.everyone())
         self._device = groups.device
         self._asked_at = 0.0
         self._in_batches = False
@@ -113,7 +113,7 @@ class Stop:
         """Whether some rank is to end; the greatest of the signals is everyone's."""
         code = self.number + _FAILED * (self.error is not None)
         mine = torch.tensor([code, ended, not ended], device=self._device)
-        found = named("agreement to go on", self._wire.all_reduce, mine, "max").tolist()
+        found = named("agreement to go on", self._transport.all_reduce, mine, "max").tolist()
         self.number, self.failed = found[0] % _FAILED, found[0] >= _FAILED
         if found[1] and found[2] and not found[0]:
             self.error = RunError(

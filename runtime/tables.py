@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 from torch import Tensor, nn
 
 from shardlang.ir.leaf import Leaf, LeafKind
-from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram
+from shardlang.ir.shards import shard_of
 from shardlang.runtime.agree import check_replicas
 from shardlang.runtime.calls import LoadedProgram, Made, Slot, tensor_at
 from shardlang.runtime.checks import check_same_program
@@ -17,9 +17,9 @@ from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.tensor import Sharded, sharded
-from shardlang.runtime.whole import held_piece
+from shardlang.runtime.whole import held_shard
 
-_WEIGHTS = "give every parameter's and buffer's piece, cut as the program's leaves lie"
+_WEIGHTS = "give every parameter's and buffer's shard, cut as the program's leaves lie"
 
 
 class Tables:
@@ -35,17 +35,17 @@ class Tables:
 
         Raises:
             RunError: SH0608, a tensor is missing or has another shape; SH0611, devices that hold
-                the same piece differ in its values.
+                the same shard differ in its values.
         """
         check_same_program(made.program, self._groups)
         kept = [
             leaf for leaf in made.program.leaves if leaf.kind in (LeafKind.PARAM, LeafKind.BUFFER)
         ]
         for leaf in kept:
-            piece = checked(leaf, {**self._constant(made, leaf), **tensors}, self._groups)
-            register(self._root, leaf, piece, self._groups, transient)
+            shard = checked(leaf, {**self._constant(made, leaf), **tensors}, self._groups)
+            register(self._root, leaf, shard, self._groups, transient)
             self._held.append((leaf, self.slots(leaf)))
-        held = {leaf.name: (held_piece(tensor_at(self.slot(leaf))), leaf.layout) for leaf in kept}
+        held = {leaf.name: (held_shard(tensor_at(self.slot(leaf))), leaf.layout) for leaf in kept}
         check_replicas(held, self._groups)
 
     def slot(self, leaf: Leaf) -> Slot:
@@ -57,7 +57,7 @@ class Tables:
 
         Raises:
             RunError: SH0602, the ranks hold different programs; SH0605, a tensor lies elsewhere;
-                SH0611, devices that hold the same piece of a constant differ in its values.
+                SH0611, devices that hold the same shard of a constant differ in its values.
         """
         leaves = [leaf for leaf in made.program.leaves if leaf.kind is not LeafKind.INPUT]
         check_same_program(made.program, self._groups)
@@ -71,14 +71,14 @@ class Tables:
     def _slots(self, made: Made, leaf: Leaf) -> list[Slot]:
         """The place of a tensor, and of its other names; a constant's is its program's own."""
         if leaf.kind is LeafKind.CONSTANT:
-            piece = checked(leaf, self._constant(made, leaf), self._groups)
-            return [({leaf.name: piece}, leaf.name)]
+            shard = checked(leaf, self._constant(made, leaf), self._groups)
+            return [({leaf.name: shard}, leaf.name)]
         if self._layouts.setdefault(leaf.name, leaf.layout) != leaf.layout:
             raise RunError("SH0605", f"`{leaf.name}` lies elsewhere for such a call")
         owner, last = owner_of(self._root, leaf.name)
         if owner._parameters.get(last) is None and owner._buffers.get(last) is None:
-            piece = checked(leaf, self._constant(made, leaf), self._groups)
-            register(self._root, leaf, piece, self._groups, made.constants.keys())
+            shard = checked(leaf, self._constant(made, leaf), self._groups)
+            register(self._root, leaf, shard, self._groups, made.constants.keys())
             self._held.append((leaf, self.slots(leaf)))
         return self.slots(leaf)
 
@@ -113,18 +113,18 @@ class Tables:
         return isinstance(found, Sharded) and found.sharding.layout == leaf.layout.unlabelled()
 
     def _constant(self, made: Made, leaf: Leaf) -> dict[str, Tensor]:
-        """This device's piece of a constant, or of a buffer that no state dict holds.
+        """This device's shard of a constant, or of a buffer that no state dict holds.
 
         It has memory of its own: a program may be loaded twice, and may write into a buffer.
         """
         if leaf.name not in made.constants:
             return {}
         whole = made.constants[leaf.name]
-        return {leaf.name: piece_of(whole, leaf.layout, self._groups.coord).clone()}
+        return {leaf.name: shard_of(whole, leaf.layout, self._groups.coord).clone()}
 
 
 def checked(leaf: Leaf, tensors: Mapping[str, Tensor], groups: Groups) -> Tensor:
-    """This device's piece of a leaf, on the device.
+    """This device's shard of a leaf, on the device.
 
     Raises:
         RunError: SH0608, it is missing or has another shape.
@@ -132,20 +132,20 @@ def checked(leaf: Leaf, tensors: Mapping[str, Tensor], groups: Groups) -> Tensor
     shape = leaf.layout.local_shape(groups.coord)
     if leaf.name not in tensors:
         raise RunError("SH0608", f"the weights lack `{leaf.name}`", help=_WEIGHTS)
-    piece = tensors[leaf.name].detach()
-    if tuple(piece.shape) != shape:
+    shard = tensors[leaf.name].detach()
+    if tuple(shard.shape) != shape:
         raise RunError(
             "SH0608",
-            f"the piece of `{leaf.name}` is {list(piece.shape)}, not {list(shape)}",
+            f"the shard of `{leaf.name}` is {list(shard.shape)}, not {list(shape)}",
             help=_WEIGHTS,
         )
-    return piece.to(device=groups.device, dtype=leaf.dtype).contiguous()
+    return shard.to(device=groups.device, dtype=leaf.dtype).contiguous()
 
 
 def register(
     root: nn.Module,
     leaf: Leaf,
-    piece: Tensor,
+    shard: Tensor,
     groups: Groups,
     transient: Collection[str],
 ) -> None:
@@ -153,7 +153,7 @@ def register(
 
     Buffers in `transient`, under any of their names, stay out of the state dict.
     """
-    tensor = sharded(piece, Sharding(leaf.layout, groups)) if groups.mesh.devices > 1 else piece
+    tensor = sharded(shard, Sharding(leaf.layout, groups)) if groups.mesh.devices > 1 else shard
     value = nn.Parameter(tensor, leaf.trainable) if leaf.kind is LeafKind.PARAM else tensor
     for name in (leaf.name, *leaf.aliases):
         owner, last = owner_of(root, name)

@@ -1,6 +1,6 @@
 """A parameter, gradient or optimizer state of the sharded model: a DTensor that knows its layout.
 
-It has the shape of the whole tensor, and holds this device's piece. It is a `DTensor` to all that
+It has the shape of the whole tensor, and holds this device's shard. It is a `DTensor` to all that
 asks, and says any layout of the language, which a DTensor of torch cannot. What its operations do
 is in `tensor_ops`.
 """
@@ -21,11 +21,11 @@ from shardlang.runtime.errors import RunError
 from shardlang.runtime.once import once
 from shardlang.runtime.outside import outside
 from shardlang.runtime.sharding import Sharding, alike
-from shardlang.runtime.tensor_pieces import piece
+from shardlang.runtime.tensor_shards import shard
 
 
 class Sharded(DTensor):
-    """A whole tensor of which this device holds a piece.
+    """A whole tensor of which this device holds a shard.
 
     Attributes:
         sharding: how it lies.
@@ -46,11 +46,11 @@ class Sharded(DTensor):
 
     @outside
     def to_local(self, *, grad_placements: Any = None) -> Tensor:
-        """This device's piece; its gradient is this device's piece of the gradient."""
+        """This device's shard; its gradient is this device's shard of the gradient."""
         if not (torch.is_grad_enabled() and self.requires_grad):
             return self._local_tensor
-        piece: Tensor = _Piece.apply(self)  # type: ignore[no-untyped-call]
-        return piece
+        shard: Tensor = _LocalShard.apply(self)  # type: ignore[no-untyped-call]
+        return shard
 
     @outside
     def full_tensor(self, *, grad_placements: Any = None) -> Tensor:
@@ -102,10 +102,10 @@ class Sharded(DTensor):
         if isinstance(value, Sharded) and value.sharding.same(self.sharding) and not value.copied:
             self._local_tensor = value._local_tensor.detach()
         else:
-            self._local_tensor = piece(value, self.sharding).detach().clone()
+            self._local_tensor = shard(value, self.sharding).detach().clone()
 
     def share_memory_(self) -> Sharded:
-        """Refused: a piece is bound to its process.
+        """Refused: a shard is bound to its process.
 
         Raises:
             RunError: SH0621.
@@ -127,7 +127,7 @@ class Sharded(DTensor):
         return self.full_tensor().tolist()
 
     def __repr__(self, **how: Any) -> str:  # type: ignore[override]
-        return f"Sharded({self.sharding.layout}, piece={self._local_tensor})"
+        return f"Sharded({self.sharding.layout}, shard={self._local_tensor})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Sharded:
         if id(self) not in memo:
@@ -145,16 +145,16 @@ class Sharded(DTensor):
         return copy
 
     def storage(self) -> Any:
-        """Refused: a file of whole tensors cannot be made of a piece's memory.
+        """Refused: a file of whole tensors cannot be made of a shard's memory.
 
         Raises:
             RunError: SH0621.
         """
         raise RunError(
             "SH0621",
-            "the memory of a sharded tensor is asked for, and this device holds a piece alone",
+            "the memory of a sharded tensor is asked for, and this device holds a shard alone",
             help="gather it with `full_tensor()` on every rank, or take `p.to_local()` for the"
-            " piece; `torch.distributed.checkpoint.save` takes the state dict as it is",
+            " shard; `torch.distributed.checkpoint.save` takes the state dict as it is",
         )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -183,7 +183,7 @@ class Sharded(DTensor):
 def sharded(
     held: Tensor, sharding: Sharding, requires_grad: bool = False, copied: bool = False
 ) -> Sharded:
-    """The tensor of which this is this device's piece."""
+    """The tensor of which this is this device's shard."""
     spec = sharding.spec(held.dtype)
     made = cast(Sharded, Sharded.__new__(Sharded, held, spec, requires_grad=requires_grad))
     made.sharding, made.copied = sharding, copied
@@ -211,18 +211,18 @@ def replicated(shape: Sequence[int], like: Sharding) -> Sharding:
     return Sharding(Layout.whole(shape), like.groups)
 
 
-def like(held: Any, piece: Tensor) -> Tensor:
-    """A tensor that lies as another does, from this device's piece."""
-    return sharded(piece, held.sharding) if isinstance(held, Sharded) else piece
+def like(held: Any, shard: Tensor) -> Tensor:
+    """A tensor that lies as another does, from this device's shard."""
+    return sharded(shard, held.sharding) if isinstance(held, Sharded) else shard
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This device's piece of a tensor, which is all of a plain one."""
+    """This device's shard of a tensor, which is all of a plain one."""
     return tensor.to_local() if isinstance(tensor, Sharded) else tensor
 
 
-class _Piece(torch.autograd.Function):
-    """The piece of a tensor; the gradient is a tensor that lies alike."""
+class _LocalShard(torch.autograd.Function):
+    """The shard of a tensor; the gradient is a tensor that lies alike."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Sharded) -> Tensor:
@@ -235,34 +235,34 @@ class _Piece(torch.autograd.Function):
         if grad is None:
             return None
         if grad.requires_grad:
-            return _FromPiece.apply(grad, ctx.sharding)  # type: ignore[no-untyped-call]
+            return _FromShard.apply(grad, ctx.sharding)  # type: ignore[no-untyped-call]
         return sharded(_own(grad), ctx.sharding)
 
 
-def _own(piece: Tensor) -> Tensor:
-    """A gradient's piece in contiguous memory of its own, as the parameter's piece lies.
+def _own(shard: Tensor) -> Tensor:
+    """A gradient's shard in contiguous memory of its own, as the parameter's shard lies.
 
     Fused optimizers walk both as flat memory, and whatever changes gradients in place, such as
     clipping, must find each of them once: autograd may hand one gradient to several parameters.
     """
-    return piece.detach().clone(memory_format=torch.contiguous_format)
+    return shard.detach().clone(memory_format=torch.contiguous_format)
 
 
-class _FromPiece(torch.autograd.Function):
-    """The tensor around a piece, for a gradient that is differentiated again."""
+class _FromShard(torch.autograd.Function):
+    """The tensor around a shard, for a gradient that is differentiated again."""
 
     @staticmethod
-    def forward(ctx: Any, piece: Tensor, sharding: Sharding) -> Sharded:
+    def forward(ctx: Any, shard: Tensor, sharding: Sharding) -> Sharded:
         ctx.sharding = sharding
-        return sharded(_own(piece), sharding)
+        return sharded(_own(shard), sharding)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return piece(grad, ctx.sharding), None
+        return shard(grad, ctx.sharding), None
 
 
 class _Whole(torch.autograd.Function):
-    """The whole tensor; every device has the same gradient of it, and keeps its piece."""
+    """The whole tensor; every device has the same gradient of it, and keeps its shard."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Sharded) -> Tensor:
@@ -273,4 +273,4 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: Any, *grads: Any) -> Any:
-        return sharded(_own(piece(grads[0], ctx.sharding)), ctx.sharding)
+        return sharded(_own(shard(grads[0], ctx.sharding)), ctx.sharding)

@@ -1,8 +1,8 @@
 """Sharded tensors in files: as chunks for `torch.distributed.checkpoint`, and pickled.
 
-A chunk is a stretch of the piece that is contiguous in the whole tensor in every dim, so a packed
+A chunk is a stretch of the shard that is contiguous in the whole tensor in every dim, so a packed
 dim has one per block. Chunks say where they lie; such a checkpoint loads on any mesh. A pickled
-tensor is one device's piece, and loads on that device alone.
+tensor is one device's shard, and loads on that device alone.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from shardlang.runtime.groups import Groups
 from shardlang.runtime.sharding import Sharding
 
 Chunk = tuple[tuple[int, ...], tuple[int, ...], tuple[slice, ...]]
-"""The offsets of a chunk in the whole tensor, its sizes, and where it lies in the piece."""
+"""The offsets of a chunk in the whole tensor, its sizes, and where it lies in the shard."""
 
 
 def chunks(layout: Layout, coord: Coord) -> list[Chunk]:
-    """The chunks of this device's piece; one without elements for a tensor that has none."""
+    """The chunks of this device's shard; one without elements for a tensor that has none."""
     found = []
     for parts in itertools.product(*(_stretches(dim, coord) for dim in layout.dims)):
         places = tuple(slice(at, at + length) for _, at, length in parts)
@@ -36,7 +36,7 @@ def chunks(layout: Layout, coord: Coord) -> list[Chunk]:
 
 
 def _stretches(dim: DimLayout, coord: Coord) -> list[tuple[int, int, int]]:
-    """Start in the whole dim, start in the piece and length of each contiguous stretch."""
+    """Start in the whole dim, start in the shard and length of each contiguous stretch."""
     if not dim.axes:
         return [(0, 0, dim.size)]
     runs: list[tuple[int, int, int]] = []
@@ -54,7 +54,7 @@ def _chunks_of(tensor: Any) -> list[Chunk]:
 
 
 def write_items(tensor: Any, name: str) -> list[Any]:
-    """What a checkpoint writes of this device's piece."""
+    """What a checkpoint writes of this device's shard."""
     from torch.distributed.checkpoint.metadata import MetadataIndex, TensorProperties
     from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
@@ -70,7 +70,7 @@ def write_items(tensor: Any, name: str) -> list[Any]:
 
 
 def chunk_list(tensor: Any) -> list[Any]:
-    """What a checkpoint reads of this device's piece."""
+    """What a checkpoint reads of this device's shard."""
     from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 
     return [
@@ -97,14 +97,14 @@ def remember(groups: Groups) -> None:
 
 
 _SAVED = [0]
-"""How many pieces the main thread has pickled since the ranks last compared themselves."""
+"""How many shards the main thread has pickled since the ranks last compared themselves."""
 
 
 def note_saved() -> None:
-    """Say that a piece is pickled: what one rank saves is not the model."""
+    """Say that a shard is pickled: what one rank saves is not the model."""
     _SAVED[0] += threading.current_thread() is threading.main_thread()
     warnings.warn(
-        "a sharded tensor is pickled as the piece of this device alone: every rank must save a"
+        "a sharded tensor is pickled as the shard of this device alone: every rank must save a"
         " file of its own, which loads on that rank alone; for one checkpoint that loads anywhere,"
         " use `torch.distributed.checkpoint.save`, or gather on every rank with `full_tensor()`",
         RuntimeWarning,
@@ -113,9 +113,9 @@ def note_saved() -> None:
 
 
 def saved_since() -> tuple[str, ...]:
-    """In words, how many pieces this rank has pickled since it was asked last."""
+    """In words, how many shards this rank has pickled since it was asked last."""
     count, _SAVED[0] = _SAVED[0], 0
-    return (f"{count} pieces pickled",) if count else ()
+    return (f"{count} shards pickled",) if count else ()
 
 
 def values_of(tensor: Any) -> tuple[Any, ...]:
@@ -160,7 +160,7 @@ def _elsewhere(layout: Layout, at: dict[str, int]) -> RunError:
     where = ", ".join(f"{name} = {index}" for name, index in at.items())
     return RunError(
         "SH0622",
-        f"this file holds the piece of a tensor {layout} of the device at {where}, and this"
+        f"this file holds the shard of a tensor {layout} of the device at {where}, and this"
         " process is not that device",
         help="load it after `load()` on the same mesh, one file per rank; for any other mesh or"
         " one process, save with `torch.distributed.checkpoint`, or gather with"

@@ -1,4 +1,4 @@
-"""Norms of sharded tensors, and the infinities in them: pieces counted once, added up once."""
+"""Norms of sharded tensors, and the infinities in them: shards counted once, added up once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from shardlang.runtime.sharding import wire_to_all
-from shardlang.runtime.tensor_pieces import is_sharded, piece
+from shardlang.runtime.sharding import transport_to_all
+from shardlang.runtime.tensor_shards import is_sharded, shard
 from shardlang.runtime.watch import named
 
 
@@ -38,7 +38,7 @@ def norms(tensors: Sequence[Tensor], order: float, dtype: torch.dtype | None) ->
     how, share, back = _folding(float(order))
     groups = ours[0].sharding.groups
     mine = torch.stack([share(x) for x in ours])
-    totals = iter(back(named("norm", wire_to_all(groups).all_reduce, mine, how)))
+    totals = iter(back(named("norm", transport_to_all(groups).all_reduce, mine, how)))
     return [
         next(totals).to(dtype or x.dtype.to_real())
         if is_sharded(x)
@@ -70,7 +70,7 @@ def _share(x: Any, order: float, nothing: float, power: float) -> Tensor:
 def unscale(op: Any, args: Any, kwargs: dict[str, Any]) -> None:
     """A gradient scaler's step: an infinity on one device is found on all."""
     grads, found, scale = args
-    op([piece(x, getattr(x, "sharding", None)) for x in grads], found, scale, **kwargs)
+    op([shard(x, getattr(x, "sharding", None)) for x in grads], found, scale, **kwargs)
     ours = next(x for x in grads if is_sharded(x))
-    wire = wire_to_all(ours.sharding.groups)
-    found.copy_(named("infinities", wire.all_reduce, found, "max"))
+    transport = transport_to_all(ours.sharding.groups)
+    found.copy_(named("infinities", transport.all_reduce, found, "max"))

@@ -1,11 +1,11 @@
 """What operations on sharded tensors do: three rules for all of them.
 
-1. An operation that handles every element by itself works on the pieces. Operands that lie
+1. An operation that handles every element by itself works on the shards. Operands that lie
    otherwise, whole tensors among them, are cut first.
-2. A norm adds up the pieces, each counted once, in one all-reduce; so does a gradient scaler's
+2. A norm adds up the shards, each counted once, in one all-reduce; so does a gradient scaler's
    search for infinities.
 3. Everything else works on the whole tensors, gathered for it, and gives whole tensors; what it
-   writes goes back into the pieces.
+   writes goes back into the shards.
 
 So every operation means what it means in the plain model. A view of a split tensor cannot share its
 memory: it is a copy that refuses to be written to.
@@ -30,7 +30,7 @@ from shardlang.runtime.outside import outside
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.tensor import Sharded, replicated, sharded
 from shardlang.runtime.tensor_norms import list_norm, norm, unscale
-from shardlang.runtime.tensor_pieces import Lead, is_sharded, piece, plain
+from shardlang.runtime.tensor_shards import Lead, is_sharded, plain, shard
 
 aten = torch.ops.aten
 
@@ -82,7 +82,7 @@ def dispatch(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     leads = _leads([*args, *kwargs.values()], written) if traits.elementwise else None
     if leads is None:
         return _on_whole(op, args, kwargs, written)
-    return _on_pieces(op, args, kwargs, leads, written)
+    return _on_shards(op, args, kwargs, leads, written)
 
 
 def _beyond(op: Any) -> RunError:
@@ -90,7 +90,7 @@ def _beyond(op: Any) -> RunError:
         "SH0620",
         f"`{op._schema.name}` does not know how a sharded tensor lies",
         help="gradients are those of the whole batch already, and `p.full_tensor()` gathers; use"
-        " `p.to_local()` for work on this device's piece",
+        " `p.to_local()` for work on this device's shard",
     )
 
 
@@ -112,7 +112,7 @@ def _refuse_copies(op: Any, written: Sequence[Any]) -> None:
 
 
 def _leads(values: Sequence[Any], written: Sequence[Any]) -> list[Lead] | None:
-    """The sharding that results have, for each entry of lists; None if pieces do not do."""
+    """The sharding that results have, for each entry of lists; None if shards do not do."""
     lists = [v for v in values if isinstance(v, (list, tuple)) and v and _tensors(v)]
     if not lists:
         lead = _lead([v for v in values if isinstance(v, Tensor)])
@@ -150,20 +150,20 @@ def _fits(written: Sequence[Any], leads: Sequence[Lead]) -> bool:
     return True
 
 
-def _on_pieces(
+def _on_shards(
     op: Any, args: Any, kwargs: dict[str, Any], leads: Sequence[Lead], written: Sequence[Any]
 ) -> Any:
     """Rule 1."""
     many = op._schema.name.startswith(("aten::_foreach_", "aten::_fused_"))
 
-    def pieces(value: Any) -> Any:
+    def shards(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return piece(value, leads[0]) if not many else plain(value)
+            return shard(value, leads[0]) if not many else plain(value)
         if isinstance(value, (list, tuple)) and len(value) == len(leads) and _tensors(value):
-            return [piece(x, lead) for x, lead in zip(value, leads, strict=True)]
+            return [shard(x, lead) for x, lead in zip(value, leads, strict=True)]
         return value
 
-    out = op(*map(pieces, args), **{name: pieces(x) for name, x in kwargs.items()})
+    out = op(*map(shards, args), **{name: shards(x) for name, x in kwargs.items()})
     if written:
         _count_writes(written)
         return None if out is None or not op._schema.returns else written[0]
@@ -175,7 +175,7 @@ def _on_pieces(
 
 
 def _count_writes(written: Sequence[Any]) -> None:
-    """Let autograd see what was written: below it, writes to the pieces do not count.
+    """Let autograd see what was written: below it, writes to the shards do not count.
 
     So a backward whose forward saw the values from before is refused, as in the plain model.
     """
@@ -247,12 +247,12 @@ def _view(out: Tensor, source: Sharded) -> Sharded:
 
 
 def _reordered(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """A view with the dims in another order: the piece's own view."""
+    """A view with the dims in another order: the shard's own view."""
     x = args[0]
     order = op(torch.empty(tuple(range(x.dim())), device="meta"), *args[1:], **kwargs).shape
     layout = Layout(tuple(x.sharding.layout.dims[d] for d in order))
-    piece_ = op(x._local_tensor, *args[1:], **kwargs)
-    return sharded(piece_, Sharding(layout, x.sharding.groups), copied=x.copied)
+    shard_ = op(x._local_tensor, *args[1:], **kwargs)
+    return sharded(shard_, Sharding(layout, x.sharding.groups), copied=x.copied)
 
 
 def _same_shape(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -272,7 +272,7 @@ def _new(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _here(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """A question about memory: the piece's."""
+    """A question about memory: the shard's."""
     return op(*tree_map_only(Tensor, lambda x: getattr(x, "_local_tensor", x), args), **kwargs)
 
 

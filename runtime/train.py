@@ -37,7 +37,7 @@ class Trainee(Protocol):
 
 
 class ShardedTrainee:
-    """The sharded model: every device takes its piece of the batch."""
+    """The sharded model: every device takes its shard of the batch."""
 
     def __init__(self, module: ShardedModule) -> None:
         self.module: nn.Module = module
@@ -47,13 +47,13 @@ class ShardedTrainee:
         self.grad_norm = GradNorm(module)
 
     def prepare(self, batch: Batch) -> Batch:
-        """This device's pieces; every input that is declared must be there."""
+        """This device's shards; every input that is declared must be there."""
         return self._variants.shard((), batch, strict=True)
 
     def loss(self, batch: Batch) -> Tensor | None:
         """The loss, whole on every device."""
-        loaded, pieces = self._variants.choose((), batch)
-        outputs = loaded.named_outputs(pieces)
+        loaded, shards = self._variants.choose((), batch)
+        outputs = loaded.named_outputs(shards)
         return outputs[self._loss] if self._loss is not None else None
 
 
@@ -155,7 +155,7 @@ def train(trainee: Trainee, batches: Iterable[Batch], recipe: Recipe) -> Iterato
 
 
 def _dict(batch: Any) -> Batch:
-    """The batch. Raises SH0605 for one that is no dict."""
+    """The batch. Raises SH0605 for one that is not a dict."""
     if isinstance(batch, Mapping):
         return batch
     raise RunError(

@@ -117,7 +117,7 @@ class Variants:
     def shard(
         self, args: Sequence[object], kwargs: Mapping[str, object], strict: bool
     ) -> dict[str, Any]:
-        """Whole inputs with this device's pieces in them, and all other arguments, by dotted name.
+        """Whole inputs with this device's shards in them, and all other arguments, by dotted name.
 
         `strict` asks for every input that is declared. Collective.
         """
@@ -143,7 +143,7 @@ class Variants:
         return Asked(call, given, tuple(lies), plain)
 
     def _handed(self, name: str, full: Tensor, loaded: LoadedProgram) -> Tensor:
-        """An input for a call: a plain tensor where it can be no piece."""
+        """An input for a call: a plain tensor where it can be no shard."""
         first, mine = self.declared.inputs.get(name), loaded.inputs[name]
         if mine.split or (first is not None and first.split):
             return cut(full, mine)
@@ -153,13 +153,13 @@ class Variants:
     def choose(
         self, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> tuple[LoadedProgram, Mapping[str, Tensor]]:
-        """The program for a call with this device's pieces, and the pieces by name. Collective."""
+        """The program for a call with this device's shards, and the shards by name. Collective."""
         asked = self._agreement.check(lambda: self._to_answer(args, kwargs))
         loaded = self._loaded_for(asked.call, lambda program: program.check_given(asked.given))
         if loaded.draws:
             self._agreement.check_draws()
         self._compare_plain(asked.given, loaded)
-        return loaded, {name: loaded.piece(name, given) for name, given in asked.given.items()}
+        return loaded, {name: loaded.shard(name, given) for name, given in asked.given.items()}
 
     def _compare_plain(self, given: Mapping[str, Tensor], loaded: LoadedProgram) -> None:
         """Compare plain inputs of the first calls where devices share them. Collective there."""
@@ -229,7 +229,7 @@ class Variants:
         return Call(given, arguments, evaluated, trained)
 
     def _whole_shape(self, name: str, given: Tensor) -> tuple[int, ...]:
-        """The shape of an input as a whole; a plain tensor is a piece of one that is split."""
+        """The shape of an input as a whole; a plain tensor is a shard of one that is split."""
         first = self.declared
         shape, sharding = tuple(given.shape), first.inputs.get(name)
         if isinstance(given, DTensor) or sharding is None or not sharding.split:

@@ -1,4 +1,4 @@
-"""Whole tensors from the pieces of all devices, one tensor at a time."""
+"""Whole tensors from the shards of all devices, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -10,60 +10,60 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from shardlang.ir import Coord, Layout
-from shardlang.ir.pieces import freeze, place
+from shardlang.ir.shards import freeze, place
 from shardlang.runtime.groups import Group, Groups
 from shardlang.runtime.parts import positions_of
-from shardlang.runtime.wire import Wire
+from shardlang.runtime.transport import Wire
 
 
-def whole(piece: Tensor, layout: Layout, groups: Groups) -> Tensor:
+def whole(shard: Tensor, layout: Layout, groups: Groups) -> Tensor:
     """The whole tensor on every device. Collective.
 
     Along axes that do not split the tensor every device holds the same, and nothing is sent.
     """
-    piece, group = held_piece(piece), groups.of(layout.sharded)
+    shard, group = held_shard(shard), groups.of(layout.sharded)
     if group.size == 1:
-        return piece
+        return shard
     cell = _cell(layout, group)
-    rows = Wire(group).all_gather(_padded(piece, cell))
+    rows = Wire(group).all_gather(_padded(shard, cell))
     return _joined(rows.view(group.size, *cell), layout, group)
 
 
-def whole_on_first(piece: Tensor, layout: Layout, groups: Groups) -> Tensor | None:
-    """The whole tensor on rank 0, None elsewhere. Collective; sends each piece once."""
-    piece, group = held_piece(piece), groups.of(layout.sharded)
+def whole_on_first(shard: Tensor, layout: Layout, groups: Groups) -> Tensor | None:
+    """The whole tensor on rank 0, None elsewhere. Collective; sends each shard once."""
+    shard, group = held_shard(shard), groups.of(layout.sharded)
     holds_first = all(
         groups.coord[axis.name] == 0 for axis in groups.mesh.axes if axis not in group.axes
     )
     if not holds_first:
         return None
     if group.size == 1:
-        return piece
+        return shard
     cell = _cell(layout, group)
-    mine = _padded(piece, cell).view(-1).view(torch.uint8)
+    mine = _padded(shard, cell).view(-1).view(torch.uint8)
     rows = [torch.empty_like(mine) for _ in range(group.size)] if groups.rank == 0 else None
     dist.gather(mine, rows, dst=0, group=group.process_group)
     if rows is None:
         return None
-    return _joined(torch.stack(rows).view(piece.dtype).view(group.size, *cell), layout, group)
+    return _joined(torch.stack(rows).view(shard.dtype).view(group.size, *cell), layout, group)
 
 
-def held_piece(tensor: Tensor) -> Tensor:
-    """This device's piece: what a DTensor holds, or the tensor itself."""
+def held_shard(tensor: Tensor) -> Tensor:
+    """This device's shard: what a DTensor holds, or the tensor itself."""
     return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
 
 
 def _cell(layout: Layout, group: Group) -> tuple[int, ...]:
-    """The shape of the largest piece in the group, at least one element."""
+    """The shape of the largest shard in the group, at least one element."""
     shapes = [layout.local_shape(coord) for coord in group.coords]
     return tuple(max(1, *sizes) for sizes in zip(*shapes, strict=True))
 
 
-def _padded(piece: Tensor, cell: tuple[int, ...]) -> Tensor:
-    if tuple(piece.shape) == cell:
-        return piece.contiguous()
-    out = piece.new_zeros(cell)
-    out[tuple(slice(0, size) for size in piece.shape)] = piece
+def _padded(shard: Tensor, cell: tuple[int, ...]) -> Tensor:
+    if tuple(shard.shape) == cell:
+        return shard.contiguous()
+    out = shard.new_zeros(cell)
+    out[tuple(slice(0, size) for size in shard.shape)] = shard
     return out
 
 
@@ -71,12 +71,12 @@ def _joined(rows: Tensor, layout: Layout, group: Group) -> Tensor:
     out = rows.new_empty(layout.shape)
     for row, coord in zip(rows, group.coords, strict=True):
         shape = layout.local_shape(coord)
-        put_piece(out, row[tuple(slice(0, size) for size in shape)], layout, coord)
+        put_shard(out, row[tuple(slice(0, size) for size in shape)], layout, coord)
     return out
 
 
-def put_piece(out: Tensor, piece: Tensor, layout: Layout, coord: Coord) -> None:
-    """Write a device's piece into the whole tensor."""
+def put_shard(out: Tensor, shard: Tensor, layout: Layout, coord: Coord) -> None:
+    """Write a device's shard into the whole tensor."""
     frozen = freeze(coord)
     sizes = [dim.size for dim in layout.dims]
     spots = [
@@ -84,13 +84,13 @@ def put_piece(out: Tensor, piece: Tensor, layout: Layout, coord: Coord) -> None:
         for dim in layout.dims
     ]
     if all(isinstance(spot, slice) for spot in spots):
-        out[tuple(spots)] = piece
+        out[tuple(spots)] = shard
         return
     index = [
         torch.tensor(list(positions_of(spot, size)), dtype=torch.long, device=out.device)
         for spot, size in zip(spots, sizes, strict=True)
     ]
-    out[_crossed(index)] = piece
+    out[_crossed(index)] = shard
 
 
 def _crossed(index: Iterable[Tensor]) -> tuple[Tensor, ...]:

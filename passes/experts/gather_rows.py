@@ -1,7 +1,7 @@
 """Rows of a region brought to every device, where they are few: its price, and how it is done.
 
 The rows are gathered before the ops that only repeat them, and the partial sums that the products
-leave are added up behind the linear ops that make them smaller: a weighted sum over the experts of
+leave are added up after the linear ops that make them smaller: a weighted sum over the experts of
 a token.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from shardlang.cost.sums import Axes, gather_bytes
-from shardlang.ir.graph import constrain, describe, home, is_item, producer, sharding_of
+from shardlang.ir.graph import constrain, describe, is_item, producer, result_layout, sharding_of
 from shardlang.ir.node import has_several
 from shardlang.ir.rule import Origin
 from shardlang.passes.experts.row_region import Region
@@ -73,7 +73,7 @@ class Gathering:
         here = gather_bytes(value, axes)
         if not _is_free_op(value) or len(value.users) != 1:
             return here
-        sources = [o for o in operands_of(value) if set(axes) & set(home(o).sharded)]
+        sources = [o for o in operands_of(value) if set(axes) & set(result_layout(o).sharded)]
         there = sum(gather_bytes(source, axes) for source in sources)
         if there >= here or not sources:
             return here

@@ -8,7 +8,7 @@ lead there, and the one that moves the fewest bytes, forward and backward, is ta
 - *gather rows*: all rows come to every device, and the results are added up.
 
 How many rows are routed depends on the data; equal shares are expected. Of two tensors of groups
-that decide over one op, the first has its way, and the experts of the other are gathered. The ways
+that decide over one op, the first decides, and the experts of the other are gathered. The ways
 and their bytes are left in `info.ways`. Every value in a region says in its layout in which
 order its rows are.
 """
@@ -24,7 +24,7 @@ from shardlang.cost.ring import sent_bytes
 from shardlang.cost.splits import change_bytes
 from shardlang.cost.sums import gather_bytes
 from shardlang.ir.collective import Collective, Kind
-from shardlang.ir.graph import ShardError, ShardGraph, describe, home, is_item, sharding_of
+from shardlang.ir.graph import ShardError, ShardGraph, describe, is_item, result_layout, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
@@ -119,11 +119,11 @@ def route_price(region: Region) -> float:
     """Bytes that send rows out and results back, and that gather the groups."""
     moved = sum(_route_price(value, region) for value in (*region.entries(), *region.exits()))
     known = Layout((Route(region.axes, region.rows, region.matrices).known,))
-    return moved + change_bytes(home(region.groups), known, region.groups)
+    return moved + change_bytes(result_layout(region.groups), known, region.groups)
 
 
 def _route_price(value: fx.Node, region: Region) -> int:
-    layout = home(value)
+    layout = result_layout(value)
     dispatch = Collective(Kind.DISPATCH, region.axes, layout, layout)
     sent = sent_bytes(dispatch, tensor_of(value).dtype.itemsize)
     return sent * (2 if info(value).differentiable else 1)
@@ -177,7 +177,7 @@ class Rewrite:
         """A dispatch or collect of one value."""
         route = replace(self.route, inverse=target is collect)
         made = self._add(target, (value, self.region.groups, route), value, before)
-        sharding, layout = sharding_of(made), home(value)
+        sharding, layout = sharding_of(made), result_layout(value)
         sharding.factors.update({f"d{i}": dim for i, dim in enumerate(layout.dims[1:])})
         out = self.rows if target is dispatch else self.region.rows
         sharding.factors.update(s=layout.dims[0], n=self.route.known, t=out)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from shardlang.ir.graph import home, is_item, producer, sharding_of
+from shardlang.ir.graph import is_item, producer, result_layout, sharding_of
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import has_several, info, tensor_of, tensors_of
@@ -67,7 +67,7 @@ class Region:
         return looked_up > others + _elements(node)
 
     def _between(self) -> set[fx.Node]:
-        """Ops that handle every row by itself, behind one product and before another."""
+        """Ops that handle every row by itself, after one product and before another."""
         below, todo = set(self.products), list(self.products)
         while todo:
             for user in todo.pop().users:
@@ -84,7 +84,7 @@ class Region:
         return found
 
     def _biased(self, found: set[fx.Node]) -> set[fx.Node]:
-        """Ops behind the last product that add to it what is looked up by the same groups."""
+        """Ops after the last product that add to it what is looked up by the same groups."""
         added = set()
         for node in found:
             users = list(node.users)
@@ -204,7 +204,7 @@ def barred(nodes: Iterable[fx.Node]) -> list[tuple[fx.Node, tuple[Axis, ...], tu
     for node in nodes:
         if not is_product(node) or info(node).sharding is None:
             continue
-        rows, matrices = sharding_of(node).factors["s"], home(weight_of(node)).dims[0]
+        rows, matrices = sharding_of(node).factors["s"], result_layout(weight_of(node)).dims[0]
         common = tuple(axis for axis in matrices.axes if axis in rows.axes)
         further = tuple(axis for axis in matrices.axes if axis not in rows.axes)
         if common and further:
@@ -220,7 +220,7 @@ def regions(nodes: Iterable[fx.Node], mesh_axes: tuple[Axis, ...]) -> list[Regio
         factor = row_factor(node) if groups is not None else None
         if groups is None or factor is None:
             continue
-        sharding, matrices = sharding_of(node), home(weight_of(node)).dims[0]
+        sharding, matrices = sharding_of(node), result_layout(weight_of(node)).dims[0]
         rows, taken = sharding.factors[factor], sharding.operand(operands_of(node).index(groups))
         free = not set(matrices.axes) & set(sharding.linear)
         if not matrices.axes or not free or not set(matrices.axes) <= set(taken.dims[0].axes):

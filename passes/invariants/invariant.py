@@ -8,7 +8,7 @@ from functools import cached_property
 
 from torch import fx
 
-from shardlang.ir.graph import ShardGraph, home, is_item, is_step, sharding_of
+from shardlang.ir.graph import ShardGraph, is_item, is_step, result_layout, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import info, layout_of
 from shardlang.ir.rule import Sharding
@@ -54,7 +54,7 @@ class View:
         found = self._layouts.get(node)
         if found is None:
             bucketed = is_item(node) and is_step(node.all_input_nodes[0])
-            found = self._layouts[node] = layout_of(node) if bucketed else home(node)
+            found = self._layouts[node] = layout_of(node) if bucketed else result_layout(node)
         return found
 
 

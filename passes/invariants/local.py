@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from shardlang.ir.compat import FakeTensorMode, OpOverload, tree_leaves
-from shardlang.ir.here import specialise
+from shardlang.ir.device_values import specialise
 from shardlang.ir.mesh import Coord, Mesh
 from shardlang.ir.node import info, tensors_of
 from shardlang.passes.invariants.invariant import View, invariant

@@ -135,7 +135,7 @@ def _put_item(
         return _scattered(edit, aten.select_scatter.default, parent, value, (dim, index), at)
     if not is_op(split, [aten.split, aten.split_with_sizes, aten.chunk]):
         return None
-    sizes = [piece.shape[dim] for piece in tensors_of(split)]
+    sizes = [shard.shape[dim] for shard in tensors_of(split)]
     start = sum(sizes[:index])
     end = start + sizes[index]
     return _scattered(edit, aten.slice_scatter.default, parent, value, (dim, start, end), at)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shardlang.ir.layout import DimLayout, Layout, all_pieces_nonempty
+from shardlang.ir.layout import DimLayout, Layout, all_shards_nonempty
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import Origin, Rule, Sharding
 
@@ -37,7 +37,7 @@ def merge(
     blocked = elsewhere | sharding.closed | set(sharding.linear)
     keep = [a for a in found.axes if a in here.axes or (a in axes and a not in blocked)]
     wanted = found.only(keep)
-    if wanted.only(here.axes) != here or not all_pieces_nonempty(wanted):
+    if wanted.only(here.axes) != here or not all_shards_nonempty(wanted):
         return None
     return wanted
 

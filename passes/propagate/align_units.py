@@ -1,4 +1,4 @@
-"""align_units: keep heads in one piece where a stated dim does not split evenly between them.
+"""align_units: keep heads together where a stated dim does not split evenly between them.
 
 A projection's output dim that a reshape later takes apart as (heads, size of a head) is split
 between heads, not inside one: 5 heads of 64 over 2 devices are 192 and 128 rows, not 160 and 160.

@@ -101,7 +101,8 @@ def _bind(call: Call, fast_random: bool) -> Rule:
             "SH0402",
             f"the rule of {describe(node)} does not fit: {error}",
             node=node,
-            help="mend the rule if it is yours, or write the computation with other operators",
+            help="correct the rule if you declared it, or write the computation with other"
+            " operators",
         ) from error
 
 

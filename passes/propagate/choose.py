@@ -13,7 +13,7 @@ import math
 from torch import fx
 
 from shardlang.cost.splits import split_bytes
-from shardlang.ir.graph import home, sharding_of
+from shardlang.ir.graph import result_layout, sharding_of
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import tensors_of
@@ -62,7 +62,7 @@ def options_of(flow: Flow, node: fx.Node, axis: Axis) -> list[Option]:
         return []
     options: dict[tuple[str, ...], Option] = {}
     for index, operand in enumerate(flow.dims.operands[node]):
-        layout = home(operand)
+        layout = result_layout(operand)
         if layout.dim_of(axis) is None or flow.is_storage(node, operand, axis):
             continue
         found = sharding.read_operand(index, layout)

@@ -14,8 +14,8 @@ from shardlang.ir.graph import (
     ShardGraph,
     constrain,
     describe,
-    home,
     producer,
+    result_layout,
     sharding_of,
 )
 from shardlang.ir.layout import DimLayout, Layout
@@ -131,7 +131,7 @@ class Flow:
 
     def _claim(self, node: fx.Node, index: int, operand: fx.Node, axes: tuple[Axis, ...]) -> None:
         sharding = sharding_of(node)
-        layout = home(operand)
+        layout = result_layout(operand)
         for factor, dim in sharding.read_operand(index, layout).items():
             mine = dim.only(axes)
             if not mine.axes or factor in sharding.rule.whole:
@@ -155,7 +155,7 @@ class Flow:
         """Take what the operands' layouts suggest."""
         for index, operand in enumerate(self.dims.operands[node]):
             if producer(operand)[0] in self.split:
-                layout, allowed = home(operand), self._from_operand(node, operand, axes)
+                layout, allowed = result_layout(operand), self._from_operand(node, operand, axes)
                 read = partial(Sharding.read_operand, index=index, layout=layout)
                 self._take(node, read, layout, allow, allowed, operand)
 

@@ -12,8 +12,8 @@ from typing import ClassVar
 
 from torch import fx
 
-from shardlang.ir.graph import ShardGraph, constrain, home, sharding_of
-from shardlang.ir.layout import DimLayout, Factor, Layout, all_pieces_nonempty
+from shardlang.ir.graph import ShardGraph, constrain, result_layout, sharding_of
+from shardlang.ir.layout import DimLayout, Factor, Layout, all_shards_nonempty
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import Origin
@@ -40,7 +40,7 @@ class PlaceStorage:
 def place(node: fx.Node, leaf: Leaf) -> None:
     """Lay a leaf out at rest: the layout of its use, split over the storage axes as well."""
     users = [user for user in node.users if user.target is constrain]
-    used = home(users[0]) if users else home(node)
+    used = result_layout(users[0]) if users else result_layout(node)
     rest = stored_layout(used, [axis for axis in leaf.store if axis not in used.sharded])
     sharding = sharding_of(node)
     sharding.factors = {f"d{i}": dim for i, dim in enumerate(rest.dims)}
@@ -58,7 +58,7 @@ def stored_layout(layout: Layout, axes: Sequence[Axis]) -> Layout:
     candidates = []
     for place_, dim in enumerate(layout.dims):
         split = split_further(dim, tuple(axes))
-        if split is not None and all_pieces_nonempty(split):
+        if split is not None and all_shards_nonempty(split):
             candidates.append((not split.even, -dim.max_local_size(), place_, split))
     if not candidates:
         return stored_layout(layout, axes[:-1])

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from shardlang.ir.graph import ShardGraph, constrain, home
+from shardlang.ir.graph import ShardGraph, constrain, result_layout
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import info
 from shardlang.passes.invariants.invariant import Invariant
@@ -34,7 +34,7 @@ class RecordLayouts:
         for node in graph.graph.nodes:
             if node.op == "output" or not isinstance(info(node).value, torch.Tensor):
                 continue
-            layouts[node.name] = home(node)
+            layouts[node.name] = result_layout(node)
             if info(node).stated is not None:
                 layouts[_value(node).name] = layouts[node.name]
         graph.info.layouts = layouts

@@ -19,9 +19,9 @@ from shardlang.ir.graph import (
     ShardError,
     ShardGraph,
     describe,
-    home,
     is_item,
     is_step,
+    result_layout,
     sharding_of,
     step_of,
 )
@@ -86,7 +86,7 @@ class Versions:
         Raises:
             ShardError: no steps lead there.
         """
-        have = self.known.setdefault(value, [(home(value), value)])
+        have = self.known.setdefault(value, [(result_layout(value), value)])
         sources = tuple(layout for layout, _ in have)
         try:
             index, path, _ = find_path(sources, goal, info(value).differentiable)
@@ -186,8 +186,8 @@ def finish(graph: ShardGraph, output: fx.Node, versions: Versions) -> None:
         if value is None:
             done.append(None)
             continue
-        goal = Layout(home(value).dims)
+        goal = Layout(result_layout(value).dims)
         if result.kind is ResultKind.MUTATION:
-            goal = home(leaves[result.name])
+            goal = result_layout(leaves[result.name])
         done.append(versions.reach(value, goal, output))
     output.args = (tuple(done),)

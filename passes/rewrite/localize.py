@@ -31,7 +31,7 @@ from shardlang.rules.streams import key_node
 
 @dataclass(frozen=True, slots=True)
 class Localize:
-    """Rewrite every op's arguments to what a device's piece needs."""
+    """Rewrite every op's arguments to what a device's shard needs."""
 
     name: str = "localize"
     establishes: ClassVar[tuple[Invariant, ...]] = (constraints_met, local_shapes_fit)

@@ -19,8 +19,8 @@ from shardlang.ir.graph import (
     ShardGraph,
     constrain,
     describe,
-    home,
     is_item,
+    result_layout,
     sharding_of,
 )
 from shardlang.ir.layout import Layout
@@ -95,7 +95,7 @@ class Emitter:
 
     def place(self, value: fx.Node, layout: Layout) -> fx.Node:
         """The value in a layout."""
-        if home(value) == layout:
+        if result_layout(value) == layout:
             return value
         made = self._add(constrain, (value,), {}, info(value).value)
         sharding = sharding_of(made)
@@ -153,7 +153,7 @@ def read_forward(node: fx.Node, origin: fx.Node) -> None:
     """Split an emitted op the way its operands are split: inner factors too."""
     sharding = sharding_of(node)
     for index, operand in enumerate(operands_of(node)):
-        layout = home(operand)
+        layout = result_layout(operand)
         if not layout.sharded:
             continue
         found = sharding.read_operand(index, layout)

@@ -2,7 +2,7 @@
 
 An op that is linear in some operands together passes their partial sums on: the result is partial
 too. An operand that is whole or split becomes a summand for nothing (one device keeps it, the
-others have zeros), so an addition passes even where one of its terms is no partial sum.
+others have zeros), so an addition passes even where one of its terms is not a partial sum.
 
 *Disjoint* partial sums pass more. Where the groups of a product are split, or the rows of a table,
 one device computes each row of the result, and all others have zeros there. An op that handles

@@ -17,7 +17,7 @@ from typing import ClassVar
 from torch import fx
 
 from shardlang.cost.sums import Axes
-from shardlang.ir.graph import ShardGraph, constrain, home, producer, sharding_of
+from shardlang.ir.graph import ShardGraph, constrain, producer, result_layout, sharding_of
 from shardlang.ir.node import info
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.rule import Origin
@@ -70,7 +70,7 @@ def _unsplit(node: fx.Node, axes: Axes) -> None:
 
 def _keep_layout(value: fx.Node) -> None:
     """Let the program give a value in the layout that it has now."""
-    layout, edit = home(value), Rewriter(value.graph)
+    layout, edit = result_layout(value), Rewriter(value.graph)
     output = next(user for user in value.users if user.op == "output")
     made = edit.add(constrain, (value,), record=info(value), before=output)
     bind_node(made)

@@ -25,7 +25,7 @@ from networkx.algorithms.flow import boykov_kolmogorov
 from torch import fx
 
 from shardlang.cost.sums import all_reduce_bytes, gather_bytes, scatter_bytes, vary_bytes
-from shardlang.ir.graph import home, is_item, producer, sharding_of
+from shardlang.ir.graph import is_item, producer, result_layout, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import has_several, info
 from shardlang.passes.propagate.join_dims import operands_of
@@ -99,7 +99,7 @@ class ReductionCut:
                 self.net.add_edges_from([(REDUCED, other, way), (other, node)])
 
     def _other_bytes(self, node: fx.Node, operand: fx.Node, passing: Passing) -> float:
-        """Bytes that an operand costs which is no partial sum where the op passes one on.
+        """Bytes that an operand costs which is not a partial sum where the op passes one on.
 
         They are infinite where only a route moves its rows.
         """
@@ -133,7 +133,7 @@ class ReductionCut:
             self._charge(("gradient", value), both - forward, split)
 
     def _was_whole(self, value: fx.Node) -> bool:
-        """Whether a value is whole where it is no partial sum."""
+        """Whether a value is whole where it is not a partial sum."""
         passing = self.sums.passing.get(producer(value)[0])
         return passing is not None and not passing.unsplit
 
@@ -152,7 +152,7 @@ class ReductionCut:
 
     def _readings(self, value: fx.Node) -> Iterator[Reading]:
         """Every reading of a value that does not take a partial sum whatever is decided."""
-        layout = home(value)
+        layout = result_layout(value)
         for user in value.users:
             if user in self.sums.apart:
                 continue

@@ -3,7 +3,7 @@
 Along each axis the choice is a minimum s-t cut. Every whole value has a label node and a copy that
 its consumers read; source side is `I`, sink side `R`. A cut edge is a backward collective: label to
 copy is the all-reduce of a shared `vary`; source to label what an all-reduce or a gather pays for
-giving an `R`; copy to sink the all-gather behind a slice of an `I`. Consumers that need `R` tie the
+giving an `R`; copy to sink the all-gather after a slice of an `I`. Consumers that need `R` tie the
 copy to the sink. Ties go to `I`. The cut is exact along one axis; coincident varies of several axes
 then become one.
 
@@ -21,7 +21,15 @@ from torch import fx
 
 from shardlang.cost.held import value_bytes
 from shardlang.cost.ring import ring_limit
-from shardlang.ir.graph import ShardGraph, home, is_item, is_step, producer, sharding_of, step_of
+from shardlang.ir.graph import (
+    ShardGraph,
+    is_item,
+    is_step,
+    producer,
+    result_layout,
+    sharding_of,
+    step_of,
+)
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo, has_several, info, layout_of, set_info
@@ -75,7 +83,7 @@ def is_whole(node: fx.Node, axis: Axis) -> bool:
     """Whether a value has a label along the axis: a gradient, and neither split nor partial."""
     if not info(node).differentiable or has_several(node):
         return False
-    layout = home(node)
+    layout = result_layout(node)
     return axis not in layout.partial and layout.dim_of(axis) is None
 
 
@@ -206,7 +214,7 @@ class Emission:
     def _label(self, node: fx.Node) -> None:
         if has_several(node):
             return
-        layout = home(node)
+        layout = result_layout(node)
         labelled = Layout(layout.dims, layout.partial, self.varying(node))
         set_info(node, replace(info(node), layout=labelled))
 
@@ -267,7 +275,7 @@ class Emission:
         axes: tuple[Axis, ...],
         before: fx.Node,
     ) -> fx.Node:
-        layout = home(value)
+        layout = result_layout(value)
         src = Layout(layout.dims, layout.partial, have)
         dst = Layout(layout.dims, layout.partial, want)
         step = Reshard(axes, src, dst)

@@ -113,7 +113,7 @@ def _bind_loss(spec: Spec, names: ModelNames, findings: Findings) -> str | None:
         findings.unmatched(spec.loss.pattern, spec.loss.span, _OUTPUT, list(names.outputs))
         return None
     if len(matched) > 1 or names.outputs[matched[0]] not in ((), (1,)):
-        what = "is no scalar" if len(matched) == 1 else f"matches {len(matched)} outputs"
+        what = "is not a scalar" if len(matched) == 1 else f"matches {len(matched)} outputs"
         message = f"the loss `{spec.loss.pattern}` {what}"
         help = "name one output that holds a single number"
         findings.found.append(error("SH0311", message, spec.loss.span, help=help))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from shardlang.bind.types import Shape
 from shardlang.grammar.diagnostics import NOWHERE, Span
 from shardlang.ir import Axis, DimLayout, Layout, Mesh
-from shardlang.ir.layout import all_pieces_nonempty
+from shardlang.ir.layout import all_shards_nonempty
 from shardlang.ir.records import Stated
 from shardlang.spec.types import Axes, LayoutEntry, LayoutExpr, Open, Rest
 
@@ -85,7 +85,7 @@ def _dim(entry: LayoutEntry, size: int, mesh: Mesh) -> DimLayout | Misfit:
         dim = DimLayout.shard(size, axes, blocks[0] if len(blocks) == 1 else blocks)
     except ValueError:
         return _bad_blocks(entry, blocks, size)
-    return dim if all_pieces_nonempty(dim) else _too_many(entry, axes, blocks, size)
+    return dim if all_shards_nonempty(dim) else _too_many(entry, axes, blocks, size)
 
 
 def _bad_blocks(entry: Axes, blocks: tuple[int, ...], size: int) -> Misfit:

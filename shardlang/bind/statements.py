@@ -90,9 +90,9 @@ def _unmatched(
         help = f"the {kind.plural} are {join_words(quote(some), 'and')}"
     else:
         help = f"the model has no {kind.plural}"
-    word = "matches" if pattern.literal is None else "is"
+    word = "matches no" if pattern.literal is None else "is not a"
     return error(
-        kind.unmatched, f"`{pattern}` {word} no {kind.singular} of the model", span, help=help
+        kind.unmatched, f"`{pattern}` {word} {kind.singular} of the model", span, help=help
     )
 
 

@@ -62,7 +62,7 @@ def _contains(node: ast.AST, place: Place) -> bool:
 
 
 def _wanted(outer: ast.AST, inner: ast.AST | None) -> bool | None:
-    """The value that a part of a node must have for a check to pass; None if it is no check.
+    """The value that a part of a node must have for a check to pass; None if it is not a check.
 
     The jump of a statement may stand at all of it, and then there is no part.
     """

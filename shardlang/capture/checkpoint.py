@@ -106,7 +106,7 @@ def _read(path: Path, key: str, name: str, like: torch.Tensor) -> torch.Tensor:
 
 
 def _unreadable(path: Path, error: Exception) -> CaptureError:
-    """The error for a file that is no checkpoint."""
+    """The error for a file that is not a checkpoint."""
     return CaptureError(
         "SH0359",
         f"`{path.name}` cannot be read: {first_line(error)}",

@@ -53,7 +53,7 @@ def _deciding(decide: Callable[[Any], bool], met: list[str]) -> Callable[[Any], 
 
 
 def _assumed(frame: FrameType) -> bool | None:
-    """The value with which the check in a frame passes; None if it is no check."""
+    """The value with which the check in a frame passes; None if it is not a check."""
     path = frame.f_code.co_filename
     if not is_model_file(path) and not any(part in path for part in _CHECKERS):
         return None

@@ -78,7 +78,7 @@ _CAUSES: tuple[_Cause, ...] = (
     _Cause(
         ("assigned during export",),
         "SH0358",
-        "the model keeps a tensor in an attribute that is no buffer",
+        "the model keeps a tensor in an attribute that is not a buffer",
         "register it with `register_buffer`, or return it",
     ),
 )

@@ -99,7 +99,7 @@ class HfSource(ModelSource):
             raise CaptureError(
                 "SH0350",
                 f"`{path.name}` is not JSON: {first_line(error)}",
-                help="mend the file; the model's `config.save_pretrained` writes a valid one",
+                help="fix the file; the model's `config.save_pretrained` writes a valid one",
             ) from None
         if not isinstance(settings, dict) or "model_type" not in settings:
             raise CaptureError(
@@ -271,14 +271,14 @@ class HfSource(ModelSource):
 
 
 def _no_config(path: Path) -> CaptureError:
-    """The error for a configuration that is not there; a name on the hub is no file."""
+    """The error for a configuration that is not there; a name on the hub is not a file."""
     name = str(shown(path))
     if path.suffix or path.parent.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return no_file(path)
     folder = path.name.lower()
     return CaptureError(
         "SH0350",
-        f"`{name}` is no file or folder here, and nothing is fetched from the Hugging Face hub",
+        f"`{name}` is not a file or folder here, and nothing is fetched from the Hugging Face hub",
         help=f"save it first, in Python: `AutoConfig.from_pretrained({name!r}).save_pretrained("
         f"{folder!r})`, or its model with the weights; then name `{folder}`",
     )

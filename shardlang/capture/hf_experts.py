@@ -1,6 +1,6 @@
 """What transformers' mixtures of experts compute, as products by groups of rows.
 
-transformers has two ways to compute them in one piece: `grouped_mm` sorts the tokens of the whole
+transformers has two ways to compute them together: `grouped_mm` sorts the tokens of the whole
 batch by expert, and `batched_mm` copies a matrix for every token. The same product without the sort
 or the copies is token by token, and so can be split along the tokens, or its rows sent to the
 experts.

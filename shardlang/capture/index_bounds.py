@@ -29,7 +29,7 @@ class Limit:
     """Which numbers an op takes from an input: `low` up to `high`, without `high`, and `ignored`.
 
     Attributes:
-        steps: the ops, with their arguments behind the first, between the input and the op.
+        steps: the ops, with their arguments after the first, between the input and the op.
         op: the op's name, and its line in the model's code.
     """
 
@@ -119,7 +119,7 @@ def check_values(captured: Captured, inputs: Mapping[str, Tensor]) -> None:
             raise CaptureError("SH0312", fault, help=REMEDY, input=limit.input)
 
 
-REMEDY = "mend the data, or give the model as many rows or classes as the data has"
+REMEDY = "fix the data, or give the model as many rows or classes as the data has"
 
 
 def _too_large(limit: Limit, below: int) -> CaptureError:

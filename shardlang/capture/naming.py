@@ -84,7 +84,7 @@ def bind_leaves(
 
 
 def _held_object(node: fx.Node) -> CaptureError:
-    """The error for an object that is no tensor and that an operator takes."""
+    """The error for an object that is not a tensor and that an operator takes."""
     source = next((info(user).source for user in node.users), "")
     held = node.meta["val"]
     if "Generator" in getattr(held, "class_fqn", ""):
@@ -96,7 +96,7 @@ def _held_object(node: fx.Node) -> CaptureError:
         )
     return CaptureError(
         "SH0358",
-        f"the model hands `{held.class_fqn}`, an object that is no tensor, to an op",
+        f"the model hands `{held.class_fqn}`, an object that is not a tensor, to an op",
         help="give the op tensors and numbers",
         source=source,
     )

@@ -167,7 +167,7 @@ def flatten_call(
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every tensor, and everything else that is no container or an empty one, by dotted name."""
+    """Every tensor, everything that is not a container, and every empty one, by dotted name."""
     parts = None if isinstance(value, torch.Tensor) else children(value)
     if not parts:
         if prefix:

@@ -64,7 +64,7 @@ class PythonSource(ModelSource):
         except TypeError as error:
             raise CaptureError(
                 "SH0351",
-                f"`{self.function}` cannot be called so: {first_line(error)}",
+                f"`{self.function}` cannot be called this way: {first_line(error)}",
                 help=f"its signature is `{self.function}{signature}`",
                 source=self._place,
             ) from None
@@ -105,7 +105,7 @@ class PythonSource(ModelSource):
         if not isinstance(module, nn.Module):
             raise CaptureError(
                 "SH0351",
-                f"`{self.function}` returns no module but a `{type(module).__name__}`",
+                f"`{self.function}` returns a `{type(module).__name__}`",
                 help="return a `torch.nn.Module`, alone or with an iterable of example batches",
                 source=self._place,
             )
@@ -132,7 +132,7 @@ def load_file(path: Path) -> ModuleType:
         raise CaptureError(
             "SH0350",
             f"`{path.name}` cannot be run: {type(error).__name__}: {first_line(error)}",
-            help="mend the file: it must run by itself, with its own folder importable",
+            help="fix the file: it must run by itself, with its own folder importable",
             source=model_line(error),
         ) from error
     finally:

@@ -89,7 +89,7 @@ class ModelSource(ABC):
             raise CaptureError(
                 "SH0352",
                 f"the model cannot be built: {type(error).__name__}: {first_line(error)}",
-                help="mend the model's code, or the arguments in the `model` statement",
+                help="fix the model's code, or the arguments in the `model` statement",
                 source=model_line(error),
             ) from error
 

@@ -36,13 +36,13 @@ from shardlang.capture.stacks import full_stacks
 from shardlang.capture.state import Remark, Snapshot
 from shardlang.capture.tape import CannotReplayError
 from shardlang.capture.types import Captured
-from shardlang.capture.unseen import (
+from shardlang.capture.untraceable import (
     assigned_buffers_written,
     check_output,
     refuse_freezing,
     refuse_shared,
     refuse_sparse_gradients,
-    refuse_unseen,
+    refuse_untraceable,
 )
 from shardlang.ir.leaf import Leaf, ResultKind
 from shardlang.ir.node import info
@@ -121,7 +121,7 @@ def _export(
     train = call.source.mode == "train"
     try:
         with (
-            quiet(), refuse_unseen(train) as used, export_patches(specs),
+            quiet(), refuse_untraceable(train) as used, export_patches(specs),
             marking(call.model_, mark), full_stacks(), data_as_detach(),
             checks_hold() as checks, refuse_seeding(), refuse_truncated(),
         ):  # fmt: skip
@@ -199,7 +199,7 @@ def _finish(
 def _held_values(
     deferred: Deferred, program: torch.export.ExportedProgram
 ) -> dict[str, torch.Tensor]:
-    """The tensors, fake ones among them, of everything that is no parameter and no input."""
+    """The tensors, fake ones among them, of everything that is neither a parameter nor an input."""
     buffers = dict(deferred.module.named_buffers(remove_duplicate=False))
     return {strip_prefix(name): value for name, value in program.constants.items()} | buffers
 

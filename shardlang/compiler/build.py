@@ -87,7 +87,7 @@ def _leaf(node: fx.Node, leaf: Leaf, placements: Placements) -> Leaf:
 
 
 def _after(node: fx.Node) -> fx.Node:
-    """The first node behind a node that is no placeholder."""
+    """The first node after a node, placeholders skipped."""
     after = node.next
     while after.op == "placeholder":
         after = after.next
@@ -97,7 +97,7 @@ def _after(node: fx.Node) -> fx.Node:
 def add_constraint(
     graph: fx.Graph, node: fx.Node, stated: Stated | None, before: fx.Node | None = None
 ) -> fx.Node:
-    """An identity that carries a stated layout, right behind a node or before another one."""
+    """An identity that carries a stated layout, right after a node or before another one."""
     here = info(node)
     record = NodeInfo(here.value, here.module, here.source, stated=stated)
     place = before or _after(node)

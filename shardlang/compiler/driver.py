@@ -63,7 +63,7 @@ class Compiled:
 
     Attributes:
         graph: the graph after all passes; `program.graph` is the same one.
-        diagnostics: findings that are no errors.
+        diagnostics: findings that are not errors.
     """
 
     spec: Spec

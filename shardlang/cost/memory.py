@@ -3,7 +3,7 @@
 The estimate adds up every value that autograd keeps for the backward, as the rules tell it. A value
 is counted once, views not apart from their base; the gathered form of a stored parameter counts
 unless it is gathered again, a parameter itself does not. Temporary buffers and the allocator's own
-loss are not counted. All bytes are those of the first device, which has the largest piece of
+loss are not counted. All bytes are those of the first device, which has the largest shard of
 everything.
 """
 

@@ -63,7 +63,7 @@ def _unmarked(layout: Layout, axis: Axis) -> Layout:
 
 
 def _permutations(layout: Layout, goal: Layout) -> Iterator[Reshard]:
-    """A dim whose axes stand in another order, where all pieces have one size."""
+    """A dim whose axes stand in another order, where all shards have one size."""
     for place, (dim, want) in enumerate(zip(layout.dims, goal.dims, strict=True)):
         target = want.only(dim.axes)
         axes = dim.axes
@@ -76,7 +76,7 @@ def _permutations(layout: Layout, goal: Layout) -> Iterator[Reshard]:
 def _exchanges(layout: Layout, goal: Layout) -> Iterator[Reshard]:
     """Towards other axes on one dim: the new ones below the old, then the old ones below the new.
 
-    What is then gathered over the old axes is a piece of the new ones, and never the whole dim.
+    What is then gathered over the old axes is a shard of the new ones, and never the whole dim.
     """
     taken = set(layout.sharded) | layout.partial
     for place, (dim, want) in enumerate(zip(layout.dims, goal.dims, strict=True)):

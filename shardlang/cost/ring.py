@@ -2,7 +2,7 @@
 
 The formulas are those of ring algorithms (Thakur, Rabenseifner and Gropp, 2005): an all-reduce is a
 reduce-scatter and an all-gather, each of which hands every part on to the next member, n - 1 times.
-Sizes are bytes of the *message*: the joined tensor of a gather or a scatter (every piece as large
+Sizes are bytes of the *message*: the joined tensor of a gather or a scatter (every shard as large
 as the largest), what a member holds before an all-reduce, an exchange or a permute.
 """
 
@@ -54,7 +54,7 @@ def gather_limit(size: int) -> int:
 def sent_bytes(collective: Collective, itemsize: int) -> int:
     """Bytes that the busiest device sends in one call.
 
-    The busiest is the first device, which holds the largest piece. The pieces of a gather or a
+    The busiest is the first device, which holds the largest shard. The shards of a gather or a
     scatter travel as large as the largest. What a dispatch or a collect sends depends on the data:
     these are the bytes of equal shares.
 

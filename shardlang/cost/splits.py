@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import fx
 
 from shardlang.cost.paths import reshard_bytes
-from shardlang.ir.graph import home
+from shardlang.ir.graph import result_layout
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import info, tensor_of, tensors_of
 from shardlang.ir.rule import Sharding
@@ -26,7 +26,7 @@ def split_bytes(node: fx.Node, operands: Sequence[fx.Node], sharding: Sharding) 
         sharding: how it would be split.
     """
     into_place = sum(
-        change_bytes(home(operand), sharding.operand(index), operand)
+        change_bytes(result_layout(operand), sharding.operand(index), operand)
         for index, operand in enumerate(operands)
     )
     return into_place + result_bytes(node, sharding)

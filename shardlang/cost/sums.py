@@ -10,7 +10,7 @@ from torch import fx
 from shardlang.cost.paths import reshard_bytes
 from shardlang.cost.splits import change_bytes
 from shardlang.cost.steps import expected_bytes
-from shardlang.ir.graph import home
+from shardlang.ir.graph import result_layout
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, tensor_of
@@ -21,7 +21,7 @@ Axes = tuple[Axis, ...]
 
 def all_reduce_bytes(value: fx.Node, axes: Axes) -> float:
     """Forward bytes that make a value whole which is a partial sum over some axes."""
-    whole = home(value).without(axes)
+    whole = result_layout(value).without(axes)
     itemsize = tensor_of(value).dtype.itemsize
     return reshard_bytes(_summed(whole, axes), Layout(whole.dims), itemsize, False)
 
@@ -33,7 +33,7 @@ def scatter_bytes(value: fx.Node, wanted: Layout, axes: Axes, *, backward: bool)
         wanted: the layout that the reader wants; what it says of other axes is left out.
         backward: count the gradient too, which is gathered.
     """
-    whole = home(value).without(axes)
+    whole = result_layout(value).without(axes)
     dims = (
         want.only((*have.axes, *(axis for axis in want.axes if axis in axes)))
         for have, want in zip(whole.dims, wanted.dims, strict=True)
@@ -46,12 +46,14 @@ def scatter_bytes(value: fx.Node, wanted: Layout, axes: Axes, *, backward: bool)
 
 def gather_bytes(value: fx.Node, axes: Axes) -> float:
     """Bytes that make a value whole along some axes, its gradient's included."""
-    return change_bytes(home(value), home(value).without(axes).unlabelled(), value)
+    return change_bytes(
+        result_layout(value), result_layout(value).without(axes).unlabelled(), value
+    )
 
 
 def vary_bytes(value: fx.Node, axes: Axes) -> float:
     """Bytes that all-reduce the gradient of a whole value, of which every device has a part."""
-    layout = Layout(home(value).without(axes).dims)
+    layout = Layout(result_layout(value).without(axes).dims)
     varying = Layout(layout.dims, varying=frozenset(axes))
     diff = info(value).differentiable
     return expected_bytes(Reshard(axes, layout, varying), tensor_of(value).dtype.itemsize, diff)

@@ -9,8 +9,8 @@ from torch import fx
 
 from shardlang.cost.splits import split_bytes
 from shardlang.explain.types import Alternative
-from shardlang.ir.graph import home, sharding_of
-from shardlang.ir.layout import DimLayout, all_pieces_nonempty
+from shardlang.ir.graph import result_layout, sharding_of
+from shardlang.ir.layout import DimLayout, all_shards_nonempty
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import DimSpec, Rule, Sharding
 from shardlang.passes.propagate.adopt import writable
@@ -72,15 +72,15 @@ def _split(
         return sharding.factors[name]
     bare = sharding.factors[name].without([axis])
     for index, operand in enumerate(flow.dims.operands[node]):
-        found = sharding.read_operand(index, home(operand)).get(name)
+        found = sharding.read_operand(index, result_layout(operand)).get(name)
         if found is not None and axis in found.axes and found.only([*bare.axes, axis]):
             wanted = found.only([*bare.axes, axis])
-            if wanted.without([axis]) == bare and all_pieces_nonempty(wanted):
+            if wanted.without([axis]) == bare and all_shards_nonempty(wanted):
                 return wanted
     if not bare.plain:
         return None
     made = DimLayout.shard(bare.size, (*bare.axes, axis))
-    return made if all_pieces_nonempty(made) else None
+    return made if all_shards_nonempty(made) else None
 
 
 def _text(node: fx.Node, rule: Rule, names: tuple[str | None, ...]) -> str:

@@ -9,7 +9,7 @@ import networkx as nx
 from torch import fx
 
 from shardlang.explain.types import Link
-from shardlang.ir.graph import ShardGraph, constrain, home, producer, sharding_of
+from shardlang.ir.graph import ShardGraph, constrain, producer, result_layout, sharding_of
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
 from shardlang.ir.rule import Origin
@@ -56,7 +56,7 @@ class Chains:
     def _split_operand(self, node: fx.Node, axis: Axis) -> fx.Node | None:
         """The op that made the first operand which the axis splits, or which is partial over it."""
         for operand in self.dims.operands[node]:
-            layout = home(operand)
+            layout = result_layout(operand)
             if layout.dim_of(axis) is not None or axis in layout.partial:
                 return producer(operand)[0]
         return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from shardlang.ir.graph import home, producer, sharding_of
+from shardlang.ir.graph import producer, result_layout, sharding_of
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import Sharding
@@ -40,7 +40,7 @@ def conflicts(flow: Flow, node: fx.Node, axis: Axis) -> Iterator[Conflict]:
     if axis not in sharding.axes() and axis not in sharding.linear:
         return
     for slot, value in enumerate(flow.dims.operands[node]):
-        layout, source = home(value), producer(value)[0]
+        layout, source = result_layout(value), producer(value)[0]
         dim = layout.dim_of(axis)
         asked = dim is not None and not flow.is_storage(node, value, axis)
         if asked and _differs(sharding, sharding.read_operand(slot, layout), axis):

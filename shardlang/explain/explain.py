@@ -14,7 +14,7 @@ from shardlang.explain.chain import Chains
 from shardlang.explain.conflicts import conflicts
 from shardlang.explain.find import Book, Subject
 from shardlang.explain.types import Alternative, Explanation, Link, Lost, Story
-from shardlang.ir.graph import home, is_item, producer, sharding_of, steps_of
+from shardlang.ir.graph import is_item, producer, result_layout, sharding_of, steps_of
 from shardlang.ir.layout import Layout, printed_type
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, tensor_of
@@ -62,7 +62,7 @@ class Writer:
 
     def tensor(self, subject: Subject) -> Explanation:
         """Why a tensor lies as it does."""
-        layout = home(subject.node)
+        layout = result_layout(subject.node)
         type_ = printed_type(tensor_of(subject.node).dtype, layout)
         facts = [f"{type_}, local {shape_text(layout.max_local_shape())}"]
         source = info(subject.node).source
@@ -109,11 +109,12 @@ class Writer:
         if made.op == "placeholder":
             yield Link(f"nothing states it split over {axis}, and nothing that it flows to asks")
             return
-        split = [n for n in self.book.flow.dims.operands[made] if home(n).dim_of(axis) is not None]
+        operands = self.book.flow.dims.operands[made]
+        split = [n for n in operands if result_layout(n).dim_of(axis) is not None]
         if not split:
             yield Link(f"nothing that {self.chains.where(made)} reads is split over {axis}")
         for operand in split:
-            dim = home(operand).dim_of(axis)
+            dim = result_layout(operand).dim_of(axis)
             name = self.book.names(operand)
             why = _refusal(made, operand, axis, self.book.flow.dims.operands[made])
             yield Link(f"`{name}` is split over {axis} on dim {dim}, but {why}")
@@ -184,7 +185,7 @@ def _refusal(made: fx.Node, operand: fx.Node, axis: Axis, operands: list[fx.Node
     other = sharding.factor_of(axis)
     if other is not None:
         return f"the op is split over {axis} along another dim"
-    found = sharding.read_operand(operands.index(operand), home(operand))
+    found = sharding.read_operand(operands.index(operand), result_layout(operand))
     names = [name for name, dim in found.items() if axis in dim.axes]
     if any(name in sharding.rule.whole for name in names):
         return "the op needs that dim whole"

@@ -90,7 +90,7 @@ def _declared(op: Any, spec: str, linear: Sequence[str], reduce: str) -> Any:
     """Enter a rule in the table and return the op."""
     if not _is_op(op):
         if not callable(op):
-            raise RuleError(f"`{op}` is no op and no function")
+            raise RuleError(f"`{op}` is neither an op nor a function")
         op = region_of(op)
     target = overload_of(op)
     name = target._schema.name
@@ -111,7 +111,7 @@ def overload_of(op: Any) -> Any:
     """The one overload of an op.
 
     Raises:
-        RuleError: it is no op, or has several overloads.
+        RuleError: it is not an op, or has several overloads.
     """
     if isinstance(op, CustomOpDef):
         return op._opoverload
@@ -122,7 +122,7 @@ def overload_of(op: Any) -> Any:
         return getattr(op, names[0])
     if not isinstance(op, torch._ops.OpOverload):
         raise RuleError(
-            f"`{getattr(op, '__name__', op)}` is no op; declare it with `shardlang.local`"
+            f"`{getattr(op, '__name__', op)}` is not an op; declare it with `shardlang.local`"
         )
     return op
 
@@ -179,7 +179,7 @@ def prove(op: Any, /, *inputs: Any, **options: Any) -> Proof:
 
     Every legal split over one axis (of 2 and of 3 devices) and over two axes runs in the simulator,
     and must give the op's results and gradients. Floats are raised to float64. Choose odd sizes of
-    at least 7, so that pieces are uneven.
+    at least 7, so that shards are uneven.
 
     Args:
         inputs: the op's positional arguments; `options` are the named ones.

@@ -36,7 +36,7 @@ class _Writer:
 
     def lines(self) -> Iterator[str]:
         mesh = self.program.mesh
-        yield f"# mesh {mesh}: each of {mesh.devices} devices runs this on its own pieces"
+        yield f"# mesh {mesh}: each of {mesh.devices} devices runs this on its own shards"
         yield "def program("
         for leaf in self.program.leaves:
             type_ = printed_type(leaf.dtype, leaf.layout)
@@ -110,7 +110,7 @@ class _Writer:
 
 
 def _names(program: LocalProgram) -> dict[fx.Node, str]:
-    """Names for all nodes; a step's after its kind, a parameter's from a bundle after it."""
+    """Names for all nodes; a step's after its kind, a parameter's from a bucket after it."""
     names: dict[fx.Node, str] = {}
     counts = Counter(node.name for node in program.graph.nodes)
     for node in program.graph.nodes:
@@ -118,9 +118,9 @@ def _names(program: LocalProgram) -> dict[fx.Node, str]:
         if is_step(node) and name.startswith("apply_step"):
             name = steps_of(node)[0][1].kind
         elif _is_bundled(node):
-            bundle, index = node.args
-            assert isinstance(bundle, fx.Node) and isinstance(index, int)
-            name = f"{names[steps_of(bundle)[index][0]].removeprefix('p_')}"
+            bucket, index = node.args
+            assert isinstance(bucket, fx.Node) and isinstance(index, int)
+            name = f"{names[steps_of(bucket)[index][0]].removeprefix('p_')}"
         if name != node.name:
             counts[name] += 1
             name = name if counts[name] == 1 else f"{name}_{counts[name] - 1}"
@@ -129,7 +129,7 @@ def _names(program: LocalProgram) -> dict[fx.Node, str]:
 
 
 def _is_bundled(node: fx.Node) -> bool:
-    """Whether a node only names one result of a bundle, whose line names it already."""
+    """Whether a node only names one result of a bucket, whose line names it already."""
     return (
         is_item(node) and isinstance(node.args[0], fx.Node) and node.args[0].target is apply_steps
     )

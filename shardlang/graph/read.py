@@ -9,7 +9,15 @@ from torch import fx
 
 from shardlang.cost.steps import sent_backward, sent_forward
 from shardlang.graph.picture import Arrow, Box, Picture
-from shardlang.ir.graph import Pair, ShardGraph, home, is_item, is_step, sharding_of, steps_of
+from shardlang.ir.graph import (
+    Pair,
+    ShardGraph,
+    is_item,
+    is_step,
+    result_layout,
+    sharding_of,
+    steps_of,
+)
 from shardlang.ir.layout import Layout, dtype_name, printed_type
 from shardlang.ir.leaf import Leaf, LeafKind, ResultKind
 from shardlang.ir.node import has_several, info, tensor_of
@@ -22,7 +30,7 @@ from shardlang.rules.streams import stream_key
 
 
 def _values_read(node: fx.Node) -> list[fx.Node]:
-    """The values that a node reads; the key of the random streams is no value of the model."""
+    """The values that a node reads; the key of the random streams is not a value of the model."""
     return [source for source in node.all_input_nodes if source.target is not stream_key]
 
 
@@ -108,7 +116,7 @@ class Reader:
         """The layout in which a reader needs an operand, where it is another one."""
         if self.stage != "propagated" or info(reader).sharding is None or is_item(reader):
             return None
-        sharding, have = sharding_of(reader), home(operand)
+        sharding, have = sharding_of(reader), result_layout(operand)
         for index, node in enumerate(operands_of(reader)):
             if node is operand and sharding.operand(index) != have:
                 return sharding.operand(index)
@@ -130,7 +138,7 @@ class Reader:
     def _layout(self, node: fx.Node) -> Layout | None:
         if self.stage == "traced":
             return None
-        found = info(node).layout if self.stage == "rewritten" else home(node)
+        found = info(node).layout if self.stage == "rewritten" else result_layout(node)
         return found.in_place() if isinstance(found, Layout) else None
 
     def _results(self, made: Picture) -> None:

@@ -15,13 +15,14 @@ def parse_arguments(texts: Iterable[str]) -> tuple[t.Argument, ...]:
     """Arguments of a `model` statement; a bare word is a string.
 
     Raises:
-        CaptureError: a text is no name and value, or a name is given twice.
+        CaptureError: a text is not a name and value, or a name is given twice.
     """
     found: dict[str, t.Argument] = {}
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not equals or not name.isidentifier() or not value:
-            raise CaptureError("SH0351", f"`{text}` is no argument", help="write `--arg width=64`")
+            message = f"`{text}` is not an argument"
+            raise CaptureError("SH0351", message, help="write `--arg width=64`")
         if name in found:
             raise CaptureError("SH0351", f"argument `{name}` is given twice")
         found[name] = t.Argument(t.Ident(name), _literal(value))

@@ -54,13 +54,13 @@ def parse_mesh(text: str) -> Mesh:
     """The mesh that `dp=2,tp=4` describes.
 
     Raises:
-        AxesError: the text is no list of names and sizes.
+        AxesError: the text is not a list of names and sizes.
     """
     axes: list[Axis] = []
     for part in text.split(","):
-        name, equals, size = (piece.strip() for piece in part.partition("="))
+        name, equals, size = (shard.strip() for shard in part.partition("="))
         if not equals or not name.isidentifier() or not size.isdecimal() or int(size) < 1:
-            raise AxesError(f"`{part.strip()}` is no axis and its size; write `dp=2,tp=4`")
+            raise AxesError(f"`{part.strip()}` is not an axis and its size; write `dp=2,tp=4`")
         if name in (axis.name for axis in axes):
             raise AxesError(f"axis `{name}` stands twice")
         axes.append(Axis(name, int(size)))

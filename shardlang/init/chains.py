@@ -23,7 +23,7 @@ from shardlang.ir.dims import Dim, OpFactor
 from shardlang.ir.graph import ShardGraph, producer, sharding_of
 from shardlang.ir.layout import (
     DimLayout,
-    all_pieces_nonempty,
+    all_shards_nonempty,
     join_blocks,
     join_factors,
     split_blocks,
@@ -116,7 +116,7 @@ class _Reach:
         self.dims = dims
         self.chain = Chain()
         self.found: list[Dim] = []
-        self.pieces: dict[Dim, dict[int, DimLayout]] = {}
+        self.shards: dict[Dim, dict[int, DimLayout]] = {}
 
     def run(self, place: Dim, layout: DimLayout) -> Chain:
         self.visit(place, layout)
@@ -151,13 +151,13 @@ class _Reach:
         """Split an op as one dim of one of its values is; whether it can be."""
         rule = sharding_of(node).rule
         blocks = tuple(_size(rule, block) for block in spec)
-        pieces, lost = split_blocks(layout, blocks)
+        shards, lost = split_blocks(layout, blocks)
         found: dict[str, DimLayout] = {}
-        for block, piece in zip(spec, pieces, strict=True):
-            digits, dropped = split_factors(piece, tuple(rule.size(name) for name in block))
+        for block, shard in zip(spec, shards, strict=True):
+            digits, dropped = split_factors(shard, tuple(rule.size(name) for name in block))
             lost |= dropped
             found.update((n, d) for n, d in zip(block, digits, strict=True) if d.axes)
-        fits = all(all_pieces_nonempty(d) and n not in rule.whole for n, d in found.items())
+        fits = all(all_shards_nonempty(d) and n not in rule.whole for n, d in found.items())
         return not lost and fits and self.split(node, found)
 
     def split(self, node: fx.Node, found: dict[str, DimLayout]) -> bool:
@@ -201,18 +201,18 @@ class _Reach:
                 joined = join_factors(whole)
                 if joined is None:
                     return
-                self.pieces.setdefault(place, {})[start] = joined
+                self.shards.setdefault(place, {})[start] = joined
             start += size
         self.cover(place, start)
 
     def cover(self, place: Dim, size: int) -> None:
         """Visit a dim once its known stretches, side by side, are all of it."""
         found: list[DimLayout] = []
-        pieces = self.pieces[place]
+        shards = self.shards[place]
         at = 0
-        while at in pieces:
-            found.append(pieces[at])
-            at += pieces[at].size
+        while at in shards:
+            found.append(shards[at])
+            at += shards[at].size
         if at == size:
             self.visit(place, found[0] if len(found) == 1 else join_blocks(found))
 

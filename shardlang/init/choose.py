@@ -75,14 +75,14 @@ class Kind:
         saved: bytes that splitting them saves.
         moved: bytes that it moves.
         covers: bytes of the matrices that it splits.
-        foes: kinds that cannot be chosen beside this one.
+        rivals: kinds that cannot be chosen beside this one.
     """
 
     chains: list[Chain]
     saved: float = 0.0
     moved: float = 0.0
     covers: int = 0
-    foes: set[int] = field(default_factory=set)
+    rivals: set[int] = field(default_factory=set)
 
     @property
     def gain(self) -> float:
@@ -271,7 +271,7 @@ def kinds_of(priced: Sequence[Priced], alike: Mapping[str, str]) -> list[Kind]:
 
     Chains of one kind exclude the same kinds, and none excludes another.
     """
-    foes = _foes([one.chain for one in priced])
+    rivals = _rivals([one.chain for one in priced])
     place = _numbered(
         (one.saved > 0, *sorted({(alike[n], d, str(v)) for (n, d), v in one.chain.params.items()}))
         for one in priced
@@ -280,9 +280,9 @@ def kinds_of(priced: Sequence[Priced], alike: Mapping[str, str]) -> list[Kind]:
     while count < len(set(place)):
         count = len(set(place))
         place = _numbered(
-            (mine, frozenset(place[i] for i in foes[at])) for at, mine in enumerate(place)
+            (mine, frozenset(place[i] for i in rivals[at])) for at, mine in enumerate(place)
         )
-    place = _at_peace(place, foes)
+    place = _without_rivals(place, rivals)
     kinds = [Kind([]) for _ in range(len(set(place)))]
     for at, one in enumerate(priced):
         kind = kinds[place[at]]
@@ -290,17 +290,17 @@ def kinds_of(priced: Sequence[Priced], alike: Mapping[str, str]) -> list[Kind]:
         kind.saved += one.saved
         kind.moved += one.moved
         kind.covers += one.covers
-        kind.foes |= {place[i] for i in foes[at]} - {place[at]}
+        kind.rivals |= {place[i] for i in rivals[at]} - {place[at]}
     return kinds
 
 
-def _at_peace(place: Sequence[int], foes: Sequence[set[int]]) -> list[int]:
+def _without_rivals(place: Sequence[int], rivals: Sequence[set[int]]) -> list[int]:
     """The kinds of chains, those with chains that exclude each other taken apart."""
     parts: dict[int, list[list[int]]] = {}
     keys: list[tuple[int, int]] = []
     for at, mine in enumerate(place):
         known = parts.setdefault(mine, [])
-        free = (i for i, members in enumerate(known) if not foes[at].intersection(members))
+        free = (i for i, members in enumerate(known) if not rivals[at].intersection(members))
         part = next(free, len(known))
         if part == len(known):
             known.append([])
@@ -315,27 +315,27 @@ def _numbered(keys: Iterable[Hashable]) -> list[int]:
     return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
-def _foes(chains: Sequence[Chain]) -> list[set[int]]:
+def _rivals(chains: Sequence[Chain]) -> list[set[int]]:
     """For each chain those that split an op, or a parameter, in different ways."""
-    foes: list[set[int]] = [set() for _ in chains]
+    rivals: list[set[int]] = [set() for _ in chains]
     by_node: dict[fx.Node, list[int]] = {}
     by_param: dict[str, list[int]] = {}
     for index, chain in enumerate(chains):
         for node, factors in chain.ops.items():
             others = by_node.setdefault(node, [])
-            _note(foes, index, [i for i in others if chains[i].ops[node] != factors])
+            _note(rivals, index, [i for i in others if chains[i].ops[node] != factors])
             others.append(index)
         for name in {name for name, _ in chain.params}:
             others = by_param.setdefault(name, [])
-            _note(foes, index, others)
+            _note(rivals, index, others)
             others.append(index)
-    return foes
+    return rivals
 
 
-def _note(foes: list[set[int]], index: int, others: Iterable[int]) -> None:
+def _note(rivals: list[set[int]], index: int, others: Iterable[int]) -> None:
     for other in others:
-        foes[index].add(other)
-        foes[other].add(index)
+        rivals[index].add(other)
+        rivals[other].add(index)
 
 
 def best(kinds: list[Kind], enough: float) -> list[int]:
@@ -374,7 +374,7 @@ class _Search:
             return
         head, *tail = open_
         kind = self.kinds[head]
-        allies = [index for index in tail if index not in kind.foes]
+        allies = [index for index in tail if index not in kind.rivals]
         self.branch([*chosen, head], allies, gain + kind.gain, covers + kind.covers)
         self.branch(chosen, tail, gain, covers)
 

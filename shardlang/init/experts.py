@@ -42,7 +42,7 @@ class Router:
 
     @property
     def container(self) -> str:
-        """The module that holds the router, with a dot behind it."""
+        """The module that holds the router, with a dot after it."""
         parts = min(self.names).split(".")[:-2]
         return "".join(f"{part}." for part in parts)
 

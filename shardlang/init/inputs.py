@@ -20,7 +20,7 @@ SEQ = 128
 """The default number of tokens in a sequence."""
 
 FRAMES = 32
-"""The number of frames in a piece of sound."""
+"""The number of frames in a shard of sound."""
 
 _TOKEN_TASKS = ("causal-lm", "masked-lm", "seq2seq-lm", "speech-seq2seq", "token-classification")
 _TOKEN_CLASSES = (
@@ -106,7 +106,7 @@ def _first_batch(source: ModelSource) -> Batch | None:
         raise CaptureError(
             "SH0353",
             f"the model's own batches cannot be made: {type(error).__name__}: {first_line(error)}",
-            help="mend `batches(seed)`, which yields dicts of tensors by input name; or describe"
+            help="fix `batches(seed)`, which yields dicts of tensors by input name; or describe"
             ' each input, as in `--input "x:f32[8, 64]"`',
             source=model_line(error),
         ) from error

@@ -117,7 +117,7 @@ def default_generator(device: torch.device) -> torch.Generator:
 
 
 def dtensor_spec(mesh: Any, placements: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
-    """What a contiguous DTensor carries beside its piece."""
+    """What a contiguous DTensor carries beside its shard."""
     from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
     like = torch.empty(shape, device="meta")

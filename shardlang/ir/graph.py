@@ -94,7 +94,7 @@ class ShardGraph:
 
     @property
     def result_nodes(self) -> list[fx.Node | None]:
-        """The nodes of the output tuple (None for a result that is no tensor)."""
+        """The nodes of the output tuple (None for a result that is not a tensor)."""
         return list(self.output.args[0])  # type: ignore[arg-type]
 
     def ops(self) -> Iterator[fx.Node]:
@@ -159,7 +159,7 @@ def sharding_of(node: fx.Node) -> Sharding:
     return sharding
 
 
-def home(node: fx.Node) -> Layout:
+def result_layout(node: fx.Node) -> Layout:
     """The layout in which a value comes out of the op that made it."""
     if is_step(node):
         return step_of(node).dst

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shardlang.ir.pieces import freeze, peers, place, take
 from shardlang.ir.route import RouteAt
+from shardlang.ir.shards import freeze, peers, place, take
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ class Router:
         self.members = peers(coord, route.axes)
         self.index = self.members.index(coord)
         every = torch.arange(route.known.local_size(coord))
-        pieces = [take(every, 0, place(route.rows, route.known, freeze(m))) for m in self.members]
-        by_member, self._sizes = torch.cat(pieces), [len(piece) for piece in pieces]
+        shards = [take(every, 0, place(route.rows, route.known, freeze(m))) for m in self.members]
+        by_member, self._sizes = torch.cat(shards), [len(shard) for shard in shards]
         self._in_order = torch.equal(by_member, every)
         self._by_member = by_member.to(device)
-        senders = torch.arange(len(pieces)).repeat_interleave(torch.tensor(self._sizes))
-        self._senders = senders.to(device) * len(pieces)
+        senders = torch.arange(len(shards)).repeat_interleave(torch.tensor(self._sizes))
+        self._senders = senders.to(device) * len(shards)
         owners = torch.empty(route.groups.size, dtype=torch.int64)
         for member, at in enumerate(self.members):
             owners[route.groups.indices(at)] = member
@@ -74,7 +74,7 @@ class Router:
         return groups if self._in_order else groups[self._by_member]
 
     def _goals(self, groups: Tensor) -> Tensor:
-        """The member that has each group; what is no group goes to some member."""
+        """The member that has each group; rows without a group go to the first or the last."""
         return self._owners[groups.clamp(0, len(self._owners) - 1)]
 
 

@@ -7,7 +7,7 @@ parts are both sharded is `(8@dp)(128@tp)`. So a reshape only regroups factors, 
 `(5@tp)(64)`: the split falls between heads, not inside one.
 
 Splits are balanced: over n devices a size s gives s // n each and one more to the first s % n. A
-product of axes splits by its major axis first, then each piece by the next.
+product of axes splits by its major axis first, then each shard by the next.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shardlang.ir.mesh import Axis, Coord
 
 
 def split(size: int, parts: int, index: int) -> tuple[int, int]:
-    """Start and length of piece `index` of `size` split evenly over `parts`."""
+    """Start and length of shard `index` of `size` split evenly over `parts`."""
     base, extra = divmod(size, parts)
     return index * base + min(index, extra), base + (index < extra)
 
@@ -37,16 +37,16 @@ class Factor:
 
     @property
     def ways(self) -> int:
-        """Number of pieces."""
+        """Number of shards."""
         return math.prod(axis.size for axis in self.axes)
 
     @property
     def even(self) -> bool:
-        """Whether every piece has the same length."""
+        """Whether every shard has the same length."""
         return self.size % self.ways == 0
 
     def span(self, coord: Coord) -> tuple[int, int]:
-        """Start and length of the piece at `coord`."""
+        """Start and length of the shard at `coord`."""
         start, length = 0, self.size
         for axis in self.axes:
             offset, length = split(length, axis.size, coord[axis.name])
@@ -144,7 +144,7 @@ class DimLayout:
     """How one dim lies on the mesh; always canonical, so equal layouts compare equal.
 
     Attributes:
-        order: for rows that a route has sent out, their order; the pieces are then of the sizes
+        order: for rows that a route has sent out, their order; the shards are then of the sizes
             that the groups make, and no reshard but the way back changes how the dim lies.
     """
 
@@ -196,7 +196,7 @@ class DimLayout:
 
     @property
     def plain(self) -> bool:
-        """Whether the dim is one factor: contiguous pieces."""
+        """Whether the dim is one factor: contiguous shards."""
         return len(self.blocks) == 1 and len(self.blocks[0]) == 1
 
     @property
@@ -250,7 +250,7 @@ class DimLayout:
         return self.without(axis for axis in mine if axis not in keep)
 
     def ordered(self, order: RowOrder | None) -> DimLayout:
-        """The same pieces, with their rows in another order."""
+        """The same shards, with their rows in another order."""
         return DimLayout(self.blocks, order)
 
     def _map(self, change: object) -> DimLayout:
@@ -421,11 +421,11 @@ def _take(queue: list[Factor], size: int) -> list[Factor] | None:
             taken.append(head)
             size //= head.size
             continue
-        pieces = _cut_factor(head, size)
-        if pieces is None:
+        shards = _cut_factor(head, size)
+        if shards is None:
             return None
-        taken.append(pieces[0])
-        queue.insert(0, pieces[1])
+        taken.append(shards[0])
+        queue.insert(0, shards[1])
         size = 1
     return taken
 
@@ -485,7 +485,7 @@ class Layout:
         return "P" if axis in self.partial else "R" if axis in self.varying else "I"
 
     def local_shape(self, coord: Coord) -> tuple[int, ...]:
-        """The shape of the piece on the device at `coord`."""
+        """The shape of the shard on the device at `coord`."""
         return tuple(dim.local_size(coord) for dim in self.dims)
 
     def max_local_shape(self) -> tuple[int, ...]:
@@ -558,6 +558,6 @@ def printed_type(dtype: object, layout: Layout) -> str:
     return dtype_name(dtype) + str(layout)
 
 
-def all_pieces_nonempty(dim: DimLayout) -> bool:
+def all_shards_nonempty(dim: DimLayout) -> bool:
     """Whether every factor has at least one index on every device."""
     return all(_floor(f) > 0 for f in itertools.chain.from_iterable(dim.blocks))

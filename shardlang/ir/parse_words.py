@@ -12,8 +12,8 @@ from torch import fx
 from torch.fx.node import Argument, Target
 
 from shardlang.ir.compat import OpOverload
+from shardlang.ir.device_values import LocalIndices, LocalShard, LocalSize, LocalStart, PartNumber
 from shardlang.ir.graph import constrain
-from shardlang.ir.here import LocalIndices, LocalSize, LocalStart, PartNumber, Piece
 from shardlang.ir.layout import Block, DimLayout, Factor, Layout, RowOrder, dtype_of
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.route import Route
@@ -139,8 +139,8 @@ class Words(Transformer[Token, object]):
     def blocks(self, *blocks: Block) -> DimLayout:
         return DimLayout(blocks)
 
-    def ordered(self, pieces: DimLayout, by: Token, groups: DimLayout) -> DimLayout:
-        return pieces.ordered(RowOrder(str(by), groups))
+    def ordered(self, shards: DimLayout, by: Token, groups: DimLayout) -> DimLayout:
+        return shards.ordered(RowOrder(str(by), groups))
 
     def open(self) -> str:
         return "?"
@@ -245,8 +245,8 @@ class Words(Transformer[Token, object]):
     def indices(self, dim: DimLayout) -> LocalIndices:
         return LocalIndices(dim)
 
-    def piece(self, layout: Layout) -> Piece:
-        return Piece(layout)
+    def shard(self, layout: Layout) -> LocalShard:
+        return LocalShard(layout)
 
     def part(self, axes: Axes) -> PartNumber:
         return PartNumber(axes)

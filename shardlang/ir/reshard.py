@@ -167,7 +167,7 @@ def _one_way(
         return rows[0].name, Collective(Kind.NOTHING, (), src, dst)
     name, kind = acting[0][1]
     if any(row.kind is not kind for _, row in acting):
-        raise NoChange(f"{src} -> {dst} over {', '.join(map(str, axes))} is no one collective")
+        raise NoChange(f"{src} -> {dst} over {', '.join(map(str, axes))} is not one collective")
     return name, Collective(kind, tuple(axis for axis, _ in acting), src, dst, reduce, route)
 
 

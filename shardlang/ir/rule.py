@@ -56,7 +56,7 @@ class Rule:
         whole: factors that must not be sharded.
         lowered: factors that may be sharded only by rewriting the op into simpler ones.
         linear: sets of operands in which the op is jointly linear (the others fixed).
-        reduce: how an inner factor's pieces combine: `sum` (leaves a partial sum), `max`, `min`.
+        reduce: how an inner factor's shards combine: `sum` (leaves a partial sum), `max`, `min`.
         passes: whether the op only carries its factors along (pointwise, views), which lets
             layouts flow through it before contractions are looked at.
         random: whether the op draws random numbers.
@@ -272,11 +272,11 @@ class Sharding:
             if not dim.axes:
                 continue
             sizes = tuple(self._block_size(block) for block in spec)
-            pieces, _ = split_blocks(dim, sizes)
-            for block, piece in zip(spec, pieces, strict=True):
+            shards, _ = split_blocks(dim, sizes)
+            for block, shard in zip(spec, shards, strict=True):
                 if not block:
                     continue
-                digits, _ = split_factors(piece, tuple(self.rule.size(name) for name in block))
+                digits, _ = split_factors(shard, tuple(self.rule.size(name) for name in block))
                 found.update(
                     (name, digit) for name, digit in zip(block, digits, strict=True) if digit.axes
                 )

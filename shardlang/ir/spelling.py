@@ -11,8 +11,8 @@ from torch import fx
 from torch.fx.node import Argument, Target
 
 from shardlang.ir.compat import OpOverload
+from shardlang.ir.device_values import LocalIndices, LocalShard, LocalSize, LocalStart, PartNumber
 from shardlang.ir.graph import constrain, is_item, producer
-from shardlang.ir.here import LocalIndices, LocalSize, LocalStart, PartNumber, Piece
 from shardlang.ir.layout import Layout, printed_type
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, tensors_of
@@ -20,7 +20,7 @@ from shardlang.ir.reshard import Reshard, apply_step, apply_steps
 from shardlang.ir.route import Route
 
 OURS = "shardlang."
-HERE = (LocalSize, LocalStart, LocalIndices, Piece, PartNumber)
+HERE = (LocalSize, LocalStart, LocalIndices, LocalShard, PartNumber)
 
 
 def quoted(text: str) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
 
 
-class OpKind(StrEnum):
+class OpKind(str, Enum):
     """What an op does, as far as something is decided or said by it."""
 
     PRODUCT = "product of matrices"
@@ -22,6 +22,8 @@ class OpKind(StrEnum):
     CHOICE = "the largest elements"
     RUNNING = "running sums"
     OTHER = "anything else"
+
+    __str__ = str.__str__
 
 
 @dataclass(frozen=True, slots=True)

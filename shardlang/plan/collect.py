@@ -92,7 +92,7 @@ class Collector:
             sent = sent_backward(pairs)
             many = len(pairs) > 1
             reason = (
-                self.reasons.bundle(pairs) if many else self.reasons.backward(node, value, step)
+                self.reasons.bucket(pairs) if many else self.reasons.backward(node, value, step)
             )
             yield self._row(node, pairs, "backward", sent, reason)
 

@@ -149,7 +149,7 @@ def _check_tensors(
 
 
 def _check_local_shapes(expect: ExpectLocal, rows: Sequence[Row]) -> list[Diagnostic]:
-    """One finding for all tensors whose pieces have another shape."""
+    """One finding for all tensors whose shards have another shape."""
     wrong = [row for row in rows if not _sizes_fit(expect.sizes, row["local_shape"])]
     if not wrong:
         return []
@@ -165,7 +165,7 @@ def _sizes_fit(wanted: Sequence[int | None], found: Sequence[int]) -> bool:
 
 
 def _check_local_bytes(expect: ExpectLocalBytes, rows: Sequence[Row]) -> list[Diagnostic]:
-    """One finding for all tensors whose pieces have other bytes, the largest first."""
+    """One finding for all tensors whose shards have other bytes, the largest first."""
     compare = _COMPARE[expect.comparison]
     wrong = [row for row in rows if not compare(row["local_bytes"], expect.bound)]
     if not wrong:

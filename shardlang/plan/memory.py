@@ -21,7 +21,7 @@ def estimate_memory(
     optimizer: OptimizerDecl | None,
     train: bool = True,
 ) -> Memory:
-    """Bytes on the first device, which holds the largest piece of everything.
+    """Bytes on the first device, which holds the largest shard of everything.
 
     Args:
         flowing: the nodes through which a gradient flows.

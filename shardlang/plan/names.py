@@ -48,9 +48,9 @@ def module_of(node: fx.Node, backward: bool = False) -> str:
 def through_steps(node: fx.Node) -> fx.Node:
     """The value before any changes of layout."""
     while is_step(node) or (is_item(node) and _bundle(node) is not None):
-        bundle = _bundle(node)
-        if bundle is not None:
-            node = bundle
+        bucket = _bundle(node)
+        if bucket is not None:
+            node = bucket
         else:
             source = node.args[0]
             assert isinstance(source, fx.Node)
@@ -59,7 +59,7 @@ def through_steps(node: fx.Node) -> fx.Node:
 
 
 def _bundle(item: fx.Node) -> fx.Node | None:
-    """What went into the bundle of steps that an item was picked from."""
+    """What went into the bucket of steps that an item was picked from."""
     source = item.args[0] if is_item(item) else None
     if not isinstance(source, fx.Node) or source.target is not apply_steps:
         return None
@@ -84,7 +84,7 @@ def readers(node: fx.Node) -> list[fx.Node]:
 
 
 def split_reader(node: fx.Node, axis: Axis) -> fx.Node | None:
-    """The first op behind a whole value that is split along an axis."""
+    """The first op after a whole value that is split along an axis."""
     todo, seen = [node], {node}
     while todo:
         for reader in readers(todo.pop(0)):

@@ -82,7 +82,7 @@ class Reasons:
             return f"rows go back to their tokens for {self._reader(node)}; equal shares expected"
         return f"rows go to their experts for {self._reader(node)}; equal shares expected"
 
-    def bundle(self, pairs: list[tuple[fx.Node, Reshard]]) -> str:
+    def bucket(self, pairs: list[tuple[fx.Node, Reshard]]) -> str:
         """Why several gradients are reduced in one call."""
         axes = pairs[0][1].axes
         many = f"gradients of {len(pairs)} parameters"
@@ -176,7 +176,7 @@ class Reasons:
 
 
 def made_partial(value: fx.Node, axis: Axis) -> fx.Node:
-    """The op at which a partial sum came to be, behind the linear ops that passed it on."""
+    """The op at which a partial sum came to be, before the linear ops that passed it on."""
     node = value
     while True:
         node = producer(node)[0] if is_item(node) else node

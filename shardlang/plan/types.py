@@ -22,7 +22,7 @@ assert set(OPS) == set(COMMUNICATING.values())
 
 @dataclass(frozen=True, slots=True)
 class TensorRow:
-    """One named tensor and the piece of it that a device holds.
+    """One named tensor and the shard of it that a device holds.
 
     Attributes:
         kind: `param`, `buffer`, `input`, `value` or `output`.
@@ -44,12 +44,12 @@ class TensorRow:
 
     @property
     def local_shape(self) -> tuple[int, ...]:
-        """The shape of the largest piece, which the first device holds."""
+        """The shape of the largest shard, which the first device holds."""
         return self.layout.max_local_shape()
 
     @property
     def local_bytes(self) -> int:
-        """Bytes of the largest piece."""
+        """Bytes of the largest shard."""
         return local_bytes(self.layout, self.dtype)
 
     def to_json(self) -> dict[str, object]:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Coord
-from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram
+from shardlang.ir.shards import shard_of
 from shardlang.proof.conditioning import Conditioning, Rounding
 from shardlang.proof.distance import gap, is_finite, size
 from shardlang.proof.reference import Reference
@@ -50,13 +50,13 @@ def compare(program: LocalProgram, reference: Reference) -> Report:
 
 
 def placed_leaves(sim: Simulator, reference: Reference) -> dict[str, list[Tensor]]:
-    """The pieces of every leaf, those of compared parameters as autograd leaves."""
+    """The shards of every leaf, those of compared parameters as autograd leaves."""
     local: dict[str, list[Tensor]] = {}
     wanted = set(reference.trainable)
     for leaf in sim.program.leaves:
         local[leaf.name] = sim.place(leaf.name, reference.values[leaf.name])
-        for piece in local[leaf.name] if leaf.name in wanted else ():
-            piece.requires_grad_()
+        for shard in local[leaf.name] if leaf.name in wanted else ():
+            shard.requires_grad_()
     return local
 
 
@@ -66,13 +66,13 @@ def seed_devices(
     layouts: Mapping[str, Layout],
     reference: Reference,
 ) -> None:
-    """Run the backward from every device's piece of the cotangents."""
+    """Run the backward from every device's shard of the cotangents."""
     roots, seeds = [], []
     for name, cotangent in reference.cotangents.items():
         for value, at in zip(named[name], sim.coords, strict=True):
             if value.requires_grad:
                 roots.append(value)
-                seeds.append(piece_of(cotangent, layouts[name], at))
+                seeds.append(shard_of(cotangent, layouts[name], at))
     if roots:
         torch.autograd.backward(roots, seeds)
 
@@ -125,7 +125,7 @@ def _compare_gradients(
     top = _largest(reference.gradients)
     placed = {leaf.name: leaf.layout for leaf in program.leaves}
     for name, given in reference.gradients.items():
-        mine = [piece.grad for piece in local[name]]
+        mine = [shard.grad for shard in local[name]]
         if given is None and all(g is None for g in mine):
             report.unused.append(name)
             continue
@@ -155,11 +155,11 @@ def scale_of(want: Tensor, top: float) -> float:
 
 
 def difference(
-    pieces: Sequence[Tensor], want: Tensor, layout: Layout, coords: Sequence[Coord], top: float
+    shards: Sequence[Tensor], want: Tensor, layout: Layout, coords: Sequence[Coord], top: float
 ) -> float:
     """max|a-b| / max(max|b|, 1e-3 top) over all devices; infinite where no number says it."""
     gaps = (
-        gap(piece, piece_of(want.detach(), layout, at))
-        for piece, at in zip(pieces, coords, strict=True)
+        gap(shard, shard_of(want.detach(), layout, at))
+        for shard, at in zip(shards, coords, strict=True)
     )
     return max(gaps, default=0.0) / scale_of(want, top)

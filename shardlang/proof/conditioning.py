@@ -1,7 +1,7 @@
 """How far rounding carries a model: its reference, run again with every number a little off.
 
-A difference that such a run shows as well is no fault of a rule, of a pass or of tracing. Numbers
-that are integers stay: rounding leaves them, and what compares or indexes with them must not flip.
+A difference that such a run shows as well is not a fault of a rule, of a pass or of tracing.
+Integers stay: rounding leaves them, and what compares or indexes with them must not flip.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Nudged:
 
 
 def nudge(value: Tensor, eps: float, chosen: torch.Generator) -> Tensor:
-    """A tensor with every number that is no integer off by up to `eps` of it."""
+    """A tensor with every number that is not an integer off by up to `eps` of it."""
     if not counts(value) or not eps or not value.numel():
         return value
     off = eps * (2 * torch.rand(value.shape, generator=chosen, dtype=torch.float64) - 1)

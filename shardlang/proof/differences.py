@@ -35,7 +35,7 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """A difference above the tolerance that is no fault.
+    """A difference above the tolerance that is not a fault.
 
     Attributes:
         change: the largest difference that a perturbation of every number by up to `perturbation`,

@@ -1,9 +1,10 @@
 """The reference of a program whose shards draw apart: the parts that they draw, put together.
 
-One device would draw other numbers, so the traced graph alone is no reference. Instead every random
-op that the program splits is computed part by part, each part once, from the stream of the devices
-that hold it; all else is the traced graph. What is proven is that every device draws the part that
-it should, that its replicas draw the same, and that loss and gradients follow from these draws.
+One device would draw other numbers, so the traced graph cannot be the reference. Instead every
+random op that the program splits is computed part by part, each part once, from the stream of the
+devices that hold it; all else is the traced graph. What is proven is that every device draws the
+part that it should, that its replicas draw the same, and that loss and gradients follow from these
+draws.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from shardlang.ir.device_values import PartNumber, specialise
 from shardlang.ir.graph import sharding_of
-from shardlang.ir.here import PartNumber, specialise
 from shardlang.ir.layout import DimLayout, Layout
 from shardlang.ir.mesh import Coord, Mesh
-from shardlang.ir.pieces import peers, piece_of
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.rewriter import copy_graph
+from shardlang.ir.shards import peers, shard_of
 from shardlang.rules.call import Call
 from shardlang.rules.streams import key_node, stream_key
-from shardlang.runtime.whole import put_piece
+from shardlang.runtime.whole import put_shard
 
 
 class Parts:
@@ -44,21 +45,21 @@ class Parts:
 
     def _part(self, key: Tensor, operands: Sequence[Tensor], at: Coord) -> Any:
         """What the devices at one coordinate along the axes draw."""
-        pieces = iter(
-            piece_of(x, self._along(self.sharding.operand(i)), at) for i, x in enumerate(operands)
+        shards = iter(
+            shard_of(x, self._along(self.sharding.operand(i)), at) for i, x in enumerate(operands)
         )
         args, kwargs = fx.map_arg(
             specialise((self.node.args, self.node.kwargs), at),
-            lambda node: key if node.target is stream_key else next(pieces),
+            lambda node: key if node.target is stream_key else next(shards),
         )
         assert callable(self.node.target)
         return self.node.target(*args, **kwargs)
 
-    def _joined(self, pieces: Sequence[Tensor], index: int) -> Tensor:
+    def _joined(self, shards: Sequence[Tensor], index: int) -> Tensor:
         layout = self._along(self.sharding.result(index))
-        whole = pieces[0].new_empty(layout.shape)
-        for piece, at in zip(pieces, self.coords, strict=True):
-            put_piece(whole, piece, layout, at)
+        whole = shards[0].new_empty(layout.shape)
+        for shard, at in zip(shards, self.coords, strict=True):
+            put_shard(whole, shard, layout, at)
         return whole
 
     def _along(self, layout: Layout) -> Layout:

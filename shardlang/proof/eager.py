@@ -127,7 +127,7 @@ def _coarsest(nodes: list[fx.Node]) -> float:
 
 
 def _explain(found: Eager, own: Eager, scales: _Scales, mine: Made) -> None:
-    """Put into a comparison which of its differences are no fault of tracing."""
+    """Put into a comparison which of its differences are not fault of tracing."""
     reference = scales.reference
     how = scales.result_gap, scales.gradient_gap
     measured = Conditioning(reference, Rounding.own(reference), how, COARSEST)

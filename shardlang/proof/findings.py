@@ -65,7 +65,7 @@ def _not_finite(report: Report, span: Span) -> Diagnostic:
         span,
         notes=[f"inputs: {report.inputs}", *notes],
         help="give the model file a `batches(seed)` with inputs at which the loss is finite, or"
-        " mend the model where it divides by zero or takes a logarithm of it",
+        " fix the model where it divides by zero or takes a logarithm of it",
     )
 
 

@@ -68,7 +68,7 @@ def _own_batch(source: ModelSource, seed: int) -> Mapping[str, Tensor] | None:
         raise CaptureError(
             "SH0350",
             f"`batches` fails: {type(error).__name__}: {first_line(error)}",
-            help="mend it: it takes a seed and yields dicts from input names to tensors",
+            help="fix it: it takes a seed and yields dicts from input names to tensors",
             source=model_line(error),
         ) from error
 

@@ -10,8 +10,8 @@ from torch import Tensor, fx
 
 from shardlang.ir import Axis, Layout, Mesh
 from shardlang.ir.node import info
-from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram
+from shardlang.ir.shards import shard_of
 from shardlang.proof.compare import placed_leaves, scale_of, seed_devices
 from shardlang.proof.differences import TOLERANCE, Mismatch
 from shardlang.proof.distance import counts, gap
@@ -23,15 +23,15 @@ def first_difference(program: LocalProgram, reference: Reference) -> Mismatch | 
     """The first value, in graph order, that differs; else the last whose gradient does.
 
     Values are matched by node name: ops keep their names through the passes. Rows in routed order
-    are left out; a difference among them shows behind their collect.
+    are left out; a difference among them shows after their collect.
     """
     wanted = _reference_values(reference)
     mine = _simulated_values(program, reference)
     routed = program.info.routed
     pairs = [(node, mine[node.name], wanted[node.name]) for node in program.graph.nodes
              if node.name in wanted and node.name in mine and node.name not in routed]  # fmt: skip
-    for node, pieces, want in pairs:
-        for value, full, layout in _tensors(node, pieces, want):
+    for node, shards, want in pairs:
+        for value, full, layout in _tensors(node, shards, want):
             error = _error(value, full, layout, program.mesh, summed=layout.partial)
             if error > TOLERANCE:
                 return _mismatch(node, layout, error, backward=False)
@@ -94,27 +94,27 @@ def _simulated_values(program: LocalProgram, reference: Reference) -> dict[str, 
 
 
 def _tensors(
-    node: fx.Node, pieces: list[Any], want: Any
+    node: fx.Node, shards: list[Any], want: Any
 ) -> Iterator[tuple[list[Tensor], Tensor, Layout]]:
     layout = info(node).layout
     if isinstance(want, Tensor) and isinstance(layout, Layout):
-        yield pieces, want, layout
+        yield shards, want, layout
 
 
 def _error(
-    pieces: list[Tensor], want: Tensor, layout: Layout, mesh: Mesh, summed: frozenset[Axis]
+    shards: list[Tensor], want: Tensor, layout: Layout, mesh: Mesh, summed: frozenset[Axis]
 ) -> float:
-    """Largest relative difference, pieces summed over some axes first."""
+    """Largest relative difference, shards summed over some axes first."""
     if not counts(want) or want.numel() == 0:
         return 0.0
     worst, scale = 0.0, scale_of(want, 0.0)
     for group in (
         mesh.groups(tuple(sorted(summed))) if summed else [[d] for d in range(mesh.devices)]
     ):
-        total = pieces[group[0]].detach()
+        total = shards[group[0]].detach()
         for device in group[1:]:
-            total = total + pieces[device].detach()
-        cut = piece_of(want.detach(), layout, mesh.coord(group[0]))
+            total = total + shards[device].detach()
+        cut = shard_of(want.detach(), layout, mesh.coord(group[0]))
         worst = max(worst, gap(total, cut) / scale)
     return worst
 
@@ -123,14 +123,14 @@ def _first_gradient(
     program: LocalProgram, reference: Reference, pairs: list[tuple[fx.Node, list[Any], Any]]
 ) -> Mismatch | None:
     """The value nearest to the loss whose gradient differs: R sums over its group."""
-    for node, pieces, want in reversed(pairs):
+    for node, shards, want in reversed(pairs):
         layout = info(node).layout
         if not isinstance(want, Tensor) or want.grad is None or not isinstance(layout, Layout):
             continue
-        if any(p.grad is None for p in pieces):
-            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in pieces]
+        if any(p.grad is None for p in shards):
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in shards]
         else:
-            grads = [p.grad for p in pieces]
+            grads = [p.grad for p in shards]
         error = _error(grads, want.grad, layout, program.mesh, summed=layout.varying)
         if error > TOLERANCE:
             return _mismatch(node, layout, error, backward=True)

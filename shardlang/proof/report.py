@@ -89,7 +89,7 @@ class Report:
 
     @property
     def all_explained(self) -> list[Explained]:
-        """The differences that are no fault, those of the eager model included."""
+        """The differences that are not fault, those of the eager model included."""
         return [*self.explained, *(self.eager.explained if self.eager is not None else ())]
 
     @property

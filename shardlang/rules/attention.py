@@ -60,12 +60,12 @@ def _attention(call: Call) -> str:
 def _by_query_heads(call: Call) -> list[str]:
     """The same with query heads split in any way.
 
-    A device has the first key heads of its query heads' groups whole. Where `p` pieces hold whole
+    A device has the first key heads of its query heads' groups whole. Where `p` shards hold whole
     groups, key heads are split into these first.
     """
     groups = 0 if call.get("dropout_p") else _groups(call)
-    pieces = [p for p in range(groups - 1, 1, -1) if groups % p == 0]
-    heads = [*((f"(p={p} h~)", f"(p={p} g!)") for p in pieces), ("h~", "g!")] if groups > 1 else []
+    shards = [p for p in range(groups - 1, 1, -1) if groups % p == 0]
+    heads = [*((f"(p={p} h~)", f"(p={p} g!)") for p in shards), ("h~", "g!")] if groups > 1 else []
     return [_with_heads(call, pair) for pair in heads]
 
 

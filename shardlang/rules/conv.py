@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.ir.here import size_at
+from shardlang.ir.device_values import size_at
 from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind
 from shardlang.rules import local_window

@@ -26,7 +26,7 @@ def _table(call: Call) -> str:
     return f"v{mark} d, b{'...' + mark} -> b... d"
 
 
-def _piece(call: Call, sharding: Sharding) -> LocalCall:
+def _shard(call: Call, sharding: Sharding) -> LocalCall:
     """With the vocabulary split, each device looks up its own rows."""
     if not sharding.factors["v"].axes:
         return call.replace()
@@ -36,7 +36,7 @@ def _piece(call: Call, sharding: Sharding) -> LocalCall:
 
 rule(
     aten.embedding.default, kind=OpKind.LOOKUP, indexes=table_rows,
-    spec=_table, localize=_piece, linear=["weight"], passes=False,
+    spec=_table, localize=_shard, linear=["weight"], passes=False,
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from shardlang.ir.here import size_at
+from shardlang.ir.device_values import size_at
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.registry import rule

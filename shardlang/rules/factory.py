@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from shardlang.ir.here import size_at
+from shardlang.ir.device_values import size_at
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local import drawn

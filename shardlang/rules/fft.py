@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from shardlang.ir.here import size_at
+from shardlang.ir.device_values import size_at
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from shardlang.ir.here import LocalIndices, LocalSize, LocalStart, size_at
+from shardlang.ir.device_values import LocalIndices, LocalSize, LocalStart, size_at
 from shardlang.ir.layout import DimLayout
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from shardlang.ir.here import LocalSize, size_at
+from shardlang.ir.device_values import LocalSize, size_at
 from shardlang.ir.layout import join_blocks
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
@@ -79,7 +79,7 @@ def _split(call: Call) -> str:
     return _cut_along(call, call.dim())
 
 
-def _local_pieces(call: Call, sharding: Sharding, at: int) -> LocalCall:
+def _local_shards(call: Call, sharding: Sharding, at: int) -> LocalCall:
     """Any cut as a split into the local sizes."""
     sizes = [size_at(sharding.result(i).dims[at]) for i in range(len(call.result_shapes))]
     return aten.split_with_sizes.default, (call.operands[0], sizes, at), {}
@@ -91,7 +91,7 @@ rule(
     aten.unsafe_split_with_sizes.default, aten.unsafe_chunk.default,
     aten.split_copy.Tensor, aten.split_with_sizes_copy.default,
     spec=_split, linear=["self"], view=in_place,
-    localize=lambda call, sharding: _local_pieces(call, sharding, call.dim()),
+    localize=lambda call, sharding: _local_shards(call, sharding, call.dim()),
 )  # fmt: skip
 _HORIZONTAL = {aten.hsplit: 1, aten.vsplit: 0, aten.dsplit: 2}
 
@@ -104,7 +104,7 @@ def _named_dim(call: Call) -> int:
 rule(
     *(op for packet in _HORIZONTAL for op in (packet.int, packet.array)),
     spec=lambda call: _cut_along(call, _named_dim(call)), linear=["self"],
-    localize=lambda call, sharding: _local_pieces(call, sharding, _named_dim(call)),
+    localize=lambda call, sharding: _local_shards(call, sharding, _named_dim(call)),
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ aten = torch.ops.aten
 _TAILS = {
     "pivots": 1, "LU_pivots": 1, "tau": 1, "atol": 0, "rtol": 0, "tol": 0, "rcond": 0,
 }  # fmt: skip
-"""Own dims of the operands that are no matrices."""
+"""Own dims of the operands that are not matrices."""
 
 
 def _tail(call: Call, index: int) -> int:

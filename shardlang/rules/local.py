@@ -1,4 +1,4 @@
-"""Local functions: what a device runs where no aten op does the job on its piece.
+"""Local functions: what a device runs where no aten op does the job on its shard.
 
 Each is plain torch on local tensors, differentiated as it stands, and has a rule like any op.
 Called without positions they work on the whole tensor. A position is where the local indices of a
@@ -38,7 +38,7 @@ def _reduced(x: Tensor, dims: Sequence[int], keepdim: bool, value: Any) -> Tenso
 
 
 def max_over(x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
-    """Largest element over `dims`, the lowest number where the piece is empty; no gradient."""
+    """Largest element over `dims`, the lowest number where the shard is empty; no gradient."""
     x = x.detach()
     if _empty(x, dims):
         return _reduced(x, dims, keepdim, _lowest(x.dtype))
@@ -46,7 +46,7 @@ def max_over(x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
 
 
 def min_over(x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
-    """Smallest element over `dims`, the highest number where the piece is empty; no gradient."""
+    """Smallest element over `dims`, the highest number where the shard is empty; no gradient."""
     x = x.detach()
     if _empty(x, dims):
         return _reduced(x, dims, keepdim, _highest(x.dtype))

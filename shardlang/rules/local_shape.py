@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shardlang.ir.here import LocalIndices, LocalStart
+from shardlang.ir.device_values import LocalIndices, LocalStart
 from shardlang.ir.layout import DimLayout
 
 Place = int | list[int]
@@ -68,7 +68,7 @@ def select_scatter_here(x: Tensor, src: Tensor, dim: int, index: int, at: Place)
 
 
 def triangle_here(op: Any, x: Tensor, diagonal: int, rows: Place, columns: Place) -> Tensor:
-    """`tril` or `triu` of a piece of a matrix."""
+    """`tril` or `triu` of a shard of a matrix."""
     if isinstance(rows, int) and isinstance(columns, int):
         made: Tensor = op(x, diagonal + rows - columns)
         return made

@@ -1,8 +1,8 @@
 """What devices run where an op slides a window over a split dim: exchange of edges, then the op.
 
 Output index o of such an op reads the input indices from `o * stride - pad` on, `extent` of them.
-A device needs for its outputs a window that reaches over the edges of its own piece; it is put
-together from the piece and from the other devices' edges. All windows have one length, so that the
+A device needs for its outputs a window that reaches over the edges of its own shard; it is put
+together from the shard and from the other devices' edges. All windows have one length, so that the
 row of windows is an evenly split dim like any other.
 """
 
@@ -16,9 +16,9 @@ from torch import Tensor
 
 
 def edges(x: Tensor, dim: int, left: int, right: int, ways: int = 1) -> Tensor:
-    """What others may need of a piece: its last `left` indices, then its first `right` ones.
+    """What others may need of a shard: its last `left` indices, then its first `right` ones.
 
-    A shorter piece is filled up with zeros, outwards. `ways` pieces of a whole tensor give as many.
+    A shorter shard is filled up with zeros, outwards. `ways` shards of a whole tensor give as many.
     """
     size = x.shape[dim]
     last = x.narrow(dim, size - min(size, left), min(size, left))
@@ -42,7 +42,7 @@ def window(
     dim: int,
     length: int,
     reads: Sequence[int],
-    pieces: Sequence[tuple[int, int]],
+    shards: Sequence[tuple[int, int]],
     fill: float = 0.0,
     start: int | None = None,
     output: int = 0,
@@ -53,13 +53,13 @@ def window(
         edges: the edges of all devices, one after the other.
         reads: extent, stride and pad of the op, the reach to the left and right, and the global
             number of outputs.
-        pieces: start and length of the pieces of all devices.
+        shards: start and length of the shards of all devices.
         fill: what stands outside the tensor.
-        start: first index of this device's piece.
+        start: first index of this device's shard.
         output: first output of this device.
     """
     if start is None:
-        return _blank(x, dim, len(pieces) * length)
+        return _blank(x, dim, len(shards) * length)
     _, stride, pad, left, right, _ = reads
     low = output * stride - pad
     high, end = low + length, start + x.shape[dim]
@@ -71,23 +71,23 @@ def window(
     around = [
         table.index_select(dim, torch.tensor(rows, dtype=torch.int64, device=x.device))
         for rows in (
-            edge_rows(low, first, pieces, left, right),
-            edge_rows(last, high, pieces, left, right),
+            edge_rows(low, first, shards, left, right),
+            edge_rows(last, high, shards, left, right),
         )
     ]
     return torch.cat([around[0], own, around[1]], dim)
 
 
 def edge_rows(
-    low: int, high: int, pieces: Sequence[tuple[int, int]], left: int, right: int
+    low: int, high: int, shards: Sequence[tuple[int, int]], left: int, right: int
 ) -> list[int]:
-    """Rows of the edges of all `pieces` that hold the indices from `low` to `high`.
+    """Rows of the edges of all `shards` that hold the indices from `low` to `high`.
 
-    The row behind the last stands for indices that no edge holds.
+    The row after the last stands for indices that no edge holds.
     """
     each = left + right
-    rows = [each * len(pieces)] * max(high - low, 0)
-    for number, (start, size) in enumerate(pieces):
+    rows = [each * len(shards)] * max(high - low, 0)
+    for number, (start, size) in enumerate(shards):
         base = number * each + left
         for index in range(max(low, start), min(high, start + size)):
             if index - start < right:

@@ -1,4 +1,4 @@
-"""Losses: a mean is the sum over all pieces by the count over all pieces."""
+"""Losses: a mean is the sum over all shards by the count over all shards."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _finished(call: Call, emit: Emit, terms: fx.Node) -> fx.Node:
 
 
 def _mean(call: Call, emit: Emit) -> fx.Node:
-    """The sum of the terms of all pieces over what all pieces count."""
+    """The sum of the terms of all shards over what all shards count."""
     target, args, kwargs = call.replace(reduction=SUM)
     total = emit(target, *args, **kwargs)
     return emit(aten.div.Tensor, total, _divisor(call, emit))

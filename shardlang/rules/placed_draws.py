@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shardlang.ir.compat import OpOverload
-from shardlang.ir.here import size_at
+from shardlang.ir.device_values import size_at
 from shardlang.ir.layout import Layout
 from shardlang.ir.rule import Sharding
 from shardlang.rules import local

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.ir.here import PartNumber, size_at
+from shardlang.ir.device_values import PartNumber, size_at
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import info
 from shardlang.ir.rule import Sharding
@@ -160,7 +160,7 @@ def _rows(call: Call) -> str:
 
 
 # The mask is mixed into the values, or the number of draws depends on the data: one device's draws
-# are no sum of its parts' draws, and in the exact mode everything stays whole.
+# are not the sum of its parts' draws, and in the exact mode everything stays whole.
 rule(
     aten.alpha_dropout, aten.feature_alpha_dropout,
     spec=whole, fast_spec=_same, fast=_alpha_dropout_apart, random=True, keeps="",
@@ -174,7 +174,7 @@ rule(
     aten._standard_gamma, aten._sample_dirichlet, aten.rrelu_with_noise_functional,
     spec=whole, random=True,
 )  # fmt: skip
-# A permutation is no set of independent draws: each device makes the whole one.
+# A permutation is not a set of independent draws: each device makes the whole one.
 rule(aten.randperm.default, spec=_made, localize=_draw, random=True)
 
 

@@ -60,7 +60,7 @@ def _count(call: Call, dims: Sequence[int]) -> int:
 
 
 def lower_mean(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
-    """The sum of all pieces over the global size."""
+    """The sum of all shards over the global size."""
     dims = some_dims(call)
     out = call.results[0].dtype
     x = in_wide(emit, call["self"], call.get("dtype"))

@@ -1,4 +1,4 @@
-"""Running sums and products, and full products: a split dim needs the totals of all pieces."""
+"""Running sums and products, and full products: a split dim needs the totals of all shards."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _product_spec(call: Call) -> str:
 
 
 def _lower_product(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
-    """The product of the products of all pieces."""
+    """The product of the products of all shards."""
     out = call.results[0].dtype
     x = in_wide(emit, in_dtype(emit, call["self"], out))
     for dim in _product_dims(call):

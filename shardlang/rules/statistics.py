@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from shardlang.ir.here import size_at
+from shardlang.ir.device_values import size_at
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
@@ -39,7 +39,7 @@ rule(aten.quantile, aten.nanquantile, spec=_quantiles)
 
 
 def _counted(call: Call) -> str:
-    """histc: with given limits, counts of pieces add up; else the limits are those of all."""
+    """histc: with given limits, counts of shards add up; else the limits are those of all."""
     mark = "!" if call["min"] == call["max"] else ""
     operand = tensor(name + mark for name in names_of(call.rank("self")))
     return signature([operand], ["bins!"])

@@ -143,7 +143,7 @@ def dropped_apart(
 
 
 def _size(x: Tensor, dims: int | None) -> Sequence[int]:
-    """The size of a mask: ones behind the first `dims` dims."""
+    """The size of a mask: ones after the first `dims` dims."""
     return x.shape if dims is None else (*x.shape[:dims], *[1] * (x.dim() - dims))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from shardlang.ir.here import LocalSize, size_at
+from shardlang.ir.device_values import LocalSize, size_at
 from shardlang.ir.node import info
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
@@ -24,7 +24,7 @@ def local_sizes(sharding: Sharding, index: int = 0) -> list[int | LocalSize]:
 
 
 def to_reshape(call: Call, sharding: Sharding) -> LocalCall:
-    """Any regrouping of dims as a reshape to the local shape (pieces may not be contiguous)."""
+    """Any regrouping of dims as a reshape to the local shape (shards may not be contiguous)."""
     return aten.reshape.default, (call.operands[0], local_sizes(sharding)), {}
 
 

@@ -1,7 +1,7 @@
 """Ops that slide a window over split dims (convolution, pooling), with an exchange of edges.
 
 `halo` rewrites the op's input: every device gives its edges, these are gathered, and each device
-takes from them what its window needs besides its own piece. The gather's gradient is a
+takes from them what its window needs besides its own shard. The gather's gradient is a
 reduce-scatter, which brings the gradient of an edge back to its owner; nothing here communicates by
 itself. Input and output are split evenly each by itself, so that strides and uneven sizes are no
 special cases.
@@ -16,10 +16,10 @@ from typing import Any
 
 from torch import fx
 
-from shardlang.ir.here import size_at
+from shardlang.ir.device_values import size_at
 from shardlang.ir.layout import DimLayout
-from shardlang.ir.pieces import peers
 from shardlang.ir.rule import Sharding
+from shardlang.ir.shards import peers
 from shardlang.rules import local_window
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local_shape import place
@@ -65,12 +65,12 @@ class Sliding:
         return self.before % self.stride == 0
 
     def split_in(self, sharding: Sharding) -> bool:
-        """Whether windows reach over the edges of pieces."""
+        """Whether windows reach over the edges of shards."""
         layout = sharding.factors.get(f"x{self.number}")
         return layout is not None and bool(layout.axes)
 
     def windowed(self, sharding: Sharding) -> tuple[str, str, str]:
-        """The factors once windows stand in the place of the pieces."""
+        """The factors once windows stand in the place of the shards."""
         x, k, y = self.factors
         return (x.replace("~", ""), k, y) if self.split_in(sharding) else (x, k, y)
 
@@ -83,7 +83,7 @@ def window_length(outputs: int, extent: int, stride: int) -> int:
 def reach(
     before: DimLayout, after: DimLayout, extent: int, stride: int, pad: int
 ) -> tuple[int, int]:
-    """How far any device's window reaches over the start and the end of its own piece."""
+    """How far any device's window reaches over the start and the end of its own shard."""
     left = right = 0
     for coord in peers({}, before.axes):
         start, size = before.start(coord), before.local_size(coord)
@@ -113,7 +113,7 @@ def per_dim(value: Any, count: int) -> list[int]:
 def halo(
     x: fx.Node, sharding: Sharding, emit: Emit, sliding: Sequence[Sliding], fill: float = 0.0
 ) -> fx.Node:
-    """The operand with windows in the place of the pieces of every split spatial dim."""
+    """The operand with windows in the place of the shards of every split spatial dim."""
     for one in sliding:
         if one.split_in(sharding):
             x = _windows(x, sharding, emit, one, fill)
@@ -129,8 +129,8 @@ def _windows(x: fx.Node, sharding: Sharding, emit: Emit, one: Sliding, fill: flo
     if left + right:
         edges = emit(local_window.edges, x, one.dim, left, right, ways)
     reads = [one.extent, one.stride, one.pad, left, right, after.size]
-    pieces = [(before.start(at), before.local_size(at)) for at in peers({}, before.axes)]
-    return emit(local_window.window, x, edges, one.dim, length, reads, pieces, fill)
+    shards = [(before.start(at), before.local_size(at)) for at in peers({}, before.axes)]
+    return emit(local_window.window, x, edges, one.dim, length, reads, shards, fill)
 
 
 def _edges_spec(call: Call) -> str:

@@ -73,7 +73,7 @@ def _add_used(use: t.Use, folder: Path, gathered: Gathered, open_files: tuple[st
         return
     path = folder / use.path.text
     if not use.path.text.endswith(SUFFIX) or not _real(path).endswith(SUFFIX):
-        message = f"`{use.path.text}` is no spec: the name of a used file ends in `{SUFFIX}`"
+        message = f"`{use.path.text}` is not a spec: the name of a used file ends in `{SUFFIX}`"
         gathered.findings.append(error("SH0109", message, span, help="rename it, if it is a spec"))
         return
     if _real(path) in open_files:

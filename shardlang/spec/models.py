@@ -48,7 +48,7 @@ def _hf(
 def _python(node: t.Model, named: Arguments, draft: Draft) -> ModelRef | None:
     file, _, function = node.source.text.rpartition(":")
     if not file.endswith(".py") or not function.isidentifier() or not is_path(file):
-        message = f"`{node.source.text}` names no function in a file"
+        message = f"`{node.source.text}` does not name a function in a file"
         draft.scope.report(error("SH0215", message, node.source.span, help=_PYTHON_HELP))
         return None
     path = _absolute(draft.folder, file)

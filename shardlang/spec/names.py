@@ -104,7 +104,8 @@ def _set(name: str, text: str, scope: Scope) -> Scalar | None:
         near = nearest(name, scope.lets)
         known = f"the lets are {join_words(quote(scope.lets), 'and')}" if scope.lets else None
         help = f"did you mean `{near[0]}`" if near else known or f"write `let {name} = ...` first"
-        scope.report(error("SH0218", f"`--set {name}` names no let", place, help=help))
+        message = f"`--set {name}` names a let that does not exist"
+        scope.report(error("SH0218", message, place, help=help))
         return None
     declared = scope.lets[name]
     value = _parsed(text, declared)

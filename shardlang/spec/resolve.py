@@ -29,7 +29,7 @@ def load_spec(
     Args:
         path: the file; findings name it as given.
         sets: the text of each `--set NAME=VALUE`.
-        need_model: whether a spec that names no model is an error.
+        need_model: whether a spec that does not name a model is an error.
 
     Returns:
         The spec, or None where there are errors, and all findings in order of place.
@@ -71,7 +71,7 @@ def _check_model(draft: Draft, gathered: Gathered) -> None:
     if draft.model is None and not any(kind == "model" for kind, _ in draft.stated):
         help = 'write `model "file.py:function"()` or `model hf("config.json", task = ...)`'
         span = start_of_file(gathered.root)
-        draft.scope.report(error("SH0214", "the spec names no model", span, help=help))
+        draft.scope.report(error("SH0214", "the spec does not name a model", span, help=help))
 
 
 def _warn_unused(scope: Scope, root: str) -> None:

@@ -199,7 +199,7 @@ class ExpectLayout:
 
 @dataclass(frozen=True, slots=True)
 class ExpectLocal:
-    """`local "name" [4, ?]`: the largest piece of a tensor on a device; None means any size."""
+    """`local "name" [4, ?]`: the largest shard of a tensor on a device; None means any size."""
 
     pattern: Pattern
     sizes: tuple[int | None, ...]

@@ -17,7 +17,7 @@ from shardlang.capture.nest import tensors
 from shardlang.compiler.driver import Compiled
 from shardlang.compiler.variants import Programs
 from shardlang.ir.leaf import LeafKind
-from shardlang.ir.pieces import piece_of
+from shardlang.ir.shards import shard_of
 from shardlang.runtime.data import IDS, Batch, text_batches
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
@@ -25,25 +25,25 @@ from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import DEFAULT
 from shardlang.runtime.stop import Stop
 from shardlang.runtime.train import PlainTrainee, Recipe, Record, ShardedTrainee, train
-from shardlang.runtime.whole import held_piece
+from shardlang.runtime.whole import held_shard
 from shardlang.training.tokens import Tokenizer, tokenizer_of
 
 
 def sharded_module(compiled: Compiled, groups: Groups, seed: int = 0) -> ShardedModule:
     """The sharded model on this device, with its initial or stored weights. Collective.
 
-    No rank ever holds more than one whole tensor beside its own pieces.
+    No rank ever holds more than one whole tensor beside its own shards.
     """
     layouts = {leaf.name: leaf.layout for leaf in compiled.program.leaves}
 
     def mine(name: str, full: Tensor) -> Tensor:
         if name not in layouts:
             return full[:0] if full.dim() else full
-        return piece_of(full, layouts[name], groups.coord)
+        return shard_of(full, layouts[name], groups.coord)
 
-    pieces = materialize(compiled.source, seed, mine)
+    shards = materialize(compiled.source, seed, mine)
     transient = compiled.captured.constants.keys()
-    return ShardedModule(Programs(compiled, seed), groups, pieces, transient)
+    return ShardedModule(Programs(compiled, seed), groups, shards, transient)
 
 
 def plain_trainee(
@@ -202,7 +202,7 @@ def _count(module: ShardedModule, whole: bool) -> int:
     found = [(leaf, x) for leaf, x in held(module).placements() if leaf.kind is LeafKind.PARAM]
     if whole:
         return sum(torch.Size(leaf.layout.shape).numel() for leaf, _ in found)
-    return sum(held_piece(x).numel() for _, x in found)
+    return sum(held_shard(x).numel() for _, x in found)
 
 
 def save_config(run: Run, folder: Path) -> None:

@@ -188,7 +188,7 @@ def norms(self: Any, x: torch.Tensor) -> Any:
 
 @same()
 def draws_in_memory_order(self: Any, x: torch.Tensor) -> Any:
-    """The copies are no values of their own, but decide which element gets which number."""
+    """The copies are not values of their own, but decide which element gets which number."""
     y = self.lin(x)
     turned = F.dropout(y.t().contiguous() * 2, 0.5)
     kept = F.dropout(y.t(), 0.5)

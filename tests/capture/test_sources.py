@@ -150,7 +150,7 @@ def test_data_from_the_build_function(folder: Path) -> None:
         ("unrunnable.py:build", {}, "SH0350", "ZeroDivisionError"),
         ("two_tower.py:absent", {}, "SH0351", "defines no function `absent`"),
         ("two_tower.py", {}, "SH0351", "does not name a function"),
-        ("two_tower.py:number", {}, "SH0351", "returns no module but a `int`"),
+        ("two_tower.py:number", {}, "SH0351", "returns a `int`"),
         ("two_tower.py:build", {"widht": 3}, "SH0351", "unexpected keyword argument 'widht'"),
         ("two_tower.py:broken", {}, "SH0352", "no such thing"),
         ("two_tower.py:build", {"mode": "test"}, "SH0352", "no mode `test`"),

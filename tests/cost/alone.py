@@ -12,7 +12,7 @@ from torch import fx
 from shardlang.compiler.build import build_graph
 from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.explain.alternatives import splits, without_axis
-from shardlang.ir.graph import ShardGraph, home, sharding_of, step_nodes, steps_of
+from shardlang.ir.graph import ShardGraph, result_layout, sharding_of, step_nodes, steps_of
 from shardlang.ir.leaf import Leaf, LeafKind, Result, ResultKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
@@ -61,11 +61,18 @@ def alone(flow: Flow, node: fx.Node, sharding: Sharding, *, train: bool) -> Loca
     results = list(_results(graph, made))
     graph.output(tuple(results))
     leaves = [
-        Leaf(n.name, LeafKind.INPUT, n.name, tensor_of(n).dtype, home(n), info(n).differentiable)
+        Leaf(
+            n.name,
+            LeafKind.INPUT,
+            n.name,
+            tensor_of(n).dtype,
+            result_layout(n),
+            info(n).differentiable,
+        )
         for n in env.values()
     ]
     named = [
-        Result(f"out.{index}", ResultKind.OUTPUT, tensor_of(node).dtype, home(node))
+        Result(f"out.{index}", ResultKind.OUTPUT, tensor_of(node).dtype, result_layout(node))
         for index, node in enumerate(results)
     ]
     one = ShardGraph(flow.graph.mesh, graph, leaves, named)
@@ -81,7 +88,7 @@ def _input(graph: fx.Graph, operand: fx.Node, train: bool) -> fx.Node:
         made, NodeInfo(tensor_of(operand), differentiable=train and info(operand).differentiable)
     )
     bind_node(made)
-    mine, lying = sharding_of(made), home(operand)
+    mine, lying = sharding_of(made), result_layout(operand)
     mine.factors.update({f"d{i}": dim for i, dim in enumerate(lying.dims)})
     mine.linear = dict.fromkeys(lying.partial, frozenset({0}))
     return made

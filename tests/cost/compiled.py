@@ -17,8 +17,8 @@ from tests.cost.alone import alone, steps_in
 from tests.cost.sent import busiest_in
 
 
-def pieces(value: fx.Node, layout: Layout, mesh: Mesh) -> list[torch.Tensor]:
-    """The pieces of a value on all devices."""
+def shards(value: fx.Node, layout: Layout, mesh: Mesh) -> list[torch.Tensor]:
+    """The shards of a value on all devices."""
     return [
         torch.zeros(layout.local_shape(at), dtype=tensor_of(value).dtype) for at in mesh.coords()
     ]
@@ -28,7 +28,7 @@ def sent_forward(program: LocalProgram) -> int:
     """Bytes that the moves of a program really send forward, each on its busiest device."""
     mesh = program.mesh
     return sum(
-        busiest_in(step.forward, mesh, pieces(value, step.src, mesh))
+        busiest_in(step.forward, mesh, shards(value, step.src, mesh))
         for value, step in steps_in(program)
     )
 
@@ -37,7 +37,7 @@ def sent_backward(value: fx.Node, step: Reshard, mesh: Mesh) -> int:
     """Bytes that the moves of one step really send backward."""
     if not step.differentiable:
         return 0
-    return busiest_in(step.adjoint, mesh, pieces(value, step.dst, mesh))
+    return busiest_in(step.adjoint, mesh, shards(value, step.dst, mesh))
 
 
 def labelled(step: Reshard, src: bool, dst: bool) -> Reshard:

@@ -50,5 +50,5 @@ def busiest(moves: Sequence[lockstep.Move] | Sequence[Sending], xs: Sequence[Ten
 
 
 def busiest_in(collective: Collective, mesh: Mesh, xs: Sequence[Tensor]) -> int:
-    """Bytes that the busiest device sends in a collective; pieces by device."""
+    """Bytes that the busiest device sends in a collective; shards by device."""
     return busiest(lowered(collective, mesh), xs)

@@ -1,4 +1,4 @@
-"""The bytes of a layout against the pieces of all devices."""
+"""The bytes of a layout against the shards of all devices."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import random
 import torch
 
 from shardlang.cost.held import local_bytes, whole_bytes
-from shardlang.ir.pieces import piece_of
+from shardlang.ir.shards import shard_of
 from tests.moves import draw
 
 
-def test_a_layout_takes_the_bytes_of_its_largest_piece() -> None:
+def test_a_layout_takes_the_bytes_of_its_largest_shard() -> None:
     """Drawn layouts, uneven and packed ones among them; the first device has the largest."""
     for number in range(200):
         rng = random.Random(number)
         mesh = draw.mesh_of(rng)
         layout = draw.step_of(rng, mesh, rng.choice(draw.KINDS)).src
         full = torch.zeros(layout.shape, dtype=rng.choice([torch.float32, torch.int8]))
-        held = [piece_of(full, layout, at) for at in mesh.coords()]
-        sizes = [piece.numel() * piece.element_size() for piece in held]
+        held = [shard_of(full, layout, at) for at in mesh.coords()]
+        sizes = [shard.numel() * shard.element_size() for shard in held]
         assert local_bytes(layout, full.dtype) == sizes[0] == max(sizes), layout
 
 

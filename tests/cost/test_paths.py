@@ -18,7 +18,7 @@ from shardlang.cost.paths import (
     step_cost,
 )
 from shardlang.ir import Axis, DimLayout, Layout, Mesh
-from shardlang.ir.pieces import piece_of
+from shardlang.ir.shards import shard_of
 from shardlang.runtime.lockstep import step_on_all
 from tests.cost.compiled import is_estimated
 from tests.cost.sent import busiest_in
@@ -47,17 +47,17 @@ def pairs(shape: tuple[int, ...], count: int) -> list[tuple[Layout, Layout]]:
     return random.Random(0).sample(every, count)
 
 
-def pieces(full: torch.Tensor, layout: Layout) -> list[torch.Tensor]:
-    """The pieces of all devices; of a sum, the first summand is all of it."""
+def shards(full: torch.Tensor, layout: Layout) -> list[torch.Tensor]:
+    """The shards of all devices; of a sum, the first summand is all of it."""
     found = []
     for at in MESH.coords():
-        piece = piece_of(full, layout, at)
-        found.append(piece if all(at[a.name] == 0 for a in layout.partial) else 0 * piece)
+        shard = shard_of(full, layout, at)
+        found.append(shard if all(at[a.name] == 0 for a in layout.partial) else 0 * shard)
     return found
 
 
 def added_up(xs: list[torch.Tensor], layout: Layout) -> list[torch.Tensor]:
-    """The sum on every device of its own piece and those of the others of its sum."""
+    """The sum on every device of its own shard and those of the others of its sum."""
     coords = list(MESH.coords())
     fixed = [axis.name for axis in MESH.axes if axis not in layout.partial]
     return [
@@ -79,11 +79,11 @@ def test_the_steps_lead_to_the_goal_and_send_what_they_cost(shape: tuple[int, ..
     full = torch.arange(1.0, 1 + math.prod(shape)).reshape(shape)
     for source, goal in pairs(shape, 120):
         path = find_path((source,), goal, False)[1]
-        xs, sent = pieces(full, source), 0
+        xs, sent = shards(full, source), 0
         for step in path:
             sent += busiest_in(step.forward, MESH, xs)
             xs = step_on_all(step, xs, MESH)
-        wanted = [piece_of(full, goal, at) for at in MESH.coords()]
+        wanted = [shard_of(full, goal, at) for at in MESH.coords()]
         for x, want in zip(added_up(xs, goal), wanted, strict=True):
             assert torch.equal(x, want), (source, goal)
         if not any(map(is_estimated, path)):

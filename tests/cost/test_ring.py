@@ -51,7 +51,7 @@ def sent_and_priced() -> list[tuple[Reshard, Kind, int, int, int]]:
 
 
 def test_the_price_of_a_step_is_what_its_moves_send() -> None:
-    """To the byte, uneven pieces included; of a reduction that does not divide, to two elements."""
+    """To the byte, uneven shards included; of a reduction that does not divide, to two elements."""
     seen = set()
     for step, move, sent, priced, size in sent_and_priced():
         if move in EXCHANGES and not is_even(step):
@@ -89,9 +89,9 @@ def layout(*axes: tuple[Axis, ...], partial: tuple[Axis, ...] = ()) -> Layout:
 @pytest.mark.parametrize(
     ("step", "forward", "backward"),
     [
-        # 13 rows over 3 are 5, 4, 4: two pieces of 5 x 4 x 18
+        # 13 rows over 3 are 5, 4, 4: two shards of 5 x 4 x 18
         (Reshard((B,), layout((B,), (A,), ()), layout((), (A,), ())), 2 * 5 * 4 * 18, 0),
-        # a gather over one axis of two: the pieces of the other are 7 rows, cut into 3, 2, 2
+        # a gather over one axis of two: the shards of the other are 7 rows, cut into 3, 2, 2
         (Reshard((B,), layout((A, B), (), ()), layout((A,), (), ())), 2 * 3 * 8 * 18, 0),
         # a scatter sends as much as its gather
         (

@@ -119,7 +119,7 @@ class Table(nn.Module):
 
 
 def table() -> nn.Module:
-    """A look-up that is no product."""
+    """A look-up that is not a product."""
     return Table()
 
 

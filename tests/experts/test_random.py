@@ -95,7 +95,7 @@ def test_a_collect_that_does_not_put_rows_back_is_found(monkeypatch: pytest.Monk
     report = Program(compile_spec(spec)).verify()
     assert not report.ok
     assert report.first is not None
-    assert report.first.name == "mul_1", "the first value behind the collect"
+    assert report.first.name == "mul_1", "the first value after the collect"
 
 
 def test_a_gradient_that_goes_on_instead_of_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

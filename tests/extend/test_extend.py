@@ -137,8 +137,8 @@ REFUSED = {
         lambda: shardlang.rule(torch.ops.aten.add, "a, a -> a"), "name one of them",
     ),
     "no annotations": (lambda: shardlang.local("a -> a")(_unannotated), "cannot be made an op"),
-    "no op": (lambda: shardlang.rule(3, "a -> a"), "is no op and no function"),
-    "nothing declared": (lambda: shardlang.prove(_unannotated, 1), "is no op"),
+    "no op": (lambda: shardlang.rule(3, "a -> a"), "is neither an op nor a function"),
+    "nothing declared": (lambda: shardlang.prove(_unannotated, 1), "is not an op"),
     "too small": (
         lambda: shardlang.prove(product(), torch.randn(1, 7), torch.randn(7, 6)), "too small",
     ),

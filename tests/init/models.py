@@ -33,10 +33,10 @@ class Packed(nn.Module):
         if self.how == "heads first":
             return list(packed.unflatten(-1, (self.heads, 3, -1)).unbind(3))
         if self.how == "slice":
-            pieces = [packed[..., i * width : (i + 1) * width] for i in range(3)]
+            shards = [packed[..., i * width : (i + 1) * width] for i in range(3)]
         else:
-            pieces = list(packed.chunk(3, -1))
-        return [piece.unflatten(-1, (self.heads, -1)) for piece in pieces]
+            shards = list(packed.chunk(3, -1))
+        return [shard.unflatten(-1, (self.heads, -1)) for shard in shards]
 
 
 class Stack(nn.Module):

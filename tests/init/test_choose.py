@@ -11,7 +11,7 @@ from shardlang.init.choose import WORTH, Kind, best
 
 
 def kinds_at_random(seed: int) -> tuple[list[Kind], float]:
-    """Kinds with gains of both signs, some of them foes, and an amount to cover."""
+    """Kinds with gains of both signs, some of them rivals, and an amount to cover."""
     draw = random.Random(seed)
     kinds = [
         Kind([], float(draw.randrange(40)), float(draw.randrange(20)), draw.choice([0, 1, 5, 9]))
@@ -19,8 +19,8 @@ def kinds_at_random(seed: int) -> tuple[list[Kind], float]:
     ]
     for one, other in itertools.combinations(range(len(kinds)), 2):
         if draw.random() < 0.3:
-            kinds[one].foes.add(other)
-            kinds[other].foes.add(one)
+            kinds[one].rivals.add(other)
+            kinds[other].rivals.add(one)
     return kinds, draw.uniform(0.0, 1.2) * sum(kind.covers for kind in kinds)
 
 
@@ -37,7 +37,7 @@ def test_no_set_is_worth_more(seed: int) -> None:
     sets = itertools.chain.from_iterable(
         itertools.combinations(range(len(kinds)), count) for count in range(len(kinds) + 1)
     )
-    free = [s for s in sets if not any(kinds[i].foes & set(s) for i in s)]
+    free = [s for s in sets if not any(kinds[i].rivals & set(s) for i in s)]
     assert found in free
     assert worth(kinds, found, enough) == max(worth(kinds, one, enough) for one in free)
 

@@ -177,7 +177,7 @@ REFUSED = {
     "argument twice": ("model.py:narrow", ("--arg", "a=1", "--arg", "a=2"), 1, "given twice"),
     "attribute unknown": ("config.json", ("--arg", "depth=3"), 1, "no option `depth`"),
     "task of other models": ("config.json", ("--task", "audio-classification"), 1, "SH0352"),
-    "no axis size": ("config.json", ("--mesh", "dp"), 2, "is no axis and its size"),
+    "no axis size": ("config.json", ("--mesh", "dp"), 2, "is not an axis and its size"),
     "axis twice": ("config.json", ("--mesh", "dp=2,dp=2"), 2, "stands twice"),
     "no role": ("config.json", ("--mesh", "dp=2,tp=2,zz=2"), 2, "has no role"),
     "pipeline": ("config.json", ("--mesh", "pp=2"), 2, "pipeline stages"),

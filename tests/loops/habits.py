@@ -163,7 +163,7 @@ def _meshes(modules: list[Any], whole: list[Any], folder: Path) -> dict[str, flo
 
 
 def _replicas(module: Any, mine: list[Any]) -> dict[str, Tensor]:
-    """The pieces of whole parameters after steps that clip, to compare bit by bit."""
+    """The shards of whole parameters after steps that clip, to compare bit by bit."""
     model = copy.deepcopy(module)
     optimizer = _adam(model)
     for batch in mine:
@@ -204,7 +204,7 @@ def _elsewhere(folder: Path) -> str | None:
 
 
 def _saved(module: Any, batch: Any, folder: Path) -> dict[str, Any]:
-    """What is said where one rank saves its pieces alone, and where all do."""
+    """What is said where one rank saves its shards alone, and where all do."""
     rank = dist.get_rank()
     folder.mkdir(parents=True, exist_ok=True)
     state = module.state_dict()
@@ -213,7 +213,7 @@ def _saved(module: Any, batch: Any, folder: Path) -> dict[str, Any]:
         warnings.simplefilter("always")
         copies = copy.deepcopy(state), copy.copy(state), [copy.copy(x) for x in state.values()]
         dcp.save({"model": state}, checkpoint_id=folder / "all")
-        found["silent"] = not [w for w in said if "piece of this device" in str(w.message)]
+        found["silent"] = not [w for w in said if "shard of this device" in str(w.message)]
         found["copied"] = all(
             torch.equal(mine.to_local(), its.to_local()) and mine.sharding is its.sharding
             for mine, its in zip(copies[2], state.values(), strict=True)
@@ -221,7 +221,7 @@ def _saved(module: Any, batch: Any, folder: Path) -> dict[str, Any]:
         found["before"] = _said_by(lambda: module(**batch))
         if rank == 0:
             torch.save(state, folder / "alone.pt")
-        spoken = [w for w in said if "piece of this device" in str(w.message)]
+        spoken = [w for w in said if "shard of this device" in str(w.message)]
         found["spoken"] = bool(spoken) == (rank == 0)
         found["alone"] = _said_by(lambda: module(**batch))
         found["after"] = _said_by(lambda: module(**batch))

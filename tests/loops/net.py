@@ -1,4 +1,4 @@
-"""A small model with what makes pieces awkward: packed, uneven, tied, frozen, and awkward names."""
+"""A small model with what makes shards awkward: packed, uneven, tied, frozen, and awkward names."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _sequence(out: Any, batch: Any, head: nn.Linear) -> Tensor:
 
 
 def _same_shape(out: Any, batch: Any, head: nn.Linear) -> Tensor:
-    """A plain parameter of the output's shape, whose gradient comes from pieces."""
+    """A plain parameter of the output's shape, whose gradient comes from shards."""
     return (out["logits"] * head.weight.sum(0).expand(6, 5, 11)).exp().mean() + head(
         out["logits"]
     ).mean()
@@ -74,7 +74,7 @@ def gaps(module: nn.Module, plain: nn.Module, whole: list[dict[str, Tensor]]) ->
         for loss, batch in zip(LOSSES, whole * 2, strict=True)
     }
     found["metrics"] = page.gap(_metrics(module, cut(**whole[0])), _metrics(plain, whole[0]))
-    found["pieces"] = _on_pieces(module, plain, whole[0])
+    found["shards"] = _on_shards(module, plain, whole[0])
     found["twice"] = float(_twice(module, cut(**whole[0])) != "SH0613")
     found["whole shapes"] = float(cut(**whole[0])["ids"].shape != (6, 5))
     return found
@@ -104,8 +104,8 @@ def _metrics(model: nn.Module, batch: Any) -> dict[str, Tensor]:
     )  # fmt: skip
 
 
-def _on_pieces(module: nn.Module, plain: nn.Module, batch: dict[str, Tensor]) -> float:
-    """What is done to each element can be done to the pieces; then the shares are added up."""
+def _on_shards(module: nn.Module, plain: nn.Module, batch: dict[str, Tensor]) -> float:
+    """What is done to each element can be done to the shards; then the shares are added up."""
     module, plain = copy.deepcopy(module), copy.deepcopy(plain)
     out = module(**module.shard_inputs(**batch))["logits"]  # type: ignore[operator]
     if not hasattr(out, "to_local"):

@@ -61,11 +61,11 @@ def test_an_infinity_on_one_device_skips_the_step_on_all(ran: Results) -> None:
     assert all(rank["infinity"] == (4.0, True) for rank in ran)
 
 
-def test_a_piece_of_another_device_is_refused(ran: Results) -> None:
+def test_a_shard_of_another_device_is_refused(ran: Results) -> None:
     assert all(rank["elsewhere"] == "SH0622" for rank in ran)
 
 
-def test_pieces_that_one_rank_saves_are_said_and_refused(ran: Results) -> None:
+def test_shards_that_one_rank_saves_are_said_and_refused(ran: Results) -> None:
     for rank in ran:
         saved = rank["saved"]
         assert saved["silent"] and saved["spoken"] and saved["copied"]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from shardlang.ir import Coord, Layout, Mesh
-from shardlang.ir.pieces import piece_of
 from shardlang.ir.reshard import Reshard
+from shardlang.ir.shards import shard_of
 from tests.moves import draw, meaning, values
 
 Tensors = list[Tensor]
@@ -19,7 +19,7 @@ Tensors = list[Tensor]
 
 @dataclass(frozen=True)
 class One:
-    """A step and the pieces of all devices.
+    """A step and the shards of all devices.
 
     Attributes:
         xs: the operand's, by device.
@@ -35,7 +35,7 @@ class One:
     def known(self, at: Coord) -> Tensor:
         """The groups of the rows that a device knows."""
         assert self.step.route is not None
-        return piece_of(torch.tensor(self.by), Layout((self.step.route.known,)), at)
+        return shard_of(torch.tensor(self.by), Layout((self.step.route.known,)), at)
 
     def expected(self, mesh: Mesh) -> tuple[Tensors, Tensors | None]:
         """The results of all devices, and the gradients of their operands."""
@@ -61,7 +61,7 @@ class Case:
         return f"case {self.number} ({self.kind}) on {self.mesh}: {steps}"
 
 
-BUNDLE = "bundle"
+BUNDLE = "bucket"
 ALL_KINDS = (*draw.KINDS, *draw.ROUTES, BUNDLE)
 
 
@@ -88,12 +88,12 @@ def _one(rng: random.Random, mesh: Mesh, kind: str, dtype: torch.dtype | None = 
         extreme = kind in ("max", "min")
         dtype = rng.choice([d for d in values.DTYPES if not (extreme and d.is_complex)])
     flows = (dtype.is_floating_point or dtype.is_complex) and step.reduce == "sum"
-    xs = _pieces(rng, step.src, mesh, dtype)
-    grads = _pieces(rng, step.dst, mesh, dtype) if flows and rng.random() < 0.9 else None
+    xs = _shards(rng, step.src, mesh, dtype)
+    grads = _shards(rng, step.dst, mesh, dtype) if flows and rng.random() < 0.9 else None
     return One(step, xs, grads)
 
 
-def _pieces(rng: random.Random, layout: Layout, mesh: Mesh, dtype: torch.dtype) -> Tensors:
+def _shards(rng: random.Random, layout: Layout, mesh: Mesh, dtype: torch.dtype) -> Tensors:
     """A tensor of its own on every device; of indices that two devices hold, one value."""
     look = rng.choice(values.looks(dtype))
     held = sum(math.prod(layout.local_shape(at)) for at in mesh.coords())
@@ -102,7 +102,7 @@ def _pieces(rng: random.Random, layout: Layout, mesh: Mesh, dtype: torch.dtype) 
         return [look(values.draw(layout.local_shape(at), dtype, rng)) for at in mesh.coords()]
     full = values.draw(layout.shape, dtype, rng)
     look = values.turned if look is values.expanded else look
-    return [look(piece_of(full, layout, at)) for at in mesh.coords()]
+    return [look(shard_of(full, layout, at)) for at in mesh.coords()]
 
 
 def _routed(rng: random.Random, mesh: Mesh, kind: str) -> One:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from shardlang.ir import Axis, Coord, Layout, Mesh
 from shardlang.ir.collective import Collective
-from shardlang.ir.pieces import piece_of
 from shardlang.ir.reshard import Reshard
+from shardlang.ir.shards import shard_of
 from tests.moves import meaning
 
 
@@ -44,21 +44,21 @@ class Value:
         return Value(layout, mesh, found)
 
     @staticmethod
-    def of(layout: Layout, mesh: Mesh, pieces: Sequence[Tensor]) -> Value:
+    def of(layout: Layout, mesh: Mesh, shards: Sequence[Tensor]) -> Value:
         """The value that the devices hold; all that hold one index of one summand agree on it."""
         found: dict[tuple[int, ...], Tensor] = {}
-        for at, piece in zip(mesh.coords(), pieces, strict=True):
-            full = found.setdefault(_place(at, layout, mesh), piece.new_zeros(layout.shape))
-            full[meaning.crossed(layout, at)] = piece
-        for at, piece in zip(mesh.coords(), pieces, strict=True):
-            held = piece_of(found[_place(at, layout, mesh)], layout, at)
-            torch.testing.assert_close(held, piece, rtol=0, atol=1e-12)
+        for at, shard in zip(mesh.coords(), shards, strict=True):
+            full = found.setdefault(_place(at, layout, mesh), shard.new_zeros(layout.shape))
+            full[meaning.crossed(layout, at)] = shard
+        for at, shard in zip(mesh.coords(), shards, strict=True):
+            held = shard_of(found[_place(at, layout, mesh)], layout, at)
+            torch.testing.assert_close(held, shard, rtol=0, atol=1e-12)
         return Value(layout, mesh, found)
 
-    def pieces(self) -> list[Tensor]:
+    def shards(self) -> list[Tensor]:
         """What every device holds."""
         return [
-            piece_of(self.summands[_place(at, self.layout, self.mesh)], self.layout, at)
+            shard_of(self.summands[_place(at, self.layout, self.mesh)], self.layout, at)
             for at in self.mesh.coords()
         ]
 
@@ -87,9 +87,9 @@ def product(value: Value, gradient: Value) -> Tensor:
 def moved(collective: Collective, value: Value) -> Value:
     """The value after a collective: in another layout, and the same."""
     assert value.layout == collective.src
-    found = meaning.moved(collective, value.pieces(), value.mesh)
-    for at, piece in zip(value.mesh.coords(), found, strict=True):
-        assert tuple(piece.shape) == collective.local_shape(at)
+    found = meaning.moved(collective, value.shards(), value.mesh)
+    for at, shard in zip(value.mesh.coords(), found, strict=True):
+        assert tuple(shard.shape) == collective.local_shape(at)
     made = Value.of(collective.dst, value.mesh, found)
     torch.testing.assert_close(made.total, value.total, rtol=1e-12, atol=1e-12)
     return made

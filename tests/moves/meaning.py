@@ -1,6 +1,6 @@
 """What the moves mean, on whole tensors: every value at its global index.
 
-This is the reference that the run's moves are compared with. It knows the indices of a piece, and
+This is the reference that the run's moves are compared with. It knows the indices of a shard, and
 nothing of groups, messages, padding or buffers.
 """
 
@@ -52,21 +52,21 @@ def _peers(mesh: Mesh, at: Coord, axes: Sequence[Axis]) -> Iterator[dict[str, in
             yield other
 
 
-def _laid(pieces: Sequence[Tensor], layout: Layout, coords: Sequence[Coord]) -> Tensor:
-    """Pieces at their global indices, zeros elsewhere."""
-    full = torch.zeros(layout.shape, dtype=pieces[0].dtype)
-    for piece, at in zip(pieces, coords, strict=True):
-        full[crossed(layout, at)] = piece
+def _laid(shards: Sequence[Tensor], layout: Layout, coords: Sequence[Coord]) -> Tensor:
+    """Shards at their global indices, zeros elsewhere."""
+    full = torch.zeros(layout.shape, dtype=shards[0].dtype)
+    for shard, at in zip(shards, coords, strict=True):
+        full[crossed(layout, at)] = shard
     return full
 
 
 def _taken(full: Tensor, layout: Layout, at: Coord) -> Tensor:
-    """A device's piece of a whole tensor."""
+    """A device's shard of a whole tensor."""
     return full[crossed(layout, at)]
 
 
 def crossed(layout: Layout, at: Coord) -> tuple[Tensor, ...]:
-    """The global indices of a piece, one index tensor per dim."""
+    """The global indices of a shard, one index tensor per dim."""
     rank = len(layout.dims)
     found = []
     for d, dim in enumerate(layout.dims):

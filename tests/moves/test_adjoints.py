@@ -44,9 +44,9 @@ def test_other_states_are_refused() -> None:
 def test_axes_that_ask_for_two_collectives_are_refused() -> None:
     summed, whole = Layout((WHOLE,), frozenset((A,))), Layout((WHOLE,))
     split = Layout((DimLayout.shard(6, (B,)),))
-    with pytest.raises(NoChange, match="over a, b is no one collective"):
+    with pytest.raises(NoChange, match="over a, b is not one collective"):
         Reshard((A, B), Layout(split.dims, summed.partial), whole)
-    with pytest.raises(NoChange, match="is no one collective"):
+    with pytest.raises(NoChange, match="is not one collective"):
         Reshard(
             (A, B), Layout((DimLayout.shard(6, (A, B)),)), Layout((WHOLE,), varying=frozenset((A,)))
         )

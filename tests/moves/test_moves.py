@@ -10,8 +10,8 @@ import torch
 from spawn import spawn
 
 from shardlang.ir import Axis, DimLayout, Layout, Mesh
-from shardlang.ir.pieces import piece_of
 from shardlang.ir.reshard import Reshard
+from shardlang.ir.shards import shard_of
 from shardlang.runtime import lower, moves, parts
 from shardlang.runtime.communication import Call
 from shardlang.runtime.communicator import CallFault, Communicator
@@ -47,7 +47,7 @@ def between_other_blocks(src: Any, dst: Any) -> tuple[Axis, ...]:
 
 FAULTS: dict[str, tuple[Any, str, Any]] = {
     "axes by their order alone": (lower, "moved_axes", between_other_blocks),
-    "pieces joined in the members' order": (
+    "shards joined in the members' order": (
         parts.Parts, "join", lambda self, found: torch.cat(list(found), self.dim)
     ),
     "no padding": (moves, "_grown", lambda x, dim, missing: x),
@@ -80,10 +80,10 @@ def test_a_fault_in_the_run_s_own_code_is_found(
 def test_the_same_axes_in_other_blocks(src: DimLayout, dst: DimLayout) -> None:
     mesh, full = Mesh((A,)), torch.arange(float(src.size))
     before, after = Layout((src,)), Layout((dst,))
-    xs = [piece_of(full, before, at) for at in mesh.coords()]
+    xs = [shard_of(full, before, at) for at in mesh.coords()]
     ys = step_on_all(Reshard((A,), before, after), xs, mesh)
     for y, at in zip(ys, mesh.coords(), strict=True):
-        assert torch.equal(y, piece_of(full, after, at))
+        assert torch.equal(y, shard_of(full, after, at))
 
 
 def counted(sent: list[int], received: list[int]) -> Call:

@@ -114,13 +114,13 @@ def test_a_parameter_that_changed_is_refused_in_the_simulator_too() -> None:
     local = program(SPECS["regather, complex"]).local
     sim = Simulator(local)
     made = {leaf.name: torch.randn(leaf.layout.shape, dtype=leaf.dtype) for leaf in local.leaves}
-    pieces = {name: sim.place(name, full) for name, full in made.items()}
+    shards = {name: sim.place(name, full) for name, full in made.items()}
     for leaf in local.leaves:
-        for piece in pieces[leaf.name]:
-            piece.requires_grad_(leaf.trainable)
-    losses = sim.run(pieces)[0]
+        for shard in shards[leaf.name]:
+            shard.requires_grad_(leaf.trainable)
+    losses = sim.run(shards)[0]
     with torch.no_grad():
-        pieces["w"][0].add_(1)
+        shards["w"][0].add_(1)
     with pytest.raises(RunError, match="`w` changed between") as caught:
         torch.autograd.backward(losses)
     assert caught.value.code == "SH0641"

@@ -137,7 +137,7 @@ def test_units(forward: str, tmp_path: Path) -> None:
 
 
 def test_what_is_chosen_flows_on(tmp_path: Path) -> None:
-    """An op behind one that takes the cheapest way takes its layout before it is priced itself."""
+    """An op after one that takes the cheapest way takes its layout before it is priced itself."""
     init = "self.conv = nn.Conv2d(2, 2, 3, padding=1)"
     spec = "input x : f32[1, 2, 8, 4] [_, _, a, _]"
     graph = graph_after(tmp_path, "propagate", "return self.conv(x).relu()", spec, init)

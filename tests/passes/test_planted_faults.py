@@ -1,4 +1,4 @@
-"""A fault planted behind every pass is caught by an invariant, and the pass is named."""
+"""A fault planted after every pass is caught by an invariant, and the pass is named."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import fx
 from shardlang.capture import Captured
 from shardlang.compiler.build import Placements, build_graph
 from shardlang.compiler.driver import compile_spec
-from shardlang.ir.graph import ShardGraph, constrain, home, sharding_of, step_of
+from shardlang.ir.graph import ShardGraph, constrain, result_layout, sharding_of, step_of
 from shardlang.ir.layout import DimLayout, Layout
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.node import info, set_info, tensor_of
@@ -40,7 +40,7 @@ def compiled(example: str) -> tuple[Captured, Placements]:
 
 @dataclass(frozen=True)
 class Spoiled:
-    """A pass that plants a fault behind its work."""
+    """A pass that plants a fault after its work."""
 
     pass_: Pass
     fault: Fault
@@ -138,7 +138,7 @@ def split_two_factors(graph: ShardGraph) -> None:
 
 def move_a_stated_dim(graph: ShardGraph) -> None:
     leaves = (node for node, _ in graph.placeholders())
-    sharding = sharding_of(next(n for n in leaves if info(n).stated and home(n).sharded))
+    sharding = sharding_of(next(n for n in leaves if info(n).stated and result_layout(n).sharded))
     sharding.factors = {name: dim.without(dim.axes) for name, dim in sharding.factors.items()}
 
 
@@ -147,7 +147,8 @@ def stored(graph: ShardGraph) -> tuple[fx.Node, Leaf]:
     return next(
         (node, leaf)
         for node, leaf in graph.placeholders()
-        if leaf.store and any(u.target is constrain and home(u).sharded for u in node.users)
+        if leaf.store
+        and any(u.target is constrain and result_layout(u).sharded for u in node.users)
     )
 
 
@@ -171,8 +172,8 @@ def forget_a_record(graph: ShardGraph) -> None:
 
 
 def record_another_layout(graph: ShardGraph) -> None:
-    node = next(node for node, _ in graph.placeholders() if home(node).sharded)
-    graph.info.layouts[node.name] = Layout.whole(home(node).shape)
+    node = next(node for node, _ in graph.placeholders() if result_layout(node).sharded)
+    graph.info.layouts[node.name] = Layout.whole(result_layout(node).shape)
 
 
 def split_what_needs_lowering(graph: ShardGraph) -> None:
@@ -230,7 +231,9 @@ def replicate_a_leaf(graph: ShardGraph) -> None:
     """A parameter whose gradient would be left as summands."""
     leaf, _ = next(graph.placeholders())
     layout = Layout(
-        home(leaf).dims, frozenset(), frozenset(graph.mesh.axes) - {*home(leaf).sharded}
+        result_layout(leaf).dims,
+        frozenset(),
+        frozenset(graph.mesh.axes) - {*result_layout(leaf).sharded},
     )
     set_info(leaf, replace(info(leaf), layout=layout))
 

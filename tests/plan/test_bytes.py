@@ -88,8 +88,8 @@ def test_a_dim_that_moves_is_exchanged_and_back() -> None:
     assert sums(found, "backward", "tp")["all_to_all"] == exchanged
 
 
-def test_uneven_pieces_travel_as_large_as_the_largest() -> None:
-    """A dim of 10 over 4 devices is 3, 3, 2, 2: each sends three pieces of 3."""
+def test_uneven_shards_travel_as_large_as_the_largest() -> None:
+    """A dim of 10 over 4 devices is 3, 3, 2, 2: each sends three shards of 3."""
     found = plan(SP.replace("12, 8]", "10, 8]"))
     (row,) = found.select("all_gather", "forward")
     assert row.bytes == 3 * (4 // DP * 3 * D * F32)

@@ -1,4 +1,4 @@
-"""What rounding explains is no fault, and what it does not explain is one."""
+"""What rounding explains is not a fault, and what it does not explain is one."""
 
 from __future__ import annotations
 

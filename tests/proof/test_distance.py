@@ -83,7 +83,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("value", LOSSES)
 def test_a_loss_that_is_not_finite_proves_nothing(tmp_path: Path, value: str) -> None:
-    """It is no fault of tracing either; under `--json` too there is one document."""
+    """It is not a fault of tracing either; under `--json` too there is one document."""
     forward = f"h = self.a(x)\n        return {{'loss': {LOSSES[value]}}}"
     model = MASKED[: MASKED.index("y = self.a(x)")] + forward + "\n"
     done = compiled(tmp_path, model, SPEC)

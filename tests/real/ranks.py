@@ -1,4 +1,4 @@
-"""What one process does: the executor's steps on its pieces, gathered and compared."""
+"""What one process does: the executor's steps on its shards, gathered and compared."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from shardlang.ir import Layout
-from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram
+from shardlang.ir.shards import shard_of
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.whole import whole
@@ -21,7 +21,7 @@ Differences = dict[str, float]
 
 
 class Sharded:
-    """The model on this process's piece of the mesh, made to take batches of every size."""
+    """The model on this process's shard of the mesh, made to take batches of every size."""
 
     def __init__(
         self,
@@ -32,13 +32,13 @@ class Sharded:
     ) -> None:
         self.subject, self.groups = subject, groups
         constants = subject.captured.constants.keys()
-        pieces = {
-            leaf.name: piece_of(values[leaf.name], leaf.layout, groups.coord).clone()
+        shards = {
+            leaf.name: shard_of(values[leaf.name], leaf.layout, groups.coord).clone()
             for leaf in program.leaves
             if leaf.kind != "input"
         }
         maker = Maker(subject, program, {name: values[name] for name in constants})
-        self.module = ShardedModule(maker, groups, pieces, constants)
+        self.module = ShardedModule(maker, groups, shards, constants)
         self.layouts = {leaf.name: leaf.layout for leaf in program.leaves if leaf.kind in STATE}
 
     def step(self, batch: Batch, reference: Step, seed: int) -> Iterator[tuple[str, float]]:
@@ -69,7 +69,7 @@ class Sharded:
         self, outputs: Mapping[str, Tensor], reference: Step, layouts: Mapping[str, Layout]
     ) -> None:
         at = self.groups.coord
-        seeds = {name: piece_of(x, layouts[name], at) for name, x in reference.cotangents.items()}
+        seeds = {name: shard_of(x, layouts[name], at) for name, x in reference.cotangents.items()}
         if seeds:
             torch.autograd.backward([outputs[name] for name in seeds], list(seeds.values()))
 
@@ -82,8 +82,8 @@ class Sharded:
         want = torch.zeros(self.layouts[name].shape, dtype=x.dtype) if want is None else want
         return self._gap(mine, want, self.layouts[name], _top(reference.gradients))
 
-    def _gap(self, piece: Tensor, want: Tensor, layout: Layout, top: float) -> float:
-        return gap(whole(piece.detach(), layout, self.groups), want, top)
+    def _gap(self, shard: Tensor, want: Tensor, layout: Layout, top: float) -> float:
+        return gap(whole(shard.detach(), layout, self.groups), want, top)
 
     @torch.no_grad()
     def _update(self, gradients: Mapping[str, Tensor | None]) -> None:

@@ -1,7 +1,7 @@
-"""Checks a rule by cutting operands by hand, running the local op on every piece, and comparing.
+"""Checks a rule by cutting operands by hand, running the local op on every shard, and comparing.
 
 One axis at a time, over every factor that may be split and every linear set: results and gradients
-of the pieces must be the pieces of the op's results and gradients (the states are those of
+of the shards must be the shards of the op's results and gradients (the states are those of
 `Layout`).
 """
 
@@ -14,12 +14,12 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
-from shardlang.ir.here import specialise
-from shardlang.ir.layout import DimLayout, Layout, all_pieces_nonempty
+from shardlang.ir.device_values import specialise
+from shardlang.ir.layout import DimLayout, Layout, all_shards_nonempty
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
-from shardlang.ir.pieces import piece_of
 from shardlang.ir.rule import Rule, Sharding
+from shardlang.ir.shards import shard_of
 from shardlang.rules.call import Call
 from shardlang.rules.registry import OpRule, find
 
@@ -53,7 +53,7 @@ def shardings(rule: Rule, axis: Axis, empty: bool) -> Iterator[Sharding]:
         if group & (rule.whole | rule.lowered):
             continue
         factors = {n: DimLayout.shard(s, (axis,) if n in group else ()) for n, s in rule.sizes}
-        if empty or all(map(all_pieces_nonempty, factors.values())):
+        if empty or all(map(all_shards_nonempty, factors.values())):
             yield Sharding(rule, factors)
     for linear in rule.linear:
         whole = Sharding.whole(rule)
@@ -78,19 +78,19 @@ def check(
     return count
 
 
-def _pieces(full: Tensor, layout: Layout, mesh: Mesh) -> list[Tensor]:
-    """One piece on each device; random summands where the layout is partial."""
+def _shards(full: Tensor, layout: Layout, mesh: Mesh) -> list[Tensor]:
+    """One shard on each device; random summands where the layout is partial."""
     if layout.partial:
         noise = [torch.randn_like(full) for _ in range(mesh.devices - 1)]
         return [*noise, full - sum(noise)]
-    return [piece_of(full, layout, coord).clone() for coord in mesh.coords()]
+    return [shard_of(full, layout, coord).clone() for coord in mesh.coords()]
 
 
 def _compare(
     declared: OpRule, call: Call, sharding: Sharding, tensors: list[Tensor], mesh: Mesh
 ) -> None:
     layouts = [sharding.operand(i) for i in range(len(tensors))]
-    cut = [_pieces(x.detach(), at, mesh) for x, at in zip(tensors, layouts, strict=True)]
+    cut = [_shards(x.detach(), at, mesh) for x, at in zip(tensors, layouts, strict=True)]
     target, args, kwargs = (
         declared.localize(call, sharding) if declared.localize else call.replace()
     )
@@ -99,7 +99,7 @@ def _compare(
     full = _flat(info(call.node).value)
     seeds = [torch.randn_like(y) if y.is_floating_point() else y for y in full]
     for device, coord in enumerate(mesh.coords()):
-        local = [piece[device].detach() for piece in cut]
+        local = [shard[device].detach() for shard in cut]
         local = [x.requires_grad_(of.requires_grad) for x, of in zip(local, tensors, strict=True)]
         nodes = dict(zip((slot.node for slot in call.slots), local, strict=True))
         here_args, here_kwargs = pytree.tree_map_only(
@@ -132,7 +132,7 @@ def _compare(
 def _seed(seed: Tensor, layout: Layout, coord: dict[str, int], device: int) -> Tensor:
     """The gradient of a result: of a whole one, which is replicated, a summand."""
     if layout.sharded or layout.partial:
-        return piece_of(seed, layout, coord)
+        return shard_of(seed, layout, coord)
     return seed if device == 0 else torch.zeros_like(seed)
 
 
@@ -141,17 +141,17 @@ def _zero(grad: Tensor | None, like: Tensor) -> Tensor:
 
 
 def _same(
-    full: Tensor, layout: Layout, pieces: list[Tensor], mesh: Mesh, sharding: Sharding
+    full: Tensor, layout: Layout, shards: list[Tensor], mesh: Mesh, sharding: Sharding
 ) -> None:
     where = {name: str(dim) for name, dim in sharding.factors.items()}
     if layout.partial:
-        total = torch.stack(pieces).sum(0) if pieces[0].dtype != torch.bool else pieces[0]
+        total = torch.stack(shards).sum(0) if shards[0].dtype != torch.bool else shards[0]
         torch.testing.assert_close(total, full, msg=lambda m: f"{where}: {m}")
         return
-    for coord, piece in zip(mesh.coords(), pieces, strict=True):
-        want = piece_of(full, layout, coord)
+    for coord, shard in zip(mesh.coords(), shards, strict=True):
+        want = shard_of(full, layout, coord)
         note = f"{where} at {coord}: "
-        torch.testing.assert_close(piece, want, equal_nan=True, msg=lambda m, note=note: note + m)
+        torch.testing.assert_close(shard, want, equal_nan=True, msg=lambda m, note=note: note + m)
 
 
 def _flat(result: Any) -> list[Tensor]:

@@ -45,7 +45,7 @@ def _definite(*batch: int) -> torch.Tensor:
         (aten.linalg_slogdet.default, (_definite(4, 2),)),
     ],
 )
-def test_pieces(op: object, args: tuple[object, ...]) -> None:
+def test_shards(op: object, args: tuple[object, ...]) -> None:
     assert check(op, *args, empty=False) > 0
 
 

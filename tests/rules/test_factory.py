@@ -7,7 +7,7 @@ import torch
 from by_hand import check
 
 import shardlang.rules.factory  # noqa: F401
-from shardlang.ir.here import specialise
+from shardlang.ir.device_values import specialise
 from shardlang.ir.layout import DimLayout, Factor
 from shardlang.ir.mesh import Axis
 from shardlang.rules.local_shape import arange_here, place
@@ -34,7 +34,7 @@ X = torch.randn(5, 3, requires_grad=True)
         (aten.new_full.default, (X, [7], 2)),
     ],
 )
-def test_pieces(op: object, args: tuple[object, ...]) -> None:
+def test_shards(op: object, args: tuple[object, ...]) -> None:
     assert check(op, *args) > 0
 
 

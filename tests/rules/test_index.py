@@ -52,7 +52,7 @@ def _x(*shape: int) -> torch.Tensor:
         (aten.argsort.default, ()),
     ],
 )
-def test_pieces(op: object, args: tuple[object, ...]) -> None:
+def test_shards(op: object, args: tuple[object, ...]) -> None:
     assert check(op, _x(5, 4, 7), *args) > 0
 
 

@@ -46,7 +46,7 @@ def _x(*shape: int) -> torch.Tensor:
         (aten.reflection_pad1d.default, (_x(5, 3, 4), [1, 1])),
     ],
 )
-def test_pieces(op: object, args: tuple[object, ...]) -> None:
+def test_shards(op: object, args: tuple[object, ...]) -> None:
     kwargs = {"indexing": "xy"} if op is aten.meshgrid.indexing else {}
     args = (list(args),) if kwargs else args
     assert check(op, *args, **kwargs) > 0

@@ -23,7 +23,7 @@ ALLOWED = {
     "shardlang/proof/rules/": "calls ops on numbers, to prove their rules",
     "runtime/communicator.py": "the reductions that gloo and NCCL know",
     "runtime/tensor_ops.py": "ops of optimizers and loops on sharded tensors, outside programs",
-    "runtime/wire.py": "torch's own collectives",
+    "runtime/transport.py": "torch's own collectives",
 }
 """Files that name ops, or where their names begin, to the reason."""
 

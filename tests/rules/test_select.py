@@ -27,7 +27,7 @@ aten = torch.ops.aten
         (aten.unfold.default, (2, 3, 1)),
     ],
 )
-def test_pieces(op: object, args: tuple[object, ...]) -> None:
+def test_shards(op: object, args: tuple[object, ...]) -> None:
     assert check(op, torch.randn(5, 4, 7, requires_grad=True), *args) > 0
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from shardlang.ir.here import PartNumber
+from shardlang.ir.device_values import PartNumber
 from shardlang.ir.layout import Layout
 from shardlang.proof.draws import Parts, parts_of
 from shardlang.proof.rules.assignments import assignments

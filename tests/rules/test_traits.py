@@ -37,7 +37,7 @@ WRONG: dict[str, tuple[AtenCall, dict[str, Any], str]] = {
         {"view": False},
         "lies in the memory of operand 0, not None",
     ),
-    "a copy that is no view": (
+    "a copy that is not a view": (
         AtenCall(aten.clone.default, (X,), {}),
         {"view": True},
         "lies in the memory of operand None, not 0",

@@ -1,4 +1,4 @@
-"""Rules of views: local views of pieces are pieces of the view."""
+"""Rules of views: local views of shards are shards of the view."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_reshape_spec(before: tuple[int, ...], after: tuple[int, ...], spec: str
         (aten.repeat_interleave.self_Tensor, (torch.tensor([1, 0, 2, 1, 3]), 0)),
     ],
 )
-def test_pieces(op: object, args: tuple[object, ...]) -> None:
+def test_shards(op: object, args: tuple[object, ...]) -> None:
     x = torch.randn(5, 3, 8, requires_grad=True)
     assert check(op, x, *args) > 0
 

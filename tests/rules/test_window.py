@@ -45,7 +45,7 @@ def test_every_split(op: object, args: tuple[object, ...]) -> None:
     assert tally.assignments > 5
 
 
-def test_reach_over_uneven_pieces() -> None:
+def test_reach_over_uneven_shards() -> None:
     axes = (Axis("a", 4),)
     before, after = DimLayout.shard(30, axes), DimLayout.shard(15, axes)
     assert reach(before, after, 3, 2, 1) == (1, 1)

@@ -21,18 +21,18 @@ def refused_by_one() -> dict[str, tuple[str, str]]:
     """What rank 1 alone cannot do, as every rank says it."""
     mine = dist.get_rank() == 1
     pair = Pair(DP, n=2)
-    module, pieces = pair.module, pair.module.shard_inputs(**rows(5))
-    elsewhere = {**pieces, "y": pieces["y"].redistribute(placements=[Replicate()])}
+    module, shards = pair.module, pair.module.shard_inputs(**rows(5))
+    elsewhere = {**shards, "y": shards["y"].redistribute(placements=[Replicate()])}
     variants = held(module).variants
     found = {
         "fits on one": refusal(lambda: module(**rows(2))),
-        "object": refusal(lambda: module(**pieces, kind=object() if mine else None)),
+        "object": refusal(lambda: module(**shards, kind=object() if mine else None)),
         "unknown": refusal(lambda: module.shard_inputs(**rows(5), **({"w": 2.0} if mine else {}))),
         "work": refusal(lambda: variants._agreement.together(lambda: [0][int(mine)])),
-        "lies": refusal(lambda: module(**(pieces if mine else elsewhere))),
-        "gradients": refusal(lambda: _switched(mine, lambda: module(**pieces))),
+        "lies": refusal(lambda: module(**(shards if mine else elsewhere))),
+        "gradients": refusal(lambda: _switched(mine, lambda: module(**shards))),
     }
-    found |= _changed_on_one(module, pieces, mine)
+    found |= _changed_on_one(module, shards, mine)
     compiler: Any = variants.compiler
     compiler.make = _failing if mine else compiler.make
     found["new program"] = refusal(lambda: module.shard_inputs(**rows(8)))
@@ -42,18 +42,18 @@ def refused_by_one() -> dict[str, tuple[str, str]]:
 
 
 def _changed_on_one(
-    module: ShardedModule, pieces: dict[str, Any], mine: bool
+    module: ShardedModule, shards: dict[str, Any], mine: bool
 ) -> dict[str, tuple[str, str]]:
     found = {}
     weight, module.bn.eps = module.up.weight, 0.5 if mine else 1e-5
-    found["setting"] = refusal(lambda: module(**pieces))
+    found["setting"] = refusal(lambda: module(**shards))
     compiled = torch.compile(module, backend="eager", fullgraph=True)
-    found["setting, compiled"] = refusal(lambda: compiled(**pieces))
+    found["setting, compiled"] = refusal(lambda: compiled(**shards))
     found["saved"] = refusal(lambda: save(module, Path(mkdtemp())))
     module.bn.eps = 1e-5
     if mine:
         module.up.weight = nn.Parameter(torch.zeros(8, 6, dtype=torch.float64))
-    found["parameter"] = refusal(lambda: module(**pieces))
+    found["parameter"] = refusal(lambda: module(**shards))
     module.up.weight = weight
     return found
 

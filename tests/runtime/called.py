@@ -347,8 +347,8 @@ def swapped(text: str, n: int) -> Gaps:
 def changed_between() -> bool:
     """Whether a backward is refused whose forward saw other parameters."""
     module = Pair(TP, n=dist.get_world_size()).module
-    pieces = module.shard_inputs(**rows(5))
-    first, second = (module(**pieces)["loss"] for _ in range(2))
+    shards = module.shard_inputs(**rows(5))
+    first, second = (module(**shards)["loss"] for _ in range(2))
     first.backward()
     torch.optim.SGD(module.parameters(), lr=0.1).step()
     try:
@@ -373,21 +373,21 @@ def ranks_differ() -> dict[str, tuple[str, str]]:
         "sizes": refusal(lambda: module.shard_inputs(**rows(5 + rank))),
         "replicas": refusal(lambda: Pair(DP, Unseeded, n)),
     }
-    pieces = module.shard_inputs(**rows(5))
+    shards = module.shard_inputs(**rows(5))
     module.train(rank != 1)
-    found["modes"] = refusal(lambda: module(**pieces))
+    found["modes"] = refusal(lambda: module(**shards))
     module.train()
     torch.manual_seed(rank)
-    found["draws"] = refusal(lambda: module(**pieces))
+    found["draws"] = refusal(lambda: module(**shards))
     torch.manual_seed(0)
     module.up.weight.requires_grad_(rank == 0)
-    found["frozen"] = refusal(lambda: module(**pieces))
+    found["frozen"] = refusal(lambda: module(**shards))
     module.up.weight.requires_grad_()
-    found["arguments"] = refusal(lambda: module(**pieces, weight=float(rank)))
+    found["arguments"] = refusal(lambda: module(**shards, weight=float(rank)))
     found["whole inputs"] = refusal(lambda: Pair(TP, n=n).module(**rows(5, rank)))
     found["whole inputs, alike"] = refusal(lambda: Pair(TP, n=n).module(**rows(5)))
     found["unmarked"] = refusal(lambda: module(**rows(5)))
-    loss = module(**pieces)["loss"]
+    loss = module(**shards)["loss"]
     params = list(module.parameters())
     found["twice"] = refusal(lambda: torch.autograd.grad(loss, params, create_graph=True))
     return found

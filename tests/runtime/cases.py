@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from shardlang.ir import Axis, Coord, DimLayout, Layout, Mesh
-from shardlang.ir.pieces import peers, piece_of
 from shardlang.ir.reshard import Reshard
+from shardlang.ir.shards import peers, shard_of
 
 A4 = Axis("a", 4)
 A, B = Axis("a", 2), Axis("b", 2)
@@ -152,7 +152,7 @@ def summand(full: Tensor, axes: tuple[Axis, ...], coord: Coord, seed: int) -> Te
 def local_value(layout: Layout, coord: Coord, seed: int, dual: bool = False) -> Tensor:
     """What one device holds of a value, or of a gradient (`dual`) of a value of that layout."""
     summed = tuple(sorted(layout.varying if dual else layout.partial))
-    return piece_of(summand(whole(layout, seed), summed, coord, seed + 100), layout, coord)
+    return shard_of(summand(whole(layout, seed), summed, coord, seed + 100), layout, coord)
 
 
 def check(layout: Layout, mesh: Mesh, found: list[Tensor], seed: int, dual: bool = False) -> None:
@@ -161,7 +161,7 @@ def check(layout: Layout, mesh: Mesh, found: list[Tensor], seed: int, dual: bool
     full = whole(layout, seed)
     for coord in mesh.coords():
         total = sum(found[mesh.device(at)] for at in peers(coord, summed))
-        assert torch.equal(total, piece_of(full, layout, coord)), f"wrong at {coord}"
+        assert torch.equal(total, shard_of(full, layout, coord)), f"wrong at {coord}"
 
 
 def strided(x: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ def strided(x: Tensor) -> Tensor:
     return x.transpose(0, -1).contiguous().transpose(0, -1)
 
 
-def bundles(devices: int) -> list[tuple[Mesh, list[Reshard]]]:
+def buckets(devices: int) -> list[tuple[Mesh, list[Reshard]]]:
     """Steps of one kind and group, to be sent together."""
     by_kind: dict[tuple[str, str, tuple[Axis, ...]], list[Case]] = {}
     for case in cases(devices):

@@ -67,10 +67,10 @@ def simulated(found: Compiled, steps: int = STEPS) -> tuple[list[float], Masks]:
         if leaf.kind != "input"
     }
     params = [
-        piece.requires_grad_()
+        shard.requires_grad_()
         for leaf in found.program.leaves
         if leaf.trainable
-        for piece in local[leaf.name]
+        for shard in local[leaf.name]
     ]
     optimizer = torch.optim.SGD(params, **dict(recipe_of(found, steps, SEED).arguments))
     inputs = [leaf.name for leaf in found.program.leaves if leaf.kind == "input"]

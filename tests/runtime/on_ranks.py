@@ -38,10 +38,10 @@ def every_step() -> list[tuple[Tensor, Tensor | None]]:
 
 
 def every_bundle() -> list[list[tuple[Tensor, Tensor | None]]]:
-    """Every bundle; the second tensor gets no gradient."""
+    """Every bucket; the second tensor gets no gradient."""
     world = _world()
     found = []
-    for mesh, steps in known.bundles(dist.get_world_size()):
+    for mesh, steps in known.buckets(dist.get_world_size()):
         at = world[mesh].coord
         xs = [known.local_value(step.src, at, 1).requires_grad_() for step in steps]
         ys = RunSteps(steps, world[mesh])(xs)
@@ -74,7 +74,7 @@ def other_types() -> dict[str, Any]:
 
 
 def compiled() -> bool:
-    """A row-parallel layer and a bundle, compiled whole, against the same in eager mode."""
+    """A row-parallel layer and a bucket, compiled whole, against the same in eager mode."""
     world = _world()
     groups = next(iter(world.values()))
     axis = groups.mesh.axes[0]
@@ -86,11 +86,11 @@ def compiled() -> bool:
     steps = [RunStep(step, groups) for step in picked]
     whole = known.lay((4, ()), (3, ()))
     varied = known.marked(whole, "R", (axis,))
-    bundle = RunSteps([Reshard((axis,), whole, varied)] * 2, groups)
+    bucket = RunSteps([Reshard((axis,), whole, varied)] * 2, groups)
     inputs = [known.local_value(step.src, groups.coord, 1) for step in picked]
 
     def work(*xs: Tensor) -> Tensor:
-        pair = bundle((xs[-1], 2 * xs[-1]))
+        pair = bucket((xs[-1], 2 * xs[-1]))
         total = pair[0].sum() + pair[1].sum()
         return sum((step(x * x).sum() for step, x in zip(steps, xs, strict=False)), total)
 
@@ -107,7 +107,7 @@ def everything() -> dict[str, Any]:
     """All of the above, in one job."""
     return {
         "steps": every_step(),
-        "bundles": every_bundle(),
+        "buckets": every_bundle(),
         "types": other_types(),
         "compiled": compiled() if dist.get_world_size() == 2 else None,
     }

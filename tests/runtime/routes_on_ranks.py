@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from shardlang.ir import Axis, Coord, DimLayout, Layout, Mesh
-from shardlang.ir.pieces import piece_of
 from shardlang.ir.reshard import Reshard
 from shardlang.ir.route import Route
+from shardlang.ir.shards import shard_of
 from shardlang.runtime.collectives import RunRoute
 from shardlang.runtime.groups import Groups, join
 
@@ -44,11 +44,11 @@ def rows_of(dtype: torch.dtype) -> Tensor:
 def one(route: Route, groups: Groups, choice: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """Rows sent and brought back, on this rank."""
     layout = Layout((route.rows, DimLayout.whole(3)))
-    numbers = piece_of(torch.tensor(CHOICES[choice]), Layout((route.known,)), groups.coord)
+    numbers = shard_of(torch.tensor(CHOICES[choice]), Layout((route.known,)), groups.coord)
     there = RunRoute(Reshard(route.axes, layout, layout, route=route), groups)
     inverse = Route(route.axes, route.rows, route.groups, inverse=True)
     back = RunRoute(Reshard(route.axes, layout, layout, route=inverse), groups)
-    x = piece_of(rows_of(dtype), layout, groups.coord).requires_grad_()
+    x = shard_of(rows_of(dtype), layout, groups.coord).requires_grad_()
     sent = there(x, numbers)
     home = back(sent * 2, numbers)
     home.backward(x.detach() + 1)

@@ -231,7 +231,7 @@ def test_the_norm_counts_what_is_trained_later() -> None:
 
 
 ALONE = {
-    "fits on one": ("SH0605", "rank 0 failed: input `x` is [2, 6], and this device's piece is [3"),
+    "fits on one": ("SH0605", "rank 0 failed: input `x` is [2, 6], and this device's shard is [3"),
     "object": ("SH0613", "rank 1 failed: the argument `kind` is a `object`"),
     "unknown": ("SH0613", "rank 1 failed: the model takes no input `w`"),
     "work": ("SH0603", "rank 1 failed: IndexError: list index out of range (alone.py"),

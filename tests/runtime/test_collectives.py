@@ -29,9 +29,9 @@ def test_step(ran: dict[int, list[Any]], n: int, i: int, case: known.Case) -> No
 
 @pytest.mark.parametrize("n", SIZES)
 def test_steps_sent_together_do_what_they_do_alone(ran: dict[int, list[Any]], n: int) -> None:
-    for k, (mesh, steps) in enumerate(known.bundles(n)):
+    for k, (mesh, steps) in enumerate(known.buckets(n)):
         for j, step in enumerate(steps):
-            found = [rank["bundles"][k][j] for rank in ran[n]]
+            found = [rank["buckets"][k][j] for rank in ran[n]]
             known.check(step.dst, mesh, [y for y, _ in found], 1)
             if j == 1:
                 assert all(grad is None for _, grad in found)

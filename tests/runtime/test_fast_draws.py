@@ -15,7 +15,7 @@ from torch import Tensor
 
 from shardlang.api import Program
 from shardlang.compiler.driver import Compiled
-from shardlang.ir.here import PartNumber
+from shardlang.ir.device_values import PartNumber
 from shardlang.ir.layout import Layout
 from shardlang.rules import random
 from shardlang.rules.registry import Streams

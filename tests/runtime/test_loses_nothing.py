@@ -236,12 +236,12 @@ def test_a_full_disk_leaves_the_old_weights_and_the_new_ones_elsewhere(
 def test_batches_that_end_on_one_rank_end_the_run_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the rank whose batches go on sees it: the other one's have ended."""
     stop = Stop(Groups(Mesh((Axis("dp", 1),)), 0))
-    monkeypatch.setattr(stop, "_wire", SimpleNamespace(all_reduce=lambda mine, op: mine))
+    monkeypatch.setattr(stop, "_transport", SimpleNamespace(all_reduce=lambda mine, op: mine))
     assert len(list(stop.batches(iter([{}, {}])))) == 2
     assert stop.error is None
     other = torch.tensor([0, 1, 0])
     monkeypatch.setattr(
-        stop, "_wire", SimpleNamespace(all_reduce=lambda mine, op: torch.maximum(mine, other))
+        stop, "_transport", SimpleNamespace(all_reduce=lambda mine, op: torch.maximum(mine, other))
     )
     assert list(stop.batches(iter([{}, {}]))) == []
     assert isinstance(stop.error, RunError)

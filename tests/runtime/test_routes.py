@@ -9,7 +9,7 @@ import routes_on_ranks as known
 import torch
 from spawn import spawn
 
-from shardlang.ir.pieces import peers
+from shardlang.ir.shards import peers
 
 
 @pytest.mark.parametrize("processes", [2, 4])

@@ -70,7 +70,7 @@ TOLD = {"Spec.path", "Spec.sets", "Number.text"}
 class Recorder:
     """The slot of a field that notes which modules read it, by itself or by a property.
 
-    Comparing, hashing and printing are no reads.
+    Comparing, hashing and printing are not reads.
     """
 
     def __init__(self, kind: type, name: str) -> None:

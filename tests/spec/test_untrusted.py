@@ -30,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make(folder: Path, name: str) -> None:
-    """Something that is no spec, under the name of one."""
+    """Something that is not a spec, under the name of one."""
     path = folder / name
     if name == "pipe.shard":
         os.mkfifo(path)

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from shardlang.ir.layout import DimLayout, all_pieces_nonempty
+from shardlang.ir.layout import DimLayout, all_shards_nonempty
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.passes.propagate.adopt import writable
@@ -38,7 +38,7 @@ class Assignment:
     choices: tuple[Choice, ...]
 
     def sharding(self, rule: Rule) -> Sharding | None:
-        """The sharding of the op; None where it cannot be written or leaves a piece empty."""
+        """The sharding of the op; None where it cannot be written or leaves a shard empty."""
         made = Sharding.whole(rule)
         split: dict[str, list[Axis]] = {}
         packed: set[str] = set()
@@ -61,12 +61,12 @@ class Assignment:
 
 
 def _split(size: int, axes: tuple[Axis, ...], packed: bool) -> DimLayout | None:
-    """A split with no empty piece, or None."""
+    """A split with no empty shard, or None."""
     blocks = (size // 3, size - size // 3) if packed and size > 2 else (size,)
     if packed and len(blocks) < 2:
         return None
     dim = DimLayout.shard(size, axes, blocks) if size else DimLayout.whole(0)
-    return dim if size and all_pieces_nonempty(dim) else None
+    return dim if size and all_shards_nonempty(dim) else None
 
 
 def choices_of(rule: Rule) -> list[Choice]:

@@ -17,10 +17,10 @@ from shardlang.ir.layout import DimLayout, Layout
 from shardlang.ir.leaf import Leaf, LeafKind, Result, ResultKind
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
-from shardlang.ir.pieces import piece_of
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.rule import Rule, Sharding
+from shardlang.ir.shards import shard_of
 from shardlang.passes.pipeline import REWRITE
 from shardlang.passes.propagate.bind_rules import BindRules
 from shardlang.passes.rewrite.localize import to_program
@@ -313,7 +313,7 @@ def _check_gradients(
     layouts = [result.layout for result in sim.program.results]
     for y, layout, cotangent in zip(results, layouts, reference.cotangents, strict=True):
         roots += y
-        seeds += [piece_of(cotangent, layout, at) for at in sim.coords]
+        seeds += [shard_of(cotangent, layout, at) for at in sim.coords]
     leaves = [x for leaf in sim.program.leaves for x in local[leaf.name]]
     found = gradients(roots, seeds, leaves)
     count = len(sim.coords)
@@ -332,34 +332,34 @@ def _check_gradients(
 
 
 def _without_undefined(
-    pieces: Sequence[Tensor], want: Tensor, layout: Layout, sim: Simulator
+    shards: Sequence[Tensor], want: Tensor, layout: Layout, sim: Simulator
 ) -> list[Tensor]:
     """Gradients with NaN wherever the op itself says that there is none."""
-    holes = [piece_of(want.isnan(), layout, at) for at in sim.coords]
+    holes = [shard_of(want.isnan(), layout, at) for at in sim.coords]
     return [
         x.masked_fill(hole, torch.nan) if x.shape == hole.shape else x
-        for x, hole in zip(pieces, holes, strict=True)
+        for x, hole in zip(shards, holes, strict=True)
     ]
 
 
 def _compare(
     what: str,
-    pieces: Sequence[Tensor],
+    shards: Sequence[Tensor],
     layout: Layout,
     want: Tensor,
     sim: Simulator,
     reference: Reference,
     skip: bool = False,
 ) -> None:
-    """Compare pieces with those of `want`; with `skip`, their shapes and dtypes alone."""
+    """Compare shards with those of `want`; with `skip`, their shapes and dtypes alone."""
     scale, tolerance = max(1.0, size(want)), reference.tolerance
-    for piece, at in zip(pieces, sim.coords, strict=True):
-        cut = piece_of(want.detach(), layout, at)
-        if piece.shape != cut.shape or piece.dtype != cut.dtype:
+    for shard, at in zip(shards, sim.coords, strict=True):
+        cut = shard_of(want.detach(), layout, at)
+        if shard.shape != cut.shape or shard.dtype != cut.dtype:
             raise MismatchError(
-                f"{what} at {at}: {piece.dtype}{list(piece.shape)}, "
+                f"{what} at {at}: {shard.dtype}{list(shard.shape)}, "
                 f"expected {cut.dtype}{list(cut.shape)}"
             )
-        off = 0.0 if skip else gap(piece, cut) / scale
+        off = 0.0 if skip else gap(shard, cut) / scale
         if not off <= tolerance:
             raise MismatchError(f"{what} at {at} is off by {off:.3g} ({layout})")

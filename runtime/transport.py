@@ -1,4 +1,4 @@
-"""What goes over the wire: the five calls that move data between the members of a group.
+"""What goes over the transport: the five calls that move data between the members of a group.
 
 Tensors of any memory in, dense ones out, inputs unchanged. Under `torch.compile` they are
 `_c10d_functional` ops, which inductor sees and schedules; in eager mode the calls of the process

@@ -1,4 +1,4 @@
-"""Operands of operations on sharded tensors: as this device's pieces, or whole."""
+"""Operands of operations on sharded tensors: as this device's shards, or whole."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def is_sharded(value: Any) -> bool:
     return isinstance(value, DTensor) and hasattr(value, "sharding")
 
 
-def piece(value: Tensor, lead: Lead) -> Tensor:
-    """This device's piece of an operand, cut as the result lies. Collective where it lies else."""
+def shard(value: Tensor, lead: Lead) -> Tensor:
+    """This device's shard of an operand, cut as the result lies. Collective where it lies else."""
     if lead is None:
         return plain(value)
     if is_sharded(value):
@@ -28,11 +28,11 @@ def piece(value: Tensor, lead: Lead) -> Tensor:
             return held
         return lead.cut(mine.sharding.whole(mine._local_tensor))
     if isinstance(value, DTensor):
-        return _piece_of_dtensor(value, lead)
+        return _shard_of_dtensor(value, lead)
     return value if value.numel() == 1 and not value.dim() else lead.cut(value)
 
 
-def _piece_of_dtensor(value: DTensor, lead: Sharding) -> Tensor:
+def _shard_of_dtensor(value: DTensor, lead: Sharding) -> Tensor:
     """A DTensor of torch's own that lies as we do, or is gathered."""
     spec, held = lead.spec(value.dtype), value._local_tensor
     same = value.shape == spec.shape and alike(value.placements, spec.placements)

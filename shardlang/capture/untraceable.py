@@ -26,11 +26,11 @@ from shardlang.passes.normalize.fx_edit import argument, has_argument
 
 
 @contextlib.contextmanager
-def refuse_unseen(train: bool) -> Iterator[list[Used]]:
+def refuse_untraceable(train: bool) -> Iterator[list[Used]]:
     """Raise SH0358 inside the body where the model deals with gradients by itself.
 
     Asking for a gradient is refused always, changing one where gradients matter. Yields the list of
-    the autograd functions of the model's own that are used, to be checked behind the body.
+    the autograd functions of the model's own that are used, to be checked after the body.
     """
     used: list[Used] = []
     apply = torch.autograd.Function.apply.__func__  # type: ignore[attr-defined]
@@ -89,7 +89,7 @@ def _needs_gradient(tree: object) -> bool:
 def assigned_buffers_written(model: nn.Module) -> Iterator[list[str]]:
     """Turn `self.buffer = value` into a write to the buffer, which export keeps track of.
 
-    Yields the list of the buffers' names, to be read behind the body.
+    Yields the list of the buffers' names, to be read after the body.
 
     Raises `CaptureError` SH0357 for a value of another shape or type.
     """
@@ -113,7 +113,7 @@ def assigned_buffers_written(model: nn.Module) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def refuse_freezing(model: nn.Module) -> Iterator[None]:
-    """Raise SH0358 behind the body if it has changed which parameters get a gradient."""
+    """Raise SH0358 after the body if it has changed which parameters get a gradient."""
     before = {name: param.requires_grad for name, param in model.named_parameters()}
     yield
     found = {name: param.requires_grad for name, param in model.named_parameters()}

@@ -1,7 +1,7 @@
 """Several moves of one kind and group as one call.
 
-Their packed pieces travel in one flat buffer per dtype, in the order of the steps. The results of a
-coalesced all-reduce are views of that buffer, so a bundle of gradients is copied once and reduced
+Their packed shards travel in one flat buffer per dtype, in the order of the steps. The results of a
+coalesced all-reduce are views of that buffer, so a bucket of gradients is copied once and reduced
 once, as in DistributedDataParallel.
 """
 
@@ -20,20 +20,20 @@ from shardlang.runtime.moves import SENDING, Exchange, Gather, Move, Reduce, Sca
 Tensors = Sequence[Tensor]
 
 
-class Bundle(Protocol):
-    """Moves that share one call: as `Sending`, for several pieces."""
+class Bucket(Protocol):
+    """Moves that share one call: as `Sending`, for several shards."""
 
     @property
     def call(self) -> Call:
-        """What the wire does with the messages."""
+        """What the transport does with the messages."""
         ...
 
     def pack(self, xs: Tensors, /) -> Tensor:
-        """The message made of this device's pieces."""
+        """The message made of this device's shards."""
         ...
 
     def unpack(self, message: Tensor, /) -> list[Tensor]:
-        """The new pieces, made of what arrives."""
+        """The new shards, made of what arrives."""
         ...
 
 
@@ -45,7 +45,7 @@ class Reduces:
         self._shapes = shapes
 
     def pack(self, xs: Tensors) -> Tensor:
-        """The pieces, one after the other."""
+        """The shards, one after the other."""
         return torch.cat([x.reshape(-1) for x in xs])
 
     def unpack(self, message: Tensor) -> list[Tensor]:
@@ -62,7 +62,7 @@ class Gathers:
         self._moves, self._sizes = moves, [math.prod(move.cell) for move in moves]
 
     def pack(self, xs: Tensors) -> Tensor:
-        """The packed pieces, one after the other."""
+        """The packed shards, one after the other."""
         return torch.cat([m.pack(x).reshape(-1) for m, x in zip(self._moves, xs, strict=True)])
 
     def unpack(self, message: Tensor) -> list[Tensor]:
@@ -102,14 +102,14 @@ class Exchanges:
     def pack(self, xs: Tensors) -> Tensor:
         """Member by member, what each move has for it."""
         packed = [move.split(x) for move, x in zip(self._moves, xs, strict=True)]
-        return torch.cat([pieces[m].reshape(-1) for m in self._members for pieces in packed])
+        return torch.cat([shards[m].reshape(-1) for m in self._members for shards in packed])
 
     def unpack(self, message: Tensor) -> list[Tensor]:
         """Each move's own stretches of the members' messages."""
         sizes = [move.counts_received[m] for m in self._members for move in self._moves]
-        pieces = message.split_with_sizes(sizes)
+        shards = message.split_with_sizes(sizes)
         count = len(self._moves)
-        return [move.join(pieces[i::count]) for i, move in enumerate(self._moves)]
+        return [move.join(shards[i::count]) for i, move in enumerate(self._moves)]
 
 
 _BUNDLES: dict[type, Any] = {
@@ -120,7 +120,7 @@ _BUNDLES: dict[type, Any] = {
 }
 
 
-def bundles(moves: Sequence[Move | Sending], xs: Tensors) -> list[tuple[Bundle, list[int]]]:
+def buckets(moves: Sequence[Move | Sending], xs: Tensors) -> list[tuple[Bucket, list[int]]]:
     """The moves that send data, those of one kind, group and dtype together; with their places."""
     found: dict[object, list[int]] = {}
     for i, (move, x) in enumerate(zip(moves, xs, strict=True)):
@@ -130,6 +130,6 @@ def bundles(moves: Sequence[Move | Sending], xs: Tensors) -> list[tuple[Bundle, 
     return [(_bundle([moves[i] for i in at], [xs[i] for i in at]), at) for at in found.values()]
 
 
-def _bundle(moves: Sequence[Move | Sending], xs: Tensors) -> Bundle:
-    made: Bundle = _BUNDLES[type(moves[0])](moves, [tuple(x.shape) for x in xs])
+def _bundle(moves: Sequence[Move | Sending], xs: Tensors) -> Bucket:
+    made: Bucket = _BUNDLES[type(moves[0])](moves, [tuple(x.shape) for x in xs])
     return made

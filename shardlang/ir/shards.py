@@ -1,6 +1,6 @@
-"""Cutting pieces of one dim: where the indices of one layout lie in the piece of another.
+"""Cutting shards of one dim: where the indices of one layout lie in the shard of another.
 
-All functions work on the local tensors of one device. A place is a slice where the piece is
+All functions work on the local tensors of one device. A place is a slice where the shard is
 contiguous, an index list where it is not.
 """
 
@@ -24,7 +24,7 @@ def freeze(coord: Coord) -> Frozen:
 
 @functools.lru_cache(maxsize=65536)
 def _place(narrow: DimLayout, wide: DimLayout, coord: Frozen) -> tuple[int, int] | tuple[int, ...]:
-    """Where the indices of `narrow` lie in the local piece of `wide`."""
+    """Where the indices of `narrow` lie in the local shard of `wide`."""
     at = dict(coord)
     where = {index: place for place, index in enumerate(wide.indices(at))}
     return tuple(where[index] for index in narrow.indices(at))
@@ -32,7 +32,7 @@ def _place(narrow: DimLayout, wide: DimLayout, coord: Frozen) -> tuple[int, int]
 
 @functools.lru_cache(maxsize=65536)
 def place(narrow: DimLayout, wide: DimLayout, coord: Frozen) -> slice | tuple[int, ...]:
-    """Where the local indices of `narrow` lie in the local piece of `wide`, at one coordinate."""
+    """Where the local indices of `narrow` lie in the local shard of `wide`, at one coordinate."""
     if narrow.plain and wide.plain:
         start, base = narrow.start(dict(coord)), wide.start(dict(coord))
         return slice(start - base, start - base + narrow.local_size(dict(coord)))
@@ -52,7 +52,7 @@ def take(x: Tensor, dim: int, where: slice | tuple[int, ...]) -> Tensor:
 
 
 def cut(x: Tensor, dim: int, narrow: DimLayout, wide: DimLayout, coord: Coord) -> Tensor:
-    """This device's narrower piece of its own piece."""
+    """This device's narrower shard of its own shard."""
     return take(x, dim, place(narrow, wide, freeze(coord)))
 
 
@@ -64,7 +64,7 @@ def peers(coord: Coord, axes: Sequence[Axis]) -> list[dict[str, int]]:
     return found
 
 
-def piece_of(full: Tensor, layout: Layout, coord: Coord) -> Tensor:
+def shard_of(full: Tensor, layout: Layout, coord: Coord) -> Tensor:
     """The part of a global tensor that the device at `coord` holds."""
     for dim, dim_layout in enumerate(layout.dims):
         if dim_layout.axes:

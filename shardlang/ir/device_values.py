@@ -1,4 +1,4 @@
-"""Arguments whose value depends on the device: sizes, offsets and pieces.
+"""Arguments whose value depends on the device: sizes, offsets and shards.
 
 One program text serves every device; these objects stand in it and become numbers at a coordinate.
 """
@@ -58,22 +58,22 @@ class LocalIndices:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class LocalShard:
     """The global shape of a tensor and the part of it that this device holds."""
 
     layout: Layout
 
-    def at(self, coord: Coord) -> PieceAt:
+    def at(self, coord: Coord) -> LocalShardAt:
         """The value on the device at `coord`."""
-        return PieceAt(self.layout, dict(coord))
+        return LocalShardAt(self.layout, dict(coord))
 
     def __repr__(self) -> str:
-        return f"piece({self.layout})"
+        return f"shard({self.layout})"
 
 
 @dataclass(frozen=True, slots=True)
-class PieceAt:
-    """A `Piece` on one device."""
+class LocalShardAt:
+    """A `LocalShard` on one device."""
 
     layout: Layout
     coord: dict[str, int]
@@ -99,7 +99,7 @@ class PartNumber:
         return f"part({'*'.join(axis.name for axis in self.axes)})"
 
 
-Here = LocalSize | LocalStart | LocalIndices | Piece | PartNumber | Route
+DeviceValue = LocalSize | LocalStart | LocalIndices | LocalShard | PartNumber | Route
 
 
 def size_at(dim: DimLayout) -> int | LocalSize:
@@ -109,7 +109,7 @@ def size_at(dim: DimLayout) -> int | LocalSize:
 
 def specialise(args: Any, coord: Coord) -> Any:
     """Replace every device-dependent argument by its value at `coord`."""
-    kinds = (LocalSize, LocalStart, LocalIndices, Piece, PartNumber, Route)
+    kinds = (LocalSize, LocalStart, LocalIndices, LocalShard, PartNumber, Route)
     return pytree.tree_map_only(
         kinds, lambda here: here.at(coord), args, is_leaf=lambda x: isinstance(x, kinds)
     )
