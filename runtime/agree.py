@@ -215,7 +215,7 @@ def _refusal(error: Exception) -> tuple[str, str, str, tuple[str, ...]]:
 def _calls_differ(rank: int, first: _Said, other: _Said) -> RunError:
     if other.lines != first.lines:
         here, there = _first_difference(first.lines, other.lines)
-        if "shards pickled" in here + there:
+        if "shards saved" in here + there:
             return _saved_alone(rank, here, there)
         return RunError(
             "SH0612",
@@ -236,7 +236,8 @@ def _saved_alone(rank: int, here: str, there: str) -> RunError:
     return RunError(
         "SH0622",
         f"the ranks have not saved alike: rank 0 with {here}, rank {rank} with {there} since the"
-        " last call; what one rank saves with `torch.save` is its shards alone",
+        " last call; what one rank saves, with `torch.save` or under `no_dist`, is its shards"
+        " alone",
         help="save on every rank, each to a file of its own; or all together with"
         " `torch.distributed.checkpoint.save`; or gather on every rank with `full_tensor()`, and"
         " save on one",

@@ -90,6 +90,10 @@ class Sharding:
     groups: Groups
     _specs: dict[torch.dtype, object] = field(default_factory=dict)
 
+    def __deepcopy__(self, memo: object) -> Sharding:
+        """It never changes, and process groups have no copies."""
+        return self
+
     @property
     def split(self) -> bool:
         """Whether any axis splits the tensor."""

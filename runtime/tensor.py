@@ -159,7 +159,7 @@ class Sharded(DTensor):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self.sharding.split:
-            tensor_files.note_saved()
+            tensor_files.note_pickled()
         values = tensor_files.values_of(self)
         flags = (self.requires_grad, hasattr(self, "_is_param"))
         return restored, (self._local_tensor.detach(), *values, flags)

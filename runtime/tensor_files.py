@@ -58,6 +58,8 @@ def write_items(tensor: Any, name: str) -> list[Any]:
     from torch.distributed.checkpoint.metadata import MetadataIndex, TensorProperties
     from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
+    if tensor.sharding.split:
+        count_saved()
     properties = TensorProperties.create_from_tensor(tensor._local_tensor)
     return [
         WriteItem(
@@ -97,12 +99,17 @@ def remember(groups: Groups) -> None:
 
 
 _SAVED = [0]
-"""How many shards the main thread has pickled since the ranks last compared themselves."""
+"""How many shards the main thread has saved since the ranks last compared themselves."""
 
 
-def note_saved() -> None:
-    """Say that a shard is pickled: what one rank saves is not the model."""
+def count_saved() -> None:
+    """Count a shard that is saved: all ranks save alike, or one of them saves half a model."""
     _SAVED[0] += threading.current_thread() is threading.main_thread()
+
+
+def note_pickled() -> None:
+    """Say that a shard is pickled: what one rank saves is not the model."""
+    count_saved()
     warnings.warn(
         "a sharded tensor is pickled as the shard of this device alone: every rank must save a"
         " file of its own, which loads on that rank alone; for one checkpoint that loads anywhere,"
@@ -113,9 +120,9 @@ def note_saved() -> None:
 
 
 def saved_since() -> tuple[str, ...]:
-    """In words, how many shards this rank has pickled since it was asked last."""
+    """In words, how many shards this rank has saved since it was asked last."""
     count, _SAVED[0] = _SAVED[0], 0
-    return (f"{count} shards pickled",) if count else ()
+    return (f"{count} shards saved",) if count else ()
 
 
 def values_of(tensor: Any) -> tuple[Any, ...]:

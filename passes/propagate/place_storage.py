@@ -44,8 +44,10 @@ def place(node: fx.Node, leaf: Leaf) -> None:
     rest = stored_layout(used, [axis for axis in leaf.store if axis not in used.sharded])
     sharding = sharding_of(node)
     sharding.factors = {f"d{i}": dim for i, dim in enumerate(rest.dims)}
-    for axis in leaf.store:
-        sharding.origins[axis] = Origin("stored", leaf.name)
+    reasons, stored = sharding_of(users[0] if users else node).origins, Origin("stored", leaf.name)
+    sharding.origins = {
+        axis: reasons.get(axis, stored) if axis in used.sharded else stored for axis in rest.sharded
+    }
 
 
 def stored_layout(layout: Layout, axes: Sequence[Axis]) -> Layout:

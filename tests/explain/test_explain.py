@@ -32,6 +32,16 @@ def test_a_stated_parameter() -> None:
     assert found.collectives[0].startswith("backward all_reduce over dp")
 
 
+BOTH = TP.replace('"up.{weight,bias}" [tp, ...]', '"up.{weight,bias}" [dp*tp, ...]')
+
+
+def test_a_stated_axis_that_is_one_of_storage_too_is_stated() -> None:
+    stories = one(BOTH + 'store "**" over dp\n', "up.weight").stories
+    assert [story.title for story in stories] == ["dp splits dim 0", "tp splits dim 0"]
+    for story in stories:
+        assert [link.text for link in story.links] == ["`up.weight` is stated so"]
+
+
 def test_a_value_and_where_its_split_comes_from() -> None:
     found = one(TP, "down.out")
     assert found.facts[0] == "f32[4@dp, 12, 8] +tp, local [2, 12, 8]"

@@ -227,6 +227,9 @@ def _saved(module: Any, batch: Any, folder: Path) -> dict[str, Any]:
         found["after"] = _said_by(lambda: module(**batch))
         torch.save(state, folder / f"own{rank}.pt")
         found["each"] = _said_by(lambda: module(**batch))
+        if rank == 0:
+            dcp.save({"model": state}, checkpoint_id=folder / "half", no_dist=True)
+        found["half"] = _said_by(lambda: module(**batch))
     found["safetensors"] = _said_by(lambda: save_file(dict(state), folder / f"{rank}.safetensors"))
     return found
 
