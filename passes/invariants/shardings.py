@@ -60,6 +60,10 @@ def one_factor_per_axis(view: View) -> Iterator[str]:
 
 
 def _one_factor(node: fx.Node, sharding: Sharding) -> Iterator[str]:
+    for index in range(len(sharding.rule.results)):
+        layout = sharding.result(index)
+        if not layout.partial.isdisjoint(layout.sharded):
+            yield f"{node}: result {index} is {layout}, split and partial over one axis"
     linked = {name: group for group in sharding.rule.linked for name in group}
     seen: dict[Axis, str] = {}
     for name, dim in sharding.factors.items():

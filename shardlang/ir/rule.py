@@ -141,11 +141,17 @@ class Rule:
     def inner(self) -> frozenset[str]:
         """Factors that operands alone have: sharding one makes the results partial.
 
-        A factor that is linked to a result's (`[pre|mid] -> mid`) is split together with it, and so
-        leaves nothing to add up.
+        A factor that is linked to a result's (`[pre|mid] -> mid`), be it through others, is split
+        together with it, and so leaves nothing to add up.
         """
-        outer = self.outer
-        beside = {name for group in self.linked if outer.intersection(group) for name in group}
+        outer, beside = self.outer, set[str]()
+        while joined := {
+            name
+            for group in self.linked
+            if not outer.isdisjoint(group) or not beside.isdisjoint(group)
+            for name in group
+        } - beside:
+            beside |= joined
         return frozenset(name for name, _ in self.sizes) - outer - beside
 
 

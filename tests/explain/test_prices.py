@@ -22,7 +22,7 @@ def test_the_graph_is_only_read() -> None:
     graph = flow.graph.graph
 
     def state() -> tuple[str, list[fx.Node], list[str]]:
-        return graph_text(graph, {}), list(graph.nodes), [repr(sharding_of(n)) for n in flow.nodes]
+        return graph_text(flow.graph), list(graph.nodes), [repr(sharding_of(n)) for n in flow.nodes]
 
     before, shardings = state(), [sharding_of(node) for node in flow.nodes]
     found = [alternatives(flow, n, axis) for n in flow.nodes for axis in flow.graph.mesh.axes]

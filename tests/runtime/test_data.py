@@ -73,7 +73,7 @@ def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "empty").touch()
     (tmp_path / "latin").write_bytes(b"caf\xe9" * 9)
-    cases = {"pipe": "no regular file", ".": "no regular file", "empty": "holds 0 bytes"}
+    cases = {"pipe": "not a regular file", ".": "not a regular file", "empty": "holds 0 bytes"}
     for name, said in cases.items():
         with pytest.raises(RunError, match=said):
             text_batches(tmp_path / name, SHAPES, 256, 0)

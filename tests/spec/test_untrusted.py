@@ -54,12 +54,12 @@ def make(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("/dev/zero", "no spec"),
-        ("/etc/passwd", "no spec"),
-        ("zero.shard", "no spec"),
-        ("secret.shard", "no spec"),
-        ("pipe.shard", "no regular file"),
-        ("socket.shard", "no regular file"),
+        ("/dev/zero", "is not a spec"),
+        ("/etc/passwd", "is not a spec"),
+        ("zero.shard", "is not a spec"),
+        ("secret.shard", "is not a spec"),
+        ("pipe.shard", "not a regular file"),
+        ("socket.shard", "not a regular file"),
         ("folder.shard", "is a directory"),
         ("loop.shard", "symbolic links"),
         ("large.shard", "larger than 1 MiB"),
@@ -80,7 +80,7 @@ def test_what_is_no_spec_is_not_read(name: str, said: str, folder: Path) -> None
 def test_configurations_are_regular_files_too(folder: Path) -> None:
     os.mkfifo("pipe.json")
     Path("deep.json").write_text("[" * 200_000)
-    for name, said in (("pipe.json", "no regular file"), ("deep.json", "is not JSON")):
+    for name, said in (("pipe.json", "not a regular file"), ("deep.json", "is not JSON")):
         with pytest.raises(CaptureError, match=said) as caught:
             _ = HfSource(name).settings
         assert caught.value.code == "SH0350"
