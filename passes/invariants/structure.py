@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import fx
 
 from shardlang.ir.graph import constrain, is_item
 from shardlang.ir.node import info, tensors_of
-from shardlang.ir.rule import Sharding
+from shardlang.ir.rule import DimSpec, Sharding
 from shardlang.passes.invariants.invariant import View, invariant
 from shardlang.rules.call import shape_of
 
@@ -63,10 +64,11 @@ def _operands_fit(node: fx.Node, sharding: Sharding, view: View) -> Iterator[str
     if len(operands) != len(sharding.rule.operands):
         yield f"{node} has {len(operands)} operands, its rule {len(sharding.rule.operands)}"
         return
+    sizes = dict(sharding.rule.sizes)
     for index, operand in enumerate(operands):
-        shape, wanted = shape_of(info(operand).value), sharding.operand(index)
-        if wanted.shape != shape:
-            yield f"{node}: operand {index} is {shape}, its rule says {wanted}"
+        shape, wanted = shape_of(info(operand).value), sharding.rule.operands[index].dims
+        if shape != _shape(wanted, sizes):
+            yield f"{node}: operand {index} is {shape}, its rule says {_shape(wanted, sizes)}"
 
 
 def _results_fit(node: fx.Node, sharding: Sharding) -> Iterator[str]:
@@ -74,10 +76,16 @@ def _results_fit(node: fx.Node, sharding: Sharding) -> Iterator[str]:
     if len(results) != len(sharding.rule.results):
         yield f"{node} has {len(results)} results, its rule {len(sharding.rule.results)}"
         return
+    sizes = dict(sharding.rule.sizes)
     for index, result in enumerate(results):
-        given = sharding.result(index)
-        if given.shape != tuple(result.shape):
-            yield f"{node}: result {index} is {tuple(result.shape)}, its rule says {given}"
+        shape, given = tuple(result.shape), _shape(sharding.rule.results[index], sizes)
+        if shape != given:
+            yield f"{node}: result {index} is {shape}, its rule says {given}"
+
+
+def _shape(dims: tuple[DimSpec, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape that a rule gives a tensor: blocks stand one after the other in a dim."""
+    return tuple(sum(math.prod(sizes[f] for f in block) for block in dim) for dim in dims)
 
 
 @invariant

@@ -125,4 +125,8 @@ def summed_to(x: torch.Tensor, size: Sequence[int], dtype: torch.dtype) -> torch
     return summed.to(dtype)
 
 
-rule(aten.sum_to_size, spec=_summed_to, localize=_summed_here, linear=["self"])
+rule(
+    aten.sum_to_size,
+    spec=_summed_to, localize=_summed_here, linear=["self"],
+    view=lambda call: call.out == call.shapes[0],
+)  # fmt: skip

@@ -30,6 +30,8 @@ SAMPLE = (
     "examples/gpt2/fast.shard",
 )
 """Specs that together have every kind of node, argument and layout."""
+ROUTED = ("route_rows", "type_gradients", "localize")
+"""Passes after which the text of a large graph with routes is read back."""
 
 HEAD = "graph split\nmesh dp = 2 data, tp = 3\n"
 LINEAR = HEAD + 'w = param "w" trainable : f32[10@tp, 6]\nx = input "x" : f32[7@dp, 6]\n'
@@ -50,6 +52,8 @@ def states(path: Path) -> Iterator[tuple[str, ShardGraph]]:
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_graph_is_that_of_its_text(name: str) -> None:
     for place, (after, graph) in enumerate(states(ROOT / name)):
+        if "moe" in name and after not in ROUTED:
+            continue
         local, long = after == PIPELINE[-1].name, place % 2 == 0
         text = graph_text(graph, local=local, long=long)
         made = read_graph(text)
