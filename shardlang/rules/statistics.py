@@ -128,5 +128,5 @@ def summed_to(x: torch.Tensor, size: Sequence[int], dtype: torch.dtype) -> torch
 rule(
     aten.sum_to_size,
     spec=_summed_to, localize=_summed_here, linear=["self"],
-    view=lambda call: call.out == call.shapes[0],
+    view=lambda call: call.out == call.shapes[0] != (),
 )  # fmt: skip
