@@ -113,7 +113,7 @@ def _rows(call: Call) -> str:
 
 rule(
     aten.index_add.default,
-    spec=_rows, linear=["self source"], localize=_local_write,
+    spec=_rows, linear=["self source"], localize=_local_write, keeps="index source",
 )  # fmt: skip
 rule(
     aten.index_copy.default,
@@ -124,7 +124,10 @@ rule(
     aten.index_fill.int_Scalar,
     spec=_rows, linear=["self value"], localize=_local_write,
 )  # fmt: skip
-rule(aten.index_reduce.default, spec=_rows, localize=_local_write)
+rule(
+    aten.index_reduce.default,
+    spec=_rows, localize=_local_write, keeps="self index source result",
+)  # fmt: skip
 
 
 def _index_put(call: Call) -> str:
