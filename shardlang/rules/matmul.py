@@ -254,4 +254,5 @@ rule(aten.linalg_vecdot, spec=_vecdot, linear=["x", "y"], passes=False)
 rule(
     aten.matrix_power, aten.linalg_matrix_power, aten.matrix_exp, aten.linalg_matrix_exp,
     spec=lambda call: fixed(call, range(len(call.out) - 2, len(call.out))),
+    keeps="self result",
 )  # fmt: skip
