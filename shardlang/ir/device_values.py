@@ -6,7 +6,7 @@ One program text serves every device; these objects stand in it and become numbe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch.utils._pytree as pytree
 
@@ -99,6 +99,8 @@ class PartNumber:
         return f"part({'*'.join(axis.name for axis in self.axes)})"
 
 
+_TreeT = TypeVar("_TreeT")
+
 DeviceValue = LocalSize | LocalStart | LocalIndices | LocalShard | PartNumber | Route
 
 
@@ -107,9 +109,10 @@ def size_at(dim: DimLayout) -> int | LocalSize:
     return dim.max_local_size() if dim.even else LocalSize(dim)
 
 
-def specialise(args: Any, coord: Coord) -> Any:
+def specialise(args: _TreeT, coord: Coord) -> _TreeT:
     """Replace every device-dependent argument by its value at `coord`."""
     kinds = (LocalSize, LocalStart, LocalIndices, LocalShard, PartNumber, Route)
-    return pytree.tree_map_only(
+    made: _TreeT = pytree.tree_map_only(
         kinds, lambda here: here.at(coord), args, is_leaf=lambda x: isinstance(x, kinds)
     )
+    return made

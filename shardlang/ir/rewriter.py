@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -13,8 +13,9 @@ import torch
 from torch import fx
 from torch.fx.node import Target
 
+from shardlang.ir.arguments import Args, Kwargs
 from shardlang.ir.compat import FakeTensorMode, detect_fake_mode, tree_leaves
-from shardlang.ir.node import NodeInfo, info, set_info
+from shardlang.ir.node import NodeInfo, Value, info, set_info
 
 
 def origin_of(node: fx.Node) -> NodeInfo:
@@ -49,20 +50,22 @@ class Rewriter:
     def add(
         self,
         target: Target,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any] | None = None,
+        args: Args,
+        kwargs: Kwargs | None = None,
         *,
         record: NodeInfo,
         before: fx.Node | None = None,
         name: str | None = None,
     ) -> fx.Node:
         """Add a call before a node, or at the end, with its record."""
+        given: Any = args  # fx takes more than its types say: values that depend on the device
+        named: Any = dict(kwargs or {})
         with self.graph.inserting_before(before) if before is not None else nullcontext():
-            made = self.graph.create_node("call_function", target, args, dict(kwargs or {}), name)
+            made = self.graph.create_node("call_function", target, given, named, name)
         set_info(made, record)
         return made
 
-    def call(self, target: Target, *args: Any, like: fx.Node, **kwargs: Any) -> fx.Node:
+    def call(self, target: Target, *args: object, like: fx.Node, **kwargs: object) -> fx.Node:
         """Add a call before `like`, with the origin of `like`; its value is inferred."""
         value = self.run(target, args, kwargs)
         record = replace(origin_of(like), value=value)
@@ -72,12 +75,14 @@ class Rewriter:
         """Set the value of a changed call from its operands' values."""
         set_info(node, replace(info(node), value=self.run(node.target, node.args, node.kwargs)))
 
-    def run(self, target: Target, args: Any, kwargs: Any) -> Any:
+    def run(self, target: Target, args: Args, kwargs: Kwargs) -> Value:
         """The fake result of a call whose operands may be nodes."""
         assert callable(target), "only calls of functions have values"
-        args, kwargs = fx.map_arg((args, kwargs), lambda n: info(n).value)
+        given: Any = (args, kwargs)
+        values, named = fx.map_arg(given, lambda n: info(n).value)
         with self.fake_mode, torch.no_grad():
-            return target(*args, **kwargs)
+            made: Value = target(*values, **named)
+        return made
 
     def redirect(
         self, node: fx.Node, by: fx.Node, reads: Callable[[fx.Node], bool] | None = None
