@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from shardlang.ir.layout import dtype_name
 from shardlang.ir.leaf import Leaf, LeafKind, ResultKind
 from shardlang.ir.node import info
+from shardlang.ir.printed_type import dtype_name
 from shardlang.ir.program import LocalProgram
 from shardlang.runtime.border import around, taken
 from shardlang.runtime.errors import RunError

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from shardlang.ir import Axis, Mesh
+from shardlang.ir.mesh import Axis, Mesh
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.watch import WATCH
 

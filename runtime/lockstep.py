@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shardlang.ir import Axis, Mesh
 from shardlang.ir.collective import Collective
 from shardlang.ir.journey import router_at
+from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.reshard import Reshard
 from shardlang.runtime.buckets import Tensors, buckets
 from shardlang.runtime.communication import Call

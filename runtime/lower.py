@@ -8,8 +8,10 @@ from typing import Protocol
 
 import torch
 
-from shardlang.ir import Axis, DimLayout, Layout
 from shardlang.ir.collective import Collective, Kind
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis
 from shardlang.ir.shards import freeze, place
 from shardlang.runtime.groups import Group
 from shardlang.runtime.moves import (

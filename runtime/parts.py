@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shardlang.ir import Axis, Coord, DimLayout
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.mesh import Axis, Coord
 from shardlang.ir.shards import Frozen, freeze, place
 
 Run = tuple[int, int, int]

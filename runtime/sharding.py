@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
-from shardlang.ir import Coord, DimLayout, Layout
 from shardlang.ir.compat import dtensor_spec
-from shardlang.ir.layout import split
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.factor import split
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Coord
 from shardlang.ir.shards import shard_of
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups

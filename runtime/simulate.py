@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from shardlang.ir import Coord
 from shardlang.ir.device_values import specialise
+from shardlang.ir.mesh import Coord
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
 from shardlang.ir.reshard import Reshard

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Placement, Replicate
 
-from shardlang.ir import Layout
 from shardlang.ir.compat import unsupported
+from shardlang.ir.layout import Layout
 from shardlang.runtime import tensor_files
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.once import once

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shardlang.ir import Axis, Coord, DimLayout, Layout
-from shardlang.ir.layout import Factor
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.factor import Factor
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis, Coord
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.sharding import Sharding

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from shardlang.ir import Layout
 from shardlang.ir.compat import route_operations, tree_map_only
+from shardlang.ir.layout import Layout
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.outside import outside

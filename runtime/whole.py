@@ -9,7 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from shardlang.ir import Coord, Layout
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Coord
 from shardlang.ir.shards import freeze, place
 from shardlang.runtime.groups import Group, Groups
 from shardlang.runtime.parts import positions_of

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from shardlang.capture import CallableSource, Captured, InputSpec
 from shardlang.compiler.build import Placements, Storage
-from shardlang.ir import Axis, DimLayout, Layout, Mesh
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import tensor_of
 from shardlang.ir.records import Stated
 

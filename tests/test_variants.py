@@ -10,7 +10,8 @@ import torch
 from shardlang.api import Program
 from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.compiler.variants import Programs, compiled_for
-from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.layout import Layout
 from shardlang.runtime.calls import Call, Given
 from shardlang.runtime.errors import RunError
 from shardlang.spec import load_spec

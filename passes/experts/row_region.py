@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.graph import is_item, producer, result_layout, sharding_of
-from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import has_several, info, tensor_of, tensors_of
 from shardlang.ir.rule import Sharding

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
+from shardlang.ir.dim_layout import RowOrder
 from shardlang.ir.graph import constrain
-from shardlang.ir.layout import RowOrder
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
 from shardlang.ir.records import Stated

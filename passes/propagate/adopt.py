@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from shardlang.ir.layout import DimLayout, Layout, all_shards_nonempty
+from shardlang.ir.dim_layout import DimLayout, all_shards_nonempty
+from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import Origin, Rule, Sharding
 

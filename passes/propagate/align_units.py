@@ -16,9 +16,10 @@ from typing import ClassVar
 import networkx as nx
 from torch import fx
 
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.dims import Dim, DimGraph, Part, Vertex
+from shardlang.ir.factor import Factor
 from shardlang.ir.graph import ShardGraph
-from shardlang.ir.layout import DimLayout, Factor
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.node import info, set_info
 from shardlang.ir.records import Stated

@@ -13,8 +13,8 @@ import math
 from torch import fx
 
 from shardlang.cost.splits import split_bytes
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.graph import result_layout, sharding_of
-from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import tensors_of
 from shardlang.ir.rule import Origin, Sharding

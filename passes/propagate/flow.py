@@ -8,6 +8,7 @@ from functools import partial
 
 from torch import fx
 
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.dims import DimGraph
 from shardlang.ir.graph import (
     ShardError,
@@ -18,7 +19,7 @@ from shardlang.ir.graph import (
     result_layout,
     sharding_of,
 )
-from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, set_info

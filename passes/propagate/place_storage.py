@@ -12,8 +12,10 @@ from typing import ClassVar
 
 from torch import fx
 
+from shardlang.ir.dim_layout import DimLayout, all_shards_nonempty
+from shardlang.ir.factor import Factor
 from shardlang.ir.graph import ShardGraph, constrain, result_layout, sharding_of
-from shardlang.ir.layout import DimLayout, Factor, Layout, all_shards_nonempty
+from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import Origin

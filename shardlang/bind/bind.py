@@ -8,7 +8,7 @@ from shardlang.bind.statements import Findings, Kind, in_force
 from shardlang.bind.types import Binding, ModelNames, Shape
 from shardlang.bind.values import MODULE, bind_values
 from shardlang.grammar.diagnostics import Diagnostic, error, has_errors, in_order
-from shardlang.ir import Axis
+from shardlang.ir.mesh import Axis
 from shardlang.ir.records import Stated
 from shardlang.spec.types import ExpectCount, ExpectForbid, InputDecl, LayoutDecl, Spec, StoreDecl
 

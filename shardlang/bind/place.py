@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from shardlang.bind.types import Shape
 from shardlang.grammar.diagnostics import NOWHERE, Span
-from shardlang.ir import Axis, DimLayout, Layout, Mesh
-from shardlang.ir.layout import all_shards_nonempty
+from shardlang.ir.dim_layout import DimLayout, all_shards_nonempty
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.records import Stated
 from shardlang.spec.types import Axes, LayoutEntry, LayoutExpr, Open, Rest
 

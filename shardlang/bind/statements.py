@@ -11,7 +11,7 @@ from shardlang.bind.types import Shape
 from shardlang.grammar.cap import MOST_FINDINGS
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, join_words, quote
 from shardlang.grammar.patterns import Pattern, nearest_to_pattern
-from shardlang.ir import Mesh
+from shardlang.ir.mesh import Mesh
 from shardlang.ir.records import Stated
 from shardlang.spec.types import LayoutExpr
 

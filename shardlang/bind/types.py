@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from shardlang.ir import Axis
 from shardlang.ir.leaf import ValueKey
+from shardlang.ir.mesh import Axis
 from shardlang.ir.records import Stated
 
 Shape: TypeAlias = "tuple[int, ...]"

@@ -13,8 +13,9 @@ from shardlang.capture import CaptureError, ModelSource
 from shardlang.capture.nest import flatten_call
 from shardlang.compiler.driver import Compiled
 from shardlang.grammar.diagnostics import join_words, quote
-from shardlang.ir.layout import Layout, dtype_name
+from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import LeafKind
+from shardlang.ir.printed_type import dtype_name
 from shardlang.runtime.calls import Argument, Call, Given
 from shardlang.runtime.errors import RunError
 

@@ -31,9 +31,9 @@ from shardlang.grammar.diagnostics import (
     quote,
 )  # fmt: skip
 from shardlang.ir.graph import ShardError, ShardGraph
-from shardlang.ir.layout import dtype_name
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.node import tensor_of
+from shardlang.ir.printed_type import dtype_name
 from shardlang.ir.program import LocalProgram
 from shardlang.passes.pipeline import PIPELINE, Pass, run_passes
 from shardlang.passes.rewrite.localize import to_program

@@ -24,8 +24,9 @@ from shardlang.compiler.calling import bound, check_inputs, check_lists, check_n
 from shardlang.compiler.driver import Compiled, CompileError, compile_spec, input_names
 from shardlang.grammar.patterns import literal_pattern
 from shardlang.ir.graph import ShardError
-from shardlang.ir.layout import Layout, dtype_name
+from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Mesh
+from shardlang.ir.printed_type import dtype_name
 from shardlang.ir.records import Stated
 from shardlang.passes.pipeline import run_passes
 from shardlang.passes.rewrite.localize import to_program

@@ -14,7 +14,8 @@ import math
 from collections.abc import Iterator
 
 from shardlang.cost.steps import expected_bytes
-from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.reshard import Reshard
 

@@ -9,8 +9,8 @@ from torch import fx
 
 from shardlang.cost.splits import split_bytes
 from shardlang.explain.types import Alternative
+from shardlang.ir.dim_layout import DimLayout, all_shards_nonempty
 from shardlang.ir.graph import result_layout, sharding_of
-from shardlang.ir.layout import DimLayout, all_shards_nonempty
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import DimSpec, Rule, Sharding
 from shardlang.passes.propagate.adopt import writable

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.graph import producer, result_layout, sharding_of
-from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import Sharding
 from shardlang.passes.propagate.flow import Flow

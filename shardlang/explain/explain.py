@@ -15,9 +15,10 @@ from shardlang.explain.conflicts import conflicts
 from shardlang.explain.find import Book, Subject
 from shardlang.explain.types import Alternative, Explanation, Link, Lost, Story
 from shardlang.ir.graph import is_item, producer, result_layout, sharding_of, steps_of
-from shardlang.ir.layout import Layout, printed_type
+from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, tensor_of
+from shardlang.ir.printed_type import printed_type
 from shardlang.ir.records import Ways
 from shardlang.ir.reshard import Reshard
 from shardlang.passes.experts.route_rows import DONE_BY

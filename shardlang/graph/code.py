@@ -13,8 +13,9 @@ import torch
 from torch import fx
 
 from shardlang.ir.graph import is_item, is_step, steps_of
-from shardlang.ir.layout import Layout, printed_type
+from shardlang.ir.layout import Layout
 from shardlang.ir.node import info
+from shardlang.ir.printed_type import printed_type
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps, with_gradient
 from shardlang.ir.reshard import Reshard
 from shardlang.plan.names import op_name

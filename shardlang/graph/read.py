@@ -18,9 +18,10 @@ from shardlang.ir.graph import (
     sharding_of,
     steps_of,
 )
-from shardlang.ir.layout import Layout, dtype_name, printed_type
+from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, LeafKind, ResultKind
 from shardlang.ir.node import has_several, info, tensor_of
+from shardlang.ir.printed_type import dtype_name, printed_type
 from shardlang.ir.program import LocalProgram, apply_steps, with_gradient
 from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.plan.names import module_of, op_name

@@ -19,19 +19,13 @@ from functools import cached_property
 import networkx as nx
 from torch import fx
 
+from shardlang.ir.dim_layout import DimLayout, all_shards_nonempty
 from shardlang.ir.dims import Dim, OpFactor
 from shardlang.ir.graph import ShardGraph, producer, sharding_of
-from shardlang.ir.layout import (
-    DimLayout,
-    all_shards_nonempty,
-    join_blocks,
-    join_factors,
-    split_blocks,
-    split_factors,
-)
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import tensor_of
+from shardlang.ir.regroup import join_blocks, join_factors, split_blocks, split_factors
 from shardlang.ir.rule import DimSpec, Rule
 from shardlang.passes.propagate.align_units import Units, in_units
 from shardlang.passes.propagate.flow import Flow

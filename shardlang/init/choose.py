@@ -23,9 +23,9 @@ from torch import fx
 from shardlang.cost.chains import alone_bytes, chain_bytes, product_worth
 from shardlang.cost.held import whole_bytes
 from shardlang.init.chains import Chain, Dims
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.dims import Dim
 from shardlang.ir.graph import producer, sharding_of
-from shardlang.ir.layout import DimLayout
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, tensor_of, tensors_of

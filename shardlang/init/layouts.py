@@ -25,8 +25,8 @@ from shardlang.init.choose import (
 from shardlang.init.experts import Experts
 from shardlang.init.names import generic
 from shardlang.init.plans import Wishes
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.dims import Dim
-from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import tensor_of, tensors_of
 from shardlang.ir.traits import OpKind

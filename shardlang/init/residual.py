@@ -18,9 +18,9 @@ from shardlang.capture import Captured
 from shardlang.init.chains import Chain, Dims
 from shardlang.init.choose import Site, sites_of
 from shardlang.init.layouts import Entry, Layouts
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.dims import Dim
 from shardlang.ir.graph import producer
-from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, tensor_of
 

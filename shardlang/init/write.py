@@ -16,7 +16,7 @@ from shardlang.init.layouts import Entry, Layouts
 from shardlang.init.model import Target
 from shardlang.init.names import patterns_for
 from shardlang.init.residual import SplitValue
-from shardlang.ir.layout import dtype_name
+from shardlang.ir.printed_type import dtype_name
 
 _WIDTH = 96
 

@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
-from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Coord
 from shardlang.ir.route import Route
 

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import torch.utils._pytree as pytree
 
-from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Coord
 from shardlang.ir.route import Route
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from lark import Token, v_args
 
-from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from shardlang.ir.layout import DimLayout, RowOrder
+from shardlang.ir.dim_layout import DimLayout, RowOrder
 from shardlang.ir.mesh import Axis, Coord
 
 

@@ -11,15 +11,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from shardlang.ir.layout import (
-    DimLayout,
-    Layout,
-    join_blocks,
-    join_factors,
-    split_blocks,
-    split_factors,
-)
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
+from shardlang.ir.regroup import join_blocks, join_factors, split_blocks, split_factors
 from shardlang.ir.traits import Traits
 
 _ONE = DimLayout.whole(1)

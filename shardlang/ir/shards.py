@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shardlang.ir import Axis, Coord, DimLayout, Layout
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis, Coord
 
 Frozen = tuple[tuple[str, int], ...]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from shardlang.bind.place import Misfit, place
 from shardlang.grammar.diagnostics import Diagnostic, error, join_words, quote
 from shardlang.grammar.patterns import nearest_to_pattern
-from shardlang.ir import Mesh
+from shardlang.ir.mesh import Mesh
 from shardlang.ir.records import Stated
 from shardlang.spec.types import (
     ExpectCount,

@@ -9,8 +9,9 @@ import torch
 
 from shardlang.cost.held import local_bytes
 from shardlang.ir.collective import COMMUNICATING
-from shardlang.ir.layout import Layout, dtype_name, printed_type
+from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Mesh
+from shardlang.ir.printed_type import dtype_name, printed_type
 
 Phase = Literal["forward", "backward", "update"]
 

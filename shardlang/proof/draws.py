@@ -15,8 +15,9 @@ from typing import Any
 from torch import Tensor, fx
 
 from shardlang.ir.device_values import PartNumber, specialise
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.graph import sharding_of
-from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Coord, Mesh
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.rewriter import copy_graph

@@ -10,7 +10,7 @@ from torch import Tensor
 from shardlang.capture import CaptureError, InputSpec, ModelSource, make_inputs
 from shardlang.capture.errors import first_line, model_line
 from shardlang.grammar.diagnostics import join_words, quote
-from shardlang.ir.layout import dtype_name
+from shardlang.ir.printed_type import dtype_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from shardlang.ir import Axis, Layout, Mesh
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.shards import shard_of

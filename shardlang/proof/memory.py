@@ -11,7 +11,7 @@ from torch import fx
 
 from shardlang.capture import Captured
 from shardlang.cost.held import local_bytes
-from shardlang.ir import Layout
+from shardlang.ir.layout import Layout
 from shardlang.ir.node import info, layout_of
 from shardlang.ir.program import LocalProgram
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.graph import sharding_of
-from shardlang.ir.layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Rule

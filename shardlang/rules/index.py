@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from shardlang.ir.device_values import LocalIndices, LocalSize, LocalStart, size_at
-from shardlang.ir.layout import DimLayout
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind

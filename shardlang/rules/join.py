@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from shardlang.ir.device_values import LocalSize, size_at
-from shardlang.ir.layout import join_blocks
+from shardlang.ir.regroup import join_blocks
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.registry import Emit, rule

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from shardlang.ir.device_values import LocalIndices, LocalStart
-from shardlang.ir.layout import DimLayout
+from shardlang.ir.dim_layout import DimLayout
 
 Place = int | list[int]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.ir.layout import DimLayout
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind
 from shardlang.rules import local

@@ -17,7 +17,7 @@ from typing import Any
 from torch import fx
 
 from shardlang.ir.device_values import size_at
-from shardlang.ir.layout import DimLayout
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.rule import Sharding
 from shardlang.ir.shards import peers
 from shardlang.rules import local_window

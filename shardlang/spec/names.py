@@ -16,8 +16,7 @@ from shardlang.grammar.diagnostics import (
 )
 from shardlang.grammar.parser import parse
 from shardlang.grammar.patterns import nearest
-from shardlang.ir import Axis, Mesh
-from shardlang.ir.mesh import BANDWIDTHS
+from shardlang.ir.mesh import BANDWIDTHS, Axis, Mesh
 from shardlang.spec.gather import Gathered
 from shardlang.spec.scope import Scope, kind_of
 from shardlang.spec.types import Scalar

@@ -12,7 +12,7 @@ from shardlang.grammar.diagnostics import (
     in_order,
     start_of_file,
 )
-from shardlang.ir import Mesh
+from shardlang.ir.mesh import Mesh
 from shardlang.spec.draft import Draft
 from shardlang.spec.gather import Gathered, gather_file, gather_text
 from shardlang.spec.names import declare_dims, declare_lets, declare_mesh

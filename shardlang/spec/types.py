@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 from shardlang.grammar.diagnostics import NOWHERE, Span
 from shardlang.grammar.patterns import Pattern
-from shardlang.ir import Mesh
+from shardlang.ir.mesh import Mesh
 
 Scalar: TypeAlias = int | float | str | bool
 LiteralValue: TypeAlias = "Scalar | tuple[Scalar, ...]"

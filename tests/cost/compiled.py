@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from shardlang.ir import Layout, Mesh
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Mesh
 from shardlang.ir.node import info, tensor_of
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.reshard import Reshard

@@ -7,8 +7,8 @@ from unittest.mock import patch
 
 from torch import Tensor
 
-from shardlang.ir import Mesh
 from shardlang.ir.collective import Collective
+from shardlang.ir.mesh import Mesh
 from shardlang.runtime import lockstep
 from shardlang.runtime.communication import Call
 from shardlang.runtime.groups import Group

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from shardlang.cost.chains import alone_bytes, chain_bytes, product_worth
 from shardlang.cost.ring import sent_bytes
-from shardlang.ir import Axis, DimLayout, Layout
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis
 from shardlang.ir.reshard import Reshard
 
 WAYS = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shardlang.cost.links import seconds_of, slowest
-from shardlang.ir import Axis, Mesh
+from shardlang.ir.mesh import Axis, Mesh
 
 MESH = Mesh((Axis("dp", 2, "ethernet"), Axis("tp", 4, "nvlink"), Axis("ep", 2)))
 

@@ -17,7 +17,9 @@ from shardlang.cost.paths import (
     reshard_bytes,
     step_cost,
 )
-from shardlang.ir import Axis, DimLayout, Layout, Mesh
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.shards import shard_of
 from shardlang.runtime.lockstep import step_on_all
 from tests.cost.compiled import is_estimated

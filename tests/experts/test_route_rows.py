@@ -14,8 +14,9 @@ from shardlang.api import Program
 from shardlang.compiler.build import build_graph
 from shardlang.compiler.driver import compile_spec
 from shardlang.cost.paths import NoPath, find_path
+from shardlang.ir.dim_layout import DimLayout, RowOrder
 from shardlang.ir.graph import ShardGraph, sharding_of
-from shardlang.ir.layout import DimLayout, Layout, RowOrder
+from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.records import Ways
 from shardlang.ir.reshard import NoChange, Reshard

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from shardlang.compiler.build import build_graph
 from shardlang.compiler.driver import compile_spec
 from shardlang.ir.difference import difference
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.factor import Factor
 from shardlang.ir.graph import ShardGraph
-from shardlang.ir.layout import DimLayout, Factor, Layout
+from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, layout_of
 from shardlang.ir.program import LocalProgram

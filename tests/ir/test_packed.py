@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from shardlang.ir.layout import DimLayout, join_blocks, split_blocks
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.mesh import Axis
+from shardlang.ir.regroup import join_blocks, split_blocks
 
 TP = (Axis("tp", 2),)
 

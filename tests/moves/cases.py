@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shardlang.ir import Coord, Layout, Mesh
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Coord, Mesh
 from shardlang.ir.reshard import Reshard
 from shardlang.ir.shards import shard_of
 from tests.moves import draw, meaning, values

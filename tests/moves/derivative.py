@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shardlang.ir import Axis, Coord, Layout, Mesh
 from shardlang.ir.collective import Collective
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis, Coord, Mesh
 from shardlang.ir.reshard import Reshard
 from shardlang.ir.shards import shard_of
 from tests.moves import meaning

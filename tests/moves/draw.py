@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from shardlang.ir import Axis, DimLayout, Layout, Mesh
-from shardlang.ir.layout import Factor
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.factor import Factor
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.reshard import CHANGES, How, Reshard
 from shardlang.ir.route import Route
 

@@ -7,7 +7,7 @@ import os
 import torch
 from torch import Tensor
 
-from shardlang.ir import Mesh
+from shardlang.ir.mesh import Mesh
 from shardlang.runtime.collectives import RunRoute, RunStep, RunSteps
 from shardlang.runtime.groups import Groups, join
 from tests.moves.cases import ALL_KINDS, Case, case

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from shardlang.ir import Axis, DimLayout, Layout
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis
 from shardlang.ir.reshard import How, Reshard
 from shardlang.ir.route import Route
 

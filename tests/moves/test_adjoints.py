@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from shardlang.cost.ring import sent_bytes
-from shardlang.ir import Axis, DimLayout, Layout, Mesh
 from shardlang.ir.collective import Kind
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.reshard import CHANGES, How, NoChange, Reshard, Row, gradient_kind
 from tests.moves import draw, meaning
 from tests.moves.cases import case

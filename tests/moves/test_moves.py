@@ -9,7 +9,9 @@ import pytest
 import torch
 from spawn import spawn
 
-from shardlang.ir import Axis, DimLayout, Layout, Mesh
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.reshard import Reshard
 from shardlang.ir.shards import shard_of
 from shardlang.runtime import lower, moves, parts

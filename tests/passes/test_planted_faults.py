@@ -14,8 +14,9 @@ from torch import fx
 from shardlang.capture import Captured
 from shardlang.compiler.build import Placements, build_graph
 from shardlang.compiler.driver import compile_spec
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.graph import ShardGraph, constrain, result_layout, sharding_of, step_of
-from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.node import info, set_info, tensor_of
 from shardlang.ir.program import apply_step, apply_steps

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shardlang.ir import Layout
+from shardlang.ir.layout import Layout
 from shardlang.ir.program import LocalProgram
 from shardlang.runtime.calls import Argument, Call, Given, Made
 from tests.real.subjects import Subject

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from shardlang.ir import Layout
+from shardlang.ir.layout import Layout
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.shards import shard_of
 from shardlang.runtime.groups import Groups

@@ -15,7 +15,8 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
 from shardlang.ir.device_values import specialise
-from shardlang.ir.layout import DimLayout, Layout, all_shards_nonempty
+from shardlang.ir.dim_layout import DimLayout, all_shards_nonempty
+from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
 from shardlang.ir.rule import Rule, Sharding

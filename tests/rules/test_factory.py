@@ -8,7 +8,8 @@ from by_hand import check
 
 import shardlang.rules.factory  # noqa: F401
 from shardlang.ir.device_values import specialise
-from shardlang.ir.layout import DimLayout, Factor
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.factor import Factor
 from shardlang.ir.mesh import Axis
 from shardlang.rules.local_shape import arange_here, place
 

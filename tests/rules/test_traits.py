@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from shardlang.ir.compat import OpOverload
-from shardlang.ir.layout import DimLayout
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind

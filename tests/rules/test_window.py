@@ -11,7 +11,7 @@ import shardlang.rules.conv
 import shardlang.rules.join
 import shardlang.rules.pool
 import shardlang.rules.shift  # noqa: F401
-from shardlang.ir.layout import DimLayout
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.mesh import Axis
 from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.prove import Tally, prove_call

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shardlang.ir import Axis, Coord, DimLayout, Layout, Mesh
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis, Coord, Mesh
 from shardlang.ir.reshard import Reshard
 from shardlang.ir.shards import peers, shard_of
 

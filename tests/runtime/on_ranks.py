@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from shardlang.ir import Mesh
+from shardlang.ir.mesh import Mesh
 from shardlang.ir.reshard import Reshard
 from shardlang.runtime.collectives import RunStep, RunSteps
 from shardlang.runtime.groups import Groups, join

@@ -7,7 +7,9 @@ import os
 import torch
 from torch import Tensor
 
-from shardlang.ir import Axis, Coord, DimLayout, Layout, Mesh
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis, Coord, Mesh
 from shardlang.ir.reshard import Reshard
 from shardlang.ir.route import Route
 from shardlang.ir.shards import shard_of

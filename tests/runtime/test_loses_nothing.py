@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from shardlang.capture import PythonSource, load_plain
 from shardlang.cli import execute
-from shardlang.ir import Axis, Mesh
+from shardlang.ir.mesh import Axis, Mesh
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.stop import Stop

@@ -8,7 +8,7 @@ import pytest
 
 from shardlang.grammar.diagnostics import Diagnostic
 from shardlang.grammar.patterns import compile_pattern
-from shardlang.ir import Axis
+from shardlang.ir.mesh import Axis
 from shardlang.spec import Spec, load_spec, load_spec_text
 from shardlang.spec.types import Axes, ExpectCount, LayoutExpr, Open, Rest, SelectExpr, Whole
 

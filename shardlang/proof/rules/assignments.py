@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from shardlang.ir.layout import DimLayout, all_shards_nonempty
+from shardlang.ir.dim_layout import DimLayout, all_shards_nonempty
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.passes.propagate.adopt import writable

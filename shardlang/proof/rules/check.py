@@ -12,8 +12,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.graph import ShardGraph, sharding_of
-from shardlang.ir.layout import DimLayout, Layout
+from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, LeafKind, Result, ResultKind
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
