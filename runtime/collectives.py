@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shardlang.ir.journey import router_at
+from shardlang.ir.experts.journey import router_at
 from shardlang.ir.reshard import Reshard
 from shardlang.runtime.buckets import buckets
 from shardlang.runtime.groups import Groups

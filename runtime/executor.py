@@ -13,10 +13,10 @@ import torch
 from torch import fx
 
 from shardlang.ir.device_values import LocalShardAt, specialise
+from shardlang.ir.experts.route import RouteAt
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
 from shardlang.ir.reshard import Reshard
-from shardlang.ir.route import RouteAt
 from shardlang.runtime.collectives import RunRoute, RunStep, RunSteps
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.regather import Regather, parameter_of

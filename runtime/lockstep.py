@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from shardlang.ir.collective import Collective
-from shardlang.ir.journey import router_at
+from shardlang.ir.experts.journey import router_at
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.reshard import Reshard
 from shardlang.runtime.buckets import Tensors, buckets

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from shardlang.ir.collective import Collective, Kind
-from shardlang.ir.journey import Journey
+from shardlang.ir.experts.journey import Journey
 from shardlang.runtime.communication import Call
 from shardlang.runtime.groups import Group
 

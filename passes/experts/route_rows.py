@@ -24,13 +24,13 @@ from shardlang.cost.ring import sent_bytes
 from shardlang.cost.splits import change_bytes
 from shardlang.cost.sums import gather_bytes
 from shardlang.ir.collective import Collective, Kind
+from shardlang.ir.experts.route import Route
 from shardlang.ir.graph import ShardError, ShardGraph, describe, is_item, result_layout, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
 from shardlang.ir.records import Ways
 from shardlang.ir.rewriter import Rewriter
-from shardlang.ir.route import Route
 from shardlang.ir.rule import Origin, Sharding
 from shardlang.passes.experts.gather_rows import Gathering
 from shardlang.passes.experts.row_region import Region, barred, regions, regroups, row_factor
@@ -39,7 +39,7 @@ from shardlang.passes.invariants.shardings import orders_kept
 from shardlang.passes.propagate.bind_rules import bind_node
 from shardlang.rules.call import Call
 from shardlang.rules.disjoint import is_product
-from shardlang.rules.local_routed import (
+from shardlang.rules.experts.local_routed import (
     collect,
     dispatch,
     routed_groups,

@@ -15,7 +15,7 @@ from shardlang.ir.records import Stated
 from shardlang.ir.rule import Sharding
 from shardlang.passes.invariants.invariant import View, invariant
 from shardlang.rules.call import Call
-from shardlang.rules.local_routed import collect, dispatch, routed_groups
+from shardlang.rules.experts.local_routed import collect, dispatch, routed_groups
 
 
 @invariant

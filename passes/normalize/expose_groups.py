@@ -15,7 +15,7 @@ from torch import fx
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.normalize.fx_edit import argument
-from shardlang.rules.local_grouped import grouped_mm as _product_by_groups
+from shardlang.rules.experts.local_grouped import grouped_mm as _product_by_groups
 
 aten = torch.ops.aten
 

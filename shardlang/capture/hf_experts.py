@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from shardlang.rules.local_grouped import grouped_mm
+from shardlang.rules.experts.local_grouped import grouped_mm
 
 
 def experts_forward(

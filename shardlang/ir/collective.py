@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Coord
-from shardlang.ir.route import Route
 
 
 class Kind(str, Enum):

@@ -11,9 +11,9 @@ from typing import TypeVar
 import torch.utils._pytree as pytree
 
 from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Coord
-from shardlang.ir.route import Route
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from torch.fx.node import Argument
 
 from shardlang.ir.compat import FakeTensorMode
+from shardlang.ir.experts.route import Route
 from shardlang.ir.graph import ShardError, ShardGraph, is_item, is_step
 from shardlang.ir.implied import implied_factors, implied_gradient, implied_linear
 from shardlang.ir.layout import Layout
@@ -23,7 +24,6 @@ from shardlang.ir.parse_words import Axes, Functions, GraphTextError, Made, Type
 from shardlang.ir.records import Stated, Ways
 from shardlang.ir.reshard import NoChange, Reshard, apply_step, apply_steps
 from shardlang.ir.rewriter import Rewriter
-from shardlang.ir.route import Route
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.ir.spelling import layouts_of, placed
 from shardlang.ir.text import Stage

@@ -14,12 +14,12 @@ from torch.fx.node import Argument, Target
 from shardlang.ir.compat import OpOverload
 from shardlang.ir.device_values import LocalIndices, LocalShard, LocalSize, LocalStart, PartNumber
 from shardlang.ir.dim_layout import DimLayout, RowOrder
+from shardlang.ir.experts.route import Route
 from shardlang.ir.factor import Block, Factor
 from shardlang.ir.graph import constrain
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.printed_type import dtype_of
-from shardlang.ir.route import Route
 
 Axes = tuple[Axis, ...]
 Functions = Callable[[str], Target | None]

@@ -16,9 +16,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from shardlang.ir.collective import Collective, Kind
+from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
-from shardlang.ir.route import Route
 
 
 class How(str, Enum):

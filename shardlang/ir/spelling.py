@@ -12,13 +12,13 @@ from torch.fx.node import Argument, Target
 
 from shardlang.ir.compat import OpOverload
 from shardlang.ir.device_values import LocalIndices, LocalShard, LocalSize, LocalStart, PartNumber
+from shardlang.ir.experts.route import Route
 from shardlang.ir.graph import constrain, is_item, producer
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, tensors_of
 from shardlang.ir.printed_type import printed_type
 from shardlang.ir.reshard import Reshard, apply_step, apply_steps
-from shardlang.ir.route import Route
 
 OURS = "shardlang."
 HERE = (LocalSize, LocalStart, LocalIndices, LocalShard, PartNumber)

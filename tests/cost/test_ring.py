@@ -9,11 +9,11 @@ from shardlang.cost.ring import ring_bytes, ring_limit, sent_bytes
 from shardlang.cost.steps import expected_bytes
 from shardlang.ir.collective import Collective, Kind
 from shardlang.ir.dim_layout import DimLayout
-from shardlang.ir.journey import router_at
+from shardlang.ir.experts.journey import router_at
+from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.reshard import Reshard
-from shardlang.ir.route import Route
 from shardlang.runtime.lockstep import sites
 from shardlang.runtime.routes import Carry
 from tests.cost.sent import busiest, busiest_in

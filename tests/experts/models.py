@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shardlang.rules.local_grouped import grouped_mm
+from shardlang.rules.experts.local_grouped import grouped_mm
 
 
 class Experts(nn.Module):

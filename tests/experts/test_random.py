@@ -10,7 +10,7 @@ import pytest
 
 from shardlang.api import Program
 from shardlang.compiler.driver import compile_spec
-from shardlang.ir.route import Route
+from shardlang.ir.experts.route import Route
 from shardlang.passes.experts import route_rows
 from shardlang.passes.experts.gather_rows import Gathering
 from shardlang.proof.report import TOLERANCE

@@ -25,7 +25,7 @@ from shardlang.passes.invariants.invariant import InvariantError, verify
 from shardlang.passes.invariants.shardings import orders_kept
 from shardlang.passes.pipeline import PIPELINE, run_passes
 from shardlang.proof.report import TOLERANCE
-from shardlang.rules.local_routed import collect, dispatch, routed_mm
+from shardlang.rules.experts.local_routed import collect, dispatch, routed_mm
 from shardlang.spec import Spec, load_spec_text
 
 HERE = Path(__file__).parent

@@ -6,11 +6,11 @@ import random
 from collections.abc import Callable
 
 from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.experts.route import Route
 from shardlang.ir.factor import Factor
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.reshard import CHANGES, How, Reshard
-from shardlang.ir.route import Route
 
 Axes = tuple[Axis, ...]
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from shardlang.ir.collective import Collective, Kind
+from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Coord, Mesh
-from shardlang.ir.route import Route
 
 _COMBINE: dict[str, Any] = {"sum": torch.add, "max": torch.maximum, "min": torch.minimum}
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.reshard import How, Reshard
-from shardlang.ir.route import Route
 
 A = Axis("a", 2)
 SPLIT = DimLayout.shard(6, (A,))

@@ -23,7 +23,7 @@ from shardlang.ir.program import apply_step, apply_steps
 from shardlang.ir.reshard import Reshard
 from shardlang.passes.invariants.invariant import Invariant, InvariantError
 from shardlang.passes.pipeline import PIPELINE, Pass, run_passes
-from shardlang.rules.local_routed import collect, dispatch
+from shardlang.rules.experts.local_routed import collect, dispatch
 from shardlang.spec import load_spec
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

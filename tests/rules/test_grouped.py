@@ -6,7 +6,7 @@ import torch
 
 from shardlang.proof.rules.own import below, numbers
 from shardlang.proof.rules.prove import failures_of
-from shardlang.rules.local_grouped import grouped_mm
+from shardlang.rules.experts.local_grouped import grouped_mm
 
 GROUPS = torch.tensor([2, 0, 4, 2, 2, 0, 4])
 """Of five groups two have no row."""

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Coord, Mesh
 from shardlang.ir.reshard import Reshard
-from shardlang.ir.route import Route
 from shardlang.ir.shards import shard_of
 from shardlang.runtime.collectives import RunRoute
 from shardlang.runtime.groups import Groups, join

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shardlang.ir.journey import router_at
-from shardlang.ir.route import Route, RouteAt
-from shardlang.rules.local_grouped import grouped_mm
+from shardlang.ir.experts.journey import router_at
+from shardlang.ir.experts.route import Route, RouteAt
+from shardlang.rules.experts.local_grouped import grouped_mm
 from shardlang.rules.local_shape import Place, local_positions
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shardlang.ir.route import RouteAt
+from shardlang.ir.experts.route import RouteAt
 from shardlang.ir.shards import freeze, peers, place, take
 
 

@@ -11,7 +11,7 @@ import torch
 from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind
 from shardlang.rules.call import Call, LocalCall
-from shardlang.rules.local_grouped import grouped_mm_here
+from shardlang.rules.experts.local_grouped import grouped_mm_here
 from shardlang.rules.local_shape import place
 from shardlang.rules.registry import rule
 

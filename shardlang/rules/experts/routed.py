@@ -6,8 +6,8 @@ from shardlang.ir.node import layout_of
 from shardlang.ir.reshard import Reshard, apply_step
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
-from shardlang.rules.local_grouped import grouped_mm_here
-from shardlang.rules.local_routed import (
+from shardlang.rules.experts.local_grouped import grouped_mm_here
+from shardlang.rules.experts.local_routed import (
     collect,
     dispatch,
     routed_groups,
