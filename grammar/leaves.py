@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from shardlang.grammar.diagnostics import NOWHERE, Span
 
 Side = Literal["in", "out"]
+SIDES: tuple[Side, ...] = ("in", "out")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Protocol
 
 from lark import Lark, Token, UnexpectedCharacters, UnexpectedToken
-from lark import Tree as LarkTree
 
 from shardlang.grammar.build import build_tree
 from shardlang.grammar.diagnostics import Diagnostic, has_errors, in_order
+from shardlang.grammar.rule import Parsed
 from shardlang.grammar.scan import Source, scan
 from shardlang.grammar.syntax_errors import (
     Failure,
@@ -27,8 +28,6 @@ from shardlang.grammar.syntax_errors import (
     reserved_name,
 )
 from shardlang.grammar.tree import Tree
-
-Rule: TypeAlias = "LarkTree[Token]"
 
 _MOST_ERRORS = 50
 _WORD = re.compile(r"[A-Za-z0-9_]")
@@ -41,6 +40,28 @@ def make_lark(strict: bool = False) -> Lark:
 
 
 _lark = cache(make_lark)
+
+
+class _Lexer(Protocol):
+    """What is used of lark's lexer."""
+
+    def lex(self, parser_state: object) -> Iterator[Token]: ...
+
+
+class _Steps(Protocol):
+    """What is used of lark's parser by single tokens; lark does not annotate it."""
+
+    @property
+    def lexer_thread(self) -> _Lexer: ...
+    @property
+    def parser_state(self) -> object: ...
+    def feed_token(self, token: Token) -> object: ...
+    def feed_eof(self, last_token: Token | None) -> Parsed: ...
+    def accepts(self) -> set[str]: ...
+
+
+def _steps(text: str) -> _Steps:
+    return _lark().parse_interactive(text)
 
 
 def parse(text: str, file: str = "<text>") -> tuple[Tree | None, list[Diagnostic]]:
@@ -60,13 +81,13 @@ def parse(text: str, file: str = "<text>") -> tuple[Tree | None, list[Diagnostic
     return build_tree(parsed, source, tokens), in_order(findings)
 
 
-def _parse_with_recovery(syntax: Syntax, findings: list[Diagnostic]) -> Rule | None:
+def _parse_with_recovery(syntax: Syntax, findings: list[Diagnostic]) -> Parsed | None:
     """Parse, adding a finding for each statement that fails; the tree if none does."""
     lexical = [finding.span.start for finding in findings]
     begin = 0
     for _ in range(_MOST_ERRORS):
         result = _attempt(syntax, begin, findings)
-        if isinstance(result, LarkTree):
+        if not isinstance(result, Failure):
             return result if begin == 0 else None
         finding, resume = explain_failure(syntax, result, begin)
         here = syntax.source.place(syntax.statement_of(result.offset, begin))
@@ -79,22 +100,22 @@ def _parse_with_recovery(syntax: Syntax, findings: list[Diagnostic]) -> Rule | N
     return None
 
 
-def _attempt(syntax: Syntax, begin: int, findings: list[Diagnostic]) -> Rule | Failure:
+def _attempt(syntax: Syntax, begin: int, findings: list[Diagnostic]) -> Parsed | Failure:
     """Parse from an offset to the end, up to the first failure."""
     text = syntax.blanked(begin)
-    state = cast(Any, _lark().parse_interactive(text))
+    state = _steps(text)
     fed: list[Token] = []
     offset = len(text)
     try:
         for token in state.lexer_thread.lex(state.parser_state):
             if _is_glued(text, token):
-                offset = token.start_pos
+                offset = token.start_pos or 0
                 break
             state.feed_token(token)
             fed.append(token)
             findings += _token_findings(syntax, token)
         else:
-            return cast("Rule", state.feed_eof(fed[-1] if fed else None))
+            return state.feed_eof(fed[-1] if fed else None)
     except UnexpectedCharacters as failure:
         offset = failure.pos_in_stream or 0
     except UnexpectedToken as failure:
@@ -106,7 +127,7 @@ def _attempt(syntax: Syntax, begin: int, findings: list[Diagnostic]) -> Rule | F
 
 def _accepted_after(text: str, count: int) -> frozenset[str]:
     """The terminals that may follow the first `count` tokens."""
-    state = cast(Any, _lark().parse_interactive(text))
+    state = _steps(text)
     tokens = state.lexer_thread.lex(state.parser_state)
     for _ in range(count):
         state.feed_token(next(tokens))

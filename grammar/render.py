@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span
 from shardlang.grammar.files import read_text
@@ -45,7 +45,7 @@ def _read_lines(file: str) -> list[str]:
         return []
 
 
-def use_color(stream: IO[Any]) -> bool:
+def use_color(stream: IO[str]) -> bool:
     """Whether to colour what goes to a stream: terminals only, and never under NO_COLOR."""
     return not os.environ.get("NO_COLOR") and stream.isatty()
 

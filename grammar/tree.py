@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 from shardlang.grammar.leaves import (
     NO_TRIVIA,
+    SIDES,
     Argument,
     AxesEntry,
     Entry,
@@ -37,6 +38,8 @@ from shardlang.grammar.leaves import (
 # fmt: off
 __all__ = [
     "NO_TRIVIA",
+    "RANDOM_MODES",
+    "SIDES",
     "Argument",
     "AxesEntry",
     "AxisDecl",
@@ -68,6 +71,7 @@ __all__ = [
     "Param",
     "Product",
     "Random",
+    "RandomMode",
     "Ref",
     "RestEntry",
     "Scalar",
@@ -211,11 +215,15 @@ class Optimizer(Item):
     arguments: tuple[Argument, ...] = ()
 
 
+RandomMode = Literal["exact", "fast"]
+RANDOM_MODES: tuple[RandomMode, ...] = ("exact", "fast")
+
+
 @dataclass(frozen=True, slots=True)
 class Random(Item):
     """`random exact` or `random fast`."""
 
-    mode: Literal["exact", "fast"]
+    mode: RandomMode
 
 
 @dataclass(frozen=True, slots=True)
