@@ -8,7 +8,7 @@ from torch.fx.node import Target
 
 from shardlang.ir.graph import ShardGraph
 from shardlang.ir.parse import parse_graph
-from shardlang.ir.parse_words import GraphTextError
+from shardlang.ir.parse_types import GraphTextError
 from shardlang.ir.text import Stage, stage_of
 from shardlang.passes.propagate.bind_rules import rule_of
 from shardlang.passes.propagate.join_dims import join_dims

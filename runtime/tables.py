@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from shardlang.ir.leaf import Leaf, LeafKind
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.shards import shard_of
-from shardlang.runtime.agree import check_replicas
 from shardlang.runtime.calls import LoadedProgram, Made, Slot, tensor_at
 from shardlang.runtime.checks import check_same_program
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
+from shardlang.runtime.replicas import check_replicas
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.tensor import Sharded, sharded
 from shardlang.runtime.whole import held_shard

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import LeafKind
-from shardlang.runtime.agree import Agreement, Asked, check_replicas, inputs_differ
+from shardlang.runtime.agree import Agreement, Asked
 from shardlang.runtime.border import cut
 from shardlang.runtime.calls import (
     Argument,
@@ -34,6 +34,7 @@ from shardlang.runtime.contexts import refuse_contexts
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.kept import Kept
 from shardlang.runtime.outside import outside
+from shardlang.runtime.replicas import check_replicas, inputs_differ
 from shardlang.runtime.standins import Standins
 from shardlang.runtime.tables import Tables, slot_of
 from shardlang.runtime.tensor import Sharded

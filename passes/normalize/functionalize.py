@@ -15,13 +15,19 @@ from typing import Any
 import torch
 from torch import fx
 
-from shardlang.ir.compat import OpOverload
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.node import info, set_info, tensor_of
 from shardlang.ir.rewriter import Rewriter, origin_of
 from shardlang.passes.errors import PassError
 from shardlang.passes.normalize.fx_edit import argument, carries_gradient, is_op
 from shardlang.passes.normalize.view_inverses import put_back
+from shardlang.passes.normalize.writes import (
+    functional_form,
+    no_form,
+    writes,
+    written_leaf,
+    written_operand,
+)
 
 aten = torch.ops.aten
 
@@ -39,7 +45,7 @@ def functionalize(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
 
     Raises `PassError` SH0357 for a write that cannot be expressed functionally.
     """
-    if not any(_mutates(node) or is_op(node, [aten.batch_norm]) for node in graph.nodes):
+    if not any(writes(node) or is_op(node, [aten.batch_norm]) for node in graph.nodes):
         return {}
     return _Functionalizer(graph).run()
 
@@ -61,7 +67,7 @@ class _Functionalizer:
             self._alias(node)
         written: list[fx.Node] = []
         for node in original:
-            if _mutates(node):
+            if writes(node):
                 self._write(node)
                 written.append(node)
                 continue
@@ -142,7 +148,7 @@ class _Functionalizer:
     def _review(self, node: fx.Node, parent: fx.Node, before: fx.Node) -> fx.Node:
         """Take the view `node` of its parent's present value."""
         value = self._read(parent, before)
-        if _mutates(node) or is_op(node, [aten.detach_]):
+        if writes(node) or is_op(node, [aten.detach_]):
             return value
         if node.target is operator.getitem:
             return self._review_item(node, value, before)
@@ -160,7 +166,7 @@ class _Functionalizer:
         """Replace an in-place call by its functional form and record the new value."""
         target = written_operand(node)
         if torch.Tag.inplace_view in node.target.tags:  # type: ignore[union-attr]
-            raise _no_form(node)
+            raise no_form(node)
         old = self._read(target, node)
         value = self._new_value(node, old)
         if info(node).no_grad:
@@ -184,7 +190,7 @@ class _Functionalizer:
 
     def _put_back(self, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
         """The parent's value with the part that `view` shows replaced by `value`."""
-        if _mutates(view) or is_op(view, [aten.detach_]):
+        if writes(view) or is_op(view, [aten.detach_]):
             return value
         new = put_back(self.edit, view, parent, value, at)
         if new is None:
@@ -205,8 +211,7 @@ class _Functionalizer:
             if hidden and carries_gradient(old):
                 leaf = info(chain[-1]).leaf
                 if leaf is not None and leaf.kind is LeafKind.PARAM:
-                    source = info(at).source
-                    raise written_leaf("param", leaf.name, source)
+                    raise written_leaf(leaf.kind, leaf.name, info(at).source)
                 raise PassError(
                     "SH0357",
                     "a tensor with a gradient is changed in place where autograd does not see it:"
@@ -252,78 +257,3 @@ class _Functionalizer:
             added = self.edit.call(aten.mul.Tensor, new, momentum, like=node)
             total = self.edit.call(aten.add.Tensor, kept, added, like=node)
             self._store(buffer, self._fit(total, old, node), node)  # type: ignore[arg-type]
-
-
-_WRITE_HELP = {
-    "param": "change parameters in the training loop; what the forward keeps is a buffer",
-    "input": "change a copy: `x = x.clone()` first",
-    "constant": "register the tensor as a buffer",
-}
-
-
-def written_leaf(kind: str, name: str, source: str) -> PassError:
-    """The error for a write to what a program cannot change: a parameter, input or constant."""
-    word = {"param": "parameter"}.get(kind, kind)
-    return PassError(
-        "SH0357",
-        f"the forward changes the {word} `{name}` in place",
-        help=_WRITE_HELP[kind],
-        source=source,
-    )
-
-
-def functional_form(node: fx.Node) -> OpOverload:
-    """The functional overload of a writing aten call. Raises `PassError` if there is none."""
-    target = node.target
-    assert isinstance(target, OpOverload)
-    name, overload = target.overloadpacket.__name__, target._overloadname
-    functional = f"__{name[3:-2]}__" if name.startswith("__i") else name.removesuffix("_")
-    choices = [(functional, overload)]
-    if "out" in _written_arguments(target):
-        choices = [(name, overload.removesuffix("_out")), (name, "default"), (name, "Tensor")]
-    for packet, suffix in choices:
-        found = getattr(getattr(aten, packet, None), suffix, None)
-        if not isinstance(found, OpOverload) or found._schema.is_mutable:
-            continue
-        if _types(found) == _types(target):
-            return found
-    raise _no_form(node)
-
-
-def _types(target: OpOverload) -> list[str]:
-    """The types of an operator's operands, without an `out`."""
-    ignored = ("out", "generator")
-    return [str(a.type) for a in target._schema.arguments if a.name not in ignored]
-
-
-def written_operand(node: fx.Node) -> fx.Node:
-    """The only operand that a call writes. Raises `PassError` if there are several."""
-    assert isinstance(node.target, OpOverload)
-    written = _written_arguments(node.target)
-    operand = argument(node, written[0])
-    if len(written) != 1 or not isinstance(operand, fx.Node):
-        raise _no_form(node)
-    return operand
-
-
-def _no_form(node: fx.Node) -> PassError:
-    """The error for an in-place operator without a functional counterpart."""
-    return PassError(
-        "SH0357",
-        f"`{node.target}` changes its operand in place and has no counterpart that does not",
-        help="compute a new tensor instead of changing one",
-        source=info(node).source,
-    )
-
-
-def _written_arguments(target: OpOverload) -> list[str]:
-    """The names of the operands that an operator writes."""
-    arguments = target._schema.arguments
-    return [a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write]
-
-
-def _mutates(node: fx.Node) -> bool:
-    """Whether the call writes one of its operands."""
-    if node.op != "call_function" or not isinstance(node.target, OpOverload):
-        return False
-    return bool(node.target._schema.is_mutable) and not is_op(node, [aten.detach_])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from shardlang.ir.compat import OpOverload
 from shardlang.ir.node import info, tensor_of
 from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.normalize.fx_edit import argument, gradient_carriers, has_argument, is_op
@@ -94,22 +95,18 @@ def _cast(edit: Rewriter, node: fx.Node) -> None:
         _become(edit, node, aten.to.dtype, operand, dtype)
 
 
-def _reshape(edit: Rewriter, node: fx.Node) -> None:
-    operand = node.args[0]
-    assert isinstance(operand, fx.Node)
-    if tensor_of(operand).shape == tensor_of(node).shape:
-        edit.replace(node, operand)
-    else:
-        _become(edit, node, aten.reshape.default, operand, list(tensor_of(node).shape))
+def _to_shape(op: OpOverload) -> Callable[[Rewriter, fx.Node], None]:
+    """A change of shape becomes a call of `op` with all sizes, or nothing where the shape stays."""
 
+    def rule(edit: Rewriter, node: fx.Node) -> None:
+        operand = node.args[0]
+        assert isinstance(operand, fx.Node)
+        if tensor_of(operand).shape == tensor_of(node).shape:
+            edit.replace(node, operand)
+        else:
+            _become(edit, node, op, operand, list(tensor_of(node).shape))
 
-def _expand(edit: Rewriter, node: fx.Node) -> None:
-    operand = node.args[0]
-    assert isinstance(operand, fx.Node)
-    if tensor_of(operand).shape == tensor_of(node).shape:
-        edit.replace(node, operand)
-    else:
-        _become(edit, node, aten.expand.default, operand, list(tensor_of(node).shape))
+    return rule
 
 
 def _slice(edit: Rewriter, node: fx.Node) -> None:
@@ -218,8 +215,8 @@ _RULES: tuple[tuple[list[Any], Callable[[Rewriter, fx.Node], None]], ...] = (
     (_COPIES, _forward),
     (_DROPOUTS, _dropout),
     ([aten.to, aten._to_copy, aten.type_as], _cast),
-    (_RESHAPES, _reshape),
-    ([aten.expand, aten.expand_as], _expand),
+    (_RESHAPES, _to_shape(aten.reshape.default)),
+    ([aten.expand, aten.expand_as], _to_shape(aten.expand.default)),
     ([aten.slice], _slice),
     ([aten.detach_], _detach_in_place),
     ([aten._conj], _conj),

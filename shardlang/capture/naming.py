@@ -21,7 +21,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, LeafKind, Result, ResultKind, ValueKey
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
 from shardlang.ir.rewriter import Rewriter
-from shardlang.passes.normalize.functionalize import written_leaf
+from shardlang.passes.normalize.writes import written_leaf
 
 PREFIX = "model_"
 """What the exported wrapper calls the model."""

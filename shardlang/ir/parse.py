@@ -13,8 +13,9 @@ from lark import Lark, UnexpectedInput
 from lark.exceptions import VisitError
 
 from shardlang.ir.graph import ShardGraph
+from shardlang.ir.parse_calls import Functions
 from shardlang.ir.parse_nodes import GraphReader, Rules
-from shardlang.ir.parse_words import Functions, GraphTextError
+from shardlang.ir.parse_types import GraphTextError
 
 
 @cache

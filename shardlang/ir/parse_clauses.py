@@ -12,7 +12,8 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo
-from shardlang.ir.parse_words import Axes, Wanted, Words
+from shardlang.ir.parse_calls import CallReader
+from shardlang.ir.parse_types import Axes, Wanted
 from shardlang.ir.records import FullGather
 from shardlang.ir.rule import Origin
 
@@ -47,7 +48,7 @@ LeafClause = Callable[[Leaf], Leaf]
 
 
 @v_args(inline=True)
-class Clauses(Words):
+class ClauseReader(CallReader):
     """Reads clauses, as changes of a `Said`, and words of leaves, as changes of a `Leaf`."""
 
     def factored(self, name: Token, dim: DimLayout) -> tuple[str, DimLayout]:

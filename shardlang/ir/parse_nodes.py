@@ -19,8 +19,9 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, LeafKind, Result, ResultKind
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.node import NodeInfo, Value, info, set_info, tensors_of
-from shardlang.ir.parse_clauses import Clause, Clauses, LeafClause, Pair, Said
-from shardlang.ir.parse_words import Axes, Functions, GraphTextError, Made, Type, Wanted
+from shardlang.ir.parse_calls import Functions, Made
+from shardlang.ir.parse_clauses import Clause, ClauseReader, LeafClause, Pair, Said
+from shardlang.ir.parse_types import Axes, GraphTextError, Type, Wanted
 from shardlang.ir.records import Stated, Ways
 from shardlang.ir.reshard import NoChange, Reshard, apply_step, apply_steps
 from shardlang.ir.rewriter import Rewriter
@@ -44,7 +45,7 @@ class Step:
 
 
 @v_args(inline=True)
-class GraphReader(Clauses):
+class GraphReader(ClauseReader):
     """Reads a graph into `graph`."""
 
     def __init__(self, rules: Rules, functions: Functions) -> None:
@@ -196,8 +197,7 @@ class GraphReader(Clauses):
     def recorded(self, name: str, layout: Layout) -> None:
         self.graph.info.layouts[name] = layout
 
-    def strings(self, *names: str) -> tuple[str, ...]:
-        return names
+    strings = ClauseReader.every
 
     def prices(self, *pairs: tuple[str, float]) -> dict[str, float]:
         return dict(pairs)

@@ -13,8 +13,8 @@ from spawn import spawn
 
 import shardlang
 from shardlang.runtime import kept
-from shardlang.runtime.agree import checksum
 from shardlang.runtime.optim import GradNorm
+from shardlang.runtime.replicas import checksum
 
 TOLERANCE = 1e-10
 

@@ -1,0 +1,94 @@
+"""Checksums of tensors, and the comparison of those that several devices hold alike."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from shardlang.ir.layout import Layout
+from shardlang.runtime.errors import RunError
+from shardlang.runtime.groups import Groups
+from shardlang.runtime.watch import named
+
+SAMPLED_BYTES = 1 << 20
+"""Of a tensor with more bytes than this, `SAMPLES` stretches that make up as much are looked at."""
+
+SAMPLES = 64
+
+SAME_BATCHES = (
+    "draw batches from a generator that is seeded alike on every rank, and without a"
+    " `DistributedSampler`"
+)
+"""The remedy for ranks whose batches differ."""
+
+
+def checksum(tensor: Tensor) -> int:
+    """A number below 2**32 that follows from the bytes of a tensor; of a large one, from a sample.
+
+    Strides do not matter.
+    """
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1)
+    if flat.numel() * flat.element_size() > SAMPLED_BYTES:
+        flat = _sampled(flat)
+    return zlib.crc32(flat.cpu().view(torch.uint8).numpy().data)
+
+
+def _sampled(flat: Tensor) -> Tensor:
+    """Evenly spaced stretches, the first and the last elements among them."""
+    length = max(1, SAMPLED_BYTES // SAMPLES // flat.element_size())
+    last = flat.numel() - length
+    starts = [last * i // (SAMPLES - 1) for i in range(SAMPLES)]
+    return torch.cat([flat[start : start + length] for start in starts])
+
+
+def check_replicas(
+    shards: Mapping[str, tuple[Tensor, Layout]],
+    groups: Groups,
+    differ: Callable[[str, int, int], RunError] | None = None,
+) -> None:
+    """Compare the tensors that several devices hold alike. Collective.
+
+    Args:
+        differ: the error for a tensor, the first rank that holds a shard of it, and another one.
+
+    Raises:
+        RunError: SH0611, naming a tensor and the ranks, unless `differ` gives another.
+    """
+    if groups.mesh.devices == 1 or not shards:
+        return
+    mine = torch.tensor([checksum(shard) for shard, _ in shards.values()], device=groups.device)
+    rows = [torch.empty_like(mine) for _ in range(groups.mesh.devices)]
+    named("comparison of the replicas", dist.all_gather, rows, mine)
+    table = torch.stack(rows).tolist()
+    for column, (name, (_, layout)) in enumerate(shards.items()):
+        holders: dict[tuple[int, ...], int] = {}
+        for rank, row in enumerate(table):
+            at = groups.mesh.coord(rank)
+            first = holders.setdefault(tuple(at[axis.name] for axis in layout.sharded), rank)
+            if row[column] != table[first][column]:
+                raise (differ or _replicas_differ)(name, first, rank)
+
+
+def _replicas_differ(name: str, first: int, rank: int) -> RunError:
+    return RunError(
+        "SH0611",
+        f"`{name}` has other values on rank {rank} than on rank {first}, and both hold the same"
+        " shard of it",
+        help="let the model's constructor draw from torch's, numpy's or Python's global generators,"
+        " which are seeded alike on every rank; not from the time, the rank or a generator that is"
+        " seeded anew",
+    )
+
+
+def inputs_differ(name: str, first: int, rank: int) -> RunError:
+    """The error for a plain input of which two ranks should pass the same values."""
+    return RunError(
+        "SH0612",
+        f"input `{name}` has other values on rank {rank} than on rank {first}, and both pass the"
+        " same shard of it",
+        help=f"{SAME_BATCHES}; cut whole batches with `shard_inputs`",
+    )
