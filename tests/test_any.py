@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("grammar", "passes", "runtime", "shardlang")
-LIMIT = 13.2
+LIMIT = 10.6
 """Occurrences of `Any` per 1,000 lines, imports and comments left out. The goal is 4."""
 
 

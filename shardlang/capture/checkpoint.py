@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from torch import nn
 from shardlang.capture.deferred import Deferred, all_names, state
 from shardlang.capture.errors import CaptureError, first_line
 from shardlang.capture.hf_names import model_names
+from shardlang.capture.hf_types import Pretrained
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -132,13 +133,12 @@ def _stored_name(names: tuple[str, ...], module: nn.Module, keys: dict[str, str]
 
 def _converted(folder: Path, module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of the model as transformers itself loads it."""
-    config: Any = getattr(module, "config", None)
-    loader: Any = type(module)
-    model = loader.from_pretrained(folder, config=config, dtype=config.dtype)
+    assert isinstance(module, Pretrained)
+    model = module.from_pretrained(folder, config=module.config, dtype=module.config.dtype)
     yield from state(model)
 
 
-def _import_safetensors() -> Any:
+def _import_safetensors() -> ModuleType:
     """The safetensors package. Raises SH0359 if it is not installed."""
     try:
         import safetensors

@@ -11,7 +11,7 @@ import dis
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import TypeVar
 from unittest import mock
 
 import torch
@@ -20,6 +20,7 @@ from shardlang.capture.check_syntax import Place, passing_value
 from shardlang.capture.errors import ModelLine, is_model_file
 from shardlang.capture.state import Remark
 
+_ConditionT = TypeVar("_ConditionT")
 _CHECKERS = ("/torch/distributions/", "/torch/__init__.py")
 """Parts of torch in which checks of the model's values stand."""
 
@@ -29,16 +30,17 @@ def checks_hold() -> Iterator[list[str]]:
     """Let checks on data pass inside the body. Yields their lines, as they are met."""
     met: list[str] = []
     with contextlib.ExitStack() as stack:
-        for kind, decide in (
-            (torch.Tensor, torch._C.TensorBase.__bool__),
-            (torch.SymBool, torch.SymBool.__bool__),
-        ):
-            stack.enter_context(mock.patch.object(kind, "__bool__", _deciding(decide, met)))
+        of_tensor = _deciding(torch._C.TensorBase.__bool__, met)
+        of_symbol = _deciding(torch.SymBool.__bool__, met)
+        stack.enter_context(mock.patch.object(torch.Tensor, "__bool__", of_tensor))
+        stack.enter_context(mock.patch.object(torch.SymBool, "__bool__", of_symbol))
         yield met
 
 
-def _deciding(decide: Callable[[Any], bool], met: list[str]) -> Callable[[Any], bool]:
-    def value_of(condition: object) -> bool:
+def _deciding(
+    decide: Callable[[_ConditionT], bool], met: list[str]
+) -> Callable[[_ConditionT], bool]:
+    def value_of(condition: _ConditionT) -> bool:
         try:
             return decide(condition)
         except Exception:

@@ -7,9 +7,10 @@ without a gradient, so that is traced in its place.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Iterator
-from typing import Any
+from types import GetSetDescriptorType
 from unittest import mock
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from shardlang.capture.errors import CaptureError, is_model_file
 
-_DATA: Any = torch.Tensor.data
+_DATA: GetSetDescriptorType = inspect.getattr_static(torch.Tensor, "data")
 
 
 @contextlib.contextmanager
@@ -30,13 +31,17 @@ def data_as_detach() -> Iterator[None]:
         yield
 
 
-def _read(tensor: Tensor) -> Any:
-    return tensor.detach() if _asked_by_model() else _DATA.__get__(tensor)
+def _read(tensor: Tensor) -> Tensor:
+    if _asked_by_model():
+        return tensor.detach()
+    data: Tensor = _DATA.__get__(tensor)
+    return data
 
 
 def _assign(tensor: Tensor, value: Tensor) -> None:
     if not _asked_by_model():
-        return _DATA.__set__(tensor, value)  # type: ignore[no-any-return]
+        _DATA.__set__(tensor, value)
+        return
     raise CaptureError(
         "SH0357",
         "the forward assigns the `data` of a tensor, which autograd and a trace do not see",

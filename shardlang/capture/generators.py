@@ -6,7 +6,7 @@ import contextlib
 import random
 import sys
 from collections.abc import Iterator
-from typing import Any
+from types import ModuleType
 
 import torch
 
@@ -40,16 +40,16 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def draws() -> Iterator[tuple[str, Any]]:
+def draws() -> Iterator[tuple[str, object]]:
     """Where the generators of Python and, if it is loaded, of NumPy stand."""
     yield "random", random.getstate()
-    numpy: Any = sys.modules.get("numpy")
+    numpy = sys.modules.get("numpy")
     if numpy is not None:
         kind, keys, *rest = numpy.random.get_state()
         yield "numpy.random", (kind, keys.tobytes(), *rest)
 
 
-def _numpy() -> Any:
+def _numpy() -> ModuleType | None:
     """NumPy, which torch does without where it is not installed."""
     try:
         import numpy

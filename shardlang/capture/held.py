@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from functools import reduce
+from operator import getitem
 
 import torch
 from torch import nn
@@ -28,10 +29,10 @@ def held_tensors(model: nn.Module) -> Iterator[tuple[Path, torch.Tensor]]:
                 yield from _within(value, (name, key))
 
 
-def _within(value: Any, path: Path) -> Iterator[tuple[Path, torch.Tensor]]:
+def _within(value: object, path: Path) -> Iterator[tuple[Path, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         yield path, value
-    elif type(value) in (list, tuple):
+    elif type(value) is list or type(value) is tuple:
         for i, item in enumerate(value):
             yield from _within(item, (*path, i))
     elif type(value) is dict:
@@ -43,9 +44,7 @@ def _within(value: Any, path: Path) -> Iterator[tuple[Path, torch.Tensor]]:
 def at(model: nn.Module, path: Path) -> torch.Tensor:
     """The tensor at a place of another copy of the model."""
     name, key, *keys = path
-    found: Any = getattr(model.get_submodule(str(name)), str(key))
-    for key in keys:
-        found = found[key]
+    found = reduce(getitem, keys, getattr(model.get_submodule(str(name)), str(key)))
     assert isinstance(found, torch.Tensor)
     return found
 

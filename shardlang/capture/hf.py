@@ -6,15 +6,16 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch import nn
 
 from shardlang.capture.checkpoint import check_files
 from shardlang.capture.errors import CaptureError, first_line, no_file, shown
+from shardlang.capture.hf_types import Config, ConfigClass, ModelClass, Models
 from shardlang.capture.python_file import check_mode
 from shardlang.capture.source import InputSpec, ModelSource, unknown_input
 from shardlang.grammar.diagnostics import join_words, quote
@@ -61,10 +62,11 @@ class HfSource(ModelSource):
     that branches on the data cannot be traced.
     """
 
-    def __init__(self, path: Path | str, **options: Any) -> None:
+    def __init__(self, path: Path | str, **options: object) -> None:
         self.path = Path(path)
-        self.task: str | None = options.pop("task", None)
-        self.mode = options.pop("mode", "train")
+        task = options.pop("task", None)
+        self.task = None if task is None else str(task)
+        self.mode = str(options.pop("mode", "train"))
         check_mode(self.mode)
         if self.task is not None and self.task not in TASKS:
             near = difflib.get_close_matches(self.task, list(TASKS), n=1)
@@ -82,7 +84,7 @@ class HfSource(ModelSource):
             )
 
     @functools.cached_property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """The configuration as JSON holds it."""
         path = self.path / "config.json" if self.path.is_dir() else self.path
         try:
@@ -101,7 +103,7 @@ class HfSource(ModelSource):
                 f"`{path.name}` is not JSON: {first_line(error)}",
                 help="fix the file; the model's `config.save_pretrained` writes a valid one",
             ) from None
-        if not isinstance(settings, dict) or "model_type" not in settings:
+        if not isinstance(settings, dict) or not isinstance(settings.get("model_type"), str):
             raise CaptureError(
                 "SH0350",
                 f"`{path.name}` is not a model configuration",
@@ -109,11 +111,11 @@ class HfSource(ModelSource):
             )
         return settings
 
-    def config(self) -> Any:
+    def config(self) -> Config:
         """A fresh transformers configuration."""
         transformers = import_transformers()
         settings = dict(self.settings)
-        model_type = settings["model_type"]
+        model_type = str(settings["model_type"])
         if model_type not in transformers.CONFIG_MAPPING:
             near = difflib.get_close_matches(model_type, list(transformers.CONFIG_MAPPING), n=3)
             raise CaptureError(
@@ -124,7 +126,7 @@ class HfSource(ModelSource):
                 else "use a newer transformers, or build the model in a file of your own:"
                 ' `model "file.py:function"`',
             )
-        kind = transformers.CONFIG_MAPPING[model_type]
+        kind: ConfigClass = transformers.CONFIG_MAPPING[model_type]
         plain = kind.from_dict(settings)
         return kind.from_dict(_changed(settings, plain, self.overrides))
 
@@ -140,14 +142,12 @@ class HfSource(ModelSource):
         settable = getattr(kind, "_can_set_experts_implementation", bool)()
         if settable and config._experts_implementation is None:
             options.setdefault("experts_implementation", TRACEABLE_EXPERTS)
-        model: nn.Module = kind._from_config(config, **options)
-        return model
+        return kind._from_config(config, **options)
 
-    def _model_class(self, config: Any) -> Any:
+    def _model_class(self, config: Config) -> ModelClass:
         """The model class for the task, or the one that the configuration names."""
-        transformers = import_transformers()
         if self.task is not None:
-            mapping = getattr(transformers, TASKS[self.task])._model_mapping
+            mapping = models_of(self.task)
             if type(config) not in mapping:
                 raise CaptureError(
                     "SH0352",
@@ -155,8 +155,8 @@ class HfSource(ModelSource):
                     help=f"they do {join_words(quote(self._tasks_of(config)), 'and')}",
                 )
             return _chosen(mapping[type(config)], config)
-        named = config.architectures or [None]
-        found = getattr(transformers, named[0], None) if named[0] else None
+        named = (config.architectures or [""])[0]
+        found: ModelClass | None = getattr(import_transformers(), named, None) if named else None
         if found is None:
             raise CaptureError(
                 "SH0352",
@@ -166,13 +166,9 @@ class HfSource(ModelSource):
         return found
 
     @staticmethod
-    def _tasks_of(config: Any) -> list[str]:
+    def _tasks_of(config: Config) -> list[str]:
         """The tasks for which transformers has a class of this kind of model."""
-        transformers = import_transformers()
-        kind = type(config)
-        return [
-            t for t, auto in TASKS.items() if kind in getattr(transformers, auto)._model_mapping
-        ]
+        return [task for task in TASKS if type(config) in models_of(task)]
 
     @property
     def advice(self) -> str:
@@ -221,7 +217,7 @@ class HfSource(ModelSource):
         parts = [f"past_key_values.{i}.{p}" for i in range(layers) for p in ("key", "value")]
         return (*(n for n in names if n != "past_key_values"), *parts)
 
-    def arguments(self, inputs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    def arguments(self, inputs: Mapping[str, object]) -> tuple[list[object], dict[str, object]]:
         args, kwargs = super().arguments(inputs)
         past = kwargs.get("past_key_values")
         if isinstance(past, list):
@@ -230,7 +226,7 @@ class HfSource(ModelSource):
             kwargs.setdefault("use_cache", past is not None)
         return args, kwargs
 
-    def _cache(self, layers: list[dict[str, torch.Tensor]]) -> Any:
+    def _cache(self, layers: list[dict[str, torch.Tensor]]) -> object:
         """A key-value cache that holds the past in each layer's `key` and `value`."""
         cache = import_transformers().DynamicCache(config=self.text_config)
         for layer, past in zip(cache.layers, layers, strict=True):
@@ -247,7 +243,7 @@ class HfSource(ModelSource):
                 raise unknown_input(name, known)
 
     @functools.cached_property
-    def text_config(self) -> Any:
+    def text_config(self) -> Config:
         """The part of the configuration that speaks of tokens."""
         return self.config().get_text_config(decoder=True)
 
@@ -284,7 +280,7 @@ def _no_config(path: Path) -> CaptureError:
     )
 
 
-def _no_option(name: str, config: Any) -> CaptureError:
+def _no_option(name: str, config: Config) -> CaptureError:
     """The error for an argument of `hf` that the configuration does not have."""
     own = ("task", "mode", *_BUILD_OPTIONS)
     near = difflib.get_close_matches(name, [*own, *config.to_dict()], n=3)
@@ -295,7 +291,9 @@ def _no_option(name: str, config: Any) -> CaptureError:
     return CaptureError("SH0352", f"`{config.model_type}` has no option `{name}`", help=help)
 
 
-def _changed(settings: dict[str, Any], plain: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _changed(
+    settings: Mapping[str, object], plain: Config, overrides: Mapping[str, object]
+) -> dict[str, object]:
     """Settings with other values; those that a configuration of several lacks are its text's."""
     own = {name: value for name, value in overrides.items() if hasattr(plain, name)}
     others = {name: value for name, value in overrides.items() if name not in own}
@@ -305,13 +303,15 @@ def _changed(settings: dict[str, Any], plain: Any, overrides: Mapping[str, Any])
             raise _no_option(name, plain)
     changed = _with_fewer_layers(settings, plain, own)
     if others:
-        changed["text_config"] = _with_fewer_layers(settings.get("text_config") or {}, text, others)
+        inner = settings.get("text_config")
+        stored = inner if isinstance(inner, dict) else {}
+        changed["text_config"] = _with_fewer_layers(stored, text, others)
     return changed
 
 
 def _with_fewer_layers(
-    settings: dict[str, Any], plain: Any, changes: Mapping[str, Any]
-) -> dict[str, Any]:
+    settings: Mapping[str, object], plain: object, changes: Mapping[str, object]
+) -> dict[str, object]:
     """Changed settings; lists with an entry for each layer end with the layers."""
     counts = {
         getattr(plain, name): value
@@ -326,21 +326,27 @@ def _with_fewer_layers(
     return {**settings, **cut, **changes}
 
 
-def _chosen(found: Any, config: Any) -> Any:
+def _chosen(found: ModelClass | Sequence[ModelClass], config: Config) -> ModelClass:
     """Of several classes for one task the one that the configuration names, else the first."""
-    kinds = found if isinstance(found, (tuple, list)) else (found,)
+    kinds = found if isinstance(found, Sequence) else (found,)
     named = config.architectures or ()
     return next((kind for kind in kinds if kind.__name__ in named), kinds[0])
 
 
-def _config_for(kind: Any, config: Any) -> Any:
+def _config_for(kind: ModelClass, config: Config) -> Config:
     """The text part of a configuration of several, where the model class is for text alone."""
     text = config.sub_configs.get("text_config")
     alone = text is not None and getattr(kind, "config_class", None) is text
     return config.get_text_config() if alone else config
 
 
-def import_transformers() -> Any:
+def models_of(task: str) -> Models:
+    """From the classes of configurations to those of models that do a task."""
+    models: Models = getattr(import_transformers(), TASKS[task])._model_mapping
+    return models
+
+
+def import_transformers() -> ModuleType:
     """The transformers package. Raises SH0352 if it is not installed."""
     try:
         import transformers

@@ -8,15 +8,14 @@ experts.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
+from shardlang.capture.hf_types import Experts
 from shardlang.rules.experts.local_grouped import grouped_mm
 
 
 def experts_forward(
-    module: Any, hidden: Tensor, expert_index: Tensor, expert_weights: Tensor
+    module: Experts, hidden: Tensor, expert_index: Tensor, expert_weights: Tensor
 ) -> Tensor:
     """The forward of a module of experts.
 
@@ -34,7 +33,7 @@ def experts_forward(
     return made.sum(dim=1).to(hidden.dtype)
 
 
-def _project(module: Any, name: str, x: Tensor, groups: Tensor) -> Tensor:
+def _project(module: Experts, name: str, x: Tensor, groups: Tensor) -> Tensor:
     """Every row times its expert's matrix, plus its bias."""
     weight = getattr(module, name)
     matrices = weight if module.is_transposed else weight.transpose(1, 2)

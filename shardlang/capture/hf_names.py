@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from torch import nn
+
+from shardlang.capture.hf_types import Renaming
 
 
 def model_names(module: nn.Module, stored: Iterable[str]) -> dict[str, str] | None:
@@ -27,7 +28,7 @@ def model_names(module: nn.Module, stored: Iterable[str]) -> dict[str, str] | No
     return names
 
 
-def _transforms(module: nn.Module) -> list[Any]:
+def _transforms(module: nn.Module) -> list[Renaming]:
     """What transformers does to the tensors of a checkpoint of this model."""
     try:
         from transformers import PreTrainedModel, conversion_mapping
@@ -35,5 +36,4 @@ def _transforms(module: nn.Module) -> list[Any]:
         return []
     if not isinstance(module, PreTrainedModel):
         return []
-    mapping: Any = conversion_mapping.get_model_conversion_mapping
-    return list(mapping(module))
+    return list(conversion_mapping.get_model_conversion_mapping(module))

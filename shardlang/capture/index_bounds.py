@@ -6,9 +6,9 @@ runs, inside an op and without the input's name; in a table that is split, it wo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from shardlang.capture.errors import CaptureError
 from shardlang.capture.source import InputSpec
 from shardlang.capture.types import Captured
+from shardlang.ir.arguments import Args, Kwargs
 from shardlang.ir.leaf import Leaf, LeafKind
 from shardlang.ir.node import info
 from shardlang.ir.traits import OpKind
@@ -23,13 +24,16 @@ from shardlang.rules.call import Call
 from shardlang.rules.indexed import Indexed
 from shardlang.rules.registry import find, traits_of
 
+Step: TypeAlias = "tuple[Callable[..., Tensor], Args, Kwargs]"
+"""An op with its arguments after the first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
     """Which numbers an op takes from an input: `low` up to `high`, without `high`, and `ignored`.
 
     Attributes:
-        steps: the ops, with their arguments after the first, between the input and the op.
+        steps: the ops between the input and the op.
         op: the op's name, and its line in the model's code.
     """
 
@@ -37,7 +41,7 @@ class Limit:
     low: int
     high: int
     ignored: int | None
-    steps: tuple[tuple[Any, tuple[Any, ...], dict[str, Any]], ...]
+    steps: tuple[Step, ...]
     op: str
 
     @property
@@ -79,9 +83,14 @@ def limits(captured: Captured) -> tuple[Limit, ...]:
 
 def _limit(node: fx.Node, name: str, way: list[fx.Node], taken: Indexed) -> Limit:
     place = f" at {info(node).source}" if info(node).source else ""
-    steps = tuple((step.target, step.args[1:], dict(step.kwargs)) for step in way)
+    steps = tuple(map(_step, way))
     op = f"`{traits_of(node).name}`{place}"
     return Limit(name, taken.low, taken.high, taken.ignored, steps, op)
+
+
+def _step(node: fx.Node) -> Step:
+    assert callable(node.target)
+    return node.target, node.args[1:], node.kwargs
 
 
 def _counts(leaf: Leaf) -> bool:

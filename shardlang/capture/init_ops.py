@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 import torch
@@ -12,7 +11,7 @@ import torch
 from shardlang.capture.errors import CaptureError
 from shardlang.ir.compat import TRUNC_NORMAL
 
-_draw_trunc_normal: Any = getattr(*TRUNC_NORMAL)
+_draw_trunc_normal: Callable[..., torch.Tensor] = getattr(*TRUNC_NORMAL)
 _library = torch.library.Library("shardlang", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define(  # type: ignore[no-untyped-call]
     "trunc_normal_(Tensor(a!) value, float mean, float std, float low, float high) -> Tensor(a!)",
@@ -58,6 +57,7 @@ def _trunc_normal(
 ) -> torch.Tensor:
     """What `torch.nn.init.trunc_normal_` calls while a constructor is recorded."""
     if generator is not None:
-        return _draw_trunc_normal(tensor, mean, std, a, b, generator)  # type: ignore[no-any-return]
+        return _draw_trunc_normal(tensor, mean, std, a, b, generator)
     with torch.no_grad():
-        return torch.ops.shardlang.trunc_normal_(tensor, mean, std, a, b)  # type: ignore[no-any-return]
+        drawn: torch.Tensor = torch.ops.shardlang.trunc_normal_(tensor, mean, std, a, b)
+    return drawn

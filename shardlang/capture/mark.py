@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import fx, nn
 
 from shardlang.capture.nest import tensors
+from shardlang.ir.arguments import Args
 
 _library = torch.library.Library("shardlang", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define("mark(Tensor value, str module, str side, str selector) -> ()")  # type: ignore[no-untyped-call]
@@ -43,7 +43,7 @@ def marking(model: nn.Module, wanted: Callable[[str], bool]) -> Iterator[None]:
 def _mark_inputs(name: str) -> Callable[..., None]:
     """A pre-hook that marks every tensor among the arguments under its parameter's name."""
 
-    def hook(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    def hook(module: nn.Module, args: Args, kwargs: dict[str, object]) -> None:
         for selector, tensor in tensors(_named(module, args) | kwargs):
             MARK(tensor, name, "in", selector)
 
@@ -60,7 +60,7 @@ def _mark_outputs(name: str) -> Callable[..., None]:
     return hook
 
 
-def _named(module: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
+def _named(module: nn.Module, args: Args) -> dict[str, object]:
     """Positional arguments under the names that forward gives them."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(module.forward).parameters.values()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import fx, nn
@@ -16,10 +15,10 @@ from shardlang.capture.errors import CaptureError
 from shardlang.capture.mark import MARK
 from shardlang.capture.source import InputSpec
 from shardlang.capture.stacks import model_frame
-from shardlang.ir.compat import FakeTensor, forget_constant
+from shardlang.ir.compat import FakeTensor, OpOverload, forget_constant
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, LeafKind, Result, ResultKind, ValueKey
-from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
+from shardlang.ir.node import NodeInfo, info, returned_nodes, set_info, tensor_of
 from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.normalize.writes import written_leaf
 
@@ -171,8 +170,7 @@ def name_graph(
             env[node] = _copied(named.graph, node, env)
     written = {of_node[node.name]: env[value] for node, value in final.items()}
     _refuse_written(written)
-    returned: Any = graph.output_node().args[0]
-    results = [env[node] for node in returned]
+    results = [env[node] for node in returned_nodes(graph)]
     output = named.graph.output((*results, *written.values()))
     set_info(output, NodeInfo([tensor_of(n) for n in output.all_input_nodes]))
     named.results = (
@@ -201,14 +199,16 @@ def _placeholder(graph: fx.Graph, node: fx.Node, leaf: Leaf) -> fx.Node:
 def _copied(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, fx.Node]) -> fx.Node:
     """A call with only that in its record on which later stages may rely."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
-    target: Any = node.target
-    name = getattr(target, "overloadpacket", target).__name__.strip("_")
+    target = node.target
+    assert callable(target)
+    packet = target.overloadpacket if isinstance(target, OpOverload) else target
+    name = packet.__name__.strip("_")
     here = info(node)
     record = NodeInfo(here.value, here.module, here.source)
     return Rewriter(graph).add(target, args, kwargs, record=record, name=name)
 
 
-def _record(named: NamedGraph, value: fx.Node, key: tuple[Any, ...]) -> None:
+def _record(named: NamedGraph, value: fx.Node, key: ValueKey) -> None:
     """Record a mark; the later calls of a module that is called repeatedly go to `repeats`."""
     if key in named.values:
         named.repeats[key] = (*named.repeats.get(key, ()), value)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypeAlias, TypeGuard
 
 import torch
 
 from shardlang.capture.errors import CaptureError
+from shardlang.capture.hf_types import Cache
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -17,16 +18,16 @@ class Skeleton:
     """A structure with its tensors taken out: `rebuild` puts others in, in the same order."""
 
     names: tuple[str, ...]
-    rebuild: Callable[[list[Any]], Any]
+    rebuild: Callable[[Sequence[object]], object]
 
 
-def is_cache(value: object) -> bool:
+def is_cache(value: object) -> TypeGuard[Cache]:
     """Whether `value` is a key-value cache with one layer of keys and values per block."""
     layers = getattr(value, "layers", None)
     return isinstance(layers, list) and all(hasattr(layer, "keys") for layer in layers)
 
 
-def children(value: object) -> list[tuple[str, Any]] | None:
+def children(value: object) -> list[tuple[str, object]] | None:
     """The named parts of a container, or None for anything else."""
     if isinstance(value, Mapping):
         return [(str(key), item) for key, item in value.items()]
@@ -38,14 +39,13 @@ def children(value: object) -> list[tuple[str, Any]] | None:
     return _cache_children(value)
 
 
-def _cache_children(value: object) -> list[tuple[str, Any]] | None:
+def _cache_children(value: object) -> list[tuple[str, object]] | None:
     """The parts of a key-value cache, or None."""
     if hasattr(value, "self_attention_cache") and hasattr(value, "cross_attention_cache"):
         return [("self", value.self_attention_cache), ("cross", value.cross_attention_cache)]
     if not is_cache(value):
         return None
-    layers = getattr(value, "layers", [])
-    return [(str(i), {"key": x.keys, "value": x.values}) for i, x in enumerate(layers)]
+    return [(str(i), {"key": x.keys, "value": x.values}) for i, x in enumerate(value.layers)]
 
 
 def tensors(value: object, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -57,7 +57,7 @@ def tensors(value: object, prefix: str = "") -> Iterator[tuple[str, torch.Tensor
         yield from tensors(item, f"{prefix}.{name}" if prefix else name)
 
 
-def skeleton(value: Any) -> Skeleton:
+def skeleton(value: object) -> Skeleton:
     """The structure of a model's output.
 
     A bare tensor is called `output`, the items of a sequence `output.0` and on; fields of a
@@ -71,10 +71,10 @@ def skeleton(value: Any) -> Skeleton:
     return Skeleton(names, lambda flat: build(iter(flat)))
 
 
-Builder = Callable[[Iterator[Any]], Any]
+Builder: TypeAlias = "Callable[[Iterator[object]], object]"
 
 
-def _builder(value: Any) -> Builder:
+def _builder(value: object) -> Builder:
     """A function that rebuilds `value` from an iterator over its tensors."""
     if isinstance(value, torch.Tensor):
         return next
@@ -86,9 +86,9 @@ def _builder(value: Any) -> Builder:
     return lambda flat: remake({name: build(flat) for name, build in builders})
 
 
-def _remaker(value: Any) -> Callable[[dict[str, Any]], Any]:
+def _remaker(value: object) -> Callable[[Mapping[str, object]], object]:
     """A function from named parts to a container like `value`."""
-    kind = type(value)
+    kind: Callable[..., object] = type(value)
     if dataclasses.is_dataclass(value):
         return lambda parts: kind(**parts)
     if isinstance(value, Mapping):
@@ -100,31 +100,34 @@ def _remaker(value: Any) -> Callable[[dict[str, Any]], Any]:
         return lambda parts: kind(parts.values())
     if hasattr(value, "self_attention_cache"):
         return lambda parts: kind(parts["self"], parts["cross"])
+    assert is_cache(value)
     return lambda layers: _refilled(value, layers)
 
 
-def _refilled(cache: Any, layers: Mapping[str, Mapping[str, Any]]) -> Any:
+def _refilled(cache: Cache, layers: Mapping[str, object]) -> Cache:
     """A key-value cache like `cache` with other keys and values."""
     new = copy.copy(cache)
     new.layers = [copy.copy(layer) for layer in cache.layers]
     for layer, parts in zip(new.layers, layers.values(), strict=True):
+        assert isinstance(parts, Mapping)
         layer.keys, layer.values = parts["key"], parts["value"]
     return new
 
 
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nest(flat: Mapping[str, object]) -> dict[str, object]:
     """Dotted names to nested dicts; a level whose names are 0, 1, … becomes a list."""
-    tree: dict[str, Any] = {}
+    tree: dict[str, object] = {}
     for name, value in flat.items():
         *path, last = name.split(".")
         level = tree
         for part in path:
-            level = level.setdefault(part, {})
-            if not isinstance(level, dict):
+            below = level.setdefault(part, {})
+            if not isinstance(below, dict):
                 inside = f"input `{name}` lies inside another input"
                 raise CaptureError(
                     "SH0353", inside, help="declare the whole or its parts, not both", input=name
                 )
+            level = below
         if last in level:
             raise CaptureError(
                 "SH0353", f"input `{name}` is declared twice", help="drop one", input=name
@@ -133,7 +136,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _listed(value) for name, value in tree.items()}
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: object) -> object:
     """`value` with dicts keyed 0, 1, … turned into lists."""
     if not isinstance(value, dict):
         return value
@@ -143,8 +146,8 @@ def _listed(value: Any) -> Any:
 
 
 def flatten_call(
-    forward_names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
+    forward_names: Sequence[str], args: Sequence[object], kwargs: Mapping[str, object]
+) -> dict[str, object]:
     """Dotted names to tensors and Python values for a call `model(*args, **kwargs)`.
 
     Raises `CaptureError` SH0353 for more arguments than the forward takes, or one given twice.
@@ -166,7 +169,7 @@ def flatten_call(
     return dict(_leaves({**named, **kwargs}))
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Every tensor, everything that is not a container, and every empty one, by dotted name."""
     parts = None if isinstance(value, torch.Tensor) else children(value)
     if not parts:

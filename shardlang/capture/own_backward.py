@@ -10,13 +10,13 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from shardlang.capture.errors import CaptureError, ModelLine, is_model_file
-from shardlang.ir.compat import tree_leaves, tree_map_only
+from shardlang.ir.arguments import Args, tensors_in
+from shardlang.ir.compat import tree_map_only
 
 LARGEST = 64
 """The size to which dims are cut for the trial; equal ones stay equal."""
@@ -28,11 +28,11 @@ class Used:
     """A use of an autograd function: its operands, tensors as shapes, and the model's line."""
 
     kind: type[torch.autograd.Function]
-    args: tuple[Any, ...]
+    args: Args
     source: str
 
     @staticmethod
-    def of(kind: type[torch.autograd.Function], args: tuple[Any, ...]) -> Used:
+    def of(kind: type[torch.autograd.Function], args: Args) -> Used:
         """The use that is being traced."""
         return Used(kind, tree_map_only(Tensor, _Shape.of, args), _line_now())
 
@@ -78,8 +78,8 @@ def _is_derivative(use: Used) -> bool:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(0)
             args = tree_map_only(_Shape, _Shape.drawn, use.args)
-            trained = [x for x in tree_leaves(args) if isinstance(x, Tensor) and x.requires_grad]
-            apply: Callable[..., Any] = use.kind.apply
+            trained = [x for x in tensors_in(args) if x.requires_grad]
+            apply: Callable[..., object] = use.kind.apply
             own = _gradients(apply(*args), trained)
             plain = _gradients(_forward(use.kind, args), trained)
     except Exception:
@@ -93,7 +93,7 @@ def _is_derivative(use: Used) -> bool:
 
 def _gradients(result: object, trained: list[Tensor]) -> tuple[Tensor | None, ...]:
     """The gradients of one weighted sum of all results."""
-    tensors = [r for r in tree_leaves(result) if isinstance(r, Tensor) and r.requires_grad]
+    tensors = [r for r in tensors_in(result) if r.requires_grad]
     torch.manual_seed(1)
     loss = sum((r * torch.randn_like(r)).sum() for r in tensors)
     assert isinstance(loss, Tensor)
@@ -107,7 +107,7 @@ class _Context:
         return lambda *args, **kwargs: None
 
 
-def _forward(kind: type[torch.autograd.Function], args: tuple[object, ...]) -> Any:
+def _forward(kind: type[torch.autograd.Function], args: Args) -> object:
     """The forward alone, as autograd differentiates it."""
     if kind.setup_context is not torch.autograd.Function.setup_context:
         return kind.forward(*args)

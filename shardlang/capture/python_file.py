@@ -7,10 +7,9 @@ import functools
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from torch import nn
 
@@ -30,7 +29,7 @@ class PythonSource(ModelSource):
     """
 
     def __init__(
-        self, target: str, kwargs: Mapping[str, Any] | None = None, base: Path | None = None
+        self, target: str, kwargs: Mapping[str, object] | None = None, base: Path | None = None
     ) -> None:
         path, colon, function = target.rpartition(":")
         if not colon or not path:
@@ -53,7 +52,7 @@ class PythonSource(ModelSource):
         return load_file(self.path)
 
     @functools.cached_property
-    def _arguments(self) -> dict[str, Any]:
+    def _arguments(self) -> dict[str, object]:
         """The keyword arguments for the build function, checked against its signature."""
         signature = inspect.signature(self._function)
         kwargs = dict(self.kwargs)
@@ -71,9 +70,9 @@ class PythonSource(ModelSource):
         return kwargs
 
     @functools.cached_property
-    def _function(self) -> Any:
+    def _function(self) -> Callable[..., object]:
         """The build function."""
-        function = getattr(self.namespace, self.function, None)
+        function: object = getattr(self.namespace, self.function, None)
         if not callable(function):
             defined = [name for name, value in vars(self.namespace).items() if callable(value)]
             near = difflib.get_close_matches(self.function, defined, n=3)
@@ -98,7 +97,7 @@ class PythonSource(ModelSource):
     def construct(self) -> nn.Module:
         return self._built()[0]
 
-    def _built(self) -> tuple[nn.Module, Any]:
+    def _built(self) -> tuple[nn.Module, Iterable[Batch] | None]:
         """The module and the example batches, or None, that the function returns."""
         made = self._function(**self._arguments)
         module, data = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
@@ -114,7 +113,14 @@ class PythonSource(ModelSource):
     def batches(self, seed: int) -> Iterator[Batch] | None:
         own = getattr(self.namespace, "batches", None)
         data = own(seed) if callable(own) else self._built()[1]
-        return None if data is None else iter(data)
+        try:
+            return None if data is None else iter(data)
+        except TypeError:
+            raise CaptureError(
+                "SH0351",
+                f"the batches of `{self.path.name}` are a `{type(data).__name__}`",
+                help="give an iterable of dicts from input names to tensors",
+            ) from None
 
 
 def load_file(path: Path) -> ModuleType:

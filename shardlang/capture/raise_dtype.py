@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Argument, map_aggregate
 
 from shardlang.ir.node import info, set_info, tensor_of
 from shardlang.ir.rewriter import Rewriter, copy_graph, origin_of
@@ -53,8 +53,8 @@ def _raise_call(edit: Rewriter, node: fx.Node, old: fx.Node) -> None:
     if is_op(node, _BITS):
         _at_own_type(edit, node, old)
     else:
-        node.args = _raise_arguments(node.args)
-        node.kwargs = _raise_arguments(node.kwargs)
+        node.args = map_aggregate(node.args, _raised_argument)
+        node.kwargs = map_aggregate(node.kwargs, _raised_argument)
         edit.infer(node)
     value = info(node).value
     if isinstance(value, torch.Tensor) and value.dtype != raised_dtype(value.dtype):
@@ -84,12 +84,6 @@ def _raised(fake: torch.Tensor, edit: Rewriter) -> torch.Tensor:
         return torch.empty_strided(fake.size(), fake.stride(), dtype=raised_dtype(fake.dtype))
 
 
-def _raise_arguments(arguments: Any) -> Any:
-    """Arguments with floating dtypes raised."""
-    if isinstance(arguments, torch.dtype):
-        return raised_dtype(arguments)
-    if isinstance(arguments, (tuple, list)):
-        return type(arguments)(_raise_arguments(a) for a in arguments)
-    if isinstance(arguments, dict):
-        return {key: _raise_arguments(value) for key, value in arguments.items()}
-    return arguments
+def _raised_argument(argument: Argument) -> Argument:
+    """An argument, raised where it is a floating dtype."""
+    return raised_dtype(argument) if isinstance(argument, torch.dtype) else argument

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from shardlang.capture.types import Captured
 from shardlang.ir.leaf import Leaf
@@ -15,7 +15,7 @@ from shardlang.ir.node import tensor_of
 
 def run_graph(
     captured: Captured, leaf_values: Mapping[str, torch.Tensor], graph: fx.Graph | None = None
-) -> list[Any]:
+) -> list[torch.Tensor]:
     """The values of the results, in order. Autograd works through the run.
 
     `leaf_values` maps leaf names to tensors; constants are taken from `captured` where missing.
@@ -24,7 +24,7 @@ def run_graph(
     graph = captured.graph if graph is None else graph
     leaves = {leaf.node: leaf for leaf in captured.leaves}
     last_use = _last_uses(graph)
-    env: dict[fx.Node, Any] = {}
+    env: dict[fx.Node, Argument] = {}
     for node in graph.nodes:
         if node.op == "placeholder":
             env[node] = _leaf_value(captured, leaf_values, leaves[node.name], node)

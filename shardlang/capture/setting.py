@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +22,7 @@ class Setting:
 
     evaluated: frozenset[str] | None = None
     trained: frozenset[str] | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, object] = field(default_factory=dict)
 
     def apply(self, model: nn.Module) -> None:
         """Bring a model into this state."""

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from shardlang.capture.setting import Setting
 from shardlang.capture.silence import prints_apart
 from shardlang.grammar.diagnostics import join_words, quote
 
-Batch = Mapping[str, Any]
+Batch: TypeAlias = "Mapping[str, object]"
 """Tensors by dotted input name, and whatever else the model is called with."""
 
 
@@ -115,21 +115,22 @@ class ModelSource(ABC):
         """Every input name that a pattern may match."""
         return self.forward_names
 
-    def call(self, module: nn.Module, inputs: Mapping[str, Any]) -> Any:
+    def call(self, module: nn.Module, inputs: Mapping[str, object]) -> object:
         """Call `module` with inputs under their dotted names, and return what it returns."""
         args, kwargs = self.arguments({**inputs, **self.setting.arguments})
         with prints_apart():
-            return module(*args, **kwargs)
+            result: object = module(*args, **kwargs)
+        return result
 
-    def arguments(self, inputs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    def arguments(self, inputs: Mapping[str, object]) -> tuple[list[object], dict[str, object]]:
         """Positional and keyword arguments for inputs under their dotted names."""
         kwargs = nest(inputs)
-        args: list[Any] = []
+        args: list[object] = []
         for p in self.signature.parameters.values():
             if p.kind is inspect.Parameter.POSITIONAL_ONLY and p.name in kwargs:
                 args.append(kwargs.pop(p.name))
             if p.kind is inspect.Parameter.VAR_POSITIONAL and p.name in kwargs:
-                args.extend(kwargs.pop(p.name))
+                args.extend(_items(p.name, kwargs.pop(p.name)))
         return args, kwargs
 
     def integer_range(self, spec: InputSpec) -> tuple[int, int]:
@@ -163,6 +164,18 @@ class ModelSource(ABC):
                     f"the model needs an input `{p.name}`",
                     help=f"declare it, with type and layout: `input {p.name} : f32[8, 16] [_, _]`",
                 )
+
+
+def _items(name: str, given: object) -> list[object]:
+    """The arguments that `*name` takes, declared one by one."""
+    if isinstance(given, list):
+        return given
+    raise CaptureError(
+        "SH0353",
+        f"the forward takes any number of arguments as `*{name}`, and `{name}` is declared as one",
+        help=f"declare each by its number: `{name}.0`, `{name}.1`",
+        input=name,
+    )
 
 
 def unknown_input(name: str, known: list[str]) -> CaptureError:

@@ -12,18 +12,18 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from shardlang.capture.init_ops import atomic_initializers
+from shardlang.ir.arguments import Args, Kwargs, tensors_in
 from shardlang.ir.compat import (
     FakeTensor,
     FakeTensorMode,
     OpOverload,
     TorchDispatchMode,
     storage_key,
-    tree_flatten,
+    tree_leaves,
     tree_map_only,
     unset_fake_temporarily,
 )
@@ -67,9 +67,9 @@ class _Entry:
     """One operator call that created or wrote the storages `writes`."""
 
     func: OpOverload
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    outs: Any
+    args: Args
+    kwargs: Kwargs
+    outs: object
     writes: tuple[int, ...]
     reads: tuple[int, ...]
     versions: tuple[tuple[torch.Tensor, int], ...]
@@ -94,19 +94,19 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self,
         func: OpOverload,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+        types: object,
+        args: Args = (),
+        kwargs: Kwargs | None = None,
+    ) -> object:
         kwargs = kwargs or {}
-        given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+        given = tensors_in((args, kwargs))
         fakes = [x for x in given if isinstance(x, FakeTensor)]
         if given and not fakes:
             return _run_for_real(func, args, kwargs)
         if _reads_data(func) or _writes_real(func, args, kwargs):
-            return _run_for_real(func, *self._real((args, kwargs)))
-        outs = func(*args, **kwargs)
-        if not given and func.overloadpacket in _EXACT_FACTORIES and outs.numel() <= _SMALL:
+            return _run_for_real(func, *self._real(args, kwargs))
+        outs: object = func(*args, **kwargs)
+        if not given and func.overloadpacket in _EXACT_FACTORIES and _is_small(outs):
             return _run_for_real(func, args, kwargs)
         self._record(func, args, kwargs, outs, given)
         return outs
@@ -125,25 +125,27 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether `value` can compute `tensor`."""
         return not isinstance(tensor, FakeTensor) or storage_key(tensor) in self._writers
 
-    def _real(self, tree: Any) -> Any:
-        """`tree` with fake tensors computed; only values without randomness are allowed."""
+    def _real(self, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
+        """Arguments with fake tensors computed; only values without randomness are allowed."""
         with unset_fake_temporarily(), torch.no_grad():
-            return tree_map_only(FakeTensor, lambda t: self._evaluate(t, None), tree)
+            computed: tuple[Args, Kwargs] = tree_map_only(
+                FakeTensor, lambda t: self._evaluate(t, None), (args, kwargs)
+            )
+        return computed
 
     def _record(
-        self, func: Any, args: Any, kwargs: Any, outs: Any, given: list[torch.Tensor]
+        self, func: OpOverload, args: Args, kwargs: Kwargs, outs: object, given: list[torch.Tensor]
     ) -> None:
         """Put a call on the tape unless it only makes a view."""
-        if any(isinstance(x, torch.Generator) for x in tree_flatten((args, kwargs))[0]):
+        if any(isinstance(x, torch.Generator) for x in tree_leaves((args, kwargs))):
             raise CannotReplayError("the constructor draws from a generator of its own")
         if torch.Tag.inplace_view in func.tags:
             if func.overloadpacket in _RESIZES:
                 raise CannotReplayError
             return
         read = {storage_key(t) for t in given if isinstance(t, FakeTensor)}
-        made = [t for t in tree_flatten(outs)[0] if isinstance(t, torch.Tensor)]
         written = {storage_key(t) for t in _written(func, args, kwargs)}
-        writes = written | ({storage_key(t) for t in made} - read)
+        writes = written | ({storage_key(t) for t in tensors_in(outs)} - read)
         if not writes:
             return
         real = tuple((t, t._version) for t in given if not isinstance(t, FakeTensor))
@@ -202,8 +204,8 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return place.over(storages[place.key])
 
         args, kwargs = tree_map_only(_Place, real, (entry.args, entry.kwargs))
-        outs = tree_flatten(entry.func(*args, **kwargs))[0]
-        for place, out in zip(tree_flatten(entry.outs)[0], outs, strict=True):
+        outs = tree_leaves(entry.func(*args, **kwargs))
+        for place, out in zip(tree_leaves(entry.outs), outs, strict=True):
             if isinstance(place, _Place):
                 storages.setdefault(place.key, _laid_out(out, place))
 
@@ -214,10 +216,11 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def _run_for_real(func: Any, args: Any, kwargs: Any) -> Any:
+def _run_for_real(func: OpOverload, args: Args, kwargs: Kwargs) -> object:
     """Call an operator on real tensors from inside a fake mode."""
     with unset_fake_temporarily():
-        return func(*args, **kwargs)
+        made: object = func(*args, **kwargs)
+    return made
 
 
 def _reads_data(func: OpOverload) -> bool:
@@ -226,24 +229,30 @@ def _reads_data(func: OpOverload) -> bool:
     return any(tag in func.tags for tag in tags)
 
 
-def _written(func: OpOverload, args: Any, kwargs: Any) -> list[torch.Tensor]:
+def _written(func: OpOverload, args: Args, kwargs: Kwargs) -> list[torch.Tensor]:
     """The tensors among the operands that the operator writes."""
     written = []
     for i, argument in enumerate(func._schema.arguments):
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue
         value = args[i] if i < len(args) else kwargs.get(argument.name)
-        written += [t for t in tree_flatten(value)[0] if isinstance(t, torch.Tensor)]
+        written += tensors_in(value)
     return written
 
 
-def _writes_real(func: OpOverload, args: Any, kwargs: Any) -> bool:
+def _writes_real(func: OpOverload, args: Args, kwargs: Kwargs) -> bool:
     """Whether the operator writes a tensor that holds data."""
     return any(not isinstance(t, FakeTensor) for t in _written(func, args, kwargs))
 
 
-def _covers_storage(tensor: torch.Tensor) -> bool:
+def _is_small(made: object) -> bool:
+    return isinstance(made, torch.Tensor) and made.numel() <= _SMALL
+
+
+def _covers_storage(tensor: object) -> bool:
     """Whether a tensor is all of its storage."""
+    if not isinstance(tensor, torch.Tensor):
+        return False
     return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,7 @@ def _from_examples(source: ModelSource, asked: dict[str, InputSpec]) -> list[Inp
             int(value.max()) + 1 if _counts(value) else None,
         )
         for name, value in batch.items()
+        if isinstance(value, torch.Tensor)
     ]  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def _first_batch(source: ModelSource) -> Batch | None:
     """The model's own first batch; None where it brings none along."""
     try:
         batches = source.batches(0)
-        return None if batches is None else next(batches)
+        return None if batches is None else _checked(next(batches))
     except CaptureError:
         raise
     except Exception as error:
@@ -110,6 +111,12 @@ def _first_batch(source: ModelSource) -> Batch | None:
             ' each input, as in `--input "x:f32[8, 64]"`',
             source=model_line(error),
         ) from error
+
+
+def _checked(batch: object) -> Batch:
+    if isinstance(batch, Mapping):
+        return batch
+    raise TypeError(f"a batch is a dict, and the first one is a `{type(batch).__name__}`")
 
 
 def _counts(value: torch.Tensor) -> bool:

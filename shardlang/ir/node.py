@@ -83,6 +83,15 @@ def tensor_of(node: fx.Node) -> torch.Tensor:
     return value
 
 
+def returned_nodes(graph: fx.Graph) -> tuple[fx.Node, ...]:
+    """The nodes that a graph returns, in order."""
+    returned = graph.output_node().args[0]
+    assert isinstance(returned, (tuple, list))
+    nodes = tuple(node for node in returned if isinstance(node, fx.Node))
+    assert len(nodes) == len(returned), f"{returned} are not all nodes"
+    return nodes
+
+
 def results_of(value: Value) -> list[torch.Tensor]:
     """The tensors of a value, one for each result that is there."""
     results = value if isinstance(value, (list, tuple)) else [value]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from shardlang.capture import CaptureError, InputSpec, ModelSource, make_inputs
 from shardlang.capture.errors import first_line, model_line
+from shardlang.capture.source import Batch
 from shardlang.grammar.diagnostics import join_words, quote
 from shardlang.ir.printed_type import dtype_name
 
@@ -48,16 +49,17 @@ def proof_inputs(
     batch = _own_batch(source, seed)
     if batch is None:
         return make_inputs(source, specs, seed), Fed()
-    misfit = next(filter(None, (_misfit(batch, spec) for spec in specs)), "")
+    given = _tensors(batch)
+    misfit = next(filter(None, (_misfit(given, spec) for spec in specs)), "")
     if misfit:
         return make_inputs(source, specs, seed), Fed(note=f"{misfit} in the model's own batches")
     known = {spec.name for spec in specs}
     extra = sorted(name for name in batch if name not in known)
     note = f"without {join_words(quote(extra), 'and')}, not declared in the spec" if extra else ""
-    return {name: batch[name].detach() for name in known}, Fed(own=True, note=note)
+    return {name: given[name].detach() for name in known}, Fed(own=True, note=note)
 
 
-def _own_batch(source: ModelSource, seed: int) -> Mapping[str, Tensor] | None:
+def _own_batch(source: ModelSource, seed: int) -> Batch | None:
     """The first batch of the model's own, if it brings any."""
     try:
         batches = source.batches(seed)
@@ -73,10 +75,16 @@ def _own_batch(source: ModelSource, seed: int) -> Mapping[str, Tensor] | None:
         ) from error
 
 
-def _misfit(batch: Mapping[str, Tensor], spec: InputSpec) -> str:
-    """How a batch does not fit a declared input, in words; empty where it fits."""
-    value = batch.get(spec.name) if isinstance(batch, Mapping) else None
-    if not isinstance(value, Tensor):
+def _tensors(batch: object) -> dict[str, Tensor]:
+    """The tensors of a batch; none of what is not a dict."""
+    items = batch.items() if isinstance(batch, Mapping) else ()
+    return {name: value for name, value in items if isinstance(value, Tensor)}
+
+
+def _misfit(given: Mapping[str, Tensor], spec: InputSpec) -> str:
+    """How the tensors of a batch do not fit a declared input, in words; empty where they fit."""
+    value = given.get(spec.name)
+    if value is None:
         return f"there is no `{spec.name}`"
     if (value.dtype, tuple(value.shape)) == (spec.dtype, spec.shape):
         return ""

@@ -143,6 +143,27 @@ def test_data_from_the_build_function(folder: Path) -> None:
     assert given is not None and [batch["user"].shape for batch in given] == [(2, 4)]
 
 
+def test_batches_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "count.py").write_text("def batches(seed): return 3")
+    with pytest.raises(CaptureError, match=r"batches of `count\.py` are a `int`") as caught:
+        PythonSource("count.py:build", {}, tmp_path).batches(3)
+    assert caught.value.code == "SH0351"
+
+
+class Summed(nn.Module):
+    def forward(self, *parts: torch.Tensor) -> torch.Tensor:
+        return torch.stack(parts).sum(0)
+
+
+def test_any_number_of_arguments_are_declared_one_by_one() -> None:
+    source = CallableSource(Summed)
+    captured = capture(source, floats("parts.0", "parts.1"))
+    assert [leaf.name for leaf in captured.leaves] == ["parts.0", "parts.1"]
+    with pytest.raises(CaptureError, match="`parts` is declared as one") as caught:
+        capture(source, floats("parts"))
+    assert caught.value.code == "SH0353" and "`parts.0`" in caught.value.help
+
+
 @pytest.mark.parametrize(
     ("target", "kwargs", "code", "message"),
     [
@@ -168,6 +189,7 @@ def test_unusable_files(
     ("options", "code", "message"),
     [
         ({"task": "causal"}, "SH0352", "no task `causal`"),
+        ({"task": 3}, "SH0352", "no task `3`"),
         ({"task": "image-classification"}, "SH0352", "do not do `image-classification`"),
         ({}, "SH0352", "does not say which model class"),
         ({"task": "causal-lm", "num_layer": 3}, "SH0352", "has no option `num_layer`"),
@@ -186,6 +208,7 @@ def test_unusable_options(tmp_path: Path, options: dict[str, Any], code: str, me
         (None, "there is no file"),
         ("{", "is not JSON"),
         ("[]", "not a model configuration"),
+        ('{"model_type": 3}', "not a model configuration"),
         ('{"model_type": "lama"}', "knows no model type `lama`"),
     ],
 )

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from shardlang.capture import CallableSource, CaptureError
 from shardlang.compiler.driver import compile_spec
 from shardlang.init import Written, write_spec
+from shardlang.init.axes import Roles
+from shardlang.init.inputs import Sizes, inputs_of
+from shardlang.ir.mesh import Mesh
 from shardlang.proof.prove import verify_compiled
 from shardlang.spec import load_spec_text
 
@@ -74,3 +82,22 @@ def test_inputs_come_from_the_models_own_batches() -> None:
     assert "input x : f32[batch, 40] [dp, _]" in lines
     assert "input ids : i64[batch] below 8 [dp]" in lines
     assert "let batch = 8" in lines
+
+
+class Fed(CallableSource):
+    """A linear layer with batches of its own."""
+
+    def __init__(self, *own: object) -> None:
+        super().__init__(lambda: nn.Linear(3, 2))
+        self.own = own
+
+    def batches(self, seed: int) -> Iterator[Any]:
+        return iter(self.own)
+
+
+def test_of_a_batch_the_tensors_alone_are_inputs() -> None:
+    x, roles = torch.ones(6, 3), Roles(Mesh(()))
+    found = inputs_of(Fed({"input": x, "scale": 2}), None, roles, Sizes(), ())
+    assert [(spec.name, spec.shape) for spec in found] == [("input", (6, 3))]
+    with pytest.raises(CaptureError, match="a batch is a dict, and the first one is a `Tensor`"):
+        inputs_of(Fed(x), None, roles, Sizes(), ())

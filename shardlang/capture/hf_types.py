@@ -1,0 +1,86 @@
+"""What is read of the objects of transformers: configurations, model classes, caches, experts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from torch import Tensor, nn
+
+
+class Config(Protocol):
+    """A configuration; what only some have is read with `getattr`."""
+
+    model_type: str
+    architectures: list[str] | None
+    num_labels: int
+    sub_configs: Mapping[str, type]
+    _experts_implementation: str | None
+
+    def get_text_config(self, decoder: bool = False) -> Config: ...
+    def to_dict(self) -> dict[str, object]: ...
+
+
+class ConfigClass(Protocol):
+    """The class of a configuration."""
+
+    def from_dict(self, settings: Mapping[str, object]) -> Config: ...
+
+
+class ModelClass(Protocol):
+    """The class of a model."""
+
+    __name__: str
+
+    def _from_config(self, config: Config, **options: object) -> nn.Module: ...
+
+
+Models: TypeAlias = "Mapping[type, ModelClass | Sequence[ModelClass]]"
+"""From the classes of configurations to those of models, for one task."""
+
+
+@runtime_checkable
+class Pretrained(Protocol):
+    """A model that loads its own checkpoints."""
+
+    @property
+    def config(self) -> _Stored: ...
+    def from_pretrained(self, folder: Path, **options: object) -> nn.Module: ...
+
+
+class _Stored(Protocol):
+    """The configuration of a checkpoint."""
+
+    dtype: object
+
+
+class Renaming(Protocol):
+    """A rule that turns the name of a stored tensor into one of the model."""
+
+    def rename_source_key(self, name: str) -> tuple[str, str | None]: ...
+
+
+class CacheLayer(Protocol):
+    """The keys and values of one layer."""
+
+    keys: object
+    values: object
+
+
+class Cache(Protocol):
+    """A key-value cache."""
+
+    layers: list[CacheLayer]
+
+
+class Experts(Protocol):
+    """A module of experts; some have no `post_expert_norm`."""
+
+    has_gate: bool
+    has_bias: bool
+    is_transposed: bool
+
+    def _apply_gate(self, x: Tensor) -> Tensor: ...
+    def act_fn(self, x: Tensor) -> Tensor: ...
+    def post_expert_norm(self, x: Tensor) -> Tensor: ...
