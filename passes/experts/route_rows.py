@@ -16,7 +16,7 @@ order its rows are.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import fx
 
@@ -24,6 +24,7 @@ from shardlang.cost.ring import sent_bytes
 from shardlang.cost.splits import change_bytes
 from shardlang.cost.sums import gather_bytes
 from shardlang.ir.collective import Collective, Kind
+from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.experts.route import Route
 from shardlang.ir.graph import ShardError, ShardGraph, describe, is_item, result_layout, sharding_of
 from shardlang.ir.layout import Layout
@@ -47,6 +48,7 @@ from shardlang.rules.experts.local_routed import (
     routed_reshape,
     routed_rows,
 )
+from shardlang.rules.schema import Operator
 
 GATHER_EXPERTS, ROUTE_ROWS, GATHER_ROWS = "gather experts", "route rows", "gather rows"
 
@@ -173,7 +175,7 @@ class Rewrite:
         sharding.factors.update(s=self.rows, n=self.route.known)
         return made
 
-    def _carry(self, target: Any, value: fx.Node, before: fx.Node) -> fx.Node:
+    def _carry(self, target: Operator, value: fx.Node, before: fx.Node) -> fx.Node:
         """A dispatch or collect of one value."""
         route = replace(self.route, inverse=target is collect)
         made = self._add(target, (value, self.region.groups, route), value, before)
@@ -184,7 +186,9 @@ class Rewrite:
         sharding.linear = {axis: frozenset({0}) for axis in layout.partial}
         return made
 
-    def _add(self, target: Any, args: tuple[Any, ...], value: fx.Node, before: fx.Node) -> fx.Node:
+    def _add(
+        self, target: Operator, args: tuple[object, ...], value: fx.Node, before: fx.Node
+    ) -> fx.Node:
         here, at = info(value), info(before)
         record = NodeInfo(here.value, at.module, at.source, differentiable=here.differentiable)
         made = Rewriter(before.graph).add(target, args, record=record, before=before)
@@ -201,11 +205,11 @@ class Rewrite:
     def _together(self, node: fx.Node, groups: fx.Node) -> None:
         """Split the rows and the groups of a product or lookup together."""
         call, old = Call(node), sharding_of(node)
+        edit = Rewriter(node.graph)
         if is_product(node):
-            node.target, node.args = routed_mm, (call["x"], call["weight"], groups)
+            edit.become(node, routed_mm, (call["x"], call["weight"], groups))
         else:
-            node.target, node.args = routed_rows, (call.operands[0], groups)
-        node.kwargs = {}
+            edit.become(node, routed_rows, (call.operands[0], groups))
         bind_node(node)
         made = sharding_of(node)
         made.factors.update(old.factors if node.target is routed_mm else _renamed(old, made))
@@ -223,20 +227,14 @@ class Rewrite:
     def _regroup(self, node: fx.Node) -> None:
         """Regroup the dims of every row, however many rows there are."""
         call, old = Call(node), sharding_of(node)
-        node.target, node.args = routed_reshape, (call.operands[0], list(call.out[1:]))
-        node.kwargs = {}
+        Rewriter(node.graph).become(node, routed_reshape, (call.operands[0], list(call.out[1:])))
         bind_node(node)
         made = sharding_of(node)
         made.factors.update(old.factors)
         made.linear, made.origins = dict(old.linear), dict(old.origins)
 
 
-def _renamed(old: Sharding, made: Sharding) -> dict[str, Any]:
+def _renamed(old: Sharding, made: Sharding) -> dict[str, DimLayout]:
     """The layouts of the factors of an op whose result is that of another rule."""
-    return dict(
-        zip(
-            (dim[0][0] for dim in made.rule.results[0]),
-            (old.compose(dim) for dim in old.rule.results[0]),
-            strict=True,
-        )
-    )
+    names = (dim[0][0] for dim in made.rule.results[0])
+    return dict(zip(names, old.result().dims, strict=True))

@@ -184,9 +184,9 @@ def regroups(node: fx.Node) -> bool:
 def groups_of(node: fx.Node) -> fx.Node | None:
     """The groups by which an op reads a weight, if it is a product or a look-up of rows."""
     if is_product(node):
-        groups = Call(node)["groups"]
-    elif _is_index(node) and len(Call(node)["indices"]) == 1:
-        (groups,) = Call(node)["indices"]
+        groups = Call(node).operand("groups")
+    elif _is_index(node) and len(Call(node).sequence("indices")) == 1:
+        (groups,) = Call(node).operands[1:]
     else:
         return None
     val = tensor_of(groups)

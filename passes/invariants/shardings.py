@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from shardlang.ir.dim_layout import RowOrder
+from shardlang.ir.experts.route import Route
 from shardlang.ir.graph import constrain
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
@@ -95,7 +96,9 @@ def orders_kept(view: View) -> Iterator[str]:
 
 def _order_changed(node: fx.Node, sharding: Sharding) -> Iterator[str]:
     """A dispatch gives the order of its route, which a collect takes back."""
-    order = Call(node)["route"].order
+    route = Call(node)["route"]
+    assert isinstance(route, Route)
+    order = route.order
     want = (order, None) if node.target is collect else (None, order)
     have = (sharding.operand(0).orders[0], sharding.result().orders[0])
     if have != want:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import fx
 
 from shardlang.ir.graph import constrain, is_item
-from shardlang.ir.node import info, tensors_of
+from shardlang.ir.node import info, tensor_of, tensors_of
 from shardlang.ir.rule import DimSpec, Sharding
 from shardlang.passes.invariants.invariant import View, invariant
 from shardlang.rules.call import shape_of
@@ -39,8 +39,13 @@ def _item_fits(node: fx.Node) -> Iterator[str]:
     several = info(source).value
     if not isinstance(several, (list, tuple)):
         yield f"{node} picks a result of `{source}`, which has one"
-    elif shape_of(several[index]) != shape_of(info(node).value):
+    elif _shape_at(several, index) != shape_of(tensor_of(node)):
         yield f"{node} is not the result {index} of `{source}`"
+
+
+def _shape_at(several: Sequence[torch.Tensor | None], index: int) -> tuple[int, ...] | None:
+    value = several[index]
+    return None if value is None else shape_of(value)
 
 
 @invariant
@@ -66,7 +71,7 @@ def _operands_fit(node: fx.Node, sharding: Sharding, view: View) -> Iterator[str
         return
     sizes = dict(sharding.rule.sizes)
     for index, operand in enumerate(operands):
-        shape, wanted = shape_of(info(operand).value), sharding.rule.operands[index].dims
+        shape, wanted = shape_of(tensor_of(operand)), sharding.rule.operands[index].dims
         if shape != _shape(wanted, sizes):
             yield f"{node}: operand {index} is {shape}, its rule says {_shape(wanted, sizes)}"
 

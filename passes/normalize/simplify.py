@@ -183,7 +183,7 @@ def _fill(edit: Rewriter, node: fx.Node) -> None:
 
 def _become(edit: Rewriter, node: fx.Node, target: Any, *args: Any) -> None:
     """Turn a call into another with the same result, under the same name."""
-    node.target, node.args, node.kwargs = target, args, {}
+    edit.become(node, target, args)
     edit.infer(node)
 
 

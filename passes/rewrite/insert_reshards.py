@@ -129,7 +129,7 @@ def feed(node: fx.Node, versions: Versions) -> None:
         versions.reach(slot.node, sharding.operand(i), node) for i, slot in enumerate(call.slots)
     ]
     if wanted != call.operands:
-        _, node.args, node.kwargs = call.with_operands(wanted)
+        Rewriter(node.graph).become(node, *call.with_operands(wanted))
 
 
 def reduce_extremes(graph: ShardGraph, node: fx.Node) -> None:

@@ -84,15 +84,15 @@ def localize_node(node: fx.Node, streams: ProgramStreams | None = None) -> None:
     """Put local arguments into one op; a random one draws from `streams` where they are given."""
     sharding = sharding_of(node)
     set_info(node, replace(info(node), random=sharding.rule.random))
-    declared = find(node.target)
+    declared, edit = find(node.target), Rewriter(node.graph)
     if declared is None:
         return
     if not sharding.axes():
         _draw_in_order(node)
     elif streams is not None and declared.fast is not None and sharding.result().sharded:
-        node.target, node.args, node.kwargs = declared.fast(Call(node), sharding, streams)
+        edit.become(node, *declared.fast(Call(node), sharding, streams))
     elif declared.localize is not None:
-        node.target, node.args, node.kwargs = declared.localize(Call(node), sharding)
+        edit.become(node, *declared.localize(Call(node), sharding))
         _draw_in_order(node)
 
 

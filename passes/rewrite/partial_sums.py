@@ -144,7 +144,7 @@ class Sums:
             return False
         call, sharding = Call(node), sharding_of(node)
         value = call.operands[slot]
-        mine = Rows(call["groups"], sharding.factors["e"], 1)
+        mine = Rows(call.operand("groups"), sharding.factors["e"], 1)
         once = call.operands.count(value) == 1 and call["x"] is value
         return once and self.rows_of(value) == mine and not set(self.axes) & set(sharding.linear)
 

@@ -223,7 +223,7 @@ class Emission:
             call = Call(node)
             fed = [self.read(node, operand) for operand in call.operands]
             if fed != call.operands:
-                _, node.args, node.kwargs = call.with_operands(fed)
+                Rewriter(node.graph).become(node, *call.with_operands(fed))
         self._label(node)
 
     def _step(self, node: fx.Node) -> None:

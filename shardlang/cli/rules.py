@@ -30,11 +30,12 @@ def rows() -> list[dict[str, Any]]:
     """One record for each op with a rule, sorted by name."""
     from shardlang.proof.rules.table import read_table
     from shardlang.rules import RULES
+    from shardlang.rules.schema import full_name
 
     table = read_table()
     found = []
     for target, declared in RULES.items():
-        name = str(target) if isinstance(target, torch._ops.OpOverload) else target.__name__
+        name = full_name(target)
         proven = table.get(name)
         record: dict[str, Any] = {"op": name, "rule": "", "samples": 0, "splits": 0, "failures": 0}
         if proven is not None:

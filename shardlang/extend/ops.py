@@ -31,7 +31,8 @@ from shardlang.extend.region import first_line, region_of
 from shardlang.ir.compat import CustomOpDef
 from shardlang.ir.rule import Rule
 from shardlang.rules.notation import NotationError, Template, parse
-from shardlang.rules.registry import RULES, find, late_rule, tensor_arguments
+from shardlang.rules.registry import RULES, find, late_rule
+from shardlang.rules.schema import tensor_arguments
 
 assert shardlang.rules
 

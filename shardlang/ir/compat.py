@@ -19,7 +19,7 @@ from torch._C._distributed_c10d import (
 )
 from torch._guards import detect_fake_mode
 from torch._library.custom_ops import CustomOpDef
-from torch._ops import HigherOrderOperator, OpOverload
+from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -49,6 +49,7 @@ __all__ = [
     "FakeTensorMode",
     "HigherOrderOperator",
     "OpOverload",
+    "OpOverloadPacket",
     "ReduceScatterOptions",
     "ShapeEnv",
     "TCPStore",
@@ -59,6 +60,7 @@ __all__ = [
     "dtensor_spec",
     "export_fake_mode",
     "forget_constant",
+    "overload_names",
     "route_operations",
     "storage_key",
     "tree_flatten",
@@ -173,6 +175,12 @@ def dtensor_overloads() -> list[OpOverload]:
     found = {op for name in tables for op in getattr(propagator, name, ())}
     kept = [op for op in found if isinstance(op, OpOverload) and _is_forward(op)]
     return sorted(kept, key=str)
+
+
+def overload_names(packet: OpOverloadPacket) -> list[str]:
+    """The names of an op's overloads."""
+    names: list[str] = packet.overloads()  # type: ignore[no-untyped-call]
+    return names
 
 
 def _is_forward(op: OpOverload) -> bool:

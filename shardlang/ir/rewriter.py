@@ -71,6 +71,18 @@ class Rewriter:
         record = replace(origin_of(like), value=value)
         return self.add(target, args, kwargs, record=record, before=like)
 
+    def become(
+        self,
+        node: fx.Node,
+        target: Target,
+        args: Args,
+        kwargs: Kwargs | None = None,
+    ) -> None:
+        """Let a node be another call; it keeps its name, its record and its users."""
+        given: Any = args
+        named: Any = dict(kwargs or {})
+        node.target, node.args, node.kwargs = target, given, named
+
     def infer(self, node: fx.Node) -> None:
         """Set the value of a changed call from its operands' values."""
         set_info(node, replace(info(node), value=self.run(node.target, node.args, node.kwargs)))

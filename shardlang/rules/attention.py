@@ -4,7 +4,6 @@ key positions by writing the softmax out."""
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import fx
@@ -15,18 +14,19 @@ from shardlang.ir.traits import OpKind
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local_shape import place
-from shardlang.rules.registry import Emit, rule
+from shardlang.rules.op_rule import Emit
+from shardlang.rules.registry import rule
 from shardlang.rules.shapes import signature
 from shardlang.rules.softmax import in_dtype, in_wide
 from shardlang.rules.writing import names as names_of
 from shardlang.rules.writing import tensor
 
-aten: Any = torch.ops.aten
+aten = torch.ops.aten
 
 
 def _groups(call: Call) -> int:
     """How many groups of query heads share a key head; 0 where every query head has its own."""
-    if len(call.out) < 3 or not call.get("enable_gqa"):
+    if len(call.out) < 3 or not call.flag("enable_gqa"):
         return 0
     groups = call.shape("key")[-3]
     return groups if groups != call.shape("query")[-3] else 0
@@ -63,7 +63,7 @@ def _by_query_heads(call: Call) -> list[str]:
     A device has the first key heads of its query heads' groups whole. Where `p` shards hold whole
     groups, key heads are split into these first.
     """
-    groups = 0 if call.get("dropout_p") else _groups(call)
+    groups = 0 if call.number("dropout_p") else _groups(call)
     shards = [p for p in range(groups - 1, 1, -1) if groups % p == 0]
     heads = [*((f"(p={p} h~)", f"(p={p} g!)") for p in shards), ("h~", "g!")] if groups > 1 else []
     return [_with_heads(call, pair) for pair in heads]
@@ -71,7 +71,7 @@ def _by_query_heads(call: Call) -> list[str]:
 
 def _with_heads(call: Call, heads: tuple[str, str] | None) -> str:
     """The rule of a call, by the factors of query heads and of key heads."""
-    out, dropout = call.out, "!" if call.get("dropout_p") else ""
+    out, dropout = call.out, "!" if call.number("dropout_p") else ""
     batch, keys = _batch(call, heads)
     rows = "l!" if dropout else "l"
     operands = [
@@ -103,10 +103,11 @@ def _mask(call: Call, names: list[str]) -> list[str]:
 def _causal_rows(call: Call, sharding: Sharding) -> LocalCall:
     """With the query rows split, the causal mask starts at this device's first row."""
     rows = sharding.factors["l"]
-    if not call["is_causal"] or not rows.axes:
+    if not call.flag("is_causal") or not rows.axes:
         return call.replace()
-    args = (call["query"], call["key"], call["value"], place(rows))
-    return local.causal_attention, args, {"scale": call["scale"], "enable_gqa": call["enable_gqa"]}
+    args = (*(call.operand(name) for name in ("query", "key", "value")), place(rows))
+    options = {name: call[name] for name in ("scale", "enable_gqa")}
+    return local.causal_attention, args, options
 
 
 def one_head_per_query(emit: Emit, x: fx.Node, query: fx.Node) -> fx.Node:
@@ -122,22 +123,22 @@ def _lower_attention(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
 
 def _repeat_heads(call: Call, emit: Emit) -> fx.Node:
     """One key and value head per query head, of which a device takes those of its query heads."""
-    query = call["query"]
-    key, value = (one_head_per_query(emit, call[name], query) for name in ("key", "value"))
+    query = call.operand("query")
+    key, value = (one_head_per_query(emit, call.operand(name), query) for name in ("key", "value"))
     options = {name: call[name] for name in ("attn_mask", "is_causal", "scale")}
     return emit(call.target, query, key, value, **options)
 
 
 def _write_out(call: Call, emit: Emit) -> fx.Node:
     """Scores, mask, softmax over all keys, weighted values."""
-    query, key, value = (in_wide(emit, call[name]) for name in ("query", "key", "value"))
-    scale = call["scale"]
-    scale = 1 / math.sqrt(call.shape("query")[-1]) if scale is None else float(scale)
+    query, key, value = (in_wide(emit, call.operand(name)) for name in ("query", "key", "value"))
+    standard = call["scale"] is None
+    scale = 1 / math.sqrt(call.shape("query")[-1]) if standard else float(call.number("scale"))
     scores = emit(local.attention_scores, emit(aten.mul.Tensor, query, scale), key)
-    if call["is_causal"]:
+    if call.flag("is_causal"):
         scores = emit(local.causal_fill, scores)
     if call.has("attn_mask"):
-        scores = _masked(emit, scores, call["attn_mask"])
+        scores = _masked(emit, scores, call.operand("attn_mask"))
     weights = emit(aten._safe_softmax.default, scores, -1)
     return in_dtype(emit, emit(local.attend, weights, value), call.results[0].dtype)
 
@@ -152,7 +153,7 @@ def _masked(emit: Emit, scores: fx.Node, mask: fx.Node) -> fx.Node:
 rule(
     aten.scaled_dot_product_attention, spec=_attention, localize=_causal_rows,
     lower=_lower_attention, others=_by_query_heads, passes=False,
-    random=lambda call: bool(call["dropout_p"]),
+    random=lambda call: call.number("dropout_p") != 0,
     kind=OpKind.ATTENTION, flops=["query key", "result value"],
     keeps="query key value attn_mask result",
 )  # fmt: skip

@@ -6,8 +6,6 @@ may be split where patches lie side by side, and else by an exchange of edges.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import fx
 
@@ -16,7 +14,8 @@ from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind
 from shardlang.rules import local_window
 from shardlang.rules.call import Call, LocalCall
-from shardlang.rules.registry import Emit, rule
+from shardlang.rules.op_rule import Emit
+from shardlang.rules.registry import rule
 from shardlang.rules.window import Sliding, halo, per_dim
 from shardlang.rules.writing import group, tensor
 
@@ -24,19 +23,20 @@ aten = torch.ops.aten
 
 
 def _transposed(call: Call) -> bool:
-    return bool(call.get("transposed", "transpose" in str(call.target)))
+    return call.flag("transposed", "transpose" in str(call.target))
 
 
 def _channels(call: Call, channel: str) -> str:
-    groups = [f"g={call['groups']}"] if call["groups"] != 1 else []
-    return group([*groups, channel])
+    groups = call.integer("groups")
+    return group([*([f"g={groups}"] if groups != 1 else []), channel])
 
 
 def _pads(call: Call, extents: list[int]) -> list[int]:
     """Padding before each spatial dim."""
-    if isinstance(call["padding"], str):
-        return [(e - 1) // 2 if call["padding"] == "same" else 0 for e in extents]
-    return per_dim(call["padding"], len(extents))
+    padding = call["padding"]
+    if isinstance(padding, str):
+        return [(e - 1) // 2 if padding == "same" else 0 for e in extents]
+    return per_dim(padding, len(extents))
 
 
 def sliding(call: Call) -> list[Sliding]:
@@ -86,7 +86,7 @@ def _local_conv(call: Call, sharding: Sharding) -> LocalCall:
 
 def _odd_padding(call: Call, sharding: Sharding, emit: Emit, dims: list[Sliding]) -> fx.Node:
     """The input with the odd index that `same` pads after an unsplit dim, if it does."""
-    x: fx.Node = call["input"]
+    x = call.operand("input")
     if call["padding"] != "same":
         return x
     pads: list[int] = []
@@ -121,7 +121,7 @@ def _over_windows(call: Call) -> str:
     """Rows of windows are split as the outputs are; the other spatial dims stay whole."""
     count, shape = call.rank("weight") - 2, call.shapes[0]
     first = len(shape) - count
-    windows = {dim - first for dim in call["dims"]}
+    windows = {dim - first for dim in call.integers("dims")}
     factors = [
         (f"x{i}", f"k{i}!", f"y{i}@x{i}") if i in windows else spatial
         for i, spatial in enumerate(_unsplit(call, count))
@@ -132,10 +132,10 @@ def _over_windows(call: Call) -> str:
 def _unsplit(call: Call, count: int) -> list[tuple[str, str, str]]:
     shape, kernel = call.shapes[0], call.shapes[1][2:]
     first = len(shape) - count
-    numbers: list[Any] = [call["stride"], call["padding"], call["dilation"]]
+    numbers = [per_dim(call[name], count) for name in ("stride", "padding", "dilation")]
     found = []
     for i in range(count):
-        stride, pad, dilation = (per_dim(value, count)[i] for value in numbers)
+        stride, pad, dilation = (each[i] for each in numbers)
         one = Sliding(first + i, i, shape[first + i], kernel[i], stride, pad, dilation)
         x, k, y = one.factors
         found.append((x, k, y) if "~" not in x else (f"x{i}!", k, f"y{i}!"))
@@ -145,7 +145,9 @@ def _unsplit(call: Call, count: int) -> list[tuple[str, str, str]]:
 def _local_windows(call: Call, sharding: Sharding) -> LocalCall:
     result = sharding.result().dims
     groups = size_at(sharding.factors["g"]) if "g" in sharding.factors else call["groups"]
-    return call.replace(groups=groups, sizes=[size_at(result[dim]) for dim in call["dims"]])
+    return call.replace(
+        groups=groups, sizes=[size_at(result[dim]) for dim in call.integers("dims")]
+    )
 
 
 rule(

@@ -57,7 +57,7 @@ def rows_left(node: fx.Node, axes: Iterable[Axis]) -> Rows | None:
     split = sharding_of(node).factors[name]
     if not set(axes) <= set(split.axes):
         return None
-    chosen = Call(node)[chosen_by]
+    chosen = Call(node).operand(chosen_by)
     return Rows(chosen, split, len(tensor_of(chosen).shape))
 
 

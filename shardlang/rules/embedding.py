@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from shardlang.ir.rule import Sharding
@@ -17,12 +15,12 @@ from shardlang.rules.shapes import signature
 from shardlang.rules.writing import names as names_of
 from shardlang.rules.writing import tensor
 
-aten: Any = torch.ops.aten
+aten = torch.ops.aten
 
 
 def _table(call: Call) -> str:
     """Gradients scaled by how often a row is looked up need all look-ups and all rows."""
-    mark = "!" if call.get("scale_grad_by_freq") else ""
+    mark = "!" if call.flag("scale_grad_by_freq") else ""
     return f"v{mark} d, b{'...' + mark} -> b... d"
 
 
@@ -30,7 +28,7 @@ def _shard(call: Call, sharding: Sharding) -> LocalCall:
     """With the vocabulary split, each device looks up its own rows."""
     if not sharding.factors["v"].axes:
         return call.replace()
-    at, sparse = place(sharding.factors["v"]), call.get("sparse", False)
+    at, sparse = place(sharding.factors["v"]), call.flag("sparse")
     return local.lookup, (call["weight"], call["indices"], call["padding_idx"], at, sparse), {}
 
 

@@ -58,8 +58,8 @@ rule(aten.broadcast_tensors.default, spec=_broadcast_all, linear=["tensors"], vi
 
 def _repeats(call: Call) -> list[int]:
     """How often every dim of the result repeats, whether the op pads the list or not."""
-    counts = call["repeats"] if "repeats" in call.names else call["dims"]
-    return [1] * (len(call.out) - len(counts)) + [int(count) for count in counts]
+    counts = call.integers("repeats" if "repeats" in call.names else "dims")
+    return [1] * (len(call.out) - len(counts)) + counts
 
 
 def _repeat(call: Call) -> str:
@@ -86,7 +86,7 @@ rule(aten.repeat.default, aten.tile.default, spec=_repeat, linear=["self"], loca
 
 def _interleave(call: Call) -> str:
     source = [f"d{i}={size}" for i, size in enumerate(call.shapes[0])]
-    times = f"r={call['repeats']}"
+    times = f"r={call.integer('repeats')}"
     if call["dim"] is None:
         return arrow([source], [[group([*source, times])]])
     at = call.dim()

@@ -18,10 +18,11 @@ aten = torch.ops.aten
 
 def _transformed(call: Call) -> set[int]:
     """The dims that are transformed: those named, else the last of the sizes, else all."""
-    rank, dim, sizes = len(call.shapes[0]), call["dim"], call.get("s")
-    if dim is None:
-        return set(range(rank - len(sizes) if sizes else 0, rank))
-    return {d % rank for d in ([dim] if isinstance(dim, int) else dim)} if rank else set()
+    rank = len(call.shapes[0])
+    if call["dim"] is None:
+        sized = call.get("s") is not None
+        return set(range(rank - len(call.sequence("s")) if sized else 0, rank))
+    return set(call.dims()) if rank and call["dim"] not in ([], ()) else set()
 
 
 def _fft(call: Call) -> str:

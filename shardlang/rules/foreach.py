@@ -66,5 +66,5 @@ def _products(call: Call) -> str:
 rule(
     *_lists("mm"),
     spec=_products, linear=["self", "mat2"], passes=False, kind=OpKind.PRODUCT,
-    flops=lambda call: [f"self.{i} mat2.{i}" for i in range(len(call["self"]))],
+    flops=lambda call: [f"self.{i} mat2.{i}" for i in range(len(call.sequence("self")))],
 )  # fmt: skip

@@ -46,12 +46,17 @@ def is_mask(node: fx.Node) -> bool:
 
 def indexed(call: Call) -> list[int]:
     """The dims that have an index tensor."""
-    return [i for i, one in enumerate(call["indices"]) if one is not None]
+    return [i for i, one in enumerate(call.operand_list("indices")) if one is not None]
+
+
+def index_tensors(call: Call) -> list[fx.Node]:
+    """The index tensors, in the order of their dims."""
+    return [one for one in call.operand_list("indices") if one is not None]
 
 
 def index_dims(call: Call) -> tuple[list[str], list[list[str]]]:
     """Broadcast dims of the index tensors, and each tensor's own."""
-    shapes = [shape_of(tensor_of(call["indices"][i])) for i in indexed(call)]
+    shapes = [shape_of(tensor_of(one)) for one in index_tensors(call)]
     joint = broadcast_shape(shapes)
     dims = names(len(joint), "i")
     return dims, [_aligned(shape, joint, dims) for shape in shapes]
@@ -77,7 +82,7 @@ def placed(rank: int, chosen: Sequence[int], dims: Sequence[str]) -> list[str]:
 
 def _index(call: Call) -> str:
     chosen = indexed(call)
-    if any(is_mask(call["indices"][i]) for i in chosen):
+    if any(is_mask(one) for one in index_tensors(call)):
         raise Refusal("a boolean index gives a shape that depends on the data")
     rank = len(call.shapes[0])
     dims, own = index_dims(call)
@@ -88,7 +93,7 @@ def _index(call: Call) -> str:
 def places(call: Call, sharding: Sharding) -> list[AtArgument | None]:
     """Where the indexed dims lie, None for those that are not split."""
     found: list[AtArgument | None] = []
-    for i, one in enumerate(call["indices"]):
+    for i, one in enumerate(call.operand_list("indices")):
         split = one is not None and sharding.factors[f"v{i}"].axes
         found.append(at_of(sharding.factors[f"v{i}"]) if split else None)
     return found
@@ -98,7 +103,7 @@ def _local_index(call: Call, sharding: Sharding) -> LocalCall:
     at = places(call, sharding)
     if not any(at):
         return call.replace()
-    return index_here, (call.operands[0], list(call["indices"]), at), {}
+    return index_here, (call.operands[0], call.operand_list("indices"), at), {}
 
 
 rule(

@@ -13,7 +13,8 @@ from shardlang.ir.device_values import LocalSize, size_at
 from shardlang.ir.regroup import join_blocks
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
-from shardlang.rules.registry import Emit, rule
+from shardlang.rules.op_rule import Emit
+from shardlang.rules.registry import rule
 from shardlang.rules.view import in_place
 from shardlang.rules.window import Sliding, moved
 from shardlang.rules.writing import arrow, blocks, names, swapped
@@ -98,7 +99,7 @@ _HORIZONTAL = {aten.hsplit: 1, aten.vsplit: 0, aten.dsplit: 2}
 
 def _named_dim(call: Call) -> int:
     """The dim that hsplit, vsplit or dsplit cuts."""
-    return min(_HORIZONTAL[call.target.overloadpacket], len(call.shapes[0]) - 1)
+    return min(_HORIZONTAL[call.overload.overloadpacket], len(call.shapes[0]) - 1)
 
 
 rule(
@@ -111,8 +112,9 @@ rule(
 def _bounds(call: Call, size: int) -> tuple[int, int, int]:
     """Start, end and step of a slice or narrow, within the dim."""
     if "length" in call.names:
-        start = call["start"] % size if call["start"] < 0 else call["start"]
-        return start, start + call["length"], 1
+        start = call.integer("start")
+        start = start % size if start < 0 else start
+        return start, start + call.integer("length"), 1
     return slice(call["start"], call["end"], call["step"]).indices(size)
 
 
@@ -194,7 +196,7 @@ def _lower_slice(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     """A dim shortened by a few indices: neighbours hand them on."""
     at, size = call.dim(), call.shapes[0][call.dim()]
     start, _, _ = _bounds(call, size)
-    return moved(call["self"], sharding, emit, [Sliding(at, at, size, 1, pad=-start)])
+    return moved(call.operand("self"), sharding, emit, [Sliding(at, at, size, 1, pad=-start)])
 
 
 rule(
@@ -215,7 +217,7 @@ def _meshgrid(call: Call) -> str:
     """Every vector spread over a grid of all of them."""
     dims = [f"d{i}" if shape else "1" for i, shape in enumerate(call.shapes)]
     grid = list(dims)
-    if call.get("indexing", "ij") == "xy" and len(grid) > 1:
+    if call.get("indexing") == "xy" and len(grid) > 1:
         grid[0], grid[1] = grid[1], grid[0]
     vectors = [[dim] if shape else [] for dim, shape in zip(dims, call.shapes, strict=True)]
     return arrow(vectors, [grid] * len(dims))

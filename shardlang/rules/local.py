@@ -8,7 +8,6 @@ dim lie: their first global index, or the list of them all where they have gaps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,13 +15,13 @@ from torch import Tensor
 from shardlang.rules.local_shape import Place, indices
 
 
-def _lowest(dtype: torch.dtype) -> Any:
+def _lowest(dtype: torch.dtype) -> float:
     if dtype.is_floating_point:
         return -torch.inf
     return False if dtype is torch.bool else torch.iinfo(dtype).min
 
 
-def _highest(dtype: torch.dtype) -> object:
+def _highest(dtype: torch.dtype) -> float:
     if dtype.is_floating_point:
         return torch.inf
     return True if dtype is torch.bool else torch.iinfo(dtype).max
@@ -32,7 +31,7 @@ def _empty(x: Tensor, dims: Sequence[int]) -> bool:
     return any(x.shape[d] == 0 for d in dims)
 
 
-def _reduced(x: Tensor, dims: Sequence[int], keepdim: bool, value: Any) -> Tensor:
+def _reduced(x: Tensor, dims: Sequence[int], keepdim: bool, value: float) -> Tensor:
     shape = [1 if d in dims else n for d, n in enumerate(x.shape) if keepdim or d not in dims]
     return x.new_full(shape, value)
 

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,8 +16,11 @@ from shardlang.ir.dim_layout import DimLayout
 
 Place = int | list[int]
 
+PlaceArgument: TypeAlias = int | LocalStart | LocalIndices
+"""A place as an argument: the device's own, once the device is known."""
 
-def place(dim: DimLayout) -> int | LocalStart | LocalIndices:
+
+def place(dim: DimLayout) -> PlaceArgument:
     """The place of a device in a dim, as an argument."""
     if not dim.axes:
         return 0
@@ -67,7 +71,9 @@ def select_scatter_here(x: Tensor, src: Tensor, dim: int, index: int, at: Place)
     return x + src.unsqueeze(dim).narrow(dim, 0, 0).sum(dim, keepdim=True)
 
 
-def triangle_here(op: Any, x: Tensor, diagonal: int, rows: Place, columns: Place) -> Tensor:
+def triangle_here(
+    op: Callable[[Tensor, int], Tensor], x: Tensor, diagonal: int, rows: Place, columns: Place
+) -> Tensor:
     """`tril` or `triu` of a shard of a matrix."""
     if isinstance(rows, int) and isinstance(columns, int):
         made: Tensor = op(x, diagonal + rows - columns)

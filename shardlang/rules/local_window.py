@@ -8,8 +8,7 @@ row of windows is an evenly split dim like any other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -30,7 +29,7 @@ def edges(x: Tensor, dim: int, left: int, right: int, ways: int = 1) -> Tensor:
     return torch.cat([made] * ways, dim) if ways > 1 else made
 
 
-def _blank(x: Tensor, dim: int, size: int, value: float = 0.0) -> Tensor:
+def _blank(x: Tensor, dim: int, size: int, value: complex = 0.0) -> Tensor:
     shape = list(x.shape)
     shape[dim] = size
     return x.new_full(shape, value)
@@ -43,7 +42,7 @@ def window(
     length: int,
     reads: Sequence[int],
     shards: Sequence[tuple[int, int]],
-    fill: float = 0.0,
+    fill: complex = 0.0,
     start: int | None = None,
     output: int = 0,
 ) -> Tensor:
@@ -112,8 +111,8 @@ def convolve(
     sizes: Sequence[int],
 ) -> Tensor:
     """A convolution over windows; along `dims` only `sizes` outputs are this device's own."""
-    act: Any = _CONVOLVE[weight.dim() - 2]
-    made: Tensor = act(x, weight, bias, list(stride), list(padding), list(dilation), groups)
+    act: Callable[..., Tensor] = _CONVOLVE[weight.dim() - 2]
+    made = act(x, weight, bias, list(stride), list(padding), list(dilation), groups)
     return _own(made, dims, sizes)
 
 
@@ -129,7 +128,11 @@ def keep(x: Tensor, dims: Sequence[int], sizes: Sequence[int]) -> Tensor:
 
 
 def pool(
-    x: Tensor, op: Any, arguments: Sequence[Any], dims: Sequence[int], sizes: Sequence[int]
+    x: Tensor,
+    op: Callable[..., Tensor],
+    arguments: Sequence[object],
+    dims: Sequence[int],
+    sizes: Sequence[int],
 ) -> Tensor:
     """A pooling over windows, as `convolve`."""
     return _own(op(x, *arguments), dims, sizes)

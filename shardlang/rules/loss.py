@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import fx
@@ -14,13 +13,14 @@ from shardlang.ir.traits import OpKind
 from shardlang.rules import local
 from shardlang.rules.call import Call
 from shardlang.rules.indexed import classes
-from shardlang.rules.registry import Emit, rule
+from shardlang.rules.op_rule import Emit
+from shardlang.rules.registry import rule
 from shardlang.rules.shapes import aligned, signature
 from shardlang.rules.softmax import in_dtype, in_wide, shifted
 from shardlang.rules.writing import broadcast_shape, tensor
 from shardlang.rules.writing import names as names_of
 
-aten: Any = torch.ops.aten
+aten = torch.ops.aten
 
 NONE, MEAN, SUM = 0, 1, 2
 """ATen's numbers of the reductions (`at::Reduction`)."""
@@ -32,9 +32,11 @@ def _common(call: Call) -> tuple[int, ...]:
 
 def _elementwise(call: Call) -> str:
     """One term for each element, then nothing, a sum, or a mean of them."""
-    shape, mark = _common(call), "~" if call["reduction"] == MEAN else ""
+    shape, mark = _common(call), "~" if call.integer("reduction") == MEAN else ""
     operands = [tensor(n if n == "1" else n + mark for n in aligned(s, shape)) for s in call.shapes]
-    return signature(operands, [tensor(names_of(len(shape)) if call["reduction"] == NONE else [])])
+    return signature(
+        operands, [tensor(names_of(len(shape)) if call.integer("reduction") == NONE else [])]
+    )
 
 
 def _mean_of_sum(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
@@ -56,17 +58,17 @@ def _class_dim(call: Call) -> int:
 
 
 def _is_index(call: Call) -> bool:
-    return not bool(tensor_of(call["target"]).is_floating_point())
+    return not tensor_of(call.operand("target")).is_floating_point()
 
 
 def _classified(call: Call) -> str:
     """Scores `n c d...`, targets without `c` or, as probabilities, with it; weights `c`."""
     place, names = _class_dim(call), names_of(len(call.shapes[0]))
     rest = [name for i, name in enumerate(names) if i != place]
-    mark = "~" if call["reduction"] == MEAN else ""
+    mark = "~" if call.integer("reduction") == MEAN else ""
     scores = [name + ("~" if i == place else mark) for i, name in enumerate(names)]
     target = rest if _is_index(call) else names
-    result = tensor(rest if call["reduction"] == NONE else [])
+    result = tensor(rest if call.integer("reduction") == NONE else [])
     weight = [names[place]] if call.has("weight") else []
     return signature([tensor(scores), tensor(target), *weight], [result])
 
@@ -75,7 +77,7 @@ def _divisor(call: Call, emit: Emit) -> fx.Node | int:
     """What a mean divides by: the weights, or the number, of the targets that count."""
     if not _is_index(call):
         return math.prod(call.shapes[0]) // call.shapes[0][_class_dim(call)]
-    counted = emit(aten.ne.Scalar, call["target"], call["ignore_index"])
+    counted = emit(aten.ne.Scalar, call.operand("target"), call.integer("ignore_index"))
     if call.has("weight"):
         counted = _weights(call, emit)
     every = list(range(call.rank("target")))
@@ -84,14 +86,14 @@ def _divisor(call: Call, emit: Emit) -> fx.Node | int:
 
 def _known_target(call: Call, emit: Emit) -> tuple[fx.Node, fx.Node]:
     """Targets with a valid class in place of the ignored one, and which are ignored."""
-    ignored = emit(aten.eq.Scalar, call["target"], call["ignore_index"])
-    return emit(aten.masked_fill.Scalar, call["target"], ignored, 0), ignored
+    ignored = emit(aten.eq.Scalar, call.operand("target"), call.integer("ignore_index"))
+    return emit(aten.masked_fill.Scalar, call.operand("target"), ignored, 0), ignored
 
 
 def _weights(call: Call, emit: Emit) -> fx.Node:
     """The weight of each target's class, zero for ignored ones."""
     target, ignored = _known_target(call, emit)
-    found = emit(local.lookup, call["weight"], target)
+    found = emit(local.lookup, call.operand("weight"), target)
     return emit(aten.masked_fill.Scalar, found, ignored, 0)
 
 
@@ -106,7 +108,7 @@ def _class_weights(call: Call, emit: Emit) -> fx.Node:
     """The class weights, shaped to multiply the scores."""
     shape = [1] * call.rank("self")
     shape[_class_dim(call)] = -1
-    return emit(aten.view.default, call["weight"], shape)
+    return emit(aten.view.default, call.operand("weight"), shape)
 
 
 def _over_classes(call: Call, emit: Emit, terms: fx.Node) -> fx.Node:
@@ -118,7 +120,7 @@ def _over_classes(call: Call, emit: Emit, terms: fx.Node) -> fx.Node:
 
 def _terms_of_indices(call: Call, emit: Emit, moved: fx.Node, log_total: fx.Node) -> fx.Node:
     """Cross-entropy of class indices from shifted scores and the logarithm of their global sum."""
-    place, smooth = _class_dim(call), call.get("label_smoothing", 0.0)
+    place, smooth = _class_dim(call), call.number("label_smoothing", 0.0)
     target, ignored = _known_target(call, emit)
     flat = emit(aten.squeeze.dims, log_total, [place])
     chosen = emit(local.pick, moved, target, place)
@@ -136,7 +138,7 @@ def _terms_of_indices(call: Call, emit: Emit, moved: fx.Node, log_total: fx.Node
 
 def _terms_of_probabilities(call: Call, emit: Emit, moved: fx.Node, log_total: fx.Node) -> fx.Node:
     """Cross-entropy of class probabilities."""
-    target, smooth = call["target"], call["label_smoothing"]
+    target, smooth = call.operand("target"), call.number("label_smoothing")
     if smooth:
         share = smooth / call.shape("self")[_class_dim(call)]
         target = emit(aten.add.Tensor, emit(aten.mul.Tensor, target, 1 - smooth), share)
@@ -147,7 +149,7 @@ def _terms_of_probabilities(call: Call, emit: Emit, moved: fx.Node, log_total: f
 def _finished(call: Call, emit: Emit, terms: fx.Node) -> fx.Node:
     """The terms, summed if the loss is; cast to its dtype."""
     every = list(range(len(tensor_of(terms).shape)))
-    if call["reduction"] == SUM and every:
+    if call.integer("reduction") == SUM and every:
         terms = emit(aten.sum.dim_IntList, terms, every)
     return in_dtype(emit, terms, call.results[0].dtype)
 
@@ -160,9 +162,9 @@ def _mean(call: Call, emit: Emit) -> fx.Node:
 
 
 def _lower_cross_entropy(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
-    if call["reduction"] == MEAN:
+    if call.integer("reduction") == MEAN:
         return _mean(call, emit)
-    moved, _ = shifted(emit, in_wide(emit, call["self"]), [_class_dim(call)])
+    moved, _ = shifted(emit, in_wide(emit, call.operand("self")), [_class_dim(call)])
     powers = emit(aten.exp.default, moved)
     total = emit(aten.sum.dim_IntList, powers, [_class_dim(call)], True)
     log_total = emit(aten.log.default, total)
@@ -178,10 +180,10 @@ rule(
 
 def _lower_nll(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     """nll_loss: the scores are logarithms already."""
-    if call["reduction"] == MEAN:
+    if call.integer("reduction") == MEAN:
         return _mean(call, emit)
     target, _ = _known_target(call, emit)
-    chosen = emit(local.pick, call["self"], target, _class_dim(call))
+    chosen = emit(local.pick, call.operand("self"), target, _class_dim(call))
     terms = _weighted(call, emit, emit(aten.neg.default, chosen))
     return _finished(call, emit, terms)
 
@@ -194,7 +196,7 @@ rule(
 
 def _by_sample(call: Call) -> str:
     """Losses over rows of features: the features stay whole."""
-    mark = "~" if call["reduction"] == MEAN else ""
+    mark = "~" if call.integer("reduction") == MEAN else ""
     batched = len(call.shapes[0]) > 1
     operands = []
     for slot, shape in zip(call.slots, call.shapes, strict=True):
@@ -205,7 +207,7 @@ def _by_sample(call: Call) -> str:
         if not batched and slot.name == "target" and shape != call.shapes[0]:
             names = ["t!"]
         operands.append(tensor(names if shape else []))
-    result = ["n"] if call["reduction"] == NONE and call.out else []
+    result = ["n"] if call.integer("reduction") == NONE and call.out else []
     return signature(operands, [tensor(result)])
 
 

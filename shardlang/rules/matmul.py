@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
@@ -15,7 +15,7 @@ from shardlang.rules.shapes import aligned, broadcast, fixed, signature
 from shardlang.rules.writing import broadcast_shape, tensor
 from shardlang.rules.writing import names as names_of
 
-aten: Any = torch.ops.aten
+aten = torch.ops.aten
 
 rule(
     aten.linear, spec="b... i, o i, +o? -> b... o",
@@ -110,9 +110,9 @@ def _chain(call: Call) -> str:
     return signature(operands, [tensor([*first, *last])])
 
 
-def _each_of(name: str) -> Any:
+def _each_of(name: str) -> Callable[[Call], list[str]]:
     """Linear in every tensor of a list, one at a time."""
-    return lambda call: [f"{name}.{i}" for i in range(len(call[name]))]
+    return lambda call: [f"{name}.{i}" for i in range(len(call.sequence(name)))]
 
 
 rule(
@@ -138,8 +138,8 @@ def _tensordot(call: Call) -> str:
     """Contraction of listed dims; a listed dim of size 1 is broadcast against the other's."""
     left, right = call.shapes
     a, b = names_of(len(left), "a"), names_of(len(right), "b")
-    mine = [d % len(left) for d in call["dims_self"]]
-    theirs = [d % len(right) for d in call["dims_other"]]
+    mine = [d % len(left) for d in call.integers("dims_self")]
+    theirs = [d % len(right) for d in call.integers("dims_other")]
     out = [n for i, n in enumerate(a) if i not in mine]
     out += [n for i, n in enumerate(b) if i not in theirs]
     for i, j in zip(mine, theirs, strict=True):
@@ -176,7 +176,7 @@ def _labels(equation: str, shapes: list[tuple[int, ...]]) -> tuple[list[list[str
 
 def _einsum(call: Call) -> str:
     """einsum by its own equation; a label twice in one operand stays whole."""
-    labels, output = _labels(call["equation"], call.shapes)
+    labels, output = _labels(call.text("equation"), call.shapes)
     sizes: dict[str, int] = {}
     for names, shape in zip(labels, call.shapes, strict=True):
         for name, size in zip(names, shape, strict=True):
@@ -215,7 +215,7 @@ def _vector_dim(call: Call) -> int:
     """The dim of cross: where none is given, the first of size 3."""
     if call["dim"] is None:
         return next(i for i, size in enumerate(call.shapes[0]) if size == 3)
-    return int(call["dim"])
+    return call.integer("dim")
 
 
 def _along_dim(call: Call) -> str:
@@ -244,7 +244,7 @@ rule(
 def _vecdot(call: Call) -> str:
     """Sum over one dim of a product with broadcasting."""
     rank = max(len(shape) for shape in call.shapes)
-    dim = int(call["dim"]) % rank
+    dim = call.integer("dim") % rank
     full = broadcast_shape(call.shapes)
     out = [name for i, name in enumerate(names_of(rank)) if i != dim]
     return signature([tensor(aligned(shape, full)) for shape in call.shapes], [tensor(out)])

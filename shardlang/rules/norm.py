@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import fx
@@ -13,19 +12,20 @@ from shardlang.ir.device_values import size_at
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
+from shardlang.rules.op_rule import Emit, Lowered
 from shardlang.rules.reduce import moments
-from shardlang.rules.registry import Emit, rule
+from shardlang.rules.registry import rule
 from shardlang.rules.shapes import signature
 from shardlang.rules.softmax import in_dtype, in_wide
 from shardlang.rules.writing import names as names_of
 from shardlang.rules.writing import tensor
 
-aten: Any = torch.ops.aten
+aten = torch.ops.aten
 
 
 def _normalised(call: Call) -> list[int]:
     rank = call.rank("input")
-    return list(range(rank - len(call["normalized_shape"]), rank))
+    return list(range(rank - len(call.integers("normalized_shape")), rank))
 
 
 def _last_dims(call: Call) -> str:
@@ -59,9 +59,7 @@ def standardise(
     return emit(aten.mul.Tensor, emit(aten.sub.Tensor, x, mean), scale), mean, scale
 
 
-def _with_stats(
-    call: Call, emit: Emit, out: fx.Node, mean: fx.Node, scale: fx.Node
-) -> fx.Node | tuple[fx.Node, ...]:
+def _with_stats(call: Call, emit: Emit, out: fx.Node, mean: fx.Node, scale: fx.Node) -> Lowered:
     """The result alone, or with the statistics, through which PyTorch lets no gradient flow."""
     if len(call.results) == 1:
         return out
@@ -69,10 +67,10 @@ def _with_stats(
     return (out, *(in_dtype(emit, emit(aten.detach.default, s), r.dtype) for s, r in stats))
 
 
-def _lower_layer_norm(call: Call, sharding: Sharding, emit: Emit) -> Any:
-    x = in_wide(emit, call["input"])
-    made, mean, scale = standardise(emit, x, _normalised(call), call["eps"])
-    out = _affine(emit, made, call["weight"], call["bias"], call.results[0].dtype)
+def _lower_layer_norm(call: Call, sharding: Sharding, emit: Emit) -> Lowered:
+    x = in_wide(emit, call.operand("input"))
+    made, mean, scale = standardise(emit, x, _normalised(call), call.number("eps"))
+    out = _affine(emit, made, call.optional("weight"), call.optional("bias"), call.results[0].dtype)
     return _with_stats(call, emit, out, mean, scale)
 
 
@@ -85,22 +83,22 @@ rule(
 
 def _lower_rms_norm(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     """Zhang and Sennrich (2019), equation 4."""
-    dims, eps = _normalised(call), call["eps"]
-    if eps is None:
-        eps = torch.finfo(tensor_of(call["input"]).dtype).eps
-    x = in_wide(emit, call["input"])
+    dims, x = _normalised(call), call.operand("input")
+    standard = call["eps"] is None
+    eps = torch.finfo(tensor_of(x).dtype).eps if standard else call.number("eps")
+    x = in_wide(emit, x)
     squares = emit(aten.sum.dim_IntList, emit(aten.mul.Tensor, x, x), dims, True)
     mean = emit(aten.div.Tensor, squares, math.prod(call.shape("input")[d] for d in dims))
     scale = emit(aten.rsqrt.default, emit(aten.add.Tensor, mean, eps))
     made = emit(aten.mul.Tensor, x, scale)
-    return _affine(emit, made, call["weight"], None, call.results[0].dtype)
+    return _affine(emit, made, call.optional("weight"), None, call.results[0].dtype)
 
 
 rule(aten.rms_norm, spec=_last_dims, lower=_lower_rms_norm)
 
 
 def _groups(call: Call) -> int:
-    return int(call["num_groups"] if "num_groups" in call.names else call["group"])
+    return call.integer("num_groups" if "num_groups" in call.names else "group")
 
 
 def _grouped(call: Call) -> str:
@@ -122,14 +120,14 @@ def _local_groups(call: Call, sharding: Sharding) -> LocalCall:
     return call.replace(N=size_at(batch), C=size_at(channels), group=groups)
 
 
-def _lower_group_norm(call: Call, sharding: Sharding, emit: Emit) -> Any:
+def _lower_group_norm(call: Call, sharding: Sharding, emit: Emit) -> Lowered:
     shape, groups = call.shape("input"), _groups(call)
     apart = [shape[0], groups, shape[1] // groups, *shape[2:]]
-    x = emit(aten.reshape.default, in_wide(emit, call["input"]), apart)
+    x = emit(aten.reshape.default, in_wide(emit, call.operand("input")), apart)
     dims = list(range(2, len(apart)))
-    made, mean, scale = standardise(emit, x, dims, call["eps"])
+    made, mean, scale = standardise(emit, x, dims, call.number("eps"))
     made = emit(aten.reshape.default, made, list(shape))
-    weight, bias = (_per_channel(emit, call[n], len(shape)) for n in ("weight", "bias"))
+    weight, bias = (_per_channel(emit, call.optional(n), len(shape)) for n in ("weight", "bias"))
     out = _affine(emit, made, weight, bias, call.results[0].dtype)
     if len(call.results) == 1:
         return out
@@ -154,7 +152,7 @@ rule(
 
 
 def _is_training(call: Call) -> bool:
-    return bool(call["training" if "training" in call.names else "use_input_stats"])
+    return call.flag("training" if "training" in call.names else "use_input_stats")
 
 
 def _batch_dims(call: Call) -> list[int]:
@@ -173,10 +171,10 @@ def _by_channel(call: Call) -> str:
 
 def _lower_batch_norm(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     """Statistics of the whole batch, not of each device's part of it."""
-    x = in_wide(emit, call["input"])
-    made, _, _ = standardise(emit, x, _batch_dims(call), call["eps"])
+    x = in_wide(emit, call.operand("input"))
+    made, _, _ = standardise(emit, x, _batch_dims(call), call.number("eps"))
     rank = call.rank("input")
-    weight, bias = (_per_channel(emit, call[n], rank) for n in ("weight", "bias"))
+    weight, bias = (_per_channel(emit, call.optional(n), rank) for n in ("weight", "bias"))
     return _affine(emit, made, weight, bias, call.results[0].dtype)
 
 
@@ -186,7 +184,7 @@ rule(aten.batch_norm, aten.instance_norm, spec=_by_channel, lower=_lower_batch_n
 def _by_channel_with_stats(call: Call) -> str:
     """The raw op: statistics are results too; in training the batch stays whole."""
     names = names_of(call.rank("input"))
-    mark = "!" if call.get("training", False) else ""
+    mark = "!" if call.flag("training") else ""
     marked = [name + mark * (i != 1) for i, name in enumerate(names)]
     channels = (call.shape("input")[1],)
     stats = ["d1" if shape == channels else "r!" for shape in call.result_shapes[1:]]

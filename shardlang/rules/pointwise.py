@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
+from shardlang.ir.compat import OpOverloadPacket
 from shardlang.ir.node import tensor_of
 from shardlang.ir.traits import OpKind
 from shardlang.rules.call import Call
@@ -14,7 +13,7 @@ from shardlang.rules.shapes import aligned, broadcast, signature
 from shardlang.rules.writing import names as names_of
 from shardlang.rules.writing import tensor
 
-aten: Any = torch.ops.aten
+aten = torch.ops.aten
 
 NONLINEAR_UNARY = """
     abs absolute acos acosh angle arccos arccosh arcsin arcsinh arctan arctanh asin asinh atan atanh
@@ -72,7 +71,7 @@ BACKWARD = """
 """
 
 
-def _ops(names: str, prefix: str = "") -> list[Any]:
+def _ops(names: str, prefix: str = "") -> list[OpOverloadPacket]:
     """The named ops that this torch has."""
     return [getattr(aten, prefix + n) for n in names.split() if hasattr(aten, prefix + n)]
 
@@ -123,7 +122,7 @@ def _returns_operand(call: Call) -> bool:
     """Whether a cast has nothing to do."""
     before, after = tensor_of(call.operands[0]), call.results[0]
     same = before.dtype == after.dtype and before.stride() == after.stride()
-    return bool(same and not call.get("copy"))
+    return same and not call.flag("copy")
 
 
 rule(

@@ -6,7 +6,7 @@ whole.
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import torch
 from torch import fx
@@ -15,7 +15,8 @@ from shardlang.ir.device_values import size_at
 from shardlang.ir.rule import Sharding
 from shardlang.rules import local_window
 from shardlang.rules.call import Call, LocalCall
-from shardlang.rules.registry import Emit, in_torch, rule
+from shardlang.rules.op_rule import Emit
+from shardlang.rules.registry import in_torch, rule
 from shardlang.rules.window import Sliding, halo, per_dim
 from shardlang.rules.writing import arrow, names, tensor
 
@@ -91,8 +92,8 @@ def _sliding(call: Call) -> list[Sliding]:
 
 def _even(call: Call) -> bool:
     """Whether every output reads as many indices as the kernel has, padding included."""
-    padded = any(per_dim(call["padding"], 1)) and not call.get("count_include_pad", True)
-    return not (call["ceil_mode"] or padded)
+    padded = any(per_dim(call["padding"], 1)) and not call.flag("count_include_pad", True)
+    return not (call.flag("ceil_mode") or padded)
 
 
 def _pool(call: Call) -> str:
@@ -116,10 +117,10 @@ def _lower_pool(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     """Windows, and a pooling over them without padding."""
     dims = _sliding(call)
     split = [one for one in dims if one.split_in(sharding)]
-    x = halo(call["self"], sharding, emit, dims, _lowest(call))
+    x = halo(call.operand("self"), sharding, emit, dims, _lowest(call))
     pads = [0 if one in split else one.pad for one in dims]
     strides = [one.stride for one in dims]
-    arguments: list[Any] = [[one.kernel for one in dims], strides, pads]
+    arguments: list[object] = [[one.kernel for one in dims], strides, pads]
     if "dilation" in call.names:
         arguments.append([one.dilation for one in dims])
     elif call.get("divisor_override") is not None:
@@ -160,7 +161,7 @@ def _lower_adaptive(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     shape, count = call.shapes[0], _rank(call)
     kept = len(shape) - count
     cut = [size for a, b in zip(shape[kept:], call.out[kept:], strict=True) for size in (b, a // b)]
-    x = emit(aten.reshape.default, call["self"], [*shape[:kept], *cut])
+    x = emit(aten.reshape.default, call.operand("self"), [*shape[:kept], *cut])
     return emit(aten.mean.dim, x, [kept + 1 + 2 * i for i in range(count)])
 
 
@@ -175,14 +176,16 @@ rule(
 
 def _over_windows(call: Call) -> str:
     """Rows of windows are split as the outputs are; the other spatial dims stay whole."""
-    shape, (kernel, stride, pad, *more) = call.shapes[0], call["arguments"]
-    kept = len(shape) - len(kernel)
-    dilation = more[0] if "max" in str(call["op"]) else [1] * len(kernel)
+    shape, given = call.shapes[0], call.sequence("arguments")
+    count = len(per_dim(given[0], 1))
+    kernel, stride, pad = (per_dim(each, count) for each in given[:3])
+    kept, split = len(shape) - count, call.integers("dims")
+    dilation = per_dim(given[3] if "max" in str(call["op"]) else 1, count)
     before, after = names(len(shape)), names(len(shape))
-    for i in range(len(kernel)):
+    for i in range(count):
         dim = kept + i
         one = Sliding(dim, i, shape[dim], kernel[i], stride[i], pad[i], dilation[i])
-        if dim in call["dims"]:
+        if dim in split:
             before[dim], after[dim] = f"x{i}", f"y{i}@x{i}"
         elif "~" in one.factors[0]:
             before[dim], after[dim] = f"x{i}!", f"y{i}!"
@@ -198,7 +201,7 @@ def _pool_linear(call: Call) -> list[str]:
 
 def _local_windows(call: Call, sharding: Sharding) -> LocalCall:
     result = sharding.result().dims
-    return call.replace(sizes=[size_at(result[dim]) for dim in call["dims"]])
+    return call.replace(sizes=[size_at(result[dim]) for dim in call.integers("dims")])
 
 
 rule(local_window.pool, spec=_over_windows, linear=_pool_linear, localize=_local_windows)
@@ -232,7 +235,7 @@ rule(aten.fractional_max_pool3d.default, spec=lambda call: _fractional(call, 3))
 
 def _shuffle(call: Call, grows: bool) -> str:
     """Blocks of channels laid out as blocks of pixels, or back."""
-    factor = call["upscale_factor" if grows else "downscale_factor"]
+    factor = call.integer("upscale_factor" if grows else "downscale_factor")
     kept = names(len(call.shapes[0]) - 3)
     deep = [*kept, f"(c r={factor}! s={factor}!)", "h", "w"]
     wide = [*kept, "c", "(h r!)", "(w s!)"]
@@ -244,7 +247,7 @@ rule(aten.pixel_unshuffle.default, spec=lambda call: _shuffle(call, False), line
 
 
 def _channel_shuffle(call: Call) -> str:
-    groups = call["groups"]
+    groups = call.integer("groups")
     rest = tensor(names(len(call.shapes[0]) - 2, "x"))
     return f"n (g={groups}! c!) {rest} -> n (c! g!) {rest}"
 
@@ -255,13 +258,13 @@ rule(aten.channel_shuffle.default, aten.native_channel_shuffle.default, spec=_ch
 
 def _im2col(call: Call) -> str:
     """Patches as columns: channels stand before the places of the kernel."""
-    kernel = f"k={call['kernel_size'][0] * call['kernel_size'][1]}!"
+    kernel = f"k={math.prod(call.integers('kernel_size'))}!"
     kept = names(len(call.shapes[0]) - 3)
     return arrow([[*kept, "c", "h!", "w!"]], [[*kept, f"(c {kernel})", "l!"]])
 
 
 def _col2im(call: Call) -> str:
-    kernel = f"k={call['kernel_size'][0] * call['kernel_size'][1]}!"
+    kernel = f"k={math.prod(call.integers('kernel_size'))}!"
     kept = names(len(call.shapes[0]) - 2)
     return arrow([[*kept, f"(c {kernel})", "l!"]], [[*kept, "c", "h!", "w!"]])
 
@@ -290,7 +293,7 @@ def _affine_grid(call: Call) -> str:
 
 
 def _local_affine_grid(call: Call, sharding: Sharding) -> LocalCall:
-    return call.replace(size=[size_at(sharding.factors["n"]), *call["size"][1:]])
+    return call.replace(size=[size_at(sharding.factors["n"]), *call.sequence("size")[1:]])
 
 
 rule(

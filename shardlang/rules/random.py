@@ -9,32 +9,31 @@ part. All devices start from one seed, so what is not split is the same everywhe
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import fx
 
-from shardlang.ir.device_values import PartNumber, size_at
+from shardlang.ir.device_values import LocalSize, PartNumber, size_at
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import info
 from shardlang.ir.rule import Sharding
 from shardlang.rules import local, streams
 from shardlang.rules.call import Call, LocalCall
-from shardlang.rules.local_shape import place
-from shardlang.rules.registry import Streams, rule
+from shardlang.rules.local_shape import PlaceArgument, place
+from shardlang.rules.op_rule import Streams
+from shardlang.rules.registry import rule
 from shardlang.rules.shapes import broadcast, fixed, signature, whole
 from shardlang.rules.writing import names as names_of
 from shardlang.rules.writing import tensor
 
-aten: Any = torch.ops.aten
+aten = torch.ops.aten
 
 
-def _places(layout: Layout) -> list[Any]:
+def _places(layout: Layout) -> list[PlaceArgument]:
     """Where a device's part lies in each dim."""
     return [place(dim) for dim in layout.dims]
 
 
-def _sizes(layout: Layout) -> list[Any]:
+def _sizes(layout: Layout) -> list[int | LocalSize]:
     """The local shape."""
     return [size_at(dim) for dim in layout.dims]
 
@@ -54,7 +53,7 @@ def _same(call: Call) -> str:
     return fixed(call, ())
 
 
-def _stream(layout: Layout, source: Streams, dims: int | None = None) -> tuple[Any, ...]:
+def _stream(layout: Layout, source: Streams, dims: int | None = None) -> tuple[object, ...]:
     """Key, draw and part of what is drawn for a layout, or for its first dims."""
     axes = tuple(axis for dim in layout.dims[:dims] for axis in dim.axes)
     return (*source.take(), PartNumber(axes))
@@ -62,17 +61,17 @@ def _stream(layout: Layout, source: Streams, dims: int | None = None) -> tuple[A
 
 def _returns_operand(call: Call) -> bool:
     """Whether a dropout is switched off."""
-    return not call["train"] or call["p"] == 0
+    return not call.flag("train") or call.number("p") == 0
 
 
 def _drops(call: Call) -> bool:
-    return call["train"] is not False and bool(call["p"])
+    return call["train"] is not False and call.number("p") != 0
 
 
 def _dropout(call: Call, sharding: Sharding) -> LocalCall:
     if not _drops(call) or not _split(sharding):
         return call.replace()
-    x, layout = call["input"], sharding.result()
+    x, layout = call.operand("input"), sharding.result()
     args = (x, call.target, _places(layout), layout.shape, _strides(call), call["p"])
     return local.dropped, args, {}
 
@@ -80,7 +79,7 @@ def _dropout(call: Call, sharding: Sharding) -> LocalCall:
 def _native_dropout(call: Call, sharding: Sharding) -> LocalCall:
     if not _drops(call) or not _split(sharding):
         return call.replace()
-    x, layout = call["input"], sharding.result()
+    x, layout = call.operand("input"), sharding.result()
     args = (x, _places(layout), layout.shape, _strides(call), call["p"])
     return local.dropped_with_mask, args, {}
 
@@ -90,14 +89,14 @@ def _dropout_apart(call: Call, sharding: Sharding, source: Streams) -> LocalCall
         return call.replace()
     dims = 2 if call.target is aten.feature_dropout.default else None
     stream = _stream(sharding.result(), source, dims)
-    return streams.dropped_apart, (call["input"], *stream, call["p"], dims), {}
+    return streams.dropped_apart, (call.operand("input"), *stream, call["p"], dims), {}
 
 
 def _native_dropout_apart(call: Call, sharding: Sharding, source: Streams) -> LocalCall:
     if not _drops(call):
         return call.replace()
     stream = _stream(sharding.result(), source)
-    return streams.dropped_with_mask_apart, (call["input"], *stream, call["p"]), {}
+    return streams.dropped_with_mask_apart, (call.operand("input"), *stream, call["p"]), {}
 
 
 rule(
@@ -126,7 +125,7 @@ def _draw_apart(call: Call, sharding: Sharding, source: Streams) -> LocalCall:
     layout = sharding.result()
     changes = {"size": _sizes(layout)} if "size" in call.names else {}
     _, args, kwargs = call.replace(**changes)
-    op = streams.on_stream(call.target)
+    op = streams.on_stream(call.overload)
     return streams.drawn_apart, (op, *_stream(layout, source), *args), kwargs
 
 
@@ -142,15 +141,16 @@ def _alpha_dropout_apart(call: Call, sharding: Sharding, source: Streams) -> Loc
         return call.replace()
     dims = 2 if call.target is aten.feature_alpha_dropout.default else None
     stream = _stream(sharding.result(), source, dims)
-    return streams.alpha_dropped_apart, (call["input"], *stream, call["p"], dims), {}
+    return streams.alpha_dropped_apart, (call.operand("input"), *stream, call["p"], dims), {}
 
 
 def _rrelu_apart(call: Call, sharding: Sharding, source: Streams) -> LocalCall:
-    if not call["training"]:
+    if not call.flag("training"):
         return call.replace()
     slopes = streams.on_stream(aten.uniform.default)
     stream = _stream(sharding.result(), source)
-    return streams.rrelu_apart, (slopes, call["self"], *stream, call["lower"], call["upper"]), {}
+    bounds = (call["lower"], call["upper"])
+    return streams.rrelu_apart, (slopes, call.operand("self"), *stream, *bounds), {}
 
 
 def _rows(call: Call) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from shardlang.rules.call import Call
@@ -11,13 +9,13 @@ from shardlang.rules.registry import rule
 from shardlang.rules.shapes import signature
 from shardlang.rules.writing import tensor
 
-aten: Any = torch.ops.aten
+aten = torch.ops.aten
 
 
 def _layer(call: Call) -> str:
     """Input and output `t n i` or `n t i`, states `layers n h`; dropout needs the whole batch."""
-    batch = "n!" if call["dropout"] and call["train"] else "n"
-    order = [batch, "t!"] if call["batch_first"] else ["t!", batch]
+    batch = "n!" if _draws(call) else "n"
+    order = [batch, "t!"] if call.flag("batch_first") else ["t!", batch]
     operands = [[*order, "i!"]]
     for number, slot in enumerate(call.slots[1:]):
         if slot.name == "hx":
@@ -29,7 +27,7 @@ def _layer(call: Call) -> str:
 
 
 def _draws(call: Call) -> bool:
-    return bool(call["dropout"] and call["train"])
+    return call.number("dropout") != 0 and call.flag("train")
 
 
 rule(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import fx
@@ -16,16 +15,17 @@ from shardlang.ir.traits import OpKind
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local_shape import place
-from shardlang.rules.registry import Emit, rule
+from shardlang.rules.op_rule import Emit, Lower, Lowered
+from shardlang.rules.registry import rule
 from shardlang.rules.shapes import one_dim, reduction, signature, some_dims, wide_dtype
 from shardlang.rules.softmax import in_dtype, in_wide, shifted
 from shardlang.rules.writing import tensor
 
-aten: Any = torch.ops.aten
+aten = torch.ops.aten
 
 
 def _keepdim(call: Call) -> bool:
-    return bool(call.get("keepdim", False))
+    return call.flag("keepdim")
 
 
 def _summed(call: Call) -> str:
@@ -63,7 +63,7 @@ def lower_mean(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     """The sum of all shards over the global size."""
     dims = some_dims(call)
     out = call.results[0].dtype
-    x = in_wide(emit, call["self"], call.get("dtype"))
+    x = in_wide(emit, call.operand("self"), call.dtype("dtype"))
     total = emit(aten.sum.dim_IntList, x, list(dims), _keepdim(call))
     return in_dtype(emit, emit(aten.div.Tensor, total, _count(call, dims)), out)
 
@@ -73,8 +73,8 @@ rule(aten.mean.default, aten.mean.dim, spec=_lowered, linear=["self"], lower=low
 
 def _correction(call: Call) -> float:
     if "correction" in call.names:
-        return 1 if call["correction"] is None else float(call["correction"])
-    return float(call.get("unbiased", True))
+        return 1 if call["correction"] is None else float(call.number("correction"))
+    return float(call.flag("unbiased", True))
 
 
 def moments(
@@ -100,16 +100,16 @@ def _squeezed(emit: Emit, x: fx.Node, dims: Sequence[int], keepdim: bool) -> fx.
     return x if keepdim or not dims else emit(aten.squeeze.dims, x, list(dims))
 
 
-def _lower_spread(call: Call, emit: Emit, deviation: bool, with_mean: bool) -> Any:
+def _lower_spread(call: Call, emit: Emit, deviation: bool, with_mean: bool) -> Lowered:
     dims, keepdim, out = some_dims(call), _keepdim(call), call.results[0].dtype
-    x = in_wide(emit, call["self"])
+    x = in_wide(emit, call.operand("self"))
     spread, mean = moments(emit, x, dims, _correction(call))
     results = [root(emit, spread) if deviation else spread, mean][: 2 if with_mean else 1]
     done = [in_dtype(emit, _squeezed(emit, r, dims, keepdim), out) for r in results]
     return tuple(done) if with_mean else done[0]
 
 
-def _spread(deviation: bool, with_mean: bool) -> Callable[[Call, Sharding, Emit], Any]:
+def _spread(deviation: bool, with_mean: bool) -> Lower:
     return lambda call, sharding, emit: _lower_spread(call, emit, deviation, with_mean)
 
 
@@ -134,7 +134,7 @@ def extreme(emit: Emit, x: fx.Node, dims: Sequence[int], largest: bool) -> fx.No
 
 def _extreme_of(largest: bool) -> Callable[[Call, Sharding, Emit], fx.Node]:
     def lower(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
-        dims, x = some_dims(call), call["self"]
+        dims, x = some_dims(call), call.operand("self")
         return _squeezed(emit, extreme(emit, x, dims, largest), dims, _keepdim(call))
 
     return lower
@@ -151,7 +151,7 @@ def _aminmax_dims(call: Call) -> tuple[int, ...]:
 
 
 def _lower_aminmax(call: Call, sharding: Sharding, emit: Emit) -> tuple[fx.Node, ...]:
-    dims, x = _aminmax_dims(call), call["self"]
+    dims, x = _aminmax_dims(call), call.operand("self")
     both = (extreme(emit, x, dims, False), extreme(emit, x, dims, True))
     return tuple(_squeezed(emit, one, dims, _keepdim(call)) for one in both)
 
@@ -163,27 +163,27 @@ rule(
 
 
 def _first_spec(call: Call) -> str:
-    names = [f"d{i}" for i in range(call.rank("x"))]
-    kept = ["1" if i in call["dims"] else name for i, name in enumerate(names)]
+    names, dims = [f"d{i}" for i in range(call.rank("x"))], call.integers("dims")
+    kept = ["1" if i in dims else name for i, name in enumerate(names)]
     return signature([tensor(names), tensor(kept)], [tensor(kept)])
 
 
 def _first_local(call: Call, sharding: Sharding) -> LocalCall:
     dims = sharding.operand(0).dims
-    return call.replace(at=[place(dims[d]) for d in call["dims"]])
+    return call.replace(at=[place(dims[d]) for d in call.integers("dims")])
 
 
 rule(local.first_index, spec=_first_spec, localize=_first_local, reduce="min", detached=True)
 
 
 def _pick_spec(call: Call) -> str:
-    names = [f"d{i}" for i in range(call.rank("x"))]
-    rest = [name for i, name in enumerate(names) if i != call["dim"]]
+    names, dim = [f"d{i}" for i in range(call.rank("x"))], call.integer("dim")
+    rest = [name for i, name in enumerate(names) if i != dim]
     return signature([tensor(names), tensor(rest)], [tensor(rest)])
 
 
 def _pick_local(call: Call, sharding: Sharding) -> LocalCall:
-    return call.replace(at=place(sharding.operand(0).dims[call["dim"]]))
+    return call.replace(at=place(sharding.operand(0).dims[call.integer("dim")]))
 
 
 rule(
@@ -203,7 +203,7 @@ def _picked_of(largest: bool) -> Callable[[Call, Sharding, Emit], tuple[fx.Node,
     """max.dim, min.dim: the gradient goes to the element that the index names."""
 
     def lower(call: Call, sharding: Sharding, emit: Emit) -> tuple[fx.Node, ...]:
-        (dim,), x = one_dim(call), call["self"]
+        (dim,), x = one_dim(call), call.operand("self")
         index = _index_of(emit, x, [dim], largest)
         flat = emit(aten.squeeze.dims, index, [dim])
         if not tensor_of(x).is_floating_point():
@@ -230,7 +230,7 @@ def _argument_dims(call: Call) -> tuple[int, ...]:
 
 def _argument_of(largest: bool) -> Callable[[Call, Sharding, Emit], fx.Node]:
     def lower(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
-        dims, x = _argument_dims(call), call["self"]
+        dims, x = _argument_dims(call), call.operand("self")
         return _squeezed(emit, _index_of(emit, x, dims, largest), dims, _keepdim(call))
 
     return lower
@@ -252,7 +252,7 @@ def _truth(largest: bool) -> Callable[[Call, Sharding, Emit], fx.Node]:
 
     def lower(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
         dims = some_dims(call)
-        true = emit(aten.ne.Scalar, call["self"], 0)
+        true = emit(aten.ne.Scalar, call.operand("self"), 0)
         made = emit(local.max_over if largest else local.min_over, true, list(dims), _keepdim(call))
         return in_dtype(emit, made, call.results[0].dtype)
 
@@ -265,7 +265,7 @@ rule(aten.all, spec=_lowered, lower=_truth(False), detached=True)
 
 def _wide(call: Call) -> torch.dtype:
     """The dtype to compute in: integers and booleans are taken as what they give."""
-    have = tensor_of(call["self"]).dtype
+    have = tensor_of(call.operand("self")).dtype
     exact = have.is_floating_point or have.is_complex
     return wide_dtype(have if exact else call.results[0].dtype)
 
@@ -273,7 +273,7 @@ def _wide(call: Call) -> torch.dtype:
 def _lower_logsumexp(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     """Maximum plus the logarithm of the global sum of powers."""
     dims = list(some_dims(call))
-    moved, best = shifted(emit, in_wide(emit, call["self"], _wide(call)), dims)
+    moved, best = shifted(emit, in_wide(emit, call.operand("self"), _wide(call)), dims)
     total = emit(aten.sum.dim_IntList, emit(aten.exp.default, moved), dims, True)
     made = emit(aten.add.Tensor, emit(aten.log.default, total), best)
     return in_dtype(emit, _squeezed(emit, made, dims, _keepdim(call)), call.results[0].dtype)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from shardlang.rules.call import Call
@@ -11,7 +9,7 @@ from shardlang.rules.notation import Refusal
 from shardlang.rules.registry import rule
 from shardlang.rules.shapes import whole
 
-aten: Any = torch.ops.aten
+aten = torch.ops.aten
 
 
 def _by_data(call: Call) -> str:

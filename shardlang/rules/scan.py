@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import fx
@@ -14,24 +13,25 @@ from shardlang.ir.traits import OpKind
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local_shape import place
-from shardlang.rules.registry import Emit, rule
+from shardlang.rules.op_rule import Emit
+from shardlang.rules.registry import rule
 from shardlang.rules.shapes import fixed, one_dim, reduction, signature
 from shardlang.rules.softmax import in_dtype, in_wide
 from shardlang.rules.writing import names as names_of
 from shardlang.rules.writing import tensor
 
-aten: Any = torch.ops.aten
+aten = torch.ops.aten
 
 
 def _totals_spec(call: Call) -> str:
     names, totals = names_of(call.rank("x")), names_of(call.rank("x"))
-    totals[call["dim"]] = f"w={len(call['starts'])}!"
+    totals[call.integer("dim")] = f"w={len(call.sequence('starts'))}!"
     return signature([tensor(names)], [tensor(totals)])
 
 
 def _here(call: Call, sharding: Sharding) -> LocalCall:
     """Hand over where the device's part of the dim lies."""
-    dim = sharding.operand(0).dims[call["dim"]]
+    dim = sharding.operand(0).dims[call.integer("dim")]
     return call.replace(at=place(dim)) if dim.axes else call.replace()
 
 
@@ -40,7 +40,7 @@ rule(local.run_totals, spec=_totals_spec, localize=_here, passes=False)
 
 def _scanned_spec(call: Call) -> str:
     names, totals = names_of(call.rank("x")), names_of(call.rank("x"))
-    totals[call["dim"]] = "w!"
+    totals[call.integer("dim")] = "w!"
     return signature([tensor(names), tensor(totals)], [tensor(names)])
 
 
@@ -62,7 +62,7 @@ def _starts(dim: DimLayout) -> list[int]:
 def _scan(product: bool) -> Callable[[Call, Sharding, Emit], fx.Node]:
     def lower(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
         dim, out = call.dim(), call.results[0].dtype
-        x = in_wide(emit, in_dtype(emit, call["self"], out))
+        x = in_wide(emit, in_dtype(emit, call.operand("self"), out))
         starts = _starts(sharding.operand(0).dims[dim])
         totals = emit(local.run_totals, x, dim, starts, product)
         return in_dtype(emit, emit(local.scanned, x, totals, dim, starts, product), out)
@@ -94,13 +94,13 @@ def _product_dims(call: Call) -> Sequence[int]:
 
 
 def _product_spec(call: Call) -> str:
-    return reduction(call, _product_dims(call), "~", bool(call.get("keepdim", False)))
+    return reduction(call, _product_dims(call), "~", call.flag("keepdim"))
 
 
 def _lower_product(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     """The product of the products of all shards."""
     out = call.results[0].dtype
-    x = in_wide(emit, in_dtype(emit, call["self"], out))
+    x = in_wide(emit, in_dtype(emit, call.operand("self"), out))
     for dim in _product_dims(call):
         layout = sharding.operand(0).dims[dim]
         if layout.axes:

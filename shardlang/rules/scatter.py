@@ -10,8 +10,8 @@ import torch
 
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
-from shardlang.rules.call import Call, LocalCall
-from shardlang.rules.index import at_of, index_dims, indexed, is_mask, placed, places
+from shardlang.rules.call import Call, LocalCall, shape_of
+from shardlang.rules.index import at_of, index_dims, index_tensors, indexed, is_mask, placed, places
 from shardlang.rules.indexed import along_dim, along_first_dims
 from shardlang.rules.local_index import index_put_here, write_here
 from shardlang.rules.notation import Refusal
@@ -26,8 +26,8 @@ def _adds(call: Call) -> bool:
     if call.target in (aten.scatter_add.default, aten.index_add.default):
         return True
     if "include_self" in call.names:
-        return call["reduce"] == "sum" and bool(call["include_self"])
-    return call.get("reduce") == "add" or bool(call.get("accumulate"))
+        return call["reduce"] == "sum" and call.flag("include_self")
+    return call.get("reduce") == "add" or call.flag("accumulate")
 
 
 def _added(call: Call, dims: list[str]) -> str:
@@ -63,10 +63,9 @@ def _written(call: Call) -> str:
 def _local_write(call: Call, sharding: Sharding) -> LocalCall:
     if not call.shapes[0] or not sharding.factors[_written(call)].axes:
         return call.replace()
-    op, args, options = call.replace()
-    x, dim, index, *rest = args
+    op, (x, _, index, *rest), options = call.replace()
     at = at_of(sharding.factors[_written(call)])
-    return write_here, (op, x, dim % len(call.shapes[0]), index, at, *rest), options
+    return write_here, (op, x, call.dim(), index, at, *rest), options
 
 
 rule(
@@ -132,7 +131,7 @@ rule(
 
 def _index_put(call: Call) -> str:
     chosen = indexed(call)
-    if any(is_mask(call["indices"][i]) for i in chosen):
+    if any(is_mask(one) for one in index_tensors(call)):
         return _masked_put(call)
     rank = len(call.shapes[0])
     target = [f"v{i}" if i in chosen else f"d{i}" for i in range(rank)]
@@ -160,8 +159,7 @@ def _values(call: Call, region: list[str]) -> list[str]:
 
 def _sizes(call: Call) -> list[tuple[str, int]]:
     """Sizes of the dims of the region that an `index_put` writes."""
-    chosen = indexed(call)
-    shapes = [tuple(tensor_of(call["indices"][i]).shape) for i in chosen]
+    shapes = [shape_of(tensor_of(one)) for one in index_tensors(call)]
     joint = broadcast_shape(shapes)
     kept = [(f"d{i}", size) for i, size in enumerate(call.shapes[0])]
     return [*kept, *((f"i{i}", size) for i, size in enumerate(joint))]
@@ -170,7 +168,7 @@ def _sizes(call: Call) -> list[tuple[str, int]]:
 def _masked_put(call: Call) -> str:
     """One mask over leading dims, and values that do not depend on how many places it has."""
     chosen = indexed(call)
-    mask = tensor_of(call["indices"][chosen[0]])
+    mask = tensor_of(index_tensors(call)[0])
     rank, first = len(call.shapes[0]), chosen[0]
     kept = rank - mask.dim()
     values = call.shape("values")
@@ -184,14 +182,14 @@ def _masked_put(call: Call) -> str:
 
 
 def _local_index_put(call: Call, sharding: Sharding) -> LocalCall:
-    if any(is_mask(call["indices"][i]) for i in indexed(call)):
+    if any(is_mask(one) for one in index_tensors(call)):
         return call.replace()
     at = places(call, sharding)
     if not any(at):
         return call.replace()
-    x, values = call["self"], call["values"]
-    accumulate = bool(call["accumulate"])
-    return index_put_here, (x, list(call["indices"]), at, values, accumulate), {}
+    x, values = call.operand("self"), call.operand("values")
+    accumulate = call.flag("accumulate")
+    return index_put_here, (x, call.operand_list("indices"), at, values, accumulate), {}
 
 
 rule(

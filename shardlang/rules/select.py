@@ -26,7 +26,7 @@ def _local_select(call: Call, sharding: Sharding) -> LocalCall:
     dim = sharding.factors["k"]
     if not dim.axes:
         return call.replace()
-    index = call["index"] % dim.size
+    index = call.integer("index") % dim.size
     return select_here, (call.operands[0], call.dim(), index, place(dim)), {}
 
 
@@ -47,8 +47,8 @@ def _local_select_scatter(call: Call, sharding: Sharding) -> LocalCall:
     dim = sharding.factors["k"]
     if not dim.axes:
         return call.replace()
-    x, src = call.operands
-    return select_scatter_here, (x, src, call.dim(), call["index"] % dim.size, place(dim)), {}
+    index = call.integer("index") % dim.size
+    return select_scatter_here, (*call.operands, call.dim(), index, place(dim)), {}
 
 
 rule(
@@ -75,7 +75,7 @@ rule(aten.unbind.int, aten.unbind_copy.int, spec=_unbind, linear=["self"])
 
 def _diagonal(call: Call) -> str:
     dims = names(len(call.shapes[0]))
-    pair = {call["dim1"] % len(dims), call["dim2"] % len(dims)}
+    pair = {call.integer("dim1") % len(dims), call.integer("dim2") % len(dims)}
     rest = [dim for i, dim in enumerate(dims) if i not in pair]
     return arrow([with_whole(dims, pair)], [[*rest, "n!"]])
 
@@ -97,7 +97,7 @@ rule(aten.diagonal_scatter.default, spec=_diagonal_scatter, linear=["self src"])
 def _diag_embed(call: Call) -> str:
     dims = names(len(call.shapes[0]) - 1)
     rank = len(call.out)
-    pair = sorted((call["dim1"] % rank, call["dim2"] % rank))
+    pair = sorted((call.integer("dim1") % rank, call.integer("dim2") % rank))
     result = list(dims)
     for i in pair:
         result.insert(i, f"m{i}!")
@@ -137,8 +137,8 @@ def _unfold(call: Call) -> str:
     dims = names(len(call.shapes[0]))
     if not dims:
         return ". -> w!"
-    at = call["dimension"] % len(dims)
-    size, step = call["size"], call["step"]
+    at = call.integer("dimension") % len(dims)
+    size, step = call.integer("size"), call.integer("step")
     count = call.out[at]
     if size != step:
         return arrow([swapped(dims, at, "n!")], [[*swapped(dims, at, "w!"), "s!"]])

@@ -11,7 +11,8 @@ from torch import fx
 from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind
 from shardlang.rules.call import Call
-from shardlang.rules.registry import Emit, rule
+from shardlang.rules.op_rule import Emit
+from shardlang.rules.registry import rule
 from shardlang.rules.window import Sliding, moved
 from shardlang.rules.writing import arrow, names, with_whole
 
@@ -26,12 +27,12 @@ def _keeping(call: Call, places: set[int]) -> str:
 
 def _roll(call: Call) -> str:
     rank = len(call.shapes[0])
-    return _keeping(call, {int(d) % rank for d in call["dims"]} or set(range(rank)))
+    return _keeping(call, {d % rank for d in call.integers("dims")} or set(range(rank)))
 
 
 def _flip(call: Call) -> str:
     rank = len(call.shapes[0])
-    return _keeping(call, {int(d) % rank for d in call["dims"]} if rank else set())
+    return _keeping(call, {d % rank for d in call.integers("dims")} if rank else set())
 
 
 rule(aten.roll.default, spec=_roll, linear=["self"])
@@ -42,10 +43,10 @@ rule(aten.flipud.default, spec=lambda call: _keeping(call, {0}), linear=["self"]
 
 def _rot90(call: Call) -> str:
     rank = len(call.shapes[0])
-    one, two = (int(d) % rank for d in call["dims"])
+    one, two = (d % rank for d in call.integers("dims"))
     before = with_whole(names(rank), {one, two})
     after = list(before)
-    if call["k"] % 2:
+    if call.integer("k") % 2:
         after[one], after[two] = after[two], after[one]
     return arrow([before], [after])
 
@@ -55,12 +56,12 @@ rule(aten.rot90.default, spec=_rot90, linear=["self"])
 
 def padded(call: Call) -> set[int]:
     """Dims that a pad list (last dim first, before and after) makes longer or shorter."""
-    rank, pad = len(call.shapes[0]), call["pad"]
+    rank, pad = len(call.shapes[0]), call.integers("pad")
     return {rank - 1 - i // 2 for i, amount in enumerate(pad) if amount}
 
 
 def _is_constant(call: Call) -> bool:
-    return bool(call.get("mode", "constant") == "constant")
+    return call.get("mode", "constant") == "constant"
 
 
 def _pad(call: Call) -> str:
@@ -74,14 +75,14 @@ def _pad(call: Call) -> str:
 
 def _lower_pad(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     """Whole dims are padded as they are, split ones by windows."""
-    rank, pad, shape = len(call.shapes[0]), list(call["pad"]), call.shapes[0]
+    rank, pad, shape = len(call.shapes[0]), call.integers("pad"), call.shapes[0]
     shifts = [Sliding(d, d, shape[d], 1, pad=pad[2 * (rank - 1 - d)]) for d in padded(call)]
     for one in shifts:
         if one.split_in(sharding):
             place = 2 * (rank - 1 - one.dim)
             pad[place : place + 2] = [0, 0]
-    x: fx.Node = call["self"]
-    fill = call["value"] or 0
+    x = call.operand("self")
+    fill = 0.0 if call["value"] is None else call.scalar("value")
     if any(pad):
         x = emit(aten.constant_pad_nd.default, x, pad, fill)
     return moved(x, sharding, emit, shifts, fill)
@@ -89,7 +90,7 @@ def _lower_pad(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
 
 def _pad_keeps(call: Call) -> str:
     """What is put around the operand is a constant, or is taken from it."""
-    return "" if call.get("mode", "constant") == "constant" else "self"
+    return "" if _is_constant(call) else "self"
 
 
 def _pad_linear(call: Call) -> list[str]:
@@ -105,7 +106,7 @@ rule(
 
 def _pad_edges(call: Call) -> str:
     """Reflection and replication: a list as long as the op's dims, all of them taken as padded."""
-    chosen = {len(call.shapes[0]) - 1 - i for i in range(len(call["padding"]) // 2)}
+    chosen = {len(call.shapes[0]) - 1 - i for i in range(len(call.sequence("padding")) // 2)}
     before = names(len(call.shapes[0]))
     after = [f"p{i}!" if i in chosen else dim for i, dim in enumerate(before)]
     return arrow([with_whole(before, chosen)], [after])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import fx
@@ -13,14 +12,16 @@ from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind
 from shardlang.rules import local
 from shardlang.rules.call import Call
-from shardlang.rules.registry import Emit, rule
+from shardlang.rules.op_rule import Emit
+from shardlang.rules.registry import rule
 from shardlang.rules.shapes import fixed, one_dim, reduction, wide_dtype
 
-aten: Any = torch.ops.aten
+aten = torch.ops.aten
 
 
 def _over(call: Call) -> str:
-    return reduction(call, [d % call.rank("x") for d in call["dims"]], keepdim=call["keepdim"])
+    dims = [d % call.rank("x") for d in call.integers("dims")]
+    return reduction(call, dims, keepdim=call.flag("keepdim"))
 
 
 rule(local.max_over, spec=_over, reduce="max", detached=True)
@@ -72,7 +73,7 @@ def twice(spec: str) -> str:
 
 def _lower(call: Call, sharding: Sharding, emit: Emit, log: bool, safe: bool = False) -> fx.Node:
     """softmax in the wider of the given dtype and the summing one, cast to the result's dtype."""
-    x = in_wide(emit, call["self"], wide_dtype(call.results[0].dtype))
+    x = in_wide(emit, call.operand("self"), wide_dtype(call.results[0].dtype))
     out = split_softmax(emit, x, call.dim(), log, safe)
     return in_dtype(emit, out, call.results[0].dtype)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -16,7 +15,7 @@ from shardlang.rules.shapes import reduction, signature, whole
 from shardlang.rules.writing import names as names_of
 from shardlang.rules.writing import tensor
 
-aten: Any = torch.ops.aten
+aten = torch.ops.aten
 
 
 def _quantile_dims(call: Call) -> Sequence[int]:
@@ -26,7 +25,7 @@ def _quantile_dims(call: Call) -> Sequence[int]:
 
 def _quantiles(call: Call) -> str:
     """The quantiles asked for come first in the result."""
-    spec = reduction(call, _quantile_dims(call), "!", bool(call["keepdim"]))
+    spec = reduction(call, _quantile_dims(call), "!", call.flag("keepdim"))
     if not call.has("q"):
         return spec
     operand, _, result = spec.partition(" -> ")
@@ -106,7 +105,7 @@ rule(aten.gradient, spec=_slopes, linear=["self"])
 
 def _summed_to(call: Call) -> str:
     """sum_to_size: leading dims and those of wanted size 1 are summed."""
-    shape, size = call.shape("self"), call["size"]
+    shape, size = call.shape("self"), call.integers("size")
     names, offset = names_of(len(shape)), len(shape) - len(size)
     kept = [
         "1" if want == 1 != shape[offset + i] else names[offset + i] for i, want in enumerate(size)

@@ -11,9 +11,8 @@ its own arguments; `torch.compile` takes it as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -22,6 +21,7 @@ from shardlang.ir.compat import OpOverload, default_generator
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import NodeInfo
 from shardlang.ir.rewriter import Rewriter
+from shardlang.rules.schema import Operator
 
 _WORD = (1 << 64) - 1
 _HALF = (1 << 32) - 1
@@ -78,20 +78,21 @@ def _stream(seed: int, device: torch.device) -> Iterator[None]:
         generator.set_state(state)
 
 
-def _device(args: Sequence[Any], kwargs: dict[str, Any]) -> torch.device:
+def _device(args: Sequence[object], kwargs: Mapping[str, object]) -> torch.device:
     """Where an op draws."""
     given = kwargs.get("device") or next((x.device for x in args if isinstance(x, Tensor)), "cpu")
+    assert isinstance(given, (torch.device, str))
     return torch.device(given)
 
 
-def _implement(name: str, run: Callable[..., Any]) -> OpOverload:
+def _implement(name: str, run: Operator) -> OpOverload:
     """Implement an op that draws from a stream by one that draws from the device's generator."""
 
-    def draws(key: Tensor, draw: int, part: int, *args: Any, **kwargs: Any) -> Any:
+    def draws(key: Tensor, draw: int, part: int, *args: object, **kwargs: object) -> object:
         with _stream(stream_seed(int(key.item()), draw, part), _device(args, kwargs)):
             return run(*args, **kwargs)
 
-    def traces(key: Tensor, draw: int, part: int, *args: Any, **kwargs: Any) -> Any:
+    def traces(key: Tensor, draw: int, part: int, *args: object, **kwargs: object) -> object:
         return run(*args, **kwargs)
 
     _library.impl(name, draws, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
@@ -128,8 +129,8 @@ _kept = _implement("stream_kept", _flips)
 
 
 def drawn_apart(
-    op: OpOverload, key: Tensor, draw: int, part: int, *args: Any, **kwargs: Any
-) -> Any:
+    op: OpOverload, key: Tensor, draw: int, part: int, *args: object, **kwargs: object
+) -> object:
     """What a random op of `on_stream` gives for this device's part; no gradient."""
     mine = [x.detach() if isinstance(x, Tensor) else x for x in args]
     return op(key, draw, part, *mine, **kwargs)

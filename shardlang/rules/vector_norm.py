@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import fx
@@ -12,14 +11,15 @@ from torch import fx
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call
+from shardlang.rules.op_rule import Emit
 from shardlang.rules.reduce import extreme, root
-from shardlang.rules.registry import Emit, rule
+from shardlang.rules.registry import rule
 from shardlang.rules.shapes import reduction, signature, some_dims
 from shardlang.rules.softmax import in_dtype, in_wide
 from shardlang.rules.writing import broadcast_shape, tensor
 from shardlang.rules.writing import names as names_of
 
-aten: Any = torch.ops.aten
+aten = torch.ops.aten
 
 
 def powered(emit: Emit, x: fx.Node, p: float) -> fx.Node:
@@ -49,12 +49,12 @@ def vector_norm(emit: Emit, x: fx.Node, p: float, dims: Sequence[int]) -> fx.Nod
 
 def _order(call: Call) -> float:
     """p of the norm; None is 2."""
-    value = call["ord"] if "ord" in call.names else call.get("p", 2)
-    return 2.0 if value is None or value == "fro" else float(value)
+    name = "ord" if "ord" in call.names else "p"
+    return 2.0 if call.get(name) in (None, "fro") else float(call.number(name))
 
 
 def _keepdim(call: Call) -> bool:
-    return bool(call.get("keepdim", False))
+    return call.flag("keepdim")
 
 
 def _vector(call: Call) -> str:
@@ -64,9 +64,10 @@ def _vector(call: Call) -> str:
 
 def _lower_norm(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     dims, out = list(some_dims(call)), call.results[0].dtype
-    x = call["self"]
-    if call.get("dtype") is not None:
-        x = in_dtype(emit, x, call["dtype"])
+    x = call.operand("self")
+    wanted = call.dtype("dtype")
+    if wanted is not None:
+        x = in_dtype(emit, x, wanted)
     made = vector_norm(emit, in_wide(emit, x), _order(call), dims)
     if dims and not _keepdim(call):
         made = emit(aten.squeeze.dims, made, dims)
@@ -102,7 +103,7 @@ rule(aten.nuclear_norm, spec=lambda call: reduction(call, some_dims(call), "!", 
 def _dist(call: Call) -> str:
     """A norm of the difference of two broadcast operands."""
     full = broadcast_shape(call.shapes)
-    mark = "~" if float(call["p"]) > 0 else "!"
+    mark = "~" if float(call.number("p")) > 0 else "!"
     return signature([tensor(_marked(s, full, range(len(full)), mark)) for s in call.shapes], ["."])
 
 
@@ -118,9 +119,9 @@ def _marked(
 
 
 def _lower_dist(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
-    apart = in_wide(emit, emit(aten.sub.Tensor, call["self"], call["other"]))
+    apart = in_wide(emit, emit(aten.sub.Tensor, call.operand("self"), call.operand("other")))
     dims = list(range(len(tensor_of(apart).shape)))
-    made = vector_norm(emit, apart, float(call["p"]), dims)
+    made = vector_norm(emit, apart, float(call.number("p")), dims)
     if dims:
         made = emit(aten.squeeze.dims, made, dims)
     return in_dtype(emit, made, call.results[0].dtype)
@@ -134,16 +135,16 @@ def _last_of_two(call: Call) -> str:
     full = broadcast_shape(call.shapes)
     last = len(full) - 1
     out = names_of(last) + ["1"] * _keepdim(call)
-    mark = "~" if float(call["p"]) > 0 else "!"
+    mark = "~" if float(call.number("p")) > 0 else "!"
     operands = [tensor(_marked(s, full, [last], mark)) for s in call.shapes]
     return signature(operands, [tensor(out)])
 
 
 def _lower_pairwise(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
-    apart = emit(aten.sub.Tensor, call["x1"], call["x2"])
-    apart = in_wide(emit, emit(aten.add.Tensor, apart, call["eps"]))
+    apart = emit(aten.sub.Tensor, call.operand("x1"), call.operand("x2"))
+    apart = in_wide(emit, emit(aten.add.Tensor, apart, call.number("eps")))
     last = len(tensor_of(apart).shape) - 1
-    made = vector_norm(emit, apart, float(call["p"]), [last])
+    made = vector_norm(emit, apart, float(call.number("p")), [last])
     if not _keepdim(call):
         made = emit(aten.squeeze.dims, made, [last])
     return in_dtype(emit, made, call.results[0].dtype)
@@ -157,7 +158,7 @@ rule(
 
 def _similar(call: Call) -> str:
     full = broadcast_shape(call.shapes)
-    dim = int(call["dim"]) % max(len(full), 1)
+    dim = call.integer("dim") % max(len(full), 1)
     names = [n for i, n in enumerate(names_of(len(full))) if i != dim]
     return signature([tensor(_marked(s, full, [dim], "~")) for s in call.shapes], [tensor(names)])
 
@@ -165,14 +166,14 @@ def _similar(call: Call) -> str:
 def _lower_similarity(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     """Each operand over its own norm (at least eps), then the sum of products."""
     full = broadcast_shape(call.shapes)
-    dim, parts = int(call["dim"]) % len(full), []
+    dim, parts = call.integer("dim") % len(full), []
     for name in ("x1", "x2"):
-        x = in_wide(emit, call[name])
+        x = in_wide(emit, call.operand(name))
         if tuple(tensor_of(x).shape) != full:
             x = emit(aten.expand.default, x, list(full))
         size = vector_norm(emit, x, 2.0, [dim])
-        least = emit(aten.clamp_min.default, emit(aten.detach.default, size), call["eps"])
-        small = emit(aten.lt.Scalar, size, call["eps"])
+        least = emit(aten.clamp_min.default, emit(aten.detach.default, size), call.number("eps"))
+        small = emit(aten.lt.Scalar, size, call.number("eps"))
         parts.append(emit(aten.div.Tensor, x, emit(aten.where.self, small, least, size)))
     product = emit(aten.mul.Tensor, *parts)
     return in_dtype(emit, emit(aten.sum.dim_IntList, product, [dim]), call.results[0].dtype)
@@ -211,7 +212,7 @@ rule(aten.renorm, spec=_renormed)
 def _weight_norm(call: Call) -> str:
     """v over its norm for each index of one dim, times g."""
     rank = call.rank("v")
-    names, dim = names_of(rank), call["dim"]
+    names, dim = names_of(rank), call.integer("dim")
     marked = [n if i == dim % rank and dim != -1 else n + "!" for i, n in enumerate(names)]
     size = [n if shape > 1 else "1" for n, shape in zip(names, call.shape("g"), strict=False)]
     return signature([tensor(marked), tensor(size)], [tensor(names)])

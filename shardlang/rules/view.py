@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from shardlang.ir.device_values import LocalSize, size_at
-from shardlang.ir.node import info
+from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.notation import Refusal
 from shardlang.rules.refine import reshape_spec
 from shardlang.rules.registry import rule
+from shardlang.rules.schema import short_name
 from shardlang.rules.writing import arrow, names
 
 aten = torch.ops.aten
@@ -40,7 +39,7 @@ def _reshape_like(call: Call) -> str:
 
 def in_place(call: Call) -> bool:
     """Every op that regroups dims but a copy; the schemas of some leave that out."""
-    return not call.target._opname.endswith("_copy")
+    return not short_name(call.target).endswith("_copy")
 
 
 rule(
@@ -65,6 +64,7 @@ def _moved(call: Call) -> str:
     probe = torch.empty([i + 2 for i in range(rank)], device="meta")
     rest = {k: v for k, v in call.arguments.items() if k != call.slots[0].name}
     moved = call.target(probe, **rest)
+    assert isinstance(moved, torch.Tensor)
     dims = names(rank)
     return arrow([dims], [[dims[size - 2] for size in moved.shape]])
 
@@ -109,12 +109,16 @@ def _strided(call: Call) -> str:
         Refusal: the operand's own strides are not those of its shape, which is all that is known
             of a tensor that has been moved.
     """
-    source: Any = info(call.slots[0].node).value
+    source = tensor_of(call.operands[0])
     if not source.is_contiguous() or source.storage_offset():
         raise Refusal("as_strided on a tensor that is not contiguous")
     plain = torch.empty(call.out, device="meta").stride()
     count = torch.Size(call.out).numel()
-    if tuple(call["stride"]) == plain and not call["storage_offset"] and count == source.numel():
+    if (
+        tuple(call.integers("stride")) == plain
+        and not call["storage_offset"]
+        and count == source.numel()
+    ):
         return _reshape(call)
     before = [f"x{i}!" for i in range(len(call.shapes[0]))]
     return arrow([before], [[f"y{i}!" for i in range(len(call.out))]])

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import fx
 
@@ -23,7 +22,8 @@ from shardlang.ir.shards import peers
 from shardlang.rules import local_window
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local_shape import place
-from shardlang.rules.registry import Emit, rule
+from shardlang.rules.op_rule import Emit
+from shardlang.rules.registry import rule
 from shardlang.rules.writing import arrow, names, swapped
 
 
@@ -104,14 +104,16 @@ def _needed(
     return max(low, 0), min(high, before.size)
 
 
-def per_dim(value: Any, count: int) -> list[int]:
+def per_dim(value: object, count: int) -> list[int]:
     """One number for each spatial dim."""
-    numbers = [value] if isinstance(value, int) else list(value)
+    given = value if isinstance(value, (list, tuple)) else [value]
+    numbers = [number for number in given if isinstance(number, int)]
+    assert len(numbers) == len(given), f"{value} are not whole numbers"
     return numbers * count if len(numbers) == 1 else numbers
 
 
 def halo(
-    x: fx.Node, sharding: Sharding, emit: Emit, sliding: Sequence[Sliding], fill: float = 0.0
+    x: fx.Node, sharding: Sharding, emit: Emit, sliding: Sequence[Sliding], fill: complex = 0.0
 ) -> fx.Node:
     """The operand with windows in the place of the shards of every split spatial dim."""
     for one in sliding:
@@ -120,7 +122,7 @@ def halo(
     return x
 
 
-def _windows(x: fx.Node, sharding: Sharding, emit: Emit, one: Sliding, fill: float) -> fx.Node:
+def _windows(x: fx.Node, sharding: Sharding, emit: Emit, one: Sliding, fill: complex) -> fx.Node:
     before, after = (sharding.factors[f"{letter}{one.number}"] for letter in "xy")
     ways = math.prod(axis.size for axis in before.axes)
     left, right = reach(before, after, one.extent, one.stride, one.pad)
@@ -135,7 +137,7 @@ def _windows(x: fx.Node, sharding: Sharding, emit: Emit, one: Sliding, fill: flo
 
 def _edges_spec(call: Call) -> str:
     dims = names(len(call.shapes[0]))
-    at = call["dim"]
+    at = call.integer("dim")
     return arrow([dims], [swapped(dims, at, f"e@{dims[at]}")])
 
 
@@ -146,15 +148,15 @@ rule(
 
 
 def _window_spec(call: Call) -> str:
-    dims, at = names(len(call.shapes[0])), call["dim"]
+    dims, at = names(len(call.shapes[0])), call.integer("dim")
     operands = [dims, swapped(dims, at, "e!")][: len(call.shapes)]
     return arrow(operands, [swapped(dims, at, f"w@{dims[at]}")])
 
 
 def _local_window(call: Call, sharding: Sharding) -> LocalCall:
     """The window needs to know where its device lies in the dim, before and after the op."""
-    before = sharding.operand(0).dims[call["dim"]]
-    after = DimLayout.shard(call["reads"][-1], before.axes)
+    before = sharding.operand(0).dims[call.integer("dim")]
+    after = DimLayout.shard(call.integers("reads")[-1], before.axes)
     return call.replace(start=place(before), output=place(after))
 
 
@@ -167,19 +169,21 @@ rule(
 
 def _keep_spec(call: Call) -> str:
     dims = names(len(call.shapes[0]))
-    return arrow([dims], [[f"y{i}@{d}" if i in call["dims"] else d for i, d in enumerate(dims)]])
+    return arrow(
+        [dims], [[f"y{i}@{d}" if i in call.integers("dims") else d for i, d in enumerate(dims)]]
+    )
 
 
 def _local_keep(call: Call, sharding: Sharding) -> LocalCall:
     result = sharding.result().dims
-    return call.replace(sizes=[size_at(result[dim]) for dim in call["dims"]])
+    return call.replace(sizes=[size_at(result[dim]) for dim in call.integers("dims")])
 
 
 rule(local_window.keep, spec=_keep_spec, linear=["x"], localize=_local_keep)
 
 
 def moved(
-    x: fx.Node, sharding: Sharding, emit: Emit, shifts: Sequence[Sliding], fill: float = 0.0
+    x: fx.Node, sharding: Sharding, emit: Emit, shifts: Sequence[Sliding], fill: complex = 0.0
 ) -> fx.Node:
     """Split dims padded (or, by less than 0, cut) at either end: windows of the same elements."""
     split = [one for one in shifts if one.split_in(sharding)]

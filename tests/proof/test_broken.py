@@ -22,7 +22,8 @@ from shardlang.passes.invariants.invariant import Invariant, InvariantError, Ver
 from shardlang.passes.rewrite.type_gradients import TypeGradients
 from shardlang.proof.report import Report
 from shardlang.proof.verify import verify
-from shardlang.rules.registry import RULES, OpRule
+from shardlang.rules.op_rule import OpRule
+from shardlang.rules.registry import RULES
 from shardlang.spec import load_spec_text
 
 aten = torch.ops.aten

@@ -22,7 +22,8 @@ from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.ir.shards import shard_of
 from shardlang.rules.call import Call
-from shardlang.rules.registry import OpRule, find
+from shardlang.rules.op_rule import OpRule
+from shardlang.rules.registry import find
 
 
 def call_of(op: Any, *args: Any, **kwargs: Any) -> tuple[Call, list[Tensor]]:

@@ -14,8 +14,9 @@ import torch
 from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.own import below, mask, numbers
 from shardlang.proof.rules.prove import Failure, Tally, prove_call
+from shardlang.rules.op_rule import OpRule
 from shardlang.rules.reduce import lower_mean
-from shardlang.rules.registry import RULES, OpRule
+from shardlang.rules.registry import RULES
 
 aten: Any = torch.ops.aten
 Change = Callable[[OpRule], OpRule]

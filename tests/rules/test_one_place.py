@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shardlang.rules.registry import RULES, short_name
+from shardlang.rules.registry import RULES
+from shardlang.rules.schema import short_name
 
 ROOT = Path(__file__).parent.parent.parent
 

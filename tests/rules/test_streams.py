@@ -19,7 +19,8 @@ from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.check import Case, program_of
 from shardlang.proof.rules.prove import Tally, failures_of, prove_call
 from shardlang.rules import random, streams
-from shardlang.rules.registry import RULES, Streams
+from shardlang.rules.op_rule import Streams
+from shardlang.rules.registry import RULES
 
 aten: Any = torch.ops.aten
 MADE = torch.Generator().manual_seed(3)

@@ -18,7 +18,7 @@ from shardlang.compiler.driver import Compiled
 from shardlang.ir.device_values import PartNumber
 from shardlang.ir.layout import Layout
 from shardlang.rules import random
-from shardlang.rules.registry import Streams
+from shardlang.rules.op_rule import Streams
 
 P, STEPS = 0.1, 24
 SIGMAS = 5

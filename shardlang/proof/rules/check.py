@@ -41,7 +41,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.complex64: 1e-5, torch.bfloat16: 2e-2, t
 
 SEED = 1234
 
-aten: Any = torch.ops.aten
+aten = torch.ops.aten
 
 UNSET = {
     aten.empty, aten.empty_like, aten.empty_permuted, aten.empty_strided, aten.new_empty,

@@ -15,7 +15,7 @@ from shardlang.proof.rules.own_prims import prim_calls
 from shardlang.rules import local
 from shardlang.rules.registry import in_torch
 
-aten: Any = torch.ops.aten
+aten = torch.ops.aten
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:

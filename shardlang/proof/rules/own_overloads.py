@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shardlang.proof.rules.calls import AtenCall
 
-aten: Any = torch.ops.aten
+aten = torch.ops.aten
 
 _INTEGERS = """
     __lshift__.Scalar __lshift__.Tensor __rshift__.Scalar __rshift__.Tensor __xor__.Scalar

@@ -11,9 +11,9 @@ from torch import Tensor
 from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.own_overloads import between
 from shardlang.rules import RULES
-from shardlang.rules.registry import tensor_arguments
+from shardlang.rules.schema import tensor_arguments
 
-prims: Any = torch.ops.prims
+prims = torch.ops.prims
 
 INTEGERS = {"gcd", "bitwise_not", "bitwise_and", "bitwise_or", "bitwise_xor", "shift_left"}
 """Those that take integers alone."""

@@ -6,7 +6,7 @@ A group that is none of the matrices gives zeros: such rows belong to a matrix o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -51,11 +51,19 @@ def _(x: Tensor, y: Tensor, groups: Tensor, count: int) -> Tensor:
     return x.new_empty(count, x.shape[1], y.shape[1])
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+class _Saved(Protocol):
+    """What autograd keeps from the forward for the backward."""
+
+    @property
+    def saved_tensors(self) -> tuple[Tensor, Tensor, Tensor]: ...
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
+def _save(ctx: _Saved, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+def _backward(ctx: _Saved, grad: Tensor) -> tuple[Tensor, Tensor, None]:
     x, weight, groups = ctx.saved_tensors
     onward = grouped_mm(grad, weight.transpose(1, 2), groups)
     return onward, grouped_outer(x, grad, groups, weight.shape[0]), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shardlang.ir.experts.route import Route
 from shardlang.ir.node import layout_of
 from shardlang.ir.reshard import Reshard, apply_step
 from shardlang.ir.rule import Sharding
@@ -35,7 +36,8 @@ def _carried(call: Call) -> str:
 
 def _as_step(call: Call, sharding: Sharding) -> LocalCall:
     """The step that the runtime knows, between layouts that carry their labels by now."""
-    x, groups, route = call["x"], call["groups"], call["route"]
+    x, groups, route = call.operand("x"), call.operand("groups"), call["route"]
+    assert isinstance(route, Route)
     step = Reshard(route.axes, layout_of(x), layout_of(call.node), route=route)
     return apply_step, (x, step, groups), {}
 
@@ -64,7 +66,7 @@ def _regrouped(call: Call) -> str:
 
 
 def _regrouped_here(call: Call, sharding: Sharding) -> LocalCall:
-    return routed_reshape, (call["x"], local_sizes(sharding)[1:]), {}
+    return routed_reshape, (call.operand("x"), local_sizes(sharding)[1:]), {}
 
 
 rule(
