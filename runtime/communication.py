@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from shardlang.ir.collective import ReduceOp
+
 Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "exchange"]
 
 
@@ -11,14 +13,14 @@ class Call(NamedTuple):
     """One communication call, as one member makes it.
 
     Attributes:
-        op: how an all-reduce combines: `sum`, `max` or `min`.
+        op: how an all-reduce combines.
         spare: an all-reduce may put its result into the message.
         sent: of an exchange, the elements for each member; None for equal shares both ways.
         received: of an exchange, the elements from each member.
     """
 
     kind: Kind
-    op: str = "sum"
+    op: ReduceOp = ReduceOp.SUM
     spare: bool = False
     sent: list[int] | None = None
     received: list[int] | None = None

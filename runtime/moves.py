@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from shardlang.ir.collective import ReduceOp
 from shardlang.runtime.communication import Call
 from shardlang.runtime.groups import Group
 from shardlang.runtime.parts import Parts
@@ -60,7 +61,7 @@ class Reduce:
 
     group: Group
     label: str
-    op: str
+    op: ReduceOp
 
     @property
     def call(self) -> Call:

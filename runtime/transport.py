@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.compat import (
     AllgatherOptions,
     AllreduceOptions,
@@ -27,9 +28,15 @@ from shardlang.ir.compat import (
 from shardlang.runtime.communication import Call
 from shardlang.runtime.groups import Group
 
-_OPS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
+_OPS = {
+    ReduceOp.SUM: dist.ReduceOp.SUM,
+    ReduceOp.MAX: dist.ReduceOp.MAX,
+    ReduceOp.MIN: dist.ReduceOp.MIN,
+}
 _Binary = Callable[..., Tensor]
-_LOCAL: dict[str, _Binary] = {"sum": torch.add, "max": torch.maximum, "min": torch.minimum}
+_LOCAL: dict[ReduceOp, _Binary] = {
+    ReduceOp.SUM: torch.add, ReduceOp.MAX: torch.maximum, ReduceOp.MIN: torch.minimum,
+}  # fmt: skip
 
 _SENT_AS_BYTES = {torch.bool, torch.int16, torch.complex64, torch.complex128}
 """Types that some backend cannot move."""
@@ -62,7 +69,7 @@ class Wire:
         gathers = call.kind == "all_gather"
         return self.all_gather(message) if gathers else self.reduce_scatter(message)
 
-    def all_reduce(self, x: Tensor, op: str = "sum", spare: bool = False) -> Tensor:
+    def all_reduce(self, x: Tensor, op: ReduceOp = ReduceOp.SUM, spare: bool = False) -> Tensor:
         """The sum (or max, or min) over the members, on every member.
 
         A `spare` tensor is no longer needed and may hold the result.
@@ -74,13 +81,13 @@ class Wire:
         if self.pair:
             return self._swap_and_add(_dense(x), op)
         if torch.compiler.is_compiling():
-            reduced = torch.ops._c10d_functional.all_reduce(_dense(x), op, self.name)
+            reduced = torch.ops._c10d_functional.all_reduce(_dense(x), op.value, self.name)
             return _wait(reduced)
         out = x if spare else x.clone(memory_format=torch.contiguous_format)
         self._group.allreduce([out], self._reduce_options[op]).wait()
         return out
 
-    def _swap_and_add(self, x: Tensor, op: str) -> Tensor:
+    def _swap_and_add(self, x: Tensor, op: ReduceOp) -> Tensor:
         """An all-reduce of two members: each sends the other all that it has."""
         sizes = [0, 0]
         sizes[1 - self.index] = x.numel()

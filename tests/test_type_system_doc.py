@@ -6,6 +6,7 @@ import re
 
 from shardlang.ir.collective import Kind
 from shardlang.ir.reshard import CHANGES, How
+from shardlang.ir.state import State
 from tests.commands import ROOT
 from tests.moves.rows import example
 
@@ -43,7 +44,7 @@ def test_the_table_of_changes() -> None:
     rows = [match.groups() for match in map(ROW.match, page.splitlines()) if match]
     assert len(rows) == len(CHANGES)
     for name, before, after, forward, backward in rows:
-        key = before, after, HOW.get(name, How.STATE)
+        key = State(before), State(after), HOW.get(name, How.STATE)
         made = example(*key)
         assert made.kind == ("all_reduce" if name in ("max", "min") else name)
         assert (made.forward.kind, made.adjoint.kind) == (KINDS[forward], KINDS[backward]), name

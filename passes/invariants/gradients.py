@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torch import fx
 
@@ -11,6 +11,7 @@ from shardlang.ir.mesh import Axis
 from shardlang.ir.node import has_several, info, layout_of
 from shardlang.ir.reshard import Reshard
 from shardlang.ir.rule import Sharding
+from shardlang.ir.state import State
 from shardlang.passes.invariants.invariant import View, invariant
 from shardlang.passes.invariants.reshards import single_steps
 
@@ -67,26 +68,35 @@ def _op_typed(
     node: fx.Node, sharding: Sharding, axis: Axis, operands: list[fx.Node]
 ) -> Iterator[str]:
     """The states of one op's differentiable operands and results along one axis."""
-    states = [layout_of(n).state(axis) if info(n).differentiable else "-" for n in operands]
+    states = [layout_of(n).state(axis) if info(n).differentiable else None for n in operands]
     linear, split = sharding.linear.get(axis), sharding.factor_of(axis)
-    labels = {state for state in states if state in "IR"}
+    labels = {state for state in states if state is not None and state.whole}
     if linear is not None:
         passed = all(
-            (state == "P") == (i in linear) for i, state in enumerate(states) if state != "-"
+            (state is State.PARTIAL) == (i in linear)
+            for i, state in enumerate(states)
+            if state is not None
         )
-        if not passed or "I" in labels:
-            yield f"{node}: states {states} over `{axis}`; it passes partials of {sorted(linear)}"
+        if not passed or State.INVARIANT in labels:
+            passed_on = f"it passes partials of {sorted(linear)}"
+            yield f"{node}: states {_shown(states)} over `{axis}`; {passed_on}"
     elif split is not None:
         for index, state in enumerate(states):
-            if state == "I":
+            if state is State.INVARIANT:
                 yield f"{node}: operand {index} is I over `{axis}`, which splits `{split}`"
     else:
-        results = {state for state in _result_states(node, axis) if state in "IR"}
-        if len(labels | results) > 1 or "P" in states:
-            yield f"{node}: states {states} and results {sorted(results)}, unsplit over `{axis}`"
+        results = {state for state in _result_states(node, axis) if state.whole}
+        if len(labels | results) > 1 or State.PARTIAL in states:
+            both = f"states {_shown(states)} and results {_shown(sorted(results))}"
+            yield f"{node}: {both}, unsplit over `{axis}`"
 
 
-def _result_states(node: fx.Node, axis: Axis) -> list[str]:
+def _shown(states: Iterable[State | None]) -> str:
+    """`P, -, R`, with a dash for an operand without a gradient."""
+    return ", ".join("-" if state is None else str(state) for state in states)
+
+
+def _result_states(node: fx.Node, axis: Axis) -> list[State]:
     if not has_several(node):
         return [layout_of(node).state(axis)]
     return [layout_of(item).state(axis) for item in node.users if info(item).differentiable]

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from torch import fx
 
 from shardlang.cost.paths import minor_in
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.graph import is_step, step_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import ResultKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.program import apply_steps
-from shardlang.ir.reshard import Reshard
+from shardlang.ir.reshard import Change, Reshard
 from shardlang.passes.invariants.invariant import View, invariant
 
 
@@ -58,7 +59,7 @@ def results_settled(view: View) -> Iterator[str]:
 def extremes_reduced(view: View) -> Iterator[str]:
     """A maximum or minimum over a split dim is read by its reduction alone."""
     for node, sharding in view.sharded:
-        if sharding.rule.reduce == "sum" or not sharding.inner_axes():
+        if sharding.rule.reduce is ReduceOp.SUM or not sharding.inner_axes():
             continue
         for user in node.users:
             if not is_step(user) or step_of(user).reduce != sharding.rule.reduce:
@@ -69,7 +70,7 @@ def extremes_reduced(view: View) -> Iterator[str]:
 def steps_change_one_thing(view: View) -> Iterator[str]:
     """A reshard changes its own axes, each removed or added as the minor-most of its dim."""
     for node, _, step in single_steps(view):
-        if step.route is not None or step.reduce != "sum":
+        if step.route is not None or step.reduce is not ReduceOp.SUM:
             continue
         moved = {
             axis
@@ -79,7 +80,7 @@ def steps_change_one_thing(view: View) -> Iterator[str]:
         if not moved <= set(step.axes):
             others = ", ".join(axis.name for axis in sorted(moved - set(step.axes)))
             yield f"{node}: {step} moves {others} too"
-        if step.kind not in ("permute", "all_to_all") and len(step.axes) == 1:
+        if step.kind not in (Change.PERMUTE, Change.ALL_TO_ALL) and len(step.axes) == 1:
             yield from _minor_most(node, step, step.axes[0])
 
 

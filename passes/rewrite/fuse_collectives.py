@@ -18,6 +18,7 @@ from shardlang.cost.held import value_bytes
 from shardlang.ir.graph import ShardGraph, step_of
 from shardlang.ir.node import NodeInfo, info, layout_of, tensor_of
 from shardlang.ir.program import apply_step, apply_steps
+from shardlang.ir.reshard import Change
 from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.invariants.buckets import buckets_alike
 from shardlang.passes.invariants.invariant import Invariant
@@ -39,7 +40,7 @@ class FuseCollectives:
         for node in graph.graph.nodes:
             if (
                 node.target is apply_step
-                and step_of(node).kind == "vary"
+                and step_of(node).kind is Change.VARY
                 and node.args[0] in leaves
             ):
                 key = (step_of(node).axes, tensor_of(node).dtype)

@@ -15,6 +15,7 @@ from typing import ClassVar
 from torch import fx
 
 from shardlang.cost.paths import NoPath, find_path, widest_between
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.graph import (
     ShardError,
     ShardGraph,
@@ -30,7 +31,7 @@ from shardlang.ir.leaf import ResultKind
 from shardlang.ir.node import NodeInfo, info, set_info
 from shardlang.ir.program import apply_step
 from shardlang.ir.records import FullGather
-from shardlang.ir.reshard import Reshard
+from shardlang.ir.reshard import Change, Reshard
 from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.invariants.reshards import (
@@ -119,7 +120,7 @@ def insert_step(graph: ShardGraph, value: fx.Node, step: Reshard, before: fx.Nod
         reader=before.name,
     )
     edit = Rewriter(graph.graph)
-    return edit.add(apply_step, (value, step), record=record, before=before, name=step.kind)
+    return edit.add(apply_step, (value, step), record=record, before=before, name=step.kind.value)
 
 
 def feed(node: fx.Node, versions: Versions) -> None:
@@ -135,7 +136,7 @@ def feed(node: fx.Node, versions: Versions) -> None:
 def reduce_extremes(graph: ShardGraph, node: fx.Node) -> None:
     """All-reduce a maximum or minimum over a split dim, right where it is made."""
     sharding = sharding_of(node)
-    axes = tuple(sorted(sharding.inner_axes())) if sharding.rule.reduce != "sum" else ()
+    axes = tuple(sorted(sharding.inner_axes())) if sharding.rule.reduce is not ReduceOp.SUM else ()
     if not axes:
         return
     layout = sharding.result()
@@ -149,7 +150,7 @@ def reduce_extremes(graph: ShardGraph, node: fx.Node) -> None:
 def mark_regathered(node: fx.Node) -> None:
     """Mark the gathers of a stored parameter whose whole value a backward reads."""
     for user in node.users:
-        if is_step(user) and step_of(user).kind == "all_gather" and read_in_backward(user):
+        if is_step(user) and step_of(user).kind is Change.ALL_GATHER and read_in_backward(user):
             set_info(user, replace(info(user), regather=True))
             mark_regathered(user)
 

@@ -1,11 +1,7 @@
 """type_gradients: which whole values are invariant (`I`) and which replicated (`R`).
 
-Along each axis the choice is a minimum s-t cut. Every whole value has a label node and a copy that
-its consumers read; source side is `I`, sink side `R`. A cut edge is a backward collective: label to
-copy is the all-reduce of a shared `vary`; source to label what an all-reduce or a gather pays for
-giving an `R`; copy to sink the all-gather after a slice of an `I`. Consumers that need `R` tie the
-copy to the sink. Ties go to `I`. The cut is exact along one axis; coincident varies of several axes
-then become one.
+Along each axis the choice is a minimum cut (`label_cut`). Coincident varies of several axes then
+become one.
 
 Invariants after the pass: `passes/invariants/gradients.py`.
 """
@@ -15,26 +11,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import networkx as nx
-from networkx.algorithms.flow import boykov_kolmogorov
 from torch import fx
 
-from shardlang.cost.held import value_bytes
-from shardlang.cost.ring import ring_limit
 from shardlang.ir.graph import (
     ShardGraph,
     is_item,
     is_step,
-    producer,
     result_layout,
-    sharding_of,
-    step_of,
 )
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo, has_several, info, layout_of, set_info
 from shardlang.ir.program import apply_step
-from shardlang.ir.reshard import Reshard, gradient_kind
+from shardlang.ir.reshard import Reshard
 from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.invariants.gradients import (
     layouts_labelled,
@@ -42,14 +31,16 @@ from shardlang.passes.invariants.gradients import (
     types_hold,
 )
 from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.rewrite.label_cut import (
+    Need,
+    Vertex,
+    copy_vertex,
+    is_whole,
+    label_vertex,
+    needed_label,
+    replicated,
+)
 from shardlang.rules.call import Call
-
-SOURCE, SINK = "I", "R"
-UNIT = 2**16
-"""Capacity of one byte; smaller amounts break ties: a `vary` rather stands on a leaf than later,
-where the gradients of many leaves can be sent together."""
-
-Vertex = str | tuple[str, fx.Node]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,102 +58,6 @@ class TypeGradients:
         labels = {axis: replicated(graph, axis) for axis in graph.mesh.axes}
         Emission(graph, labels).run()
         return graph
-
-
-def label_vertex(node: fx.Node) -> Vertex:
-    """The label of a value; results of one op share it."""
-    return "label", producer(node)[0]
-
-
-def copy_vertex(node: fx.Node) -> Vertex:
-    """What the consumers of a value read."""
-    return "copy", node
-
-
-def is_whole(node: fx.Node, axis: Axis) -> bool:
-    """Whether a value has a label along the axis: a gradient, and neither split nor partial."""
-    if not info(node).differentiable or has_several(node):
-        return False
-    layout = result_layout(node)
-    return axis not in layout.partial and layout.dim_of(axis) is None
-
-
-def replicated(graph: ShardGraph, axis: Axis) -> set[Vertex]:
-    """The vertices on the `R` side of the minimum cut along one axis."""
-    net = nx.DiGraph()
-    net.add_nodes_from([SOURCE, SINK])
-    for node in graph.graph.nodes:
-        if node.op == "output" or not info(node).differentiable:
-            continue
-        if is_whole(node, axis):
-            _add_value(net, node, axis)
-        _add_uses(net, node, axis)
-    _, (_, sink_side) = nx.minimum_cut(net, SOURCE, SINK, flow_func=boykov_kolmogorov)
-    return set(sink_side) - {SINK}
-
-
-def _add_value(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
-    """The edges of one whole value."""
-    label, copy = label_vertex(node), copy_vertex(node)
-    size = value_bytes(node) * UNIT
-    leaf = node.op == "placeholder"
-    vary = ring_limit(gradient_kind(SOURCE, SINK), size)
-    net.add_edge(label, copy, capacity=vary + (not leaf))
-    if leaf:
-        net.add_edge(SOURCE, label)
-    elif _beside_split(node, axis):
-        net.add_edge(label, SINK)
-    elif is_step(node) and axis in step_of(node).axes:
-        before = step_of(node).src.state(axis)
-        if before in "PS":
-            net.add_edge(SOURCE, label, capacity=ring_limit(gradient_kind(before, SINK), size))
-
-
-def _beside_split(node: fx.Node, axis: Axis) -> bool:
-    """Whether the value is a whole result of an op that is split, whose operands are `R`."""
-    source = producer(node)[0]
-    if info(source).sharding is None:
-        return False
-    sharding = sharding_of(source)
-    return axis in sharding.linear or sharding.factor_of(axis) is not None
-
-
-def _add_uses(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
-    """The edges from what a node reads to the node."""
-    for operand in set(node.all_input_nodes):
-        if not is_whole(operand, axis) or is_item(node):
-            continue
-        need = needed_label(node, operand, axis)
-        copy = copy_vertex(operand)
-        if need == "R":
-            net.add_edge(copy, SINK)
-        elif need == "share":
-            net.add_edge(copy, label_vertex(node))
-        elif need == "slice":
-            size = ring_limit(gradient_kind(SOURCE, "S"), value_bytes(operand) * UNIT)
-            had = net.get_edge_data(copy, SINK)
-            if had is None:
-                net.add_edge(copy, SINK, capacity=size)
-            elif "capacity" in had:
-                had["capacity"] += size
-
-
-def needed_label(node: fx.Node, operand: fx.Node, axis: Axis) -> str:
-    """What a reader asks of a whole operand along an axis.
-
-    `R`: it must be replicated. `share`: it has the reader's own label. `slice`: either, at a price.
-    `free`: either.
-    """
-    if node.op == "output":
-        return "I"
-    if is_step(node):
-        step = step_of(node)
-        if axis not in step.axes:
-            return "share"
-        return {"S": "slice", "P": "free"}.get(step.dst.state(axis), "share")
-    sharding = sharding_of(node)
-    split = axis in sharding.linear or sharding.factor_of(axis) is not None
-    return "R" if split else "share"
 
 
 class Emission:
@@ -201,11 +96,11 @@ class Emission:
             need = needed_label(node, operand, axis)
             made = label_vertex(operand) in sink
             is_r = {
-                "R": True,
-                "I": False,
-                "share": label_vertex(node) in sink if is_whole_reader(node, axis) else made,
-                "slice": copy_vertex(operand) in sink or made,
-                "free": made,
+                Need.REPLICATED: True,
+                Need.INVARIANT: False,
+                Need.SHARED: label_vertex(node) in sink if is_whole_reader(node, axis) else made,
+                Need.SLICED: copy_vertex(operand) in sink or made,
+                Need.NOTHING: made,
             }[need]
             if is_r:
                 found.add(axis)
@@ -288,7 +183,8 @@ class Emission:
             reader=before.name,
         )
         edit = Rewriter(self.graph.graph)
-        return edit.add(apply_step, (value, step), record=record, before=before, name=step.kind)
+        name = step.kind.value
+        return edit.add(apply_step, (value, step), record=record, before=before, name=name)
 
 
 def is_whole_reader(node: fx.Node, axis: Axis) -> bool:

@@ -17,7 +17,7 @@ from shardlang.cost.steps import expected_bytes
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
-from shardlang.ir.reshard import Reshard
+from shardlang.ir.reshard import Change, Reshard
 
 Path = tuple[Reshard, ...]
 
@@ -159,8 +159,8 @@ def merge_reductions(path: Path) -> Path:
         last = merged[-1] if merged else None
         if (
             last is not None
-            and last.kind == step.kind == "all_reduce"
-            and last.reduce == step.reduce
+            and last.kind is step.kind is Change.ALL_REDUCE
+            and last.reduce is step.reduce
         ):
             axes = tuple(sorted({*last.axes, *step.axes}))
             merged[-1] = Reshard(axes, last.src, step.dst, step.reduce)

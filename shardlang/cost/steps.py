@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from shardlang.cost.ring import sent_bytes
 from shardlang.ir.graph import Pair
 from shardlang.ir.node import tensor_of
-from shardlang.ir.reshard import Reshard
+from shardlang.ir.reshard import Change, Reshard
 
 
 def expected_bytes(step: Reshard, itemsize: int, diff: bool) -> float:
@@ -20,10 +20,10 @@ def expected_bytes(step: Reshard, itemsize: int, diff: bool) -> float:
     sent = sent_bytes(step.forward, itemsize)
     if not diff:
         return sent
-    if step.kind == "all_gather":
+    if step.kind is Change.ALL_GATHER:
         return 2 * sent
     back = sent_bytes(step.adjoint, itemsize)
-    return sent + (0.5 * back if step.kind == "slice" else back)
+    return sent + (0.5 * back if step.kind is Change.SLICE else back)
 
 
 def sent_forward(pairs: Iterable[Pair]) -> int:

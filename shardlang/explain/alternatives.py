@@ -9,6 +9,7 @@ from torch import fx
 
 from shardlang.cost.splits import split_bytes
 from shardlang.explain.types import Alternative
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.dim_layout import DimLayout, all_shards_nonempty
 from shardlang.ir.graph import result_layout, sharding_of
 from shardlang.ir.mesh import Axis
@@ -94,7 +95,7 @@ def _text(node: fx.Node, rule: Rule, names: tuple[str | None, ...]) -> str:
         places += [f"dim {d} of {which}" for d in _dims_with(dims, names)]
     for operand, slot in zip(rule.operands, slots, strict=True):
         places += [f"dim {d} of `{slot}`" for d in _dims_with(operand.dims, names)]
-    inner = any(name in rule.inner for name in names) and rule.reduce == "sum"
+    inner = any(name in rule.inner for name in names) and rule.reduce is ReduceOp.SUM
     return ", ".join(places) + (", leaving a partial sum" if inner else "")
 
 

@@ -82,7 +82,7 @@ class Writer:
         made = self._chosen(node, axis)
         ways = alternatives(self.book.flow, made, axis) if made is not None else ()
         choice = self.chains.where(made) if made is not None and len(ways) > 1 else ""
-        if layout.state(axis) in ("I", "R") and not links:
+        if layout.state(axis).whole and not links:
             links = tuple(self._whole(node, axis))
         lost = tuple(self._lost(made, axis)) if made is not None else ()
         return Story(axis.name, title, links, choice, ways if choice else (), lost)

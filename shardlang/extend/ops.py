@@ -28,6 +28,7 @@ from torch import Tensor
 import shardlang.rules
 from shardlang.extend.region import RuleError as RuleError
 from shardlang.extend.region import first_line, region_of
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.compat import CustomOpDef
 from shardlang.ir.rule import Rule
 from shardlang.rules.notation import NotationError, Template, parse
@@ -99,8 +100,21 @@ def _declared(op: Any, spec: str, linear: Sequence[str], reduce: str) -> Any:
         raise RuleError(f"`{name}` has a rule already")
     template = _parsed(spec, name)
     _check_names(target, template, linear)
-    late_rule(name, spec=spec, linear=tuple(linear), reduce=reduce, passes=not _contracts(template))
+    late_rule(
+        name,
+        spec=spec,
+        linear=tuple(linear),
+        reduce=_reduce_op(reduce),
+        passes=not _contracts(template),
+    )
     return op
+
+
+def _reduce_op(name: str) -> ReduceOp:
+    try:
+        return ReduceOp(name)
+    except ValueError:
+        raise RuleError(f"`reduce` is `sum`, `max` or `min`, not `{name}`") from None
 
 
 def _is_op(op: Any) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.graph import is_item, is_step, steps_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import info
@@ -145,7 +146,7 @@ def _step_arguments(step: Reshard) -> str:
         parts.append(f"from_dim={before}, to_dim={after}")
     elif before is not None or after is not None:
         parts.append(f"dim={after if before is None else before}")
-    if step.reduce != "sum":
+    if step.reduce is not ReduceOp.SUM:
         parts.append(f'op="{step.reduce}"')
     return ", ".join(parts)
 

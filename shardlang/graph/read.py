@@ -23,6 +23,7 @@ from shardlang.ir.leaf import Leaf, LeafKind, ResultKind
 from shardlang.ir.node import has_several, info, tensor_of
 from shardlang.ir.printed_type import dtype_name, printed_type
 from shardlang.ir.program import LocalProgram, apply_steps, with_gradient
+from shardlang.ir.reshard import Change
 from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.plan.names import module_of, op_name
 from shardlang.plan.text import bytes_text, shape_text
@@ -178,7 +179,7 @@ def _calls(node: fx.Node, flowing: set[fx.Node]) -> bool:
 
 
 def _is_vary(node: fx.Node) -> bool:
-    return steps_of(node)[0][1].kind == "vary"
+    return steps_of(node)[0][1].kind is Change.VARY
 
 
 def step_lines(node: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from torch import fx
 from shardlang.cost.chains import alone_bytes, chain_bytes, product_worth
 from shardlang.cost.held import whole_bytes
 from shardlang.init.chains import Chain, Dims
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.dims import Dim
 from shardlang.ir.graph import producer, sharding_of
@@ -198,7 +199,7 @@ def moved_by(dims: Dims, chain: Chain) -> int:
         if node in dims.weights or node.op == "placeholder":
             continue
         rule, names = sharding_of(node).rule, set(factors)
-        if names & rule.inner and rule.reduce == "sum":
+        if names & rule.inner and rule.reduce is ReduceOp.SUM:
             sums.append(node)
         for slot, operand in enumerate(rule.operands):
             value = dims.operands[node][slot]

@@ -38,6 +38,16 @@ class Kind(str, Enum):
     """Zeros: the gradient of what has none."""
 
 
+class ReduceOp(str, Enum):
+    """How what the devices hold is combined."""
+
+    SUM = "sum"
+    MAX = "max"
+    MIN = "min"
+
+    __str__ = str.__str__
+
+
 COMMUNICATING = {
     Kind.ALL_REDUCE: "all_reduce",
     Kind.ALL_GATHER: "all_gather",
@@ -59,7 +69,7 @@ class Collective:
         axes: the axes along which it does it; none for `NOTHING`.
         src: the layout before.
         dst: the layout after.
-        reduce: how an all-reduce combines: `sum`, `max` or `min`.
+        reduce: how an all-reduce combines.
         route: for a dispatch or collect, where the rows of dim 0 go.
     """
 
@@ -67,7 +77,7 @@ class Collective:
     axes: tuple[Axis, ...]
     src: Layout
     dst: Layout
-    reduce: str = "sum"
+    reduce: ReduceOp = ReduceOp.SUM
     route: Route | None = None
 
     @property

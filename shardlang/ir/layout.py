@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from shardlang.ir.dim_layout import DimLayout, RowOrder
 from shardlang.ir.mesh import Axis, Coord
+from shardlang.ir.state import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,13 @@ class Layout:
         """The dim that `axis` splits."""
         return next((i for i, dim in enumerate(self.dims) if axis in dim.axes), None)
 
-    def state(self, axis: Axis) -> str:
-        """`S`, `P`, `R` or `I` along one axis."""
+    def state(self, axis: Axis) -> State:
+        """The state along one axis."""
         if self.dim_of(axis) is not None:
-            return "S"
-        return "P" if axis in self.partial else "R" if axis in self.varying else "I"
+            return State.SHARDED
+        if axis in self.partial:
+            return State.PARTIAL
+        return State.REPLICATED if axis in self.varying else State.INVARIANT
 
     def local_shape(self, coord: Coord) -> tuple[int, ...]:
         """The shape of the shard on the device at `coord`."""

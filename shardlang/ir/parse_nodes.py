@@ -11,6 +11,7 @@ from lark import Token, v_args
 from torch import Tensor, fx
 from torch.fx.node import Argument
 
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.compat import FakeTensorMode
 from shardlang.ir.experts.route import Route
 from shardlang.ir.graph import ShardError, ShardGraph, is_item, is_step
@@ -238,10 +239,13 @@ def stated(wanted: Wanted | None, layouts: list[Layout]) -> Stated | None:
     return Stated(Layout(dims, wanted.partial), open_dims, wanted.place)
 
 
+_EXTREMES = (ReduceOp.MAX, ReduceOp.MIN)
+
+
 def resharded(step: Step, types: Types, said: Said) -> Made:
     """The call of a reshard, or of several that are sent as one."""
     kind, _, last = step.name.rpartition("_")
-    reduce = last if last in ("max", "min") else "sum"
+    reduce = ReduceOp(last) if last in _EXTREMES else ReduceOp.SUM
     value, *rest = step.args
     route = next((arg for arg in rest if isinstance(arg, Route)), None)
     groups = [arg for arg in rest if not isinstance(arg, Route)]
@@ -254,7 +258,7 @@ def resharded(step: Step, types: Types, said: Said) -> Made:
         ]
     except NoChange as fault:
         raise GraphTextError(str(fault), step.name.line) from None
-    if any(one.kind != (step.name if reduce == "sum" else kind) for one in steps):
+    if any(one.kind != (kind if reduce in _EXTREMES else step.name) for one in steps):
         wrong = f"`{step.name}` is a change by {steps[0].kind}: {steps[0]}"
         raise GraphTextError(wrong, step.name.line)
     if isinstance(value, (list, tuple)):
@@ -262,7 +266,7 @@ def resharded(step: Step, types: Types, said: Said) -> Made:
     return Made(apply_step, (value, steps[0], *groups))
 
 
-def _reshard(step: Step, ends: Pair, reduce: str, route: Route | None) -> Reshard:
+def _reshard(step: Step, ends: Pair, reduce: ReduceOp, route: Route | None) -> Reshard:
     return Reshard(step.axes, *ends, reduce, route)
 
 

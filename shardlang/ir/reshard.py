@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from shardlang.ir.collective import Collective, Kind
+from shardlang.ir.collective import Collective, Kind, ReduceOp
 from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
+from shardlang.ir.state import State
 
 
 class How(str, Enum):
@@ -38,43 +39,58 @@ class How(str, Enum):
     MIN = "min"
 
 
+class Change(str, Enum):
+    """The names of changes."""
+
+    ALL_REDUCE = "all_reduce"
+    VARY = "vary"
+    SETTLE = "settle"
+    ALL_GATHER = "all_gather"
+    REDUCE_SCATTER = "reduce_scatter"
+    SLICE = "slice"
+    TO_PARTIAL = "to_partial"
+    SCATTER_PARTIAL = "scatter_partial"
+    ALL_TO_ALL = "all_to_all"
+    PERMUTE = "permute"
+    DISPATCH = "dispatch"
+    COLLECT = "collect"
+
+    __str__ = str.__str__
+
+
 class Row(NamedTuple):
     """A row of the table: the change's name, and what devices do."""
 
-    name: str
+    name: Change
     kind: Kind
 
 
-CHANGES: dict[tuple[str, str, How], Row] = {
-    ("P", "I", How.STATE): Row("all_reduce", Kind.ALL_REDUCE),
-    ("P", "R", How.STATE): Row("all_reduce", Kind.ALL_REDUCE),
-    ("I", "R", How.STATE): Row("vary", Kind.NOTHING),
-    ("R", "I", How.STATE): Row("settle", Kind.NOTHING),
-    ("S", "R", How.STATE): Row("all_gather", Kind.ALL_GATHER),
-    ("S", "I", How.STATE): Row("all_gather", Kind.ALL_GATHER),
-    ("P", "S", How.STATE): Row("reduce_scatter", Kind.REDUCE_SCATTER),
-    ("R", "S", How.STATE): Row("slice", Kind.SLICE),
-    ("I", "S", How.STATE): Row("slice", Kind.SLICE),
-    ("I", "P", How.STATE): Row("to_partial", Kind.FIRST),
-    ("R", "P", How.STATE): Row("to_partial", Kind.FIRST),
-    ("S", "P", How.STATE): Row("scatter_partial", Kind.PAD),
-    ("S", "S", How.DIM): Row("all_to_all", Kind.ALL_TO_ALL),
-    ("S", "S", How.ORDER): Row("permute", Kind.PERMUTE),
-    ("S", "S", How.DISPATCH): Row("dispatch", Kind.DISPATCH),
-    ("S", "S", How.COLLECT): Row("collect", Kind.COLLECT),
-    ("I", "I", How.MAX): Row("all_reduce", Kind.ALL_REDUCE),
-    ("I", "I", How.MIN): Row("all_reduce", Kind.ALL_REDUCE),
+CHANGES: dict[tuple[State, State, How], Row] = {
+    (State.PARTIAL, State.INVARIANT, How.STATE): Row(Change.ALL_REDUCE, Kind.ALL_REDUCE),
+    (State.PARTIAL, State.REPLICATED, How.STATE): Row(Change.ALL_REDUCE, Kind.ALL_REDUCE),
+    (State.INVARIANT, State.REPLICATED, How.STATE): Row(Change.VARY, Kind.NOTHING),
+    (State.REPLICATED, State.INVARIANT, How.STATE): Row(Change.SETTLE, Kind.NOTHING),
+    (State.SHARDED, State.REPLICATED, How.STATE): Row(Change.ALL_GATHER, Kind.ALL_GATHER),
+    (State.SHARDED, State.INVARIANT, How.STATE): Row(Change.ALL_GATHER, Kind.ALL_GATHER),
+    (State.PARTIAL, State.SHARDED, How.STATE): Row(Change.REDUCE_SCATTER, Kind.REDUCE_SCATTER),
+    (State.REPLICATED, State.SHARDED, How.STATE): Row(Change.SLICE, Kind.SLICE),
+    (State.INVARIANT, State.SHARDED, How.STATE): Row(Change.SLICE, Kind.SLICE),
+    (State.INVARIANT, State.PARTIAL, How.STATE): Row(Change.TO_PARTIAL, Kind.FIRST),
+    (State.REPLICATED, State.PARTIAL, How.STATE): Row(Change.TO_PARTIAL, Kind.FIRST),
+    (State.SHARDED, State.PARTIAL, How.STATE): Row(Change.SCATTER_PARTIAL, Kind.PAD),
+    (State.SHARDED, State.SHARDED, How.DIM): Row(Change.ALL_TO_ALL, Kind.ALL_TO_ALL),
+    (State.SHARDED, State.SHARDED, How.ORDER): Row(Change.PERMUTE, Kind.PERMUTE),
+    (State.SHARDED, State.SHARDED, How.DISPATCH): Row(Change.DISPATCH, Kind.DISPATCH),
+    (State.SHARDED, State.SHARDED, How.COLLECT): Row(Change.COLLECT, Kind.COLLECT),
+    (State.INVARIANT, State.INVARIANT, How.MAX): Row(Change.ALL_REDUCE, Kind.ALL_REDUCE),
+    (State.INVARIANT, State.INVARIANT, How.MIN): Row(Change.ALL_REDUCE, Kind.ALL_REDUCE),
 }
 """(state before, state after, how) along one axis. A maximum or minimum has no gradient."""
 
 
-_DUALS = {"S": "S", "I": "I", "P": "R", "R": "P"}
-"""State of a value to that of its gradient, as `Layout.dual` has them."""
-
-
-def gradient_kind(before: str, after: str) -> Kind:
+def gradient_kind(before: State, after: State) -> Kind:
     """What the gradient of a change between two different states takes: the row of their duals."""
-    return CHANGES[_DUALS[after], _DUALS[before], How.STATE].kind
+    return CHANGES[after.dual, before.dual, How.STATE].kind
 
 
 class NoChange(ValueError):
@@ -89,7 +105,7 @@ class Reshard:
         axes: the axes whose state changes (several for all_reduce and vary, one for most).
         src: the layout before.
         dst: the layout after.
-        reduce: `sum`, `max` or `min`; the last two are for values without gradient.
+        reduce: how an all-reduce combines; a maximum or minimum is for values without gradient.
         route: for a dispatch or collect, where the rows of dim 0 go.
         kind: its name in the table.
         forward: what it does to the value.
@@ -102,9 +118,9 @@ class Reshard:
     axes: tuple[Axis, ...]
     src: Layout
     dst: Layout
-    reduce: str = "sum"
+    reduce: ReduceOp = ReduceOp.SUM
     route: Route | None = None
-    kind: str = field(init=False, compare=False)
+    kind: Change = field(init=False, compare=False)
     forward: Collective = field(init=False, compare=False, repr=False)
     adjoint: Collective = field(init=False, compare=False, repr=False)
 
@@ -120,7 +136,7 @@ class Reshard:
         return self.adjoint.kind is not Kind.ZERO
 
     @property
-    def states(self) -> tuple[str, str]:
+    def states(self) -> tuple[State, State]:
         """States before and after, along the first axis."""
         return self.src.state(self.axes[0]), self.dst.state(self.axes[0])
 
@@ -148,15 +164,15 @@ class Reshard:
 def _adjoint(reshard: Reshard) -> Collective:
     """From the layout of the gradient after the change to that of the gradient before it."""
     src, dst = reshard.dst.dual(), reshard.src.dual()
-    if reshard.reduce != "sum":
+    if reshard.reduce is not ReduceOp.SUM:
         return Collective(Kind.ZERO, reshard.axes, src, dst)
     route = reshard.route.reversed() if reshard.route is not None else None
-    return _one_way(reshard.axes, src, dst, "sum", route)[1]
+    return _one_way(reshard.axes, src, dst, ReduceOp.SUM, route)[1]
 
 
 def _one_way(
-    axes: tuple[Axis, ...], src: Layout, dst: Layout, reduce: str, route: Route | None
-) -> tuple[str, Collective]:
+    axes: tuple[Axis, ...], src: Layout, dst: Layout, reduce: ReduceOp, route: Route | None
+) -> tuple[Change, Collective]:
     """The change's name and its collective, over those of the axes that it has something to do."""
     if route is None and _moves_ordered_rows(src, dst):
         raise NoChange(f"only a route moves rows that a route has sent: {src} -> {dst}")
@@ -177,15 +193,15 @@ def _moves_ordered_rows(src: Layout, dst: Layout) -> bool:
     return any(one != other and (one.order or other.order) is not None for one, other in pairs)
 
 
-def _row(axis: Axis, src: Layout, dst: Layout, reduce: str, route: Route | None) -> Row:
+def _row(axis: Axis, src: Layout, dst: Layout, reduce: ReduceOp, route: Route | None) -> Row:
     """The row of the table along one axis."""
     before, after = src.state(axis), dst.state(axis)
     how = How.STATE
-    if reduce != "sum":
-        how = How(reduce)
+    if reduce is not ReduceOp.SUM:
+        how = How(reduce.value)
     elif route is not None:
         how = How.COLLECT if route.inverse else How.DISPATCH
-    elif before == after == "S":
+    elif before is after is State.SHARDED:
         how = How.ORDER if src.dim_of(axis) == dst.dim_of(axis) else How.DIM
     found = CHANGES.get((before, after, how))
     if found is None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
@@ -51,7 +52,7 @@ class Rule:
         whole: factors that must not be sharded.
         lowered: factors that may be sharded only by rewriting the op into simpler ones.
         linear: sets of operands in which the op is jointly linear (the others fixed).
-        reduce: how an inner factor's shards combine: `sum` (leaves a partial sum), `max`, `min`.
+        reduce: how the shards of an inner factor combine; a sum is left partial.
         passes: whether the op only carries its factors along (pointwise, views), which lets
             layouts flow through it before contractions are looked at.
         random: whether the op draws random numbers.
@@ -73,7 +74,7 @@ class Rule:
     whole: frozenset[str] = frozenset()
     lowered: frozenset[str] = frozenset()
     linear: tuple[frozenset[int], ...] = ()
-    reduce: str = "sum"
+    reduce: ReduceOp = ReduceOp.SUM
     passes: bool = True
     random: bool = False
     detached: bool = False
@@ -220,7 +221,7 @@ class Sharding:
 
     def partial_axes(self, index: int = 0) -> frozenset[Axis]:
         """Axes along which result `index` is a sum of summands because an inner factor is split."""
-        return self.inner_axes() if self.rule.reduce == "sum" else frozenset()
+        return self.inner_axes() if self.rule.reduce is ReduceOp.SUM else frozenset()
 
     def flops(self) -> int:
         """Floating-point operations of the forward on the device with the largest part."""

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 from torch.fx.node import Argument, Target
 
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.compat import OpOverload
 from shardlang.ir.device_values import LocalIndices, LocalShard, LocalSize, LocalStart, PartNumber
 from shardlang.ir.experts.route import Route
@@ -51,7 +52,7 @@ def _step_name(step: Argument) -> str:
     """`all_reduce_max[tp]`; several steps sent as one have one name."""
     first = step[0] if isinstance(step, (list, tuple)) else step
     assert isinstance(first, Reshard)
-    kind = first.kind if first.reduce == "sum" else f"{first.kind}_{first.reduce}"
+    kind = first.kind if first.reduce is ReduceOp.SUM else f"{first.kind}_{first.reduce}"
     return f"{kind}[{product(first.axes)}]"
 
 

@@ -11,8 +11,9 @@ from shardlang.ir.graph import is_item, is_step
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
-from shardlang.ir.reshard import Reshard
+from shardlang.ir.reshard import Change, Reshard
 from shardlang.ir.rule import Sharding
+from shardlang.ir.state import State
 from shardlang.rules.registry import traits_of
 
 
@@ -36,10 +37,10 @@ def module_of(node: fx.Node, backward: bool = False) -> str:
     while node.target is apply_step:
         source, step = node.args[:2]
         assert isinstance(source, fx.Node) and isinstance(step, Reshard)
-        if backward and step.kind == "all_reduce" and step.adjoint.axes:
+        if backward and step.kind is Change.ALL_REDUCE and step.adjoint.axes:
             node = split_reader(node, step.adjoint.axes[0]) or node
             break
-        if step.states[0] != "P":
+        if step.states[0] is not State.PARTIAL:
             break
         node = source
     return info(node).module

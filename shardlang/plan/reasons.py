@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.graph import is_item, is_step, producer
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.records import Stated
-from shardlang.ir.reshard import Reshard
+from shardlang.ir.reshard import Change, Reshard
 from shardlang.ir.traits import OpKind
 from shardlang.plan.names import (
     Names,
@@ -42,17 +43,17 @@ class Reasons:
     def forward(self, node: fx.Node, value: fx.Node, step: Reshard) -> str:
         """Why the forward call is made."""
         over = axes_text(step.axes)
-        if step.reduce != "sum":
-            kind = "largest" if step.reduce == "max" else "smallest"
+        if step.reduce is not ReduceOp.SUM:
+            kind = "largest" if step.reduce is ReduceOp.MAX else "smallest"
             return f"{self._op(value, step.axes[0])} finds the {kind} over a dim split over {over}"
         if step.route is not None:
             return self._routed(node, step)
-        if step.kind in ("all_reduce", "reduce_scatter"):
+        if step.kind in (Change.ALL_REDUCE, Change.REDUCE_SCATTER):
             return self._summed(node, value, step)
-        if step.kind == "all_gather":
+        if step.kind is Change.ALL_GATHER:
             return self._gathered(node, value, step)
         before, after = step.dims
-        if step.kind == "all_to_all":
+        if step.kind is Change.ALL_TO_ALL:
             return (
                 f"dim {before} is split over {over}, {self._reader(node)} needs dim {after} split"
             )
@@ -61,18 +62,18 @@ class Reasons:
     def backward(self, node: fx.Node, value: fx.Node, step: Reshard) -> str:
         """Why the backward call is made."""
         over = axes_text(step.adjoint.axes)
-        if step.kind in ("vary", "all_reduce"):
+        if step.kind in (Change.VARY, Change.ALL_REDUCE):
             return self._varied(node, value, step)
         name = self.names.within(value, module_of(node))
         if step.route is not None:
             where = "to their experts" if step.route.inverse else "back to their tokens"
             return f"gradients of the rows of `{name}` go {where}; equal shares expected"
-        if step.kind == "all_gather":
+        if step.kind is Change.ALL_GATHER:
             how = "as it is stored" if self.names.is_leaf(value) else "as the value is"
             return f"gradient of `{name}`, summed over {over} and split {how}"
-        if step.kind == "reduce_scatter":
+        if step.kind is Change.REDUCE_SCATTER:
             return f"each {over} device needs the whole gradient of `{name}` for its summand"
-        if step.kind == "slice":
+        if step.kind is Change.SLICE:
             return f"gradient of `{name}`, of which each {over} device used a part"
         return f"gradient of `{name}` on its way back"
 
@@ -105,7 +106,7 @@ class Reasons:
         axis = step.axes[0]
         maker = made_partial(value, axis)
         text = f"{self._maker(maker, axis)} leaves a partial sum over {axes_text(step.axes)}"
-        if step.kind == "reduce_scatter":
+        if step.kind is Change.REDUCE_SCATTER:
             return f"{text}, {self._reader(node)} takes its part of dim {step.dims[1]}"
         if any(reader.op == "output" for reader in readers(node)):
             return f"{text}, results leave whole"

@@ -23,7 +23,7 @@ from shardlang.capture.hf import LAYERS
 from shardlang.ir.graph import is_step
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_steps
-from shardlang.ir.reshard import Reshard
+from shardlang.ir.reshard import Change, Reshard
 from shardlang.spec.types import Axes, InputDecl, ModelRef, Spec
 
 WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "n_inner", "d_ff",
@@ -197,7 +197,7 @@ def steps_by_place(program: LocalProgram) -> dict[str, Counter[str]]:
         if is_step(node) and node.target is not apply_steps:
             value, step = node.args[:2]
             assert isinstance(step, Reshard) and isinstance(value, fx.Node)
-            if value.op == "placeholder" and step.kind == "vary":
+            if value.op == "placeholder" and step.kind is Change.VARY:
                 continue
             axes, back = "*".join(axis.name for axis in step.axes), step.adjoint.kind.value
             text = f"{step.kind} over {axes} ({back})"

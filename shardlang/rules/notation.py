@@ -18,6 +18,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.rule import DimSpec, Operand, Rule
 
 _TOKEN = re.compile(r"\s*(->|\.\.\.|[A-Za-z_]\w*|\d+|[()\[\]|,+?!~=@.])")
@@ -238,7 +239,7 @@ def bind(
     *,
     present: Sequence[bool] | None = None,
     linear: Sequence[frozenset[int]] = (),
-    reduce: str = "sum",
+    reduce: ReduceOp = ReduceOp.SUM,
     passes: bool = True,
     random: bool = False,
     detached: bool = False,

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import fx
 
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.ir.traits import OpKind, Traits
@@ -78,7 +79,7 @@ class OpRule:
     fast_spec: Spec | None = None
     lower: Lower | None = None
     others: Callable[[Call], Sequence[str]] | None = None
-    reduce: str = "sum"
+    reduce: ReduceOp = ReduceOp.SUM
     passes: bool = True
     random: bool | Callable[[Call], bool] = False
     detached: bool = False

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import fx
 
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.node import info, tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind
@@ -173,7 +174,7 @@ def _first_local(call: Call, sharding: Sharding) -> LocalCall:
     return call.replace(at=[place(dims[d]) for d in call.integers("dims")])
 
 
-rule(local.first_index, spec=_first_spec, localize=_first_local, reduce="min", detached=True)
+rule(local.first_index, spec=_first_spec, localize=_first_local, reduce=ReduceOp.MIN, detached=True)
 
 
 def _pick_spec(call: Call) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import fx
 from torch.fx.node import Target
 
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.compat import OpOverload, OpOverloadPacket, overload_names
 from shardlang.ir.node import info
 from shardlang.ir.traits import OpKind, Traits
@@ -30,7 +31,7 @@ class Options(TypedDict, total=False):
     fast_spec: Spec | None
     lower: Lower | None
     others: Callable[[Call], Sequence[str]] | None
-    reduce: str
+    reduce: ReduceOp
     passes: bool
     random: bool | Callable[[Call], bool]
     detached: bool

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind
@@ -24,8 +25,8 @@ def _over(call: Call) -> str:
     return reduction(call, dims, keepdim=call.flag("keepdim"))
 
 
-rule(local.max_over, spec=_over, reduce="max", detached=True)
-rule(local.min_over, spec=_over, reduce="min", detached=True)
+rule(local.max_over, spec=_over, reduce=ReduceOp.MAX, detached=True)
+rule(local.min_over, spec=_over, reduce=ReduceOp.MIN, detached=True)
 
 
 def shifted(emit: Emit, x: fx.Node, dims: Sequence[int]) -> tuple[fx.Node, fx.Node]:

@@ -46,7 +46,7 @@ def labelled(step: Reshard, src: bool, dst: bool) -> Reshard:
     ends = [
         Layout(layout.dims, layout.partial, varying)
         for layout, label in ((step.src, src), (step.dst, dst))
-        for varying in [frozenset(a for a in step.axes if label and layout.state(a) in "IR")]
+        for varying in [frozenset(a for a in step.axes if label and layout.state(a).whole)]
     ]
     return Reshard(step.axes, *ends, step.reduce)
 

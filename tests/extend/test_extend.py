@@ -138,6 +138,9 @@ REFUSED = {
     ),
     "no annotations": (lambda: shardlang.local("a -> a")(_unannotated), "cannot be made an op"),
     "no op": (lambda: shardlang.rule(3, "a -> a"), "is neither an op nor a function"),
+    "another reduction": (
+        lambda: shardlang.rule(product(), "m k, k n -> m n", reduce="mean"), "not `mean`",
+    ),
     "nothing declared": (lambda: shardlang.prove(_unannotated, 1), "is not an op"),
     "too small": (
         lambda: shardlang.prove(product(), torch.randn(1, 7), torch.randn(7, 6)), "too small",

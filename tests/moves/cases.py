@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Coord, Mesh
 from shardlang.ir.reshard import Reshard
@@ -88,7 +89,7 @@ def _one(rng: random.Random, mesh: Mesh, kind: str, dtype: torch.dtype | None = 
     if dtype is None:
         extreme = kind in ("max", "min")
         dtype = rng.choice([d for d in values.DTYPES if not (extreme and d.is_complex)])
-    flows = (dtype.is_floating_point or dtype.is_complex) and step.reduce == "sum"
+    flows = (dtype.is_floating_point or dtype.is_complex) and step.reduce is ReduceOp.SUM
     xs = _shards(rng, step.src, mesh, dtype)
     grads = _shards(rng, step.dst, mesh, dtype) if flows and rng.random() < 0.9 else None
     return One(step, xs, grads)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from shardlang.ir.collective import ReduceOp
 from shardlang.runtime.lockstep import route_on_all, step_on_all, steps_on_all
 from tests.moves.cases import Case, One, Tensors
 
@@ -27,7 +28,7 @@ def simulated(case: Case) -> list[tuple[Tensors, Tensors | None]]:
 
 def operands(one: One) -> Tensors:
     """The operands of all devices, as leaves of autograd where it can be."""
-    flows = one.step.reduce == "sum"
+    flows = one.step.reduce is ReduceOp.SUM
     return [
         x.detach().requires_grad_(flows and (x.is_floating_point() or x.is_complex()))
         for x in one.xs

@@ -14,6 +14,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Coord, Mesh
 from shardlang.ir.reshard import Reshard
 from shardlang.ir.shards import shard_of
+from shardlang.ir.state import State
 from tests.moves import meaning
 
 
@@ -79,7 +80,8 @@ def product(value: Value, gradient: Value) -> Tensor:
     assert gradient.layout == layout.dual()
     total = torch.zeros((), dtype=torch.float64)
     for at in value.mesh.coords():
-        if all(at[a.name] == 0 for a in value.mesh.axes if layout.state(a) in "SI"):
+        once = (a for a in value.mesh.axes if layout.state(a) in (State.SHARDED, State.INVARIANT))
+        if all(at[a.name] == 0 for a in once):
             mine = value.summands[_place(at, layout, value.mesh)]
             total = total + (mine * gradient.summands[_place(at, layout.dual(), value.mesh)]).sum()
     return total

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.experts.route import Route
 from shardlang.ir.factor import Factor
@@ -150,7 +151,7 @@ def _permute(rng: random.Random, kind: str, base: Layout, places: list[int], axe
 
 
 def _extreme(rng: random.Random, kind: str, base: Layout, places: list[int], axes: Axes) -> Reshard:
-    return Reshard(axes, base, base, kind)
+    return Reshard(axes, base, base, ReduceOp(kind))
 
 
 _MAKERS = {"all_to_all": _all_to_all, "permute": _permute, "max": _extreme, "min": _extreme}

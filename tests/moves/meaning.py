@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shardlang.ir.collective import Collective, Kind
+from shardlang.ir.collective import Collective, Kind, ReduceOp
 from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Coord, Mesh
 
-_COMBINE: dict[str, Any] = {"sum": torch.add, "max": torch.maximum, "min": torch.minimum}
+_COMBINE: dict[ReduceOp, Any] = {
+    ReduceOp.SUM: torch.add, ReduceOp.MAX: torch.maximum, ReduceOp.MIN: torch.minimum,
+}  # fmt: skip
 
 
 def moved(collective: Collective, xs: Sequence[Tensor], mesh: Mesh) -> list[Tensor]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from spawn import spawn
 
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
@@ -96,7 +97,7 @@ def counted(sent: list[int], received: list[int]) -> Call:
 X = torch.zeros(4)
 UNFIT = {
     "another kind": ([Call("all_gather"), Call("all_reduce")], [X, X]),
-    "another op": ([Call("all_reduce", "max"), Call("all_reduce", "sum")], [X, X]),
+    "another op": ([Call("all_reduce", ReduceOp.MAX), Call("all_reduce", ReduceOp.SUM)], [X, X]),
     "another dtype": ([Call("all_reduce")] * 2, [X, X.long()]),
     "another size": ([Call("all_gather")] * 2, [X, X[1:]]),
     "no equal shares": ([Call("exchange")] * 2, [X[1:], X[1:]]),

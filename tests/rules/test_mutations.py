@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from shardlang.ir.collective import ReduceOp
 from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.own import below, mask, numbers
 from shardlang.proof.rules.prove import Failure, Tally, prove_call
@@ -56,13 +57,16 @@ MUTATIONS: list[tuple[str, Any, tuple[Any, ...], Change]] = [
     ("bias not marked", aten.linear.default, LINEAR, spec("b... i, o i, o? -> b... o")),
     ("bias left out", aten.linear.default, LINEAR, other(linear=["input"])),
     ("bilinear as linear", aten.linear.default, LINEAR, other(linear=["input weight bias"])),
-    ("maximum of products", aten.mm.default, (SQUARE, X.new_ones(6, 5)), other(reduce="max")),
+    (
+        "maximum of products", aten.mm.default, (SQUARE, X.new_ones(6, 5)),
+        other(reduce=ReduceOp.MAX),
+    ),
     ("factor swapped", aten.mm.default, (SQUARE, SQUARE + 1), spec("m k, n k -> m n")),
     ("outer transposed", aten.outer.default, (SQUARE[0], SQUARE[1]), spec("m, n -> n m")),
     ("sum term by term", aten.add.Tensor, (X, X * 2), other(linear=["self", "other"])),
     ("product at once", aten.mul.Tensor, (X, X * 2), other(linear=["self other"])),
     ("denominator", aten.div.Tensor, (X, X * 2), other(linear=["self", "other"])),
-    ("maximum of sums", aten.sum.dim_IntList, (X, [1]), other(reduce="max")),
+    ("maximum of sums", aten.sum.dim_IntList, (X, [1]), other(reduce=ReduceOp.MAX)),
     ("mean of shards", aten.mean.dim, (X, [1]), without("~")),
     ("softmax of shards", aten.softmax.int, (X, 1), without("~")),
     ("log_softmax of shards", aten.log_softmax.int, (X, 1), without("~")),
@@ -78,7 +82,7 @@ MUTATIONS: list[tuple[str, Any, tuple[Any, ...], Change]] = [
     ),
     (
         "amax without gradient", aten.amax.default, (X, [1]),
-        lambda r: other(reduce="max")(without("~")(r)),
+        lambda r: other(reduce=ReduceOp.MAX)(without("~")(r)),
     ),
     ("argmax of shards", aten.argmax.default, (X, 1), without("~")),
     ("max of shards", aten.max.dim, (X, 1), without("~")),

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from shardlang.ir.collective import ReduceOp
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.reshard import Reshard
 from shardlang.runtime.collectives import RunStep, RunSteps
@@ -67,9 +68,9 @@ def other_types() -> dict[str, Any]:
         total = RunStep(Reshard((axis,), summed, flat), groups)(torch.ones(n).to(dtype))
         mine = RunStep(Reshard((axis,), summed, cut), groups)(torch.ones(n).to(dtype))
         out[str(dtype)] = (gathered, total, mine)
-    for how in ("max", "min"):
+    for how in (ReduceOp.MAX, ReduceOp.MIN):
         extreme = RunStep(Reshard((axis,), flat, flat, how), groups)
-        out[how] = extreme(torch.arange(n) * (me + 1) - n)
+        out[how.value] = extreme(torch.arange(n) * (me + 1) - n)
     return out
 
 

@@ -1,0 +1,147 @@
+"""The minimum cut along one axis that labels whole values invariant (`I`) or replicated (`R`).
+
+Every whole value has a label vertex and a copy that its consumers read; source side is `I`, sink
+side `R`. A cut edge is a backward collective: label to copy is the all-reduce of a shared `vary`;
+source to label what an all-reduce or a gather pays for giving an `R`; copy to sink the all-gather
+after a slice of an `I`. Consumers that need `R` tie the copy to the sink. Ties go to `I`. The cut
+is exact along one axis.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import networkx as nx
+from networkx.algorithms.flow import boykov_kolmogorov
+from torch import fx
+
+from shardlang.cost.held import value_bytes
+from shardlang.cost.ring import ring_limit
+from shardlang.ir.graph import (
+    ShardGraph,
+    is_item,
+    is_step,
+    producer,
+    result_layout,
+    sharding_of,
+    step_of,
+)
+from shardlang.ir.mesh import Axis
+from shardlang.ir.node import has_several, info
+from shardlang.ir.reshard import gradient_kind
+from shardlang.ir.state import State
+
+SOURCE, SINK = State.INVARIANT, State.REPLICATED
+UNIT = 2**16
+"""Capacity of one byte; smaller amounts break ties: a `vary` rather stands on a leaf than later,
+where the gradients of many leaves can be sent together."""
+
+Vertex = State | tuple[str, fx.Node]
+
+
+class Need(Enum):
+    """What a reader asks of the label of a whole operand."""
+
+    INVARIANT = "invariant"
+    REPLICATED = "replicated"
+    SHARED = "shared"
+    """The reader's own label."""
+    SLICED = "sliced"
+    """Either, but the gradient of a slice of an invariant value is gathered."""
+    NOTHING = "nothing"
+
+
+_NEEDS = {State.SHARDED: Need.SLICED, State.PARTIAL: Need.NOTHING}
+"""What a reshard asks for, by the state that it leads to."""
+
+
+def label_vertex(node: fx.Node) -> Vertex:
+    """The label of a value; results of one op share it."""
+    return "label", producer(node)[0]
+
+
+def copy_vertex(node: fx.Node) -> Vertex:
+    """What the consumers of a value read."""
+    return "copy", node
+
+
+def is_whole(node: fx.Node, axis: Axis) -> bool:
+    """Whether a value has a label along the axis: a gradient, and neither split nor partial."""
+    if not info(node).differentiable or has_several(node):
+        return False
+    layout = result_layout(node)
+    return axis not in layout.partial and layout.dim_of(axis) is None
+
+
+def replicated(graph: ShardGraph, axis: Axis) -> set[Vertex]:
+    """The vertices on the `R` side of the minimum cut along one axis."""
+    net = nx.DiGraph()
+    net.add_nodes_from([SOURCE, SINK])
+    for node in graph.graph.nodes:
+        if node.op == "output" or not info(node).differentiable:
+            continue
+        if is_whole(node, axis):
+            _add_value(net, node, axis)
+        _add_uses(net, node, axis)
+    _, (_, sink_side) = nx.minimum_cut(net, SOURCE, SINK, flow_func=boykov_kolmogorov)
+    return set(sink_side) - {SINK}
+
+
+def _add_value(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
+    """The edges of one whole value."""
+    label, copy = label_vertex(node), copy_vertex(node)
+    size = value_bytes(node) * UNIT
+    leaf = node.op == "placeholder"
+    vary = ring_limit(gradient_kind(SOURCE, SINK), size)
+    net.add_edge(label, copy, capacity=vary + (not leaf))
+    if leaf:
+        net.add_edge(SOURCE, label)
+    elif _beside_split(node, axis):
+        net.add_edge(label, SINK)
+    elif is_step(node) and axis in step_of(node).axes:
+        before = step_of(node).src.state(axis)
+        if not before.whole:
+            net.add_edge(SOURCE, label, capacity=ring_limit(gradient_kind(before, SINK), size))
+
+
+def _beside_split(node: fx.Node, axis: Axis) -> bool:
+    """Whether the value is a whole result of an op that is split, whose operands are `R`."""
+    source = producer(node)[0]
+    if info(source).sharding is None:
+        return False
+    sharding = sharding_of(source)
+    return axis in sharding.linear or sharding.factor_of(axis) is not None
+
+
+def _add_uses(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
+    """The edges from what a node reads to the node."""
+    for operand in set(node.all_input_nodes):
+        if not is_whole(operand, axis) or is_item(node):
+            continue
+        need = needed_label(node, operand, axis)
+        copy = copy_vertex(operand)
+        if need is Need.REPLICATED:
+            net.add_edge(copy, SINK)
+        elif need is Need.SHARED:
+            net.add_edge(copy, label_vertex(node))
+        elif need is Need.SLICED:
+            size = ring_limit(gradient_kind(SOURCE, State.SHARDED), value_bytes(operand) * UNIT)
+            had = net.get_edge_data(copy, SINK)
+            if had is None:
+                net.add_edge(copy, SINK, capacity=size)
+            elif "capacity" in had:
+                had["capacity"] += size
+
+
+def needed_label(node: fx.Node, operand: fx.Node, axis: Axis) -> Need:
+    """What a reader asks of a whole operand along an axis."""
+    if node.op == "output":
+        return Need.INVARIANT
+    if is_step(node):
+        step = step_of(node)
+        if axis not in step.axes:
+            return Need.SHARED
+        return _NEEDS.get(step.dst.state(axis), Need.SHARED)
+    sharding = sharding_of(node)
+    split = axis in sharding.linear or sharding.factor_of(axis) is not None
+    return Need.REPLICATED if split else Need.SHARED
