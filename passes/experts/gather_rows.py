@@ -16,12 +16,12 @@ from shardlang.cost.sums import Axes, gather_bytes
 from shardlang.ir.graph import constrain, describe, is_item, producer, result_layout, sharding_of
 from shardlang.ir.node import has_several
 from shardlang.ir.rule import Origin
-from shardlang.passes.experts.row_region import Region
+from shardlang.passes.experts.row_region import Region, is_product
 from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.passes.rewrite.partial_sums import Sums
 from shardlang.passes.rewrite.place_reductions import pass_on
 from shardlang.passes.rewrite.reduction_cut import ReductionCut
-from shardlang.rules.disjoint import is_product, keeps_zeros
+from shardlang.rules.disjoint import keeps_zeros
 
 
 @dataclass(slots=True)

@@ -19,7 +19,6 @@ from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind
 from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.rules.call import Call
-from shardlang.rules.disjoint import is_product
 from shardlang.rules.registry import find, traits_of
 from shardlang.rules.view import to_reshape
 
@@ -138,6 +137,11 @@ class Region:
     def weights(self) -> dict[fx.Node, None]:
         """What the products and look-ups read by group."""
         return {weight_of(node): None for node in self.readers}
+
+
+def is_product(node: fx.Node) -> bool:
+    """Whether an op multiplies rows by the matrices of their groups."""
+    return traits_of(node).kind is OpKind.GROUPED_PRODUCT
 
 
 def _is_index(node: fx.Node) -> bool:

@@ -24,8 +24,7 @@ from shardlang.cost.sums import Axes, all_reduce_bytes
 from shardlang.ir.graph import constrain, is_item, producer, sharding_of
 from shardlang.ir.node import info
 from shardlang.passes.propagate.join_dims import operands_of
-from shardlang.rules.call import Call
-from shardlang.rules.disjoint import Rows, is_product, keeps_zeros, rows_left
+from shardlang.rules.disjoint import Rows, keeps_zeros, own_rows_read, rows_left
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +139,12 @@ class Sums:
 
     def reads_own_rows(self, node: fx.Node, slot: int) -> bool:
         """Whether an op reads, of a disjoint partial sum, no row that is elsewhere."""
-        if not is_product(node):
+        sharding, operands = sharding_of(node), operands_of(node)
+        if slot not in own_rows_read(sharding.rule) or operands.count(operands[slot]) > 1:
             return False
-        call, sharding = Call(node), sharding_of(node)
-        value = call.operands[slot]
-        mine = Rows(call.operand("groups"), sharding.factors["e"], 1)
-        once = call.operands.count(value) == 1 and call["x"] is value
-        return once and self.rows_of(value) == mine and not set(self.axes) & set(sharding.linear)
+        mine = rows_left(node, self.axes)
+        same = mine is not None and self.rows_of(operands[slot]) == mine
+        return same and not set(self.axes) & set(sharding.linear)
 
 
 def leaves_partial(node: fx.Node, axes: Axes) -> bool:

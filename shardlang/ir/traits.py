@@ -27,6 +27,22 @@ class OpKind(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Picks:
+    """How an op picks one row (or matrix) of a table for every row of its results.
+
+    With the table split, a device makes the rows that pick from its part, and zeros in all others.
+
+    Attributes:
+        table: the factor that numbers what is picked.
+        chooser: the operand that says which; its dims number the rows, the leading ones of all
+            results.
+    """
+
+    table: str
+    chooser: int
+
+
+@dataclass(frozen=True, slots=True)
 class Traits:
     """What is known of one call.
 
@@ -40,6 +56,7 @@ class Traits:
             rounding, which no derivative sees.
         keeps: the operands whose values its backward reads; None for what follows from `affine`.
         kept_results: the results whose values its backward reads.
+        picks: how it picks rows of a table, if it does.
     """
 
     name: str = ""
@@ -49,6 +66,7 @@ class Traits:
     affine: tuple[frozenset[int], ...] = ()
     keeps: frozenset[int] | None = None
     kept_results: frozenset[int] = frozenset()
+    picks: Picks | None = None
 
     @property
     def is_view(self) -> bool:

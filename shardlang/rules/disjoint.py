@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import fx
 
 from shardlang.ir.dim_layout import DimLayout
@@ -17,16 +16,9 @@ from shardlang.ir.graph import sharding_of
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Rule
-from shardlang.ir.traits import OpKind
 from shardlang.rules.call import Call
 from shardlang.rules.registry import traits_of
 from shardlang.rules.zeros import maps_zeros
-
-TABLES: dict[object, tuple[str, str]] = {
-    torch.ops.shardlang.grouped_mm.default: ("e", "groups"),
-    torch.ops.aten.embedding.default: ("v", "indices"),
-}
-"""Ops that read a table row by row: the factor of its rows, and the operand that chooses them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +36,32 @@ class Rows:
     dims: int
 
 
-def is_product(node: fx.Node) -> bool:
-    """Whether a node multiplies rows by the matrices of their groups."""
-    return traits_of(node).kind is OpKind.GROUPED_PRODUCT
-
-
 def rows_left(node: fx.Node, axes: Iterable[Axis]) -> Rows | None:
-    """The rows of the partial sum that a product by groups or a look-up leaves."""
-    name, chosen_by = TABLES.get(node.target, ("", ""))
-    if not name:
+    """The rows of the partial sum that an op leaves which picks rows of a split table."""
+    picks = traits_of(node).picks
+    if picks is None:
         return None
-    split = sharding_of(node).factors[name]
+    split = sharding_of(node).factors[picks.table]
     if not set(axes) <= set(split.axes):
         return None
-    chosen = Call(node).operand(chosen_by)
+    chosen = Call(node).operands[picks.chooser]
     return Rows(chosen, split, len(tensor_of(chosen).shape))
+
+
+def own_rows_read(rule: Rule) -> frozenset[int]:
+    """The operands of which an op reads, for the rows that pick from its part, those rows alone.
+
+    They are those that have the rows of the chooser, beside the table and the chooser itself.
+    """
+    picks = rule.traits.picks
+    rows = rule.operands[picks.chooser].dims if picks is not None else ()
+    if picks is None or not rows:
+        return frozenset()
+    return frozenset(
+        slot
+        for slot, operand in enumerate(rule.operands)
+        if slot != picks.chooser and operand.dims[: len(rows)] == rows
+    )
 
 
 def keeps_zeros(node: fx.Node, slots: frozenset[int], dims: int) -> bool:

@@ -34,7 +34,7 @@ def _shard(call: Call, sharding: Sharding) -> LocalCall:
 
 rule(
     aten.embedding.default, kind=OpKind.LOOKUP, indexes=table_rows,
-    spec=_table, localize=_shard, linear=["weight"], passes=False,
+    spec=_table, localize=_shard, linear=["weight"], passes=False, picks="v indices",
 )  # fmt: skip
 
 

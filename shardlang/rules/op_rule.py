@@ -15,7 +15,7 @@ from torch import fx
 from shardlang.ir.collective import ReduceOp
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rule import Rule, Sharding
-from shardlang.ir.traits import OpKind, Traits
+from shardlang.ir.traits import OpKind, Picks, Traits
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.indexed import Indexed
 from shardlang.rules.notation import bind
@@ -69,6 +69,8 @@ class OpRule:
         flops: the products of matrices in the op, each by the operands (and `result`) whose factors
             it multiplies and adds over, `["result weight"]`; default: of a product, its operands in
             turn.
+        picks: the factor that numbers the rows of a table, and the argument that says which of them
+            each row of the results picks, `"e groups"`.
         indexes: the operands that count something, with the numbers that they may hold.
     """
 
@@ -90,6 +92,7 @@ class OpRule:
     keeps: str | Callable[[Call], str] | None = None
     indexes: Callable[[Call], Iterable[Indexed]] | None = None
     flops: Sequence[str] | Callable[[Call], Sequence[str]] | None = None
+    picks: str = ""
 
     def draws(self, call: Call) -> bool:
         """Whether a call draws random numbers."""
@@ -146,7 +149,16 @@ class OpRule:
             affine=tuple(one for one in sets if one),
             keeps=None if kept is None else _operand_set(kept, call),
             kept_results=_kept_results((kept or "").split(), len(call.results)),
+            picks=self._picks(call),
         )
+
+    def _picks(self, call: Call) -> Picks | None:
+        """The table, and the operand that picks from it."""
+        if not self.picks:
+            return None
+        table, chooser = self.picks.split()
+        (slot,) = _operand_set(chooser, call)
+        return Picks(table, slot)
 
     def _memory(self, call: Call) -> tuple[int | None, ...]:
         """For each result the operand in whose memory it lies."""

@@ -42,6 +42,7 @@ class Options(TypedDict, total=False):
     keeps: str | Callable[[Call], str] | None
     indexes: Callable[[Call], Iterable[Indexed]] | None
     flops: Sequence[str] | Callable[[Call], Sequence[str]] | None
+    picks: str
 
 
 RULES: dict[Operator, OpRule] = {}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from shardlang.ir.compat import OpOverload
@@ -17,8 +18,9 @@ from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind
 from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.check import Case
-from shardlang.proof.rules.own import numbers, own_calls
+from shardlang.proof.rules.own import below, numbers, own_calls
 from shardlang.proof.rules.traits import wrong_traits
+from shardlang.rules.local_shape import place
 from shardlang.rules.registry import RULES
 from shardlang.rules.zeros import maps_zeros
 
@@ -29,6 +31,25 @@ X = numbers(5, 7)
 def found_in(call: AtenCall) -> list[str]:
     """What is wrong with the traits of a call."""
     return list(wrong_traits(call, Case(call).node()))
+
+
+EXPERTS = AtenCall(
+    torch.ops.shardlang.grouped_mm.default,
+    (numbers(7, 6), numbers(5, 6, 4), torch.tensor([2, 0, 4, 2, 2, 0, 4])),
+    {},
+)
+
+
+def _masked(x: Tensor, weight: Tensor, groups: Tensor, at: int) -> Tensor:
+    """Products of all rows, and zeros times those of other devices."""
+    here = (groups >= at) & (groups < at + len(weight))
+    made = torch.einsum("si,sio->so", x, weight[(groups - at).clamp(0, len(weight) - 1)])
+    return made * here[:, None]
+
+
+def _wrapped(weight: Tensor, indices: Tensor) -> Tensor:
+    """Rows of a device's part of a table, and no zeros."""
+    return weight[indices % len(weight)]
 
 
 WRONG: dict[str, tuple[AtenCall, dict[str, Any], str]] = {
@@ -56,6 +77,27 @@ WRONG: dict[str, tuple[AtenCall, dict[str, Any], str]] = {
         AtenCall(aten.mul.Tensor, (X, 2 * X), {}),
         {"keeps": "self"},
         "reads operands [0, 1] and results [], not ([0], [])",
+    ),
+    "a product whose matrices are not what it picks": (
+        EXPERTS,
+        {"picks": "i groups"},
+        "has more than zeros in rows that pick from other devices",
+    ),
+    "a product that reads the rows of other devices": (
+        EXPERTS,
+        {
+            "localize": lambda call, sharding: (
+                _masked,
+                (*call.operands, place(sharding.factors["e"])),
+                {},
+            )
+        },
+        "has more than zeros in rows that pick from other devices",
+    ),
+    "a look-up of any row where its own is elsewhere": (
+        AtenCall(aten.embedding.default, (numbers(11, 6), below(11, 4, 5)), {}),
+        {"localize": lambda call, sharding: (_wrapped, (call["weight"], call["indices"]), {})},
+        "has more than zeros in rows that pick from other devices",
     ),
     "a draw": (
         AtenCall(aten.native_dropout.default, (X, 0.4, True), {}),

@@ -13,6 +13,7 @@ from shardlang.ir.compat import storage_key
 from shardlang.ir.graph import sharding_of
 from shardlang.ir.rule import Rule
 from shardlang.proof.rules.calls import AtenCall
+from shardlang.proof.rules.picks import wrong_picks
 from shardlang.rules.zeros import maps_zeros
 
 
@@ -28,6 +29,7 @@ def wrong_traits(call: AtenCall, node: fx.Node) -> Iterator[str]:
         yield from _wrong_draws(call, operands)
     if not rule.detached:
         yield from _wrong_keeps(call, rule)
+    yield from wrong_picks(node, operands, results)
     if maps_zeros(node, frozenset(range(len(rule.operands)))):
         yield from _wrong_zeros(call, operands)
 

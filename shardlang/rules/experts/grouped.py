@@ -26,7 +26,8 @@ def _local(call: Call, sharding: Sharding) -> LocalCall:
 
 rule(
     torch.ops.shardlang.grouped_mm.default, kind=OpKind.GROUPED_PRODUCT, flops=["x result"],
-    spec="s i, e i o, s -> s o", linear=["x", "weight"], localize=_local, passes=False,
+    spec="s i, e i o, s -> s o", linear=["x", "weight"], passes=False,
+    localize=_local, picks="e groups",
 )  # fmt: skip
 rule(
     torch.ops.shardlang.grouped_outer.default,
