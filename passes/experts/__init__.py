@@ -1,1 +1,1 @@
-"""Passes that send rows to the devices that hold their experts."""
+"""All that is decided about experts: which rows move, where to, and when rows are gathered."""

@@ -17,11 +17,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from shardlang.ir.experts.ways import Way, Ways
-from shardlang.passes.invariants.orders import orders_kept
 from torch import fx
 
 from shardlang.cost.sums import gather_bytes
+from shardlang.ir.experts.ways import Way, Ways
 from shardlang.ir.graph import ShardError, ShardGraph, describe
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
@@ -29,6 +28,7 @@ from shardlang.passes.experts.gather_rows import Gathering
 from shardlang.passes.experts.row_region import Region, barred, regions
 from shardlang.passes.experts.send_rows import Sending, route_price
 from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.invariants.orders import orders_kept
 
 
 @dataclass(frozen=True, slots=True)

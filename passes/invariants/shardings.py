@@ -7,16 +7,12 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
-from shardlang.ir.dim_layout import RowOrder
-from shardlang.ir.experts.route import Route
 from shardlang.ir.graph import constrain
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
 from shardlang.ir.records import Stated
 from shardlang.ir.rule import Sharding
 from shardlang.passes.invariants.invariant import View, invariant
-from shardlang.rules.call import Call
-from shardlang.rules.experts.local_routed import collect, dispatch, routed_groups
 
 
 @invariant
@@ -74,39 +70,6 @@ def _one_factor(node: fx.Node, sharding: Sharding) -> Iterator[str]:
             other = seen.setdefault(axis, name)
             if other not in linked.get(name, (name,)):
                 yield f"{node}: `{axis}` splits both `{other}` and `{name}`"
-
-
-@invariant
-def orders_kept(view: View) -> Iterator[str]:
-    """Every op gets the rows of its operands in the order that it reads; results are in their own.
-
-    Other parts of a layout a reshard may still change.
-    """
-    for node, sharding in view.sharded:
-        for index, operand in enumerate(view.operands.get(node, [])):
-            have, want = view.made(operand), sharding.operand(index)
-            if have.orders != want.orders:
-                yield f"{node}: the rows of `{operand}` are {have}, read as {want}"
-        if node.target in (dispatch, collect, routed_groups):
-            yield from _order_changed(node, sharding)
-    for result in view.graph.result_nodes:
-        if result is not None and any(view.made(result).orders):
-            yield f"result `{result}` is {view.made(result)}"
-
-
-def _order_changed(node: fx.Node, sharding: Sharding) -> Iterator[str]:
-    """A dispatch gives the order of its route, which a collect takes back."""
-    route = Call(node)["route"]
-    assert isinstance(route, Route)
-    order = route.order
-    want = (order, None) if node.target is collect else (None, order)
-    have = (sharding.operand(0).orders[0], sharding.result().orders[0])
-    if have != want:
-        yield f"{node}: it changes rows {_shown(have)}, and not {_shown(want)}"
-
-
-def _shown(change: tuple[RowOrder | None, RowOrder | None]) -> str:
-    return " to ".join(str(order or "in their own places") for order in change)
 
 
 @invariant

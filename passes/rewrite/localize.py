@@ -19,8 +19,8 @@ from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.invariants.gradients import types_hold
 from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.invariants.local import local_shapes_fit
+from shardlang.passes.invariants.orders import orders_kept
 from shardlang.passes.invariants.reshards import operands_in_place
-from shardlang.passes.invariants.shardings import orders_kept
 from shardlang.passes.invariants.structure import constraints_met, rules_fit
 from shardlang.passes.invariants.sums import partials_pass
 from shardlang.rules.call import Call

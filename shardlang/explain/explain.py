@@ -14,14 +14,13 @@ from shardlang.explain.chain import Chains
 from shardlang.explain.conflicts import conflicts
 from shardlang.explain.find import Book, Subject
 from shardlang.explain.types import Alternative, Explanation, Link, Lost, Story
+from shardlang.ir.experts.ways import Ways
 from shardlang.ir.graph import is_item, producer, result_layout, sharding_of, steps_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, tensor_of
 from shardlang.ir.printed_type import printed_type
-from shardlang.ir.records import Ways
 from shardlang.ir.reshard import Reshard
-from shardlang.passes.experts.route_rows import DONE_BY
 from shardlang.plan.names import readers, through_steps
 from shardlang.plan.text import bytes_text, shape_text
 from shardlang.plan.types import CollectiveRow
@@ -199,8 +198,8 @@ def _experts(ways: Ways) -> Explanation:
     """The ways to bring rows and experts together, and those that are not open."""
     axes = "*".join(axis.name for axis in ways.axes)
     open_ways = sorted((cost, way) for way, cost in ways.ways.items() if math.isfinite(cost))
-    found = [Alternative(DONE_BY[way], round(cost), way == ways.taken) for cost, way in open_ways]
-    closed = [Link(f"{DONE_BY[way]}: not so, {why}") for way, why in ways.closed.items()]
+    found = [Alternative(way.meaning, round(cost), way == ways.taken) for cost, way in open_ways]
+    closed = [Link(f"{way.meaning}: not so, {why}") for way, why in ways.closed.items()]
     title = f"{axes} splits both the rows and the experts"
     story = Story(axes, title, tuple(closed), "rows and experts", tuple(found))
     facts = (f"products {', '.join(f'`{op}`' for op in ways.ops)}; rows in equal shares expected",)

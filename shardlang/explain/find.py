@@ -63,7 +63,7 @@ class Book:
     def _values(self) -> dict[str, str]:
         """Names of modules' tensors to the names of their nodes."""
         captured = self.compiled.captured
-        found = {name: v.node for name, v in module_values(captured, self.propagated.info).items()}
+        found = {name: v.node for name, v in module_values(captured, self.propagated).items()}
         for key, node in captured.values.items():
             found.setdefault(value_name(key), node.name)
         return found

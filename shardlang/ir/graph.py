@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from torch import Tensor, fx
 
 from shardlang.ir.dims import DimGraph
+from shardlang.ir.experts.ways import Ways
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, Result
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import info
-from shardlang.ir.records import Ways
 from shardlang.ir.reshard import Reshard, apply_step, apply_steps
 from shardlang.ir.rule import Sharding
 
@@ -50,14 +50,12 @@ class GraphInfo:
         seconds: pass to the seconds that it took.
         layouts: node name to the layout of its value before the rewrite.
         ways: what each way of each region of experts would move.
-        routed: names of the values whose rows are in routed order.
         refusals: why experts are gathered for want of another way.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)
     ways: list[Ways] = field(default_factory=list)
-    routed: set[str] = field(default_factory=set)
     refusals: list[ShardError] = field(default_factory=list)
 
 

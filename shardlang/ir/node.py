@@ -108,6 +108,12 @@ def has_several(node: fx.Node) -> bool:
     return isinstance(info(node).value, (list, tuple))
 
 
+def is_ordered(node: fx.Node) -> bool:
+    """Whether a value has rows that a route has sent out."""
+    layout = info(node).layout
+    return isinstance(layout, Layout) and any(layout.orders)
+
+
 def layout_of(node: fx.Node) -> Layout:
     """The labelled layout of a node that is one tensor."""
     layout = info(node).layout

@@ -14,6 +14,7 @@ from torch.fx.node import Argument
 from shardlang.ir.collective import ReduceOp
 from shardlang.ir.compat import FakeTensorMode
 from shardlang.ir.experts.route import Route
+from shardlang.ir.experts.ways import Way, Ways
 from shardlang.ir.graph import ShardError, ShardGraph, is_item, is_step
 from shardlang.ir.implied import implied_factors, implied_gradient, implied_linear
 from shardlang.ir.layout import Layout
@@ -23,7 +24,7 @@ from shardlang.ir.node import NodeInfo, Value, info, set_info, tensors_of
 from shardlang.ir.parse_calls import Functions, Made
 from shardlang.ir.parse_clauses import Clause, ClauseReader, LeafClause, Pair, Said
 from shardlang.ir.parse_types import Axes, GraphTextError, Type, Wanted
-from shardlang.ir.records import Stated, Ways
+from shardlang.ir.records import Stated
 from shardlang.ir.reshard import NoChange, Reshard, apply_step, apply_steps
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.rule import Rule, Sharding
@@ -189,9 +190,6 @@ class GraphReader(ClauseReader):
         set_info(output, NodeInfo())
         graph.graph.lint()
 
-    def routed(self, *names: str) -> None:
-        self.graph.info.routed.update(names)
-
     def refused(self, code: Token, message: str, help: str) -> None:
         self.graph.info.refusals.append(ShardError(str(code), message, help=help))
 
@@ -200,23 +198,23 @@ class GraphReader(ClauseReader):
 
     strings = ClauseReader.every
 
-    def prices(self, *pairs: tuple[str, float]) -> dict[str, float]:
+    def prices(self, *pairs: tuple[Way, float]) -> dict[Way, float]:
         return dict(pairs)
 
-    def price(self, way: str, price: float) -> tuple[str, float]:
-        return way, price
+    def price(self, way: str, price: float) -> tuple[Way, float]:
+        return Way(way), price
 
-    def reasons(self, *pairs: tuple[str, str]) -> dict[str, str]:
+    def reasons(self, *pairs: tuple[Way, str]) -> dict[Way, str]:
         return dict(pairs)
 
-    def reason(self, way: str, why: str) -> tuple[str, str]:
-        return way, why
+    def reason(self, way: str, why: str) -> tuple[Way, str]:
+        return Way(way), why
 
     def ways(
-        self, names: tuple[str, ...], module: str, axes: Axes, prices: dict[str, float],
-        taken: str, closed: dict[str, str] | None,
+        self, names: tuple[str, ...], module: str, axes: Axes, prices: dict[Way, float],
+        taken: str, closed: dict[Way, str] | None,
     ) -> None:  # fmt: skip
-        self.graph.info.ways.append(Ways(names, module, axes, prices, taken, closed or {}))
+        self.graph.info.ways.append(Ways(names, module, axes, prices, Way(taken), closed or {}))
 
 
 def present(types: Types) -> list[Type]:

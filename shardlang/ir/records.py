@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shardlang.ir.layout import Layout
-from shardlang.ir.mesh import Axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +29,3 @@ class FullGather:
     start: Layout
     widest: Layout
     end: Layout
-
-
-@dataclass(frozen=True, slots=True)
-class Ways:
-    """What each way of one region of experts would move, in bytes per optimizer step.
-
-    Attributes:
-        ops: names of the products.
-        module: the module that has them.
-        ways: the ways and their bytes.
-        taken: the cheapest.
-        closed: why a way is not open.
-    """
-
-    ops: tuple[str, ...]
-    module: str
-    axes: tuple[Axis, ...]
-    ways: dict[str, float]
-    taken: str
-    closed: dict[str, str]

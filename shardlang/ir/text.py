@@ -20,13 +20,14 @@ from enum import Enum
 import torch
 from torch import fx
 
+from shardlang.ir.experts.ways import Ways
 from shardlang.ir.graph import ShardError, ShardGraph
 from shardlang.ir.implied import implied_factors, implied_gradient, implied_linear
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, Result
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import NodeInfo, info, results_of
-from shardlang.ir.records import Stated, Ways
+from shardlang.ir.records import Stated
 from shardlang.ir.reshard import Reshard, apply_step, apply_steps
 from shardlang.ir.rule import Sharding
 from shardlang.ir.spelling import call_text, layouts_of, placed, product, quoted, types_of
@@ -106,8 +107,6 @@ class Printer:
     def _found(self) -> Iterator[str]:
         """What the passes found out about the graph as a whole."""
         found = self.graph.info
-        if found.routed:
-            yield f"routed {', '.join(map(quoted, sorted(found.routed)))}"
         yield from map(refusal_text, found.refusals)
         if self.long:
             yield from (f"layout {quoted(k)} {layout}" for k, layout in found.layouts.items())

@@ -58,7 +58,7 @@ def make_plan(
 
 def plan_of(compiled: Compiled) -> Plan:
     """The plan of a compiled spec."""
-    values = module_values(compiled.captured, compiled.graph.info)
+    values = module_values(compiled.captured, compiled.graph)
     return make_plan(compiled.program, values, compiled.spec.optimizer, compiled.train)
 
 

@@ -47,7 +47,7 @@ class Reasons:
             kind = "largest" if step.reduce is ReduceOp.MAX else "smallest"
             return f"{self._op(value, step.axes[0])} finds the {kind} over a dim split over {over}"
         if step.route is not None:
-            return self._routed(node, step)
+            return f"rows {step.route.goal} for {self._reader(node)}; equal shares expected"
         if step.kind in (Change.ALL_REDUCE, Change.REDUCE_SCATTER):
             return self._summed(node, value, step)
         if step.kind is Change.ALL_GATHER:
@@ -66,8 +66,8 @@ class Reasons:
             return self._varied(node, value, step)
         name = self.names.within(value, module_of(node))
         if step.route is not None:
-            where = "to their experts" if step.route.inverse else "back to their tokens"
-            return f"gradients of the rows of `{name}` go {where}; equal shares expected"
+            goal = step.route.reversed().goal
+            return f"gradients of the rows of `{name}` {goal}; equal shares expected"
         if step.kind is Change.ALL_GATHER:
             how = "as it is stored" if self.names.is_leaf(value) else "as the value is"
             return f"gradient of `{name}`, summed over {over} and split {how}"
@@ -76,12 +76,6 @@ class Reasons:
         if step.kind is Change.SLICE:
             return f"gradient of `{name}`, of which each {over} device used a part"
         return f"gradient of `{name}` on its way back"
-
-    def _routed(self, node: fx.Node, step: Reshard) -> str:
-        assert step.route is not None
-        if step.route.inverse:
-            return f"rows go back to their tokens for {self._reader(node)}; equal shares expected"
-        return f"rows go to their experts for {self._reader(node)}; equal shares expected"
 
     def bucket(self, pairs: list[tuple[fx.Node, Reshard]]) -> str:
         """Why several gradients are reduced in one call."""

@@ -71,7 +71,7 @@ class TensorRow:
 class Value:
     """A tensor that a module reads or returns: the node that makes it, and how it lies.
 
-    `expected` says that it is in routed order, where the sizes are those of equal shares.
+    `expected` says that its rows are out on a route, and the sizes are those of equal shares.
     """
 
     node: str

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx
 
-from shardlang.ir.graph import GraphInfo
+from shardlang.ir.graph import ShardGraph
 from shardlang.ir.leaf import ValueKey
-from shardlang.ir.node import info, tensor_of
+from shardlang.ir.node import info, is_ordered, tensor_of
 from shardlang.plan.types import Value
 
 if TYPE_CHECKING:
@@ -22,17 +22,17 @@ def value_name(key: ValueKey) -> str:
     return ".".join(part for part in key if part)
 
 
-def module_values(captured: Captured, record: GraphInfo) -> dict[str, Value]:
+def module_values(captured: Captured, graph: ShardGraph) -> dict[str, Value]:
     """What the modules of a model return, and the values that the spec speaks of, by name.
 
     Args:
-        record: the graph's, with the layouts before the rewrite and the names of what is in routed
-            order.
+        graph: what the passes made of it, with the record of the layouts before the rewrite.
     """
-    layouts, routed = record.layouts, record.routed
+    layouts = graph.info.layouts
+    ordered = {node.name for node in graph.graph.nodes if is_ordered(node)}
     nodes = {name: node for name, node in _named(captured).items() if node.name in layouts}
     return {
-        name: Value(node.name, tensor_of(node).dtype, layouts[node.name], node.name in routed)
+        name: Value(node.name, tensor_of(node).dtype, layouts[node.name], node.name in ordered)
         for name, node in nodes.items()
     }
 

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
-from shardlang.ir.node import info
+from shardlang.ir.node import info, is_ordered
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.shards import shard_of
 from shardlang.proof.compare import placed_leaves, scale_of, seed_devices
@@ -28,9 +28,8 @@ def first_difference(program: LocalProgram, reference: Reference) -> Mismatch | 
     """
     wanted = _reference_values(reference)
     mine = _simulated_values(program, reference)
-    routed = program.info.routed
     pairs = [(node, mine[node.name], wanted[node.name]) for node in program.graph.nodes
-             if node.name in wanted and node.name in mine and node.name not in routed]  # fmt: skip
+             if node.name in wanted and node.name in mine and not is_ordered(node)]  # fmt: skip
     for node, shards, want in pairs:
         for value, full, layout in _tensors(node, shards, want):
             error = _error(value, full, layout, program.mesh, summed=layout.partial)

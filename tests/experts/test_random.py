@@ -11,6 +11,7 @@ import pytest
 from shardlang.api import Program
 from shardlang.compiler.driver import compile_spec
 from shardlang.ir.experts.route import Route
+from shardlang.ir.experts.ways import Way
 from shardlang.passes.experts import route_rows
 from shardlang.passes.experts.gather_rows import Gathering
 from shardlang.proof.report import TOLERANCE
@@ -58,13 +59,13 @@ def random_spec(seed: int) -> Spec:
     return spec
 
 
-def prefer(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def prefer(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a way the cheapest where it is open."""
-    dear = {route_rows.GATHER_EXPERTS: "experts_price", route_rows.ROUTE_ROWS: "route_price"}
+    dear = {Way.GATHER_EXPERTS: "experts_price", Way.ROUTE_ROWS: "route_price"}
     for other, name in dear.items():
         price = 0.0 if other == way else math.inf
         monkeypatch.setattr(route_rows, name, lambda _, price=price: price)
-    if way == route_rows.GATHER_ROWS:
+    if way == Way.GATHER_ROWS:
         monkeypatch.setattr(route_rows, "route_price", lambda _: 1e12)
     else:
         monkeypatch.setattr(Gathering, "of", lambda region: Gathering(region))
@@ -72,7 +73,7 @@ def prefer(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_every_way_gives_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for way in route_rows.DONE_BY:
+    for way in Way:
         with monkeypatch.context() as patch:
             prefer(way, patch)
             program = Program(compile_spec(random_spec(seed)))
@@ -81,7 +82,7 @@ def test_every_way_gives_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) ->
         assert report.gradients is not None
         assert max(report.gradients.values()) < TOLERANCE
         for ways in program.local.info.ways:
-            assert ways.taken == way or (way == route_rows.GATHER_ROWS and ways.closed)
+            assert ways.taken == way or (way == Way.GATHER_ROWS and ways.closed)
 
 
 def test_a_collect_that_does_not_put_rows_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

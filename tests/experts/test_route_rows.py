@@ -15,14 +15,13 @@ from shardlang.compiler.build import build_graph
 from shardlang.compiler.driver import compile_spec
 from shardlang.cost.paths import NoPath, find_path
 from shardlang.ir.dim_layout import DimLayout, RowOrder
+from shardlang.ir.experts.ways import Way, Ways
 from shardlang.ir.graph import ShardGraph, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
-from shardlang.ir.records import Ways
 from shardlang.ir.reshard import NoChange, Reshard
-from shardlang.passes.experts.route_rows import GATHER_EXPERTS, GATHER_ROWS, ROUTE_ROWS
 from shardlang.passes.invariants.invariant import InvariantError, verify
-from shardlang.passes.invariants.shardings import orders_kept
+from shardlang.passes.invariants.orders import orders_kept
 from shardlang.passes.pipeline import PIPELINE, run_passes
 from shardlang.proof.report import TOLERANCE
 from shardlang.rules.experts.local_routed import collect, dispatch, routed_mm
@@ -68,7 +67,7 @@ def calls(plan: dict[str, Any], op: str, phase: str) -> int:
 def test_empty_full_and_uneven_experts(choice: str, top: int) -> None:
     spec = spec_of(LINE2, "f32[7, 6] [ep, _]", "ep", f'count = 5, top = {top}, choice = "{choice}"')
     program, ways = proven(spec)
-    assert ways.taken == ROUTE_ROWS
+    assert ways.taken == Way.ROUTE_ROWS
     plan = program.plan()
     assert calls(plan, "all_to_all", "forward") == 2
     assert calls(plan, "all_to_all", "backward") == 1, "no gradient flows to the input"
@@ -90,7 +89,7 @@ def test_empty_full_and_uneven_experts(choice: str, top: int) -> None:
 )
 def test_meshes(mesh: str, x: str, split: str) -> None:
     _, ways = proven(spec_of(mesh, x, split, "count = 5, biased = true"))
-    assert ways.taken == ROUTE_ROWS
+    assert ways.taken == Way.ROUTE_ROWS
 
 
 def test_columns_of_the_experts_split_too() -> None:
@@ -101,14 +100,14 @@ def test_columns_of_the_experts_split_too() -> None:
     spec, findings = load_spec_text(text, str(HERE / "spec.shard"))
     assert spec is not None, findings
     program, ways = proven(spec)
-    assert ways.taken == ROUTE_ROWS
+    assert ways.taken == Way.ROUTE_ROWS
     assert calls(program.plan(), "all_reduce", "forward") == 2, "of the result, and of the loss"
 
 
 def test_rows_are_gathered_where_every_token_has_all_experts() -> None:
     program, ways = proven(spec_of(LINE2, "f32[4, 6] [ep, _]", "ep", "count = 5, top = 5"))
-    assert ways.taken == GATHER_ROWS
-    assert ways.ways[GATHER_ROWS] < ways.ways[ROUTE_ROWS] < ways.ways[GATHER_EXPERTS]
+    assert ways.taken == Way.GATHER_ROWS
+    assert ways.ways[Way.GATHER_ROWS] < ways.ways[Way.ROUTE_ROWS] < ways.ways[Way.GATHER_EXPERTS]
     plan = program.plan()
     assert calls(plan, "all_to_all", "forward") == calls(plan, "all_to_all", "backward") == 0
     assert calls(plan, "reduce_scatter", "forward") == 1
@@ -116,18 +115,18 @@ def test_rows_are_gathered_where_every_token_has_all_experts() -> None:
 
 def test_experts_are_gathered_where_rows_are_many() -> None:
     program, ways = proven(spec_of(LINE2, "f32[90, 6] [ep, _]", "ep", "count = 2, top = 1"))
-    assert ways.taken == GATHER_EXPERTS
+    assert ways.taken == Way.GATHER_EXPERTS
     assert calls(program.plan(), "all_to_all", "forward") == 0
     assert calls(program.plan(), "reduce_scatter", "backward") == 2
 
 
 def test_the_price_is_what_the_plan_says() -> None:
     program, ways = proven(spec_of(LINE2, "f32[8, 6] [ep, _]", "ep", "count = 4, top = 1"))
-    assert ways.taken == ROUTE_ROWS
+    assert ways.taken == Way.ROUTE_ROWS
     totals = program.plan()["totals"]
     moved = sum(totals[phase]["all_to_all"]["bytes"] for phase in ("forward", "backward"))
     groups = totals["forward"]["all_gather"]["bytes"]
-    assert math.isclose(ways.ways[ROUTE_ROWS], moved + groups, rel_tol=1e-3)
+    assert math.isclose(ways.ways[Way.ROUTE_ROWS], moved + groups, rel_tol=1e-3)
 
 
 def with_groups(model: str, rows: int, experts: int) -> Spec:
@@ -143,20 +142,20 @@ def with_groups(model: str, rows: int, experts: int) -> Spec:
 
 def test_rows_that_are_mixed_leave_the_routed_order() -> None:
     program, ways = proven(with_groups("mixing", 8, 4))
-    assert ways.taken == ROUTE_ROWS
+    assert ways.taken == Way.ROUTE_ROWS
     assert calls(program.plan(), "all_to_all", "forward") == 4
 
 
 @pytest.mark.parametrize("model", ["viewed", "looked"])
 def test_views_and_looked_up_matrices_stay_in_routed_order(model: str) -> None:
     program, ways = proven(with_groups(model, 7, 5))
-    assert ways.taken == ROUTE_ROWS
+    assert ways.taken == Way.ROUTE_ROWS
     assert calls(program.plan(), "all_to_all", "forward") == 2
 
 
 def test_of_two_routers_on_one_path_one_has_its_way() -> None:
     program, ways = proven(with_groups("crossed", 7, 5))
-    assert ways.taken == ROUTE_ROWS
+    assert ways.taken == Way.ROUTE_ROWS
     assert len(ways.ops) == 2
     assert calls(program.plan(), "reduce_scatter", "backward") == 2
 

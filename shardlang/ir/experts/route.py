@@ -50,6 +50,11 @@ class Route:
                 minor.update(factor.axes[min(places) :] if places else ())
         return self.rows.without(minor)
 
+    @property
+    def goal(self) -> str:
+        """Where rows go, in words."""
+        return "go back to their tokens" if self.inverse else "go to their experts"
+
     def at(self, coord: Coord) -> RouteAt:
         """The route on the device at `coord`, the same for a dispatch and its collect."""
         return RouteAt(replace(self, inverse=False, by=""), tuple(sorted(coord.items())))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
 from shardlang.ir.compat import tree_leaves
@@ -71,14 +71,13 @@ def _run(node: fx.Node, split: Sharding, operands: list[Tensor], coord: Coord) -
     """What one device makes of its part of the operands."""
     call, declared = Call(node), find(node.target)
     assert declared is not None, f"{node} is bound to a rule"
-    target: Any = node.target
-    args, kwargs = node.args, node.kwargs
-    if declared.localize is not None:
-        target, args, kwargs = declared.localize(call, split)
+    here = call.replace() if declared.localize is None else declared.localize(call, split)
     shards = {
         operand: shard_of(operands[slot], split.operand(slot), coord)
         for slot, operand in enumerate(call.operands)
     }
-    here = fx.map_arg(specialise((args, kwargs), coord), shards.__getitem__)
-    made = tree_leaves(target(*here[0], **here[1]))
+    target, args, kwargs = pytree.tree_map_only(
+        fx.Node, shards.__getitem__, specialise(here, coord)
+    )
+    made = tree_leaves(target(*args, **kwargs))
     return [x for x in made if isinstance(x, Tensor)]
