@@ -26,6 +26,7 @@ class Said:
 
     Attributes:
         record: what is said of the record as it stands in it.
+        notation: which of the op's rules splits it.
         linear: the partial sums that pass; None for those implied.
         between: where reshards begin and end; those not said are implied.
         strides: of each result; empty where all are contiguous.
@@ -33,6 +34,7 @@ class Said:
     """
 
     record: NodeInfo = field(default_factory=NodeInfo)
+    notation: int = 0
     factors: dict[str, DimLayout] = field(default_factory=dict)
     linear: dict[Axis, frozenset[int]] | None = None
     between: Pair | None = None
@@ -50,6 +52,9 @@ LeafClause = Callable[[Leaf], Leaf]
 @v_args(inline=True)
 class ClauseReader(CallReader):
     """Reads clauses, as changes of a `Said`, and words of leaves, as changes of a `Leaf`."""
+
+    def notation(self, number: int) -> Clause:
+        return lambda said: replace(said, notation=number)
 
     def factored(self, name: Token, dim: DimLayout) -> tuple[str, DimLayout]:
         return str(name), dim

@@ -146,7 +146,8 @@ class GraphReader(ClauseReader):
     def _split(self, node: fx.Node, layouts: list[Layout], said: Said) -> Sharding | None:
         if self.level in (Stage.TRACED, Stage.PROGRAM) or is_item(node) or is_step(node):
             return None
-        rule = self.rules(node, self.graph.fast_random)
+        rules = self.rules(node, self.graph.fast_random)
+        rule = (rules, *rules.others)[said.notation]
         made = Sharding(rule, {**implied_factors(rule, layouts), **said.factors})
         made.linear = implied_linear(made, layouts) if said.linear is None else said.linear
         made.origins, made.closed = said.origins, said.closed

@@ -63,8 +63,7 @@ class Rule:
             rows of an image before and after a convolution).
         traits: what else is known of the call.
         others: rules of the same call in other factors, for layouts that this rule cannot read.
-        repeats: whether this is such another rule, whose lowering only repeats operands: layouts
-            flow through its `lowered` factors.
+        notation: 0 for the rule that the op declares, n for the n-th of its `others`.
         products: the factors over which each product of matrices in the op multiplies and adds.
     """
 
@@ -82,7 +81,7 @@ class Rule:
     tied: tuple[tuple[str, str], ...] = ()
     traits: Traits = field(default_factory=Traits)
     others: tuple[Rule, ...] = ()
-    repeats: bool = False
+    notation: int = 0
     products: tuple[frozenset[str], ...] = ()
 
     def flops(self, sizes: Mapping[str, int] | None = None) -> int:
@@ -123,6 +122,11 @@ class Rule:
         linear = [chosen for chosen in self.traits.affine if index in chosen]
         everything = frozenset(range(len(self.operands)))
         return everything - max(linear, key=len) if linear else everything
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the lowering only repeats operands: layouts flow through `lowered` factors."""
+        return self.notation > 0
 
     def size(self, factor: str) -> int:
         """The global size of a factor."""

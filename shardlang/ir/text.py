@@ -171,6 +171,8 @@ def split_clauses(node: fx.Node, sharding: Sharding, long: bool) -> Iterator[str
     results = placed(node)
     usual = implied_factors(sharding.rule, results)
     news = {name: dim for name, dim in sharding.factors.items() if usual[name] != dim}
+    if sharding.rule.notation:
+        yield f"notation {sharding.rule.notation}"
     if news:
         yield "split " + ", ".join(f"{name}: {dim}" for name, dim in news.items())
     if implied_linear(sharding, results) != sharding.linear:

@@ -107,8 +107,8 @@ class OpRule:
         spec = self.fast_spec if fast and self.fast_spec is not None else self.spec
         found = self._bind(call, spec if isinstance(spec, str) else spec(call))
         others = self.others(call) if self.others is not None else ()
-        repeats = (replace(self._bind(call, text), repeats=True) for text in others)
-        return replace(found, others=tuple(repeats)) if others else found
+        rules = (replace(self._bind(call, text), notation=n) for n, text in enumerate(others, 1))
+        return replace(found, others=tuple(rules)) if others else found
 
     def _bind(self, call: Call, text: str) -> Rule:
         sets = self._linear(call)
