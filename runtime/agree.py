@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -17,11 +17,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from shardlang.runtime.calls import Call
+from shardlang.runtime.changes import steps_since
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.replicas import SAME_BATCHES, checksum
-from shardlang.runtime.reports import first_line
 from shardlang.runtime.tensor_files import saved_since
+from shardlang.runtime.tracebacks import first_line
 from shardlang.runtime.watch import named
 
 T = TypeVar("T")
@@ -40,12 +41,14 @@ class Asked:
         given: its tensors, by name.
         lines: what else of it must be alike, in words.
         compared: whole inputs, whose values must be alike.
+        changed: a number of which each rank learns the greatest.
     """
 
     call: Call
     given: Mapping[str, Tensor]
     lines: tuple[str, ...] = ()
     compared: Mapping[str, Tensor] = field(default_factory=dict)
+    changed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class _Said:
     sums: Mapping[str, int] = field(default_factory=dict)
     refusal: tuple[str, str, str, tuple[str, ...]] | None = None
     call: Call | None = None
+    changed: int = 0
 
     def in_words(self) -> _Said:
         """The same, with the call among the lines."""
@@ -74,9 +78,7 @@ class Agreement:
         self._world, self._device = groups.mesh.devices, groups.device
         self._numbers: dict[Call, int] = {}
         self._batches = 0
-        self._group: Any = None
-        if self._world > 1 and dist.get_backend() != "gloo":
-            self._group = dist.new_group(backend="gloo", group_desc="agreement")
+        self._group = groups.on_host()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Agreement:
         """Process groups have no copies."""
@@ -88,15 +90,18 @@ class Agreement:
         Args:
             ask: gives this rank's call. What it raises is raised on every rank.
 
+        Returns:
+            The call, with the greatest `changed` of all ranks.
+
         Raises:
             RunError: what `ask` raised on some rank, with the rank's number unless all raise alike;
                 SH0612, on every rank, naming a rank that differs from rank 0.
         """
         if self._world == 1:
             return ask()
-        asked = self._together("comparison of the calls of all ranks", ask, self._said)
+        asked, changed = self._together("comparison of the calls of all ranks", ask, self._said)
         self._batches += bool(asked.compared)
-        return asked
+        return replace(asked, changed=changed)
 
     def together(self, work: Callable[[], T]) -> T:
         """Do what may fail on one rank alone, on all. Collective.
@@ -107,15 +112,15 @@ class Agreement:
         """
         if self._world == 1:
             return work()
-        return self._together("wait for work of each rank", work, lambda _: _Said())
+        return self._together("wait for work of each rank", work, lambda _: _Said())[0]
 
     def _said(self, asked: Asked) -> _Said:
-        lines = (*asked.lines, *saved_since())
+        lines = (*asked.lines, *steps_since(), *saved_since())
         on_host = all(x.device.type == "cpu" for x in asked.compared.values())
         if not on_host and self._batches >= ON_DEVICE_BATCHES:
-            return _Said(lines, call=asked.call)
+            return _Said(lines, call=asked.call, changed=asked.changed)
         sums = {n: checksum(x) for n, x in sorted(asked.compared.items())}
-        return _Said(lines, sums, call=asked.call)
+        return _Said(lines, sums, call=asked.call, changed=asked.changed)
 
     def check_draws(self) -> None:
         """Compare the states of the ranks' random number generators. Collective.
@@ -129,7 +134,7 @@ class Agreement:
         if self._device.type == "cuda":
             states.append(torch.cuda.get_rng_state(self._device))
         mine = [checksum(state) for state in states]
-        if not named("comparison of the random states", self._same, mine):
+        if not named("comparison of the random states", self._same, mine)[0]:
             raise RunError(
                 "SH0612",
                 "the ranks draw random numbers from different states, and values that several"
@@ -138,8 +143,10 @@ class Agreement:
                 " differ between ranks a generator of their own",
             )
 
-    def _together(self, label: str, work: Callable[[], T], told: Callable[[T], _Said]) -> T:
-        """What the work gives, if that of all ranks is told alike."""
+    def _together(
+        self, label: str, work: Callable[[], T], told: Callable[[T], _Said]
+    ) -> tuple[T, int]:
+        """What the work gives, if that of all ranks is told alike; and the greatest `changed`."""
         result, said, error = None, _Said(), None
         try:
             result = work()
@@ -147,11 +154,13 @@ class Agreement:
         except Exception as failure:
             error, said = failure, _Said(refusal=_refusal(failure))
         rest = zlib.crc32(repr((said.lines, said.sums, said.refusal)).encode())
-        if not named(label, self._same, [self._number(said.call), rest]):
+        numbers = [self._number(said.call), rest]
+        same, changed = named(label, self._same, numbers, said.changed)
+        if not same:
             raise self._difference(said.in_words()) from error
         if error is not None:
             raise error
-        return cast(T, result)
+        return cast(T, result), changed
 
     def _number(self, call: Call | None) -> int:
         """A number for a call, which is computed once; 0 for none."""
@@ -164,11 +173,13 @@ class Agreement:
             self._numbers[call] = int.from_bytes(digest[:7], "big") + 1
         return self._numbers[call]
 
-    def _same(self, numbers: Iterable[int]) -> bool:
-        mine = torch.tensor([*numbers])
-        both = torch.cat([mine, -mine])
+    def _same(self, numbers: Sequence[int], changed: int = 0) -> tuple[bool, int]:
+        """Whether all ranks give the same numbers, and the greatest that each gives beside."""
+        both = torch.tensor([*numbers, *(-number for number in numbers), changed])
         dist.all_reduce(both, dist.ReduceOp.MAX, group=self._group)
-        return torch.equal(both[: len(mine)], -both[len(mine) :])
+        *pairs, greatest = both.tolist()
+        count = len(numbers)
+        return pairs[:count] == [-number for number in pairs[count:]], greatest
 
     def _difference(self, said: _Said) -> RunError:
         """The error that names a rank. Collective."""

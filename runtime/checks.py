@@ -9,6 +9,7 @@ import torch.distributed as dist
 from shardlang.ir.program import LocalProgram
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
+from shardlang.runtime.watch import named
 
 
 def check_same_program(program: LocalProgram, groups: Groups) -> None:
@@ -23,13 +24,14 @@ def check_same_program(program: LocalProgram, groups: Groups) -> None:
     if world == 1:
         return
     prints: list[str] = [""] * world
-    dist.all_gather_object(prints, program.fingerprint())
+    label = "comparison of the programs of all ranks"
+    named(label, dist.all_gather_object, prints, program.fingerprint())
     others = [rank for rank in range(world) if prints[rank] != prints[0]]
     if not others:
         return
     texts: list[list[str]] = [[]] * world
     mine = program.text().splitlines() if groups.rank in (0, others[0]) else []
-    dist.all_gather_object(texts, mine)
+    named(label, dist.all_gather_object, texts, mine)
     listed = ", ".join(str(rank) for rank in others[:8]) + (", …" if len(others) > 8 else "")
     plural = "s" if len(others) > 1 else ""
     verb = "hold" if plural else "holds"

@@ -16,8 +16,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
+from shardlang.ir.compat import default_store
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.peers import listen
+from shardlang.runtime.reports import supervised
 from shardlang.runtime.watch import WATCH
 
 TIMEOUT_S = 600.0
@@ -75,6 +78,7 @@ class Groups:
         self.coord = mesh.coord(rank)
         self.device = device or torch.device("cpu")
         self._groups: dict[tuple[Axis, ...], Group] = {}
+        self._host: dist.ProcessGroup | None = None
         self._meshes: dict[tuple[str, ...], DeviceMesh] = {}
 
     def of(self, axes: Iterable[Axis]) -> Group:
@@ -87,6 +91,14 @@ class Groups:
     def everyone(self) -> Group:
         """The group of all devices."""
         return self.of(self.mesh.axes)
+
+    def on_host(self) -> dist.ProcessGroup | None:
+        """All devices, over gloo: a group of its own where the others are on GPUs. Collective."""
+        if self._host is None and self.mesh.devices > 1:
+            gloo = dist.get_backend() == "gloo"
+            made = None if gloo else dist.new_group(backend="gloo", group_desc="agreement")
+            self._host = dist.group.WORLD if gloo else made
+        return self._host
 
     def _connected(self, group: Group) -> Group:
         """The group with a process group of its own. Collective."""
@@ -172,6 +184,8 @@ def join(mesh: Mesh, kind: str = "cpu", timeout_s: float = TIMEOUT_S) -> Groups:
             timeout=datetime.timedelta(seconds=timeout_s),
             device_id=device if device.type == "cuda" else None,
         )
+    if mesh.devices > 1 and not supervised():
+        listen(default_store(), rank)
     return Groups(mesh, rank, device)
 
 

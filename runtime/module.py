@@ -123,6 +123,7 @@ class ShardedModule(nn.Module):
                     f"`{name}` is {found}; it should be {list(mine.shape)}",
                     help="give whole tensors, as the plain model's state dict has them",
                 )
+        self._shardlang.variants.changes.note_loaded()
         return super().load_state_dict(state_dict, strict)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ShardedModule:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shardlang.ir.layout import Layout
 from shardlang.runtime.errors import RunError
-from shardlang.runtime.groups import Groups
+from shardlang.runtime.groups import Groups, between
 from shardlang.runtime.watch import named
 
 SAMPLED_BYTES = 1 << 20
@@ -50,7 +50,7 @@ def check_replicas(
     groups: Groups,
     differ: Callable[[str, int, int], RunError] | None = None,
 ) -> None:
-    """Compare the tensors that several devices hold alike. Collective.
+    """Compare those of the tensors that several devices hold alike. Collective.
 
     Args:
         differ: the error for a tensor, the first rank that holds a shard of it, and another one.
@@ -58,7 +58,9 @@ def check_replicas(
     Raises:
         RunError: SH0611, naming a tensor and the ranks, unless `differ` gives another.
     """
-    if groups.mesh.devices == 1 or not shards:
+    held = set(between(groups.mesh, groups.mesh.axes))
+    shards = {name: x for name, x in shards.items() if held.difference(x[1].sharded)}
+    if not shards:
         return
     mine = torch.tensor([checksum(shard) for shard, _ in shards.values()], device=groups.device)
     rows = [torch.empty_like(mine) for _ in range(groups.mesh.devices)]
@@ -81,6 +83,17 @@ def _replicas_differ(name: str, first: int, rank: int) -> RunError:
         help="let the model's constructor draw from torch's, numpy's or Python's global generators,"
         " which are seeded alike on every rank; not from the time, the rank or a generator that is"
         " seeded anew",
+    )
+
+
+def changed_apart(name: str, first: int, rank: int) -> RunError:
+    """The error for a tensor of the module that a loop has changed on one rank alone."""
+    return RunError(
+        "SH0611",
+        f"`{name}` has other values on rank {rank} than on rank {first}, and both hold the same"
+        " shard of it, which was alike when the module was loaded",
+        help="let every rank load the same file, make the same changes to parameters and gradients,"
+        " and draw what it changes them by from generators that are seeded alike",
     )
 
 

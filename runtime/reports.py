@@ -20,17 +20,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shardlang.runtime.errors import RunError
-from shardlang.runtime.tracebacks import users_line, users_traceback
+from shardlang.runtime.peers import is_lost
+from shardlang.runtime.tracebacks import first_line, users_traceback
 from shardlang.runtime.watch import WATCH
 
 FOLDER = "SHARDLANG_REPORTS"
 """The environment variable that names the folder."""
 
-_PEER = ("connection closed by peer", "connection reset", "connection refused", "broken pipe")
 _STUCK = ("timed out", "timeout")
 
 PUBLISH_EVERY_S = 0.5
 _PR_SET_PDEATHSIG = 1
+
+
+def supervised() -> bool:
+    """Whether this process is a worker of our own launcher."""
+    return FOLDER in os.environ
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +74,9 @@ def explain(rank: int, error: BaseException) -> Report:
 def _kind(error: BaseException, text: str) -> str:
     if not isinstance(error, RuntimeError | ConnectionError):
         return "error"
-    if any(word in text for word in _PEER):
+    if is_lost(error):
         return "peer"
     return "stuck" if WATCH.now and any(word in text for word in _STUCK) else "error"
-
-
-def first_line(error: BaseException) -> str:
-    """`ValueError: no more (model.py:7)`."""
-    text = str(error).strip().splitlines()
-    what = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-    place = users_line(error)
-    return f"{what} ({place})" if place else what
 
 
 def read(folder: Path) -> list[Report]:

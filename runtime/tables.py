@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
+from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, LeafKind
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.shards import shard_of
@@ -45,8 +46,11 @@ class Tables:
             shard = checked(leaf, {**self._constant(made, leaf), **tensors}, self._groups)
             register(self._root, leaf, shard, self._groups, transient)
             self._held.append((leaf, self.slots(leaf)))
-        held = {leaf.name: (held_shard(tensor_at(self.slot(leaf))), leaf.layout) for leaf in kept}
-        check_replicas(held, self._groups)
+        check_replicas(self.held(), self._groups)
+
+    def held(self) -> dict[str, tuple[Tensor, Layout]]:
+        """This device's shard of every parameter and buffer, with its layout."""
+        return {leaf.name: (held_shard(tensor_at(s)), leaf.layout) for leaf, (s, *_) in self._held}
 
     def slot(self, leaf: Leaf) -> Slot:
         """Where the tensor of a leaf is found."""

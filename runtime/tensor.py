@@ -32,10 +32,12 @@ class Sharded(DTensor):
         operations: what they do, from `tensor_ops`.
         copied: whether it is a gathered copy that stands for a view, so that a write into it would
             be lost.
+        excused: how many writes were not by hand, but an optimizer's.
     """
 
     sharding: Sharding
     copied: bool
+    excused: int = 0
     operations: ClassVar[Callable[..., Any]]
 
     @classmethod
@@ -79,7 +81,7 @@ class Sharded(DTensor):
 
     @property
     def data(self) -> Tensor:
-        """The tensor apart from autograd, in the same memory.
+        """The tensor apart from autograd, in the same memory; writes to it do not count.
 
         Set to a tensor that lies alike, it takes that one's memory; set to another of its shape, it
         takes new memory. What was read as `data` before keeps its values.
@@ -87,7 +89,7 @@ class Sharded(DTensor):
         Raises:
             RunError: SH0621, on setting a tensor of another shape or dtype.
         """
-        return self.detach()
+        return sharded(self._local_tensor.data, self.sharding, copied=self.copied)
 
     @data.setter
     def data(self, value: Tensor) -> None:
@@ -99,10 +101,22 @@ class Sharded(DTensor):
                 help="give a tensor of the same shape and dtype; change the model before it is"
                 " compiled",
             )
+        written = self.written_by_hand + 1
         if isinstance(value, Sharded) and value.sharding.same(self.sharding) and not value.copied:
             self._local_tensor = value._local_tensor.detach()
         else:
             self._local_tensor = shard(value, self.sharding).detach().clone()
+        self.excused = self.version - written
+
+    @property
+    def version(self) -> int:
+        """How often the shard has been written to."""
+        return 0 if self._local_tensor.is_inference() else self._local_tensor._version
+
+    @property
+    def written_by_hand(self) -> int:
+        """How often it has been written to by others than an optimizer."""
+        return self.version - self.excused
 
     def share_memory_(self) -> Sharded:
         """Refused: a shard is bound to its process.

@@ -255,10 +255,16 @@ def _reordered(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return sharded(shard_, Sharding(layout, x.sharding.groups), copied=x.copied)
 
 
+def _alias(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """The tensor under another name: writes to either count for both."""
+    x = args[0]
+    return sharded(x._local_tensor, x.sharding, copied=x.copied)
+
+
 def _same_shape(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """A view of the same shape is the tensor."""
     x, size = args[0], args[1]
-    return aten.alias.default(x) if tuple(size) == tuple(x.shape) else NotImplemented
+    return _alias(op, args, kwargs) if tuple(size) == tuple(x.shape) else NotImplemented
 
 
 def _new(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -286,6 +292,7 @@ _SPECIAL: dict[Any, Callable[..., Any]] = {
     aten._amp_foreach_non_finite_check_and_unscale_.default: unscale,
     aten.is_same_size.default: _same_size,
     aten.is_pinned.default: _here,
+    **dict.fromkeys((aten.detach.default, aten.alias.default), _alias),
     **dict.fromkeys((aten.t.default, aten.transpose.int, aten.permute.default), _reordered),
     **dict.fromkeys((aten.view.default, aten._unsafe_view.default), _same_shape),
     **dict.fromkeys(

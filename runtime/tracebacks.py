@@ -27,6 +27,14 @@ def users_traceback(error: BaseException) -> str:
     return ""
 
 
+def first_line(error: BaseException) -> str:
+    """`ValueError: no more (model.py:7)`."""
+    text = str(error).strip().splitlines()
+    what = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    place = users_line(error)
+    return f"{what} ({place})" if place else what
+
+
 def users_line(error: BaseException) -> str:
     """`file.py:line` of the person's last frame, or else of the last one."""
     frames = traceback.extract_tb(error.__traceback__)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -30,11 +30,12 @@ from shardlang.runtime.calls import (
     tensor_at,
     wrong_shape,
 )
+from shardlang.runtime.changes import Changes, Due
 from shardlang.runtime.contexts import refuse_contexts
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.kept import Kept
 from shardlang.runtime.outside import outside
-from shardlang.runtime.replicas import check_replicas, inputs_differ
+from shardlang.runtime.replicas import changed_apart, check_replicas, inputs_differ
 from shardlang.runtime.standins import Standins
 from shardlang.runtime.tables import Tables, slot_of
 from shardlang.runtime.tensor import Sharded
@@ -98,6 +99,7 @@ class Variants:
         speaks = not any(groups.coord.values())
         self._loaded = Kept(compiler.declared, tables.load(made), speaks)
         self._agreement, self._compared = Agreement(groups), 0
+        self.changes, self._due = Changes(self._parameters()), Due()
         for name, module in self._modules.items():
             module.training = name not in compiler.declared.evaluated
 
@@ -108,7 +110,11 @@ class Variants:
         other.standins, other._modules = standins, standins.modules()
         other._params = {n: slot_of(root, n, "param") for n in self._params}
         other._loaded = self._loaded.on(functools.partial(_moved, tables=other._tables))
+        other.changes, other._due = Changes(other._parameters()), Due()
         return other
+
+    def _parameters(self) -> Iterator[Tensor]:
+        return map(tensor_at, self._params.values())
 
     @property
     def declared(self) -> LoadedProgram:
@@ -156,11 +162,19 @@ class Variants:
     ) -> tuple[LoadedProgram, Mapping[str, Tensor]]:
         """The program for a call with this device's shards, and the shards by name. Collective."""
         asked = self._agreement.check(lambda: self._to_answer(args, kwargs))
+        self._compare_held(asked.changed)
         loaded = self._loaded_for(asked.call, lambda program: program.check_given(asked.given))
         if loaded.draws:
             self._agreement.check_draws()
         self._compare_plain(asked.given, loaded)
         return loaded, {name: loaded.shard(name, given) for name, given in asked.given.items()}
+
+    def _compare_held(self, changed: int) -> None:
+        """Compare parameters and buffers where devices share them, if it is time to."""
+        self.changes.told()
+        if self._due.at_call(changed):
+            check_replicas(self._tables.held(), self.groups, changed_apart)
+            self._due.done()
 
     def _compare_plain(self, given: Mapping[str, Tensor], loaded: LoadedProgram) -> None:
         """Compare plain inputs of the first calls where devices share them. Collective there."""
@@ -177,7 +191,7 @@ class Variants:
         """What a call of the module asks for on this rank; nothing of it is collective."""
         tensors, arguments = self.compiler.flatten(args, kwargs)
         self.check()
-        found = (*tensors.values(), *map(tensor_at, self._params.values()))
+        found = (*tensors.values(), *self._parameters())
         refuse_contexts(self.groups.device.type, found)
         whole = {name: self._whole_shape(name, given) for name, given in tensors.items()}
         call = self._call(whole, tensors, arguments)
@@ -186,7 +200,8 @@ class Variants:
             self._loaded[call].check_given(tensors)
         frozen = (f"`{name}` frozen" for name in self._frozen())
         switched = () if torch.is_grad_enabled() else ("gradients off",)
-        return Asked(call, tensors, (*frozen, *switched, *_laid_out(tensors)))
+        lines = (*frozen, *switched, *_laid_out(tensors))
+        return Asked(call, tensors, lines, changed=self.changes.since(self._parameters()))
 
     def _frozen(self) -> list[str]:
         """The parameters that get no gradient now."""

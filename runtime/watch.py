@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from shardlang.runtime.peers import lost_in
+
 T = TypeVar("T")
 
 
@@ -41,6 +43,9 @@ def named(label: str, call: Callable[..., T], *args: Any) -> T:
     except RuntimeError as error:
         if hasattr(error, "add_note"):
             error.add_note(f"in {label}")
+        lost = lost_in(label, error)
+        if lost is not None:
+            raise lost from error
         raise
     if not WATCH.starts_only:
         WATCH.now = ""

@@ -15,6 +15,9 @@ from shardlang.ir.shards import freeze, place
 from shardlang.runtime.groups import Group, Groups
 from shardlang.runtime.parts import positions_of
 from shardlang.runtime.transport import Wire
+from shardlang.runtime.watch import named
+
+_ON_FIRST = "gather of a whole tensor on rank 0"
 
 
 def whole(shard: Tensor, layout: Layout, groups: Groups) -> Tensor:
@@ -26,7 +29,7 @@ def whole(shard: Tensor, layout: Layout, groups: Groups) -> Tensor:
     if group.size == 1:
         return shard
     cell = _cell(layout, group)
-    rows = Wire(group).all_gather(_padded(shard, cell))
+    rows = named("gather of a whole tensor", Wire(group).all_gather, _padded(shard, cell))
     return _joined(rows.view(group.size, *cell), layout, group)
 
 
@@ -43,7 +46,7 @@ def whole_on_first(shard: Tensor, layout: Layout, groups: Groups) -> Tensor | No
     cell = _cell(layout, group)
     mine = _padded(shard, cell).view(-1).view(torch.uint8)
     rows = [torch.empty_like(mine) for _ in range(group.size)] if groups.rank == 0 else None
-    dist.gather(mine, rows, dst=0, group=group.process_group)
+    named(_ON_FIRST, dist.gather, mine, rows, 0, group.process_group)
     if rows is None:
         return None
     return _joined(torch.stack(rows).view(shard.dtype).view(group.size, *cell), layout, group)

@@ -15,6 +15,7 @@ from torch._C._distributed_c10d import (
     AllreduceOptions,
     AllToAllOptions,
     ReduceScatterOptions,
+    Store,
     TCPStore,
 )
 from torch._guards import detect_fake_mode
@@ -27,6 +28,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
     unset_fake_temporarily,
 )
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.proxy import TracerBase
 from torch.nn import init
@@ -52,9 +54,11 @@ __all__ = [
     "OpOverloadPacket",
     "ReduceScatterOptions",
     "ShapeEnv",
+    "Store",
     "TCPStore",
     "TorchDispatchMode",
     "default_generator",
+    "default_store",
     "detect_fake_mode",
     "dtensor_overloads",
     "dtensor_spec",
@@ -101,6 +105,12 @@ def export_fake_mode() -> FakeTensorMode:
 def under_transforms() -> bool:
     """Whether the code runs inside `grad`, `vmap` or another transform of `torch.func`."""
     return bool(torch._C._are_functorch_transforms_active())
+
+
+def default_store() -> Store:
+    """The store at which the processes of the default group met."""
+    found: Store = _get_default_store()
+    return found
 
 
 def storage_key(tensor: torch.Tensor) -> int:

@@ -18,6 +18,7 @@ from shardlang.compiler.driver import Compiled
 from shardlang.compiler.variants import Programs
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.shards import shard_of
+from shardlang.runtime.agree import Agreement
 from shardlang.runtime.data import IDS, Batch, text_batches
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
@@ -32,7 +33,8 @@ from shardlang.training.tokens import Tokenizer, tokenizer_of
 def sharded_module(compiled: Compiled, groups: Groups, seed: int = 0) -> ShardedModule:
     """The sharded model on this device, with its initial or stored weights. Collective.
 
-    No rank ever holds more than one whole tensor beside its own shards.
+    No rank ever holds more than one whole tensor beside its own shards. Where one rank cannot read
+    or make them, all say why.
     """
     layouts = {leaf.name: leaf.layout for leaf in compiled.program.leaves}
 
@@ -41,7 +43,7 @@ def sharded_module(compiled: Compiled, groups: Groups, seed: int = 0) -> Sharded
             return full[:0] if full.dim() else full
         return shard_of(full, layouts[name], groups.coord)
 
-    shards = materialize(compiled.source, seed, mine)
+    shards = Agreement(groups).together(lambda: materialize(compiled.source, seed, mine))
     transient = compiled.captured.constants.keys()
     return ShardedModule(Programs(compiled, seed), groups, shards, transient)
 

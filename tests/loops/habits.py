@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import apart
 import net
 import outside
 import page
@@ -71,6 +72,8 @@ def everything() -> dict[str, Any]:
     found["saved"] = _saved(modules[0], mine[0], folder / "saved")
     found["changed"] = _changed(modules[0], mine[0], whole[0])
     found["refused"] = _refused(modules[0], mine[0])
+    found["apart"] = apart.said(modules[0], mine[0])
+    found["comparisons"] = apart.comparisons(modules[0], mine[0])
     found["outside"] = outside.all_gaps(modules, whole, twin, folder / f"cached{dist.get_rank()}")
     found["broadcast"] = [_broadcast(module, whole) for module in modules]
     return found

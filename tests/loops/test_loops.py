@@ -116,6 +116,30 @@ def test_what_would_have_no_effect_is_refused(ran: Results) -> None:
             assert words in message
 
 
+APART = {
+    **dict.fromkeys(
+        ("loaded", "data", "initialized", "states", "gradients"), "`norm.weight` has other"
+    ),
+    "by hand": "`norm.bias` has other values on rank 1 than on rank 0",
+    "buffer": "`seen` has other values on rank 1 than on rank 0",
+    "rate": "rank 1 with 1 × a step of `SGD` with lr = 0.2",
+    "stepped": "rank 0 with 1 × a step of `SGD` with lr = 0.1",
+}
+
+
+def test_what_one_rank_changes_alone_is_found_on_all(ran: Results) -> None:
+    for rank in ran:
+        assert len(rank["apart"]) == 16
+        for name, (code, words) in rank["apart"].items():
+            kind = name.removesuffix(", later")
+            assert code == ("SH0612" if kind in ("rate", "stepped") else "SH0611"), (name, words)
+            assert APART[kind] in words
+
+
+def test_replicas_are_compared_a_few_times(ran: Results) -> None:
+    assert all(rank["comparisons"] == 5 for rank in ran)
+
+
 def test_losses_outside_are_as_on_the_plain_model(ran: Results) -> None:
     """Values and all gradients, metrics, a second head, and outputs given to the next call."""
     for rank in ran:

@@ -13,6 +13,7 @@ from called import DP, Gaps, Pair, gap, refusal, rows
 from torch import Tensor, nn
 from torch.distributed.tensor import Replicate
 
+from shardlang.api import Program
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.save import save
 
@@ -37,6 +38,7 @@ def refused_by_one() -> dict[str, tuple[str, str]]:
     compiler.make = _failing if mine else compiler.make
     found["new program"] = refusal(lambda: module.shard_inputs(**rows(8)))
     del compiler.__dict__["make"]
+    found["weights"] = refusal(lambda: _truncated(mine).load())
     found["after"] = ("", str(pair.step(rows(8)) < 1e-10))
     return found
 
@@ -61,6 +63,16 @@ def _changed_on_one(
 def _switched(on: bool, call: Callable[[], object]) -> object:
     with torch.set_grad_enabled(on):
         return call()
+
+
+def _truncated(mine: bool) -> Program:
+    """A program whose checkpoint one rank cannot read."""
+    program = Pair(DP, n=2).program
+    if mine:
+        folder = Path(mkdtemp())
+        (folder / "model.safetensors").write_bytes(b"cut off")
+        program.compiled.source.checkpoint = folder
+    return program
 
 
 def _failing(*_: Any) -> Any:

@@ -43,6 +43,15 @@ def raises() -> None:
     _reduce(groups)
 
 
+def alone() -> None:
+    """Rank 1 has an error of its own between two collectives, and no supervisor."""
+    groups = join(known.LINE2)
+    _reduce(groups)
+    if RANK == 1:
+        raise ValueError("label 7 of 5")
+    _reduce(groups)
+
+
 def stuck() -> None:
     """Rank 1 never comes to the collective."""
     groups = join(known.LINE2, timeout_s=4)

@@ -242,6 +242,7 @@ ALONE = {
     "saved": ("SH0613", "rank 1 failed: `eps` of `bn` is `0.5` now"),
     "parameter": ("SH0613", "rank 1 failed: `up.weight` is another `Parameter`"),
     "new program": ("SH0603", "rank 1 failed: MemoryError: no room"),
+    "weights": ("SH0603", "rank 1 failed: CaptureError: `model.safetensors` cannot be read"),
     "after": ("", "True"),
 }
 
