@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shardlang.api import Program, compile
@@ -38,8 +38,9 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import the interface when it is first used: the command line starts without torch."""
     if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+        found: object = getattr(importlib.import_module(_LAZY[name]), name)
+        return found
     raise AttributeError(f"module `shardlang` has no attribute `{name}`")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +126,7 @@ class Program:
 
         return verify_compiled(self.compiled, seed=seed)
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self) -> dict[str, object]:
         """Layouts, collectives, bytes and memory, as the `plan --json` document has them."""
         from shardlang.plan import plan_document, plan_of
 

@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
+import torch
 
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis, Mesh
 from shardlang.plan.expectations import check_expects
+from shardlang.plan.types import CollectiveRow, Memory, Phase, Plan, TensorRow
 from shardlang.spec import load_spec_text
 
 BASE = 'mesh { dp = 2 tp = 4 } model "m.py:f" input x : f32[8, 16] [dp, tp] expect {\n'
 
 
-def row(op: str, axes: str, phase: str, module: str, count: int, bytes: int) -> dict[str, Any]:
-    return {
-        "op": op, "axes": axes.split("*"), "phase": phase, "module": module,
-        "count": count, "bytes": bytes, "reason": "",
-    }  # fmt: skip
+DP, TP = Axis("dp", 2), Axis("tp", 4)
 
 
-PLAN = {
-    "collectives": [
+def row(
+    op: str, axes: str, phase: Phase, module: str, count: int, bytes: int, full_gather: bool = False
+) -> CollectiveRow:
+    return CollectiveRow(
+        op, tuple(axes.split("*")), phase, module, (), count, bytes, "", full_gather=full_gather
+    )
+
+
+def tensor(name: str, layout: Layout) -> TensorRow:
+    return TensorRow(name, "value", torch.float32, layout)
+
+
+PLAN = Plan(
+    Mesh((DP, TP)),
+    frozenset(),
+    (
+        tensor(
+            "layers.0.out",
+            Layout(
+                (DimLayout.shard(8, (DP,)), DimLayout.shard(16, (TP,), 2)), varying=frozenset({DP})
+            ),
+        ),
+        tensor("layers.1.out", replace(Layout.whole((8, 16)), partial=frozenset({TP}))),
+    ),
+    (
         row("all_reduce", "tp", "forward", "layers.0.mlp", 2, 1000),
         row("all_reduce", "dp*tp", "backward", "layers.1", 3, 5000),
         row("all_gather", "dp", "forward", "", 1, 2 * 2**20),
-        row("all_to_all", "tp", "backward", "norm", 1, 0) | {"full_gather": True},
-    ],
-    "tensors": [
-        {
-            "name": "layers.0.out",
-            "global_shape": [8, 16],
-            "layout": "f32[8@dp, 16@tp(2)] ~dp",
-            "local_shape": [4, 4],
-            "local_bytes": 64,
-        },
-        {
-            "name": "layers.1.out",
-            "global_shape": [8, 16],
-            "layout": "[8, 16] +tp",
-            "local_shape": [8, 16],
-            "local_bytes": 512,
-        },
-    ],
-}
+        row("all_to_all", "tp", "backward", "norm", 1, 0, full_gather=True),
+    ),
+    Memory(0, 0, 0, 0, 0, "sgd"),
+)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +120,7 @@ def test_a_local_size_is_shown_as_stated_and_as_found() -> None:
     assert size.message == "`layers.1.out` is 512B on a device, expected < 0B"
     assert size.notes == (
         "`layers.1.out` lies as `[8, 16] +tp`: [8, 16] on a device, 512B",
-        "`layers.0.out` lies as `f32[8@dp, 16@tp(2)] ~dp`: [4, 4] on a device, 64B",
+        "`layers.0.out` lies as `[8@dp, 16@tp(2)] ~dp`: [4, 4] on a device, 64B",
     )
 
 

@@ -1,4 +1,4 @@
-"""What is read of the objects of transformers: configurations, model classes, caches, experts."""
+"""What is read of the objects of transformers: configurations, model classes, tokenizers, caches, experts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class Config(Protocol):
     model_type: str
     architectures: list[str] | None
     num_labels: int
+    vocab_size: int
     sub_configs: Mapping[str, type]
     _experts_implementation: str | None
 
@@ -59,6 +60,15 @@ class Renaming(Protocol):
     """A rule that turns the name of a stored tensor into one of the model."""
 
     def rename_source_key(self, name: str) -> tuple[str, str | None]: ...
+
+
+class HfTokenizer(Protocol):
+    """A tokenizer."""
+
+    def __call__(
+        self, text: str, *, add_special_tokens: bool, verbose: bool
+    ) -> Mapping[str, Sequence[int]]: ...
+    def save_pretrained(self, folder: Path) -> object: ...
 
 
 class CacheLayer(Protocol):

@@ -34,8 +34,8 @@ def _check_with_model(context: Context, spec: Spec) -> None:
     compiled = context.compile(spec)
     if not spec.expects:
         return
-    from shardlang.plan import plan_document, plan_of
+    from shardlang.plan import plan_of
     from shardlang.plan.expectations import check_expects
 
-    context.add(check_expects(spec, plan_document(plan_of(compiled))))
+    context.add(check_expects(spec, plan_of(compiled)))
     context.stop_on_errors()

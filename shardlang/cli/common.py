@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Concatenate, NoReturn, ParamSpec
 
 import click
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from shardlang.compiler.driver import Compiled
     from shardlang.passes.pipeline import Pass
     from shardlang.spec import Spec
+
+_P = ParamSpec("_P")
 
 SCHEMA = 1
 STYLES = ("full", "concise", "json", "github")
@@ -45,7 +47,7 @@ class Context:
     spec_path: str | None = None
     spec: Spec | None = None
     place: str | None = None
-    set_values: dict[str, Any] = field(default_factory=dict)
+    set_values: dict[str, object] = field(default_factory=dict)
     findings: list[Diagnostic] = field(default_factory=list)
     sources: Sources = field(default_factory=Sources)
 
@@ -101,12 +103,12 @@ class Context:
         if any(finding.is_error for finding in self.findings):
             self.fail()
 
-    def fail(self, payload: Mapping[str, Any] | None = None) -> NoReturn:
+    def fail(self, payload: Mapping[str, object] | None = None) -> NoReturn:
         """Print the findings, as a document under `json`, and exit with status 1."""
         self.finish({**(payload or {}), "ok": False})
         raise click.exceptions.Exit(1)
 
-    def finish(self, payload: Mapping[str, Any] | None = None) -> None:
+    def finish(self, payload: Mapping[str, object] | None = None) -> None:
         """End the command: print the findings, and under `json` the document."""
         if not self.speaks:
             return
@@ -115,11 +117,11 @@ class Context:
         else:
             self._print_findings()
 
-    def print_document(self, payload: Mapping[str, Any]) -> None:
+    def print_document(self, payload: Mapping[str, object]) -> None:
         """Print one JSON document on one line; of each key the payload's value stands."""
         shown, more = most_important(self._shown())
         ok = not any(finding.is_error for finding in shown)
-        document: dict[str, Any] = {"schema": SCHEMA, "spec": self.spec_path}
+        document: dict[str, object] = {"schema": SCHEMA, "spec": self.spec_path}
         document |= {"set": self.set_values, "ok": ok, **payload}
         if shown or not document["ok"]:
             document["diagnostics"] = [to_json(finding) for finding in shown]
@@ -184,7 +186,7 @@ def diagnostic_of(
     return error(code, message, place, labels=labels, notes=notes, help=help)
 
 
-def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def common_options(function: Callable[Concatenate[Context, _P], None]) -> Callable[..., None]:
     """Give a command the common options; it receives a `Context` as its first argument.
 
     An exception with a diagnostic code, or with a list of `diagnostics`, becomes findings and exit
@@ -193,12 +195,17 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapper(
-        set_: tuple[str, ...], output_format: str, as_json: bool, deny: str | None, **rest: Any
-    ) -> Any:
+        set_: tuple[str, ...],
+        output_format: str,
+        as_json: bool,
+        deny: str | None,
+        *args: _P.args,
+        **rest: _P.kwargs,
+    ) -> None:
         style = "json" if as_json else output_format
         context = Context(parse_sets(set_), style, deny_warnings=deny == "warnings")
         try:
-            return function(context, **rest)
+            function(context, *args, **rest)
         except Exception as fault:
             several = getattr(fault, "diagnostics", None)
             if isinstance(several, list):
@@ -210,9 +217,10 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
             context.add([finding])
             context.fail()
 
+    command: Callable[..., None] = wrapper
     for option in reversed(_OPTIONS):
-        wrapper = option(wrapper)
-    return wrapper
+        command = option(command)
+    return command
 
 
 _OPTIONS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -31,7 +31,7 @@ def command(context: Context, spec_path: str, against: str | None) -> None:
     other = _plan(context, against)[1] if against is not None else None
     spec, plan = _plan(context, spec_path)
     document = plan_document(plan)
-    context.add(check_expects(spec, document))
+    context.add(check_expects(spec, plan))
     if other is None:
         _show(context, plan)
     else:
@@ -56,7 +56,7 @@ def _show(context: Context, plan: Plan) -> None:
         context.show(render_plan(plan, use_color(sys.stdout), _width()))
 
 
-def _compare(context: Context, before: Plan, after: Plan, old: str, new: str) -> dict[str, Any]:
+def _compare(context: Context, before: Plan, after: Plan, old: str, new: str) -> dict[str, object]:
     from shardlang.plan.compare import compare, comparison_document
     from shardlang.plan.render_comparison import render_comparison
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import click
 import torch
@@ -16,17 +15,50 @@ from shardlang.cli.common import Context, common_options
 @common_options
 def command(context: Context, name: str | None) -> None:
     """List the op rules with what is proven of them; with NAME, those whose name contains it."""
-    found = [row for row in rows() if name is None or name in row["op"]]
+    found = [row for row in rows() if name is None or name in row.op]
     coverage = dtensor_coverage()
     if context.is_json:
-        context.print_document({"rules": found, "dtensor": coverage})
+        context.print_document(
+            {"rules": [asdict(row) for row in found], "dtensor": asdict(coverage)}
+        )
         return
     for row in found:
-        context.show(f"{row['op']:44} {status(row):28} {row['rule']}".rstrip())
+        context.show(f"{row.op:44} {row.status:28} {row.rule}".rstrip())
     context.show(summary(found, coverage))
 
 
-def rows() -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An op with a rule, and what the proof has shown of it."""
+
+    op: str
+    rule: str = ""
+    samples: int = 0
+    splits: int = 0
+    failures: int = 0
+
+    @property
+    def status(self) -> str:
+        """What the proof says of the rule."""
+        if self.failures:
+            return f"{self.failures} failures"
+        return f"{self.splits} splits proven" if self.splits else "not proven"
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many of DTensor's overloads have a rule; `missing` says why others have none."""
+
+    torch: str
+    overloads: int
+    covered: int
+    percent: float
+    proven: int
+    percent_proven: float
+    missing: dict[str, str]
+
+
+def rows() -> list[Row]:
     """One record for each op with a rule, sorted by name."""
     from shardlang.proof.rules.table import read_table
     from shardlang.rules import RULES
@@ -37,26 +69,16 @@ def rows() -> list[dict[str, Any]]:
     for target, declared in RULES.items():
         name = full_name(target)
         proven = table.get(name)
-        record: dict[str, Any] = {"op": name, "rule": "", "samples": 0, "splits": 0, "failures": 0}
-        if proven is not None:
-            record |= {"samples": proven.samples, "splits": proven.assignments}
-            record |= {"failures": proven.failures, "rule": proven.rule}
-        if not record["rule"] and isinstance(declared.spec, str):
-            record["rule"] = declared.spec
-        found.append(record)
-    return sorted(found, key=lambda record: str(record["op"]))
+        stated = declared.spec if isinstance(declared.spec, str) else ""
+        if proven is None:
+            found.append(Row(name, stated))
+        else:
+            rule = proven.rule or stated
+            found.append(Row(name, rule, proven.samples, proven.assignments, proven.failures))
+    return sorted(found, key=lambda row: row.op)
 
 
-def status(row: dict[str, Any]) -> str:
-    """What the proof says of one rule."""
-    if row["failures"]:
-        return f"{row['failures']} failures"
-    if not row["splits"]:
-        return "not proven"
-    return f"{row['splits']} splits proven"
-
-
-def dtensor_coverage() -> dict[str, Any]:
+def dtensor_coverage() -> Coverage:
     """How many of DTensor's functional forward overloads have a rule, and why others have none."""
     from shardlang.ir.compat import dtensor_overloads
     from shardlang.proof.rules.table import read_table
@@ -69,27 +91,21 @@ def dtensor_coverage() -> dict[str, Any]:
     shown = [table[str(op)] for op in theirs if str(op) in table and str(op) not in missing]
     proven = sum(one.assignments > 0 and not one.failures for one in shown)
     percent = round(100 * covered / len(theirs), 1) if theirs else 100.0
-    return {
-        "torch": torch.__version__,
-        "overloads": len(theirs),
-        "covered": covered,
-        "percent": percent,
-        "proven": proven,
-        "percent_proven": round(100 * proven / len(theirs), 1) if theirs else 100.0,
-        "missing": missing,
-    }
+    percent_proven = round(100 * proven / len(theirs), 1) if theirs else 100.0
+    version = str(torch.__version__)
+    return Coverage(version, len(theirs), covered, percent, proven, percent_proven, missing)
 
 
-def summary(found: list[dict[str, Any]], coverage: dict[str, Any]) -> str:
+def summary(found: list[Row], coverage: Coverage) -> str:
     """The counts, and what DTensor has beside."""
-    counts = Counter("proven" if row["splits"] and not row["failures"] else "" for row in found)
+    proven = sum(row.splits > 0 and not row.failures for row in found)
     lines = [
-        f"{len(found)} rules, {counts['proven']} of them proven on samples",
-        f"{coverage['percent']}% of the {coverage['overloads']} forward overloads that DTensor of "
-        f"torch {coverage['torch']} has a rule for have one here, {coverage['percent_proven']}% one"
-        " that is proven on samples",
+        f"{len(found)} rules, {proven} of them proven on samples",
+        f"{coverage.percent}% of the {coverage.overloads} forward overloads that DTensor of torch"
+        f" {coverage.torch} has a rule for have one here, {coverage.percent_proven}% one that is"
+        " proven on samples",
     ]
-    if coverage["missing"]:
+    if coverage.missing:
         lines.append("without a rule here:")
-    lines += [f"  {name}: {why}" for name, why in coverage["missing"].items()]
+    lines += [f"  {name}: {why}" for name, why in coverage.missing.items()]
     return "\n" + "\n".join(lines)

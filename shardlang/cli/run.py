@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -46,7 +46,12 @@ def command(
     node_rank: int,
     rdzv_endpoint: str,
     log_dir: Path | None,
-    **options: Any,
+    steps: int,
+    data: Path | None,
+    save: Path | None,
+    device: str,
+    seed: int,
+    reference: bool,
 ) -> None:
     """Train the model of SPEC on the devices of its mesh.
 
@@ -60,13 +65,11 @@ def command(
         _check_alone(nnodes, log_dir)
         from shardlang.cli.training import Options, work
 
-        work(context, spec, Options(**options))
+        work(context, spec, Options(steps, data, save, device, seed, reference))
     else:
         nodes = (nnodes, node_rank, rdzv_endpoint)
-        saves = options["save"] is not None
-        job = Job(
-            this_command(), spec.mesh.devices, options["device"], *nodes, saves=saves, logs=log_dir
-        )
+        saves = save is not None
+        job = Job(this_command(), spec.mesh.devices, device, *nodes, saves=saves, logs=log_dir)
         _launch(job)
 
 

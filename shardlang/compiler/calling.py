@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from inspect import Parameter
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,8 +24,8 @@ _PLAIN = (bool, int, float, complex, str, torch.dtype, type(None))
 def bound(
     names: Sequence[str],
     defaults: Mapping[str, str],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
 ) -> tuple[dict[str, Tensor], tuple[Argument, ...]]:
     """Tensors and all other arguments of a call, by dotted name.
 

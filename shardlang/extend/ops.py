@@ -19,7 +19,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import TypeAlias, overload
 
 import torch
 import torch.utils._pytree as pytree
@@ -37,9 +37,11 @@ from shardlang.rules.schema import tensor_arguments
 
 assert shardlang.rules
 
-_FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
-_Op = Any
+Op: TypeAlias = "CustomOpDef | torch._ops.OpOverload | torch._ops.OpOverloadPacket"
 """A `torch.library.custom_op`, or an overload (or packet with one) under `torch.ops`."""
+
+_Declared: TypeAlias = "Op | Callable[..., object]"
+_OPS = (CustomOpDef, torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 
 
 class ProofError(AssertionError):
@@ -49,12 +51,17 @@ class ProofError(AssertionError):
 @overload
 def rule(
     op: str, /, *, linear: Sequence[str] = (), reduce: str = "sum"
-) -> Callable[[Any], Any]: ...
+) -> Callable[[_Declared], Op]: ...
 @overload
-def rule(op: _Op, spec: str, /, *, linear: Sequence[str] = (), reduce: str = "sum") -> Any: ...
+def rule(op: _Declared, spec: str, /, *, linear: Sequence[str] = (), reduce: str = "sum") -> Op: ...
 def rule(
-    op: Any, spec: str | None = None, /, *, linear: Sequence[str] = (), reduce: str = "sum"
-) -> Any:
+    op: str | _Declared,
+    spec: str | None = None,
+    /,
+    *,
+    linear: Sequence[str] = (),
+    reduce: str = "sum",
+) -> Op | Callable[[_Declared], Op]:
     """Declare how an op may be split: `rule(op, "m k, k n -> m n")`, or `@rule("m k, k n -> m n")`.
 
     As a decorator it stands above `torch.library.custom_op`; above a plain function it makes a
@@ -68,13 +75,14 @@ def rule(
         RuleError: the notation is wrong, does not fit the op, or the op has a rule already.
     """
     if spec is None:
+        assert isinstance(op, str), "a rule is stated as text"
         return lambda made: _declared(made, op, linear, reduce)
     return _declared(op, spec, linear, reduce)
 
 
 def local(
     spec: str, /, *, linear: Sequence[str] = (), reduce: str = "sum"
-) -> Callable[[_FunctionT], Any]:
+) -> Callable[[Callable[..., object]], Op]:
     """Make a function a local region: traced as one op, run on each device on its own parts.
 
     `spec` states how its operands and results lie: dims of one name are split together, and a dim
@@ -88,9 +96,9 @@ def local(
     return lambda function: _declared(region_of(function), spec, linear, reduce)
 
 
-def _declared(op: Any, spec: str, linear: Sequence[str], reduce: str) -> Any:
+def _declared(op: object, spec: str, linear: Sequence[str], reduce: str) -> Op:
     """Enter a rule in the table and return the op."""
-    if not _is_op(op):
+    if not isinstance(op, _OPS):
         if not callable(op):
             raise RuleError(f"`{op}` is neither an op nor a function")
         op = region_of(op)
@@ -117,12 +125,7 @@ def _reduce_op(name: str) -> ReduceOp:
         raise RuleError(f"`reduce` is `sum`, `max` or `min`, not `{name}`") from None
 
 
-def _is_op(op: Any) -> bool:
-    kinds = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, CustomOpDef)
-    return isinstance(op, kinds)
-
-
-def overload_of(op: Any) -> Any:
+def overload_of(op: object) -> torch._ops.OpOverload:
     """The one overload of an op.
 
     Raises:
@@ -134,7 +137,8 @@ def overload_of(op: Any) -> Any:
         names = op.overloads()  # type: ignore[no-untyped-call]
         if len(names) != 1:
             raise RuleError(f"`{op}` has the overloads {', '.join(names)}; name one of them")
-        return getattr(op, names[0])
+        found: torch._ops.OpOverload = getattr(op, names[0])
+        return found
     if not isinstance(op, torch._ops.OpOverload):
         raise RuleError(
             f"`{getattr(op, '__name__', op)}` is not an op; declare it with `shardlang.local`"
@@ -149,7 +153,7 @@ def _parsed(spec: str, name: str) -> Template:
         raise RuleError(f"the rule of `{name}`: {fault}") from None
 
 
-def _check_names(target: Any, template: Template, linear: Sequence[str]) -> None:
+def _check_names(target: torch._ops.OpOverload, template: Template, linear: Sequence[str]) -> None:
     """Compare a rule with the op's schema."""
     names, name = tensor_arguments(target), target._schema.name
     lists = any("[]" in str(a.type) or "List" in str(a.type) for a in target._schema.arguments)
@@ -189,7 +193,7 @@ class Proof:
         return f"{self.op}: {self.assignments} assignments proven"
 
 
-def prove(op: Any, /, *inputs: Any, **options: Any) -> Proof:
+def prove(op: object, /, *inputs: object, **options: object) -> Proof:
     """Prove an op's rule by brute force, on example inputs.
 
     Every legal split over one axis (of 2 and of 3 devices) and over two axes runs in the simulator,

@@ -5,20 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
-from shardlang.ir.compat import CustomOpDef, storage_key
+from shardlang.ir.arguments import Args, Kwargs, tensors_in
+from shardlang.ir.compat import CustomOpDef, storage_key, tree_leaves, tree_map_only
 
 
 class RuleError(ValueError):
     """A rule that cannot be declared, or an op that has none."""
 
 
-def region_of(function: Callable[..., Any]) -> CustomOpDef:
+def region_of(function: Callable[..., object]) -> CustomOpDef:
     """A function as one op with the gradient of its own operators.
 
     Raises:
@@ -47,9 +47,9 @@ def first_line(fault: Exception) -> str:
     return (str(fault).splitlines() or [type(fault).__name__])[0].rstrip(".")
 
 
-def _unaliased(value: Any, arguments: Any) -> Any:
+def _unaliased(value: object, arguments: tuple[Args, Kwargs]) -> object:
     """Results with memory of their own, as an op must have them."""
-    taken = {storage_key(x) for x in pytree.tree_leaves(arguments) if isinstance(x, Tensor)}
+    taken = {storage_key(x) for x in tensors_in(arguments)}
 
     def own(x: Tensor) -> Tensor:
         if storage_key(x) in taken:
@@ -57,10 +57,21 @@ def _unaliased(value: Any, arguments: Any) -> Any:
         taken.add(storage_key(x))
         return x
 
-    return pytree.tree_map_only(Tensor, own, value)
+    made: object = tree_map_only(Tensor, own, value)
+    return made
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+class _Kept(Protocol):
+    """What autograd keeps of a call: where its tensors stand, and what stands elsewhere."""
+
+    places: list[int]
+    plain: list[object]
+    saved_tensors: tuple[Tensor, ...]
+
+    def save_for_backward(self, *values: object) -> None: ...
+
+
+def _keep(ctx: _Kept, inputs: Args, output: object) -> None:
     """Keep a region's arguments for its gradient."""
     ctx.places = [i for i, value in enumerate(inputs) if isinstance(value, Tensor)]
     ctx.plain = [None if i in ctx.places else value for i, value in enumerate(inputs)]
@@ -71,30 +82,30 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 class _Region:
     """A function as an op; when its file is executed anew, the new function takes its place."""
 
-    function: Callable[..., Any]
+    function: Callable[..., object]
     op: CustomOpDef | None = None
 
-    def run(self, *args: Any, **kwargs: Any) -> Any:
+    def run(self, *args: object, **kwargs: object) -> object:
         """Call the function."""
         return _unaliased(self.function(*args, **kwargs), (args, kwargs))
 
-    def backward(self, ctx: Any, *grads: Any) -> tuple[Any, ...]:
+    def backward(self, ctx: _Kept, *grads: object) -> tuple[Tensor | None, ...]:
         """The gradients of all arguments: the function once more, with autograd."""
         arguments = list(ctx.plain)
         leaves: list[Tensor] = []
         for place, saved in zip(ctx.places, ctx.saved_tensors, strict=True):
-            arguments[place] = saved.detach().requires_grad_(_has_gradient(saved))
-            leaves.append(arguments[place])
+            leaves.append(saved.detach().requires_grad_(_has_gradient(saved)))
+            arguments[place] = leaves[-1]
         with torch.enable_grad():
-            results = [r for r in pytree.tree_leaves(self.function(*arguments)) if _is_tensor(r)]
+            results = tensors_in(self.function(*arguments))
         pairs = [
             (result, grad)
-            for result, grad in zip(results, pytree.tree_leaves(grads), strict=True)
+            for result, grad in zip(results, tree_leaves(grads), strict=True)
             if result.requires_grad and grad is not None
         ]
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
         found = iter(_grad(pairs, wanted))
-        made: list[Any] = [None] * len(arguments)
+        made: list[Tensor | None] = [None] * len(arguments)
         for place, leaf in zip(ctx.places, leaves, strict=True):
             made[place] = next(found) if leaf.requires_grad else None
         return tuple(made)
@@ -109,10 +120,6 @@ def _grad(pairs: list[tuple[Tensor, Tensor]], wanted: list[Tensor]) -> Sequence[
         return [None] * len(wanted)
     roots, seeds = zip(*pairs, strict=True)
     return torch.autograd.grad(roots, wanted, seeds, allow_unused=True)
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
 
 
 def _has_gradient(x: Tensor) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from shardlang.capture import CaptureError
 from shardlang.grammar import tree as t
@@ -45,7 +44,7 @@ def values_of(arguments: Iterable[t.Argument]) -> dict[str, object]:
     return {a.name.text: _value(a.value) for a in arguments if a.name is not None}
 
 
-def _value(node: t.Value) -> Any:
+def _value(node: t.Value) -> object:
     if isinstance(node, t.ListValue):
         return tuple(_value(item) for item in node.items)
     if isinstance(node, t.Number):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -149,8 +148,8 @@ class _Hf:
 
     def __init__(self, source: HfSource, task: str | None, roles: Roles, sizes: Sizes) -> None:
         self.source, self.task = source, task
-        self.config: Any = source.config()
-        self.module: Any = source.deferred.module
+        self.config = source.config()
+        self.module = source.deferred.module
         self.names = source.forward_names
         self.batch = sizes.batch or 2 * max(roles.ways, 1)
         self.seq = sizes.seq or self._seq()
@@ -222,36 +221,49 @@ class _Hf:
             room -= 1 + (pad if isinstance(pad, int) and 0 < pad < 4 else 0)
         return 1 << max(min(room, SEQ).bit_length() - 1, 1)
 
-    def _part(self, name: str) -> Any:
+    def _part(self, name: str) -> object:
         """An attribute of the config, or of its part for images or sound."""
         for part in ("", "vision_config", "audio_config", "backbone_config", "encoder"):
             config = getattr(self.config, part, None) if part else self.config
-            value = getattr(config, name, None)
+            value: object = getattr(config, name, None)
             if value is not None:
                 return value
         return None
 
+    def _number(self, *names: str) -> int | None:
+        """The first of some attributes that is a number other than 0."""
+        found = map(self._part, names)
+        return next((int(x) for x in found if isinstance(x, (int, float)) and x), None)
+
     def _pixels(self) -> tuple[int, ...]:
-        size = self._part("image_size") or 224
-        if isinstance(size, dict):
-            size = (size["height"], size["width"])
-        height, width = (size, size) if isinstance(size, int) else tuple(size)
-        channels = self._part("num_channels") or self._part("in_channels") or 3
-        frames = self._part("num_frames")
-        return (*((int(frames),) if frames else ()), int(channels), int(height), int(width))
+        channels = self._number("num_channels", "in_channels") or 3
+        frames = self._number("num_frames")
+        return (*((frames,) if frames else ()), channels, *_plane(self._part("image_size")))
 
     def _sound(self) -> tuple[int, ...]:
         """Raw samples of `FRAMES` frames, or a spectrogram where the config has its size."""
-        bins, length = self._part("num_mel_bins"), self._part("max_length")
+        bins, length = self._number("num_mel_bins"), self._number("max_length")
         strides = self._part("conv_stride")
         if bins and length and strides is None:
-            return int(length), int(bins)
-        return (FRAMES * math.prod(strides or (320,)),)
+            return length, bins
+        return (
+            FRAMES * (math.prod(strides) if isinstance(strides, Sequence) and strides else 320),
+        )
 
     def _features(self) -> tuple[int, ...]:
-        positions = self._part("max_source_positions")
-        bins = self._part("num_mel_bins")
+        positions, bins = self._number("max_source_positions"), self._number("num_mel_bins")
         if bins and positions:
-            return int(bins), 2 * int(positions)
-        width = self._part("input_feat_per_channel") or self._part("feature_projection_input_dim")
-        return 4 * FRAMES, int(width or bins or 80)
+            return bins, 2 * positions
+        width = self._number("input_feat_per_channel", "feature_projection_input_dim")
+        return 4 * FRAMES, width or bins or 80
+
+
+def _plane(size: object) -> tuple[int, int]:
+    """Height and width, which a config gives as one number, two, or by name."""
+    if isinstance(size, Mapping):
+        return int(size["height"]), int(size["width"])
+    if isinstance(size, Sequence):
+        height, width = size
+        return int(height), int(width)
+    side = size if isinstance(size, int) and size else 224
+    return side, side

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shardlang.capture import TASKS, CaptureError, HfSource, ModelSource, PythonSource
-from shardlang.capture.hf import import_transformers
+from shardlang.capture.hf import models_of
+from shardlang.capture.hf_types import Config
 from shardlang.grammar import tree as t
 from shardlang.init.arguments import parse_arguments, values_of
 
@@ -70,30 +70,25 @@ def _hf(text: str, task: str | None, arguments: tuple[t.Argument, ...]) -> Targe
     return Target(source, Path(text), arguments, None, found, chosen)
 
 
-def _mapping(task: str) -> Any:
-    """From config classes to model classes, for one task."""
-    return getattr(import_transformers(), TASKS[task])._model_mapping
-
-
-def _task_of_class(config: Any) -> str | None:
+def _task_of_class(config: Config) -> str | None:
     """The task whose model is the class that the config names."""
-    named = (config.architectures or [None])[0]
+    named = (config.architectures or [""])[0]
     for task in TASKS:
-        mapping = _mapping(task)
+        mapping = models_of(task)
         if type(config) not in mapping:
             continue
         found = mapping[type(config)]
-        classes = found if isinstance(found, (tuple, list)) else (found,)
+        classes = found if isinstance(found, Sequence) else (found,)
         if any(kind is not None and kind.__name__ == named for kind in classes):
             return task
     return None
 
 
-def _likely_task(config: Any) -> str:
+def _likely_task(config: Config) -> str:
     """What a model of this type is usually trained for."""
     both = bool(getattr(config, "is_encoder_decoder", False))
     order = ["seq2seq-lm", "speech-seq2seq"] if both else ["masked-lm", "causal-lm"]
     for task in (*order, "image-classification", "audio-classification", "sequence-classification"):
-        if type(config) in _mapping(task):
+        if type(config) in models_of(task):
             return task
     return "base"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
 
@@ -111,7 +110,7 @@ def plan_of(model: nn.Module, kind: str) -> dict[str, str]:
     return found
 
 
-def _own(part: nn.Module, name: str) -> Any:
+def _own(part: nn.Module, name: str) -> object:
     """A module's own attribute, or its class's: none of a module that it wraps."""
     return vars(part).get(name) or getattr(type(part), name, None)
 

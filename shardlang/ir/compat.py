@@ -7,7 +7,7 @@ Checked with torch 2.11, 2.13 and 2.15.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch._C._distributed_c10d import (
@@ -74,6 +74,14 @@ __all__ = [
     "unset_fake_temporarily",
 ]
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import Placement
+    from torch.distributed.tensor._dtensor_spec import DTensorSpec
+
+Handler: TypeAlias = "Callable[[OpOverload, tuple[object, ...], dict[str, object]], object]"
+"""What DTensor calls for an op, with its arguments."""
+
 STACK_FILTER = (TracerBase, "_filter_traceback_frames")
 """The method by which tracing chooses the stack frames that a node records."""
 
@@ -128,7 +136,9 @@ def default_generator(device: torch.device) -> torch.Generator:
     return found
 
 
-def dtensor_spec(mesh: Any, placements: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+def dtensor_spec(
+    mesh: DeviceMesh, placements: tuple[Placement, ...], shape: tuple[int, ...], dtype: torch.dtype
+) -> DTensorSpec:
     """What a contiguous DTensor carries beside its shard."""
     from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
@@ -136,29 +146,35 @@ def dtensor_spec(mesh: Any, placements: Any, shape: tuple[int, ...], dtype: torc
     return DTensorSpec(mesh, placements, tensor_meta=TensorMeta(like.shape, like.stride(), dtype))
 
 
-def route_operations(is_ours: Callable[[Any], bool], ours: Callable[..., Any]) -> None:
+def route_operations(is_ours: Callable[[object], bool], ours: Handler) -> None:
     """Send operations on a subclass of DTensor to the subclass, as torch does since 2.13 by itself.
 
     Earlier ones take every subclass for a DTensor of their own, but ask a table of handlers first.
     """
     from torch.distributed.tensor import DTensor
 
-    handlers = DTensor._op_dispatcher._custom_op_handlers
+    handlers: dict[OpOverload, Handler] = DTensor._op_dispatcher._custom_op_handlers
     for op in _aten_overloads():
         handlers[op] = _routed(handlers, handlers.get(op), is_ours, ours)
 
 
-def _routed(handlers: dict[Any, Any], before: Any, is_ours: Any, ours: Any) -> Any:
-    def handler(op: Any, args: Any, kwargs: Any) -> Any:
+def _routed(
+    handlers: dict[OpOverload, Handler],
+    before: Handler | None,
+    is_ours: Callable[[object], bool],
+    ours: Handler,
+) -> Handler:
+    def handler(op: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         if any(is_ours(x) for x in tree_leaves((args, kwargs))):
             return ours(op, tuple(args), kwargs or {})
         if before is not None:
             return before(op, args, kwargs)
         del handlers[op]
         try:
-            return op(*args, **(kwargs or {}))
+            made: object = op(*args, **(kwargs or {}))
         finally:
             handlers[op] = handler
+        return made
 
     return handler
 

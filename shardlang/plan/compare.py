@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from shardlang.plan.document import plan_document
 from shardlang.plan.totals import Total, total_of, totals_json, totals_of
@@ -96,7 +95,7 @@ def _calls_changes(before: Plan, after: Plan) -> Iterator[CallsChange]:
             yield CallsChange(*key, was, now)
 
 
-def comparison_document(comparison: Comparison, spec: str) -> dict[str, Any]:
+def comparison_document(comparison: Comparison, spec: str) -> dict[str, object]:
     """The `against` entry of the plan document: the plan that `spec` gives, and what differs."""
     other = plan_document(comparison.before)
     return {

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
 
 from shardlang.bind.place import Misfit, place
 from shardlang.grammar.diagnostics import Diagnostic, error, join_words, quote
 from shardlang.grammar.patterns import nearest_to_pattern
+from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.records import Stated
+from shardlang.plan.types import CollectiveRow, Plan, TensorRow
 from shardlang.spec.types import (
     ExpectCount,
     ExpectForbid,
@@ -20,8 +21,6 @@ from shardlang.spec.types import (
     SelectExpr,
     Spec,
 )
-
-Row: TypeAlias = "Mapping[str, Any]"
 
 FULL_GATHER = "full_gather"
 """What selects the gathers of more than a device holds before or after, whatever their kind."""
@@ -36,32 +35,28 @@ _COMPARE: dict[str, Callable[[int, int], bool]] = {
 _UNITS = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
 
-def check_expects(spec: Spec, plan: Row) -> list[Diagnostic]:
-    """The findings for every expectation that the plan does not meet.
-
-    Args:
-        plan: the `plan` document, of which `collectives` and `tensors` are read.
-    """
+def check_expects(spec: Spec, plan: Plan) -> list[Diagnostic]:
+    """The findings for every expectation that the plan does not meet."""
     findings: list[Diagnostic] = []
     for expect in spec.expects:
         if isinstance(expect, (ExpectCount, ExpectForbid)):
-            rows = [row for row in plan["collectives"] if selects(expect.select, row)]
+            rows = [row for row in plan.collectives if selects(expect.select, row)]
             findings += _check_rows(expect, rows)
         else:
-            findings += _check_tensors(expect, plan["tensors"], spec.mesh)
+            findings += _check_tensors(expect, plan.tensors, spec.mesh)
     return findings
 
 
-def selects(select: SelectExpr, row: Row) -> bool:
+def selects(select: SelectExpr, row: CollectiveRow) -> bool:
     """Whether a row of collectives is among the selected.
 
     It is where it runs over all the named axes, and in a matching module or in one inside it.
     """
     return (
-        (row.get("full_gather", False) if select.op == FULL_GATHER else row["op"] == select.op)
-        and select.phase in (None, row["phase"])
-        and set(select.axes or ()) <= set(row["axes"])
-        and _inside(select, row.get("module") or "")
+        (row.full_gather if select.op == FULL_GATHER else row.op == select.op)
+        and select.phase in (None, row.phase)
+        and set(select.axes or ()) <= set(row.axes)
+        and _inside(select, row.module)
     )
 
 
@@ -78,16 +73,18 @@ def _outward(module: str) -> Iterator[str]:
         yield ".".join(parts[:count])
 
 
-def _check_rows(expect: ExpectCount | ExpectForbid, rows: Sequence[Row]) -> list[Diagnostic]:
+def _check_rows(
+    expect: ExpectCount | ExpectForbid, rows: Sequence[CollectiveRow]
+) -> list[Diagnostic]:
     shown = _select_text(expect.select)
-    count = sum(row["count"] for row in rows)
+    count = sum(row.count for row in rows)
     if isinstance(expect, ExpectForbid):
         if not count:
             return []
         message = f"`{shown}` is forbidden, the plan has {count}"
         help = "change the layouts that need it, or drop the line"
         return [error("SH0502", message, expect.span, notes=_row_notes(rows), help=help)]
-    number = count if expect.measure == "count" else sum(row["bytes"] for row in rows)
+    number = count if expect.measure == "count" else sum(row.bytes for row in rows)
     if _COMPARE[expect.comparison](number, expect.bound):
         return []
     what, unit = ("bytes ", _bytes) if expect.measure == "bytes" else ("", str)
@@ -106,20 +103,18 @@ def _select_text(select: SelectExpr) -> str:
     return " ".join(words)
 
 
-def _row_notes(rows: Sequence[Row], most: int = 5) -> list[str]:
+def _row_notes(rows: Sequence[CollectiveRow], most: int = 5) -> list[str]:
     """One note per row, the largest first."""
-    ordered = sorted(rows, key=lambda row: -row["bytes"])
+    ordered = sorted(rows, key=lambda row: -row.bytes)
     notes = [_row_text(row) for row in ordered[:most]]
     return [*notes, f"and {len(rows) - most} more"] if len(rows) > most else notes
 
 
-def _row_text(row: Row) -> str:
-    module = f" in `{row['module']}`" if row.get("module") else ""
-    axes = "*".join(row["axes"])
-    text = (
-        f"{row['count']} x {row['phase']} {row['op']} over {axes}{module}, {_bytes(row['bytes'])}"
-    )
-    return f"{text}: {row['reason']}" if row.get("reason") else text
+def _row_text(row: CollectiveRow) -> str:
+    module = f" in `{row.module}`" if row.module else ""
+    axes = "*".join(row.axes)
+    text = f"{row.count} x {row.phase} {row.op} over {axes}{module}, {_bytes(row.bytes)}"
+    return f"{text}: {row.reason}" if row.reason else text
 
 
 def _bytes(number: int) -> str:
@@ -130,11 +125,11 @@ def _bytes(number: int) -> str:
 
 
 def _check_tensors(
-    expect: ExpectLayout | ExpectLocal | ExpectLocalBytes, tensors: Sequence[Row], mesh: Mesh
+    expect: ExpectLayout | ExpectLocal | ExpectLocalBytes, tensors: Sequence[TensorRow], mesh: Mesh
 ) -> list[Diagnostic]:
-    rows = [row for row in tensors if expect.pattern.matches(row["name"])]
+    rows = [row for row in tensors if expect.pattern.matches(row.name)]
     if not rows:
-        near = nearest_to_pattern(expect.pattern.text, [row["name"] for row in tensors])
+        near = nearest_to_pattern(expect.pattern.text, [row.name for row in tensors])
         help = (
             f"the nearest are {join_words(quote(near), 'and')}" if near else "see `shardlang plan`"
         )
@@ -148,13 +143,14 @@ def _check_tensors(
     return _check_local_bytes(expect, rows)
 
 
-def _check_local_shapes(expect: ExpectLocal, rows: Sequence[Row]) -> list[Diagnostic]:
+def _check_local_shapes(expect: ExpectLocal, rows: Sequence[TensorRow]) -> list[Diagnostic]:
     """One finding for all tensors whose shards have another shape."""
-    wrong = [row for row in rows if not _sizes_fit(expect.sizes, row["local_shape"])]
+    wrong = [row for row in rows if not _sizes_fit(expect.sizes, row.local_shape)]
     if not wrong:
         return []
     wanted = ", ".join("?" if size is None else str(size) for size in expect.sizes)
-    found = f"`{wrong[0]['name']}` is {wrong[0]['local_shape']} on a device, expected [{wanted}]"
+    shape = list(wrong[0].local_shape)
+    found = f"`{wrong[0].name}` is {shape} on a device, expected [{wanted}]"
     return [_local_finding(expect, found, wrong)]
 
 
@@ -164,24 +160,24 @@ def _sizes_fit(wanted: Sequence[int | None], found: Sequence[int]) -> bool:
     )
 
 
-def _check_local_bytes(expect: ExpectLocalBytes, rows: Sequence[Row]) -> list[Diagnostic]:
+def _check_local_bytes(expect: ExpectLocalBytes, rows: Sequence[TensorRow]) -> list[Diagnostic]:
     """One finding for all tensors whose shards have other bytes, the largest first."""
     compare = _COMPARE[expect.comparison]
-    wrong = [row for row in rows if not compare(row["local_bytes"], expect.bound)]
+    wrong = [row for row in rows if not compare(row.local_bytes, expect.bound)]
     if not wrong:
         return []
-    wrong.sort(key=lambda row: -row["local_bytes"])
-    held, bound = _bytes(wrong[0]["local_bytes"]), _bytes(expect.bound)
-    found = f"`{wrong[0]['name']}` is {held} on a device, expected {expect.comparison} {bound}"
+    wrong.sort(key=lambda row: -row.local_bytes)
+    held, bound = _bytes(wrong[0].local_bytes), _bytes(expect.bound)
+    found = f"`{wrong[0].name}` is {held} on a device, expected {expect.comparison} {bound}"
     return [_local_finding(expect, found, wrong)]
 
 
 def _local_finding(
-    expect: ExpectLocal | ExpectLocalBytes, message: str, wrong: Sequence[Row], most: int = 5
+    expect: ExpectLocal | ExpectLocalBytes, message: str, wrong: Sequence[TensorRow], most: int = 5
 ) -> Diagnostic:
     notes = [
-        f"`{row['name']}` lies as `{row['layout']}`: {row['local_shape']} on a device,"
-        f" {_bytes(row['local_bytes'])}"
+        f"`{row.name}` lies as `{row.layout}`: {list(row.local_shape)} on a device,"
+        f" {_bytes(row.local_bytes)}"
         for row in wrong[:most]
     ]
     notes += [f"and {len(wrong) - most} more"] if len(wrong) > most else []
@@ -189,36 +185,19 @@ def _local_finding(
     return error("SH0505", message, expect.span, notes=notes, help=help)
 
 
-def _check_row_layout(expect: ExpectLayout, row: Row, mesh: Mesh) -> Diagnostic | None:
-    wanted = place(expect.layout, tuple(row["global_shape"]), mesh, expect.span)
+def _check_row_layout(expect: ExpectLayout, row: TensorRow, mesh: Mesh) -> Diagnostic | None:
+    wanted = place(expect.layout, row.layout.shape, mesh, expect.span)
     if isinstance(wanted, Misfit):
-        return error(
-            wanted.code, f"`{row['name']}` {wanted.problem}", wanted.span, help=wanted.help
-        )
-    dims, partial = read_layout(row["layout"])
-    if partial == {axis.name for axis in wanted.layout.partial} and _dims_fit(wanted, dims):
+        return error(wanted.code, f"`{row.name}` {wanted.problem}", wanted.span, help=wanted.help)
+    if row.layout.partial == wanted.layout.partial and _dims_fit(wanted, row.layout):
         return None
-    message = f"`{row['name']}` lies as `{row['layout']}`, expected `{wanted.layout}`"
+    message = f"`{row.name}` lies as `{row.layout}`, expected `{wanted.layout}`"
     help = "state the layout with `value`, or change the line"
     return error("SH0503", message, expect.span, help=help)
 
 
-def _dims_fit(wanted: Stated, dims: Sequence[str]) -> bool:
-    layouts = wanted.layout.dims
-    return len(layouts) == len(dims) and all(
-        index in wanted.open or str(layout) == text
-        for index, (layout, text) in enumerate(zip(layouts, dims, strict=True))
+def _dims_fit(wanted: Stated, found: Layout) -> bool:
+    pairs = zip(wanted.layout.dims, found.dims, strict=True)
+    return all(
+        index in wanted.open or str(stated) == str(dim) for index, (stated, dim) in enumerate(pairs)
     )
-
-
-def read_layout(text: str) -> tuple[list[str], set[str]]:
-    """The dims and the summed axes of a printed layout or type.
-
-    >>> dims, partial = read_layout("f32[8@dp, 80@tp(64,8,8)] +ep ~cp")
-    >>> dims, sorted(partial)
-    (['8@dp', '80@tp(64,8,8)'], ['ep'])
-    """
-    _, _, inner = text.partition("[")
-    inner, _, marks = inner.rpartition("]")
-    dims = inner.split(", ") if inner else []
-    return dims, {mark[1:] for mark in marks.split() if mark.startswith("+")}

@@ -34,7 +34,7 @@ def full_gathers(compiled: Compiled) -> list[Diagnostic]:
 
 def _forbidden(row: CollectiveRow, spec: Spec) -> bool:
     forbids = (e.select for e in spec.expects if isinstance(e, ExpectForbid))
-    return any(s.op == FULL_GATHER and selects(s, row.to_json()) for s in forbids)
+    return any(s.op == FULL_GATHER and selects(s, row) for s in forbids)
 
 
 def _warning(row: CollectiveRow, node: fx.Node, spec: Spec) -> Diagnostic:

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -212,7 +211,7 @@ def save_config(run: Run, folder: Path) -> None:
 
     A configuration that refuses to be written is warned of: the weights matter more.
     """
-    config: Any = getattr(run.compiled.source.deferred.module, "config", None)
+    config: object = getattr(run.compiled.source.deferred.module, "config", None)
     try:
         if hasattr(config, "save_pretrained"):
             config.save_pretrained(folder)

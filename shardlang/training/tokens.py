@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shardlang.capture import HfSource, ModelSource
 from shardlang.capture.hf import import_transformers
+from shardlang.capture.hf_types import HfTokenizer
 from shardlang.runtime.data import BYTES, Encode
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.folder import safetensors_module
@@ -22,7 +22,7 @@ _FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.t
 class Tokenizer:
     """What turns a text into the ids that a model knows; None for bytes."""
 
-    own: Any = None
+    own: HfTokenizer | None = None
 
     @property
     def kind(self) -> str:
@@ -32,9 +32,10 @@ class Tokenizer:
     @property
     def encode(self) -> Encode | None:
         """The ids of a text, without special tokens; None for bytes."""
-        if self.own is None:
+        own = self.own
+        if own is None:
             return None
-        return lambda text: self.own(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return lambda text: own(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def save(self, folder: Path) -> None:
         """Write the model's tokenizer into a folder."""
@@ -65,10 +66,10 @@ def tokenizer_of(source: ModelSource, vocabulary: int) -> Tokenizer:
     )
 
 
-def _read(folder: Path) -> Any:
-    transformers = import_transformers()
+def _read(folder: Path) -> HfTokenizer:
+    kinds = import_transformers().AutoTokenizer
     try:
-        return transformers.AutoTokenizer.from_pretrained(
+        found: HfTokenizer = kinds.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:
@@ -77,6 +78,7 @@ def _read(folder: Path) -> Any:
             f"the tokenizer in `{folder}` cannot be read: {str(error).splitlines()[0]}",
             help="save it there anew with its `save_pretrained`",
         ) from error
+    return found
 
 
 def _trained_on_bytes(folder: Path) -> bool:

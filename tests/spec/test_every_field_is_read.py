@@ -20,7 +20,7 @@ import shardlang.grammar.leaves
 import shardlang.grammar.tree
 import shardlang.spec.types
 from shardlang.compiler.driver import compile_spec
-from shardlang.plan import plan_document, plan_of
+from shardlang.plan import plan_of
 from shardlang.plan.expectations import check_expects
 from shardlang.plan.render import render_plan
 from shardlang.spec import load_spec
@@ -111,7 +111,7 @@ def test_every_field_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert spec is not None, findings
     compiled = compile_spec(spec)
     plan = plan_of(compiled)
-    assert check_expects(spec, plan_document(plan)) == []
+    assert check_expects(spec, plan) == []
     render_plan(plan, False, 100)
     recipe_of(compiled, 1, 0)
     unread = {
