@@ -1,4 +1,4 @@
-"""What is read of the objects of transformers: configurations, model classes, tokenizers, caches, experts."""
+"""What is read of the objects of transformers: configurations, models, tokenizers, caches."""
 
 from __future__ import annotations
 

@@ -75,7 +75,8 @@ def rule(
         RuleError: the notation is wrong, does not fit the op, or the op has a rule already.
     """
     if spec is None:
-        assert isinstance(op, str), "a rule is stated as text"
+        if not isinstance(op, str):
+            raise RuleError(f"`{op}` has no rule; state it: `shardlang.rule(op, 'm k -> m')`")
         return lambda made: _declared(made, op, linear, reduce)
     return _declared(op, spec, linear, reduce)
 

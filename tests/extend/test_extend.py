@@ -145,6 +145,7 @@ REFUSED = {
     "too small": (
         lambda: shardlang.prove(product(), torch.randn(1, 7), torch.randn(7, 6)), "too small",
     ),
+    "unstated": (lambda: shardlang.rule(_unannotated), "has no rule; state it"),
 }  # fmt: skip
 
 
