@@ -7,7 +7,7 @@ Checked with torch 2.11, 2.13 and 2.15.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
 from torch._C._distributed_c10d import (
@@ -80,7 +80,17 @@ if TYPE_CHECKING:
     from torch.distributed.tensor._dtensor_spec import DTensorSpec
 
 Handler: TypeAlias = "Callable[[OpOverload, tuple[object, ...], dict[str, object]], object]"
-"""What DTensor calls for an op, with its arguments."""
+"""What computes an op with its arguments."""
+
+
+class _DTensorHandler(Protocol):
+    """The same, as DTensor calls it."""
+
+    def __call__(
+        self, op_call: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> object: ...
+
+
 
 STACK_FILTER = (TracerBase, "_filter_traceback_frames")
 """The method by which tracing chooses the stack frames that a node records."""
@@ -153,28 +163,27 @@ def route_operations(is_ours: Callable[[object], bool], ours: Handler) -> None:
     """
     from torch.distributed.tensor import DTensor
 
-    handlers: dict[OpOverload, Handler] = DTensor._op_dispatcher._custom_op_handlers
-    for op in _aten_overloads():
-        handlers[op] = _routed(handlers, handlers.get(op), is_ours, ours)
+    handlers = DTensor._op_dispatcher._custom_op_handlers
 
-
-def _routed(
-    handlers: dict[OpOverload, Handler],
-    before: Handler | None,
-    is_ours: Callable[[object], bool],
-    ours: Handler,
-) -> Handler:
-    def handler(op: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-        if any(is_ours(x) for x in tree_leaves((args, kwargs))):
-            return ours(op, tuple(args), kwargs or {})
-        if before is not None:
-            return before(op, args, kwargs)
-        del handlers[op]
+    def unhandled(op: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        handler = handlers.pop(op)
         try:
-            made: object = op(*args, **(kwargs or {}))
+            made: object = op(*args, **kwargs)
         finally:
             handlers[op] = handler
         return made
+
+    for op in _aten_overloads():
+        handlers[op] = _routed(handlers.get(op, unhandled), is_ours, ours)
+
+
+def _routed(before: Handler, is_ours: Callable[[object], bool], ours: Handler) -> _DTensorHandler:
+    def handler(
+        op_call: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> object:
+        if any(is_ours(x) for x in tree_leaves((args, kwargs))):
+            return ours(op_call, tuple(args), kwargs or {})
+        return before(op_call, args, kwargs or {})
 
     return handler
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.fx.node import Target
+from torch.fx.node import Argument, Target
 
 from shardlang.ir.arguments import Args, Kwargs
 from shardlang.ir.compat import FakeTensorMode, detect_fake_mode, tree_leaves
@@ -33,6 +33,13 @@ def copy_graph(source: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
         set_info(env[node], info(node))
         assert env[node].name == node.name, f"{node.name} was renamed to {env[node].name}"
     return graph, env
+
+
+def _for_fx(args: Args, kwargs: Kwargs | None) -> tuple[tuple[Argument, ...], dict[str, Argument]]:
+    """Arguments under the type of fx, which takes more: values that depend on the device too."""
+    given: Any = (args, dict(kwargs or {}))
+    found: tuple[tuple[Argument, ...], dict[str, Argument]] = given
+    return found
 
 
 class Rewriter:
@@ -58,8 +65,7 @@ class Rewriter:
         name: str | None = None,
     ) -> fx.Node:
         """Add a call before a node, or at the end, with its record."""
-        given: Any = args  # fx takes more than its types say: values that depend on the device
-        named: Any = dict(kwargs or {})
+        given, named = _for_fx(args, kwargs)
         with self.graph.inserting_before(before) if before is not None else nullcontext():
             made = self.graph.create_node("call_function", target, given, named, name)
         set_info(made, record)
@@ -79,9 +85,8 @@ class Rewriter:
         kwargs: Kwargs | None = None,
     ) -> None:
         """Let a node be another call; it keeps its name, its record and its users."""
-        given: Any = args
-        named: Any = dict(kwargs or {})
-        node.target, node.args, node.kwargs = target, given, named
+        node.target = target
+        node.args, node.kwargs = _for_fx(args, kwargs)
 
     def infer(self, node: fx.Node) -> None:
         """Set the value of a changed call from its operands' values."""
@@ -90,8 +95,7 @@ class Rewriter:
     def run(self, target: Target, args: Args, kwargs: Kwargs) -> Value:
         """The fake result of a call whose operands may be nodes."""
         assert callable(target), "only calls of functions have values"
-        given: Any = (args, kwargs)
-        values, named = fx.map_arg(given, lambda n: info(n).value)
+        values, named = fx.map_arg(_for_fx(args, kwargs), lambda n: info(n).value)
         with self.fake_mode, torch.no_grad():
             made: Value = target(*values, **named)
         return made
