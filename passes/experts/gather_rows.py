@@ -15,7 +15,7 @@ from torch import fx
 from shardlang.cost.sums import Axes, gather_bytes
 from shardlang.ir.graph import constrain, describe, is_item, producer, result_layout, sharding_of
 from shardlang.ir.node import has_several
-from shardlang.ir.rule import Origin
+from shardlang.ir.origin import Origin, Reason
 from shardlang.passes.experts.row_region import Region, is_product
 from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.passes.rewrite.partial_sums import Sums
@@ -87,7 +87,7 @@ class Gathering:
     def run(self) -> None:
         """Split the experts and not the rows."""
         region = self.region
-        reason = Origin("has all rows of its experts", region.products[0].name)
+        reason = Origin(Reason.GATHERED, region.products[0].name)
         for node in (*region.inside, *self.above):
             if not is_item(node):
                 whole(node, region.axes)

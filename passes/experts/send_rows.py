@@ -18,8 +18,9 @@ from shardlang.ir.experts.route import Route
 from shardlang.ir.graph import is_item, result_layout, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
+from shardlang.ir.origin import Origin, Reason
 from shardlang.ir.rewriter import Rewriter
-from shardlang.ir.rule import Origin, Sharding
+from shardlang.ir.rule import Sharding
 from shardlang.passes.experts.row_region import Region, is_product, regroups, row_factor
 from shardlang.passes.propagate.bind_rules import bind_node
 from shardlang.rules.call import Call
@@ -55,7 +56,7 @@ class Sending:
         self.region = region
         self.route = Route(region.axes, region.rows, region.matrices, by=region.groups.name)
         self.rows = region.rows.ordered(self.route.order)
-        self.reason = Origin("has the rows of its experts", region.products[0].name)
+        self.reason = Origin(Reason.ROUTED, region.products[0].name)
 
     def run(self) -> None:
         """Dispatch what comes in, collect what goes out, split rows and experts together."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from shardlang.ir.dim_layout import DimLayout, all_shards_nonempty
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
-from shardlang.ir.rule import Origin, Rule, Sharding
+from shardlang.ir.origin import Origin, Reason
+from shardlang.ir.rule import Rule, Sharding
 
 
 def adopt(
@@ -25,7 +26,7 @@ def adopt(
         return False
     for name, dim in news.items():
         for axis in set(dim.axes) - set(before[name].axes):
-            sharding.origins[axis] = Origin("flows from", source)
+            sharding.origins[axis] = Origin(Reason.FLOWS, source)
     return True
 
 

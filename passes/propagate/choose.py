@@ -17,7 +17,8 @@ from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.graph import result_layout, sharding_of
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import tensors_of
-from shardlang.ir.rule import Origin, Sharding
+from shardlang.ir.origin import Origin, Reason
+from shardlang.ir.rule import Sharding
 from shardlang.passes.propagate.adopt import groups_of, merge, writable
 from shardlang.passes.propagate.flow import Flow
 from shardlang.passes.propagate.sweep import Sweep
@@ -51,7 +52,7 @@ def decide(flow: Flow, node: fx.Node) -> None:
         best = min(options, key=lambda option: (price(flow, node, option), rank(node, option)))
         sharding = sharding_of(node)
         sharding.factors.update(best)
-        sharding.origins[axis] = Origin(f"cheapest of {len(options)}", node.name)
+        sharding.origins[axis] = Origin(Reason.CHEAPEST, node.name, len(options))
         flow.note(node)
 
 

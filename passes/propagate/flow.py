@@ -23,7 +23,8 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, set_info
-from shardlang.ir.rule import Origin, Rule, Sharding
+from shardlang.ir.origin import Origin, Reason
+from shardlang.ir.rule import Rule, Sharding
 from shardlang.passes.propagate.adopt import adopt, groups_of, reads_all
 from shardlang.passes.propagate.join_dims import rejoin
 
@@ -106,7 +107,7 @@ class Flow:
         for axis in stated.layout.partial:
             sharding.linear[axis] = frozenset({0})
         for axis in (*stated.layout.sharded, *stated.layout.partial):
-            sharding.origins[axis] = Origin("stated", stated.place)
+            sharding.origins[axis] = Origin(Reason.STATED, stated.place)
         self.note(node)
 
     def open_factors(self, node: fx.Node) -> set[str]:
@@ -149,7 +150,7 @@ class Flow:
             sharding.factors[factor] = mine
             sharding.closed |= frozenset(mine.axes)
             for axis in mine.axes:
-                sharding.origins[axis] = Origin("claimed by a stated parameter", operand.name)
+                sharding.origins[axis] = Origin(Reason.CLAIMED, operand.name)
             self.note(node)
 
     def forward(self, node: fx.Node, allow: Allow, axes: frozenset[Axis]) -> None:

@@ -18,7 +18,7 @@ from shardlang.ir.graph import ShardGraph, constrain, result_layout, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import Axis
-from shardlang.ir.rule import Origin
+from shardlang.ir.origin import Origin, Reason
 from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.invariants.shardings import storage_kept
 
@@ -46,7 +46,8 @@ def place(node: fx.Node, leaf: Leaf) -> None:
     rest = stored_layout(used, [axis for axis in leaf.store if axis not in used.sharded])
     sharding = sharding_of(node)
     sharding.factors = {f"d{i}": dim for i, dim in enumerate(rest.dims)}
-    reasons, stored = sharding_of(users[0] if users else node).origins, Origin("stored", leaf.name)
+    reasons = sharding_of(users[0] if users else node).origins
+    stored = Origin(Reason.STORED, leaf.name)
     sharding.origins = {
         axis: reasons.get(axis, stored) if axis in used.sharded else stored for axis in rest.sharded
     }

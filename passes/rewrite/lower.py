@@ -25,8 +25,8 @@ from shardlang.ir.graph import (
 )
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import NodeInfo, Value, info, set_info
+from shardlang.ir.origin import Origin, Reason
 from shardlang.ir.rewriter import Rewriter
-from shardlang.ir.rule import Origin
 from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.invariants.shardings import nothing_to_lower
 from shardlang.passes.propagate.adopt import groups_of, merge, writable
@@ -171,4 +171,4 @@ def read_forward(node: fx.Node, origin: fx.Node) -> None:
             if not writable(sharding):
                 sharding.factors = before
     for axis in sharding.axes():
-        sharding.origins.setdefault(axis, Origin("lowered from", origin.name))
+        sharding.origins.setdefault(axis, Origin(Reason.LOWERED, origin.name))

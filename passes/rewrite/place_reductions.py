@@ -19,8 +19,8 @@ from torch import fx
 from shardlang.cost.sums import Axes
 from shardlang.ir.graph import ShardGraph, constrain, producer, result_layout, sharding_of
 from shardlang.ir.node import info
+from shardlang.ir.origin import Origin, Reason
 from shardlang.ir.rewriter import Rewriter
-from shardlang.ir.rule import Origin
 from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.invariants.sums import partials_pass
 from shardlang.passes.propagate.bind_rules import bind_node
@@ -53,7 +53,7 @@ def pass_on(cut: ReductionCut) -> None:
             _unsplit(node, cut.sums.axes)
         for axis in cut.sums.axes:
             sharding_of(node).linear[axis] = passing.slots
-            sharding_of(node).origins[axis] = Origin("passes a partial sum on", node.name)
+            sharding_of(node).origins[axis] = Origin(Reason.PASSES, node.name)
     partial = {*cut.sums.made, *cut.taken}
     for node in cut.sums.made:
         _read_own_rows(node, partial, cut.sums)

@@ -62,9 +62,11 @@ def command(
             f"'{output}' ends in none of {', '.join(FORMATS)}", param_hint="-o"
         )
     from shardlang.graph.draw import STAGES as PASSES
+    from shardlang.graph.picture import Drawn
 
-    compiled = context.compile(context.load_spec(spec_path), PASSES[stage])
-    text = dot_of(compiled, stage, factored=not no_factored)
+    drawn = Drawn(stage)
+    compiled = context.compile(context.load_spec(spec_path), PASSES[drawn])
+    text = dot_of(compiled, drawn, factored=not no_factored)
     if output is None:
         context.show(text.rstrip("\n"))
         context.finish({"stage": stage, "dot": text})

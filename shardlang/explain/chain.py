@@ -12,7 +12,7 @@ from shardlang.explain.types import Link
 from shardlang.ir.graph import ShardGraph, constrain, producer, result_layout, sharding_of
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
-from shardlang.ir.rule import Origin
+from shardlang.ir.origin import Origin, Reason
 from shardlang.plan.names import Names, op_name
 
 _SHOWN = 3
@@ -46,7 +46,7 @@ class Chains:
     def _before(self, node: fx.Node, axis: Axis) -> fx.Node | None:
         """Where a chain goes on."""
         origin = sharding_of(node).origins.get(axis)
-        if origin is not None and origin.reason in ("stated", "stored"):
+        if origin is not None and origin.reason in (Reason.STATED, Reason.STORED):
             return None
         source = self.nodes.get(origin.source) if origin is not None else None
         if source is None or source is node:
@@ -62,11 +62,8 @@ class Chains:
         return None
 
     def _link(self, node: fx.Node, axis: Axis, origin: Origin) -> Link:
-        write = _SENTENCES.get(origin.reason)
-        if write is None and origin.reason.startswith("cheapest"):
-            write = _cheapest
-        text = (write or _other)(self, node, axis, origin)
-        place = origin.source if origin.reason == "stated" else ""
+        text = _SENTENCES.get(origin.reason, _other)(self, node, axis, origin)
+        place = origin.source if origin.reason is Reason.STATED else ""
         source = "" if place else info(node).source
         return Link(text, place, spec_line(place), source)
 
@@ -119,11 +116,12 @@ def _other(chains: Chains, node: fx.Node, axis: Axis, origin: Origin) -> str:
     return f"{chains.where(node)}: {origin.reason}"
 
 
-_SENTENCES: dict[str, Write] = {
-    "stated": _stated,
-    "stored": _stored,
-    "claimed by a stated parameter": _claimed,
-    "flows from": _flows,
+_SENTENCES: dict[Reason, Write] = {
+    Reason.STATED: _stated,
+    Reason.STORED: _stored,
+    Reason.CLAIMED: _claimed,
+    Reason.FLOWS: _flows,
+    Reason.CHEAPEST: _cheapest,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shardlang.graph.picture import Box, Picture
+from shardlang.graph.picture import Box, BoxKind, Picture
 from shardlang.ir.mesh import Mesh
 
 Style = dict[str, str]
@@ -26,22 +26,27 @@ _LOCAL: Style = {
 }
 """Steps that send nothing forward, only their gradient."""
 
-_KINDS: dict[str, Style] = {
-    "op": {"shape": "box", "style": "rounded,filled", "fillcolor": "#ffffff", "color": "#374151"},
-    "param": {"shape": "note", "fillcolor": "#fef9c3", "color": "#a16207"},
-    "buffer": {"shape": "note", "fillcolor": "#f5f5f4", "color": "#78716c"},
-    "constant": {"shape": "note", "fillcolor": "#f5f5f4", "color": "#78716c"},
-    "input": {"shape": "oval", "fillcolor": "#dcfce7", "color": "#15803d"},
-    "output": {"shape": "oval", "fillcolor": "#dcfce7", "color": "#15803d", "penwidth": "2"},
+_KINDS: dict[BoxKind, Style] = {
+    BoxKind.OP: {
+        "shape": "box",
+        "style": "rounded,filled",
+        "fillcolor": "#ffffff",
+        "color": "#374151",
+    },
+    BoxKind.PARAM: {"shape": "note", "fillcolor": "#fef9c3", "color": "#a16207"},
+    BoxKind.BUFFER: {"shape": "note", "fillcolor": "#f5f5f4", "color": "#78716c"},
+    BoxKind.CONSTANT: {"shape": "note", "fillcolor": "#f5f5f4", "color": "#78716c"},
+    BoxKind.INPUT: {"shape": "oval", "fillcolor": "#dcfce7", "color": "#15803d"},
+    BoxKind.OUTPUT: {"shape": "oval", "fillcolor": "#dcfce7", "color": "#15803d", "penwidth": "2"},
 }
 
 _LEGEND = {
-    "param": "parameter",
-    "buffer": "buffer",
-    "constant": "constant",
-    "input": "input",
-    "output": "output",
-    "op": "op",
+    BoxKind.PARAM: "parameter",
+    BoxKind.BUFFER: "buffer",
+    BoxKind.CONSTANT: "constant",
+    BoxKind.INPUT: "input",
+    BoxKind.OUTPUT: "output",
+    BoxKind.OP: "op",
 }
 
 _HEAD = """digraph "{title}" {{
@@ -113,7 +118,7 @@ def _cluster_style(picture: Picture, module: str, parent: str, depth: int) -> St
 def _box(box: Box) -> str:
     if box.title or box.params:
         return f'{quote(box.id)} [shape=plain, style="", label=<{_table(box)}>]'
-    style = dict(_STEPS.get(box.op, _LOCAL) if box.kind == "step" else _KINDS[box.kind])
+    style = dict(_STEPS.get(box.op, _LOCAL) if box.kind is BoxKind.STEP else _KINDS[box.kind])
     return f"{quote(box.id)} [{_pairs({'label': _label(box.lines)} | style)}]"
 
 
@@ -121,13 +126,13 @@ def _table(box: Box) -> str:
     """A box with the name of its module above and its parameters below."""
     head = f"<b>{html(box.title)}</b><br/>" if box.title else ""
     cells = [f'<tr><td border="0">{head}{html(_label(box.lines))}</td></tr>']
-    paper = _KINDS["param"]
+    paper = _KINDS[BoxKind.PARAM]
     for lines in box.params:
         text = f'<font point-size="9">{html(_label(lines))}</font>'
         cells.append(f'<tr><td bgcolor="{paper["fillcolor"]}" border="0">{text}</td></tr>')
     return (
         '<table border="1" cellborder="0" cellspacing="0" cellpadding="3" style="rounded" '
-        f'bgcolor="white" color="{_KINDS["op"]["color"]}">{"".join(cells)}</table>'
+        f'bgcolor="white" color="{_KINDS[BoxKind.OP]["color"]}">{"".join(cells)}</table>'
     )
 
 
@@ -140,7 +145,7 @@ def _arrows(picture: Picture) -> Iterator[str]:
     told: set[tuple[str, tuple[str, ...]]] = set()
     for arrow in picture.arrows.values():
         style: Style = {"color": "#dc2626", "fontcolor": "#dc2626"} if arrow.moves else {}
-        known = arrow.moves or picture.boxes[arrow.source].kind in ("op", "step")
+        known = arrow.moves or picture.boxes[arrow.source].kind in (BoxKind.OP, BoxKind.STEP)
         if known and arrow.lines and (arrow.source, arrow.lines) not in told:
             told.add((arrow.source, arrow.lines))
             style["label"] = _label(tuple(f" {line}" for line in arrow.lines))
@@ -154,9 +159,9 @@ def _legend(picture: Picture, mesh: Mesh) -> Iterator[str]:
     rows = [
         (text, _KINDS[kind]) for kind, text in _LEGEND.items() if any(b.kind == kind for b in boxes)
     ]
-    if any(box.params for box in boxes) and not any(box.kind == "param" for box in boxes):
-        rows.insert(0, ("parameter", _KINDS["param"]))
-    steps = [box.op for box in boxes if box.kind == "step"]
+    if any(box.params for box in boxes) and not any(box.kind is BoxKind.PARAM for box in boxes):
+        rows.insert(0, ("parameter", _KINDS[BoxKind.PARAM]))
+    steps = [box.op for box in boxes if box.kind is BoxKind.STEP]
     rows += [(op, style) for op, style in _STEPS.items() if op in steps]
     if any(op not in _STEPS for op in steps):
         rows.append(("local, collective in the backward", _LOCAL))

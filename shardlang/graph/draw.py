@@ -15,7 +15,7 @@ from shardlang.graph.fold import (
     join_preparation,
     place_steps,
 )
-from shardlang.graph.picture import Picture
+from shardlang.graph.picture import Drawn, Picture
 from shardlang.graph.read import Reader
 from shardlang.graph.repeats import fold_repeats
 from shardlang.passes.pipeline import PIPELINE, PROPAGATE, Pass
@@ -23,10 +23,10 @@ from shardlang.passes.pipeline import PIPELINE, PROPAGATE, Pass
 if TYPE_CHECKING:
     from shardlang.compiler.driver import Compiled
 
-STAGES: dict[str, tuple[Pass, ...]] = {
-    "traced": (),
-    "propagated": PROPAGATE,
-    "rewritten": PIPELINE,
+STAGES: dict[Drawn, tuple[Pass, ...]] = {
+    Drawn.TRACED: (),
+    Drawn.PROPAGATED: PROPAGATE,
+    Drawn.REWRITTEN: PIPELINE,
 }
 """Stage to the passes that lead to it."""
 
@@ -44,16 +44,18 @@ class DrawError(ValueError):
         self.message, self.help = message, help
 
 
-def picture_of(compiled: Compiled, stage: str = "rewritten", factored: bool = True) -> Picture:
+def picture_of(
+    compiled: Compiled, stage: Drawn = Drawn.REWRITTEN, factored: bool = True
+) -> Picture:
     """The picture of a spec that was compiled with the passes of a stage."""
-    program = compiled.program if stage == "rewritten" and compiled.train else None
+    program = compiled.program if stage is Drawn.REWRITTEN and compiled.train else None
     picture = Reader(compiled.graph, stage, program).picture()
     for smaller in FOLDS:
         picture = smaller(picture)
     return fold_repeats(picture) if factored else picture
 
 
-def dot_of(compiled: Compiled, stage: str = "rewritten", factored: bool = True) -> str:
+def dot_of(compiled: Compiled, stage: Drawn = Drawn.REWRITTEN, factored: bool = True) -> str:
     """DOT text of a spec that was compiled with the passes of a stage.
 
     Args:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import networkx as nx
 
-from shardlang.graph.picture import Box, Picture, common_module
+from shardlang.graph.picture import Box, BoxKind, Picture, common_module
 
 Joinable = Callable[[Box, Box], bool]
 
@@ -22,7 +22,7 @@ def join_preparation(picture: Picture) -> Picture:
     side = _without_parameters(picture)
 
     def joined(boxes: list[Box]) -> Box | None:
-        ops = [box for box in boxes if box.kind == "op"]
+        ops = [box for box in boxes if box.kind is BoxKind.OP]
         return _prepared(ops) if ops else None
 
     return _join(picture, lambda one, other: {one.id, other.id} <= side, joined)
@@ -35,9 +35,9 @@ def _without_parameters(picture: Picture) -> set[str]:
     tainted: set[str] = set()
     for name, box in picture.boxes.items():
         sources = [arrow.source for arrow in into[name]]
-        if box.kind == "param" or any(source in tainted for source in sources):
+        if box.kind is BoxKind.PARAM or any(source in tainted for source in sources):
             tainted.add(name)
-        elif box.kind in ("op", "buffer", "constant"):
+        elif box.kind in (BoxKind.OP, BoxKind.BUFFER, BoxKind.CONSTANT):
             side.add(name)
     return side
 
@@ -101,7 +101,7 @@ def _groups(picture: Picture, joinable: Joinable, order: dict[str, int]) -> dict
 
 def _alike(one: Box, other: Box) -> bool:
     light = one.light and other.light
-    return light and one.kind == other.kind == "op" and one.module == other.module
+    return light and one.kind == other.kind is BoxKind.OP and one.module == other.module
 
 
 def _only_direct(net: nx.DiGraph, one: str, other: str, order: dict[str, int], last: int) -> bool:
@@ -144,7 +144,7 @@ def place_steps(picture: Picture) -> Picture:
     out = picture.out_of()
     made = picture.renamed({})
     for name, box in picture.boxes.items():
-        if box.kind == "step" and box.op not in ("all_reduce", "reduce_scatter"):
+        if box.kind is BoxKind.STEP and box.op not in ("all_reduce", "reduce_scatter"):
             readers = [picture.boxes[arrow.target].module for arrow in out[name]]
             made.boxes[name] = replace(box, module=common_module(readers))
     return made
@@ -157,9 +157,9 @@ def join_parameters(picture: Picture) -> Picture:
     params: dict[str, list[tuple[str, ...]]] = {}
     for name, box in picture.boxes.items():
         readers = out[name]
-        if box.kind == "param" and len(readers) == 1:
+        if box.kind is BoxKind.PARAM and len(readers) == 1:
             reader = picture.boxes[readers[0].target]
-            if reader.kind == "op" and reader.module == box.module:
+            if reader.kind is BoxKind.OP and reader.module == box.module:
                 names[name] = None
                 needs = readers[0].lines[-1:] if readers[0].moves else ()
                 params.setdefault(reader.id, []).append((*box.lines, *needs))
@@ -176,7 +176,7 @@ def join_modules(picture: Picture) -> Picture:
     for box in picture.boxes.values():
         found.setdefault(box.module, []).append(box)
     for module, boxes in found.items():
-        ops = [box for box in boxes if box.kind == "op"]
+        ops = [box for box in boxes if box.kind is BoxKind.OP]
         parent, _, name = module.rpartition(".")
         inner = any(other.startswith(f"{module}.") for other in found)
         if not module or inner or len(ops) != 1 or name.isdigit() or _has_leaf(boxes):
@@ -188,4 +188,4 @@ def join_modules(picture: Picture) -> Picture:
 
 
 def _has_leaf(boxes: list[Box]) -> bool:
-    return any(box.kind in ("param", "buffer", "constant") for box in boxes)
+    return any(box.kind in (BoxKind.PARAM, BoxKind.BUFFER, BoxKind.CONSTANT) for box in boxes)

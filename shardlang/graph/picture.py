@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from enum import Enum
 
-Kind = Literal["param", "buffer", "input", "constant", "op", "step", "output"]
+
+class BoxKind(str, Enum):
+    """What a box stands for."""
+
+    PARAM = "param"
+    BUFFER = "buffer"
+    INPUT = "input"
+    CONSTANT = "constant"
+    OP = "op"
+    STEP = "step"
+    OUTPUT = "output"
+
+    __str__ = str.__str__
+
+
+class Drawn(str, Enum):
+    """Which stage of the passes a picture shows."""
+
+    TRACED = "traced"
+    PROPAGATED = "propagated"
+    REWRITTEN = "rewritten"
+
+    __str__ = str.__str__
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +46,7 @@ class Box:
     """
 
     id: str
-    kind: Kind
+    kind: BoxKind
     module: str
     lines: tuple[str, ...]
     op: str = ""

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from shardlang.cost.steps import sent_backward, sent_forward
-from shardlang.graph.picture import Arrow, Box, Picture
+from shardlang.graph.picture import Arrow, Box, BoxKind, Drawn, Picture
 from shardlang.ir.graph import (
     Pair,
     ShardGraph,
@@ -42,12 +42,12 @@ class Reader:
 
     Attributes:
         graph: its mesh, leaves and results.
-        stage: `traced`, `propagated` or `rewritten`.
+        stage: how far the passes have brought it.
         program: the program of a rewritten graph that is trained; it tells where gradients flow.
     """
 
     graph: ShardGraph
-    stage: str
+    stage: Drawn
     program: LocalProgram | None = None
     leaves: dict[fx.Node, Leaf] = field(init=False)
 
@@ -90,18 +90,18 @@ class Reader:
             return self._leaf(node, flowing)
         if is_step(node):
             lines = step_lines(node, flowing)
-            return Box(node.name, "step", module_of(node), lines, lines[0].split(" ")[0])
+            return Box(node.name, BoxKind.STEP, module_of(node), lines, lines[0].split(" ")[0])
         declared = find(node.target)
         light = declared is None or declared.passes
         name = op_name(node)
-        return Box(node.name, "op", info(node).module, (name,), name, light, (name,))
+        return Box(node.name, BoxKind.OP, info(node).module, (name,), name, light, (name,))
 
     def _leaf(self, node: fx.Node, flowing: set[fx.Node]) -> Box:
         leaf = self.leaves[node]
         of_module = leaf.kind is not LeafKind.INPUT
         module, _, short = leaf.name.rpartition(".") if of_module else ("", "", leaf.name)
         lines = (short, *self._type(node), *_reduced(node, flowing))
-        return Box(node.name, leaf.kind.value, module, lines)
+        return Box(node.name, BoxKind(leaf.kind.value), module, lines)
 
     def _arrow(self, operand: fx.Node, node: fx.Node, flowing: set[fx.Node]) -> Arrow:
         source, reader = operand, node
@@ -116,7 +116,7 @@ class Reader:
 
     def _needs(self, operand: fx.Node, reader: fx.Node) -> Layout | None:
         """The layout in which a reader needs an operand, where it is another one."""
-        if self.stage != "propagated" or info(reader).sharding is None or is_item(reader):
+        if self.stage is not Drawn.PROPAGATED or info(reader).sharding is None or is_item(reader):
             return None
         sharding, have = sharding_of(reader), result_layout(operand)
         for index, node in enumerate(operands_of(reader)):
@@ -138,9 +138,9 @@ class Reader:
         return whole, f"local {shape_text(layout.max_local_shape())}"
 
     def _layout(self, node: fx.Node) -> Layout | None:
-        if self.stage == "traced":
+        if self.stage is Drawn.TRACED:
             return None
-        found = info(node).layout if self.stage == "rewritten" else result_layout(node)
+        found = info(node).layout if self.stage is Drawn.REWRITTEN else result_layout(node)
         return found.in_place() if isinstance(found, Layout) else None
 
     def _results(self, made: Picture) -> None:
@@ -148,7 +148,7 @@ class Reader:
             if value is not None:
                 title = result.name if result.kind is ResultKind.OUTPUT else f"new {result.name}"
                 name = f"result {result.name}"
-                made.add(Box(name, "output", "", (title, *self._type(value))))
+                made.add(Box(name, BoxKind.OUTPUT, "", (title, *self._type(value))))
                 source = self._arrow(value, value, set()).source
                 made.connect(Arrow(source, name))
 
@@ -223,6 +223,6 @@ def _without_unread(picture: Picture) -> Picture:
     gone: dict[str, str | None] = {
         name: None
         for name, box in picture.boxes.items()
-        if box.kind in ("buffer", "constant") and not readers[name]
+        if box.kind in (BoxKind.BUFFER, BoxKind.CONSTANT) and not readers[name]
     }
     return picture.renamed(gone)

@@ -12,10 +12,10 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo
+from shardlang.ir.origin import Origin
 from shardlang.ir.parse_calls import CallReader
-from shardlang.ir.parse_types import Axes, Wanted
+from shardlang.ir.parse_types import Axes, GraphTextError, Wanted
 from shardlang.ir.records import FullGather
-from shardlang.ir.rule import Origin
 
 Pair = tuple[Layout, Layout]
 
@@ -93,7 +93,10 @@ class ClauseReader(CallReader):
         return lambda said: _with_flag(said, str(word))
 
     def because(self, name: Token, reason: str, source: str) -> Clause:
-        origin = {self.find_axis(name): Origin(reason, source)}
+        try:
+            origin = {self.find_axis(name): Origin.read(reason, source)}
+        except ValueError:
+            raise GraphTextError(f"`{reason}` is no reason", name.line) from None
         return lambda said: replace(said, origins={**said.origins, **origin})
 
     def closed(self, name: Token) -> Clause:

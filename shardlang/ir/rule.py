@@ -15,6 +15,7 @@ from shardlang.ir.collective import ReduceOp
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
+from shardlang.ir.origin import Origin
 from shardlang.ir.regroup import join_blocks, join_factors, split_blocks, split_factors
 from shardlang.ir.traits import Traits
 
@@ -153,14 +154,6 @@ class Rule:
         } - beside:
             beside |= joined
         return frozenset(name for name, _ in self.sizes) - outer - beside
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Why an op has an axis where it has it: a printed reason, and the node it came from."""
-
-    reason: str
-    source: str = ""
 
 
 @dataclass(slots=True)

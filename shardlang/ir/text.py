@@ -179,7 +179,7 @@ def split_clauses(node: fx.Node, sharding: Sharding, long: bool) -> Iterator[str
         yield f"passes {_passed(sharding)}"
     if long:
         yield from (
-            f"because {axis} {quoted(origin.reason)} {quoted(origin.source)}"
+            f"because {axis} {quoted(origin.text)} {quoted(origin.source)}"
             for axis, origin in sharding.origins.items()
         )
         yield from (f"closed {axis}" for axis in sorted(sharding.closed))

@@ -78,7 +78,7 @@ class Collector:
             if step.forward.sends:
                 sent = sent_forward(pairs)
                 reason = self.reasons.forward(node, pairs[0][0], step)
-                yield self._row(node, pairs, "forward", sent, reason)
+                yield self._row(node, pairs, Phase.FORWARD, sent, reason)
 
     def backward(self) -> Iterator[CollectiveRow]:
         """The backward calls, in the order in which the backward comes to them."""
@@ -94,13 +94,14 @@ class Collector:
             reason = (
                 self.reasons.bucket(pairs) if many else self.reasons.backward(node, value, step)
             )
-            yield self._row(node, pairs, "backward", sent, reason)
+            yield self._row(node, pairs, Phase.BACKWARD, sent, reason)
 
     def _again(self, node: fx.Node, pairs: list[Pair]) -> CollectiveRow:
         """The gather of a stored parameter that its backward asks for once more."""
         sent = sent_forward(pairs)
-        row = self._row(node, pairs, "forward", sent, "gathered again for the backward, as stored")
-        return replace(row, phase="backward")
+        reason = "gathered again for the backward, as stored"
+        row = self._row(node, pairs, Phase.FORWARD, sent, reason)
+        return replace(row, phase=Phase.BACKWARD)
 
     def _with_gradient(self, node: fx.Node) -> list[Pair]:
         """The changes of layout of a step node through which a gradient flows."""
@@ -116,12 +117,12 @@ class Collector:
         self, node: fx.Node, pairs: list[Pair], phase: Phase, sent: int, reason: str
     ) -> CollectiveRow:
         step = pairs[0][1]
-        made = step.forward if phase == "forward" else step.adjoint
+        made = step.forward if phase is Phase.FORWARD else step.adjoint
         return CollectiveRow(
             op=made.op,
             axes=tuple(axis.name for axis in made.axes),
             phase=phase,
-            module=module_of(node, backward=phase == "backward"),
+            module=module_of(node, backward=phase is Phase.BACKWARD),
             tensors=tuple(self.names(value) for value, _ in pairs),
             count=1,
             bytes=sent,
@@ -165,7 +166,7 @@ def _update(program: LocalProgram, optimizer: OptimizerDecl | None) -> Iterator[
     yield CollectiveRow(
         op="all_reduce",
         axes=axes,
-        phase="update",
+        phase=Phase.UPDATE,
         module="",
         tensors=("squared norm of the gradients",),
         count=1,

@@ -15,6 +15,7 @@ from shardlang.plan import CollectiveRow, plan_of
 from shardlang.plan.expectations import FULL_GATHER, selects
 from shardlang.plan.fold import fold, join_sentences, skeleton_of_sentence
 from shardlang.plan.text import bytes_text
+from shardlang.plan.types import Phase
 from shardlang.spec.types import ExpectForbid, Spec
 
 
@@ -27,7 +28,8 @@ def full_gathers(compiled: Compiled) -> list[Diagnostic]:
     if not nodes:
         return []
     rows = [row for row in plan_of(compiled).collectives if row.full_gather]
-    seen = [row for row in rows if row.phase == "forward" and not _forbidden(row, compiled.spec)]
+    forward = (row for row in rows if row.phase is Phase.FORWARD)
+    seen = [row for row in forward if not _forbidden(row, compiled.spec)]
     warnings = [_warning(row, nodes[row.node], compiled.spec) for row in seen]
     return [_joined(group) for group in fold(warnings, _alike)]
 

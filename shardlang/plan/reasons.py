@@ -12,6 +12,7 @@ from shardlang.ir.graph import is_item, is_step, producer
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
+from shardlang.ir.origin import Reason
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.records import Stated
 from shardlang.ir.reshard import Change, Reshard
@@ -111,7 +112,7 @@ class Reasons:
         if kind is OpKind.PRODUCT:
             sharding = sharding_at(maker)
             origin = sharding.origins.get(axis) if sharding is not None else None
-            if origin is not None and origin.reason.startswith("claimed"):
+            if origin is not None and origin.reason is Reason.CLAIMED:
                 return f"row-parallel `{op_name(maker)}`"
         elif kind is OpKind.LOOKUP:
             return f"`{op_name(maker)}` with its rows split"
@@ -124,7 +125,7 @@ class Reasons:
         sharding = sharding_at(node)
         origin = sharding.origins.get(axis) if sharding is not None else None
         name = op_name(node)
-        if origin is not None and origin.reason == "lowered from":
+        if origin is not None and origin.reason is Reason.LOWERED:
             whole = re.sub(r"(_default)?(_\d+)?$", "", origin.source)
             return f"`{whole}`" if whole == name else f"`{name}` in `{whole}`"
         return f"`{name}`"
@@ -137,7 +138,7 @@ class Reasons:
         if self.names.is_leaf(value):
             sharding = sharding_at(through_steps(value))
             origin = sharding.origins.get(axis) if sharding is not None else None
-            stored = origin is not None and origin.reason == "stored"
+            stored = origin is not None and origin.reason is Reason.STORED
             how = "stored" if stored else "laid out"
             return f"`{name}` is {how} over {axis}, gathered before use"
         stated = info(node).stated
@@ -156,7 +157,7 @@ class Reasons:
         origin = next((sharding.origins[a] for a in axes if a in sharding.origins), None)
         if (
             origin is not None
-            and origin.reason.startswith("claimed")
+            and origin.reason is Reason.CLAIMED
             and traits_of(reader).kind is OpKind.PRODUCT
         ):
             inner = any(axis in sharding.inner_axes() for axis in axes)

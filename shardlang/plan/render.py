@@ -22,7 +22,7 @@ from shardlang.plan.fold import (
 )
 from shardlang.plan.text import bytes_text, mesh_lines, seconds_text, shape_text
 from shardlang.plan.totals import Total, total_of, totals_of
-from shardlang.plan.types import PHASES, CollectiveRow, Phase, Plan, TensorRow
+from shardlang.plan.types import CollectiveRow, Phase, Plan, TensorRow
 
 _KINDS = {
     "param": "parameters, as they lie at rest",
@@ -50,7 +50,7 @@ def render_plan(plan: Plan, color: bool = False, width: int = 80) -> str:
         if rows:
             heading(console, title)
             console.print(Padding(tensor_table(rows, console.width - 2), (0, 0, 0, 2)))
-    for phase in PHASES:
+    for phase in Phase:
         _phase(console, plan, phase)
     _totals(console, plan)
     _memory(console, plan)
@@ -192,15 +192,15 @@ def _totals(console: Console, plan: Plan) -> None:
     totals = totals_of(plan.collectives)
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("")
-    for phase in PHASES:
+    for phase in Phase:
         table.add_column(phase, justify="right")
     table.add_column("together", justify="right")
-    for op in totals["forward"]:
-        cells = [totals[phase][op] for phase in PHASES]
+    for op in totals[Phase.FORWARD]:
+        cells = [totals[phase][op] for phase in Phase]
         whole = sum(cells, Total())
         if whole.count:
             table.add_row(Text(op, style=OP_COLORS[op]), *map(_cell, [*cells, whole]))
-    sums = [total_of(plan.select(phase=phase)) for phase in PHASES]
+    sums = [total_of(plan.select(phase=phase)) for phase in Phase]
     table.add_row("all", *map(_cell, [*sums, sum(sums, Total())]))
     console.print(Padding(table, (0, 0, 0, 2)))
     for line in _time_lines(plan):

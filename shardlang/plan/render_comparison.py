@@ -14,7 +14,7 @@ from shardlang.plan.fold import fold, join_names, skeleton
 from shardlang.plan.render import OP_COLORS, console_for, heading, text_of
 from shardlang.plan.text import bytes_text
 from shardlang.plan.totals import Total, totals_of
-from shardlang.plan.types import PHASES, TensorRow
+from shardlang.plan.types import Phase, TensorRow
 
 
 def render_comparison(
@@ -79,11 +79,11 @@ def _totals(console: Console, comparison: Comparison) -> None:
     after = totals_of(comparison.after.collectives)
     heading(console, "sent by the busiest device in one step (calls)")
     table = _two_columns()
-    for op in before["forward"]:
-        sums = [sum((t[phase][op] for phase in PHASES), Total()) for t in (before, after)]
+    for op in before[Phase.FORWARD]:
+        sums = [sum((t[phase][op] for phase in Phase), Total()) for t in (before, after)]
         if any(total.count for total in sums):
             table.add_row(Text(op, style=OP_COLORS[op]), *map(_cell, sums), _change(sums))
-    for phase in PHASES:
+    for phase in Phase:
         sums = [sum(t[phase].values(), Total()) for t in (before, after)]
         if any(total.count for total in sums):
             table.add_row(phase, *map(_cell, sums), _change(sums))

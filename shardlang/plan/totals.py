@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shardlang.plan.types import OPS, PHASES, CollectiveRow, Phase
+from shardlang.plan.types import OPS, CollectiveRow, Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ def total_of(rows: Iterable[CollectiveRow]) -> Total:
 
 def totals_of(rows: Iterable[CollectiveRow]) -> Totals:
     """Sums by phase and op; every phase and op is there."""
-    totals: Totals = {phase: dict.fromkeys(OPS, Total()) for phase in PHASES}
+    totals: Totals = {phase: dict.fromkeys(OPS, Total()) for phase in Phase}
     for row in rows:
         totals[row.phase][row.op] += Total(row.count, row.bytes)
     return totals

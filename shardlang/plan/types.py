@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from enum import Enum
 
 import torch
 
@@ -13,9 +13,17 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.printed_type import dtype_name, printed_type
 
-Phase = Literal["forward", "backward", "update"]
 
-PHASES: tuple[Phase, ...] = ("forward", "backward", "update")
+class Phase(str, Enum):
+    """The parts of a training step."""
+
+    FORWARD = "forward"
+    BACKWARD = "backward"
+    UPDATE = "update"
+
+    __str__ = str.__str__
+
+
 OPS: tuple[str, ...] = ("all_gather", "all_reduce", "reduce_scatter", "all_to_all", "send_recv")
 
 assert set(OPS) == set(COMMUNICATING.values())

@@ -16,7 +16,7 @@ from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.graph import STAGES, DrawError, dot_of, picture_of, write
 from shardlang.graph.code import code_of
 from shardlang.graph.fold import join_light, join_preparation
-from shardlang.graph.picture import Arrow, Box, Picture, common_module
+from shardlang.graph.picture import Arrow, Box, Drawn, Picture, common_module
 from shardlang.graph.repeats import fold_repeats
 from shardlang.spec import load_spec, load_spec_text
 from tests.commands import ROOT, shardlang
@@ -26,7 +26,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 TEXTS = {"tp": TP, "sp": SP, "stack": STACK, "fsdp": FSDP}
 
 
-def compiled_to(stage: str, text: str) -> Compiled:
+def compiled_to(stage: Drawn, text: str) -> Compiled:
     """A spec compiled with the passes of a stage, anew."""
     spec, findings = load_spec_text(text, str(HERE / "spec.shard"))
     assert spec is not None, findings
@@ -46,8 +46,8 @@ def test_dot(name: str) -> None:
     same_as_fixture(f"{name}.dot", dot_of(compiled(TEXTS[name])))
 
 
-@pytest.mark.parametrize("stage", ["traced", "propagated"])
-def test_dot_of_earlier_stages(stage: str) -> None:
+@pytest.mark.parametrize("stage", [Drawn.TRACED, Drawn.PROPAGATED], ids=str)
+def test_dot_of_earlier_stages(stage: Drawn) -> None:
     same_as_fixture(f"sp.{stage}.dot", dot_of(compiled_to(stage, SP), stage))
 
 
@@ -64,7 +64,7 @@ def test_the_page_shows_the_code() -> None:
 
 
 def test_the_same_spec_gives_the_same_text() -> None:
-    once, again = compiled(STACK), compiled_to("rewritten", STACK)
+    once, again = compiled(STACK), compiled_to(Drawn.REWRITTEN, STACK)
     assert dot_of(once) == dot_of(again)
     assert code_of(once.program) == code_of(again.program)
 

@@ -128,6 +128,7 @@ def test_a_split_that_the_type_does_not_say() -> None:
         ("y = neg(x) ; f32[7@dp, 6]", "line 5: cannot be read: y = neg(x) ; f32[7@dp, 6]"),
         ("y = rules.local:max(x) : f32[7@dp, 6]",
          "line 5: there is no function `rules.local:max`"),
+        ('y = neg(x) : f32[7@dp, 6] because dp "guessed" "x"', "line 5: `guessed` is no reason"),
     ],
 )  # fmt: skip
 def test_text_that_is_no_graph(rest: str, said: str) -> None:

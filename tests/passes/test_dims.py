@@ -142,7 +142,7 @@ def test_what_is_chosen_flows_on(tmp_path: Path) -> None:
     spec = "input x : f32[1, 2, 8, 4] [_, _, a, _]"
     graph = graph_after(tmp_path, "propagate", "return self.conv(x).relu()", spec, init)
     origins = {op.name: sharding_of(op).origins for op in graph.dims.operands}
-    reasons = {name: [o.reason for o in found.values()] for name, found in origins.items()}
+    reasons = {name: [o.text for o in found.values()] for name, found in origins.items()}
     assert reasons["conv2d"] == ["cheapest of 1"] and reasons["relu"] == ["flows from"]
 
 

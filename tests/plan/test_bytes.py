@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shardlang.plan.totals import Total, total_of, totals_of
-from shardlang.plan.types import OPS, PHASES, Phase, Plan
+from shardlang.plan.types import OPS, Phase, Plan
 from tests.plan.plans import FSDP, SP, STACK, TP, plan
 
 F32 = 4
@@ -98,15 +98,15 @@ def test_uneven_shards_travel_as_large_as_the_largest() -> None:
 
 def test_clipping_reduces_one_number() -> None:
     found = plan(STACK + "optimizer adamw(lr = 0.001, clip = 1.0)")
-    (row,) = found.select(phase="update")
+    (row,) = found.select(phase=Phase.UPDATE)
     assert (row.op, row.axes, row.count) == ("all_reduce", ("dp", "tp"), 1)
     assert row.bytes == all_reduce(8, 8)
-    assert plan(STACK).select(phase="update") == ()
+    assert plan(STACK).select(phase=Phase.UPDATE) == ()
 
 
 def test_nothing_goes_back_in_eval_mode() -> None:
     found = plan(STACK.replace('stack"()', 'stack"(mode = "eval")'))
-    assert found.select(phase="backward") == ()
+    assert found.select(phase=Phase.BACKWARD) == ()
     assert sums(found, "forward", "tp") == sums(plan(STACK), "forward", "tp")
     assert found.memory.gradients_bytes == found.memory.activations_bytes == 0
 
@@ -119,7 +119,7 @@ def test_one_device_sends_nothing() -> None:
 def test_totals_add_up_and_name_every_op() -> None:
     for text in (TP, SP, STACK, FSDP):
         totals = totals_of(plan(text).collectives)
-        assert list(totals) == list(PHASES)
+        assert list(totals) == list(tuple(Phase))
         assert all(list(ops) == list(OPS) for ops in totals.values())
         every = [total for ops in totals.values() for total in ops.values()]
         assert sum(every, Total()) == total_of(plan(text).collectives)
