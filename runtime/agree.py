@@ -10,7 +10,7 @@ import hashlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -80,7 +80,7 @@ class Agreement:
         self._batches = 0
         self._group = groups.on_host()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Agreement:
+    def __deepcopy__(self, memo: dict[int, object]) -> Agreement:
         """Process groups have no copies."""
         return self
 
@@ -183,7 +183,7 @@ class Agreement:
 
     def _difference(self, said: _Said) -> RunError:
         """The error that names a rank. Collective."""
-        found: list[Any] = [None] * self._world
+        found = [said] * self._world
         dist.all_gather_object(found, said, group=self._group)
         for rank, one in enumerate(found):
             if one.refusal is not None:

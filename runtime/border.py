@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from shardlang.runtime.autograd import Context, WithSharding
 from shardlang.runtime.once import once
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.tensor import Sharded, sharded
@@ -49,14 +48,14 @@ class _Cut(torch.autograd.Function):
     """Forward, the tensor around the shard; backward, the whole gradient."""
 
     @staticmethod
-    def forward(ctx: Any, full: Tensor, sharding: Sharding) -> Sharded:
+    def forward(ctx: Context, full: Tensor, sharding: Sharding) -> Sharded:
         ctx.set_materialize_grads(False)
         held = sharding.cut(full).clone(memory_format=torch.contiguous_format)
         return sharded(held, sharding)
 
     @staticmethod
     @once
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: Context, *grads: Tensor | None) -> tuple[Tensor | None, None]:
         return None if grads[0] is None else plain(grads[0]), None
 
 
@@ -64,12 +63,12 @@ class _Around(torch.autograd.Function):
     """Forward, the tensor around the shard; backward, this device's shard of the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, held: Tensor, sharding: Sharding) -> Sharded:
+    def forward(ctx: WithSharding, held: Tensor, sharding: Sharding) -> Sharded:
         ctx.set_materialize_grads(False)
         ctx.sharding = sharding
         return sharded(held.detach(), sharding)
 
     @staticmethod
     @once
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: WithSharding, *grads: Tensor | None) -> tuple[Tensor | None, None]:
         return None if grads[0] is None else shard(grads[0], ctx.sharding), None

@@ -8,8 +8,8 @@ once, as in DistributedDataParallel.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -112,7 +112,7 @@ class Exchanges:
         return [move.join(shards[i::count]) for i, move in enumerate(self._moves)]
 
 
-_BUNDLES: dict[type, Any] = {
+_BUNDLES: dict[type, Callable[..., Bucket]] = {
     Reduce: Reduces,
     Gather: Gathers,
     Scatter: Scatters,
@@ -131,5 +131,4 @@ def buckets(moves: Sequence[Move | Sending], xs: Tensors) -> list[tuple[Bucket, 
 
 
 def _bundle(moves: Sequence[Move | Sending], xs: Tensors) -> Bucket:
-    made: Bucket = _BUNDLES[type(moves[0])](moves, [tuple(x.shape) for x in xs])
-    return made
+    return _BUNDLES[type(moves[0])](moves, [tuple(x.shape) for x in xs])

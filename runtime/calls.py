@@ -57,7 +57,7 @@ class Argument:
 
     name: str
     text: str
-    value: Any = field(compare=False)
+    value: object = field(compare=False)
 
     def __str__(self) -> str:
         """`weight = 3.0`."""
@@ -114,7 +114,7 @@ class Made:
     """
 
     program: LocalProgram
-    rebuild: Callable[[Sequence[Any]], Any]
+    rebuild: Callable[[Sequence[object]], object]
     constants: Mapping[str, Tensor]
     replaced: frozenset[str] = frozenset()
     check: Callable[[Mapping[str, Tensor]], None] = _takes_all
@@ -160,7 +160,7 @@ class LoadedProgram:
         return self._around(self._results(given))
 
     @outside
-    def _around(self, results: Sequence[Tensor]) -> Any:
+    def _around(self, results: Sequence[Tensor]) -> object:
         return self.rebuild(
             [
                 results[i] if sharding is None else around(results[i], sharding)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from shardlang.ir.experts.journey import router_at
 from shardlang.ir.reshard import Reshard
+from shardlang.runtime.autograd import Context
 from shardlang.runtime.buckets import buckets
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.lower import lower
@@ -61,17 +62,25 @@ def run_together(actions: Sequence[Action], xs: Sequence[Tensor]) -> list[Tensor
     return out
 
 
+class _Returns(Context, Protocol):
+    back: Action
+
+
+class _ReturnsTogether(Context, Protocol):
+    steps: RunSteps
+
+
 class _Apply(torch.autograd.Function):
     """One step: `forward` on the shard, `backward` on its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, forward: Action, backward: Action) -> Tensor:
+    def forward(ctx: _Returns, x: Tensor, forward: Action, backward: Action) -> Tensor:
         ctx.back = backward
         return forward(x)
 
     @staticmethod
     @once
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: _Returns, *grads: Tensor) -> tuple[Tensor, None, None]:
         return ctx.back(grads[0]), None, None
 
 
@@ -79,19 +88,18 @@ class _ApplyTogether(torch.autograd.Function):
     """Several steps: their moves together, their gradients together."""
 
     @staticmethod
-    def forward(ctx: Any, steps: RunSteps, *xs: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: _ReturnsTogether, steps: RunSteps, *xs: Tensor) -> tuple[Tensor, ...]:
         ctx.steps = steps
         ctx.set_materialize_grads(False)
         return tuple(run_together(steps.forwards, xs))
 
     @staticmethod
     @once
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: _ReturnsTogether, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         found: list[Tensor | None] = [None] * len(grads)
-        here = [i for i, grad in enumerate(grads) if grad is not None]
+        here = {i: grad for i, grad in enumerate(grads) if grad is not None}
         if here:
-            moves = [ctx.steps.backwards[i] for i in here]
-            done = run_together(moves, [grads[i] for i in here])
+            done = run_together([ctx.steps.backwards[i] for i in here], list(here.values()))
             for i, grad in zip(here, done, strict=True):
                 found[i] = grad
         return None, *found
@@ -99,6 +107,9 @@ class _ApplyTogether(torch.autograd.Function):
 
 class RunStep:
     """One step, ready to run: call it with this device's shard."""
+
+    __name__: str
+    __qualname__: str
 
     def __init__(self, step: Reshard, groups: Groups, where: str = "") -> None:
         self.label = label_of(step, where)
@@ -121,6 +132,9 @@ class RunStep:
 class RunSteps:
     """Several steps of one kind and group, ready to run as one call each way."""
 
+    __name__: str
+    __qualname__: str
+
     def __init__(self, steps: Sequence[Reshard], groups: Groups, where: str = "") -> None:
         self.label = label_of(steps[0], where)
         assert all(step.differentiable for step in steps), "a max or min has no gradient"
@@ -137,6 +151,9 @@ class RunSteps:
 
 class RunRoute:
     """A dispatch or collect, ready to run: call it with this device's rows and all groups."""
+
+    __name__: str
+    __qualname__: str
 
     def __init__(self, step: Reshard, groups: Groups, where: str = "") -> None:
         assert step.route is not None

@@ -7,19 +7,23 @@ code frees each value after its last use.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import fx
+from torch.fx.node import Argument, map_aggregate
 
 from shardlang.ir.device_values import LocalShardAt, specialise
 from shardlang.ir.experts.route import RouteAt
+from shardlang.ir.graph import steps_of
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_step, apply_steps
 from shardlang.ir.reshard import Reshard
 from shardlang.runtime.collectives import RunRoute, RunStep, RunSteps
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.regather import Regather, parameter_of
+from shardlang.runtime.regather import Regather, WatchedStep, parameter_of
+
+StepT = TypeVar("StepT", RunStep, RunSteps, WatchedStep, RunRoute)
 
 
 def load_program(
@@ -33,7 +37,7 @@ def load_program(
     tensor per result. Collective: call it on every rank.
     """
     graph = fx.Graph()
-    held: dict[str, Any] = {}
+    held: dict[str, object] = {}
     env: dict[fx.Node, fx.Node] = {}
     names = {leaf.node: leaf.name for leaf in program.leaves}
     for node in program.graph.nodes:
@@ -63,13 +67,18 @@ def _step_call(
         assert isinstance(steps, Reshard)
         route = _named(RunRoute(steps, groups, where), node.name)
         return graph.call_function(route, fx.map_arg((sources, *by), lambda n: env[n]))
-    made: Any = (RunStep if node.target is apply_step else RunSteps)(steps, groups, where)  # type: ignore[arg-type]
+    args = (fx.map_arg(sources, lambda n: env[n]),)
+    if not isinstance(steps, Reshard):
+        each = RunSteps([step for _, step in steps_of(node)], groups, where)
+        return graph.call_function(_named(each, node.name), args)
+    made = RunStep(steps, groups, where)
     if regather is not None and info(node).regather:
-        made = regather.watch(made, parameter_of(node, names))
-    return graph.call_function(_named(made, node.name), (fx.map_arg(sources, lambda n: env[n]),))
+        watched = regather.watch(made, parameter_of(node, names))
+        return graph.call_function(_named(watched, node.name), args)
+    return graph.call_function(_named(made, node.name), args)
 
 
-def _named(call: Any, name: str) -> Any:
+def _named(call: StepT, name: str) -> StepT:
     """Give a callable the names by which generated code refers to it."""
     call.__name__ = call.__qualname__ = name
     call.__module__ = "shardlang.runtime"
@@ -81,33 +90,24 @@ def _copied(
     node: fx.Node,
     env: dict[fx.Node, fx.Node],
     groups: Groups,
-    held: dict[str, Any],
+    held: dict[str, object],
 ) -> fx.Node:
     """The node with this device's arguments."""
     args, kwargs = specialise((node.args, node.kwargs), groups.coord)
 
-    def here(value: Any) -> Any:
+    def here(value: Argument) -> Argument:
         if isinstance(value, fx.Node):
             return env[value]
         if isinstance(value, torch.device):
             return groups.device
         return _hold(value, graph, held) if isinstance(value, (LocalShardAt, RouteAt)) else value
 
-    made_args, made_kwargs = (_mapped(value, here) for value in (args, kwargs))
+    made_args, made_kwargs = map_aggregate(args, here), map_aggregate(kwargs, here)
     return graph.create_node(node.op, node.target, made_args, made_kwargs)
 
 
-def _hold(value: Any, graph: fx.Graph, held: dict[str, Any]) -> fx.Node:
+def _hold(value: object, graph: fx.Graph, held: dict[str, object]) -> fx.Node:
     """A reference to an object that has no literal form: the module holds it."""
     name = f"held_{len(held)}"
     held[name] = value
     return graph.create_node("get_attr", name)
-
-
-def _mapped(value: Any, change: Any) -> Any:
-    """The value with `change` applied to everything inside it."""
-    if isinstance(value, (tuple, list)):
-        return type(value)(_mapped(item, change) for item in value)
-    if isinstance(value, dict):
-        return {key: _mapped(item, change) for key, item in value.items()}
-    return change(value)

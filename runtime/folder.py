@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from shardlang.runtime.errors import RunError
 
@@ -147,7 +147,7 @@ def _synced(path: Path) -> Path:
     return path
 
 
-def safetensors_module() -> Any:
+def safetensors_module() -> ModuleType:
     """The safetensors package. Raises SH0609 if it is not installed."""
     try:
         import safetensors.torch
@@ -157,7 +157,8 @@ def safetensors_module() -> Any:
             "saving needs the safetensors package",
             help="install it with `pip install shardlang[hf]`",
         ) from None
-    return safetensors
+    module: ModuleType = safetensors
+    return module
 
 
 def cannot_write(path: Path, error: Exception) -> RunError:

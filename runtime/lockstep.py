@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from shardlang.ir.collective import Collective
 from shardlang.ir.experts.journey import router_at
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.reshard import Reshard
+from shardlang.runtime.autograd import Context
 from shardlang.runtime.buckets import Tensors, buckets
 from shardlang.runtime.communication import Call
 from shardlang.runtime.communicator import CallFault, Communicator
@@ -28,8 +29,13 @@ from shardlang.runtime.lower import lower
 from shardlang.runtime.moves import SENDING, Move, Sending, keep
 from shardlang.runtime.routes import Carry, carry
 
-Guard = Callable[[], AbstractContextManager[Any]]
+Guard = Callable[[], AbstractContextManager[object]]
 """What names the step in an error of its moves."""
+
+Moves = Sequence[Move] | Sequence[Sending]
+"""One move on every device."""
+
+T = TypeVar("T")
 
 _APART = "the gradient reaches some devices and not others, which would wait for ever"
 
@@ -88,7 +94,7 @@ def _gathered(group: Group, calls: Sequence[Call], messages: Sequence[Tensor]) -
     return Communicator([calls[r] for r in group.ranks], [messages[r] for r in group.ranks])
 
 
-def move_all(moves: Sequence[Move] | Sequence[Sending], xs: Tensors) -> list[Tensor]:
+def move_all(moves: Moves, xs: Tensors) -> list[Tensor]:
     """One move on every device."""
     pairs = list(zip(moves, xs, strict=True))
     local = [move(x) for move, x in pairs if callable(move)]
@@ -132,19 +138,30 @@ def move_together(moves: Sequence[Sequence[Move]], xs: Sequence[Tensors]) -> lis
     return out
 
 
+class _Returns(Context, Protocol):
+    back: Moves
+    guard: Guard
+
+
+class _ReturnsTogether(Context, Protocol):
+    back: Sequence[Sequence[Move]]
+    guard: Guard
+    count: int
+
+
 class _OnAll(torch.autograd.Function):
     """One step on all devices."""
 
     @staticmethod
     def forward(
-        ctx: Any, forward: Any, backward: Any, guard: Guard, *xs: Tensor
+        ctx: _Returns, forward: Moves, backward: Moves, guard: Guard, *xs: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.back, ctx.guard = backward, guard
         ctx.set_materialize_grads(False)
         return tuple(move_all(forward, xs))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    def backward(ctx: _Returns, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         with ctx.guard():
             found = [grad for grad in grads if grad is not None]
             if len(found) < len(grads):
@@ -157,21 +174,25 @@ class _TogetherOnAll(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, forward: Any, backward: Any, guard: Guard, *xs: Tensor
+        ctx: _ReturnsTogether,
+        forward: Sequence[Sequence[Move]],
+        backward: Sequence[Sequence[Move]],
+        guard: Guard,
+        *xs: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.back, ctx.guard, ctx.count = backward, guard, len(forward[0])
         ctx.set_materialize_grads(False)
         return tuple(x for own in move_together(forward, _by_device(xs, ctx.count)) for x in own)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        given = _by_device(grads, ctx.count)
-        here = _present(given[0])
+    def backward(ctx: _ReturnsTogether, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        given = [_present(own) for own in _by_device(grads, ctx.count)]
+        here = [*given[0]]
         with ctx.guard():
-            if any(_present(own) != here for own in given):
+            if any([*own] != here for own in given):
                 raise CallFault(_APART)
             moves = [[own[i] for i in here] for own in ctx.back]
-            moved = move_together(moves, [[own[i] for i in here] for own in given])
+            moved = move_together(moves, [list(own.values()) for own in given])
         found: list[Tensor | None] = [None] * len(grads)
         for d, own in enumerate(moved):
             for i, grad in zip(here, own, strict=True):
@@ -179,11 +200,11 @@ class _TogetherOnAll(torch.autograd.Function):
         return (None, None, None, *found)
 
 
-def _present(grads: Sequence[Tensor | None]) -> list[int]:
-    return [i for i, grad in enumerate(grads) if grad is not None]
+def _present(grads: Sequence[Tensor | None]) -> dict[int, Tensor]:
+    return {i: grad for i, grad in enumerate(grads) if grad is not None}
 
 
-def _by_device(xs: Sequence[Any], count: int) -> list[Sequence[Any]]:
+def _by_device(xs: Sequence[T], count: int) -> list[Sequence[T]]:
     return [xs[i : i + count] for i in range(0, len(xs), count)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import NoReturn
 
 from torch import Tensor, nn
 
@@ -67,7 +67,7 @@ class ShardedModule(nn.Module):
         self._shardlang = Held(made.program, groups, variants, slots, kept)
 
     @outside_itself
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> object:
         """Call the model with inputs from `shard_inputs`, or from another call. Collective.
 
         A plain tensor is this device's shard of an input that is split.
@@ -83,7 +83,7 @@ class ShardedModule(nn.Module):
         loaded, shards = self._shardlang.variants.choose(args, kwargs)
         return loaded(shards)
 
-    def shard_inputs(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def shard_inputs(self, *args: object, **kwargs: object) -> dict[str, object]:
         """Whole inputs as keyword arguments for a call, cut where they are split. Collective.
 
         Every rank gives the same whole inputs, of any size. Those that are split come back as
@@ -101,8 +101,8 @@ class ShardedModule(nn.Module):
         return self
 
     def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
+        self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
+    ) -> tuple[list[str], list[str]]:
         """Load whole tensors, or ones that lie as the module's do, into this device's shards.
 
         Raises:
@@ -124,9 +124,10 @@ class ShardedModule(nn.Module):
                     help="give whole tensors, as the plain model's state dict has them",
                 )
         self._shardlang.variants.changes.note_loaded()
-        return super().load_state_dict(state_dict, strict)
+        wrong: tuple[list[str], list[str]] = super().load_state_dict(state_dict, strict)
+        return wrong
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> ShardedModule:
+    def __deepcopy__(self, memo: dict[int, object]) -> ShardedModule:
         """A second model on the same programs."""
         other = ShardedModule.__new__(ShardedModule)
         memo[id(self)] = other
@@ -139,7 +140,7 @@ class ShardedModule(nn.Module):
         other._shardlang = replace(mine, slots=slots, variants=mine.variants.on(other, standins))
         return other
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise RunError(
             "SH0623",
             "a sharded module cannot be pickled: its program is bound to the running processes",

@@ -13,7 +13,6 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -107,7 +106,7 @@ class Regather:
         self._gathered.clear()
         return self.hooks()
 
-    def hooks(self) -> AbstractContextManager[Any]:
+    def hooks(self) -> AbstractContextManager[object]:
         """Hooks for a part of a forward."""
         return torch.autograd.graph.saved_tensors_hooks(self.packed, unpacked)
 
@@ -133,6 +132,9 @@ def unpacked(saved: Tensor | Kept) -> Tensor:
 
 class WatchedStep:
     """A gather whose result is not to be kept for the backward."""
+
+    __name__: str
+    __qualname__: str
 
     def __init__(self, step: RunStep, regather: Regather, name: str) -> None:
         self.step, self.regather, self.name = step, regather, name

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ from shardlang.runtime.groups import Groups
 from shardlang.runtime.transport import Wire
 from shardlang.runtime.whole import whole
 
+if TYPE_CHECKING:
+    from shardlang.ir.compat import DTensorSpec
+
 
 class Cut(Shard):
     """A dim split in a way of our own; its text is the layout's.
@@ -40,7 +43,7 @@ class Cut(Shard):
         self.layout, self.in_order = layout, in_order
 
     def _local_shard_size_and_offset(
-        self, curr_local_size: int, num_chunks: int, rank: Any
+        self, curr_local_size: int, num_chunks: int, rank: int | torch.SymInt
     ) -> tuple[int, int]:
         """One axis's share of a contiguous split, for torch's loaders.
 
@@ -90,7 +93,7 @@ class Sharding:
 
     layout: Layout
     groups: Groups
-    _specs: dict[torch.dtype, object] = field(default_factory=dict)
+    _specs: dict[torch.dtype, DTensorSpec] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: object) -> Sharding:
         """It never changes, and process groups have no copies."""
@@ -127,7 +130,7 @@ class Sharding:
         """The whole tensor on every device, the shard itself if nothing is split. Collective."""
         return whole(shard, self.layout, self.groups)
 
-    def spec(self, dtype: torch.dtype) -> Any:
+    def spec(self, dtype: torch.dtype) -> DTensorSpec:
         """What a DTensor of this sharding carries."""
         if dtype not in self._specs:
             made = dtensor_spec(

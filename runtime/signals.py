@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from shardlang.runtime.handlers import Handlers
 from shardlang.runtime.reports import any_saving, longest_step_s, positions
 from shardlang.runtime.workers import Worker
 
@@ -31,17 +30,14 @@ class Signals:
         self._saves, self._forwarded = saves, False
         self._since = 0.0
         self._number = 0
-        self._before: dict[int, Any] = {}
+        self._handlers = Handlers()
 
     def __enter__(self) -> Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._keep)
+        self._handlers.set(self._keep)
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handlers.restore()
 
     def _keep(self, number: int, frame: object) -> None:
         self._number = number

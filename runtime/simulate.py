@@ -128,7 +128,9 @@ class Simulator:
                 again = functools.partial(_gather_again, moves, shards, device)
                 self._regathers[device].note(Source.of(name, shards[device], again), whole)
 
-    def _on(self, node: fx.Node, device: int, at: Coord, values: dict[fx.Node, PerDevice]) -> Any:
+    def _on(
+        self, node: fx.Node, device: int, at: Coord, values: dict[fx.Node, PerDevice]
+    ) -> object:
         args, kwargs = specialise((node.args, node.kwargs), at)
         args = fx.map_arg(args, lambda n: values[n][device])
         kwargs = fx.map_arg(kwargs, lambda n: values[n][device])

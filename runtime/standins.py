@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
-from typing import Any
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class Standin:
     module: nn.Module
     kind: type
     source: type
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     unknown: frozenset[str]
     children: Mapping[str, nn.Module | None]
     tensors: frozenset[str]
@@ -124,7 +124,7 @@ class Standins:
         for one in self._all:
             one.check()
 
-    def copied(self, root: nn.Module, memo: dict[int, Any]) -> Standins:
+    def copied(self, root: nn.Module, memo: dict[int, object]) -> Standins:
         """The same beneath a copy of the root, with copies of the tensors."""
         twins = {id(one.module): _bare(one.kind) for one in self._all}
         twins[id(self._all[0].module)] = root
@@ -206,7 +206,7 @@ def _names_in(kind: type) -> frozenset[str]:
 
 
 def _refusing(name: str) -> Callable[..., object]:
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def forward(*args: object, **kwargs: object) -> NoReturn:
         raise RunError(
             "SH0613", f"`{name}` is called by itself, and the program is made for the whole model",
             help="call the whole model, and let it return what you need from within",

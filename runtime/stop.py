@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
 
 import torch
 
 from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
+from shardlang.runtime.handlers import Handlers
 from shardlang.runtime.reports import FOLDER, step_reports
 from shardlang.runtime.signals import ENDING
 from shardlang.runtime.transport import Wire
@@ -55,17 +54,15 @@ class Stop:
         self._asked_at = 0.0
         self._in_batches = False
         self._reports = step_reports(groups.rank)
-        self._before: dict[int, Any] = {}
+        self._handlers = Handlers()
 
     def __enter__(self) -> Stop:
-        if self.saves and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._heard)
+        if self.saves:
+            self._handlers.set(self._heard)
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handlers.restore()
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if not self.number:

@@ -8,46 +8,48 @@ is in `tensor_ops`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Placement, Replicate
+from torch.distributed.tensor import Placement, Replicate
 
-from shardlang.ir.compat import unsupported
+from shardlang.ir.arguments import Args, Kwargs
+from shardlang.ir.compat import OpOverload, unsupported
 from shardlang.ir.layout import Layout
 from shardlang.runtime import tensor_files
+from shardlang.runtime.autograd import WithSharding
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.once import once
 from shardlang.runtime.outside import outside
 from shardlang.runtime.sharding import Sharding, alike
-from shardlang.runtime.tensor_shards import shard
+from shardlang.runtime.tensor_files import PlainDims, PlainMesh
+from shardlang.runtime.tensor_shards import ShardedBase, shard
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
+    from torch.distributed.checkpoint.planner import WriteItem
 
 
-class Sharded(DTensor):
+class Sharded(ShardedBase):
     """A whole tensor of which this device holds a shard.
 
     Attributes:
-        sharding: how it lies.
-        operations: what they do, from `tensor_ops`.
-        copied: whether it is a gathered copy that stands for a view, so that a write into it would
-            be lost.
         excused: how many writes were not by hand, but an optimizer's.
+        operations: what they do, from `tensor_ops`.
     """
 
-    sharding: Sharding
-    copied: bool
     excused: int = 0
-    operations: ClassVar[Callable[..., Any]]
+    operations: ClassVar[Callable[[OpOverload, Args, Kwargs], object]]
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
-        cls, op: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
+        cls, op: OpOverload, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> object:
         return cls.operations(op, tuple(args), kwargs or {})
 
     @outside
-    def to_local(self, *, grad_placements: Any = None) -> Tensor:
+    def to_local(self, *, grad_placements: object = None) -> Tensor:
         """This device's shard; its gradient is this device's shard of the gradient."""
         if not (torch.is_grad_enabled() and self.requires_grad):
             return self._local_tensor
@@ -55,13 +57,16 @@ class Sharded(DTensor):
         return shard
 
     @outside
-    def full_tensor(self, *, grad_placements: Any = None) -> Tensor:
+    def full_tensor(self, *, grad_placements: object = None) -> Tensor:
         """The whole tensor on every device. Collective."""
         full: Tensor = _Whole.apply(self)  # type: ignore[no-untyped-call]
         return full
 
     def redistribute(
-        self, device_mesh: Any = None, placements: Sequence[Placement] | None = None, **how: Any
+        self,
+        device_mesh: object = None,
+        placements: Sequence[Placement] | None = None,
+        **how: object,
     ) -> Sharded:
         """The whole tensor on every device, the one other place it can be moved to. Collective.
 
@@ -140,25 +145,26 @@ class Sharded(DTensor):
         """The whole tensor as lists. Collective."""
         return self.full_tensor().tolist()
 
-    def __repr__(self, **how: Any) -> str:  # type: ignore[override]
+    def __repr__(self, **how: object) -> str:  # type: ignore[override]
         return f"Sharded({self.sharding.layout}, shard={self._local_tensor})"
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Sharded:
-        if id(self) not in memo:
-            copy = sharded(self._local_tensor.clone(), self.sharding, self.requires_grad)
-            copy.__dict__.update({k: v for k, v in self.__dict__.items() if k == "_is_param"})
-            if self.grad is not None and not hasattr(self, "_is_param"):
-                copy.grad = self.grad.__deepcopy__(memo)  # type: ignore[no-untyped-call]
-            memo[id(self)] = copy
-        found: Sharded = memo[id(self)]
-        return found
+    def __deepcopy__(self, memo: dict[int, object]) -> Sharded:
+        known = memo.get(id(self))
+        if isinstance(known, Sharded):
+            return known
+        copy = sharded(self._local_tensor.clone(), self.sharding, self.requires_grad)
+        copy.__dict__.update({k: v for k, v in self.__dict__.items() if k == "_is_param"})
+        if self.grad is not None and not hasattr(self, "_is_param"):
+            copy.grad = self.grad.__deepcopy__(memo)  # type: ignore[no-untyped-call]
+        memo[id(self)] = copy
+        return copy
 
     def __copy__(self) -> Sharded:
         copy = sharded(self._local_tensor, self.sharding, self.requires_grad)
         copy.__dict__.update({k: v for k, v in self.__dict__.items() if k == "_is_param"})
         return copy
 
-    def storage(self) -> Any:
+    def storage(self) -> NoReturn:
         """Refused: a file of whole tensors cannot be made of a shard's memory.
 
         Raises:
@@ -171,26 +177,26 @@ class Sharded(DTensor):
             " shard; `torch.distributed.checkpoint.save` takes the state dict as it is",
         )
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self, protocol: object) -> tuple[object, ...]:
         if self.sharding.split:
             tensor_files.note_pickled()
         values = tensor_files.values_of(self)
         flags = (self.requires_grad, hasattr(self, "_is_param"))
         return restored, (self._local_tensor.detach(), *values, flags)
 
-    def __tensor_flatten__(self) -> Any:
+    def __tensor_flatten__(self) -> NoReturn:
         """Refused: operations on sharded tensors communicate, and run as they are."""
         raise unsupported(
             "torch.compile takes no code on sharded tensors; without `fullgraph` it runs as it is"
         )
 
-    def __create_write_items__(self, name: str, tensor: Any) -> list[Any]:
+    def __create_write_items__(self, name: str, tensor: object) -> list[WriteItem]:
         return tensor_files.write_items(self, name)
 
-    def __create_chunk_list__(self) -> list[Any]:
+    def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
         return tensor_files.chunk_list(self)
 
-    def __get_tensor_shard__(self, index: Any) -> Tensor:
+    def __get_tensor_shard__(self, index: MetadataIndex) -> Tensor:
         return tensor_files.chunk_at(self, index)
 
 
@@ -204,7 +210,13 @@ def sharded(
     return made
 
 
-def restored(held: Tensor, mesh: Any, coord: Any, dims: Any, flags: tuple[bool, bool]) -> Sharded:
+def restored(
+    held: Tensor,
+    mesh: PlainMesh,
+    coord: tuple[int, ...],
+    dims: PlainDims,
+    flags: tuple[bool, bool],
+) -> Sharded:
     """A pickled tensor, on the device that held it.
 
     Raises:
@@ -225,7 +237,7 @@ def replicated(shape: Sequence[int], like: Sharding) -> Sharding:
     return Sharding(Layout.whole(shape), like.groups)
 
 
-def like(held: Any, shard: Tensor) -> Tensor:
+def like(held: object, shard: Tensor) -> Tensor:
     """A tensor that lies as another does, from this device's shard."""
     return sharded(shard, held.sharding) if isinstance(held, Sharded) else shard
 
@@ -239,17 +251,18 @@ class _LocalShard(torch.autograd.Function):
     """The shard of a tensor; the gradient is a tensor that lies alike."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Sharded) -> Tensor:
+    def forward(ctx: WithSharding, tensor: Sharded) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.sharding = tensor.sharding
         return tensor._local_tensor.detach()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> Any:
+    def backward(ctx: WithSharding, grad: Tensor | None) -> Sharded | None:
         if grad is None:
             return None
         if grad.requires_grad:
-            return _FromShard.apply(grad, ctx.sharding)  # type: ignore[no-untyped-call]
+            made: Sharded = _FromShard.apply(grad, ctx.sharding)  # type: ignore[no-untyped-call]
+            return made
         return sharded(_own(grad), ctx.sharding)
 
 
@@ -266,12 +279,12 @@ class _FromShard(torch.autograd.Function):
     """The tensor around a shard, for a gradient that is differentiated again."""
 
     @staticmethod
-    def forward(ctx: Any, shard: Tensor, sharding: Sharding) -> Sharded:
+    def forward(ctx: WithSharding, shard: Tensor, sharding: Sharding) -> Sharded:
         ctx.sharding = sharding
         return sharded(_own(shard), sharding)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
+    def backward(ctx: WithSharding, grad: Tensor) -> tuple[Tensor, None]:
         return shard(grad, ctx.sharding), None
 
 
@@ -279,12 +292,12 @@ class _Whole(torch.autograd.Function):
     """The whole tensor; every device has the same gradient of it, and keeps its shard."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Sharded) -> Tensor:
+    def forward(ctx: WithSharding, tensor: Sharded) -> Tensor:
         ctx.sharding = tensor.sharding
         full = tensor.sharding.whole(tensor._local_tensor)
         return full.clone() if full is tensor._local_tensor else full
 
     @staticmethod
     @once
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: WithSharding, *grads: Tensor) -> Sharded:
         return sharded(_own(shard(grads[0], ctx.sharding)), ctx.sharding)

@@ -11,7 +11,7 @@ import itertools
 import threading
 import warnings
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,9 +23,22 @@ from shardlang.ir.mesh import Axis, Coord
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.sharding import Sharding
+from shardlang.runtime.tensor_shards import ShardedBase
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
+    from torch.distributed.checkpoint.planner import WriteItem
 
 Chunk = tuple[tuple[int, ...], tuple[int, ...], tuple[slice, ...]]
 """The offsets of a chunk in the whole tensor, its sizes, and where it lies in the shard."""
+
+
+PlainMesh = tuple[tuple[str, int], ...]
+"""Name and size of each axis."""
+
+PlainDim = tuple[tuple[tuple[int, tuple[str, ...]], ...], ...]
+PlainDims = tuple[PlainDim, ...]
+"""Of each dim the blocks, of each block the factors: its size, and the axes that split it."""
 
 
 def chunks(layout: Layout, coord: Coord) -> list[Chunk]:
@@ -50,12 +63,12 @@ def _stretches(dim: DimLayout, coord: Coord) -> list[tuple[int, int, int]]:
     return runs
 
 
-def _chunks_of(tensor: Any) -> list[Chunk]:
+def _chunks_of(tensor: ShardedBase) -> list[Chunk]:
     sharding = tensor.sharding
     return chunks(sharding.layout, sharding.groups.coord)
 
 
-def write_items(tensor: Any, name: str) -> list[Any]:
+def write_items(tensor: ShardedBase, name: str) -> list[WriteItem]:
     """What a checkpoint writes of this device's shard."""
     from torch.distributed.checkpoint.metadata import MetadataIndex, TensorProperties
     from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
@@ -73,7 +86,7 @@ def write_items(tensor: Any, name: str) -> list[Any]:
     ]
 
 
-def chunk_list(tensor: Any) -> list[Any]:
+def chunk_list(tensor: ShardedBase) -> list[ChunkStorageMetadata]:
     """What a checkpoint reads of this device's shard."""
     from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 
@@ -83,12 +96,11 @@ def chunk_list(tensor: Any) -> list[Any]:
     ]
 
 
-def chunk_at(tensor: Any, index: Any) -> Tensor:
+def chunk_at(tensor: ShardedBase, index: MetadataIndex) -> Tensor:
     """The memory of one chunk."""
     wanted = tuple(index.offset or (0,) * tensor.dim())
     places = next(places for offsets, _, places in _chunks_of(tensor) if offsets == wanted)
-    held: Tensor = tensor._local_tensor.detach()
-    return held[places]
+    return tensor._local_tensor.detach()[places]
 
 
 _LIVE: weakref.WeakSet[Groups] = weakref.WeakSet()
@@ -127,7 +139,7 @@ def saved_since() -> tuple[str, ...]:
     return (f"{count} shards saved",) if count else ()
 
 
-def values_of(tensor: Any) -> tuple[Any, ...]:
+def values_of(tensor: ShardedBase) -> tuple[PlainMesh, tuple[int, ...], PlainDims]:
     """How a tensor lies, as plain values for `placed`."""
     sharding = tensor.sharding
     axes = sharding.groups.mesh.axes
@@ -139,7 +151,7 @@ def values_of(tensor: Any) -> tuple[Any, ...]:
     return tuple((axis.name, axis.size) for axis in axes), coord, dims
 
 
-def placed(mesh: Any, coord: Any, dims: Any) -> Sharding:
+def placed(mesh: PlainMesh, coord: tuple[int, ...], dims: PlainDims) -> Sharding:
     """Where a pickled tensor lies, on the device that held it.
 
     Raises:
@@ -155,11 +167,11 @@ def placed(mesh: Any, coord: Any, dims: Any) -> Sharding:
     return Sharding(layout, groups)
 
 
-def _blocks(dim: Any, axes: dict[str, Axis]) -> Any:
+def _blocks(dim: PlainDim, axes: dict[str, Axis]) -> tuple[tuple[Factor, ...], ...]:
     return tuple(tuple(Factor(n, tuple(axes[a] for a in by)) for n, by in b) for b in dim)
 
 
-def _groups_of(mesh: Any) -> Groups | None:
+def _groups_of(mesh: PlainMesh) -> Groups | None:
     return next(
         (g for g in _LIVE if tuple((a.name, a.size) for a in g.mesh.axes) == tuple(mesh)), None
     )

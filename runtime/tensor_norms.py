@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from shardlang.ir.compat import OpOverload
 from shardlang.runtime.sharding import transport_to_all
-from shardlang.runtime.tensor_shards import is_sharded, shard
+from shardlang.runtime.tensor_shards import ShardedBase, is_sharded, shard
 from shardlang.runtime.watch import named
 
 
-def norm(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+def norm(
+    op: OpOverload,
+    x: Tensor,
+    order: float = 2,
+    dim: object = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> object:
     """Rule 2 for one tensor."""
-    x, order, dim, keepdim = _filled(args, 2, None, False)
-    if dim or keepdim:
-        return NotImplemented
-    return norms([x], order, kwargs.get("dtype"))[0]
+    return NotImplemented if dim or keepdim else norms([x], order, dtype)[0]
 
 
-def _filled(args: tuple[Any, ...], *defaults: Any) -> tuple[Any, ...]:
-    """The arguments after the first, those left out by default."""
-    return (*args, *defaults[len(args) - 1 :])
-
-
-def list_norm(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+def list_norm(
+    op: OpOverload, tensors: Sequence[Tensor], order: float = 2, dtype: torch.dtype | None = None
+) -> list[Tensor]:
     """Rule 2 for a list."""
-    tensors, order, dtype = _filled(args, 2, None)
-    return norms(tensors, order, kwargs.get("dtype", dtype))
+    return norms(tensors, order, dtype)
 
 
 def norms(tensors: Sequence[Tensor], order: float, dtype: torch.dtype | None) -> list[Tensor]:
     """The norm of each tensor, every element counted once; the same on every device. Collective."""
-    ours = [cast(Any, x) for x in tensors if is_sharded(x)]
+    ours = [x for x in tensors if is_sharded(x)]
     how, share, back = _folding(float(order))
     groups = ours[0].sharding.groups
     mine = torch.stack([share(x) for x in ours])
@@ -47,7 +49,7 @@ def norms(tensors: Sequence[Tensor], order: float, dtype: torch.dtype | None) ->
     ]
 
 
-_Fold: TypeAlias = "tuple[str, Callable[[Any], Tensor], Callable[[Tensor], Tensor]]"
+_Fold: TypeAlias = "tuple[str, Callable[[ShardedBase], Tensor], Callable[[Tensor], Tensor]]"
 
 
 def _folding(order: float) -> _Fold:
@@ -59,7 +61,7 @@ def _folding(order: float) -> _Fold:
     return "sum", lambda x: _share(x, order, 0.0, power), lambda total: total ** (1.0 / power)
 
 
-def _share(x: Any, order: float, nothing: float, power: float) -> Tensor:
+def _share(x: ShardedBase, order: float, nothing: float, power: float) -> Tensor:
     held = x._local_tensor
     if not held.numel() or not x.sharding.counted:
         return torch.full((), nothing, dtype=torch.float64, device=held.device)
@@ -67,10 +69,9 @@ def _share(x: Any, order: float, nothing: float, power: float) -> Tensor:
     return torch.as_tensor(norm.double() ** power)
 
 
-def unscale(op: Any, args: Any, kwargs: dict[str, Any]) -> None:
+def unscale(op: OpOverload, grads: Sequence[Tensor], found: Tensor, scale: Tensor) -> None:
     """A gradient scaler's step: an infinity on one device is found on all."""
-    grads, found, scale = args
-    op([shard(x, getattr(x, "sharding", None)) for x in grads], found, scale, **kwargs)
+    op([shard(x, x.sharding if is_sharded(x) else None) for x in grads], found, scale)
     ours = next(x for x in grads if is_sharded(x))
     transport = transport_to_all(ours.sharding.groups)
     found.copy_(named("infinities", transport.all_reduce, found, "max"))

@@ -13,26 +13,24 @@ memory: it is a copy that refuses to be written to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from shardlang.ir.compat import route_operations, tree_map_only
+from shardlang.ir.arguments import Args, Kwargs
+from shardlang.ir.compat import OpOverload, route_operations, tree_map_only
 from shardlang.ir.layout import Layout
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.outside import outside
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.tensor import Sharded, replicated, sharded
-from shardlang.runtime.tensor_norms import list_norm, norm, unscale
-from shardlang.runtime.tensor_shards import Lead, is_sharded, plain, shard
-
-aten = torch.ops.aten
+from shardlang.runtime.tensor_shards import Lead, ShardedBase, is_sharded, plain, shard
+from shardlang.runtime.tensor_special import SPECIAL
 
 _ALIKE = {
     "copy_", "_to_copy", "zero_", "zero", "fill_", "fill", "zeros_like", "ones_like", "full_like",
@@ -55,25 +53,29 @@ class _Traits:
 
 
 @lru_cache(maxsize=4096)
-def _traits(op: Any) -> _Traits:
+def _traits(op: OpOverload) -> _Traits:
     schema = op._schema
     name = schema.name.removeprefix("aten::")
     random = torch.Tag.nondeterministic_seeded in op.tags
     alike = torch.Tag.pointwise in op.tags or name in _ALIKE
     listed = name.startswith("_foreach_") and name not in _LISTS_NOT_ALIKE
-    marks = [(i, a) for i, a in enumerate(schema.arguments) if a.alias_info is not None]
-    written = [a.name if a.kwarg_only else i for i, a in marks if a.alias_info.is_write]
+    marks = [
+        (a.name if a.kwarg_only else i, a.alias_info)
+        for i, a in enumerate(schema.arguments)
+        if a.alias_info is not None
+    ]
+    written = [at for at, mark in marks if mark.is_write]
     # Torch marks `equal` as such too, whose answer is one for the whole tensors.
     each = (alike or listed) and all("Tensor" in str(x.type) for x in schema.returns)
     return _Traits(each and not random, bool(marks) and not written, tuple(written))
 
 
 @outside
-def dispatch(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def dispatch(op: OpOverload, args: Args, kwargs: Kwargs) -> object:
     """An operation with a sharded tensor among its arguments."""
     if op.namespace != "aten":
         raise _beyond(op)
-    special = _SPECIAL[op](op, args, kwargs) if op in _SPECIAL else NotImplemented
+    special = SPECIAL[op](op, *args, **kwargs) if op in SPECIAL else NotImplemented
     if special is not NotImplemented:
         return special
     traits = _traits(op)
@@ -85,7 +87,7 @@ def dispatch(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return _on_shards(op, args, kwargs, leads, written)
 
 
-def _beyond(op: Any) -> RunError:
+def _beyond(op: OpOverload) -> RunError:
     return RunError(
         "SH0620",
         f"`{op._schema.name}` does not know how a sharded tensor lies",
@@ -94,11 +96,11 @@ def _beyond(op: Any) -> RunError:
     )
 
 
-def _at(args: Sequence[Any], place: int) -> Any:
+def _at(args: Args, place: int) -> object:
     return args[place] if place < len(args) else None
 
 
-def _refuse_copies(op: Any, written: Sequence[Any]) -> None:
+def _refuse_copies(op: OpOverload, written: Sequence[object]) -> None:
     for value in written:
         for x in _row(value):
             if is_sharded(x) and x.copied:
@@ -111,7 +113,7 @@ def _refuse_copies(op: Any, written: Sequence[Any]) -> None:
                 )
 
 
-def _leads(values: Sequence[Any], written: Sequence[Any]) -> list[Lead] | None:
+def _leads(values: Sequence[object], written: Sequence[object]) -> list[Lead] | None:
     """The sharding that results have, for each entry of lists; None if shards do not do."""
     lists = [v for v in values if isinstance(v, (list, tuple)) and v and _tensors(v)]
     if not lists:
@@ -125,7 +127,7 @@ def _leads(values: Sequence[Any], written: Sequence[Any]) -> list[Lead] | None:
     return leads if not lost and _fits(written, leads) else None
 
 
-def _tensors(values: Sequence[Any]) -> bool:
+def _tensors(values: Sequence[object]) -> bool:
     return all(isinstance(x, Tensor) for x in values)
 
 
@@ -135,10 +137,10 @@ def _lead(row: Sequence[Tensor]) -> Lead:
         shape = torch.broadcast_shapes(*(x.shape for x in row))  # type: ignore[no-untyped-call]
     except RuntimeError:
         return None
-    return next((x.sharding for x in row if is_sharded(x) and x.shape == shape), None)  # type: ignore[attr-defined]
+    return next((x.sharding for x in row if is_sharded(x) and x.shape == shape), None)
 
 
-def _fits(written: Sequence[Any], leads: Sequence[Lead]) -> bool:
+def _fits(written: Sequence[object], leads: Sequence[Lead]) -> bool:
     """Whether all that is written lies as the results do."""
     for value in written:
         row = value if isinstance(value, (list, tuple)) else [value] * len(leads)
@@ -151,12 +153,12 @@ def _fits(written: Sequence[Any], leads: Sequence[Lead]) -> bool:
 
 
 def _on_shards(
-    op: Any, args: Any, kwargs: dict[str, Any], leads: Sequence[Lead], written: Sequence[Any]
-) -> Any:
+    op: OpOverload, args: Args, kwargs: Kwargs, leads: Sequence[Lead], written: Sequence[object]
+) -> object:
     """Rule 1."""
     many = op._schema.name.startswith(("aten::_foreach_", "aten::_fused_"))
 
-    def shards(value: Any) -> Any:
+    def shards(value: object) -> object:
         if isinstance(value, Tensor):
             return shard(value, leads[0]) if not many else plain(value)
         if isinstance(value, (list, tuple)) and len(value) == len(leads) and _tensors(value):
@@ -174,7 +176,7 @@ def _on_shards(
     return _around(out, leads[0], copied and _traits(op).view)
 
 
-def _count_writes(written: Sequence[Any]) -> None:
+def _count_writes(written: Sequence[object]) -> None:
     """Let autograd see what was written: below it, writes to the shards do not count.
 
     So a backward whose forward saw the values from before is refused, as in the plain model.
@@ -184,18 +186,18 @@ def _count_writes(written: Sequence[Any]) -> None:
         torch.autograd.graph.increment_version(held)
 
 
-def _row(value: Any) -> Sequence[Any]:
+def _row(value: object) -> Sequence[object]:
     """The tensors of one argument."""
     return value if isinstance(value, (list, tuple)) else (value,)
 
 
-def _around(out: Any, lead: Lead, copied: bool) -> Any:
+def _around(out: object, lead: Lead, copied: bool) -> object:
     if lead is None or not isinstance(out, Tensor):
         return out
     return sharded(out, lead, copied=copied)
 
 
-def _on_whole(op: Any, args: Any, kwargs: dict[str, Any], written: Sequence[Any]) -> Any:
+def _on_whole(op: OpOverload, args: Args, kwargs: Kwargs, written: Sequence[object]) -> object:
     """Rule 3."""
     wholes: dict[int, Tensor] = {}
 
@@ -229,7 +231,7 @@ def _foreign(x: DTensor) -> RunError:
     )
 
 
-def _write_back(into: Sharded, full: Tensor) -> None:
+def _write_back(into: ShardedBase, full: Tensor) -> None:
     if full.shape != into.shape:
         raise RunError(
             "SH0620",
@@ -240,66 +242,10 @@ def _write_back(into: Sharded, full: Tensor) -> None:
         into._local_tensor.copy_(into.sharding.cut(full))
 
 
-def _view(out: Tensor, source: Sharded) -> Sharded:
+def _view(out: Tensor, source: ShardedBase) -> Sharded:
     """A view: of the memory where every device holds all of it, of a copy otherwise."""
     where = replicated(out.shape, source.sharding)
     return sharded(out, where, copied=source.copied or source.sharding.split)
-
-
-def _reordered(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """A view with the dims in another order: the shard's own view."""
-    x = args[0]
-    order = op(torch.empty(tuple(range(x.dim())), device="meta"), *args[1:], **kwargs).shape
-    layout = Layout(tuple(x.sharding.layout.dims[d] for d in order))
-    shard_ = op(x._local_tensor, *args[1:], **kwargs)
-    return sharded(shard_, Sharding(layout, x.sharding.groups), copied=x.copied)
-
-
-def _alias(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """The tensor under another name: writes to either count for both."""
-    x = args[0]
-    return sharded(x._local_tensor, x.sharding, copied=x.copied)
-
-
-def _same_shape(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """A view of the same shape is the tensor."""
-    x, size = args[0], args[1]
-    return _alias(op, args, kwargs) if tuple(size) == tuple(x.shape) else NotImplemented
-
-
-def _new(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """A new tensor: it lies like the one that it is made from if it has its shape."""
-    x, size, *rest = args
-    if tuple(size) != tuple(x.shape):
-        return op(x._local_tensor, size, *rest, **kwargs)
-    if op is aten.new_empty_strided.default:
-        return _around(torch.empty_like(x._local_tensor, **kwargs), x.sharding, False)
-    return _around(op(x._local_tensor, x._local_tensor.shape, *rest, **kwargs), x.sharding, False)
-
-
-def _here(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """A question about memory: the shard's."""
-    return op(*tree_map_only(Tensor, lambda x: getattr(x, "_local_tensor", x), args), **kwargs)
-
-
-def _same_size(op: Any, args: Any, kwargs: dict[str, Any]) -> bool:
-    return bool(args[0].shape == args[1].shape)
-
-
-_SPECIAL: dict[Any, Callable[..., Any]] = {
-    aten.linalg_vector_norm.default: norm,
-    aten._foreach_norm.Scalar: list_norm,
-    aten._amp_foreach_non_finite_check_and_unscale_.default: unscale,
-    aten.is_same_size.default: _same_size,
-    aten.is_pinned.default: _here,
-    **dict.fromkeys((aten.detach.default, aten.alias.default), _alias),
-    **dict.fromkeys((aten.t.default, aten.transpose.int, aten.permute.default), _reordered),
-    **dict.fromkeys((aten.view.default, aten._unsafe_view.default), _same_shape),
-    **dict.fromkeys(
-        (aten.new_zeros.default, aten.new_ones.default, aten.new_empty.default,
-         aten.new_full.default, aten.new_empty_strided.default), _new,
-    ),
-}  # fmt: skip
 
 
 def install(groups: Groups) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TypeGuard
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -13,8 +13,22 @@ Lead = Sharding | None
 """How a result lies; None for a plain one."""
 
 
-def is_sharded(value: Any) -> bool:
-    return isinstance(value, DTensor) and hasattr(value, "sharding")
+class ShardedBase(DTensor):
+    """What a sharded tensor knows of itself.
+
+    Attributes:
+        sharding: how it lies.
+        copied: whether it is a gathered copy that stands for a view, so that a write into it would
+            be lost.
+    """
+
+    sharding: Sharding
+    copied: bool
+
+
+def is_sharded(value: object) -> TypeGuard[ShardedBase]:
+    """Whether a value is a sharded tensor of ours, made to the end."""
+    return isinstance(value, ShardedBase) and hasattr(value, "sharding")
 
 
 def shard(value: Tensor, lead: Lead) -> Tensor:
@@ -22,11 +36,9 @@ def shard(value: Tensor, lead: Lead) -> Tensor:
     if lead is None:
         return plain(value)
     if is_sharded(value):
-        mine = cast(Any, value)
-        if mine.sharding.same(lead):
-            held: Tensor = mine._local_tensor
-            return held
-        return lead.cut(mine.sharding.whole(mine._local_tensor))
+        if value.sharding.same(lead):
+            return value._local_tensor
+        return lead.cut(value.sharding.whole(value._local_tensor))
     if isinstance(value, DTensor):
         return _shard_of_dtensor(value, lead)
     return value if value.numel() == 1 and not value.dim() else lead.cut(value)
@@ -44,7 +56,5 @@ def _shard_of_dtensor(value: DTensor, lead: Sharding) -> Tensor:
 def plain(value: Tensor) -> Tensor:
     """The whole tensor. Collective."""
     if is_sharded(value):
-        mine = cast(Any, value)
-        full: Tensor = mine.sharding.whole(mine._local_tensor)
-        return full
+        return value.sharding.whole(value._local_tensor)
     return plain_dtensor(value) if isinstance(value, DTensor) else value

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -107,10 +107,10 @@ class Record:
         found = {"loss": self.loss, "grad_norm": self.grad_norm}
         return {k: str(v) for k, v in found.items() if v is not None and not math.isfinite(v)}
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """The line that `run` prints; a number that JSON cannot hold is null and said apart."""
         wrong = self.not_finite
-        line: dict[str, Any] = {
+        line: dict[str, object] = {
             "step": self.step,
             "loss": None if "loss" in wrong else self.loss,
             "grad_norm": None if "grad_norm" in wrong else self.grad_norm,
@@ -126,7 +126,7 @@ class Recipe:
 
     steps: int
     optimizer: str = DEFAULT[0]
-    arguments: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULT[1]))
+    arguments: Mapping[str, object] = field(default_factory=lambda: dict(DEFAULT[1]))
     seed: int = 0
 
 
@@ -143,6 +143,7 @@ def train(trainee: Trainee, batches: Iterable[Batch], recipe: Recipe) -> Iterato
     _check_trainable(trainee)
     optimizer = make_optimizer(trainee.module.parameters(), recipe.optimizer, recipe.arguments)
     largest = recipe.arguments.get("clip")
+    assert largest is None or isinstance(largest, (int, float)), "the recipe was checked"
     for step, whole in zip(range(1, recipe.steps + 1), batches, strict=False):
         batch = trainee.prepare(_dict(whole))
         began = time.perf_counter()
@@ -154,7 +155,7 @@ def train(trainee: Trainee, batches: Iterable[Batch], recipe: Recipe) -> Iterato
             return
 
 
-def _dict(batch: Any) -> Batch:
+def _dict(batch: object) -> Batch:
     """The batch. Raises SH0605 for one that is not a dict."""
     if isinstance(batch, Mapping):
         return batch

@@ -12,7 +12,7 @@ ring algorithms and takes about half the time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -29,10 +29,11 @@ from shardlang.runtime.communication import Call
 from shardlang.runtime.groups import Group
 
 _OPS = {
-    ReduceOp.SUM: dist.ReduceOp.SUM,
-    ReduceOp.MAX: dist.ReduceOp.MAX,
-    ReduceOp.MIN: dist.ReduceOp.MIN,
+    ReduceOp.SUM: dist.ReduceOp(dist.ReduceOp.SUM),
+    ReduceOp.MAX: dist.ReduceOp(dist.ReduceOp.MAX),
+    ReduceOp.MIN: dist.ReduceOp(dist.ReduceOp.MIN),
 }
+T = TypeVar("T")
 _Binary = Callable[..., Tensor]
 _LOCAL: dict[ReduceOp, _Binary] = {
     ReduceOp.SUM: torch.add, ReduceOp.MAX: torch.maximum, ReduceOp.MIN: torch.minimum,
@@ -53,11 +54,15 @@ class Wire:
         self.index = group.index
         self.gloo = group.backend == "gloo"
         self.pair = self.gloo and group.size == 2
-        self._group: Any = group.process_group
-        self.name = group.process_group.group_name if group.process_group is not None else ""
-        self._reduce_options = {op: _options(AllreduceOptions, _OPS[op]) for op in _OPS}
+        self.name = ""
+        if group.process_group is not None:
+            self._group, self.name = group.process_group, group.process_group.group_name
+        self._reduce_options = {op: _options(AllreduceOptions) for op in _OPS}
+        for op, options in self._reduce_options.items():
+            options.reduceOp = _OPS[op]
         self._gather_options = _options(AllgatherOptions)
-        self._scatter_options = _options(ReduceScatterOptions, dist.ReduceOp.SUM)
+        self._scatter_options = _options(ReduceScatterOptions)
+        self._scatter_options.reduceOp = _OPS[ReduceOp.SUM]
         self._exchange_options = _options(AllToAllOptions)
 
     def make(self, call: Call, message: Tensor) -> Tensor:
@@ -157,11 +162,9 @@ class Wire:
         return out
 
 
-def _options(kind: Any, op: Any = None) -> Any:
+def _options(kind: Callable[[], T]) -> T:
     """Options of one call: on the current stream, where the backend has streams."""
     options = kind()
-    if op is not None:
-        options.reduceOp = op
     if hasattr(options, "asyncOp"):
         options.asyncOp = False
     return options

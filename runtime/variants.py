@@ -11,7 +11,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +123,7 @@ class Variants:
 
     def shard(
         self, args: Sequence[object], kwargs: Mapping[str, object], strict: bool
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """Whole inputs with this device's shards in them, and all other arguments, by dotted name.
 
         `strict` asks for every input that is declared. Collective.

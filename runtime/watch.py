@@ -6,7 +6,7 @@ When a peer dies or never arrives, the name in the slot is what the person needs
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -33,7 +33,7 @@ WATCH = Watch()
 """The slot of this process."""
 
 
-def named(label: str, call: Callable[..., T], *args: Any) -> T:
+def named(label: str, call: Callable[..., T], *args: object) -> T:
     """Make a call while its name stands in the watch; an error that it raises bears the name."""
     if torch.compiler.is_compiling():
         return call(*args)

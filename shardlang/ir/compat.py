@@ -45,6 +45,7 @@ __all__ = [
     "AllgatherOptions",
     "AllreduceOptions",
     "CustomOpDef",
+    "DTensorSpec",
     "DataDependentOutputException",
     "DynamicOutputShapeException",
     "FakeTensor",
