@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from shardlang.ir.experts.journey import router_at
+from shardlang.ir.experts.row_exchange import router_at
 from shardlang.ir.reshard import Reshard
 from shardlang.runtime.autograd import Context
 from shardlang.runtime.buckets import buckets
@@ -161,14 +161,14 @@ class RunRoute:
         self.router = router_at(step.route.at(groups.coord), groups.device)
         self.group = groups.of(step.axes)
         self.transport = Wire(self.group)
-        self.ways = ("forward", step.forward), ("backward", step.adjoint)
+        self.directions = ("forward", step.forward), ("backward", step.adjoint)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, x: Tensor, by: Tensor) -> Tensor:
-        journey = self.router.journey(by)
+        exchange = self.router.exchange(by)
         there, back = (
-            Sent(carry(collective, self.group, journey, x, f"{way} {self.label}"), self.transport)
-            for way, collective in self.ways
+            Sent(carry(collective, self.group, exchange, x, f"{direction} {self.label}"), self.transport)
+            for direction, collective in self.directions
         )
         if x.requires_grad and torch.is_grad_enabled():
             out: Tensor = _Apply.apply(x, there, back)  # type: ignore[no-untyped-call]

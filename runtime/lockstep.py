@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from shardlang.ir.collective import Collective
-from shardlang.ir.experts.journey import router_at
+from shardlang.ir.experts.row_exchange import router_at
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.reshard import Reshard
 from shardlang.runtime.autograd import Context
@@ -254,5 +254,5 @@ def route_on_all(
 
 def _carry(collective: Collective, site: SimulatedSite, by: Tensor, x: Tensor) -> Carry:
     assert collective.route is not None
-    journey = router_at(collective.route.at(site.coord), site.device).journey(by)
-    return carry(collective, site.of(collective.axes), journey, x, "")
+    exchange = router_at(collective.route.at(site.coord), site.device).exchange(by)
+    return carry(collective, site.of(collective.axes), exchange, x, "")

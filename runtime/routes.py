@@ -12,24 +12,24 @@ import torch
 from torch import Tensor
 
 from shardlang.ir.collective import Collective, Kind
-from shardlang.ir.experts.journey import Journey
+from shardlang.ir.experts.row_exchange import RowExchange
 from shardlang.runtime.communication import Call
 from shardlang.runtime.groups import Group
 
 
 @dataclass(slots=True)
 class Carry:
-    """A dispatch of one journey, or with `inverse` a collect; rows are `row`, a shape."""
+    """A dispatch of one row exchange, or with `inverse` a collect; rows are `row`, a shape."""
 
     group: Group
     label: str
-    journey: Journey
+    exchange: RowExchange
     inverse: bool
     row: tuple[int, ...]
 
     @property
     def call(self) -> Call:
-        """An all-to-all with the sizes of the journey."""
+        """An all-to-all with the sizes of the exchange."""
         sent, received = self._counts
         width = math.prod(self.row)
         return Call(
@@ -39,22 +39,24 @@ class Carry:
     @property
     def _counts(self) -> tuple[list[int], list[int]]:
         """Rows sent to each member, and received."""
-        ways = self.journey.sent, self.journey.received
-        return (ways[1], ways[0]) if self.inverse else ways
+        sent, received = self.exchange.sent, self.exchange.received
+        return (received, sent) if self.inverse else (sent, received)
 
     def pack(self, x: Tensor) -> Tensor:
         """The rows by the member that they go to, flat."""
-        return (x if self.inverse else x[self.journey.order]).reshape(-1)
+        return (x if self.inverse else x[self.exchange.order]).reshape(-1)
 
     def unpack(self, message: Tensor) -> Tensor:
         """The rows that arrive; those that came back in their own places."""
         rows = message.view(sum(self._counts[1]), *self.row)
-        return put_back(rows, self.journey.order) if self.inverse else rows
+        return put_back(rows, self.exchange.order) if self.inverse else rows
 
 
-def carry(collective: Collective, group: Group, journey: Journey, x: Tensor, label: str) -> Carry:
+def carry(
+    collective: Collective, group: Group, exchange: RowExchange, x: Tensor, label: str
+) -> Carry:
     """The move of a dispatch or collect for the rows of `x`."""
-    return Carry(group, label, journey, collective.kind is Kind.COLLECT, tuple(x.shape[1:]))
+    return Carry(group, label, exchange, collective.kind is Kind.COLLECT, tuple(x.shape[1:]))
 
 
 def put_back(rows: Tensor, order: Tensor) -> Tensor:

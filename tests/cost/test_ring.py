@@ -9,8 +9,8 @@ from shardlang.cost.ring import ring_bytes, ring_limit, sent_bytes
 from shardlang.cost.steps import expected_bytes
 from shardlang.ir.collective import Collective, Kind
 from shardlang.ir.dim_layout import DimLayout
-from shardlang.ir.experts.journey import router_at
 from shardlang.ir.experts.route import Route
+from shardlang.ir.experts.row_exchange import router_at
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.reshard import Reshard
@@ -129,9 +129,9 @@ def test_a_route_is_priced_as_equal_shares(inverse: bool) -> None:
     groups[-3:] = torch.tensor([0, 2, 4])
     moves, xs = [], []
     for site in sites(mesh):
-        journey = router_at(route.at(site.coord), site.device).journey(groups)
-        moves.append(Carry(site.of((B,)), "", journey, inverse, (5,)))
-        count = sum(journey.received) if inverse else sum(journey.sent)
+        exchange = router_at(route.at(site.coord), site.device).exchange(groups)
+        moves.append(Carry(site.of((B,)), "", exchange, inverse, (5,)))
+        count = sum(exchange.received) if inverse else sum(exchange.sent)
         xs.append(torch.zeros(count, 5))
     assert sent_bytes(step.forward, 4) == sent_bytes(step.adjoint, 4) == 9 * 5 * 4 * 2 // 3
     assert busiest(moves, xs) == sent_bytes(step.forward, 4)

@@ -2,7 +2,7 @@
 
 A route is a permutation of the rows of a split dim between the devices of some axes. Which one, the
 groups of the rows say: every device knows them all along these axes, and so how many rows go from
-where to where (`shardlang.ir.experts.journey`).
+where to where (`shardlang.ir.experts.row_exchange`).
 """
 
 from __future__ import annotations

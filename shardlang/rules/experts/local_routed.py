@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shardlang.ir.experts.journey import router_at
 from shardlang.ir.experts.route import Route, RouteAt
+from shardlang.ir.experts.row_exchange import router_at
 from shardlang.rules.experts.local_grouped import grouped_mm
 from shardlang.rules.local_shape import Place, local_positions
 

@@ -18,7 +18,7 @@ from shardlang.ir.shards import freeze, peers, place, take
 
 
 @dataclass(frozen=True, slots=True)
-class Journey:
+class RowExchange:
     """The rows that one device sends and gets in one dispatch; a collect swaps the two.
 
     Attributes:
@@ -50,19 +50,19 @@ class Router:
         for member, at in enumerate(self.members):
             owners[route.groups.indices(at)] = member
         self._owners = owners.to(device)
-        self._last: tuple[weakref.ref[Tensor], Journey] | None = None
+        self._last: tuple[weakref.ref[Tensor], RowExchange] | None = None
 
-    def journey(self, groups: Tensor) -> Journey:
+    def exchange(self, groups: Tensor) -> RowExchange:
         """What moves, by the known groups; the latest is kept."""
         if self._last is None or self._last[0]() is not groups:
-            self._last = weakref.ref(groups), self._journey(groups)
+            self._last = weakref.ref(groups), self._exchange(groups)
         return self._last[1]
 
-    def _journey(self, groups: Tensor) -> Journey:
+    def _exchange(self, groups: Tensor) -> RowExchange:
         goals, ways = self._goals(self._ordered(groups)), len(self.members)
         counts = torch.bincount(self._senders + goals, minlength=ways**2).view(ways, ways).tolist()
         order = goals.split_with_sizes(self._sizes)[self.index].argsort(stable=True)
-        return Journey(order, counts[self.index], [row[self.index] for row in counts])
+        return RowExchange(order, counts[self.index], [row[self.index] for row in counts])
 
     def received_groups(self, groups: Tensor) -> Tensor:
         """The groups of the rows that a dispatch brings here, in their order."""
