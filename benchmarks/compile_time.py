@@ -16,7 +16,7 @@ from typing import Any
 from shardlang.bind import bind
 from shardlang.capture import capture
 from shardlang.compiler.build import build_graph
-from shardlang.compiler.driver import input_specs, marked, names_of, placements_of, source_of
+from shardlang.compiler.driver import input_specs, marked, names_of, source_of, statements_of
 from shardlang.passes.pipeline import run_passes
 from shardlang.spec import load_spec
 
@@ -37,7 +37,7 @@ def measure(layers: int) -> dict[str, Any]:
         binding, findings = bind(spec, names_of(captured))
     assert binding is not None, findings
     with timed(seconds, "build"):
-        graph = build_graph(captured, placements_of(spec, binding, captured))
+        graph = build_graph(captured, statements_of(spec, binding, captured))
     graph = run_passes(graph)
     passes: dict[str, float] = graph.info.seconds
     nodes = len(captured.graph.nodes)

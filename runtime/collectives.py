@@ -167,7 +167,10 @@ class RunRoute:
     def __call__(self, x: Tensor, by: Tensor) -> Tensor:
         exchange = self.router.exchange(by)
         there, back = (
-            Sent(carry(collective, self.group, exchange, x, f"{direction} {self.label}"), self.transport)
+            Sent(
+                carry(collective, self.group, exchange, x, f"{direction} {self.label}"),
+                self.transport,
+            )
             for direction, collective in self.directions
         )
         if x.requires_grad and torch.is_grad_enabled():

@@ -100,16 +100,16 @@ class Drafts:
         for path in sorted(self.path.iterdir()):
             if path.name not in drafted:
                 _synced(path).replace(self.folder / path.name)
-        placed = self._one(weights) if len(weights) == 1 else self._several(weights, total_bytes)
-        for path in old - set(placed):
+        committed = self._one(weights) if len(weights) == 1 else self._several(weights, total_bytes)
+        for path in old - set(committed):
             path.unlink()
         self.discard()
-        return placed
+        return committed
 
     def _one(self, weights: Sequence[tuple[str, Sequence[str]]]) -> list[Path]:
-        placed = _synced(self.path / weights[0][0]).replace(self.folder / FILE)
+        committed = _synced(self.path / weights[0][0]).replace(self.folder / FILE)
         (self.folder / INDEX).unlink(missing_ok=True)
-        return [placed]
+        return [committed]
 
     def _several(
         self, weights: Sequence[tuple[str, Sequence[str]]], total_bytes: int
@@ -117,15 +117,15 @@ class Drafts:
         """Files under names that nobody reads yet, then the index that names them."""
         finals = _free_names(self.folder, len(weights))
         places: dict[str, str] = {}
-        placed: list[Path] = []
+        committed: list[Path] = []
         for (draft, tensors), final in zip(weights, finals, strict=True):
-            placed.append(_synced(self.path / draft).replace(self.folder / final))
+            committed.append(_synced(self.path / draft).replace(self.folder / final))
             places.update(dict.fromkeys(tensors, final))
         index = {"metadata": {"total_size": total_bytes}, "weight_map": places}
         draft_index = self.path / INDEX
         draft_index.write_text(json.dumps(index, indent=2))
         _synced(draft_index).replace(self.folder / INDEX)
-        return placed
+        return committed
 
 
 def _free_names(folder: Path, count: int) -> list[str]:

@@ -32,8 +32,8 @@ class Held:
     slots: Mapping[str, Slot]
     kept: frozenset[str]
 
-    def placements(self) -> Iterator[tuple[Leaf, Tensor]]:
-        """Every tensor of the state dict once, with how it lies."""
+    def tensors(self) -> Iterator[tuple[Leaf, Tensor]]:
+        """Every tensor of the state dict once, with its leaf."""
         self.variants.check()
         for leaf in self.program.leaves:
             if leaf.name in self.kept:
@@ -43,5 +43,5 @@ class Held:
     def whole_tensors(self) -> Iterator[tuple[Leaf, Tensor | None]]:
         """Every tensor of the state dict whole, on rank 0 alone, one at a time. Collective."""
         self.variants.check_together()
-        for leaf, tensor in self.placements():
+        for leaf, tensor in self.tensors():
             yield leaf, whole_on_first(tensor.detach(), leaf.layout, self.groups)

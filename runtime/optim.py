@@ -63,7 +63,7 @@ class GradNorm:
         self._transport = Wire(groups.everyone())
         self._device = groups.device
         self._counted: list[Tensor] = []
-        for leaf, tensor in held(module).placements():
+        for leaf, tensor in held(module).tensors():
             split = set(leaf.layout.sharded)
             rest = (axis for axis in groups.mesh.axes if axis not in split)
             if leaf.kind is LeafKind.PARAM and all(groups.coord[axis.name] == 0 for axis in rest):

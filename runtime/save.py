@@ -25,7 +25,7 @@ def check_target(folder: Path, module: ShardedModule) -> None:
     """Raise SH0609 if the weights of a module cannot be written into a folder later."""
     shapes: dict[str, tuple[int, ...]] = {}
     need_bytes = 0
-    for leaf, tensor in held(module).placements():
+    for leaf, tensor in held(module).tensors():
         shapes.update(dict.fromkeys((leaf.name, *leaf.aliases), leaf.layout.shape))
         need_bytes += torch.Size(leaf.layout.shape).numel() * tensor.element_size()
     check_folder(folder, shapes, need_bytes)

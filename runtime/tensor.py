@@ -222,7 +222,7 @@ def restored(
     Raises:
         RunError: SH0622, this process is not that device.
     """
-    sharding = tensor_files.placed(mesh, coord, dims)
+    sharding = tensor_files.sharding_of_values(mesh, coord, dims)
     made = sharded(held.to(sharding.groups.device), sharding, flags[0])
     if flags[1]:
         made._is_param = True

@@ -140,7 +140,7 @@ def saved_since() -> tuple[str, ...]:
 
 
 def values_of(tensor: ShardedBase) -> tuple[PlainMesh, tuple[int, ...], PlainDims]:
-    """How a tensor lies, as plain values for `placed`."""
+    """How a tensor lies, as plain values for `sharding_of_values`."""
     sharding = tensor.sharding
     axes = sharding.groups.mesh.axes
     dims = tuple(
@@ -151,8 +151,8 @@ def values_of(tensor: ShardedBase) -> tuple[PlainMesh, tuple[int, ...], PlainDim
     return tuple((axis.name, axis.size) for axis in axes), coord, dims
 
 
-def placed(mesh: PlainMesh, coord: tuple[int, ...], dims: PlainDims) -> Sharding:
-    """Where a pickled tensor lies, on the device that held it.
+def sharding_of_values(mesh: PlainMesh, coord: tuple[int, ...], dims: PlainDims) -> Sharding:
+    """How a pickled tensor lies, on the device that held it.
 
     Raises:
         RunError: SH0622, this process is not that device.

@@ -15,8 +15,8 @@ from shardlang.compiler.driver import (
     compile_spec,
     input_specs,
     names_of,
-    placements_of,
     source_of,
+    statements_of,
 )
 from shardlang.grammar.diagnostics import has_errors
 from shardlang.ir.graph import ShardError, ShardGraph
@@ -44,7 +44,7 @@ def of_files(folder: str) -> Iterator[tuple[str, Build]]:
 
 def _of_spec(spec: Spec) -> tuple[ShardGraph, Spec]:
     compiled = compile_spec(spec, passes=())
-    return build_graph(compiled.captured, compiled.placements), spec
+    return build_graph(compiled.captured, compiled.statements), spec
 
 
 def of_zoo() -> Iterator[tuple[str, Build]]:
@@ -69,7 +69,7 @@ def _of_case(
     binding, findings = bind(spec, names_of(captured))
     if binding is None:
         raise CompileError(findings)
-    return build_graph(captured, placements_of(spec, binding, captured)), spec
+    return build_graph(captured, statements_of(spec, binding, captured)), spec
 
 
 KINDS: dict[str, Callable[[], Iterator[tuple[str, Build]]]] = {

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shardlang.capture import CallableSource, Captured, InputSpec
-from shardlang.compiler.build import Placements, Storage
+from shardlang.compiler.build import Statements, Storage
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
@@ -237,9 +237,9 @@ def _blocks(rng: random.Random, size: int) -> int:
     return rng.choice([1, *(n for n in (1, 2, 3) if size % n == 0 and size > n)])
 
 
-def random_placements(
+def random_statements(
     rng: random.Random, captured: Captured, mesh: Mesh, packed: bool = False
-) -> Placements:
+) -> Statements:
     """Layouts for some leaves and values, and storage for some parameters."""
     leaves, stores = {}, {}
     for leaf in captured.leaves:
@@ -253,19 +253,19 @@ def random_placements(
         if key[0].count(".") == 1 and rng.random() < 0.3
     }
     data = frozenset(rng.sample(mesh.axes, rng.randint(0, 1)))
-    return Placements(mesh, data, leaves, values, {}, stores)
+    return Statements(mesh, data, leaves, values, {}, stores)
 
 
 def random_subject(
     seed: int, trial: int
-) -> tuple[CallableSource, list[InputSpec], Callable[[Captured], Placements]]:
+) -> tuple[CallableSource, list[InputSpec], Callable[[Captured], Statements]]:
     """A program of all kinds, its input, and what lays it out; `trial` chooses the layout."""
     source = CallableSource(lambda: Program(seed, WIDE_KINDS))
     specs = [InputSpec("x", torch.float32, Program(seed, WIDE_KINDS).shape)]
     rng = random.Random(f"{seed}/{trial}")
 
-    def place(found: Captured) -> Placements:
-        made = random_placements(rng, found, rng.choice(WIDE_MESHES), packed=True)
+    def place(found: Captured) -> Statements:
+        made = random_statements(rng, found, rng.choice(WIDE_MESHES), packed=True)
         output = random_layout(rng, _output_shape(found), made.mesh, packed=True)
         return replace(made, outputs={"output": Stated(output)}, fast_random=rng.random() < 0.3)
 

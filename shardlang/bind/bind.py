@@ -50,39 +50,39 @@ def _bind_tensors(
 ) -> dict[str, Stated]:
     known = {alias: name for alias, name in aliases.items() if name in shapes}
     owner = in_force(stated, shapes, known, kind, findings)
-    return _place_all(owner, shapes, findings)
+    return _bind_all(owner, shapes, findings)
 
 
-def _place_all(
+def _bind_all(
     owner: Mapping[str, LayoutDecl], shapes: Mapping[str, Shape], findings: Findings
 ) -> dict[str, Stated]:
     """Apply each statement to the tensors that it is in force for."""
     by_statement: dict[int, tuple[LayoutDecl, dict[str, Shape]]] = {}
     for name, statement in owner.items():
         by_statement.setdefault(id(statement), (statement, {}))[1][name] = shapes[name]
-    placed: dict[str, Stated] = {}
+    bound: dict[str, Stated] = {}
     for statement, mine in by_statement.values():
-        placed.update(findings.place(statement, mine))
-    return {name: placed[name] for name in owner if name in placed}
+        bound.update(findings.bind(statement, mine))
+    return {name: bound[name] for name in owner if name in bound}
 
 
 def _bind_outputs(
     stated: Sequence[LayoutDecl], shapes: Mapping[str, Shape], findings: Findings
 ) -> dict[str, Stated]:
     owner = in_force(stated, shapes, {}, _OUTPUT, findings)
-    return _place_all(owner, shapes, findings)
+    return _bind_all(owner, shapes, findings)
 
 
 def _bind_inputs(
     decls: Sequence[InputDecl], shapes: Mapping[str, Shape], findings: Findings
 ) -> dict[str, Stated]:
-    placed: dict[str, Stated] = {}
+    bound: dict[str, Stated] = {}
     for name, decl in in_force(decls, shapes, {}, _INPUT, findings).items():
         if shapes[name] != decl.shape:
             findings.found.append(_other_shape(name, decl, shapes[name]))
         else:
-            placed.update(findings.place(decl, {name: decl.shape}))
-    return placed
+            bound.update(findings.bind(decl, {name: decl.shape}))
+    return bound
 
 
 def _other_shape(name: str, decl: InputDecl, shape: Shape) -> Diagnostic:

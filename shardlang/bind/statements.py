@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from shardlang.bind.place import Misfit, place
+from shardlang.bind.layouts import Misfit, bind_layout
 from shardlang.bind.types import Shape
 from shardlang.grammar.cap import MOST_FINDINGS
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, join_words, quote
@@ -51,18 +51,18 @@ class Findings:
     mesh: Mesh
     found: list[Diagnostic] = field(default_factory=list)
 
-    def place(self, statement: LaidOut, names: Mapping[str, Shape]) -> dict[str, Stated]:
+    def bind(self, statement: LaidOut, names: Mapping[str, Shape]) -> dict[str, Stated]:
         """Apply a statement's layout to every tensor it is in force for."""
-        placed: dict[str, Stated] = {}
+        bound: dict[str, Stated] = {}
         misfits: dict[Misfit, list[str]] = {}
         for name, shape in names.items():
-            result = place(statement.layout, shape, self.mesh, statement.span)
+            result = bind_layout(statement.layout, shape, self.mesh, statement.span)
             if isinstance(result, Misfit):
                 misfits.setdefault(result, []).append(name)
             else:
-                placed[name] = result
+                bound[name] = result
         self.found += [_misfit(fault, named) for fault, named in misfits.items()]
-        return placed
+        return bound
 
     def unmatched(self, pattern: Pattern, span: Span, kind: Kind, names: Sequence[str]) -> None:
         """Report a pattern that matches nothing, with the nearest names if it will be shown."""

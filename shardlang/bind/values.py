@@ -94,9 +94,9 @@ def _place(
         module, side, selector = key
         shown = ".".join(part for part in (module, side, selector) if part)
         by_decl.setdefault(id(decl), (decl, {}))[1][shown] = key
-    placed: dict[ValueKey, Stated] = {}
+    bound: dict[ValueKey, Stated] = {}
     for decl, keys in by_decl.values():
         shapes = {shown: names.values[key] for shown, key in keys.items()}
-        for shown, result in findings.place(decl, shapes).items():
-            placed[keys[shown]] = result
-    return placed
+        for shown, result in findings.bind(decl, shapes).items():
+            bound[keys[shown]] = result
+    return bound

@@ -25,7 +25,7 @@ class Storage:
 
 
 @dataclass(frozen=True, slots=True)
-class Placements:
+class Statements:
     """What a spec says of one model's tensors, by the model's own names.
 
     Attributes:
@@ -48,7 +48,7 @@ class Placements:
 
 
 def build_graph(
-    captured: Captured, placements: Placements, source: fx.Graph | None = None
+    captured: Captured, statements: Statements, source: fx.Graph | None = None
 ) -> ShardGraph:
     """A fresh `ShardGraph` over a copy of the captured graph.
 
@@ -57,31 +57,31 @@ def build_graph(
     """
     graph, _ = copy_graph(captured.graph if source is None else source)
     named = {node.name: node for node in graph.nodes}
-    leaves = [_leaf(named[leaf.node], leaf, placements) for leaf in captured.leaves]
+    leaves = [_leaf(named[leaf.node], leaf, statements) for leaf in captured.leaves]
     made = ShardGraph(
-        placements.mesh,
+        statements.mesh,
         graph,
         leaves,
         list(captured.results),
-        placements.data_axes,
-        placements.loss,
-        placements.fast_random,
+        statements.data_axes,
+        statements.loss,
+        statements.fast_random,
     )
     for node, leaf in made.placeholders():
         if leaf.store:
             _unstore(graph, node)
-    for key, stated in placements.values.items():
+    for key, stated in statements.values.items():
         for node in (captured.values[key], *captured.repeats.get(key, ())):
             _constrain_value(graph, named[node.name], key, stated)
-    _constrain_outputs(made, placements)
+    _constrain_outputs(made, statements)
     return made
 
 
-def _leaf(node: fx.Node, leaf: Leaf, placements: Placements) -> Leaf:
+def _leaf(node: fx.Node, leaf: Leaf, statements: Statements) -> Leaf:
     """The leaf as the spec stores it; its node gets what the spec states."""
-    if leaf.name in placements.leaves:
-        set_info(node, replace(info(node), stated=placements.leaves[leaf.name]))
-    storage = placements.stores.get(leaf.name, Storage(()))
+    if leaf.name in statements.leaves:
+        set_info(node, replace(info(node), stated=statements.leaves[leaf.name]))
+    storage = statements.stores.get(leaf.name, Storage(()))
     dtype = tensor_of(node).dtype
     return replace(leaf, dtype=dtype, store=storage.axes, regather=storage.regather)
 
@@ -128,11 +128,11 @@ def _constrain_value(graph: fx.Graph, node: fx.Node, key: ValueKey, stated: Stat
     Rewriter(graph).redirect(node, made, reads)
 
 
-def _constrain_outputs(graph: ShardGraph, placements: Placements) -> None:
+def _constrain_outputs(graph: ShardGraph, statements: Statements) -> None:
     """Lay out the stated results."""
     done: list[fx.Node | None] = []
     for result, node in zip(graph.results, graph.result_nodes, strict=True):
-        stated = placements.outputs.get(result.name) if result.kind is ResultKind.OUTPUT else None
+        stated = statements.outputs.get(result.name) if result.kind is ResultKind.OUTPUT else None
         if node is None or stated is None:
             done.append(node)
             continue

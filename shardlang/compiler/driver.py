@@ -21,7 +21,7 @@ from shardlang.capture import (
     capture,
 )
 from shardlang.compiler.at_model import at_model
-from shardlang.compiler.build import Placements, Storage, build_graph
+from shardlang.compiler.build import Statements, Storage, build_graph
 from shardlang.compiler.loss import loss_finding, loss_name, output_nodes
 from shardlang.compiler.whole_buffers import check_updates
 from shardlang.grammar.diagnostics import (
@@ -71,7 +71,7 @@ class Compiled:
     inputs: tuple[InputSpec, ...]
     captured: Captured
     binding: Binding
-    placements: Placements
+    statements: Statements
     graph: ShardGraph
     program: LocalProgram
     diagnostics: list[Diagnostic] = field(default_factory=list)
@@ -151,10 +151,10 @@ def names_of(captured: Captured) -> ModelNames:
     )
 
 
-def placements_of(spec: Spec, binding: Binding, captured: Captured) -> Placements:
+def statements_of(spec: Spec, binding: Binding, captured: Captured) -> Statements:
     """What the binding states, in the words of the passes."""
     leaves = {**binding.params, **binding.buffers, **binding.inputs}
-    return Placements(
+    return Statements(
         mesh=spec.mesh,
         data_axes=frozenset(spec.mesh[name] for name in spec.data_axes),
         leaves=leaves,
@@ -194,18 +194,18 @@ def compile_spec(
     if binding is None or has_errors(found):
         raise CompileError(found)
     found += [replace(at_model(r, spec), severity=r.severity) for r in captured.remarks]
-    placements = placements_of(spec, binding, captured)
-    if source.mode == "train" and (finding := loss_finding(spec, placements.loss, captured)):
+    statements = statements_of(spec, binding, captured)
+    if source.mode == "train" and (finding := loss_finding(spec, statements.loss, captured)):
         raise CompileError([*found, finding])
     try:
-        graph = run_passes(build_graph(captured, placements), passes)
+        graph = run_passes(build_graph(captured, statements), passes)
         check_updates(graph)
     except ShardError as failure:
         raise CompileError([*found, at_model(failure, spec)]) from failure
     for refusal in graph.info.refusals:
         found.append(replace(at_model(refusal, spec), severity="note"))
     program = to_program(graph) if passes is PIPELINE else _no_program(graph)
-    return Compiled(spec, source, inputs, captured, binding, placements, graph, program, found)
+    return Compiled(spec, source, inputs, captured, binding, statements, graph, program, found)
 
 
 def _no_program(graph: ShardGraph) -> LocalProgram:

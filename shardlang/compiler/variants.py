@@ -210,11 +210,11 @@ def _layouts(compiled: Compiled, *kinds: str) -> dict[str, Layout]:
 
 def _pinned(compiled: Compiled, before: Mapping[str, Layout]) -> Compiled:
     """The same, with the layouts stated as they were."""
-    stores = compiled.placements.stores
+    stores = compiled.statements.stores
     stated = {
         name: Stated(layout.without(stores[name].axes if name in stores else ()))
         for name, layout in before.items()
     }
-    placements = replace(compiled.placements, leaves={**compiled.placements.leaves, **stated})
-    graph = run_passes(build_graph(compiled.captured, placements))
-    return replace(compiled, placements=placements, graph=graph, program=to_program(graph))
+    statements = replace(compiled.statements, leaves={**compiled.statements.leaves, **stated})
+    graph = run_passes(build_graph(compiled.captured, statements))
+    return replace(compiled, statements=statements, graph=graph, program=to_program(graph))

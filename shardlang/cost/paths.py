@@ -1,7 +1,7 @@
 """The cheapest sequence of steps from one layout to another.
 
 A search over layouts (Dijkstra, 1959): every edge is one step of the table, its weight the bytes
-that the busiest device sends forward and backward. Only placements that the goal asks for are ever
+that the busiest device sends forward and backward. Only axes that the goal asks for are ever
 added, so the space stays small.
 """
 
@@ -107,14 +107,14 @@ def neighbours(layout: Layout, goal: Layout) -> Iterator[Reshard]:
     for axis in sorted(layout.partial - goal.partial):
         bare = _unmarked(layout, axis)
         yield Reshard((axis,), layout, bare)
-        for placed in _additions(bare, goal, axis):
-            yield Reshard((axis,), layout, placed)
+        for added in _additions(bare, goal, axis):
+            yield Reshard((axis,), layout, added)
     taken = set(layout.sharded) | layout.partial
     for axis in (*goal.sharded, *sorted(goal.partial)):
         if axis in taken:
             continue
-        for placed in _additions(layout, goal, axis):
-            yield Reshard((axis,), layout, placed)
+        for added in _additions(layout, goal, axis):
+            yield Reshard((axis,), layout, added)
         if axis in goal.partial:
             yield Reshard((axis,), layout, Layout(layout.dims, layout.partial | {axis}))
     yield from _permutations(layout, goal)

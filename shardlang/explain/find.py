@@ -50,7 +50,7 @@ class Book:
         self.compiled = compiled
         self.plan: Plan = plan_of(compiled)
         self.propagated: ShardGraph = run_passes(
-            build_graph(compiled.captured, compiled.placements), PROPAGATE
+            build_graph(compiled.captured, compiled.statements), PROPAGATE
         )
         self.flow = Flow(self.propagated)
         self.nodes = {node.name: node for node in self.propagated.graph.nodes}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from shardlang.bind import bind
 from shardlang.capture import Captured
 from shardlang.compiler.build import build_graph
-from shardlang.compiler.driver import CompileError, names_of, placements_of
+from shardlang.compiler.driver import CompileError, names_of, statements_of
 from shardlang.compiler.whole_buffers import check_updates
 from shardlang.grammar.diagnostics import Diagnostic, Span, has_errors, start_of_file
 from shardlang.init.layouts import Layouts
@@ -124,7 +124,7 @@ def _tried(draft: Draft, captured: Captured) -> Trial:
     binding, found = bind(spec, names_of(captured))
     if binding is None or has_errors(found):
         raise CompileError(_at_model(found, draft, text))
-    graph = run_passes(build_graph(captured, placements_of(spec, binding, captured)))
+    graph = run_passes(build_graph(captured, statements_of(spec, binding, captured)))
     check_updates(graph)
     plan = make_plan(to_program(graph), train=draft.target.source.mode == "train")
     warnings = [one for one in (*findings, *found) if one.severity == "warning"]

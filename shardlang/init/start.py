@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from shardlang.capture import Captured, capture
-from shardlang.compiler.build import Placements, build_graph
+from shardlang.compiler.build import Statements, build_graph
 from shardlang.grammar.diagnostics import Diagnostic
 from shardlang.init.accepted import accepted
 from shardlang.init.axes import Roles, parse_mesh, roles_of
@@ -134,7 +134,7 @@ def _choices(captured: Captured, roles: Roles, wishes: Wishes, residual: Residua
     axis = roles.model or roles.experts
     if axis is None:
         return [_Choice(roles, Layouts())]
-    graph = build_graph(captured, Placements(roles.mesh))
+    graph = build_graph(captured, Statements(roles.mesh))
     BindRules().run(graph)
     dims = Dims(graph)
     layouts = lay_out(dims, roles.model, roles.experts, wishes)

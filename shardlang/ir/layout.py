@@ -92,7 +92,7 @@ class Layout:
         return Layout(self.dims, self.varying, self.partial)
 
     def unlabelled(self) -> Layout:
-        """The same placement with no gradient label."""
+        """The same layout with no gradient label."""
         return Layout(self.dims, self.partial) if self.varying else self
 
     def __str__(self) -> str:

@@ -28,7 +28,7 @@ from shardlang.ir.records import Stated
 from shardlang.ir.reshard import NoChange, Reshard, apply_step, apply_steps
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.rule import Rule, Sharding
-from shardlang.ir.spelling import layouts_of, placed
+from shardlang.ir.spelling import layouts_of, op_layouts
 from shardlang.ir.text import Stage
 
 Rules = Callable[[fx.Node, bool], Rule]
@@ -120,8 +120,8 @@ class GraphReader(ClauseReader):
                 layout=self._layout(node, layouts, said),
             ),
         )
-        if sharding is not None and placed(node) != [one.unlabelled() for one in layouts]:
-            found = ", ".join(map(str, placed(node)))
+        if sharding is not None and op_layouts(node) != [one.unlabelled() for one in layouts]:
+            found = ", ".join(map(str, op_layouts(node)))
             raise GraphTextError(f"`{node}` is split into {found}, not as its type says", line)
 
     def _value(self, types: Types, said: Said) -> Value:

@@ -117,7 +117,7 @@ def layouts_of(node: fx.Node) -> list[Layout]:
     layout = info(node).layout
     if layout is not None:
         return [layout] if isinstance(layout, Layout) else list(layout)
-    return placed(node) or whole_layouts(node)
+    return op_layouts(node) or whole_layouts(node)
 
 
 def whole_layouts(node: fx.Node) -> list[Layout]:
@@ -125,7 +125,7 @@ def whole_layouts(node: fx.Node) -> list[Layout]:
     return [Layout.whole(value.shape) for value in tensors_of(node)]
 
 
-def placed(node: fx.Node) -> list[Layout]:
+def op_layouts(node: fx.Node) -> list[Layout]:
     """The layouts in which an op, or a reshard, leaves its values; none before ops have rules."""
     if node.target is apply_step:
         step = node.args[1]

@@ -30,7 +30,7 @@ from shardlang.ir.node import NodeInfo, info, results_of
 from shardlang.ir.records import Stated
 from shardlang.ir.reshard import Reshard, apply_step, apply_steps
 from shardlang.ir.rule import Sharding
-from shardlang.ir.spelling import call_text, layouts_of, placed, product, quoted, types_of
+from shardlang.ir.spelling import call_text, layouts_of, op_layouts, product, quoted, types_of
 
 
 class Stage(str, Enum):
@@ -168,7 +168,7 @@ def leaf_text(leaf: Leaf) -> str:
 
 def split_clauses(node: fx.Node, sharding: Sharding, long: bool) -> Iterator[str]:
     """How an op is split, as far as the layouts of its results do not say it."""
-    results = placed(node)
+    results = op_layouts(node)
     usual = implied_factors(sharding.rule, results)
     news = {name: dim for name, dim in sharding.factors.items() if usual[name] != dim}
     if sharding.rule.notation:

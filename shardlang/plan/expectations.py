@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 
-from shardlang.bind.place import Misfit, place
+from shardlang.bind.layouts import Misfit, bind_layout
 from shardlang.grammar.diagnostics import Diagnostic, error, join_words, quote
 from shardlang.grammar.patterns import nearest_to_pattern
 from shardlang.ir.layout import Layout
@@ -186,7 +186,7 @@ def _local_finding(
 
 
 def _check_row_layout(expect: ExpectLayout, row: TensorRow, mesh: Mesh) -> Diagnostic | None:
-    wanted = place(expect.layout, row.layout.shape, mesh, expect.span)
+    wanted = bind_layout(expect.layout, row.layout.shape, mesh, expect.span)
     if isinstance(wanted, Misfit):
         return error(wanted.code, f"`{row.name}` {wanted.problem}", wanted.span, help=wanted.help)
     if row.layout.partial == wanted.layout.partial and _dims_fit(wanted, row.layout):

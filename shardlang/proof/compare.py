@@ -123,7 +123,7 @@ def _compare_gradients(
 ) -> None:
     report.gradients = {}
     top = _largest(reference.gradients)
-    placed = {leaf.name: leaf.layout for leaf in program.leaves}
+    layouts = {leaf.name: leaf.layout for leaf in program.leaves}
     for name, given in reference.gradients.items():
         mine = [shard.grad for shard in local[name]]
         if given is None and all(g is None for g in mine):
@@ -133,7 +133,7 @@ def _compare_gradients(
         filled = [
             torch.zeros_like(p) if g is None else g for p, g in zip(local[name], mine, strict=True)
         ]
-        report.gradients[name] = difference(filled, want, placed[name], coords, top)
+        report.gradients[name] = difference(filled, want, layouts[name], coords, top)
         if want.numel() and not bool(want.any()):
             report.zero.append(name)
 

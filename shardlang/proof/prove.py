@@ -44,7 +44,7 @@ def verify_compiled(
     say(f"simulating {compiled.spec.mesh.devices} devices")
     try:
         report = verify(
-            compiled.captured, compiled.placements, compiled.source, compiled.inputs,
+            compiled.captured, compiled.statements, compiled.source, compiled.inputs,
             seed=seed, train=compiled.train,
         )  # fmt: skip
     except (CaptureError, ShardError) as failure:

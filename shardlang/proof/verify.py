@@ -8,7 +8,7 @@ from torch import fx
 
 from shardlang.capture import Captured, InputSpec, ModelSource, raise_to_float64
 from shardlang.capture.index_bounds import check_values
-from shardlang.compiler.build import Placements, build_graph
+from shardlang.compiler.build import Statements, build_graph
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram
 from shardlang.passes.pipeline import run_passes
@@ -27,7 +27,7 @@ from shardlang.runtime.simulate import DeviceFault
 
 def verify(
     captured: Captured,
-    placements: Placements,
+    statements: Statements,
     source: ModelSource,
     specs: Sequence[InputSpec],
     *,
@@ -49,7 +49,7 @@ def verify(
             fails.
     """
     raised = raise_to_float64(captured.graph)
-    program = to_program(run_passes(build_graph(captured, placements, raised)))
+    program = to_program(run_passes(build_graph(captured, statements, raised)))
     inputs, fed = proof_inputs(source, specs, seed)
     check_values(captured, inputs)
     values = all_values(captured, source, inputs, seed)

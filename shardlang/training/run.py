@@ -200,7 +200,7 @@ def _median(values: list[float]) -> float | None:
 
 
 def _count(module: ShardedModule, whole: bool) -> int:
-    found = [(leaf, x) for leaf, x in held(module).placements() if leaf.kind is LeafKind.PARAM]
+    found = [(leaf, x) for leaf, x in held(module).tensors() if leaf.kind is LeafKind.PARAM]
     if whole:
         return sum(torch.Size(leaf.layout.shape).numel() for leaf, _ in found)
     return sum(held_shard(x).numel() for _, x in found)

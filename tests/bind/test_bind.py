@@ -85,7 +85,7 @@ def test_layouts_are_placed() -> None:
     output logits [dp, ...]
     loss loss
     """)
-    assert {name: str(placed.layout) for name, placed in binding.params.items()} == {
+    assert {name: str(bound.layout) for name, bound in binding.params.items()} == {
         "layers.0.weight": "[32@tp(4), 16]",
         "layers.1.weight": "[32, 16@dp*tp]",
         "up.weight": "[64@tp(16), 16]",
@@ -106,7 +106,7 @@ def test_values_choose_the_only_tensor_and_the_later_statement() -> None:
     value "layers.*".in.mask [dp]
     value "norm" [dp, _]
     """)
-    layouts = {key: str(placed.layout) for key, placed in binding.values.items()}
+    layouts = {key: str(bound.layout) for key, bound in binding.values.items()}
     assert layouts == {
         ("layers.0", "out", ""): "[8@dp, 32] +tp",
         ("layers.1", "out", ""): "[8, 32]",

@@ -34,7 +34,7 @@ def propagated(text: str) -> tuple[Compiled, Flow]:
     spec, findings = load_spec_text(text, str(PLANS / "spec.shard"))
     assert spec is not None, findings
     done = compile_spec(spec)
-    return done, Flow(run_passes(build_graph(done.captured, done.placements), PROPAGATE))
+    return done, Flow(run_passes(build_graph(done.captured, done.statements), PROPAGATE))
 
 
 def ways(flow: Flow) -> Iterator[tuple[fx.Node, Axis, Sharding]]:

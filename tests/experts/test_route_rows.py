@@ -181,7 +181,7 @@ def test_experts_over_further_axes_are_gathered_with_a_note() -> None:
 def routed_graph() -> ShardGraph:
     """A layer of experts right after its rows were routed."""
     compiled = compile_spec(spec_of(LINE2, "f32[7, 6] [ep, _]", "ep", ""), passes=())
-    graph = build_graph(compiled.captured, compiled.placements)
+    graph = build_graph(compiled.captured, compiled.statements)
     end = [one.name for one in PIPELINE].index("route_rows") + 1
     return run_passes(graph, PIPELINE[:end])
 

@@ -44,7 +44,7 @@ def states(path: Path) -> Iterator[tuple[str, ShardGraph]]:
     spec, findings = load_spec(path)
     assert spec is not None, findings
     compiled = compile_spec(spec, passes=())
-    graph = build_graph(compiled.captured, compiled.placements)
+    graph = build_graph(compiled.captured, compiled.statements)
     yield "normalize", graph
     for one in PIPELINE:
         graph = one.run(graph)

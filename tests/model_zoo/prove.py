@@ -15,8 +15,8 @@ from shardlang.compiler.driver import (
     CompileError,
     input_specs,
     names_of,
-    placements_of,
     source_of,
+    statements_of,
 )
 from shardlang.grammar.diagnostics import Diagnostic, has_errors
 from shardlang.ir.graph import ShardError
@@ -94,7 +94,7 @@ def _prove(case: Case, name: str, spec: Spec, traced: dict[object, Captured]) ->
     binding, findings = bind(spec, names_of(captured))
     if binding is None or has_errors(findings):
         raise CompileError(findings)
-    report = verify(captured, placements_of(spec, binding, captured), source, inputs)
+    report = verify(captured, statements_of(spec, binding, captured), source, inputs)
     split = split_part(case, binding, captured) if "tp" in name and name in MESHES else 0.0
     finding = "" if report.ok else f"wrong: {report.first or 'no single value differs first'}"
     return Outcome(name, worst_error(report), split, 0.0, finding)
@@ -114,8 +114,8 @@ def split_part(case: Case, binding: Binding, captured: Captured) -> float:
             continue
         if any(fnmatch.fnmatch(leaf.name, pattern) for pattern in (*WHOLE, *case.whole)):
             continue
-        placed = binding.params.get(leaf.name)
-        axes = {axis.name for axis in placed.layout.sharded} if placed is not None else set()
+        bound = binding.params.get(leaf.name)
+        axes = {axis.name for axis in bound.layout.sharded} if bound is not None else set()
         total += math.prod(leaf.shape)
         split += math.prod(leaf.shape) if "tp" in axes else 0
     return split / total if total else 0.0

@@ -38,7 +38,7 @@ def graph_after(folder: Path, name: str, forward: str, spec: str, init: str = "p
     )
     assert found is not None, findings
     compiled = compile_spec(found, passes=())
-    graph = build_graph(compiled.captured, compiled.placements)
+    graph = build_graph(compiled.captured, compiled.statements)
     return run_passes(graph, PIPELINE[: PASSES[name] + 1])
 
 

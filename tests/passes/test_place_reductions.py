@@ -142,7 +142,7 @@ def test_a_result_keeps_its_layout_where_its_op_is_run_whole(tmp_path: Path) -> 
 
 def before_the_pass(done: Compiled) -> ShardGraph:
     """The graph as the pass finds it."""
-    return run_passes(build_graph(done.captured, done.placements), PIPELINE[:PLACE])
+    return run_passes(build_graph(done.captured, done.statements), PIPELINE[:PLACE])
 
 
 def finished(graph: ShardGraph) -> int:

@@ -12,7 +12,7 @@ import pytest
 from torch import fx
 
 from shardlang.capture import Captured
-from shardlang.compiler.build import Placements, build_graph
+from shardlang.compiler.build import Statements, build_graph
 from shardlang.compiler.driver import compile_spec
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.graph import ShardGraph, constrain, result_layout, sharding_of, step_of
@@ -31,12 +31,12 @@ Fault = Callable[[ShardGraph], None]
 
 
 @functools.cache
-def compiled(example: str) -> tuple[Captured, Placements]:
+def compiled(example: str) -> tuple[Captured, Statements]:
     """A traced and bound example."""
     spec, findings = load_spec(EXAMPLES / f"{example}.shard")
     assert spec is not None, findings
     done = compile_spec(spec, passes=())
-    return done.captured, done.placements
+    return done.captured, done.statements
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from shardlang.capture import CallableSource, InputSpec, capture
 from shardlang.ir.graph import ShardError
 from shardlang.proof.verify import verify
-from tests.random_programs import MESHES, Program, random_placements
+from tests.random_programs import MESHES, Program, random_statements
 
 
 def check(seed: int) -> None:
@@ -22,9 +22,9 @@ def check(seed: int) -> None:
     captured = capture(source, specs, lambda name: name.startswith("parts."))
     for trial in range(3):
         mesh = rng.choice(MESHES)
-        placements = random_placements(rng, captured, mesh)
+        statements = random_statements(rng, captured, mesh)
         try:
-            report = verify(captured, placements, source, specs, seed=trial)
+            report = verify(captured, statements, source, specs, seed=trial)
         except ShardError as refused:
             assert refused.code == "SH0403", refused  # a weight and its bias disagree
             continue

@@ -71,7 +71,7 @@ def prove(folder: Path) -> Report:
     spec, findings = load_spec_text(SPEC, str(folder / "mlp.shard"))
     assert spec is not None, findings
     done = compile_spec(spec)
-    return verify(done.captured, done.placements, done.source, done.inputs)
+    return verify(done.captured, done.statements, done.source, done.inputs)
 
 
 def test_unbroken(folder: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_written_buffer_keeps_its_layout(
     done = compile_spec(case(BY_PARTS[update], axis, layout, tmp_path))
     (held,) = (leaf for leaf in done.program.leaves if leaf.name == "mean")
     assert str(held.layout.dims[0]) == "11@a"
-    report = verify(done.captured, done.placements, done.source, done.inputs)
+    report = verify(done.captured, done.statements, done.source, done.inputs)
     assert report.ok
     assert "mean" in report.outputs
 

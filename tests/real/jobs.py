@@ -147,7 +147,7 @@ class _Job:
             found |= {prefix + what: distance for what, distance in mine.items()}
         wrong = [what for what, distance in found.items() if not distance < TOLERANCE]
         outcome = {
-            "devices": subject.placements.mesh.devices, "runs": len(variants),
+            "devices": subject.statements.mesh.devices, "runs": len(variants),
             "compared": len(found), "worst": max(found.values()),
             "wrong": len(wrong), "first": wrong[0] if wrong else "",
             "steps": sorted({row for each in variants.values() for row in _rows(each.program())}),

@@ -18,7 +18,7 @@ from shardlang.capture import (
     raise_to_float64,
     raised_dtype,
 )
-from shardlang.compiler.build import Placements, Storage, build_graph
+from shardlang.compiler.build import Statements, Storage, build_graph
 from shardlang.compiler.driver import Compiled, CompileError, compile_spec
 from shardlang.compiler.variants import Programs, compiled_for
 from shardlang.ir.graph import ShardError
@@ -37,7 +37,7 @@ class Subject:
     """A model laid out on a mesh; `compiled`, up to the passes, if it comes from a spec."""
 
     captured: Captured
-    placements: Placements
+    statements: Statements
     source: ModelSource
     inputs: tuple[InputSpec, ...]
     compiled: Compiled | None = None
@@ -45,7 +45,7 @@ class Subject:
     def program(self) -> LocalProgram:
         """The program of one device, with every floating value raised to float64."""
         raised = raise_to_float64(self.captured.graph)
-        return to_program(run_passes(build_graph(self.captured, self.placements, raised)))
+        return to_program(run_passes(build_graph(self.captured, self.statements, raised)))
 
     def batches(self, steps: int, seed: int) -> list[Batch]:
         """Whole batches, raised: the model's own, else random ones."""
@@ -68,14 +68,14 @@ class Subject:
         given = (Given(spec.name, spec.dtype, shapes[spec.name]) for spec in self.inputs)
         call = replace(Programs(self.compiled).declared, inputs=tuple(given))
         done = replace(self.compiled, program=self.program())
-        return _of_compiled(compiled_for(done, call), self.placements.stores)
+        return _of_compiled(compiled_for(done, call), self.statements.stores)
 
     def variants(self) -> dict[str, Subject]:
         """As it is, and where parameters are stored, with all of them gathered again."""
-        again = {n: Storage(s.axes, regather=True) for n, s in self.placements.stores.items()}
-        if again == self.placements.stores:
+        again = {n: Storage(s.axes, regather=True) for n, s in self.statements.stores.items()}
+        if again == self.statements.stores:
             return {"": self}
-        regather = replace(self, placements=replace(self.placements, stores=again))
+        regather = replace(self, statements=replace(self.statements, stores=again))
         return {"": self, "regather": regather}
 
 
@@ -84,8 +84,8 @@ def _raised(value: Tensor) -> Tensor:
 
 
 def _of_compiled(done: Compiled, stores: Mapping[str, Storage] | None = None) -> Subject:
-    placements = done.placements if stores is None else replace(done.placements, stores=stores)
-    return Subject(done.captured, placements, done.source, done.inputs, done)
+    statements = done.statements if stores is None else replace(done.statements, stores=stores)
+    return Subject(done.captured, statements, done.source, done.inputs, done)
 
 
 def from_spec(path: str, sets: Mapping[str, str]) -> Subject:

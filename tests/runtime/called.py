@@ -171,7 +171,7 @@ class Pair:
 
     def gradients(self) -> float:
         worst = 0.0
-        for leaf, param in held(self.module).placements():
+        for leaf, param in held(self.module).tensors():
             if leaf.kind == "param":
                 want = self.plain.get_parameter(leaf.name).grad
                 assert (want is None) == (param.grad is None), leaf.name

@@ -185,4 +185,4 @@ def test_a_change_that_no_program_carries_out_is_refused(pair: Pair, words: str)
 def test_a_module_that_was_changed_is_not_saved(pair: Pair) -> None:
     module = copy.deepcopy(pair.module)
     module.get_submodule("body").append(nn.Linear(6, 6))
-    assert refusal(lambda: list(held(module).placements()))[0] == "SH0613"
+    assert refusal(lambda: list(held(module).tensors()))[0] == "SH0613"

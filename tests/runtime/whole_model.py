@@ -77,7 +77,7 @@ def _forward(module: ShardedModule) -> dict[str, Any]:
 def _gradients(module: ShardedModule, groups: Groups) -> dict[str, Any]:
     grads = {
         leaf.name: whole(x.grad, leaf.layout, groups)
-        for leaf, x in held(module).placements()
+        for leaf, x in held(module).tensors()
         if x.grad is not None
     }
     tied = module.get_parameter("head.weight") is module.get_parameter("embed.weight")

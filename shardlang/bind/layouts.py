@@ -24,7 +24,7 @@ class Misfit:
     help: str
 
 
-def place(expr: LayoutExpr, shape: Shape, mesh: Mesh, span: Span) -> Stated | Misfit:
+def bind_layout(expr: LayoutExpr, shape: Shape, mesh: Mesh, span: Span) -> Stated | Misfit:
     """Apply a layout to a shape; `span` is the place of the statement."""
     entries = expand_rest(expr, len(shape))
     if entries is None:
