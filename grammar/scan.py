@@ -10,11 +10,12 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from shardlang.grammar.diagnostics import Span
 
 Kind = Literal["comment", "string", "unclosed", "word", "number", "mark", "stray"]
+_KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 
 FORMS = {
     "use": 'use "FILE"',
@@ -123,11 +124,11 @@ def scan(text: str) -> list[Token]:
 def _tokens(text: str) -> Iterator[Token]:
     fresh_line = True
     for match in _TOKEN.finditer(text):
-        kind = match.lastgroup
-        if kind == "space":
+        if match.lastgroup == "space":
             fresh_line = fresh_line or "\n" in match.group()
             continue
-        yield Token(kind, match.group(), match.start(), fresh_line)  # type: ignore[arg-type]
+        kind = _KINDS[match.lastgroup or "stray"]
+        yield Token(kind, match.group(), match.start(), fresh_line)
         fresh_line = False
 
 

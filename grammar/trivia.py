@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import TypeAlias, TypeVar
 
 from shardlang.grammar import tree as t
 from shardlang.grammar.scan import Source, Token
 
 _Place: TypeAlias = "tuple[int, int]"
 _ItemT = TypeVar("_ItemT", bound=t.Item)
-_BLOCKS = (t.Mesh, t.Dims, t.Expect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +99,32 @@ def _with_blanks(comments: list[_Comment], line: int | None, end: int | None) ->
 
 
 def _with_trivia(node: _ItemT, before: list[str], mine: _Around, braces: list[_Place]) -> _ItemT:
-    if not isinstance(node, _BLOCKS):
-        hoisted = tuple(comment.text for comment in mine.inside)
-        return replace(node, trivia=t.Trivia((*before, *hoisted), mine.behind))
+    if isinstance(node, t.Mesh):
+        entries, trivia = _within(node, node.items, before, mine, braces)
+        return replace(node, items=entries, trivia=trivia)
+    if isinstance(node, t.Dims):
+        names, trivia = _within(node, node.items, before, mine, braces)
+        return replace(node, items=names, trivia=trivia)
+    if isinstance(node, t.Expect):
+        lines, trivia = _within(node, node.items, before, mine, braces)
+        return replace(node, items=lines, trivia=trivia)
+    hoisted = tuple(comment.text for comment in mine.inside)
+    return replace(node, trivia=t.Trivia((*before, *hoisted), mine.behind))
+
+
+def _within(
+    node: t.Block,
+    items: tuple[_ItemT, ...],
+    before: list[str],
+    mine: _Around,
+    braces: list[_Place],
+) -> tuple[tuple[_ItemT, ...], t.Trivia]:
+    """The items of a block with their trivia, and the trivia of the block."""
     opening = braces[bisect_right(braces, node.span.start)]
     moved = [comment.text for comment in mine.inside if comment.place < opening]
     head, inside = _split_head(node, opening, mine.inside[len(moved) :])
-    items, foot = _attach_region(cast("tuple[Any, ...]", node.items), inside, braces)
-    trivia = t.Trivia((*before, *moved), mine.behind, head, foot)
-    block = cast("t.Mesh", node)
-    return cast("_ItemT", replace(block, items=items, trivia=trivia))
+    done, foot = _attach_region(items, inside, braces)
+    return done, t.Trivia((*before, *moved), mine.behind, head, foot)
 
 
 def _split_head(

@@ -10,18 +10,15 @@ import torch
 
 from shardlang.capture.errors import CaptureError
 from shardlang.ir.compat import TRUNC_NORMAL
+from shardlang.ir.own_ops import define, implement
 
 _draw_trunc_normal: Callable[..., torch.Tensor] = getattr(*TRUNC_NORMAL)
-_library = torch.library.Library("shardlang", "FRAGMENT")  # type: ignore[no-untyped-call]
-_library.define(  # type: ignore[no-untyped-call]
+define(
     "trunc_normal_(Tensor(a!) value, float mean, float std, float low, float high) -> Tensor(a!)",
-    tags=(torch.Tag.nondeterministic_seeded,),
+    draws=True,
 )
-_library.impl(  # type: ignore[no-untyped-call]
-    "trunc_normal_", _draw_trunc_normal, "CompositeExplicitAutograd"
-)
-_library.impl(  # type: ignore[no-untyped-call]
-    "trunc_normal_", lambda value, mean, std, low, high: value, "Meta"
+_TRUNC_NORMAL = implement(
+    "trunc_normal_", _draw_trunc_normal, lambda value, mean, std, low, high: value
 )
 
 
@@ -59,5 +56,5 @@ def _trunc_normal(
     if generator is not None:
         return _draw_trunc_normal(tensor, mean, std, a, b, generator)
     with torch.no_grad():
-        drawn: torch.Tensor = torch.ops.shardlang.trunc_normal_(tensor, mean, std, a, b)
+        drawn: torch.Tensor = _TRUNC_NORMAL(tensor, mean, std, a, b)
     return drawn

@@ -11,16 +11,14 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 
-import torch
 from torch import fx, nn
 
 from shardlang.capture.nest import tensors
 from shardlang.ir.arguments import Args
+from shardlang.ir.own_ops import define, implement
 
-_library = torch.library.Library("shardlang", "FRAGMENT")  # type: ignore[no-untyped-call]
-_library.define("mark(Tensor value, str module, str side, str selector) -> ()")  # type: ignore[no-untyped-call]
-_library.impl("mark", lambda value, module, side, selector: None, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-MARK = torch.ops.shardlang.mark.default
+define("mark(Tensor value, str module, str side, str selector) -> ()")
+MARK = implement("mark", lambda value, module, side, selector: None)
 fx.node.has_side_effect(MARK)
 
 

@@ -167,9 +167,10 @@ def diagnostic_of(
     if not isinstance(code, str) or not re.fullmatch(r"SH\d{4}", code):
         return None
     if spec is not None and hasattr(fault, "source"):
-        from shardlang.compiler.at_model import at_model
+        from shardlang.compiler.at_model import Failure, at_model
 
-        return at_model(fault, spec)  # type: ignore[arg-type]
+        assert isinstance(fault, Failure)
+        return at_model(fault, spec)
     span = getattr(fault, "span", None)
     message = str(getattr(fault, "message", fault))
     notes = list(getattr(fault, "notes", ()))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import linecache
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from shardlang.capture import CaptureError
 from shardlang.capture.errors import ModelLine, is_installed, shown
-from shardlang.capture.state import Remark
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error
-from shardlang.ir.graph import ShardError
 from shardlang.runtime.tracebacks import users_traceback
 from shardlang.spec.types import Spec
 
@@ -20,7 +19,21 @@ Those are the function that builds the model, and its constructor; or the forwar
 """
 
 
-def at_model(failure: CaptureError | ShardError | Remark, spec: Spec) -> Diagnostic:
+@runtime_checkable
+class Failure(Protocol):
+    """An error or a remark that speaks of a line of the model's code."""
+
+    @property
+    def code(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def help(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+
+
+def at_model(failure: Failure, spec: Spec) -> Diagnostic:
     """The diagnostic for what the model's code caused."""
     stated = _statement(getattr(failure, "input", ""), spec)
     place, labels, notes = places(failure.source, stated)
@@ -31,7 +44,7 @@ def at_model(failure: CaptureError | ShardError | Remark, spec: Spec) -> Diagnos
     return error(failure.code, failure.message, place, labels=labels, notes=notes, help=help)
 
 
-def _traceback(failure: CaptureError | ShardError | Remark) -> list[str]:
+def _traceback(failure: Failure) -> list[str]:
     """The person's own traceback, where the error came through several of their lines."""
     cause = failure.__cause__ if isinstance(failure, CaptureError) else None
     expected = _GO_WITHOUT_SAYING.get(failure.code)

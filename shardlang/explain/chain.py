@@ -86,7 +86,9 @@ Write = Callable[[Chains, fx.Node, Axis, Origin], str]
 
 
 def _stated(chains: Chains, node: fx.Node, axis: Axis, origin: Origin) -> str:
-    name = chains.names(node.args[0] if node.target is constrain else node)  # type: ignore[arg-type]
+    stated = node.args[0] if node.target is constrain else node
+    assert isinstance(stated, fx.Node)
+    name = chains.names(stated)
     return f"`{name}` is stated so"
 
 

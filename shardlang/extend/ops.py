@@ -29,7 +29,7 @@ import shardlang.rules
 from shardlang.extend.region import RuleError as RuleError
 from shardlang.extend.region import first_line, region_of
 from shardlang.ir.collective import ReduceOp
-from shardlang.ir.compat import CustomOpDef
+from shardlang.ir.compat import CustomOpDef, overload_names
 from shardlang.ir.rule import Rule
 from shardlang.rules.notation import NotationError, Template, parse
 from shardlang.rules.registry import RULES, find, late_rule
@@ -135,7 +135,7 @@ def overload_of(op: object) -> torch._ops.OpOverload:
     if isinstance(op, CustomOpDef):
         return op._opoverload
     if isinstance(op, torch._ops.OpOverloadPacket):
-        names = op.overloads()  # type: ignore[no-untyped-call]
+        names = overload_names(op)
         if len(names) != 1:
             raise RuleError(f"`{op}` has the overloads {', '.join(names)}; name one of them")
         found: torch._ops.OpOverload = getattr(op, names[0])

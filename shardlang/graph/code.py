@@ -101,7 +101,9 @@ class _Writer:
         return repr(value)
 
     def _return(self, node: fx.Node) -> Iterator[str]:
-        present = [value for value in node.args[0] if value is not None]  # type: ignore[union-attr]
+        returned = node.args[0]
+        assert isinstance(returned, (tuple, list))
+        present = [value for value in returned if value is not None]
         yield ""
         yield f"{_INDENT}return ("
         for result, value in zip(self.program.results, present, strict=True):

@@ -93,7 +93,9 @@ class ShardGraph:
     @property
     def result_nodes(self) -> list[fx.Node | None]:
         """The nodes of the output tuple (None for a result that is not a tensor)."""
-        return list(self.output.args[0])  # type: ignore[arg-type]
+        returned = self.output.args[0]
+        assert isinstance(returned, (tuple, list))
+        return [node if isinstance(node, fx.Node) else None for node in returned]
 
     def ops(self) -> Iterator[fx.Node]:
         """Nodes that have a `Sharding`: leaves and op calls, in graph order."""

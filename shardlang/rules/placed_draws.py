@@ -15,23 +15,18 @@ from torch import Tensor
 from shardlang.ir.compat import OpOverload
 from shardlang.ir.device_values import size_at
 from shardlang.ir.layout import Layout
+from shardlang.ir.own_ops import define, implement
 from shardlang.ir.rule import Sharding
 from shardlang.rules import local
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local_shape import place
 from shardlang.rules.registry import rule
 
-_library = torch.library.Library("shardlang", "FRAGMENT")  # type: ignore[no-untyped-call]
-
 
 def _define(name: str, arguments: str, run: Callable[..., Tensor]) -> OpOverload:
     """Define a random op that takes one tensor, and no gradient."""
-    schema = f"{name}({arguments}) -> Tensor"
-    _library.define(schema, tags=(torch.Tag.nondeterministic_seeded,))  # type: ignore[no-untyped-call]
-    _library.impl(name, run, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"shardlang::{name}", run, lib=_library)
-    found: OpOverload = getattr(torch.ops.shardlang, name).default
-    return found
+    define(f"{name}({arguments}) -> Tensor", draws=True)
+    return implement(name, run, run)
 
 
 def _flips(like: Tensor, steps: Sequence[int], p: float) -> Tensor:

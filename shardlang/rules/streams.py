@@ -20,13 +20,12 @@ from torch import Tensor, fx
 from shardlang.ir.compat import OpOverload, default_generator
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import NodeInfo
+from shardlang.ir.own_ops import define, implement
 from shardlang.ir.rewriter import Rewriter
 from shardlang.rules.schema import Operator
 
 _WORD = (1 << 64) - 1
 _HALF = (1 << 32) - 1
-
-_library = torch.library.Library("shardlang", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def _mixed(x: int) -> int:
@@ -95,16 +94,11 @@ def _implement(name: str, run: Operator) -> OpOverload:
     def traces(key: Tensor, draw: int, part: int, *args: object, **kwargs: object) -> object:
         return run(*args, **kwargs)
 
-    _library.impl(name, draws, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"shardlang::{name}", traces, lib=_library)
-    packet, _, overload = name.partition(".")
-    found: OpOverload = getattr(getattr(torch.ops.shardlang, packet), overload or "default")
-    return found
+    return implement(name, draws, traces)
 
 
 def _define(name: str, rest: str) -> None:
-    schema = f"{name}(Tensor key, int draw, int part, {rest}"
-    _library.define(schema, tags=(torch.Tag.nondeterministic_seeded,))  # type: ignore[no-untyped-call]
+    define(f"{name}(Tensor key, int draw, int part, {rest}", draws=True)
 
 
 _TWINS: dict[OpOverload, OpOverload] = {}

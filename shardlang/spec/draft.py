@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span
+from shardlang.grammar.tree import RandomMode
 from shardlang.spec.scope import Scope
 from shardlang.spec.types import (
     Expectation,
@@ -35,7 +35,7 @@ class Draft:
     loss: LossDecl | None = None
     stores: list[StoreDecl] = field(default_factory=list)
     optimizer: OptimizerDecl | None = None
-    random: Literal["exact", "fast"] = "exact"
+    random: RandomMode = "exact"
     expects: list[Expectation] = field(default_factory=list)
     stated: dict[tuple[str, str], Span] = field(default_factory=dict)
 

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 from shardlang.grammar.diagnostics import NOWHERE, Span
 from shardlang.grammar.patterns import Pattern
+from shardlang.grammar.tree import RandomMode, Side
 from shardlang.ir.mesh import Mesh
 
 Scalar: TypeAlias = int | float | str | bool
@@ -121,7 +122,7 @@ class ValueDecl:
     """The layout of a tensor that modules read or return; an empty path names the only one."""
 
     pattern: Pattern
-    side: Literal["in", "out"]
+    side: Side
     path: tuple[str, ...]
     layout: LayoutExpr
     span: Span = field(default=NOWHERE, compare=False, repr=False)
@@ -246,7 +247,7 @@ class Spec:
     loss: LossDecl | None = None
     stores: tuple[StoreDecl, ...] = ()
     optimizer: OptimizerDecl | None = None
-    random: Literal["exact", "fast"] = "exact"
+    random: RandomMode = "exact"
     expects: tuple[Expectation, ...] = ()
 
     @property
