@@ -16,7 +16,7 @@ from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.graph import STAGES, DrawError, dot_of, picture_of, write
 from shardlang.graph.code import code_of
 from shardlang.graph.fold import join_light, join_preparation
-from shardlang.graph.picture import Arrow, Box, Drawn, Picture, common_module
+from shardlang.graph.picture import Arrow, Box, BoxKind, Drawn, Picture, common_module
 from shardlang.graph.repeats import fold_repeats
 from shardlang.spec import load_spec, load_spec_text
 from tests.commands import ROOT, shardlang
@@ -110,7 +110,7 @@ def programs(draw: st.DrawFn) -> Picture:
     made = Picture()
     for i in range(draw(st.integers(2, 14))):
         module, light = draw(st.sampled_from(["a", "b"])), draw(st.booleans())
-        made.add(Box(f"n{i}", "op", module, (f"op{i}",), f"op{i}", light, (f"op{i}",)))
+        made.add(Box(f"n{i}", BoxKind.OP, module, (f"op{i}",), f"op{i}", light, (f"op{i}",)))
         for source in draw(st.sets(st.integers(0, i - 1), max_size=3)) if i else ():
             made.connect(Arrow(f"n{source}", f"n{i}"))
     return made
@@ -129,9 +129,9 @@ def test_joining_light_ops_makes_no_circle_and_loses_no_op(picture: Picture) -> 
 
 def test_preparation_around_a_collective_makes_no_circle() -> None:
     """`a -> gather -> b` and `a -> b`: a and b stay apart, b and c become one."""
-    made = Picture()
-    for name, kind in (("a", "op"), ("gather", "step"), ("b", "op"), ("c", "op")):
-        made.add(Box(name, kind, "", (name,), name))  # type: ignore[arg-type]
+    made, op = Picture(), BoxKind.OP
+    for name, kind in (("a", op), ("gather", BoxKind.STEP), ("b", op), ("c", op)):
+        made.add(Box(name, kind, "", (name,), name))
     for ends in (("a", "gather"), ("gather", "b"), ("a", "b"), ("b", "c")):
         made.connect(Arrow(*ends))
     joined = join_preparation(made)
@@ -144,12 +144,12 @@ def layered(*heights: int) -> Picture:
     made, before = Picture(), None
     for number, height in enumerate(heights):
         for i in range(height):
-            box = Box(f"l{number}.{i}", "op", f"net.{number}", ("op",), "op")
+            box = Box(f"l{number}.{i}", BoxKind.OP, f"net.{number}", ("op",), "op")
             made.add(box)
             if before is not None:
                 made.connect(Arrow(before, box.id))
             before = box.id
-    made.add(Box("end", "output", "", ("out",)))
+    made.add(Box("end", BoxKind.OUTPUT, "", ("out",)))
     made.connect(Arrow(before or "", "end"))
     return made
 
