@@ -74,8 +74,12 @@ class Router:
         return groups if self._in_order else groups[self._by_member]
 
     def _goals(self, groups: Tensor) -> Tensor:
-        """The member that has each group; rows without a group go to the first or the last."""
-        return self._owners[groups.clamp(0, len(self._owners) - 1)]
+        """The member that has each group; negative ones count from the end.
+
+        Rows without a group go to the first or the last.
+        """
+        count = len(self._owners)
+        return self._owners[torch.where(groups < 0, groups + count, groups).clamp(0, count - 1)]
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,6 +1,7 @@
 """Products of rows with the matrix of each row's group, as one op that traces and has a gradient.
 
-A group that is none of the matrices gives zeros: such rows belong to a matrix on another device.
+A group that is none of the matrices gives zeros, be it negative or too large: such rows belong to a
+matrix on another device, or to none.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from shardlang.rules.local_shape import Place, local_positions
 
 def _groups(groups: Tensor, count: int) -> Iterator[tuple[int, Tensor]]:
     """The rows of every group that has some."""
-    order = groups.argsort(stable=True)
-    sizes = torch.bincount(groups.clamp(max=count), minlength=count + 1).tolist()
+    known = torch.where(groups < 0, count, groups).clamp(max=count)
+    order, sizes = known.argsort(stable=True), torch.bincount(known, minlength=count + 1).tolist()
     for number, rows in enumerate(torch.split(order, sizes)[:count]):
         if len(rows):
             yield number, rows
@@ -75,6 +76,8 @@ grouped_mm.register_autograd(_backward, setup_context=_save)
 def grouped_mm_here(x: Tensor, weight: Tensor, groups: Tensor, at: Place, total: int) -> Tensor:
     """`grouped_mm` with this device's matrices alone, zeros in the rows of all others."""
     count = weight.shape[0]
-    found = local_positions(groups, at, count, total)
-    made: Tensor = grouped_mm(x, weight, torch.where(found < 0, count, found))
+    known = (groups >= 0) & (groups < total)
+    found = local_positions(torch.where(known, groups, 0), at, count, total)
+    here = known & (found >= 0)
+    made: Tensor = grouped_mm(x, weight, torch.where(here, found, count))
     return made

@@ -52,5 +52,10 @@ def routed_rows(x: Tensor, groups: Tensor) -> Tensor:
 
 
 def routed_rows_here(x: Tensor, groups: Tensor, at: Place, total: int) -> Tensor:
-    """`x[groups]`, all of which are here."""
-    return x[local_positions(groups, at, x.shape[0], total)]
+    """`x[groups]`, all of which are here.
+
+    Raises:
+        IndexError: a group is none of the whole `x`.
+    """
+    found = local_positions(groups, at, x.shape[0], total)
+    return x[torch.where(found < 0, x.shape[0], found)]
