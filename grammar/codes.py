@@ -284,9 +284,9 @@ CODES: dict[str, Code] = {
     ),
     "SH0406": Code(
         "full gather",
-        "No direct step leads from the layout that a value has to the one that is needed, so"
-        " devices gather more of it than they hold before or after. `forbid full_gather` in an"
-        " `expect` block makes it an error.",
+        "No exchange leads from the layout that a value has to the one that is needed, so devices"
+        " gather more of it than they hold before or after. `forbid full_gather` in an `expect`"
+        " block makes it an error.",
     ),
     "SH0407": Code(
         "experts that are gathered",

@@ -12,7 +12,9 @@ from shardlang.ir.collective import Collective, Kind
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
+from shardlang.ir.moved import moved_axes
 from shardlang.ir.shards import freeze, place
+from shardlang.runtime.boxes import boxes_of
 from shardlang.runtime.groups import Group
 from shardlang.runtime.moves import (
     Cut,
@@ -26,7 +28,7 @@ from shardlang.runtime.moves import (
     drop,
     keep,
 )
-from shardlang.runtime.parts import Parts, moved_axes, moved_parts, parts_of
+from shardlang.runtime.parts import Parts, moved_parts, parts_of
 
 
 class Site(Protocol):
@@ -117,7 +119,7 @@ def _all_to_all(collective: Collective, site: Site, label: str) -> Move:
     sent = parts_of(after, dst.dims[after], src.dims[after], group.coords, site.device)
     received = parts_of(before, src.dims[before], dst.dims[before], group.coords, site.device)
     even = src.dims[before].even and dst.dims[after].even
-    return _exchange(collective, site, group, label, sent, received, even)
+    return _exchange_parts(collective, site, group, label, sent, received, even)
 
 
 def _permute(collective: Collective, site: Site, label: str) -> Move:
@@ -127,10 +129,19 @@ def _permute(collective: Collective, site: Site, label: str) -> Move:
         return keep
     group = site.of(axes)
     sent, received = moved_parts(dim, src, dst, group.coords, group.index, site.device)
-    return _exchange(collective, site, group, label, sent, received, even=False)
+    return _exchange_parts(collective, site, group, label, sent, received, even=False)
 
 
-def _exchange(
+def _exchange(collective: Collective, site: Site, label: str) -> Move:
+    group, at = site.of(collective.axes), site.coord
+    sent = boxes_of(collective.src, at, collective.dst, group.coords, site.device)
+    received = boxes_of(collective.dst, at, collective.src, group.coords, site.device)
+    shapes = tuple(received.shapes)
+    counts_sent, counts = (list(map(math.prod, own.shapes)) for own in (sent, received))
+    return Exchange(group, label, sent, received, shapes, counts_sent, counts, even=False)
+
+
+def _exchange_parts(
     collective: Collective,
     site: Site,
     group: Group,
@@ -160,4 +171,5 @@ _MOVES: dict[Kind, Callable[[Collective, Site, str], Move]] = {
     Kind.REDUCE_SCATTER: _scatter,
     Kind.ALL_TO_ALL: _all_to_all,
     Kind.PERMUTE: _permute,
+    Kind.EXCHANGE: _exchange,
 }

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from shardlang.ir.collective import ReduceOp
+from shardlang.runtime.boxes import Boxes
 from shardlang.runtime.communication import Call
 from shardlang.runtime.groups import Group
 from shardlang.runtime.parts import Parts
@@ -146,12 +147,12 @@ class Scatter:
 
 @dataclass(slots=True)
 class Exchange:
-    """All-to-all: parts of one dim go out, parts along another (or the same) come in."""
+    """All-to-all: parts of the old shard go out, parts of the new one come in."""
 
     group: Group
     label: str
-    sent: Parts
-    received: Parts
+    sent: Parts | Boxes
+    received: Parts | Boxes
     shapes: tuple[Shape, ...]
     counts_sent: list[int]
     counts_received: list[int]

@@ -7,7 +7,6 @@ are reordered by an index.
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Sequence
 
@@ -15,8 +14,9 @@ import torch
 from torch import Tensor
 
 from shardlang.ir.dim_layout import DimLayout
-from shardlang.ir.mesh import Axis, Coord
-from shardlang.ir.shards import Frozen, freeze, place
+from shardlang.ir.mesh import Coord
+from shardlang.ir.moved import moved, places
+from shardlang.ir.shards import freeze, place
 
 Run = tuple[int, int, int]
 """A stretch of a part: the member, its start within the part, its length."""
@@ -110,51 +110,8 @@ def moved_parts(
 ) -> tuple[Parts, Parts]:
     """What a member of a group sends of its shard in `src`, and gets of its shard in `dst`."""
     frozen = tuple(freeze(coord) for coord in coords)
-    moved = _moved(src, dst, frozen)
-    here, there = (_places(layout, frozen[member]) for layout in (src, dst))
-    sent = [[here[i] for i in moved[member][m]] for m in range(len(coords))]
-    received = [[there[i] for i in moved[m][member]] for m in range(len(coords))]
-    return Parts(dim, sent, len(here), device), Parts(dim, received, len(there), device)
-
-
-@functools.lru_cache(maxsize=1024)
-def _moved(src: DimLayout, dst: DimLayout, coords: tuple[Frozen, ...]) -> list[list[list[int]]]:
-    """By sender and receiver, the indices that pass, in ascending order.
-
-    Each index comes from one member alone: the receiver itself, or the first that holds it.
-    """
-    holds = [_places(src, coord) for coord in coords]
-    first = {i: m for m in reversed(range(len(coords))) for i in holds[m]}
-    moved: list[list[list[int]]] = [[[] for _ in coords] for _ in coords]
-    for receiver, coord in enumerate(coords):
-        for i in _places(dst, coord):
-            moved[receiver if i in holds[receiver] else first[i]][receiver].append(i)
-    return moved
-
-
-@functools.lru_cache(maxsize=4096)
-def _places(dim: DimLayout, coord: Frozen) -> dict[int, int]:
-    """Global index to its place in the shard at one coordinate, in ascending order."""
-    return {index: place for place, index in enumerate(dim.indices(dict(coord)))}
-
-
-@functools.lru_cache(maxsize=1024)
-def moved_axes(src: DimLayout, dst: DimLayout) -> tuple[Axis, ...]:
-    """The axes along which some index changes its holder; data moves between their devices alone.
-
-    The order of the axes does not tell: between the same axes, other blocks are held elsewhere.
-    """
-    axes = tuple(dict.fromkeys((*src.axes, *dst.axes)))
-    before, after = _holders(src, axes), _holders(dst, axes)
-    return tuple(axis for axis in axes if before[axis] != after[axis])
-
-
-def _holders(dim: DimLayout, axes: Sequence[Axis]) -> dict[Axis, list[int]]:
-    """For every axis and index, the coordinates along the axis that hold it, as bits."""
-    held = {axis: [0] * dim.size for axis in axes}
-    for point in itertools.product(*(range(axis.size) for axis in axes)):
-        at = {axis.name: i for axis, i in zip(axes, point, strict=True)}
-        for index in dim.indices(at):
-            for axis in axes:
-                held[axis][index] |= 1 << at[axis.name]
-    return held
+    by_pair = moved(src, dst, frozen)
+    before, after = (places(layout, frozen[member]) for layout in (src, dst))
+    sent = [[before[i] for i in by_pair[member][m]] for m in range(len(coords))]
+    received = [[after[i] for i in by_pair[m][member]] for m in range(len(coords))]
+    return Parts(dim, sent, len(before), device), Parts(dim, received, len(after), device)

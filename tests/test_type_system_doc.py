@@ -21,6 +21,8 @@ KINDS = {
     "all-to-all": Kind.ALL_TO_ALL,
     "send and receive": Kind.PERMUTE,
     "send and receive back": Kind.PERMUTE,
+    "send what others hold after": Kind.EXCHANGE,
+    "send it back": Kind.EXCHANGE,
     "rows to their groups": Kind.DISPATCH,
     "rows back": Kind.COLLECT,
     "zeros": Kind.ZERO,
@@ -29,6 +31,7 @@ KINDS = {
 HOW = {
     "all_to_all": How.DIM,
     "permute": How.ORDER,
+    "exchange": How.EXCHANGE,
     "dispatch": How.DISPATCH,
     "collect": How.COLLECT,
     "max": How.MAX,

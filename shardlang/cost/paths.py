@@ -11,10 +11,11 @@ import functools
 import heapq
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from shardlang.cost.steps import expected_bytes
 from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.factor import Factor
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.reshard import Change, Reshard
@@ -63,36 +64,102 @@ def _unmarked(layout: Layout, axis: Axis) -> Layout:
     return Layout(layout.dims, layout.partial - {axis})
 
 
-def _permutations(layout: Layout, goal: Layout) -> Iterator[Reshard]:
-    """A dim whose axes stand in another order, where all shards have one size."""
-    for place, (dim, want) in enumerate(zip(layout.dims, goal.dims, strict=True)):
-        target = want.only(dim.axes)
-        axes = dim.axes
-        if dim.order is not None or dim == target:
-            continue
-        if set(target.axes) == set(axes) and dim.even and target.even:
-            yield Reshard(axes, layout, layout.replaced(place, target))
+def _below(dim: DimLayout, axes: Iterable[Axis]) -> DimLayout | None:
+    """The dim with axes added below those that split it; None where a block is not split."""
+    more = tuple(axes)
+    if dim.order is not None:
+        return None
+    if not more:
+        return dim
+    if dim.plain:
+        return DimLayout.shard(dim.size, (*dim.axes, *more))
+    lasts = [max((i for i, f in enumerate(b) if f.axes), default=None) for b in dim.blocks]
+    if None in lasts:
+        return None
+    blocks = (
+        tuple(Factor(f.size, (*f.axes, *more)) if i == last else f for i, f in enumerate(block))
+        for block, last in zip(dim.blocks, lasts, strict=True)
+    )
+    return DimLayout(tuple(blocks))
+
+
+def _sunk(layout: Layout, goal: Layout, axis: Axis) -> Iterator[Layout]:
+    """`axis` below what splits its dim now, where the goal has it above: an exchange puts it there.
+
+    What is exchanged then is a shard of all the axes, and never the whole dim.
+    """
+    place = goal.dim_of(axis)
+    if place is None:
+        return
+    dim = layout.dims[place]
+    below = _below(dim, (axis,)) if dim.axes else None
+    if below is not None and below.without([axis]) == dim:
+        yield layout.replaced(place, below)
+
+
+def _scattered(layout: Layout, goal: Layout, axis: Axis) -> Iterator[Layout]:
+    """A sum that the goal has whole, in shards while the rest moves: it is gathered at the end."""
+    if goal.dim_of(axis) is not None or layout.dims == goal.dims:
+        return
+    for place, dim in enumerate(layout.dims):
+        below = _below(dim, (axis,))
+        if below is not None and below.without([axis]) == dim:
+            yield layout.replaced(place, below)
 
 
 def _exchanges(layout: Layout, goal: Layout) -> Iterator[Reshard]:
-    """Towards other axes on one dim: the new ones below the old, then the old ones below the new.
+    """All axes where the goal has them, those that it has not below others or where they are.
 
-    What is then gathered over the old axes is a shard of the new ones, and never the whole dim.
+    One dim at a time too, where its axes only stand in another order or in other blocks.
     """
-    taken = set(layout.sharded) | layout.partial
-    for place, (dim, want) in enumerate(zip(layout.dims, goal.dims, strict=True)):
-        leaving = [axis for axis in dim.axes if axis not in want.axes]
-        if not (dim.axes and want.axes and dim.plain and want.plain) or dim.order is not None:
-            continue
-        for axis in want.axes:
-            below = DimLayout.shard(dim.size, (*dim.axes, axis)) if axis not in taken else dim
-            if below != dim and below.even:
-                yield Reshard((axis,), layout, layout.replaced(place, below))
-        turned = (*(axis for axis in want.axes if axis in dim.axes), *leaving)
-        if turned != dim.axes and dim.even:
-            yield Reshard(
-                dim.axes, layout, layout.replaced(place, DimLayout.shard(dim.size, turned))
-            )
+    if any(dim.order is not None for dim in layout.dims):
+        return
+    mine = layout.sharded
+    leaving = [axis for axis in mine if axis not in goal.sharded]
+    settled = [dim.only(mine) for dim in goal.dims]
+    targets = {place: _below(dim, leaving) for place, dim in enumerate(settled)}
+    staying = [
+        _below(dim, [axis for axis in had.axes if axis in leaving])
+        for dim, had in zip(settled, layout.dims, strict=True)
+    ]
+    for place, dim in targets.items():
+        if dim is not None:
+            yield from _exchange(layout, _with(settled, place, dim))
+    yield from _exchange(layout, staying)
+    for place, dim in enumerate(settled):
+        if set(dim.axes) == set(layout.dims[place].axes):
+            yield from _exchange(layout, _with(layout.dims, place, dim))
+
+
+def _with(dims: Sequence[DimLayout], place: int, dim: DimLayout) -> list[DimLayout]:
+    return [*dims[:place], dim, *dims[place + 1 :]]
+
+
+def _exchange(layout: Layout, dims: Sequence[DimLayout | None]) -> Iterator[Reshard]:
+    """The exchange to other dims over the same axes, over those axes that it moves."""
+    found = [dim for dim in dims if dim is not None]
+    if len(found) < len(dims):
+        return
+    target = Layout(tuple(found), layout.partial, layout.varying)
+    axes = moving_axes(layout, target)
+    if axes and set(target.sharded) == set(layout.sharded):
+        yield Reshard(axes, layout, target)
+
+
+def moving_axes(src: Layout, dst: Layout) -> tuple[Axis, ...]:
+    """The axes along which an exchange moves data: not those that a dim begins with twice."""
+    found: dict[Axis, None] = {}
+    for one, other in zip(src.dims, dst.dims, strict=True):
+        if one != other:
+            same = _common(one.axes, other.axes) if one.plain and other.plain else 0
+            found.update(dict.fromkeys((*one.axes[same:], *other.axes[same:])))
+    return tuple(found)
+
+
+def _common(one: Sequence[Axis], other: Sequence[Axis]) -> int:
+    """How many axes both begin with."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def neighbours(layout: Layout, goal: Layout) -> Iterator[Reshard]:
@@ -107,17 +174,18 @@ def neighbours(layout: Layout, goal: Layout) -> Iterator[Reshard]:
     for axis in sorted(layout.partial - goal.partial):
         bare = _unmarked(layout, axis)
         yield Reshard((axis,), layout, bare)
-        for added in _additions(bare, goal, axis):
+        for added in (*_additions(bare, goal, axis), *_sunk(bare, goal, axis)):
+            yield Reshard((axis,), layout, added)
+        for added in _scattered(bare, goal, axis):
             yield Reshard((axis,), layout, added)
     taken = set(layout.sharded) | layout.partial
     for axis in (*goal.sharded, *sorted(goal.partial)):
         if axis in taken:
             continue
-        for added in _additions(layout, goal, axis):
+        for added in (*_additions(layout, goal, axis), *_sunk(layout, goal, axis)):
             yield Reshard((axis,), layout, added)
         if axis in goal.partial:
             yield Reshard((axis,), layout, Layout(layout.dims, layout.partial | {axis}))
-    yield from _permutations(layout, goal)
     yield from _exchanges(layout, goal)
 
 

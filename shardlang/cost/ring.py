@@ -3,33 +3,33 @@
 The formulas are those of ring algorithms (Thakur, Rabenseifner and Gropp, 2005): an all-reduce is a
 reduce-scatter and an all-gather, each of which hands every part on to the next member, n - 1 times.
 Sizes are bytes of the *message*: the joined tensor of a gather or a scatter (every shard as large
-as the largest), what a member holds before an all-reduce, an exchange or a permute.
+as the largest), what a member holds before an all-reduce, a dispatch or a collect. An exchange
+between split layouts, an all-to-all and a permute included, sends what moves, and nothing else.
 """
 
 from __future__ import annotations
 
+from shardlang.cost.exchanged import exchanged
 from shardlang.ir.collective import Collective, Kind
+
+EXCHANGES = (Kind.ALL_TO_ALL, Kind.PERMUTE, Kind.EXCHANGE)
+"""Kinds that send every index to the device that has it after: between split layouts alone."""
 
 _ROUNDS = {
     Kind.ALL_REDUCE: 2,
     Kind.ALL_GATHER: 1,
     Kind.REDUCE_SCATTER: 1,
-    Kind.ALL_TO_ALL: 1,
     Kind.DISPATCH: 1,
     Kind.COLLECT: 1,
-    Kind.PERMUTE: 1,
 }
-"""How often a member sends the message, but for its own n-th part; nothing for the other kinds."""
+"""How often a member sends the message, but for its own n-th part."""
 
 
 def ring_bytes(kind: Kind, message: int, ways: int) -> int:
     """Bytes that one of `ways` members sends in a call with messages of `message` bytes.
 
-    A permute sends the message whole. Shares of an exchange are taken as equal: where they are not,
-    and where rows stay that a permute need not send, the bytes are an estimate.
+    Of a kind that sends every member as much, or nothing at all.
     """
-    if kind is Kind.PERMUTE:
-        return message if ways > 1 else 0
     return ring_limit(kind, message) * (ways - 1) // ways
 
 
@@ -61,6 +61,8 @@ def sent_bytes(collective: Collective, itemsize: int) -> int:
     Args:
         itemsize: bytes of one element.
     """
+    if collective.kind in EXCHANGES:
+        return exchanged(collective.src, collective.dst) * itemsize
     held = collective.src.held(), collective.dst.held()
     if collective.kind is Kind.ALL_REDUCE:
         message = max(held)

@@ -26,6 +26,8 @@ class Kind(str, Enum):
     REDUCE_SCATTER = "reduce_scatter"
     ALL_TO_ALL = "all_to_all"
     PERMUTE = "permute"
+    EXCHANGE = "exchange"
+    """Send every device what it holds after, of several dims at once."""
     DISPATCH = "dispatch"
     """Send every row to the device that has its group; the groups are one more operand."""
     COLLECT = "collect"
@@ -54,6 +56,7 @@ COMMUNICATING = {
     Kind.REDUCE_SCATTER: "reduce_scatter",
     Kind.ALL_TO_ALL: "all_to_all",
     Kind.PERMUTE: "send_recv",
+    Kind.EXCHANGE: "all_to_all",
     Kind.DISPATCH: "all_to_all",
     Kind.COLLECT: "all_to_all",
 }

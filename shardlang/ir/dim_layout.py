@@ -129,6 +129,12 @@ class DimLayout:
             return self
         return self._map(lambda kept: tuple(axis for axis in kept if axis not in gone))
 
+    def has_minor(self, axes: Iterable[Axis]) -> bool:
+        """Whether no other axis is minor to any of `axes` in a factor that they split."""
+        gone = set(axes)
+        splits = ([axis in gone for axis in f.axes] for block in self.blocks for f in block)
+        return all(split == sorted(split) for split in splits)
+
     def only(self, axes: Iterable[Axis]) -> DimLayout:
         """The layout with every axis but `axes` removed."""
         mine = self.axes

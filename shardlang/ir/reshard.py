@@ -31,6 +31,8 @@ class How(str, Enum):
     """The axis splits another dim."""
     ORDER = "order"
     """The axis splits the same dim, in another order or in other blocks."""
+    EXCHANGE = "exchange"
+    """Several axes trade places between dims."""
     DISPATCH = "dispatch"
     """Rows go to the devices that have their groups."""
     COLLECT = "collect"
@@ -52,6 +54,7 @@ class Change(str, Enum):
     SCATTER_PARTIAL = "scatter_partial"
     ALL_TO_ALL = "all_to_all"
     PERMUTE = "permute"
+    EXCHANGE = "exchange"
     DISPATCH = "dispatch"
     COLLECT = "collect"
 
@@ -80,6 +83,7 @@ CHANGES: dict[tuple[State, State, How], Row] = {
     (State.SHARDED, State.PARTIAL, How.STATE): Row(Change.SCATTER_PARTIAL, Kind.PAD),
     (State.SHARDED, State.SHARDED, How.DIM): Row(Change.ALL_TO_ALL, Kind.ALL_TO_ALL),
     (State.SHARDED, State.SHARDED, How.ORDER): Row(Change.PERMUTE, Kind.PERMUTE),
+    (State.SHARDED, State.SHARDED, How.EXCHANGE): Row(Change.EXCHANGE, Kind.EXCHANGE),
     (State.SHARDED, State.SHARDED, How.DISPATCH): Row(Change.DISPATCH, Kind.DISPATCH),
     (State.SHARDED, State.SHARDED, How.COLLECT): Row(Change.COLLECT, Kind.COLLECT),
     (State.INVARIANT, State.INVARIANT, How.MAX): Row(Change.ALL_REDUCE, Kind.ALL_REDUCE),
@@ -176,7 +180,8 @@ def _one_way(
     """The change's name and its collective, over those of the axes that it has something to do."""
     if route is None and _moves_ordered_rows(src, dst):
         raise NoChange(f"only a route moves rows that a route has sent: {src} -> {dst}")
-    rows = [_row(axis, src, dst, reduce, route) for axis in axes]
+    how = _how(axes, src, dst, reduce, route)
+    rows = [_row(axis, src, dst, how) for axis in axes]
     pairs = zip(axes, rows, strict=True)
     acting = [(axis, row) for axis, row in pairs if row.kind is not Kind.NOTHING]
     if not acting:
@@ -193,16 +198,41 @@ def _moves_ordered_rows(src: Layout, dst: Layout) -> bool:
     return any(one != other and (one.order or other.order) is not None for one, other in pairs)
 
 
-def _row(axis: Axis, src: Layout, dst: Layout, reduce: ReduceOp, route: Route | None) -> Row:
+def _how(
+    axes: tuple[Axis, ...], src: Layout, dst: Layout, reduce: ReduceOp, route: Route | None
+) -> How:
+    """What tells the change from others between the same states."""
+    if reduce is not ReduceOp.SUM:
+        return How(reduce.value)
+    if route is not None:
+        return How.COLLECT if route.inverse else How.DISPATCH
+    if any(layout.state(axis) is not State.SHARDED for axis in axes for layout in (src, dst)):
+        return How.STATE
+    pairs = zip(src.dims, dst.dims, strict=True)
+    changed = [place for place, (one, other) in enumerate(pairs) if one != other]
+    if len(changed) <= 1:
+        return How.ORDER
+    return How.DIM if _moves_to_one_dim(axes, src, dst, changed) else How.EXCHANGE
+
+
+def _moves_to_one_dim(
+    axes: tuple[Axis, ...], src: Layout, dst: Layout, changed: list[int]
+) -> bool:
+    """Whether all axes leave one dim for another one, each dim losing or getting them alone."""
+    before, after = src.dim_of(axes[0]), dst.dim_of(axes[0])
+    if before is None or after is None or {before, after} != set(changed):
+        return False
+    if any((src.dim_of(axis), dst.dim_of(axis)) != (before, after) for axis in axes):
+        return False
+    wide, narrow = src.dims[before].without(axes), dst.dims[after].without(axes)
+    if wide != dst.dims[before] or narrow != src.dims[after]:
+        return False
+    return src.dims[before].has_minor(axes) and dst.dims[after].has_minor(axes)
+
+
+def _row(axis: Axis, src: Layout, dst: Layout, how: How) -> Row:
     """The row of the table along one axis."""
     before, after = src.state(axis), dst.state(axis)
-    how = How.STATE
-    if reduce is not ReduceOp.SUM:
-        how = How(reduce.value)
-    elif route is not None:
-        how = How.COLLECT if route.inverse else How.DISPATCH
-    elif before is after is State.SHARDED:
-        how = How.ORDER if src.dim_of(axis) == dst.dim_of(axis) else How.DIM
     found = CHANGES.get((before, after, how))
     if found is None:
         raise NoChange(f"no reshard leads from {before} to {after} over `{axis}`: {src} -> {dst}")

@@ -38,7 +38,30 @@ def place(narrow: DimLayout, wide: DimLayout, coord: Frozen) -> slice | tuple[in
     if narrow.plain and wide.plain:
         start, base = narrow.start(dict(coord)), wide.start(dict(coord))
         return slice(start - base, start - base + narrow.local_size(dict(coord)))
-    places = _place(narrow, wide, coord)
+    return contiguous(_place(narrow, wide, coord))
+
+
+@functools.lru_cache(maxsize=65536)
+def shared(
+    mine: DimLayout, at: Frozen, theirs: DimLayout, there: Frozen
+) -> slice | tuple[int, ...]:
+    """Where, in the shard of `mine` at one coordinate, that of `theirs` at another lies.
+
+    Returns:
+        The positions of the indices that both have, ascending by index.
+    """
+    if mine.plain and theirs.plain:
+        start, length = mine.blocks[0][0].span(dict(at))
+        first, count = theirs.blocks[0][0].span(dict(there))
+        begin, end = max(start, first), min(start + length, first + count)
+        return slice(begin - start, end - start) if begin < end else slice(0, 0)
+    wanted = set(theirs.indices(dict(there)))
+    places = tuple(p for p, index in enumerate(mine.indices(dict(at))) if index in wanted)
+    return contiguous(places)
+
+
+def contiguous(places: tuple[int, ...]) -> slice | tuple[int, ...]:
+    """Ascending positions, as a slice where they are in a row."""
     if not places:
         return slice(0, 0)
     if places == tuple(range(places[0], places[0] + len(places))):

@@ -58,6 +58,8 @@ class Reasons:
             return (
                 f"dim {before} is split over {over}, {self._reader(node)} needs dim {after} split"
             )
+        if step.kind is Change.EXCHANGE:
+            return f"{self._reader(node)} needs other dims split over {over}"
         return f"{self._reader(node)} needs dim {before} split another way over {over}"
 
     def backward(self, node: fx.Node, value: fx.Node, step: Reshard) -> str:

@@ -69,12 +69,6 @@ def expected_backward(program: LocalProgram) -> float:
     return total
 
 
-def is_estimated(step: Reshard) -> bool:
-    """Whether a step exchanges uneven shares."""
-    dims = (*step.src.dims, *step.dst.dims)
-    return step.kind in ("all_to_all", "permute") and not all(dim.even for dim in dims)
-
-
 @dataclass(frozen=True, slots=True)
 class Found:
     """What a program sends.
@@ -91,12 +85,13 @@ class Found:
 
 
 def compiled_bytes(flow: Flow, node: fx.Node, sharding: Sharding) -> Found | None:
-    """The bytes of an op split so; None where it is lowered, or exchanges uneven shares."""
+    """The bytes of an op split so; None where it is lowered, or made to pass a sum on."""
     if sharding.needs_lowering():
         return None
+    before = dict(sharding.linear)
     program = alone(flow, node, sharding, train=True)
-    steps = [step for _, step in steps_in(program)]
-    if any(map(is_estimated, steps)):
+    if sharding.linear != before:
         return None
+    steps = [step for _, step in steps_in(program)]
     sent = sent_forward(program) + expected_backward(program)
     return Found(sent, 0.6 + 8 * sum(s.kind == "all_reduce" for s in steps), program.text())

@@ -21,7 +21,9 @@ MESHES = (
 )  # fmt: skip
 
 STATES = tuple((before, after) for before, after, how in CHANGES if how is How.STATE)
-KINDS = (*("".join(pair) for pair in STATES), "all_to_all", "permute", "max", "min")
+KINDS = (
+    *("".join(pair) for pair in STATES), "all_to_all", "permute", "exchange", "max", "min",
+)  # fmt: skip
 """The steps: states before and after, or the move's own name."""
 ROUTES = ("dispatch", "collect")
 
@@ -150,11 +152,34 @@ def _permute(rng: random.Random, kind: str, base: Layout, places: list[int], axe
     return Reshard(mine, *ends)
 
 
+def _exchange(
+    rng: random.Random, kind: str, base: Layout, places: list[int], axes: Axes
+) -> Reshard:
+    """The axes on any dims, in any order and blocks, before and after."""
+    own = tuple(axis for dim in base.dims for axis in dim.axes)
+    ends = []
+    for _ in range(2):
+        placed: list[Axes] = [() for _ in base.dims]
+        for axis in _shuffled(rng, (*own, *axes)):
+            at = rng.choice([i for i, dim in enumerate(base.dims) if dim.size])
+            placed[at] = (*placed[at], axis)
+        cuts = [rng.randint(0, len(over)) for over in placed]
+        dims = tuple(
+            split_dim(rng, dim.size, over[:cut], over[cut:]) if over else DimLayout.whole(dim.size)
+            for dim, over, cut in zip(base.dims, placed, cuts, strict=True)
+        )
+        ends.append(Layout(dims, base.partial))
+    return Reshard((*own, *axes), *ends)
+
+
 def _extreme(rng: random.Random, kind: str, base: Layout, places: list[int], axes: Axes) -> Reshard:
     return Reshard(axes, base, base, ReduceOp(kind))
 
 
-_MAKERS = {"all_to_all": _all_to_all, "permute": _permute, "max": _extreme, "min": _extreme}
+_MAKERS = {
+    "all_to_all": _all_to_all, "permute": _permute, "exchange": _exchange,
+    "max": _extreme, "min": _extreme,
+}  # fmt: skip
 
 
 def marked(layout: Layout, state: str, axes: Axes) -> Layout:

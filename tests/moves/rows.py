@@ -10,9 +10,10 @@ from shardlang.ir.mesh import Axis
 from shardlang.ir.reshard import How, Reshard
 from shardlang.ir.state import State
 
-A = Axis("a", 2)
+A, B = Axis("a", 2), Axis("b", 2)
 SPLIT = DimLayout.shard(6, (A,))
 BLOCKS = DimLayout.shard(6, (A,), 3)
+SPLIT_B = DimLayout.shard(6, (B,))
 WHOLE = DimLayout.whole(6)
 
 
@@ -32,6 +33,9 @@ def example(before: State, after: State, how: How) -> Reshard:
         return Reshard((A,), src, dst, ReduceOp(how.value))
     if how in (How.DISPATCH, How.COLLECT):
         return Reshard((A,), src, dst, route=Route((A,), SPLIT, SPLIT, how is How.COLLECT))
+    if how is How.EXCHANGE:
+        first, second = Layout((SPLIT, SPLIT_B)), Layout((SPLIT_B, SPLIT))
+        return Reshard((A, B), first, second)
     if before is after is State.SHARDED and how is not How.STATE:
         dst = Layout((WHOLE, SPLIT) if how is How.DIM else (BLOCKS, WHOLE))
     return Reshard((A,), src, dst)
