@@ -280,7 +280,7 @@ CODES: dict[str, Code] = {
     ),
     "SH0405": Code(
         "layouts without a path between them",
-        "No sequence of steps leads from the layout that a value has to the one that is needed.",
+        "No sequence of reshards leads from the layout that a value has to the one that is needed.",
     ),
     "SH0406": Code(
         "full gather",

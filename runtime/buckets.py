@@ -1,8 +1,8 @@
 """Several moves of one kind and group as one call.
 
-Their packed shards travel in one flat buffer per dtype, in the order of the steps. The results of a
-coalesced all-reduce are views of that buffer, so a bucket of gradients is copied once and reduced
-once, as in DistributedDataParallel.
+Their packed shards travel in one flat buffer per dtype, in the order of the reshards. The results
+of a coalesced all-reduce are views of that buffer, so a bucket of gradients is copied once and
+reduced once, as in DistributedDataParallel.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Steps as differentiable functions on one device.
+"""Reshards as differentiable functions on one device.
 
 Both directions come from the one table in `shardlang.ir.reshard`: the forward collective, and as
 its derivative the adjoint. (The functional collectives of torch differentiate an all-reduce
@@ -67,11 +67,11 @@ class _Returns(Context, Protocol):
 
 
 class _ReturnsTogether(Context, Protocol):
-    steps: RunSteps
+    reshards: RunReshards
 
 
 class _Apply(torch.autograd.Function):
-    """One step: `forward` on the shard, `backward` on its gradient."""
+    """One reshard: `forward` on the shard, `backward` on its gradient."""
 
     @staticmethod
     def forward(ctx: _Returns, x: Tensor, forward: Action, backward: Action) -> Tensor:
@@ -85,13 +85,13 @@ class _Apply(torch.autograd.Function):
 
 
 class _ApplyTogether(torch.autograd.Function):
-    """Several steps: their moves together, their gradients together."""
+    """Several reshards: their moves together, their gradients together."""
 
     @staticmethod
-    def forward(ctx: _ReturnsTogether, steps: RunSteps, *xs: Tensor) -> tuple[Tensor, ...]:
-        ctx.steps = steps
+    def forward(ctx: _ReturnsTogether, reshards: RunReshards, *xs: Tensor) -> tuple[Tensor, ...]:
+        ctx.reshards = reshards
         ctx.set_materialize_grads(False)
-        return tuple(run_together(steps.forwards, xs))
+        return tuple(run_together(reshards.forwards, xs))
 
     @staticmethod
     @once
@@ -99,24 +99,24 @@ class _ApplyTogether(torch.autograd.Function):
         found: list[Tensor | None] = [None] * len(grads)
         here = {i: grad for i, grad in enumerate(grads) if grad is not None}
         if here:
-            done = run_together([ctx.steps.backwards[i] for i in here], list(here.values()))
+            done = run_together([ctx.reshards.backwards[i] for i in here], list(here.values()))
             for i, grad in zip(here, done, strict=True):
                 found[i] = grad
         return None, *found
 
 
-class RunStep:
-    """One step, ready to run: call it with this device's shard."""
+class RunReshard:
+    """One reshard, ready to run: call it with this device's shard."""
 
     __name__: str
     __qualname__: str
 
-    def __init__(self, step: Reshard, groups: Groups, where: str = "") -> None:
-        self.label = label_of(step, where)
-        self.forward = connected(lower(step.forward, groups, f"forward {self.label}"))
-        self.backward = connected(lower(step.adjoint, groups, f"backward {self.label}"))
+    def __init__(self, reshard: Reshard, groups: Groups, where: str = "") -> None:
+        self.label = label_of(reshard, where)
+        self.forward = connected(lower(reshard.forward, groups, f"forward {self.label}"))
+        self.backward = connected(lower(reshard.adjoint, groups, f"backward {self.label}"))
         self._trivial = self.forward is keep and self.backward is keep
-        self._differentiable = step.differentiable
+        self._differentiable = reshard.differentiable
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._trivial:
@@ -129,18 +129,18 @@ class RunStep:
         return self.forward(x)
 
 
-class RunSteps:
-    """Several steps of one kind and group, ready to run as one call each way."""
+class RunReshards:
+    """Several reshards of one kind and group, ready to run as one call each way."""
 
     __name__: str
     __qualname__: str
 
-    def __init__(self, steps: Sequence[Reshard], groups: Groups, where: str = "") -> None:
-        self.label = label_of(steps[0], where)
-        assert all(step.differentiable for step in steps), "a max or min has no gradient"
+    def __init__(self, reshards: Sequence[Reshard], groups: Groups, where: str = "") -> None:
+        self.label = label_of(reshards[0], where)
+        assert all(reshard.differentiable for reshard in reshards), "a max or min has no gradient"
         forward, backward = f"forward {self.label}", f"backward {self.label}"
-        self.forwards = [connected(lower(s.forward, groups, forward)) for s in steps]
-        self.backwards = [connected(lower(s.adjoint, groups, backward)) for s in steps]
+        self.forwards = [connected(lower(s.forward, groups, forward)) for s in reshards]
+        self.backwards = [connected(lower(s.adjoint, groups, backward)) for s in reshards]
 
     def __call__(self, xs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if torch.is_grad_enabled() and any(x.requires_grad for x in xs):
@@ -155,13 +155,13 @@ class RunRoute:
     __name__: str
     __qualname__: str
 
-    def __init__(self, step: Reshard, groups: Groups, where: str = "") -> None:
-        assert step.route is not None
-        self.label = label_of(step, where)
-        self.router = router_at(step.route.at(groups.coord), groups.device)
-        self.group = groups.of(step.axes)
+    def __init__(self, reshard: Reshard, groups: Groups, where: str = "") -> None:
+        assert reshard.route is not None
+        self.label = label_of(reshard, where)
+        self.router = router_at(reshard.route.at(groups.coord), groups.device)
+        self.group = groups.of(reshard.axes)
         self.transport = Wire(self.group)
-        self.directions = ("forward", step.forward), ("backward", step.adjoint)
+        self.directions = ("forward", reshard.forward), ("backward", reshard.adjoint)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, x: Tensor, by: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class RunRoute:
         return there(x)
 
 
-def label_of(step: Reshard, where: str = "") -> str:
-    """The step's name for messages: `all_reduce over tp in layers.0.mlp`."""
-    axes = "*".join(axis.name for axis in step.axes)
-    return f"{step.kind} over {axes}" + (f" in {where}" if where else "")
+def label_of(reshard: Reshard, where: str = "") -> str:
+    """The reshard's name for messages: `all_reduce over tp in layers.0.mlp`."""
+    axes = "*".join(axis.name for axis in reshard.axes)
+    return f"{reshard.kind} over {axes}" + (f" in {where}" if where else "")

@@ -1,6 +1,6 @@
 """From the program that every device shares to the code that this one runs.
 
-Every device-dependent argument becomes a number, every step a function that holds its group and
+Every device-dependent argument becomes a number, every reshard a function that holds its group and
 sizes, every `device=` the device of the run. What remains is a flat fx graph module; its generated
 code frees each value after its last use.
 """
@@ -15,15 +15,15 @@ from torch.fx.node import Argument, map_aggregate
 
 from shardlang.ir.device_values import LocalShardAt, specialise
 from shardlang.ir.experts.route import RouteAt
-from shardlang.ir.graph import steps_of
+from shardlang.ir.graph import reshards_of
 from shardlang.ir.node import info
-from shardlang.ir.program import LocalProgram, apply_step, apply_steps
+from shardlang.ir.program import LocalProgram, apply_reshard, apply_reshards
 from shardlang.ir.reshard import Reshard
-from shardlang.runtime.collectives import RunRoute, RunStep, RunSteps
+from shardlang.runtime.collectives import RunReshard, RunReshards, RunRoute
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.regather import Regather, WatchedStep, parameter_of
+from shardlang.runtime.regather import Regather, WatchedReshard, parameter_of
 
-StepT = TypeVar("StepT", RunStep, RunSteps, WatchedStep, RunRoute)
+ReshardT = TypeVar("ReshardT", RunReshard, RunReshards, WatchedReshard, RunRoute)
 
 
 def load_program(
@@ -41,8 +41,8 @@ def load_program(
     env: dict[fx.Node, fx.Node] = {}
     names = {leaf.node: leaf.name for leaf in program.leaves}
     for node in program.graph.nodes:
-        if node.op == "call_function" and node.target in (apply_step, apply_steps):
-            env[node] = _step_call(graph, node, env, groups, regather, names)
+        if node.op == "call_function" and node.target in (apply_reshard, apply_reshards):
+            env[node] = _reshard_call(graph, node, env, groups, regather, names)
         elif node.op == "output":
             found = [env[result] for result in node.args[0] if result is not None]
             env[node] = graph.output(tuple(found))
@@ -52,7 +52,7 @@ def load_program(
     return fx.GraphModule(held, graph, "ShardedProgram")
 
 
-def _step_call(
+def _reshard_call(
     graph: fx.Graph,
     node: fx.Node,
     env: dict[fx.Node, fx.Node],
@@ -60,25 +60,25 @@ def _step_call(
     regather: Regather | None,
     names: dict[str, str],
 ) -> fx.Node:
-    """A call of the prebuilt step in place of the step node."""
-    sources, steps, *by = node.args
+    """A call of the prebuilt reshard in place of the reshard node."""
+    sources, reshards, *by = node.args
     where = info(node).module
     if by:
-        assert isinstance(steps, Reshard)
-        route = _named(RunRoute(steps, groups, where), node.name)
+        assert isinstance(reshards, Reshard)
+        route = _named(RunRoute(reshards, groups, where), node.name)
         return graph.call_function(route, fx.map_arg((sources, *by), lambda n: env[n]))
     args = (fx.map_arg(sources, lambda n: env[n]),)
-    if not isinstance(steps, Reshard):
-        each = RunSteps([step for _, step in steps_of(node)], groups, where)
+    if not isinstance(reshards, Reshard):
+        each = RunReshards([reshard for _, reshard in reshards_of(node)], groups, where)
         return graph.call_function(_named(each, node.name), args)
-    made = RunStep(steps, groups, where)
+    made = RunReshard(reshards, groups, where)
     if regather is not None and info(node).regather:
         watched = regather.watch(made, parameter_of(node, names))
         return graph.call_function(_named(watched, node.name), args)
     return graph.call_function(_named(made, node.name), args)
 
 
-def _named(call: StepT, name: str) -> StepT:
+def _named(call: ReshardT, name: str) -> ReshardT:
     """Give a callable the names by which generated code refers to it."""
     call.__name__ = call.__qualname__ = name
     call.__module__ = "shardlang.runtime"

@@ -1,4 +1,4 @@
-"""Steps on all simulated devices at once, by the very moves that the run makes.
+"""Reshards on all simulated devices at once, by the very moves that the run makes.
 
 Every device packs its message, the group's call is made in this process (`communicator`), and every
 device unpacks what it receives. Forward and backward are autograd functions that join the graphs of
@@ -30,7 +30,7 @@ from shardlang.runtime.moves import SENDING, Move, Sending, keep
 from shardlang.runtime.routes import Carry, carry
 
 Guard = Callable[[], AbstractContextManager[object]]
-"""What names the step in an error of its moves."""
+"""What names the reshard in an error of its moves."""
 
 Moves = Sequence[Move] | Sequence[Sending]
 """One move on every device."""
@@ -150,7 +150,7 @@ class _ReturnsTogether(Context, Protocol):
 
 
 class _OnAll(torch.autograd.Function):
-    """One step on all devices."""
+    """One reshard on all devices."""
 
     @staticmethod
     def forward(
@@ -170,7 +170,7 @@ class _OnAll(torch.autograd.Function):
 
 
 class _TogetherOnAll(torch.autograd.Function):
-    """Several steps on all devices; tensors by device, then by step."""
+    """Several reshards on all devices; tensors by device, then by reshard."""
 
     @staticmethod
     def forward(
@@ -212,40 +212,45 @@ def _flows(xs: Iterable[Tensor]) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in xs)
 
 
-def step_on_all(step: Reshard, xs: Tensors, mesh: Mesh, guard: Guard = nullcontext) -> list[Tensor]:
-    """Apply a step to the shards of all devices."""
-    forward, backward = (lowered(way, mesh) for way in (step.forward, step.adjoint))
+def reshard_on_all(
+    reshard: Reshard, xs: Tensors, mesh: Mesh, guard: Guard = nullcontext
+) -> list[Tensor]:
+    """Apply a reshard to the shards of all devices."""
+    forward, backward = (lowered(way, mesh) for way in (reshard.forward, reshard.adjoint))
     if all(move is keep for move in (*forward, *backward)):
         return list(xs)
-    if not step.differentiable:
+    if not reshard.differentiable:
         return move_all(forward, [x.detach() for x in xs])
     if _flows(xs):
         return list(_OnAll.apply(forward, backward, guard, *xs))  # type: ignore[no-untyped-call]
     return move_all(forward, xs)
 
 
-def steps_on_all(
-    steps: Sequence[Reshard], xs: Sequence[Tensors], mesh: Mesh, guard: Guard = nullcontext
+def reshards_on_all(
+    reshards: Sequence[Reshard], xs: Sequence[Tensors], mesh: Mesh, guard: Guard = nullcontext
 ) -> list[Tensors]:
-    """Apply several steps, sent together; shards by device, then by step."""
+    """Apply several reshards, sent together; shards by device, then by reshard."""
     forward, backward = (
         list(zip(*(lowered(way, mesh) for way in ways), strict=True))
-        for ways in ([step.forward for step in steps], [step.adjoint for step in steps])
+        for ways in (
+            [reshard.forward for reshard in reshards],
+            [reshard.adjoint for reshard in reshards],
+        )
     )
     if not _flows(x for own in xs for x in own):
         return [*move_together(forward, xs)]
     flat = (x for own in xs for x in own)
     made = _TogetherOnAll.apply(forward, backward, guard, *flat)  # type: ignore[no-untyped-call]
-    return _by_device(made, len(steps))
+    return _by_device(made, len(reshards))
 
 
 def route_on_all(
-    step: Reshard, xs: Tensors, by: Tensors, mesh: Mesh, guard: Guard = nullcontext
+    reshard: Reshard, xs: Tensors, by: Tensors, mesh: Mesh, guard: Guard = nullcontext
 ) -> list[Tensor]:
     """Apply a dispatch or collect to the rows of all devices; `by` are the groups they know."""
     forward, backward = (
         [_carry(way, *each) for each in zip(sites(mesh), by, xs, strict=True)]
-        for way in (step.forward, step.adjoint)
+        for way in (reshard.forward, reshard.adjoint)
     )
     if _flows(xs):
         return list(_OnAll.apply(forward, backward, guard, *xs))  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The moves of the step table on one device: sizes, places and group worked out at load.
+"""The moves of the reshard table on one device: sizes, places and group worked out at load.
 
 A move within the device is called with this device's shard and returns its new shard. A move that
 sends data has three parts instead: `pack` makes a message of the shard, `call` says what is done
@@ -187,7 +187,7 @@ class Exchange:
 
 
 SENDING = (Reduce, Gather, Scatter, Exchange)
-"""The moves of steps that send data."""
+"""The moves of reshards that send data."""
 
 Move = Local | Reduce | Gather | Scatter | Exchange
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from shardlang.runtime.collectives import RunStep
+from shardlang.runtime.collectives import RunReshard
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.outside import outside
 
@@ -93,9 +93,9 @@ class Regather:
     def __init__(self) -> None:
         self._gathered: dict[int, tuple[weakref.ref[Tensor], Source]] = {}
 
-    def watch(self, step: RunStep, name: str) -> WatchedStep:
-        """The step, with its results noted as the parameter of that name."""
-        return WatchedStep(step, self, name)
+    def watch(self, reshard: RunReshard, name: str) -> WatchedReshard:
+        """The reshard, with its results noted as the parameter of that name."""
+        return WatchedReshard(reshard, self, name)
 
     def note(self, source: Source, whole: Tensor) -> None:
         """Remember where a gathered parameter came from."""
@@ -130,21 +130,21 @@ def unpacked(saved: Tensor | Kept) -> Tensor:
     return saved.again() if isinstance(saved, Kept) else saved
 
 
-class WatchedStep:
+class WatchedReshard:
     """A gather whose result is not to be kept for the backward."""
 
     __name__: str
     __qualname__: str
 
-    def __init__(self, step: RunStep, regather: Regather, name: str) -> None:
-        self.step, self.regather, self.name = step, regather, name
+    def __init__(self, reshard: RunReshard, regather: Regather, name: str) -> None:
+        self.reshard, self.regather, self.name = reshard, regather, name
 
     @outside
     def __call__(self, x: Tensor) -> Tensor:
-        out = self.step(x)
+        out = self.reshard(x)
         if out is not x and torch.is_grad_enabled():
             shard = self.regather.packed(x.detach())
-            again = functools.partial(_gather, self.step.forward, shard)
+            again = functools.partial(_gather, self.reshard.forward, shard)
             self.regather.note(Source.of(self.name, shard, again), out)
         return out
 

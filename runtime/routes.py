@@ -1,6 +1,6 @@
 """The moves of a route: rows to the devices that have their groups, and back.
 
-Unlike those of other steps, their sizes are known only when the groups are.
+Unlike those of other reshards, their sizes are known only when the groups are.
 """
 
 from __future__ import annotations

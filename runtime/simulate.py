@@ -1,8 +1,8 @@
 """The simulator: all devices in one process, node by node in lockstep.
 
-Every device has its own tensors and its own autograd graph; only the steps join them, by the moves
-of the run itself (`lockstep`). What holds here holds for the program on any backend that makes the
-calls of `communication` as they say.
+Every device has its own tensors and its own autograd graph; only the reshards join them, by the
+moves of the run itself (`lockstep`). What holds here holds for the program on any backend that
+makes the calls of `communication` as they say.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import Tensor, fx
 from shardlang.ir.device_values import specialise
 from shardlang.ir.mesh import Coord
 from shardlang.ir.node import info
-from shardlang.ir.program import LocalProgram, apply_step, apply_steps
+from shardlang.ir.program import LocalProgram, apply_reshard, apply_reshards
 from shardlang.ir.reshard import Reshard
 from shardlang.ir.shards import shard_of
 from shardlang.runtime.lockstep import (
     Guard,
     lowered,
     receive_again,
+    reshard_on_all,
+    reshards_on_all,
     route_on_all,
-    step_on_all,
-    steps_on_all,
 )  # fmt: skip
 from shardlang.runtime.moves import Move
 from shardlang.runtime.regather import Kept, Regather, Source, parameter_of, unpacked
@@ -37,7 +37,7 @@ Watch = Callable[[fx.Node, PerDevice], None]
 
 
 class DeviceFault(RuntimeError):
-    """An op that fails on a simulated device, or a step between them (`device` is None)."""
+    """An op that fails on a simulated device, or a reshard between them (`device` is None)."""
 
     def __init__(self, node: fx.Node, device: int | None, reason: str) -> None:
         where = "between the devices" if device is None else f"on device {device}"
@@ -95,9 +95,9 @@ class Simulator:
         raise AssertionError("the graph has no output")
 
     def _call(self, node: fx.Node, values: dict[fx.Node, PerDevice]) -> PerDevice:
-        if node.target in (apply_step, apply_steps):
+        if node.target in (apply_reshard, apply_reshards):
             with _blaming(node):
-                return self._step(node, values, functools.partial(_blaming, node))
+                return self._reshard(node, values, functools.partial(_blaming, node))
         state = torch.get_rng_state() if info(node).random else None
         out = []
         for device, at in enumerate(self.coords):
@@ -106,22 +106,22 @@ class Simulator:
             out.append(self._on(node, device, at, values))
         return out
 
-    def _step(self, node: fx.Node, values: dict[fx.Node, PerDevice], guard: Guard) -> PerDevice:
-        sources, steps, *by = node.args
-        if node.target is apply_steps:
+    def _reshard(self, node: fx.Node, values: dict[fx.Node, PerDevice], guard: Guard) -> PerDevice:
+        sources, reshards, *by = node.args
+        if node.target is apply_reshards:
             xs = [[values[x][d] for x in sources] for d in range(len(self.coords))]  # type: ignore[union-attr,index]
-            return [tuple(own) for own in steps_on_all(steps, xs, self.mesh, guard)]  # type: ignore[arg-type]
-        assert isinstance(sources, fx.Node) and isinstance(steps, Reshard)
+            return [tuple(own) for own in reshards_on_all(reshards, xs, self.mesh, guard)]  # type: ignore[arg-type]
+        assert isinstance(sources, fx.Node) and isinstance(reshards, Reshard)
         if by:
-            return route_on_all(steps, values[sources], values[by[0]], self.mesh, guard)
-        out = step_on_all(steps, values[sources], self.mesh, guard)
+            return route_on_all(reshards, values[sources], values[by[0]], self.mesh, guard)
+        out = reshard_on_all(reshards, values[sources], self.mesh, guard)
         if info(node).regather and torch.is_grad_enabled():
-            self._note(node, steps, values[sources], out)
+            self._note(node, reshards, values[sources], out)
         return out
 
-    def _note(self, node: fx.Node, step: Reshard, xs: PerDevice, out: PerDevice) -> None:
+    def _note(self, node: fx.Node, reshard: Reshard, xs: PerDevice, out: PerDevice) -> None:
         """Note on every device where the parameter that it gathered comes from."""
-        moves, name = lowered(step.forward, self.mesh), parameter_of(node, self._names)
+        moves, name = lowered(reshard.forward, self.mesh), parameter_of(node, self._names)
         shards = [r.packed(x.detach()) for r, x in zip(self._regathers, xs, strict=True)]
         for device, (x, whole) in enumerate(zip(xs, out, strict=True)):
             if whole is not x:

@@ -13,7 +13,7 @@ from shardlang.ir.reshard import Reshard
 from shardlang.ir.rule import Sharding
 from shardlang.ir.state import State
 from shardlang.passes.invariants.invariant import View, invariant
-from shardlang.passes.invariants.reshards import single_steps
+from shardlang.passes.invariants.reshards import single_reshards
 
 
 @invariant
@@ -46,22 +46,22 @@ def leaves_and_results_settled(view: View) -> Iterator[str]:
 def types_hold(view: View) -> Iterator[str]:
     """Every differentiable value has the state that its reader takes, along every axis."""
     axes = view.graph.mesh.axes
-    for node, value, step in single_steps(view):
+    for node, value, reshard in single_reshards(view):
         if info(node).differentiable:
-            if layout_of(value) != step.src:
-                yield f"{node}: {step} reads `{value}`, which is {layout_of(value)}"
+            if layout_of(value) != reshard.src:
+                yield f"{node}: {reshard} reads `{value}`, which is {layout_of(value)}"
             for axis in axes:
-                yield from _step_typed(node, step, axis)
+                yield from _reshard_typed(node, reshard, axis)
     for node, sharding in view.sharded:
         if info(node).differentiable and node.op == "call_function":
             for axis in axes:
                 yield from _op_typed(node, sharding, axis, view.operands[node])
 
 
-def _step_typed(node: fx.Node, step: Reshard, axis: Axis) -> Iterator[str]:
+def _reshard_typed(node: fx.Node, reshard: Reshard, axis: Axis) -> Iterator[str]:
     """It changes nothing along other axes than its own."""
-    if axis not in step.axes and step.src.state(axis) != step.dst.state(axis):
-        yield f"{node}: {step} changes `{axis}` too"
+    if axis not in reshard.axes and reshard.src.state(axis) != reshard.dst.state(axis):
+        yield f"{node}: {reshard} changes `{axis}` too"
 
 
 def _op_typed(

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from torch import fx
 
-from shardlang.ir.graph import ShardGraph, is_item, is_step, result_layout, sharding_of
+from shardlang.ir.graph import ShardGraph, is_item, is_reshard, result_layout, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import info, layout_of
 from shardlang.ir.rule import Sharding
@@ -31,12 +31,12 @@ class View:
     def ops(self) -> list[fx.Node]:
         """The op calls: neither leaves nor reshards, nor what picks one of several results."""
         calls = (node for node in self.nodes if node.op == "call_function")
-        return [node for node in calls if not is_item(node) and not is_step(node)]
+        return [node for node in calls if not is_item(node) and not is_reshard(node)]
 
     @cached_property
-    def steps(self) -> list[fx.Node]:
+    def reshards(self) -> list[fx.Node]:
         """The reshards, buckets of several among them."""
-        return [node for node in self.nodes if is_step(node)]
+        return [node for node in self.nodes if is_reshard(node)]
 
     @cached_property
     def operands(self) -> dict[fx.Node, list[fx.Node]]:
@@ -53,7 +53,7 @@ class View:
         """The layout in which a value comes out of the op that made it."""
         found = self._layouts.get(node)
         if found is None:
-            bucketed = is_item(node) and is_step(node.all_input_nodes[0])
+            bucketed = is_item(node) and is_reshard(node.all_input_nodes[0])
             found = self._layouts[node] = layout_of(node) if bucketed else result_layout(node)
         return found
 

@@ -8,11 +8,11 @@ from torch import fx
 
 from shardlang.cost.paths import minor_in
 from shardlang.ir.collective import ReduceOp
-from shardlang.ir.graph import is_step, step_of
+from shardlang.ir.graph import is_reshard, reshard_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import ResultKind
 from shardlang.ir.mesh import Axis
-from shardlang.ir.program import apply_steps
+from shardlang.ir.program import apply_reshards
 from shardlang.ir.reshard import Change, Reshard
 from shardlang.passes.invariants.invariant import View, invariant
 
@@ -25,18 +25,18 @@ def operands_in_place(view: View) -> Iterator[str]:
             have, want = view.made(operand).unlabelled(), sharding.operand(index)
             if have != want:
                 yield f"{node}: operand {index} `{operand}` is {have}, not {want}"
-    for node, value, step in single_steps(view):
-        if view.made(value).unlabelled() != step.src.unlabelled():
-            yield f"{node}: {step} starts from {view.made(value)}"
+    for node, value, reshard in single_reshards(view):
+        if view.made(value).unlabelled() != reshard.src.unlabelled():
+            yield f"{node}: {reshard} starts from {view.made(value)}"
 
 
-def single_steps(view: View) -> Iterator[tuple[fx.Node, fx.Node, Reshard]]:
-    """(node, value, step) of every reshard that stands alone."""
-    for node in view.steps:
-        if node.target is not apply_steps:
+def single_reshards(view: View) -> Iterator[tuple[fx.Node, fx.Node, Reshard]]:
+    """(node, value, reshard) of every reshard that stands alone."""
+    for node in view.reshards:
+        if node.target is not apply_reshards:
             value = node.args[0]
             assert isinstance(value, fx.Node)
-            yield node, value, step_of(node)
+            yield node, value, reshard_of(node)
 
 
 @invariant
@@ -62,34 +62,34 @@ def extremes_reduced(view: View) -> Iterator[str]:
         if sharding.rule.reduce is ReduceOp.SUM or not sharding.inner_axes():
             continue
         for user in node.users:
-            if not is_step(user) or step_of(user).reduce != sharding.rule.reduce:
+            if not is_reshard(user) or reshard_of(user).reduce != sharding.rule.reduce:
                 yield f"{user} reads `{node}` before it is reduced"
 
 
 @invariant
-def steps_change_one_thing(view: View) -> Iterator[str]:
+def reshards_change_one_thing(view: View) -> Iterator[str]:
     """A reshard changes its own axes, each removed or added as the minor-most of its dim."""
-    for node, _, step in single_steps(view):
-        if step.route is not None or step.reduce is not ReduceOp.SUM:
+    for node, _, reshard in single_reshards(view):
+        if reshard.route is not None or reshard.reduce is not ReduceOp.SUM:
             continue
         moved = {
             axis
             for axis in view.graph.mesh.axes
-            if _place(step.src, axis) != _place(step.dst, axis)
+            if _place(reshard.src, axis) != _place(reshard.dst, axis)
         }
-        if not moved <= set(step.axes):
-            others = ", ".join(axis.name for axis in sorted(moved - set(step.axes)))
-            yield f"{node}: {step} moves {others} too"
-        if step.kind not in (Change.PERMUTE, Change.ALL_TO_ALL) and len(step.axes) == 1:
-            yield from _minor_most(node, step, step.axes[0])
+        if not moved <= set(reshard.axes):
+            others = ", ".join(axis.name for axis in sorted(moved - set(reshard.axes)))
+            yield f"{node}: {reshard} moves {others} too"
+        if reshard.kind not in (Change.PERMUTE, Change.ALL_TO_ALL) and len(reshard.axes) == 1:
+            yield from _minor_most(node, reshard, reshard.axes[0])
 
 
 def _place(layout: Layout, axis: Axis) -> tuple[int | None, bool]:
     return layout.dim_of(axis), axis in layout.partial
 
 
-def _minor_most(node: fx.Node, step: Reshard, axis: Axis) -> Iterator[str]:
-    for layout in (step.src, step.dst):
+def _minor_most(node: fx.Node, reshard: Reshard, axis: Axis) -> Iterator[str]:
+    for layout in (reshard.src, reshard.dst):
         dim = layout.dim_of(axis)
         if dim is not None and not minor_in(layout.dims[dim], axis):
-            yield f"{node}: {step} moves `{axis}`, not the minor-most of {layout.dims[dim]}"
+            yield f"{node}: {reshard} moves `{axis}`, not the minor-most of {layout.dims[dim]}"

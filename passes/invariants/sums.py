@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from shardlang.ir.graph import is_item, is_step, producer, sharding_of, step_of
+from shardlang.ir.graph import is_item, is_reshard, producer, reshard_of, sharding_of
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
 from shardlang.passes.invariants.invariant import View, invariant
@@ -27,16 +27,16 @@ def partials_pass(view: View) -> Iterator[str]:
     for axis in view.graph.mesh.axes:
         rows: Found = {}
         for node in view.nodes:
-            if is_step(node):
-                _pass_step(node, axis, rows)
+            if is_reshard(node):
+                _pass_reshard(node, axis, rows)
             elif info(node).sharding is not None and not is_item(node):
                 yield from _visit(node, axis, rows)
 
 
-def _pass_step(node: fx.Node, axis: Axis, rows: Found) -> None:
+def _pass_reshard(node: fx.Node, axis: Axis, rows: Found) -> None:
     """A reshard along other axes keeps the rows of a value."""
     value = node.args[0]
-    if isinstance(value, fx.Node) and axis not in step_of(node).axes:
+    if isinstance(value, fx.Node) and axis not in reshard_of(node).axes:
         rows[node] = rows.get(producer(value)[0])
 
 

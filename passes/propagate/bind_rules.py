@@ -10,7 +10,7 @@ from torch import fx
 
 import shardlang.rules
 from shardlang.ir.compat import OpOverload
-from shardlang.ir.graph import ShardError, ShardGraph, constrain, describe, is_item, is_step
+from shardlang.ir.graph import ShardError, ShardGraph, constrain, describe, is_item, is_reshard
 from shardlang.ir.node import info, set_info, tensor_of
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.ir.traits import Traits
@@ -41,7 +41,7 @@ class BindRules:
         """
         cache: dict[Any, Rule] = {}
         for node in graph.graph.nodes:
-            if not (node.op == "output" or is_item(node) or is_step(node)):
+            if not (node.op == "output" or is_item(node) or is_reshard(node)):
                 bind_node(node, cache, graph.fast_random)
         mark_gradients(graph)
         graph.joined = join_dims(graph.graph)

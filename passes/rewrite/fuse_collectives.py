@@ -1,8 +1,8 @@
 """fuse_collectives: send small things together.
 
-The gradients of replicated parameters are all-reduced in buckets: the `vary` steps of parameters of
-one axis set and dtype become one call, up to a size, in the order of their use, so that a bucket is
-complete as soon as the layers it belongs to have done their backward.
+The gradients of replicated parameters are all-reduced in buckets: the `vary` reshards of parameters
+of one axis set and dtype become one call, up to a size, in the order of their use, so that a bucket
+is complete as soon as the layers it belongs to have done their backward.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 from torch import fx
 
 from shardlang.cost.held import value_bytes
-from shardlang.ir.graph import ShardGraph, step_of
+from shardlang.ir.graph import ShardGraph, reshard_of
 from shardlang.ir.node import NodeInfo, info, layout_of, tensor_of
-from shardlang.ir.program import apply_step, apply_steps
+from shardlang.ir.program import apply_reshard, apply_reshards
 from shardlang.ir.reshard import Change
 from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.invariants.buckets import buckets_alike
@@ -39,11 +39,11 @@ class FuseCollectives:
         leaves = {node for node, _ in graph.placeholders()}
         for node in graph.graph.nodes:
             if (
-                node.target is apply_step
-                and step_of(node).kind is Change.VARY
+                node.target is apply_reshard
+                and reshard_of(node).kind is Change.VARY
                 and node.args[0] in leaves
             ):
-                key = (step_of(node).axes, tensor_of(node).dtype)
+                key = (reshard_of(node).axes, tensor_of(node).dtype)
                 groups.setdefault(key, []).append(node)
         for nodes in groups.values():
             for bucket in self.buckets(nodes):
@@ -66,10 +66,10 @@ class FuseCollectives:
 
 
 def coalesce(graph: ShardGraph, nodes: list[fx.Node]) -> None:
-    """Replace single steps on leaves by one call, placed where the first of them stands."""
+    """Replace single reshards on leaves by one call, placed where the first of them stands."""
     values = tuple(node.args[0] for node in nodes)
-    steps = tuple(step_of(node) for node in nodes)
-    name = f"{steps[0].kind}_bucket"
+    reshards = tuple(reshard_of(node) for node in nodes)
+    name = f"{reshards[0].kind}_bucket"
     record = NodeInfo(
         value=tuple(tensor_of(node) for node in nodes),
         source=info(nodes[0]).source,
@@ -77,7 +77,7 @@ def coalesce(graph: ShardGraph, nodes: list[fx.Node]) -> None:
         layout=tuple(layout_of(node) for node in nodes),
     )
     edit, first = Rewriter(graph.graph), nodes[0]
-    made = edit.add(apply_steps, (values, steps), record=record, before=first, name=name)
+    made = edit.add(apply_reshards, (values, reshards), record=record, before=first, name=name)
     items = [
         edit.add(operator.getitem, (made, i), record=info(node), before=first)
         for i, node in enumerate(nodes)

@@ -1,10 +1,10 @@
-"""insert_reshards: between what an op needs and what it gets, the cheapest steps.
+"""insert_reshards: between what an op needs and what it gets, the cheapest reshards.
 
 All versions of one value form a tree: a user takes the version that is cheapest to come from, so a
 gather is made once for all that need it. Maxima and minima over a split dim are reduced where they
-are made. A step from or to a layout of which devices hold more than at both ends of the change is
-marked as part of a full gather. Invariant after the pass: every operand of every op has the layout
-that the op needs.
+are made. A reshard from or to a layout of which devices hold more than at both ends of the change
+is marked as part of a full gather. Invariant after the pass: every operand of every op has the
+layout that the op needs.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from shardlang.ir.graph import (
     ShardGraph,
     describe,
     is_item,
-    is_step,
+    is_reshard,
+    reshard_of,
     result_layout,
     sharding_of,
-    step_of,
 )
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import ResultKind
 from shardlang.ir.node import NodeInfo, info, set_info
-from shardlang.ir.program import apply_step
+from shardlang.ir.program import apply_reshard
 from shardlang.ir.records import FullGather
 from shardlang.ir.reshard import Change, Reshard
 from shardlang.ir.rewriter import Rewriter
@@ -37,8 +37,8 @@ from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.invariants.reshards import (
     extremes_reduced,
     operands_in_place,
+    reshards_change_one_thing,
     results_settled,
-    steps_change_one_thing,
 )
 from shardlang.passes.invariants.shardings import layouts_recorded
 from shardlang.passes.propagate.join_dims import operands_of
@@ -47,16 +47,16 @@ from shardlang.rules.call import Call
 
 @dataclass(frozen=True, slots=True)
 class InsertReshards:
-    """Insert step nodes wherever a layout changes."""
+    """Insert reshard nodes wherever a layout changes."""
 
     name: str = "insert_reshards"
     establishes: ClassVar[tuple[Invariant, ...]] = (
-        operands_in_place, results_settled, extremes_reduced, steps_change_one_thing,
+        operands_in_place, results_settled, extremes_reduced, reshards_change_one_thing,
     )  # fmt: skip
     retires: ClassVar[tuple[Invariant, ...]] = (layouts_recorded,)
 
     def run(self, graph: ShardGraph) -> ShardGraph:
-        """Insert all steps.
+        """Insert all reshards.
 
         Raises:
             ShardError: a layout cannot be reached.
@@ -85,7 +85,7 @@ class Versions:
         """The value in a layout, from the cheapest version of it.
 
         Raises:
-            ShardError: no steps lead there.
+            ShardError: no reshards lead there.
         """
         have = self.known.setdefault(value, [(result_layout(value), value)])
         sources = tuple(layout for layout, _ in have)
@@ -100,17 +100,17 @@ class Versions:
             ) from error
         made = have[index][1]
         widest = widest_between(path)
-        for step in path:
-            made = insert_step(self.graph, made, step, before)
-            if widest is not None and widest in (step.src, step.dst):
+        for reshard in path:
+            made = insert_reshard(self.graph, made, reshard, before)
+            if widest is not None and widest in (reshard.src, reshard.dst):
                 gather = FullGather(path[0].src, widest, goal)
                 set_info(made, replace(info(made), full_gather=gather))
-            have.append((step.dst, made))
+            have.append((reshard.dst, made))
         return made
 
 
-def insert_step(graph: ShardGraph, value: fx.Node, step: Reshard, before: fx.Node) -> fx.Node:
-    """Add one step node before a node."""
+def insert_reshard(graph: ShardGraph, value: fx.Node, reshard: Reshard, before: fx.Node) -> fx.Node:
+    """Add one reshard node before a node."""
     here = info(value)
     record = NodeInfo(
         here.value,
@@ -120,7 +120,9 @@ def insert_step(graph: ShardGraph, value: fx.Node, step: Reshard, before: fx.Nod
         reader=before.name,
     )
     edit = Rewriter(graph.graph)
-    return edit.add(apply_step, (value, step), record=record, before=before, name=step.kind.value)
+    return edit.add(
+        apply_reshard, (value, reshard), record=record, before=before, name=reshard.kind.value
+    )
 
 
 def feed(node: fx.Node, versions: Versions) -> None:
@@ -140,9 +142,9 @@ def reduce_extremes(graph: ShardGraph, node: fx.Node) -> None:
     if not axes:
         return
     layout = sharding.result()
-    step = Reshard(axes, layout, layout, sharding.rule.reduce)
+    reshard = Reshard(axes, layout, layout, sharding.rule.reduce)
     after = node.next
-    made = insert_step(graph, node, step, after)
+    made = insert_reshard(graph, node, reshard, after)
     set_info(made, replace(info(made), module=info(node).module))
     Rewriter(graph.graph).redirect(node, made)
 
@@ -150,7 +152,11 @@ def reduce_extremes(graph: ShardGraph, node: fx.Node) -> None:
 def mark_regathered(node: fx.Node) -> None:
     """Mark the gathers of a stored parameter whose whole value a backward reads."""
     for user in node.users:
-        if is_step(user) and step_of(user).kind is Change.ALL_GATHER and read_in_backward(user):
+        if (
+            is_reshard(user)
+            and reshard_of(user).kind is Change.ALL_GATHER
+            and read_in_backward(user)
+        ):
             set_info(user, replace(info(user), regather=True))
             mark_regathered(user)
 
@@ -167,7 +173,7 @@ def read_in_backward(value: fx.Node) -> bool:
 def _reads_in_backward(user: fx.Node, value: fx.Node) -> bool:
     if not info(user).differentiable:
         return False
-    if is_item(user) or is_step(user):
+    if is_item(user) or is_reshard(user):
         return read_in_backward(user)
     operands, linear = operands_of(user), sharding_of(user).rule.linear
     mine = {i for i, operand in enumerate(operands) if operand is value}

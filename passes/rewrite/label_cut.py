@@ -20,11 +20,11 @@ from shardlang.cost.ring import ring_limit
 from shardlang.ir.graph import (
     ShardGraph,
     is_item,
-    is_step,
+    is_reshard,
     producer,
+    reshard_of,
     result_layout,
     sharding_of,
-    step_of,
 )
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import has_several, info
@@ -98,8 +98,8 @@ def _add_value(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
         net.add_edge(SOURCE, label)
     elif _beside_split(node, axis):
         net.add_edge(label, SINK)
-    elif is_step(node) and axis in step_of(node).axes:
-        before = step_of(node).src.state(axis)
+    elif is_reshard(node) and axis in reshard_of(node).axes:
+        before = reshard_of(node).src.state(axis)
         if not before.whole:
             net.add_edge(SOURCE, label, capacity=ring_limit(gradient_kind(before, SINK), size))
 
@@ -137,11 +137,11 @@ def needed_label(node: fx.Node, operand: fx.Node, axis: Axis) -> Need:
     """What a reader asks of a whole operand along an axis."""
     if node.op == "output":
         return Need.INVARIANT
-    if is_step(node):
-        step = step_of(node)
-        if axis not in step.axes:
+    if is_reshard(node):
+        reshard = reshard_of(node)
+        if axis not in reshard.axes:
             return Need.SHARED
-        return _NEEDS.get(step.dst.state(axis), Need.SHARED)
+        return _NEEDS.get(reshard.dst.state(axis), Need.SHARED)
     sharding = sharding_of(node)
     split = axis in sharding.linear or sharding.factor_of(axis) is not None
     return Need.REPLICATED if split else Need.SHARED

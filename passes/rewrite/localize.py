@@ -12,7 +12,7 @@ from typing import ClassVar
 from torch import fx
 
 from shardlang.ir.compat import OpOverload
-from shardlang.ir.graph import ShardGraph, constrain, is_item, is_step, sharding_of
+from shardlang.ir.graph import ShardGraph, constrain, is_item, is_reshard, sharding_of
 from shardlang.ir.node import info, layout_of, set_info
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.rewriter import Rewriter
@@ -47,7 +47,7 @@ class Localize:
         """Localize all ops and drop the constraints, which are met by now."""
         streams = ProgramStreams(graph.graph) if graph.fast_random else None
         for node in list(graph.graph.nodes):
-            if node.op != "call_function" or is_item(node) or is_step(node):
+            if node.op != "call_function" or is_item(node) or is_reshard(node):
                 continue
             if node.target is constrain:
                 drop(node)

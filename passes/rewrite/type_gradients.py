@@ -16,13 +16,13 @@ from torch import fx
 from shardlang.ir.graph import (
     ShardGraph,
     is_item,
-    is_step,
+    is_reshard,
     result_layout,
 )
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo, has_several, info, layout_of, set_info
-from shardlang.ir.program import apply_step
+from shardlang.ir.program import apply_reshard
 from shardlang.ir.reshard import Reshard
 from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.invariants.gradients import (
@@ -45,7 +45,7 @@ from shardlang.rules.call import Call
 
 @dataclass(frozen=True, slots=True)
 class TypeGradients:
-    """Label every value and insert the `vary` and `settle` steps that the labels ask for."""
+    """Label every value and insert the `vary` and `settle` reshards that the labels ask for."""
 
     name: str = "type_gradients"
     establishes: ClassVar[tuple[Invariant, ...]] = (
@@ -61,7 +61,7 @@ class TypeGradients:
 
 
 class Emission:
-    """Writes the labels into the graph: `vary` and `settle` steps, labelled layouts."""
+    """Writes the labels into the graph: `vary` and `settle` reshards, labelled layouts."""
 
     def __init__(self, graph: ShardGraph, labels: dict[Axis, set[Vertex]]) -> None:
         self.graph, self.labels = graph, labels
@@ -72,8 +72,8 @@ class Emission:
         for node in list(self.graph.graph.nodes):
             if node.op == "output":
                 self._output(node)
-            elif is_step(node):
-                self._step(node)
+            elif is_reshard(node):
+                self._reshard(node)
             elif is_item(node):
                 self._label(node)
             else:
@@ -121,13 +121,13 @@ class Emission:
                 Rewriter(node.graph).become(node, *call.with_operands(fed))
         self._label(node)
 
-    def _step(self, node: fx.Node) -> None:
-        value, step = node.args
-        assert isinstance(value, fx.Node) and isinstance(step, Reshard)
+    def _reshard(self, node: fx.Node) -> None:
+        value, reshard = node.args
+        assert isinstance(value, fx.Node) and isinstance(reshard, Reshard)
         fed = self.read(node, value)
         self._label(node)
         src = layout_of(fed)
-        node.args = (fed, Reshard(step.axes, src, layout_of(node), step.reduce))
+        node.args = (fed, Reshard(reshard.axes, src, layout_of(node), reshard.reduce))
 
     def _output(self, node: fx.Node) -> None:
         done = [v if v is None else self.read(node, v) for v in self.graph.result_nodes]
@@ -173,7 +173,7 @@ class Emission:
         layout = result_layout(value)
         src = Layout(layout.dims, layout.partial, have)
         dst = Layout(layout.dims, layout.partial, want)
-        step = Reshard(axes, src, dst)
+        reshard = Reshard(axes, src, dst)
         record = NodeInfo(
             info(value).value,
             info(before).module if before.op != "output" else "",
@@ -183,12 +183,12 @@ class Emission:
             reader=before.name,
         )
         edit = Rewriter(self.graph.graph)
-        name = step.kind.value
-        return edit.add(apply_step, (value, step), record=record, before=before, name=name)
+        name = reshard.kind.value
+        return edit.add(apply_reshard, (value, reshard), record=record, before=before, name=name)
 
 
 def is_whole_reader(node: fx.Node, axis: Axis) -> bool:
     """Whether a reader has a label of its own along the axis."""
-    if is_step(node):
+    if is_reshard(node):
         return is_whole(node, axis)
     return True

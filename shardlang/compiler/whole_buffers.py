@@ -10,7 +10,7 @@ import networkx as nx
 from torch import fx
 
 from shardlang.ir.collective import Kind
-from shardlang.ir.graph import ShardError, ShardGraph, is_step, steps_of
+from shardlang.ir.graph import ShardError, ShardGraph, is_reshard, reshards_of
 from shardlang.ir.leaf import ResultKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
@@ -50,7 +50,7 @@ def _gathered_between(start: fx.Node, end: fx.Node) -> fx.Node | None:
 
 
 def _is_gather(node: fx.Node) -> bool:
-    steps = [step for _, step in steps_of(node)] if is_step(node) else []
+    steps = [step for _, step in reshards_of(node)] if is_reshard(node) else []
     return any(step.forward.kind is Kind.ALL_GATHER for step in steps)
 
 

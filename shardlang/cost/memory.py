@@ -16,7 +16,7 @@ from torch import fx
 
 from shardlang.cost.held import local_bytes
 from shardlang.ir.collective import Kind
-from shardlang.ir.graph import is_item, is_step, steps_of
+from shardlang.ir.graph import is_item, is_reshard, reshards_of
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.node import has_several, info, layout_of, tensor_of
 from shardlang.ir.program import LocalProgram
@@ -98,13 +98,13 @@ def _shared(node: fx.Node) -> fx.Node | None:
     if is_item(node):
         whole, index = node.args
         assert isinstance(whole, fx.Node) and isinstance(index, int)
-        if is_step(whole):
-            value, step = steps_of(whole)[index]
-            return value if step.forward.kind is Kind.NOTHING else None
+        if is_reshard(whole):
+            value, reshard = reshards_of(whole)[index]
+            return value if reshard.forward.kind is Kind.NOTHING else None
         return _in_memory_of(whole, index)
-    if is_step(node):
-        value, step = steps_of(node)[0]
-        return value if step.forward.kind is Kind.NOTHING else None
+    if is_reshard(node):
+        value, reshard = reshards_of(node)[0]
+        return value if reshard.forward.kind is Kind.NOTHING else None
     return _in_memory_of(node, 0) if node.op == "call_function" else None
 
 

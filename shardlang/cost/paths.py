@@ -1,6 +1,6 @@
-"""The cheapest sequence of steps from one layout to another.
+"""The cheapest sequence of reshards from one layout to another.
 
-A search over layouts (Dijkstra, 1959): every edge is one step of the table, its weight the bytes
+A search over layouts (Dijkstra, 1959): every edge is one reshard of the table, its weight the bytes
 that the busiest device sends forward and backward. Only axes that the goal asks for are ever
 added, so the space stays small.
 """
@@ -13,7 +13,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from shardlang.cost.steps import expected_bytes
+from shardlang.cost.reshards import expected_bytes
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.factor import Factor
 from shardlang.ir.layout import Layout
@@ -22,12 +22,12 @@ from shardlang.ir.reshard import Change, Reshard
 
 Path = tuple[Reshard, ...]
 
-_STEP = 1e-3
-"""What a step counts beside its bytes, in elements."""
+_RESHARD = 1e-3
+"""What a reshard counts beside its bytes, in elements."""
 
 
 class NoPath(ValueError):
-    """No sequence of steps leads from one layout to the other."""
+    """No sequence of reshards leads from one layout to the other."""
 
 
 def minor_in(dim: DimLayout, axis: Axis) -> bool:
@@ -36,9 +36,9 @@ def minor_in(dim: DimLayout, axis: Axis) -> bool:
     return bool(found) and all(axes[-1] == axis for axes in found)
 
 
-def step_cost(step: Reshard, diff: bool) -> float:
-    """The weight of one step: its bytes for elements of one byte; of equal ways the shortest."""
-    return expected_bytes(step, 1, diff) + _STEP
+def reshard_cost(reshard: Reshard, diff: bool) -> float:
+    """The weight of one reshard: its bytes for elements of one byte; of equal ways the shortest."""
+    return expected_bytes(reshard, 1, diff) + _RESHARD
 
 
 def _removals(layout: Layout) -> Iterator[tuple[Axis, Layout]]:
@@ -163,7 +163,7 @@ def _common(one: Sequence[Axis], other: Sequence[Axis]) -> int:
 
 
 def neighbours(layout: Layout, goal: Layout) -> Iterator[Reshard]:
-    """All single steps from a layout that can be part of a way to the goal."""
+    """All single reshards from a layout that can be part of a way to the goal."""
     for axis, gathered in _removals(layout):
         yield Reshard((axis,), layout, gathered)
         for moved in _additions(gathered, goal, axis):
@@ -194,7 +194,7 @@ def find_path(sources: tuple[Layout, ...], goal: Layout, diff: bool) -> tuple[in
     """The cheapest path to `goal` from any of `sources`.
 
     Returns:
-        Index of the source, the steps, and their cost.
+        Index of the source, the reshards, and their cost.
 
     Raises:
         NoPath: there is none.
@@ -213,27 +213,27 @@ def find_path(sources: tuple[Layout, ...], goal: Layout, diff: bool) -> tuple[in
         if layout in done:
             continue
         done.add(layout)
-        for step in neighbours(layout, goal):
-            if step.dst not in done:
-                total = cost + step_cost(step, diff)
-                heapq.heappush(queue, (total, next(order), step.dst, index, (*path, step)))
-    raise NoPath(f"no steps lead from {sources[0]} to {goal}")
+        for reshard in neighbours(layout, goal):
+            if reshard.dst not in done:
+                total = cost + reshard_cost(reshard, diff)
+                heapq.heappush(queue, (total, next(order), reshard.dst, index, (*path, reshard)))
+    raise NoPath(f"no reshards lead from {sources[0]} to {goal}")
 
 
 def merge_reductions(path: Path) -> Path:
     """Neighbouring all-reduces over several axes become one."""
     merged: list[Reshard] = []
-    for step in path:
+    for reshard in path:
         last = merged[-1] if merged else None
         if (
             last is not None
-            and last.kind is step.kind is Change.ALL_REDUCE
-            and last.reduce is step.reduce
+            and last.kind is reshard.kind is Change.ALL_REDUCE
+            and last.reduce is reshard.reduce
         ):
-            axes = tuple(sorted({*last.axes, *step.axes}))
-            merged[-1] = Reshard(axes, last.src, step.dst, step.reduce)
+            axes = tuple(sorted({*last.axes, *reshard.axes}))
+            merged[-1] = Reshard(axes, last.src, reshard.dst, reshard.reduce)
         else:
-            merged.append(step)
+            merged.append(reshard)
     return tuple(merged)
 
 
@@ -241,20 +241,20 @@ def widest_between(path: Path) -> Layout | None:
     """The layout on the way of which a device holds most, if that is more than at both ends."""
     if len(path) < 2:
         return None
-    widest = max((step.dst for step in path[:-1]), key=Layout.held)
+    widest = max((reshard.dst for reshard in path[:-1]), key=Layout.held)
     return widest if widest.held() > max(path[0].src.held(), path[-1].dst.held()) else None
 
 
 def path_bytes(path: Path, itemsize: int, diff: bool) -> float:
-    """Bytes that the busiest device sends in all steps of a path: their `expected_bytes`."""
-    return sum(expected_bytes(step, itemsize, diff) for step in path)
+    """Bytes that the busiest device sends in all reshards of a path: their `expected_bytes`."""
+    return sum(expected_bytes(reshard, itemsize, diff) for reshard in path)
 
 
 @functools.lru_cache(maxsize=65536)
 def reshard_bytes(source: Layout, goal: Layout, itemsize: int, diff: bool) -> float:
     """Bytes of the cheapest way between two layouts, infinite where there is none.
 
-    Each step counts a thousandth of an element more, so that of equal ways the shortest is taken.
+    Each reshard counts a thousandth of an element more: of equal ways the shortest is taken.
 
     Args:
         itemsize: bytes of one element.
@@ -264,4 +264,4 @@ def reshard_bytes(source: Layout, goal: Layout, itemsize: int, diff: bool) -> fl
         path = find_path((source,), goal, diff)[1]
     except NoPath:
         return math.inf
-    return path_bytes(path, itemsize, diff) + _STEP * itemsize * len(path)
+    return path_bytes(path, itemsize, diff) + _RESHARD * itemsize * len(path)

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from torch import fx
 
 from shardlang.cost.paths import reshard_bytes
+from shardlang.cost.reshards import expected_bytes
 from shardlang.cost.splits import change_bytes
-from shardlang.cost.steps import expected_bytes
 from shardlang.ir.graph import result_layout
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis

@@ -15,13 +15,13 @@ from shardlang.explain.conflicts import conflicts
 from shardlang.explain.find import Book, Subject
 from shardlang.explain.types import Alternative, Explanation, Link, Lost, Story
 from shardlang.ir.experts.ways import Ways
-from shardlang.ir.graph import is_item, producer, result_layout, sharding_of, steps_of
+from shardlang.ir.graph import is_item, producer, reshards_of, result_layout, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, tensor_of
 from shardlang.ir.printed_type import printed_type
 from shardlang.ir.reshard import Reshard
-from shardlang.plan.names import readers, through_steps
+from shardlang.plan.names import readers, through_reshards
 from shardlang.plan.text import bytes_text, shape_text
 from shardlang.plan.types import CollectiveRow
 
@@ -47,7 +47,7 @@ def explain(compiled: Compiled, name: str) -> list[Explanation]:
         returned = book.tensor(f"{name}.out")
         found += [writer.tensor(returned)] if returned is not None else []
     found += writer.experts(name)
-    found += [writer.collective(step) for step in book.collectives_of(name)]
+    found += [writer.collective(reshard) for reshard in book.collectives_of(name)]
     if not found and not book.is_module(name):
         raise book.unknown(name)
     return found
@@ -121,17 +121,19 @@ class Writer:
 
     def collective(self, name: str) -> Explanation:
         """Why a collective is there."""
-        node = self.book.steps[name]
+        node = self.book.reshards[name]
         rows = [row for row in self.book.plan.collectives if row.node == name]
-        value, step = steps_of(node)[0]
+        value, reshard = reshards_of(node)[0]
         facts = [row_text(row) for row in rows]
         dtype = tensor_of(value).dtype
-        facts.append(f"from {printed_type(dtype, step.src)} to {printed_type(dtype, step.dst)}")
+        facts.append(
+            f"from {printed_type(dtype, reshard.src)} to {printed_type(dtype, reshard.dst)}"
+        )
         tensors = rows[0].tensors if rows else (self.book.names(value),)
-        stories = [*self._ends(node, value, step)]
-        way = _through_whole(step, dtype.itemsize, info(node).differentiable)
+        stories = [*self._ends(node, value, reshard)]
+        way = _through_whole(reshard, dtype.itemsize, info(node).differentiable)
         if way is not None:
-            stories.append(Story("", "the steps", (), "the change of layout", way))
+            stories.append(Story("", "the reshards", (), "the change of layout", way))
         title = ", ".join(tensors[:3]) + (
             f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
         )
@@ -142,10 +144,10 @@ class Writer:
         routes = self.book.compiled.program.info.ways
         return [_experts(ways) for ways in routes if ways.module == module]
 
-    def _ends(self, node: fx.Node, value: fx.Node, step: Reshard) -> Iterator[Story]:
-        """The op that gives the value, and the first that reads it, along the step's axis."""
-        axis = step.axes[0]
-        made = self.book.nodes.get(through_steps(value).name)
+    def _ends(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> Iterator[Story]:
+        """The op that gives the value, and the first that reads it, along the reshard's axis."""
+        axis = reshard.axes[0]
+        made = self.book.nodes.get(through_reshards(value).name)
         if made is not None:
             links = self.chains.links(made, axis)
             yield self._end(f"{self.chains.where(producer(made)[0])} gives it", made, axis, links)
@@ -206,12 +208,13 @@ def _experts(ways: Ways) -> Explanation:
     return Explanation(ways.module or "the model", "experts", facts, (story,))
 
 
-def _through_whole(step: Reshard, itemsize: int, diff: bool) -> tuple[Alternative, ...] | None:
-    """The step itself, and the way through the tensor whole along its axes, in bytes."""
+def _through_whole(reshard: Reshard, itemsize: int, diff: bool) -> tuple[Alternative, ...] | None:
+    """The reshard itself, and the way through the tensor whole along its axes, in bytes."""
     whole = Layout(
-        tuple(dim.without(step.axes) for dim in step.src.dims), step.src.partial - set(step.axes)
+        tuple(dim.without(reshard.axes) for dim in reshard.src.dims),
+        reshard.src.partial - set(reshard.axes),
     )
-    source, goal = step.src.unlabelled(), step.dst.unlabelled()
+    source, goal = reshard.src.unlabelled(), reshard.dst.unlabelled()
     if whole in (source, goal):
         return None
     direct = reshard_bytes(source, goal, itemsize, diff)
@@ -220,6 +223,6 @@ def _through_whole(step: Reshard, itemsize: int, diff: bool) -> tuple[Alternativ
     if not math.isfinite(direct + around):
         return None
     return (
-        Alternative(step.kind, round(direct), True),
+        Alternative(reshard.kind, round(direct), True),
         Alternative("through the whole tensor", round(around), False),
     )

@@ -9,7 +9,7 @@ from torch import fx
 
 from shardlang.compiler.build import build_graph
 from shardlang.grammar.patterns import nearest
-from shardlang.ir.graph import ShardGraph, constrain, is_item, is_step
+from shardlang.ir.graph import ShardGraph, constrain, is_item, is_reshard
 from shardlang.ir.leaf import ResultKind
 from shardlang.ir.node import info
 from shardlang.passes.pipeline import PROPAGATE, run_passes
@@ -54,7 +54,7 @@ class Book:
         )
         self.flow = Flow(self.propagated)
         self.nodes = {node.name: node for node in self.propagated.graph.nodes}
-        self.steps = {n.name: n for n in compiled.program.graph.nodes if is_step(n)}
+        self.reshards = {n.name: n for n in compiled.program.graph.nodes if is_reshard(n)}
         self.values = self._values()
         by_node = {node: name for name, node in reversed(self.values.items())}
         leaves = {leaf.node: leaf.name for leaf in self.propagated.leaves}
@@ -90,8 +90,8 @@ class Book:
         return node
 
     def collectives_of(self, name: str) -> list[str]:
-        """The step nodes in a module, or of that name."""
-        if name in self.steps:
+        """The reshard nodes in a module, or of that name."""
+        if name in self.reshards:
             return [name]
         inside = [
             row.node
@@ -107,6 +107,6 @@ class Book:
     def unknown(self, name: str) -> UnknownName:
         """The error for a name of nothing."""
         known = [leaf.name for leaf in self.propagated.leaves]
-        known += [*self.values, *self.compiled.captured.modules, *self.steps]
+        known += [*self.values, *self.compiled.captured.modules, *self.reshards]
         known += [node.name for node in self.propagated.graph.nodes if not is_item(node)]
         return UnknownName(name, nearest(name, known, 3))

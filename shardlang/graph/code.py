@@ -1,7 +1,7 @@
 """The program of one device as readable Python: one line an op, types as comments.
 
-It is text to read, not to run: steps are calls of their names, sizes and offsets that depend on the
-device are `size(...)` and `start(...)` of a printed dim.
+It is text to read, not to run: reshards are calls of their names, sizes and offsets that depend on
+the device are `size(...)` and `start(...)` of a printed dim.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from torch import fx
 
 from shardlang.ir.collective import ReduceOp
-from shardlang.ir.graph import is_item, is_step, steps_of
+from shardlang.ir.graph import is_item, is_reshard, reshards_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import info
 from shardlang.ir.printed_type import printed_type
-from shardlang.ir.program import LocalProgram, apply_step, apply_steps, with_gradient
+from shardlang.ir.program import LocalProgram, apply_reshard, apply_reshards, with_gradient
 from shardlang.ir.reshard import Reshard
 from shardlang.plan.names import op_name
 
@@ -56,35 +56,37 @@ class _Writer:
                 yield from self._call(node)
 
     def _call(self, node: fx.Node) -> Iterator[str]:
-        if node.target is apply_steps:
-            pairs = steps_of(node)
+        if node.target is apply_reshards:
+            pairs = reshards_of(node)
             items = {user.args[1]: user for user in node.users}
-            yield f"{_INDENT}# {len(pairs)} steps, sent as one call"
-            for index, (value, step) in enumerate(pairs):
+            yield f"{_INDENT}# {len(pairs)} reshards, sent as one call"
+            for index, (value, reshard) in enumerate(pairs):
                 if index in items:
-                    yield self._line(items[index], self._step(value, step), node, step)
+                    yield self._line(items[index], self._reshard(value, reshard), node, reshard)
         else:
-            own = steps_of(node)[0][1] if is_step(node) else None
+            own = reshards_of(node)[0][1] if is_reshard(node) else None
             yield self._line(node, self._right(node), node, own)
 
-    def _line(self, node: fx.Node, right: str, call: fx.Node, step: Reshard | None) -> str:
+    def _line(self, node: fx.Node, right: str, call: fx.Node, reshard: Reshard | None) -> str:
         """One line: what is computed, its type, and what the gradient needs."""
         parts = []
         layout, val = info(node).layout, info(node).value
         if isinstance(layout, Layout) and isinstance(val, torch.Tensor):
             parts.append(printed_type(val.dtype, layout))
-        if step is not None and call in self.flowing and step.adjoint.sends:
-            axes = "*".join(axis.name for axis in step.adjoint.axes)
-            parts.append(f"gradient: {step.adjoint.op} over {axes}")
+        if reshard is not None and call in self.flowing and reshard.adjoint.sends:
+            axes = "*".join(axis.name for axis in reshard.adjoint.axes)
+            parts.append(f"gradient: {reshard.adjoint.op} over {axes}")
         return _commented(f"{_INDENT}{self.names[node]} = {right}", "; ".join(parts))
 
-    def _step(self, value: fx.Node, step: Reshard, *more: str) -> str:
-        return f"{step.kind}({', '.join((self.names[value], _step_arguments(step), *more))})"
+    def _reshard(self, value: fx.Node, reshard: Reshard, *more: str) -> str:
+        return (
+            f"{reshard.kind}({', '.join((self.names[value], _reshard_arguments(reshard), *more))})"
+        )
 
     def _right(self, node: fx.Node) -> str:
-        if node.target is apply_step:
+        if node.target is apply_reshard:
             groups = [f"by={self.names[by]}" for by in node.all_input_nodes[1:]]
-            return self._step(*steps_of(node)[0], *groups)
+            return self._reshard(*reshards_of(node)[0], *groups)
         if is_item(node):
             return f"{self._text(node.args[0])}[{node.args[1]}]"
         texts = [self._text(arg) for arg in node.args]
@@ -114,17 +116,17 @@ class _Writer:
 
 
 def _names(program: LocalProgram) -> dict[fx.Node, str]:
-    """Names for all nodes; a step's after its kind, a parameter's from a bucket after it."""
+    """Names for all nodes; a reshard's after its kind, a parameter's from a bucket after it."""
     names: dict[fx.Node, str] = {}
     counts = Counter(node.name for node in program.graph.nodes)
     for node in program.graph.nodes:
         name = node.name
-        if is_step(node) and name.startswith("apply_step"):
-            name = steps_of(node)[0][1].kind
+        if is_reshard(node) and name.startswith("apply_reshard"):
+            name = reshards_of(node)[0][1].kind
         elif _is_bundled(node):
             bucket, index = node.args
             assert isinstance(bucket, fx.Node) and isinstance(index, int)
-            name = f"{names[steps_of(bucket)[index][0]].removeprefix('p_')}"
+            name = f"{names[reshards_of(bucket)[index][0]].removeprefix('p_')}"
         if name != node.name:
             counts[name] += 1
             name = name if counts[name] == 1 else f"{name}_{counts[name] - 1}"
@@ -135,21 +137,23 @@ def _names(program: LocalProgram) -> dict[fx.Node, str]:
 def _is_bundled(node: fx.Node) -> bool:
     """Whether a node only names one result of a bucket, whose line names it already."""
     return (
-        is_item(node) and isinstance(node.args[0], fx.Node) and node.args[0].target is apply_steps
+        is_item(node)
+        and isinstance(node.args[0], fx.Node)
+        and node.args[0].target is apply_reshards
     )
 
 
-def _step_arguments(step: Reshard) -> str:
+def _reshard_arguments(reshard: Reshard) -> str:
     """The axes, the dims that change, and how it is reduced."""
-    axes = ", ".join(f'"{axis.name}"' for axis in step.axes)
-    before, after = step.dims
-    parts = [axes if len(step.axes) == 1 else f"({axes})"]
+    axes = ", ".join(f'"{axis.name}"' for axis in reshard.axes)
+    before, after = reshard.dims
+    parts = [axes if len(reshard.axes) == 1 else f"({axes})"]
     if before is not None and after is not None and before != after:
         parts.append(f"from_dim={before}, to_dim={after}")
     elif before is not None or after is not None:
         parts.append(f"dim={after if before is None else before}")
-    if step.reduce is not ReduceOp.SUM:
-        parts.append(f'op="{step.reduce}"')
+    if reshard.reduce is not ReduceOp.SUM:
+        parts.append(f'op="{reshard.reduce}"')
     return ", ".join(parts)
 
 

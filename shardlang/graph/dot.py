@@ -9,7 +9,7 @@ from shardlang.ir.mesh import Mesh
 
 Style = dict[str, str]
 
-_STEPS: dict[str, Style] = {
+_RESHARDS: dict[str, Style] = {
     "all_gather": {"shape": "house", "fillcolor": "#bfdbfe", "color": "#1d4ed8"},
     "reduce_scatter": {"shape": "invhouse", "fillcolor": "#e9d5ff", "color": "#7e22ce"},
     "all_reduce": {"shape": "octagon", "fillcolor": "#fecaca", "color": "#b91c1c"},
@@ -24,7 +24,7 @@ _LOCAL: Style = {
     "fillcolor": "#f3f4f6",
     "color": "#6b7280",
 }
-"""Steps that send nothing forward, only their gradient."""
+"""Reshards that send nothing forward, only their gradient."""
 
 _KINDS: dict[BoxKind, Style] = {
     BoxKind.OP: {
@@ -118,7 +118,7 @@ def _cluster_style(picture: Picture, module: str, parent: str, depth: int) -> St
 def _box(box: Box) -> str:
     if box.title or box.params:
         return f'{quote(box.id)} [shape=plain, style="", label=<{_table(box)}>]'
-    style = dict(_STEPS.get(box.op, _LOCAL) if box.kind is BoxKind.STEP else _KINDS[box.kind])
+    style = dict(_RESHARDS.get(box.op, _LOCAL) if box.kind is BoxKind.RESHARD else _KINDS[box.kind])
     return f"{quote(box.id)} [{_pairs({'label': _label(box.lines)} | style)}]"
 
 
@@ -145,7 +145,7 @@ def _arrows(picture: Picture) -> Iterator[str]:
     told: set[tuple[str, tuple[str, ...]]] = set()
     for arrow in picture.arrows.values():
         style: Style = {"color": "#dc2626", "fontcolor": "#dc2626"} if arrow.moves else {}
-        known = arrow.moves or picture.boxes[arrow.source].kind in (BoxKind.OP, BoxKind.STEP)
+        known = arrow.moves or picture.boxes[arrow.source].kind in (BoxKind.OP, BoxKind.RESHARD)
         if known and arrow.lines and (arrow.source, arrow.lines) not in told:
             told.add((arrow.source, arrow.lines))
             style["label"] = _label(tuple(f" {line}" for line in arrow.lines))
@@ -161,9 +161,9 @@ def _legend(picture: Picture, mesh: Mesh) -> Iterator[str]:
     ]
     if any(box.params for box in boxes) and not any(box.kind is BoxKind.PARAM for box in boxes):
         rows.insert(0, ("parameter", _KINDS[BoxKind.PARAM]))
-    steps = [box.op for box in boxes if box.kind is BoxKind.STEP]
-    rows += [(op, style) for op, style in _STEPS.items() if op in steps]
-    if any(op not in _STEPS for op in steps):
+    reshards = [box.op for box in boxes if box.kind is BoxKind.RESHARD]
+    rows += [(op, style) for op, style in _RESHARDS.items() if op in reshards]
+    if any(op not in _RESHARDS for op in reshards):
         rows.append(("local, collective in the backward", _LOCAL))
     cells = "".join(
         f'<td bgcolor="{style["fillcolor"]}" border="1" color="{style["color"]}">{text}</td>'

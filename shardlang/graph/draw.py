@@ -13,7 +13,7 @@ from shardlang.graph.fold import (
     join_modules,
     join_parameters,
     join_preparation,
-    place_steps,
+    place_reshards,
 )
 from shardlang.graph.picture import Drawn, Picture
 from shardlang.graph.read import Reader
@@ -30,7 +30,7 @@ STAGES: dict[Drawn, tuple[Pass, ...]] = {
 }
 """Stage to the passes that lead to it."""
 
-FOLDS = (join_preparation, join_light, place_steps, join_parameters, join_modules)
+FOLDS = (join_preparation, join_light, place_reshards, join_parameters, join_modules)
 """What makes every picture readable, in order."""
 
 FORMATS = (".dot", ".svg", ".png")

@@ -139,12 +139,12 @@ def _most(names: Iterable[str], count: int = 5) -> str:
     return ", ".join(texts[:count]) + (", …" if len(texts) > count else "")
 
 
-def place_steps(picture: Picture) -> Picture:
+def place_reshards(picture: Picture) -> Picture:
     """Stand every gather in the innermost module around all that read it."""
     out = picture.out_of()
     made = picture.renamed({})
     for name, box in picture.boxes.items():
-        if box.kind is BoxKind.STEP and box.op not in ("all_reduce", "reduce_scatter"):
+        if box.kind is BoxKind.RESHARD and box.op not in ("all_reduce", "reduce_scatter"):
             readers = [picture.boxes[arrow.target].module for arrow in out[name]]
             made.boxes[name] = replace(box, module=common_module(readers))
     return made

@@ -14,7 +14,7 @@ class BoxKind(str, Enum):
     INPUT = "input"
     CONSTANT = "constant"
     OP = "op"
-    STEP = "step"
+    RESHARD = "reshard"
     OUTPUT = "output"
 
     __str__ = str.__str__
@@ -38,7 +38,7 @@ class Box:
         id: unique, a name of the graph.
         module: the module that it stands in.
         lines: its text; the first line is its title.
-        op: for an op its name; for a step the name of its collective, or of the local change.
+        op: for an op its name; for a reshard the name of its collective, or of the local change.
         light: for an op whether it only carries its factors along (pointwise and the like).
         names: for several ops in one box, the names of all.
         title: the module that the box stands for alone, without the names of those around it.

@@ -7,22 +7,22 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from shardlang.cost.steps import sent_backward, sent_forward
+from shardlang.cost.reshards import sent_backward, sent_forward
 from shardlang.graph.picture import Arrow, Box, BoxKind, Drawn, Picture
 from shardlang.ir.graph import (
     Pair,
     ShardGraph,
     is_item,
-    is_step,
+    is_reshard,
+    reshards_of,
     result_layout,
     sharding_of,
-    steps_of,
 )
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, LeafKind, ResultKind
 from shardlang.ir.node import has_several, info, tensor_of
 from shardlang.ir.printed_type import dtype_name, printed_type
-from shardlang.ir.program import LocalProgram, apply_steps, with_gradient
+from shardlang.ir.program import LocalProgram, apply_reshards, with_gradient
 from shardlang.ir.reshard import Change
 from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.plan.names import module_of, op_name
@@ -55,7 +55,7 @@ class Reader:
         self.leaves = dict(self.graph.placeholders())
 
     def picture(self) -> Picture:
-        """One box per leaf, op, step and result."""
+        """One box per leaf, op, reshard and result."""
         made = Picture()
         flowing = with_gradient(self.program) if self.program is not None else set()
         for node in self.graph.graph.nodes:
@@ -73,7 +73,7 @@ class Reader:
             return False
         if is_item(node):
             return True
-        if is_step(node):
+        if is_reshard(node):
             on_leaf = self._source(node).op == "placeholder" and _is_vary(node)
             return on_leaf or not _calls(node, flowing)
         return _keeps_elements(node)
@@ -88,9 +88,9 @@ class Reader:
     def _box(self, node: fx.Node, flowing: set[fx.Node]) -> Box:
         if node.op == "placeholder":
             return self._leaf(node, flowing)
-        if is_step(node):
-            lines = step_lines(node, flowing)
-            return Box(node.name, BoxKind.STEP, module_of(node), lines, lines[0].split(" ")[0])
+        if is_reshard(node):
+            lines = reshard_lines(node, flowing)
+            return Box(node.name, BoxKind.RESHARD, module_of(node), lines, lines[0].split(" ")[0])
         declared = find(node.target)
         light = declared is None or declared.passes
         name = op_name(node)
@@ -156,7 +156,7 @@ class Reader:
 def _passed_on(node: fx.Node) -> fx.Node:
     """What a node that is not drawn passes on."""
     source, index = node.args[0], node.args[1] if is_item(node) else None
-    if isinstance(source, fx.Node) and source.target is apply_steps and isinstance(index, int):
+    if isinstance(source, fx.Node) and source.target is apply_reshards and isinstance(index, int):
         values = source.args[0]
         assert isinstance(values, (tuple, list))
         source = values[index]
@@ -173,30 +173,30 @@ def _keeps_elements(node: fx.Node) -> bool:
 
 
 def _calls(node: fx.Node, flowing: set[fx.Node]) -> bool:
-    """Whether a step sends anything, in either direction."""
-    step = steps_of(node)[0][1]
-    return step.forward.sends or (node in flowing and step.adjoint.sends)
+    """Whether a reshard sends anything, in either direction."""
+    reshard = reshards_of(node)[0][1]
+    return reshard.forward.sends or (node in flowing and reshard.adjoint.sends)
 
 
 def _is_vary(node: fx.Node) -> bool:
-    return steps_of(node)[0][1].kind is Change.VARY
+    return reshards_of(node)[0][1].kind is Change.VARY
 
 
-def step_lines(node: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
+def reshard_lines(node: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
     """`all_gather tp`, the bytes forward, and what the backward does."""
-    pairs = steps_of(node)
-    step = pairs[0][1]
-    axes = "*".join(axis.name for axis in step.axes)
-    lines = [f"{step.kind} {axes}"]
-    if step.forward.sends:
-        lines[0] = f"{step.forward.op} {axes}"
+    pairs = reshards_of(node)
+    reshard = pairs[0][1]
+    axes = "*".join(axis.name for axis in reshard.axes)
+    lines = [f"{reshard.kind} {axes}"]
+    if reshard.forward.sends:
+        lines[0] = f"{reshard.forward.op} {axes}"
         lines.append(bytes_text(sent_forward(pairs)))
-    if step.route is not None:
-        lines[0] += f", {step.kind}"
+    if reshard.route is not None:
+        lines[0] += f", {reshard.kind}"
         lines[-1] += " expected"
     if node in flowing and info(node).regather:
         lines.append(f"again backward: {bytes_text(sent_forward(pairs))}")
-    if node in flowing and step.adjoint.sends:
+    if node in flowing and reshard.adjoint.sends:
         lines.append(_gradient_text(pairs))
     return tuple(lines)
 
@@ -208,11 +208,11 @@ def _gradient_text(pairs: list[Pair]) -> str:
 
 
 def _reduced(leaf: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
-    """How the gradient of a leaf is reduced, by the steps that are not drawn."""
+    """How the gradient of a leaf is reduced, by the reshards that are not drawn."""
     lines = []
     for user in leaf.users:
-        if is_step(user) and _is_vary(user) and user in flowing:
-            pair = next(pair for pair in steps_of(user) if pair[0] is leaf)
+        if is_reshard(user) and _is_vary(user) and user in flowing:
+            pair = next(pair for pair in reshards_of(user) if pair[0] is leaf)
             lines.append(_gradient_text([pair]))
     return tuple(lines)
 

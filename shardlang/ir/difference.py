@@ -107,8 +107,8 @@ def signature(value: object, long: bool = False) -> Signature:
 
 
 def _tensor(value: torch.Tensor, long: bool) -> Signature:
-    steps = value.stride() if long and not value.is_contiguous() else None
-    return str(value.dtype), tuple(value.shape), steps
+    strides = value.stride() if long and not value.is_contiguous() else None
+    return str(value.dtype), tuple(value.shape), strides
 
 
 def _sharding(value: Sharding, long: bool) -> Signature:

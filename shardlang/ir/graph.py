@@ -14,7 +14,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, Result
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import info
-from shardlang.ir.reshard import Reshard, apply_step, apply_steps
+from shardlang.ir.reshard import Reshard, apply_reshard, apply_reshards
 from shardlang.ir.rule import Sharding
 
 
@@ -110,30 +110,30 @@ Pair = tuple[fx.Node, Reshard]
 """A value, and the reshard that changes its layout."""
 
 
-def is_step(node: fx.Node) -> bool:
+def is_reshard(node: fx.Node) -> bool:
     """Whether the node is a change of layout."""
-    return node.op == "call_function" and node.target in (apply_step, apply_steps)
+    return node.op == "call_function" and node.target in (apply_reshard, apply_reshards)
 
 
-def step_of(node: fx.Node) -> Reshard:
-    """The step of a step node."""
-    step = node.args[1]
-    assert isinstance(step, Reshard)
-    return step
+def reshard_of(node: fx.Node) -> Reshard:
+    """The reshard of a reshard node."""
+    reshard = node.args[1]
+    assert isinstance(reshard, Reshard)
+    return reshard
 
 
-def steps_of(node: fx.Node) -> list[Pair]:
-    """(value, step) of every change of layout that a step node makes."""
-    values, steps = node.args[:2]
-    if node.target is apply_step:
-        values, steps = (values,), (steps,)
-    assert isinstance(values, (tuple, list)) and isinstance(steps, (tuple, list))
-    return list(zip(values, steps, strict=True))
+def reshards_of(node: fx.Node) -> list[Pair]:
+    """(value, reshard) of every change of layout that a reshard node makes."""
+    values, reshards = node.args[:2]
+    if node.target is apply_reshard:
+        values, reshards = (values,), (reshards,)
+    assert isinstance(values, (tuple, list)) and isinstance(reshards, (tuple, list))
+    return list(zip(values, reshards, strict=True))
 
 
-def step_nodes(graph: fx.Graph) -> Iterator[fx.Node]:
-    """The step nodes of a graph, in order."""
-    return (node for node in graph.nodes if is_step(node))
+def reshard_nodes(graph: fx.Graph) -> Iterator[fx.Node]:
+    """The reshard nodes of a graph, in order."""
+    return (node for node in graph.nodes if is_reshard(node))
 
 
 def is_item(node: fx.Node) -> bool:
@@ -161,8 +161,8 @@ def sharding_of(node: fx.Node) -> Sharding:
 
 def result_layout(node: fx.Node) -> Layout:
     """The layout in which a value comes out of the op that made it."""
-    if is_step(node):
-        return step_of(node).dst
+    if is_reshard(node):
+        return reshard_of(node).dst
     source, index = producer(node)
     sharding = sharding_of(source)
     return sharding.result(index)

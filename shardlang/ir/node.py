@@ -40,7 +40,7 @@ class NodeInfo:
         draws_in: the order in memory of the operand that a random op draws for.
         layout: how the value lies, labelled; several for a bucket. From `type_gradients` on.
         reader: the node for which a reshard was inserted.
-        full_gather: the change of layout that the step is part of, if it passes a wider layout.
+        full_gather: the change of layout that the reshard is part of, if it passes a wider layout.
         regather: gather again for the backward instead of keeping the value.
         random: whether the op draws random numbers, from `localize` on.
     """

@@ -82,8 +82,8 @@ class ClauseReader(CallReader):
     def draws(self, order: tuple[int, ...]) -> Clause:
         return lambda said: replace(said, record=replace(said.record, draws_in=order))
 
-    def strides(self, *steps: tuple[int, ...]) -> Clause:
-        return lambda said: replace(said, strides=steps)
+    def strides(self, *strides: tuple[int, ...]) -> Clause:
+        return lambda said: replace(said, strides=strides)
 
     def within(self, start: Layout, widest: Layout, end: Layout) -> Clause:
         gather = FullGather(start, widest, end)

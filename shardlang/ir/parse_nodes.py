@@ -15,7 +15,7 @@ from shardlang.ir.collective import ReduceOp
 from shardlang.ir.compat import FakeTensorMode
 from shardlang.ir.experts.route import Route
 from shardlang.ir.experts.ways import Way, Ways
-from shardlang.ir.graph import ShardError, ShardGraph, is_item, is_step
+from shardlang.ir.graph import ShardError, ShardGraph, is_item, is_reshard
 from shardlang.ir.implied import implied_factors, implied_gradient, implied_linear
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, LeafKind, Result, ResultKind
@@ -25,7 +25,7 @@ from shardlang.ir.parse_calls import Functions, Made
 from shardlang.ir.parse_clauses import Clause, ClauseReader, LeafClause, Pair, Said
 from shardlang.ir.parse_types import Axes, GraphTextError, Type, Wanted
 from shardlang.ir.records import Stated
-from shardlang.ir.reshard import NoChange, Reshard, apply_step, apply_steps
+from shardlang.ir.reshard import NoChange, Reshard, apply_reshard, apply_reshards
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.ir.spelling import layouts_of, op_layouts
@@ -38,7 +38,7 @@ Types = Type | None | tuple[Type | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Written:
     """A reshard as written: its name and axes, and what it reads."""
 
     name: Token
@@ -74,13 +74,15 @@ class GraphReader(ClauseReader):
             leaf = clause(leaf)
         return leaf
 
-    def step(self, name: Token, axes: Axes, *args: Argument | Route) -> Step:
-        return Step(name, axes, args)
+    def reshard(self, name: Token, axes: Axes, *args: Argument | Route) -> Written:
+        return Written(name, axes, args)
 
     def item(self, name: Token, index: int) -> Made:
         return Made(operator.getitem, (self.name(name), index))
 
-    def node(self, name: Token, made: Leaf | Made | Step, types: Types, *clauses: Clause) -> None:
+    def node(
+        self, name: Token, made: Leaf | Made | Written, types: Types, *clauses: Clause
+    ) -> None:
         if name in self.nodes:
             raise GraphTextError(f"two nodes are called `{name}`", name.line)
         said = Said()
@@ -92,17 +94,17 @@ class GraphReader(ClauseReader):
         self.nodes[str(name)] = node
         self._describe(node, made, types, said, name.line)
 
-    def _create(self, name: str, made: Leaf | Made | Step, types: Types, said: Said) -> fx.Node:
+    def _create(self, name: str, made: Leaf | Made | Written, types: Types, said: Said) -> fx.Node:
         graph = self.graph.graph
         if isinstance(made, Leaf):
             return graph.placeholder(name)
-        if isinstance(made, Step):
+        if isinstance(made, Written):
             made = resharded(made, types, said)
         edit = Rewriter(graph)
         return edit.add(made.target, made.args, made.kwargs, record=NodeInfo(), name=name)
 
     def _describe(
-        self, node: fx.Node, made: Leaf | Made | Step, types: Types, said: Said, line: int | None
+        self, node: fx.Node, made: Leaf | Made | Written, types: Types, said: Said, line: int | None
     ) -> None:
         """Give a node its record."""
         set_info(node, replace(said.record, value=self._value(types, said)))
@@ -125,14 +127,14 @@ class GraphReader(ClauseReader):
             raise GraphTextError(f"`{node}` is split into {found}, not as its type says", line)
 
     def _value(self, types: Types, said: Said) -> Value:
-        steps = list(said.strides)
+        strides = list(said.strides)
 
         def fake(one: Type | None) -> Tensor | None:
             if one is None:
                 return None
-            if not steps:
+            if not strides:
                 return torch.empty(one.layout.shape, dtype=one.dtype)
-            return torch.empty_strided(one.layout.shape, steps.pop(0), dtype=one.dtype)
+            return torch.empty_strided(one.layout.shape, strides.pop(0), dtype=one.dtype)
 
         with self.mode:
             return tuple(map(fake, types)) if isinstance(types, tuple) else fake(types)
@@ -144,7 +146,7 @@ class GraphReader(ClauseReader):
         self.graph.leaves.append(made)
 
     def _split(self, node: fx.Node, layouts: list[Layout], said: Said) -> Sharding | None:
-        if self.level in (Stage.TRACED, Stage.PROGRAM) or is_item(node) or is_step(node):
+        if self.level in (Stage.TRACED, Stage.PROGRAM) or is_item(node) or is_reshard(node):
             return None
         rules = self.rules(node, self.graph.fast_random)
         rule = (rules, *rules.others)[said.notation]
@@ -165,7 +167,7 @@ class GraphReader(ClauseReader):
     def _layout(
         self, node: fx.Node, layouts: list[Layout], said: Said
     ) -> Layout | tuple[Layout, ...] | None:
-        bucket = node.target is apply_steps
+        bucket = node.target is apply_reshards
         usual = bucket or isinstance(info(node).value, Tensor)
         labelled = self.level in (Stage.LABELLED, Stage.PROGRAM) and usual
         if "unlabelled" in said.flags or not (labelled or "labelled" in said.flags):
@@ -241,32 +243,32 @@ def stated(wanted: Wanted | None, layouts: list[Layout]) -> Stated | None:
 _EXTREMES = (ReduceOp.MAX, ReduceOp.MIN)
 
 
-def resharded(step: Step, types: Types, said: Said) -> Made:
+def resharded(written: Written, types: Types, said: Said) -> Made:
     """The call of a reshard, or of several that are sent as one."""
-    kind, _, last = step.name.rpartition("_")
+    kind, _, last = written.name.rpartition("_")
     reduce = ReduceOp(last) if last in _EXTREMES else ReduceOp.SUM
-    value, *rest = step.args
+    value, *rest = written.args
     route = next((arg for arg in rest if isinstance(arg, Route)), None)
     groups = [arg for arg in rest if not isinstance(arg, Route)]
     layouts = [one.layout for one in present(types)]
     values = list(value) if isinstance(value, (list, tuple)) else [value]
     try:
-        steps = [
-            _reshard(step, said.between or (_layout_of(source), layout), reduce, route)
+        reshards = [
+            _reshard(written, said.between or (_layout_of(source), layout), reduce, route)
             for source, layout in zip(values, layouts, strict=True)
         ]
     except NoChange as fault:
-        raise GraphTextError(str(fault), step.name.line) from None
-    if any(one.kind != (kind if reduce in _EXTREMES else step.name) for one in steps):
-        wrong = f"`{step.name}` is a change by {steps[0].kind}: {steps[0]}"
-        raise GraphTextError(wrong, step.name.line)
+        raise GraphTextError(str(fault), written.name.line) from None
+    if any(one.kind != (kind if reduce in _EXTREMES else written.name) for one in reshards):
+        wrong = f"`{written.name}` is a change by {reshards[0].kind}: {reshards[0]}"
+        raise GraphTextError(wrong, written.name.line)
     if isinstance(value, (list, tuple)):
-        return Made(apply_steps, (tuple(values), tuple(steps)))
-    return Made(apply_step, (value, steps[0], *groups))
+        return Made(apply_reshards, (tuple(values), tuple(reshards)))
+    return Made(apply_reshard, (value, reshards[0], *groups))
 
 
-def _reshard(step: Step, ends: Pair, reduce: ReduceOp, route: Route | None) -> Reshard:
-    return Reshard(step.axes, *ends, reduce, route)
+def _reshard(written: Written, ends: Pair, reduce: ReduceOp, route: Route | None) -> Reshard:
+    return Reshard(written.axes, *ends, reduce, route)
 
 
 def _layout_of(value: object) -> Layout:

@@ -11,11 +11,11 @@ from shardlang.ir.graph import GraphInfo, ShardGraph
 from shardlang.ir.leaf import Leaf, Result, ResultKind
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import info
-from shardlang.ir.reshard import apply_step, apply_steps
+from shardlang.ir.reshard import apply_reshard, apply_reshards
 from shardlang.ir.text import Printer, Stage
 from shardlang.ir.values import sources
 
-__all__ = ["LocalProgram", "apply_step", "apply_steps"]
+__all__ = ["LocalProgram", "apply_reshard", "apply_reshards"]
 
 
 @dataclass(slots=True)
@@ -23,7 +23,8 @@ class LocalProgram:
     """The program that every device runs.
 
     Nodes of `graph` are aten ops on local tensors whose arguments may hold `Here` objects, calls of
-    local functions, and step nodes (`apply_step`, `apply_steps`). Every node has a `NodeInfo`.
+    local functions, and reshard nodes (`apply_reshard`, `apply_reshards`). Every node has a
+    `NodeInfo`.
     """
 
     mesh: Mesh

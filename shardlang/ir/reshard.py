@@ -239,7 +239,7 @@ def _row(axis: Axis, src: Layout, dst: Layout, how: How) -> Row:
     return found
 
 
-def apply_step(x: Tensor, step: Reshard, groups: Tensor | None = None) -> Tensor:
+def apply_reshard(x: Tensor, reshard: Reshard, groups: Tensor | None = None) -> Tensor:
     """Placeholder target of a reshard node; the simulator and the runtime give it its meaning.
 
     `groups` is there if the reshard is a route: those of all rows along its axes.
@@ -247,6 +247,6 @@ def apply_step(x: Tensor, step: Reshard, groups: Tensor | None = None) -> Tensor
     raise AssertionError("a reshard has no meaning outside a runtime")
 
 
-def apply_steps(xs: tuple[Tensor, ...], steps: tuple[Reshard, ...]) -> tuple[Tensor, ...]:
+def apply_reshards(xs: tuple[Tensor, ...], reshards: tuple[Reshard, ...]) -> tuple[Tensor, ...]:
     """Placeholder target of several reshards of one kind and group, sent as one call."""
     raise AssertionError("a reshard has no meaning outside a runtime")

@@ -19,7 +19,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, tensors_of
 from shardlang.ir.printed_type import printed_type
-from shardlang.ir.reshard import Reshard, apply_step, apply_steps
+from shardlang.ir.reshard import Reshard, apply_reshard, apply_reshards
 
 OURS = "shardlang."
 HERE = (LocalSize, LocalStart, LocalIndices, LocalShard, PartNumber)
@@ -37,10 +37,10 @@ def product(axes: Sequence[Axis]) -> str:
 
 def call_text(node: fx.Node) -> str:
     """`add.Tensor(x, y)`, `all_gather[tp](x)`, `pair[0]`."""
-    if node.target in (apply_step, apply_steps):
-        value, step, *groups = node.args
-        read = [shown(arg) for arg in (value, *groups)] + [route_text(r) for r in _route(step)]
-        return f"{_step_name(step)}({', '.join(read)})"
+    if node.target in (apply_reshard, apply_reshards):
+        value, reshard, *groups = node.args
+        read = [shown(arg) for arg in (value, *groups)] + [route_text(r) for r in _route(reshard)]
+        return f"{_reshard_name(reshard)}({', '.join(read)})"
     if node.target is operator.getitem and isinstance(node.args[1], int):
         return f"{shown(node.args[0])}[{node.args[1]}]"
     parts = [shown(arg) for arg in node.args]
@@ -48,16 +48,16 @@ def call_text(node: fx.Node) -> str:
     return f"{target_name(node.target)}({', '.join(parts)})"
 
 
-def _step_name(step: Argument) -> str:
-    """`all_reduce_max[tp]`; several steps sent as one have one name."""
-    first = step[0] if isinstance(step, (list, tuple)) else step
+def _reshard_name(reshard: Argument) -> str:
+    """`all_reduce_max[tp]`; several reshards sent as one have one name."""
+    first = reshard[0] if isinstance(reshard, (list, tuple)) else reshard
     assert isinstance(first, Reshard)
     kind = first.kind if first.reduce is ReduceOp.SUM else f"{first.kind}_{first.reduce}"
     return f"{kind}[{product(first.axes)}]"
 
 
-def _route(step: Argument) -> list[Route]:
-    return [step.route] if isinstance(step, Reshard) and step.route is not None else []
+def _route(reshard: Argument) -> list[Route]:
+    return [reshard.route] if isinstance(reshard, Reshard) and reshard.route is not None else []
 
 
 def target_name(target: Target) -> str:
@@ -127,10 +127,10 @@ def whole_layouts(node: fx.Node) -> list[Layout]:
 
 def op_layouts(node: fx.Node) -> list[Layout]:
     """The layouts in which an op, or a reshard, leaves its values; none before ops have rules."""
-    if node.target is apply_step:
-        step = node.args[1]
-        assert isinstance(step, Reshard)
-        return [step.dst]
+    if node.target is apply_reshard:
+        reshard = node.args[1]
+        assert isinstance(reshard, Reshard)
+        return [reshard.dst]
     source, index = producer(node)
     sharding = info(source).sharding
     if sharding is None:

@@ -28,7 +28,7 @@ from shardlang.ir.leaf import Leaf, Result
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import NodeInfo, info, results_of
 from shardlang.ir.records import Stated
-from shardlang.ir.reshard import Reshard, apply_step, apply_steps
+from shardlang.ir.reshard import Reshard, apply_reshard, apply_reshards
 from shardlang.ir.rule import Sharding
 from shardlang.ir.spelling import call_text, layouts_of, op_layouts, product, quoted, types_of
 
@@ -117,8 +117,8 @@ class Printer:
         here = info(node)
         if here.sharding is not None and self.stage is not Stage.PROGRAM:
             yield from split_clauses(node, here.sharding, self.long)
-        if node.target in (apply_step, apply_steps):
-            yield from step_clauses(node)
+        if node.target in (apply_reshard, apply_reshards):
+            yield from reshard_clauses(node)
         yield from self._labels(node, here, leaf)
         if here.stated is not None:
             yield stated_clause(here.stated, layouts_of(node)[0], self.long)
@@ -129,7 +129,7 @@ class Printer:
     def _labels(self, node: fx.Node, here: NodeInfo, leaf: Leaf | None) -> Iterator[str]:
         """Whether a value has labels and a gradient, where that is not as usual."""
         labelled = self.stage in (Stage.LABELLED, Stage.PROGRAM)
-        usual = isinstance(here.value, torch.Tensor) or node.target is apply_steps
+        usual = isinstance(here.value, torch.Tensor) or node.target is apply_reshards
         if labelled and usual != (here.layout is not None):
             yield "labelled" if here.layout is not None else "unlabelled"
         if self.stage is Stage.TRACED:
@@ -195,15 +195,15 @@ def _numbers(numbers: Sequence[int] | frozenset[int]) -> str:
     return ", ".join(map(str, sorted(numbers) if isinstance(numbers, frozenset) else numbers))
 
 
-def step_clauses(node: fx.Node) -> Iterator[str]:
+def reshard_clauses(node: fx.Node) -> Iterator[str]:
     """Where a reshard begins and ends, if that is not as its operand and its type say."""
-    values, steps = node.args[:2]
+    values, reshards = node.args[:2]
     sources = values if isinstance(values, (list, tuple)) else [values]
-    each = steps if isinstance(steps, (list, tuple)) else [steps]
-    for source, step, layout in zip(sources, each, layouts_of(node), strict=True):
-        assert isinstance(source, fx.Node) and isinstance(step, Reshard)
-        if layouts_of(source)[0] != step.src or layout != step.dst:
-            yield f"from {step.src} to {step.dst}"
+    each = reshards if isinstance(reshards, (list, tuple)) else [reshards]
+    for source, reshard, layout in zip(sources, each, layouts_of(node), strict=True):
+        assert isinstance(source, fx.Node) and isinstance(reshard, Reshard)
+        if layouts_of(source)[0] != reshard.src or layout != reshard.dst:
+            yield f"from {reshard.src} to {reshard.dst}"
 
 
 def stated_clause(stated: Stated, layout: Layout, long: bool) -> str:

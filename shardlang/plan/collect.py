@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx
 
+from shardlang.cost.reshards import sent_backward, sent_forward
 from shardlang.cost.ring import ring_bytes
-from shardlang.cost.steps import sent_backward, sent_forward
 from shardlang.ir.collective import Kind
-from shardlang.ir.graph import Pair, is_item, step_nodes, steps_of
+from shardlang.ir.graph import Pair, is_item, reshard_nodes, reshards_of
 from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.node import info
-from shardlang.ir.program import LocalProgram, apply_steps, with_gradient
+from shardlang.ir.program import LocalProgram, apply_reshards, with_gradient
 from shardlang.plan.memory import estimate_memory
 from shardlang.plan.names import Names, module_of
 from shardlang.plan.reasons import Reasons
@@ -63,21 +63,21 @@ def plan_of(compiled: Compiled) -> Plan:
 
 
 class Collector:
-    """Reads the collectives off a program's step nodes."""
+    """Reads the collectives off a program's reshard nodes."""
 
     def __init__(self, program: LocalProgram, names: Names, flowing: set[fx.Node]) -> None:
-        self.nodes = list(step_nodes(program.graph))
+        self.nodes = list(reshard_nodes(program.graph))
         self.names, self.flowing = names, flowing
         self.reasons = Reasons(program, names)
 
     def forward(self) -> Iterator[CollectiveRow]:
         """The forward calls, in program order."""
         for node in self.nodes:
-            pairs = steps_of(node)
-            step = pairs[0][1]
-            if step.forward.sends:
+            pairs = reshards_of(node)
+            reshard = pairs[0][1]
+            if reshard.forward.sends:
                 sent = sent_forward(pairs)
-                reason = self.reasons.forward(node, pairs[0][0], step)
+                reason = self.reasons.forward(node, pairs[0][0], reshard)
                 yield self._row(node, pairs, Phase.FORWARD, sent, reason)
 
     def backward(self) -> Iterator[CollectiveRow]:
@@ -88,11 +88,11 @@ class Collector:
                 yield self._again(node, pairs)
             if not pairs or not pairs[0][1].adjoint.sends:
                 continue
-            value, step = pairs[0]
+            value, reshard = pairs[0]
             sent = sent_backward(pairs)
             many = len(pairs) > 1
             reason = (
-                self.reasons.bucket(pairs) if many else self.reasons.backward(node, value, step)
+                self.reasons.bucket(pairs) if many else self.reasons.backward(node, value, reshard)
             )
             yield self._row(node, pairs, Phase.BACKWARD, sent, reason)
 
@@ -104,11 +104,11 @@ class Collector:
         return replace(row, phase=Phase.BACKWARD)
 
     def _with_gradient(self, node: fx.Node) -> list[Pair]:
-        """The changes of layout of a step node through which a gradient flows."""
+        """The changes of layout of a reshard node through which a gradient flows."""
         if node not in self.flowing:
             return []
-        pairs = steps_of(node)
-        if node.target is not apply_steps:
+        pairs = reshards_of(node)
+        if node.target is not apply_reshards:
             return pairs
         alive = {user.args[1] for user in node.users if is_item(user) and user in self.flowing}
         return [pair for index, pair in enumerate(pairs) if index in alive]
@@ -116,8 +116,8 @@ class Collector:
     def _row(
         self, node: fx.Node, pairs: list[Pair], phase: Phase, sent: int, reason: str
     ) -> CollectiveRow:
-        step = pairs[0][1]
-        made = step.forward if phase is Phase.FORWARD else step.adjoint
+        reshard = pairs[0][1]
+        made = reshard.forward if phase is Phase.FORWARD else reshard.adjoint
         return CollectiveRow(
             op=made.op,
             axes=tuple(axis.name for axis in made.axes),

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from shardlang.ir.graph import is_item, is_step
+from shardlang.ir.graph import is_item, is_reshard
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
-from shardlang.ir.program import LocalProgram, apply_step, apply_steps
+from shardlang.ir.program import LocalProgram, apply_reshard, apply_reshards
 from shardlang.ir.reshard import Change, Reshard
 from shardlang.ir.rule import Sharding
 from shardlang.ir.state import State
@@ -29,26 +29,26 @@ def sharding_at(node: fx.Node) -> Sharding | None:
 
 
 def module_of(node: fx.Node, backward: bool = False) -> str:
-    """The module that needs a step: of a reduction the one that made the summands, else the reader.
+    """The module that needs a reshard: of a reduction the maker of the summands, else the reader.
 
     The backward of an all-reduce adds up what its readers give: it is that of the first of them
     that is split.
     """
-    while node.target is apply_step:
-        source, step = node.args[:2]
-        assert isinstance(source, fx.Node) and isinstance(step, Reshard)
-        if backward and step.kind is Change.ALL_REDUCE and step.adjoint.axes:
-            node = split_reader(node, step.adjoint.axes[0]) or node
+    while node.target is apply_reshard:
+        source, reshard = node.args[:2]
+        assert isinstance(source, fx.Node) and isinstance(reshard, Reshard)
+        if backward and reshard.kind is Change.ALL_REDUCE and reshard.adjoint.axes:
+            node = split_reader(node, reshard.adjoint.axes[0]) or node
             break
-        if step.states[0] is not State.PARTIAL:
+        if reshard.states[0] is not State.PARTIAL:
             break
         node = source
     return info(node).module
 
 
-def through_steps(node: fx.Node) -> fx.Node:
+def through_reshards(node: fx.Node) -> fx.Node:
     """The value before any changes of layout."""
-    while is_step(node) or (is_item(node) and _bundle(node) is not None):
+    while is_reshard(node) or (is_item(node) and _bundle(node) is not None):
         bucket = _bundle(node)
         if bucket is not None:
             node = bucket
@@ -60,9 +60,9 @@ def through_steps(node: fx.Node) -> fx.Node:
 
 
 def _bundle(item: fx.Node) -> fx.Node | None:
-    """What went into the bucket of steps that an item was picked from."""
+    """What went into the bucket of reshards that an item was picked from."""
     source = item.args[0] if is_item(item) else None
-    if not isinstance(source, fx.Node) or source.target is not apply_steps:
+    if not isinstance(source, fx.Node) or source.target is not apply_reshards:
         return None
     values, index = source.args[0], item.args[1]
     assert isinstance(values, (tuple, list)) and isinstance(index, int)
@@ -77,7 +77,7 @@ def readers(node: fx.Node) -> list[fx.Node]:
     todo = list(reversed(list(node.users)))
     while todo:
         user = todo.pop()
-        if is_step(user) or is_item(user):
+        if is_reshard(user) or is_item(user):
             todo += reversed(list(user.users))
         else:
             found[user] = None
@@ -117,7 +117,7 @@ class Names:
 
     def __call__(self, node: fx.Node) -> str:
         """The name of a value, whatever layout it is in."""
-        origin = through_steps(node)
+        origin = through_reshards(node)
         return self.by_node_name(origin.name)
 
     def by_node_name(self, name: str) -> str:
@@ -134,4 +134,4 @@ class Names:
 
     def is_leaf(self, node: fx.Node) -> bool:
         """Whether a value is a leaf, in whatever layout."""
-        return through_steps(node).op == "placeholder"
+        return through_reshards(node).op == "placeholder"

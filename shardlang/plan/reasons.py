@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from shardlang.ir.collective import ReduceOp
-from shardlang.ir.graph import is_item, is_step, producer
+from shardlang.ir.graph import is_item, is_reshard, producer
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
@@ -24,7 +24,7 @@ from shardlang.plan.names import (
     readers,
     sharding_at,
     split_reader,
-    through_steps,
+    through_reshards,
 )
 from shardlang.rules.registry import traits_of
 
@@ -36,47 +36,49 @@ def axes_text(axes: tuple[Axis, ...] | tuple[str, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reasons:
-    """Writes the reasons of one program's steps."""
+    """Writes the reasons of one program's reshards."""
 
     program: LocalProgram
     names: Names
 
-    def forward(self, node: fx.Node, value: fx.Node, step: Reshard) -> str:
+    def forward(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> str:
         """Why the forward call is made."""
-        over = axes_text(step.axes)
-        if step.reduce is not ReduceOp.SUM:
-            kind = "largest" if step.reduce is ReduceOp.MAX else "smallest"
-            return f"{self._op(value, step.axes[0])} finds the {kind} over a dim split over {over}"
-        if step.route is not None:
-            return f"rows {step.route.goal} for {self._reader(node)}; equal shares expected"
-        if step.kind in (Change.ALL_REDUCE, Change.REDUCE_SCATTER):
-            return self._summed(node, value, step)
-        if step.kind is Change.ALL_GATHER:
-            return self._gathered(node, value, step)
-        before, after = step.dims
-        if step.kind is Change.ALL_TO_ALL:
+        over = axes_text(reshard.axes)
+        if reshard.reduce is not ReduceOp.SUM:
+            kind = "largest" if reshard.reduce is ReduceOp.MAX else "smallest"
+            return (
+                f"{self._op(value, reshard.axes[0])} finds the {kind} over a dim split over {over}"
+            )
+        if reshard.route is not None:
+            return f"rows {reshard.route.goal} for {self._reader(node)}; equal shares expected"
+        if reshard.kind in (Change.ALL_REDUCE, Change.REDUCE_SCATTER):
+            return self._summed(node, value, reshard)
+        if reshard.kind is Change.ALL_GATHER:
+            return self._gathered(node, value, reshard)
+        before, after = reshard.dims
+        if reshard.kind is Change.ALL_TO_ALL:
             return (
                 f"dim {before} is split over {over}, {self._reader(node)} needs dim {after} split"
             )
-        if step.kind is Change.EXCHANGE:
+        if reshard.kind is Change.EXCHANGE:
             return f"{self._reader(node)} needs other dims split over {over}"
         return f"{self._reader(node)} needs dim {before} split another way over {over}"
 
-    def backward(self, node: fx.Node, value: fx.Node, step: Reshard) -> str:
+    def backward(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> str:
         """Why the backward call is made."""
-        over = axes_text(step.adjoint.axes)
-        if step.kind in (Change.VARY, Change.ALL_REDUCE):
-            return self._varied(node, value, step)
+        over = axes_text(reshard.adjoint.axes)
+        if reshard.kind in (Change.VARY, Change.ALL_REDUCE):
+            return self._varied(node, value, reshard)
         name = self.names.within(value, module_of(node))
-        if step.route is not None:
-            goal = step.route.reversed().goal
+        if reshard.route is not None:
+            goal = reshard.route.reversed().goal
             return f"gradients of the rows of `{name}` {goal}; equal shares expected"
-        if step.kind is Change.ALL_GATHER:
+        if reshard.kind is Change.ALL_GATHER:
             how = "as it is stored" if self.names.is_leaf(value) else "as the value is"
             return f"gradient of `{name}`, summed over {over} and split {how}"
-        if step.kind is Change.REDUCE_SCATTER:
+        if reshard.kind is Change.REDUCE_SCATTER:
             return f"each {over} device needs the whole gradient of `{name}` for its summand"
-        if step.kind is Change.SLICE:
+        if reshard.kind is Change.SLICE:
             return f"gradient of `{name}`, of which each {over} device used a part"
         return f"gradient of `{name}` on its way back"
 
@@ -86,8 +88,8 @@ class Reasons:
         many = f"gradients of {len(pairs)} parameters"
         return f"{many}, whole over {axes_text(axes)}, used by {self._kind_of(axes)}"
 
-    def _varied(self, node: fx.Node, value: fx.Node, step: Reshard) -> str:
-        axes = step.adjoint.axes
+    def _varied(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> str:
+        axes = reshard.adjoint.axes
         over, name = axes_text(axes), self.names.within(value, module_of(node, backward=True))
         if self.names.is_leaf(value):
             return f"gradient of `{name}`, whole over {over}, used by {self._kind_of(axes)}"
@@ -99,12 +101,12 @@ class Reasons:
         kind = "data" if all(axis in self.program.data_axes for axis in axes) else "values"
         return f"{kind} split over {axes_text(axes)}"
 
-    def _summed(self, node: fx.Node, value: fx.Node, step: Reshard) -> str:
-        axis = step.axes[0]
+    def _summed(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> str:
+        axis = reshard.axes[0]
         maker = made_partial(value, axis)
-        text = f"{self._maker(maker, axis)} leaves a partial sum over {axes_text(step.axes)}"
-        if step.kind is Change.REDUCE_SCATTER:
-            return f"{text}, {self._reader(node)} takes its part of dim {step.dims[1]}"
+        text = f"{self._maker(maker, axis)} leaves a partial sum over {axes_text(reshard.axes)}"
+        if reshard.kind is Change.REDUCE_SCATTER:
+            return f"{text}, {self._reader(node)} takes its part of dim {reshard.dims[1]}"
         if any(reader.op == "output" for reader in readers(node)):
             return f"{text}, results leave whole"
         return text
@@ -132,13 +134,13 @@ class Reasons:
             return f"`{whole}`" if whole == name else f"`{name}` in `{whole}`"
         return f"`{name}`"
 
-    def _gathered(self, node: fx.Node, value: fx.Node, step: Reshard) -> str:
-        name, axis = self.names.within(value, module_of(node)), step.axes[0]
+    def _gathered(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> str:
+        name, axis = self.names.within(value, module_of(node)), reshard.axes[0]
         if info(node).full_gather is not None:
-            before = f"gathered over {axes_text(step.axes)} first"
+            before = f"gathered over {axes_text(reshard.axes)} first"
             return f"{self._reader(node)} needs `{name}` split another way, {before}"
         if self.names.is_leaf(value):
-            sharding = sharding_at(through_steps(value))
+            sharding = sharding_at(through_reshards(value))
             origin = sharding.origins.get(axis) if sharding is not None else None
             stored = origin is not None and origin.reason is Reason.STORED
             how = "stored" if stored else "laid out"
@@ -149,7 +151,7 @@ class Reasons:
         first = next(iter(readers(node)), None)
         if first is None or first.op == "output":
             return f"results leave whole over {axis}"
-        return f"{self._parallel(first, step.axes)} reads `{name}` whole over {axis}"
+        return f"{self._parallel(first, reshard.axes)} reads `{name}` whole over {axis}"
 
     def _parallel(self, reader: fx.Node, axes: tuple[Axis, ...]) -> str:
         """A reader, and how it is split along an axis itself."""
@@ -179,7 +181,7 @@ def made_partial(value: fx.Node, axis: Axis) -> fx.Node:
     while True:
         node = producer(node)[0] if is_item(node) else node
         before = [n for n in node.all_input_nodes if _is_partial(n, axis)]
-        real = [n for n in before if not is_step(n)] or [
+        real = [n for n in before if not is_reshard(n)] or [
             n for n in before if _is_partial(n.args[0], axis)
         ]
         if not real:

@@ -2,9 +2,8 @@
 
 Repeated layers, batch, sequence and widths are cut; the number of heads, experts and packed blocks
 stays, and so does a width that an input has, such as the head size of a cache. A size that leaves a
-remainder over the mesh keeps leaving one. That the decisions are
-the same is checked, not assumed: the steps of the small program, layer by layer, must be those of
-the large one.
+remainder over the mesh keeps leaving one. That the decisions are the same is checked, not assumed:
+the reshards of the small program, layer by layer, must be those of the large one.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from torch import fx
 
 from shardlang.capture import HfSource, ModelSource
 from shardlang.capture.hf import LAYERS
-from shardlang.ir.graph import is_step
+from shardlang.ir.graph import is_reshard
 from shardlang.ir.node import info
-from shardlang.ir.program import LocalProgram, apply_steps
+from shardlang.ir.program import LocalProgram, apply_reshards
 from shardlang.ir.reshard import Change, Reshard
 from shardlang.spec.types import Axes, InputDecl, ModelRef, Spec
 
@@ -164,43 +163,43 @@ def _input_size(spec: Spec, decl: InputDecl, dim: int, size: int) -> int:
 
 
 def check_same_decisions(large: LocalProgram, small: LocalProgram) -> None:
-    """Compare the steps of two programs, layer by layer.
+    """Compare the reshards of two programs, layer by layer.
 
     Raises:
         CannotShrink: they differ; the message names the first place.
     """
-    ours, theirs = steps_by_place(large), steps_by_place(small)
-    for place, steps in theirs.items():
-        if ours.get(place, Counter()) != steps:
+    ours, theirs = reshards_by_place(large), reshards_by_place(small)
+    for place, reshards in theirs.items():
+        if ours.get(place, Counter()) != reshards:
             raise CannotShrink(
                 f"the smaller model is resharded otherwise in `{place or 'the model'}`: "
-                f"{_words(steps)} instead of {_words(ours.get(place, Counter()))}"
+                f"{_words(reshards)} instead of {_words(ours.get(place, Counter()))}"
             )
     layer = re.compile(r"\.\d+(\.|$)")
     for place in ours.keys() - theirs.keys():
         if not layer.search(place):
-            raise CannotShrink(f"the smaller model lacks the steps of `{place}`")
+            raise CannotShrink(f"the smaller model lacks the reshards of `{place}`")
 
 
-def _words(steps: Counter[str]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in sorted(steps.items())) or "nothing"
+def _words(reshards: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(reshards.items())) or "nothing"
 
 
-def steps_by_place(program: LocalProgram) -> dict[str, Counter[str]]:
-    """For every module, its steps: kind, axes, and backward move.
+def reshards_by_place(program: LocalProgram) -> dict[str, Counter[str]]:
+    """For every module, its reshards: kind, axes, and backward move.
 
     Steps of parameters that gradient buckets hold are left out, in a bucket or alone: how many
     buckets there are follows from the sizes.
     """
     found: dict[str, Counter[str]] = {}
     for node in program.graph.nodes:
-        if is_step(node) and node.target is not apply_steps:
-            value, step = node.args[:2]
-            assert isinstance(step, Reshard) and isinstance(value, fx.Node)
-            if value.op == "placeholder" and step.kind is Change.VARY:
+        if is_reshard(node) and node.target is not apply_reshards:
+            value, reshard = node.args[:2]
+            assert isinstance(reshard, Reshard) and isinstance(value, fx.Node)
+            if value.op == "placeholder" and reshard.kind is Change.VARY:
                 continue
-            axes, back = "*".join(axis.name for axis in step.axes), step.adjoint.kind.value
-            text = f"{step.kind} over {axes} ({back})"
+            axes, back = "*".join(axis.name for axis in reshard.axes), reshard.adjoint.kind.value
+            text = f"{reshard.kind} over {axes} ({back})"
             found.setdefault(info(node).module, Counter())[text] += 1
     return found
 

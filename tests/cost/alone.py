@@ -12,7 +12,7 @@ from torch import fx
 from shardlang.compiler.build import build_graph
 from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.explain.alternatives import splits, without_axis
-from shardlang.ir.graph import ShardGraph, result_layout, sharding_of, step_nodes, steps_of
+from shardlang.ir.graph import ShardGraph, reshard_nodes, reshards_of, result_layout, sharding_of
 from shardlang.ir.leaf import Leaf, LeafKind, Result, ResultKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
@@ -107,6 +107,6 @@ def _results(graph: fx.Graph, made: fx.Node) -> Iterator[fx.Node]:
             yield item
 
 
-def steps_in(program: LocalProgram) -> list[tuple[fx.Node, Reshard]]:
+def reshards_in(program: LocalProgram) -> list[tuple[fx.Node, Reshard]]:
     """The changes of layout of a program, with the values that they change."""
-    return [pair for node in step_nodes(program.graph) for pair in steps_of(node)]
+    return [pair for node in reshard_nodes(program.graph) for pair in reshards_of(node)]

@@ -14,7 +14,7 @@ from shardlang.ir.program import LocalProgram
 from shardlang.ir.reshard import Reshard
 from shardlang.ir.rule import Sharding
 from shardlang.passes.propagate.flow import Flow
-from tests.cost.alone import alone, steps_in
+from tests.cost.alone import alone, reshards_in
 from tests.cost.sent import busiest_in
 
 
@@ -29,26 +29,26 @@ def sent_forward(program: LocalProgram) -> int:
     """Bytes that the moves of a program really send forward, each on its busiest device."""
     mesh = program.mesh
     return sum(
-        busiest_in(step.forward, mesh, shards(value, step.src, mesh))
-        for value, step in steps_in(program)
+        busiest_in(reshard.forward, mesh, shards(value, reshard.src, mesh))
+        for value, reshard in reshards_in(program)
     )
 
 
-def sent_backward(value: fx.Node, step: Reshard, mesh: Mesh) -> int:
-    """Bytes that the moves of one step really send backward."""
-    if not step.differentiable:
+def sent_backward(value: fx.Node, reshard: Reshard, mesh: Mesh) -> int:
+    """Bytes that the moves of one reshard really send backward."""
+    if not reshard.differentiable:
         return 0
-    return busiest_in(step.adjoint, mesh, shards(value, step.dst, mesh))
+    return busiest_in(reshard.adjoint, mesh, shards(value, reshard.dst, mesh))
 
 
-def labelled(step: Reshard, src: bool, dst: bool) -> Reshard:
-    """The step with its whole ends replicated, not invariant."""
+def labelled(reshard: Reshard, src: bool, dst: bool) -> Reshard:
+    """The reshard with its whole ends replicated, not invariant."""
     ends = [
         Layout(layout.dims, layout.partial, varying)
-        for layout, label in ((step.src, src), (step.dst, dst))
-        for varying in [frozenset(a for a in step.axes if label and layout.state(a).whole)]
+        for layout, label in ((reshard.src, src), (reshard.dst, dst))
+        for varying in [frozenset(a for a in reshard.axes if label and layout.state(a).whole)]
     ]
-    return Reshard(step.axes, *ends, step.reduce)
+    return Reshard(reshard.axes, *ends, reshard.reduce)
 
 
 def expected_backward(program: LocalProgram) -> float:
@@ -57,13 +57,13 @@ def expected_backward(program: LocalProgram) -> float:
     The gradient of a whole operand is summed for all its readers together: no op pays for it.
     """
     total = 0.0
-    for value, step in steps_in(program):
-        if not info(value).differentiable or step.kind == "vary":
+    for value, reshard in reshards_in(program):
+        if not info(value).differentiable or reshard.kind == "vary":
             continue
-        plain = labelled(step, False, False)
-        if step.kind == "all_gather":
-            plain = labelled(step, False, True)
-        elif step.kind == "slice":
+        plain = labelled(reshard, False, False)
+        if reshard.kind == "all_gather":
+            plain = labelled(reshard, False, True)
+        elif reshard.kind == "slice":
             total -= 0.5 * sent_backward(value, plain, program.mesh)
         total += sent_backward(value, plain, program.mesh)
     return total
@@ -92,6 +92,6 @@ def compiled_bytes(flow: Flow, node: fx.Node, sharding: Sharding) -> Found | Non
     program = alone(flow, node, sharding, train=True)
     if sharding.linear != before:
         return None
-    steps = [step for _, step in steps_in(program)]
+    reshards = [reshard for _, reshard in reshards_in(program)]
     sent = sent_forward(program) + expected_backward(program)
-    return Found(sent, 0.6 + 8 * sum(s.kind == "all_reduce" for s in steps), program.text())
+    return Found(sent, 0.6 + 8 * sum(s.kind == "all_reduce" for s in reshards), program.text())

@@ -1,4 +1,4 @@
-"""What the moves of a step really send: the messages of all devices, handed on around rings."""
+"""What the moves of a reshard really send: the messages of all devices, handed on around rings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The price of a chain against the steps that splitting it really needs, over many devices."""
+"""The price of a chain against the reshards that splitting it really needs, over many devices."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ def split(size: int) -> Layout:
     return Layout((DimLayout.whole(ROWS), DimLayout.shard(size, (T,))))
 
 
-def both_ways(*steps: Reshard) -> int:
-    """Bytes that steps send in float32, forward and backward."""
-    return sum(sent_bytes(step.forward, 4) + sent_bytes(step.adjoint, 4) for step in steps)
+def both_ways(*reshards: Reshard) -> int:
+    """Bytes that reshards send in float32, forward and backward."""
+    return sum(
+        sent_bytes(reshard.forward, 4) + sent_bytes(reshard.adjoint, 4) for reshard in reshards
+    )
 
 
 REDUCE = Reshard((T,), whole(NARROW, partial=True), whole(NARROW))

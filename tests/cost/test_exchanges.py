@@ -11,7 +11,7 @@ import random
 import pytest
 
 from shardlang.cost.exchanged import exchanged
-from shardlang.cost.paths import find_path, path_bytes, step_cost, widest_between
+from shardlang.cost.paths import find_path, path_bytes, reshard_cost, widest_between
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
@@ -53,7 +53,7 @@ def pairs(count: int, even: bool) -> list[tuple[Axes, Layout, Layout]]:
 def test_no_chain_of_single_reshards_is_cheaper(diff: bool) -> None:
     for axes, src, dst in pairs(60, even=True):
         _, path, _ = find_path((src,), dst, diff)
-        cost = sum(step_cost(step, diff) for step in path)
+        cost = sum(reshard_cost(reshard, diff) for reshard in path)
         named = {*src.sharded, *src.partial, *dst.sharded}
         used = tuple(axis for axis in axes if axis in named)
         assert cost <= cheapest(src, dst, used, diff) + 1e-2, (src, dst)

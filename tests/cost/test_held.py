@@ -16,7 +16,7 @@ def test_a_layout_takes_the_bytes_of_its_largest_shard() -> None:
     for number in range(200):
         rng = random.Random(number)
         mesh = draw.mesh_of(rng)
-        layout = draw.step_of(rng, mesh, rng.choice(draw.KINDS)).src
+        layout = draw.reshard_of(rng, mesh, rng.choice(draw.KINDS)).src
         full = torch.zeros(layout.shape, dtype=rng.choice([torch.float32, torch.int8]))
         held = [shard_of(full, layout, at) for at in mesh.coords()]
         sizes = [shard.numel() * shard.element_size() for shard in held]

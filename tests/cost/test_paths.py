@@ -15,13 +15,13 @@ from shardlang.cost.paths import (
     neighbours,
     path_bytes,
     reshard_bytes,
-    step_cost,
+    reshard_cost,
 )
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.shards import shard_of
-from shardlang.runtime.lockstep import step_on_all
+from shardlang.runtime.lockstep import reshard_on_all
 from tests.cost.sent import busiest_in
 
 A, B = Axis("a", 2), Axis("b", 3)
@@ -81,26 +81,26 @@ def test_the_steps_lead_to_the_goal_and_send_what_they_cost(shape: tuple[int, ..
     for source, goal in pairs(shape, 120):
         path = find_path((source,), goal, False)[1]
         xs, sent = shards(full, source), 0
-        for step in path:
-            sent += busiest_in(step.forward, MESH, xs)
-            xs = step_on_all(step, xs, MESH)
+        for reshard in path:
+            sent += busiest_in(reshard.forward, MESH, xs)
+            xs = reshard_on_all(reshard, xs, MESH)
         wanted = [shard_of(full, goal, at) for at in MESH.coords()]
         for x, want in zip(added_up(xs, goal), wanted, strict=True):
             assert torch.equal(x, want), (source, goal)
-        slack = 8 * sum(step.kind == "all_reduce" for step in path)
+        slack = 8 * sum(reshard.kind == "all_reduce" for reshard in path)
         assert 0 <= sent - path_bytes(path, 4, False) <= slack, (source, goal)
 
 
 def cheapest(source: Layout, goal: Layout, diff: bool, depth: int) -> float:
-    """The weight of the cheapest of all ways of up to `depth` steps."""
+    """The weight of the cheapest of all ways of up to `depth` reshards."""
     if source == goal:
         return 0.0
     if depth == 0:
         return math.inf
     return min(
         (
-            step_cost(step, diff) + cheapest(step.dst, goal, diff, depth - 1)
-            for step in neighbours(source, goal)
+            reshard_cost(reshard, diff) + cheapest(reshard.dst, goal, diff, depth - 1)
+            for reshard in neighbours(source, goal)
         ),
         default=math.inf,
     )
@@ -121,7 +121,7 @@ def test_a_reshard_costs_its_steps_merged() -> None:
     whole = Layout.whole((12, 18))
     summed = Layout(whole.dims, frozenset((A, B)))
     _, path, cost = find_path((summed,), whole, False)
-    assert [step.axes for step in path] == [(A, B)]
+    assert [reshard.axes for reshard in path] == [(A, B)]
     assert path == merge_reductions(path)
     assert path_bytes(path, 4, False) == 12 * 18 * 4 * 2 * 5 // 6
     assert round(reshard_bytes(summed, whole, 4, False)) == path_bytes(path, 4, False) < 4 * cost

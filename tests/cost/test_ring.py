@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from shardlang.cost.reshards import expected_bytes
 from shardlang.cost.ring import EXCHANGES, ring_bytes, ring_limit, sent_bytes
-from shardlang.cost.steps import expected_bytes
 from shardlang.ir.collective import Collective, Kind
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.experts.route import Route
@@ -21,38 +21,38 @@ from tests.moves.cases import One, case
 from tests.moves.draw import KINDS
 
 EACH = 40
-"""Drawn steps of every kind."""
+"""Drawn reshards of every kind."""
 
 
 
 def drawn() -> list[tuple[Mesh, One]]:
-    """Drawn steps of every kind on meshes of up to three axes, uneven ones among them."""
+    """Drawn reshards of every kind on meshes of up to three axes, uneven ones among them."""
     cases = [case(number) for number in range(EACH * len(KINDS))]
     return [(found.mesh, one) for found in cases if found.kind in KINDS for one in found.ones]
 
 
 def sent_and_priced() -> list[tuple[Reshard, Kind, int, int, int]]:
-    """Of each direction of each drawn step: the move, bytes sent, bytes priced, an element."""
+    """Of each direction of each drawn reshard: the move, bytes sent, bytes priced, an element."""
     found = []
     for mesh, one in drawn():
         size = one.xs[0].element_size()
-        forward = busiest_in(one.step.forward, mesh, one.xs)
-        priced = sent_bytes(one.step.forward, size)
-        found.append((one.step, one.step.forward.kind, forward, priced, size))
+        forward = busiest_in(one.reshard.forward, mesh, one.xs)
+        priced = sent_bytes(one.reshard.forward, size)
+        found.append((one.reshard, one.reshard.forward.kind, forward, priced, size))
         if one.grads is not None:
-            backward = busiest_in(one.step.adjoint, mesh, one.grads)
-            priced = sent_bytes(one.step.adjoint, size)
-            found.append((one.step, one.step.adjoint.kind, backward, priced, size))
+            backward = busiest_in(one.reshard.adjoint, mesh, one.grads)
+            priced = sent_bytes(one.reshard.adjoint, size)
+            found.append((one.reshard, one.reshard.adjoint.kind, backward, priced, size))
     return found
 
 
 def test_the_price_of_a_step_is_what_its_moves_send() -> None:
     """To the byte, uneven shards included; of a reduction that does not divide, to two elements."""
     seen = set()
-    for step, move, sent, priced, size in sent_and_priced():
+    for reshard, move, sent, priced, size in sent_and_priced():
         seen.add(move)
         slack = 2 * size if move is Kind.ALL_REDUCE else 0
-        assert 0 <= sent - priced <= slack, step
+        assert 0 <= sent - priced <= slack, reshard
     moves = {Kind.ALL_REDUCE, Kind.ALL_GATHER, Kind.REDUCE_SCATTER, *EXCHANGES}
     assert moves | {Kind.SLICE, Kind.PAD, Kind.FIRST, Kind.NOTHING} == seen
 
@@ -61,14 +61,14 @@ A, B = Axis("a", 2), Axis("b", 3)
 BOTH = Mesh((A, B))
 
 
-def sent_by(step: Reshard) -> tuple[int, int]:
+def sent_by(reshard: Reshard) -> tuple[int, int]:
     """Bytes that the busiest device sends in float32, forward and backward."""
     xs, grads = (
         [torch.zeros(layout.local_shape(at)) for at in BOTH.coords()]
-        for layout in (step.src, step.dst)
+        for layout in (reshard.src, reshard.dst)
     )
-    back = busiest_in(step.adjoint, BOTH, grads)
-    return busiest_in(step.forward, BOTH, xs), back
+    back = busiest_in(reshard.adjoint, BOTH, grads)
+    return busiest_in(reshard.forward, BOTH, xs), back
 
 
 def layout(*axes: tuple[Axis, ...], partial: tuple[Axis, ...] = ()) -> Layout:
@@ -78,7 +78,7 @@ def layout(*axes: tuple[Axis, ...], partial: tuple[Axis, ...] = ()) -> Layout:
 
 
 @pytest.mark.parametrize(
-    ("step", "forward", "backward"),
+    ("reshard", "forward", "backward"),
     [
         # 13 rows over 3 are 5, 4, 4: two shards of 5 x 4 x 18
         (Reshard((B,), layout((B,), (A,), ()), layout((), (A,), ())), 2 * 5 * 4 * 18, 0),
@@ -101,9 +101,9 @@ def layout(*axes: tuple[Axis, ...], partial: tuple[Axis, ...] = ()) -> Layout:
     ],
     ids=str,
 )
-def test_steps_by_hand(step: Reshard, forward: int, backward: int) -> None:
-    assert sent_by(step) == (4 * forward, 4 * backward)
-    assert (sent_bytes(step.forward, 4), sent_bytes(step.adjoint, 4)) == sent_by(step)
+def test_steps_by_hand(reshard: Reshard, forward: int, backward: int) -> None:
+    assert sent_by(reshard) == (4 * forward, 4 * backward)
+    assert (sent_bytes(reshard.forward, 4), sent_bytes(reshard.adjoint, 4)) == sent_by(reshard)
 
 
 @pytest.mark.parametrize("inverse", [False, True])
@@ -113,7 +113,7 @@ def test_a_route_is_priced_as_equal_shares(inverse: bool) -> None:
     rows = DimLayout.shard(27, (B,))
     route = Route((B,), rows, DimLayout.shard(6, (B,)), inverse)
     lying = Layout((rows, DimLayout.whole(5)))
-    step = Reshard((B,), lying, lying, route=route)
+    reshard = Reshard((B,), lying, lying, route=route)
     groups = torch.arange(27) % 6
     groups[-3:] = torch.tensor([0, 2, 4])
     moves, xs = [], []
@@ -122,8 +122,8 @@ def test_a_route_is_priced_as_equal_shares(inverse: bool) -> None:
         moves.append(Carry(site.of((B,)), "", exchange, inverse, (5,)))
         count = sum(exchange.received) if inverse else sum(exchange.sent)
         xs.append(torch.zeros(count, 5))
-    assert sent_bytes(step.forward, 4) == sent_bytes(step.adjoint, 4) == 9 * 5 * 4 * 2 // 3
-    assert busiest(moves, xs) == sent_bytes(step.forward, 4)
+    assert sent_bytes(reshard.forward, 4) == sent_bytes(reshard.adjoint, 4) == 9 * 5 * 4 * 2 // 3
+    assert busiest(moves, xs) == sent_bytes(reshard.forward, 4)
 
 
 def test_a_gradient_is_expected_before_labels_are_known() -> None:

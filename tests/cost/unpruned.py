@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator
 
-from shardlang.cost.paths import step_cost
+from shardlang.cost.paths import reshard_cost
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
@@ -30,9 +30,11 @@ def cheapest(source: Layout, goal: Layout, axes: tuple[Axis, ...], diff: bool) -
         if layout in done:
             continue
         done.add(layout)
-        for step in single(layout, goal, axes):
-            if step.dst not in done:
-                heapq.heappush(queue, (cost + step_cost(step, diff), next(count), step.dst))
+        for reshard in single(layout, goal, axes):
+            if reshard.dst not in done:
+                heapq.heappush(
+                    queue, (cost + reshard_cost(reshard, diff), next(count), reshard.dst)
+                )
     return math.inf
 
 

@@ -113,7 +113,7 @@ def test_a_collective() -> None:
     assert found.kind == "collective"
     assert found.subject == "reduce_scatter: down.out"
     assert found.facts[-1] == "from f32[4@dp, 12, 8] +tp to f32[4@dp, 12@tp, 8]"
-    assert titles(found) == ["`linear` in `down` gives it", "`add` reads it", "the steps"]
+    assert titles(found) == ["`linear` in `down` gives it", "`add` reads it", "the reshards"]
     direct, around = found.stories[2].alternatives
     assert (direct.text, direct.chosen) == ("reduce_scatter", True)
     assert direct.bytes < around.bytes

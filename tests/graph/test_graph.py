@@ -130,7 +130,7 @@ def test_joining_light_ops_makes_no_circle_and_loses_no_op(picture: Picture) -> 
 def test_preparation_around_a_collective_makes_no_circle() -> None:
     """`a -> gather -> b` and `a -> b`: a and b stay apart, b and c become one."""
     made, op = Picture(), BoxKind.OP
-    for name, kind in (("a", op), ("gather", BoxKind.STEP), ("b", op), ("c", op)):
+    for name, kind in (("a", op), ("gather", BoxKind.RESHARD), ("b", op), ("c", op)):
         made.add(Box(name, kind, "", (name,), name))
     for ends in (("a", "gather"), ("gather", "b"), ("a", "b"), ("b", "c")):
         made.connect(Arrow(*ends))

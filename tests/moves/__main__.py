@@ -37,7 +37,7 @@ def on_processes(count: int) -> int:
 
 
 def in_process(options: argparse.Namespace) -> int:
-    """Print the cases tried in the simulator, by kind of step; 1 if there are differences."""
+    """Print the cases tried in the simulator, by kind of reshard; 1 if there are differences."""
     tried: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
     for number in range(options.first, options.first + options.cases):

@@ -1,4 +1,4 @@
-"""A drawn case: steps, inputs and gradients of all devices, and what should come of them."""
+"""A drawn case: reshards, inputs and gradients of all devices, and what should come of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Tensors = list[Tensor]
 
 @dataclass(frozen=True)
 class One:
-    """A step and the shards of all devices.
+    """A reshard and the shards of all devices.
 
     Attributes:
         xs: the operand's, by device.
@@ -29,29 +29,29 @@ class One:
         by: of a route, the group of every row.
     """
 
-    step: Reshard
+    reshard: Reshard
     xs: Tensors
     grads: Tensors | None
     by: list[int] | None = None
 
     def known(self, at: Coord) -> Tensor:
         """The groups of the rows that a device knows."""
-        assert self.step.route is not None
-        return shard_of(torch.tensor(self.by), Layout((self.step.route.known,)), at)
+        assert self.reshard.route is not None
+        return shard_of(torch.tensor(self.by), Layout((self.reshard.route.known,)), at)
 
     def expected(self, mesh: Mesh) -> tuple[Tensors, Tensors | None]:
         """The results of all devices, and the gradients of their operands."""
         if self.by is not None:
-            ys = meaning.carried(self.step.forward, self.by, self.xs, mesh)
-            back = self.grads and meaning.carried(self.step.adjoint, self.by, self.grads, mesh)
+            ys = meaning.carried(self.reshard.forward, self.by, self.xs, mesh)
+            back = self.grads and meaning.carried(self.reshard.adjoint, self.by, self.grads, mesh)
             return ys, back
-        back = self.grads and meaning.moved(self.step.adjoint, self.grads, mesh)
-        return meaning.moved(self.step.forward, self.xs, mesh), back
+        back = self.grads and meaning.moved(self.reshard.adjoint, self.grads, mesh)
+        return meaning.moved(self.reshard.forward, self.xs, mesh), back
 
 
 @dataclass(frozen=True)
 class Case:
-    """Steps of one mesh; several are sent together."""
+    """Reshards of one mesh; several are sent together."""
 
     number: int
     kind: str
@@ -59,8 +59,8 @@ class Case:
     ones: tuple[One, ...]
 
     def __str__(self) -> str:
-        steps = "; ".join(f"{one.xs[0].dtype} {one.step}" for one in self.ones)
-        return f"case {self.number} ({self.kind}) on {self.mesh}: {steps}"
+        reshards = "; ".join(f"{one.xs[0].dtype} {one.reshard}" for one in self.ones)
+        return f"case {self.number} ({self.kind}) on {self.mesh}: {reshards}"
 
 
 BUNDLE = "bucket"
@@ -85,14 +85,14 @@ def case(number: int, devices: int | None = None) -> Case:
 
 
 def _one(rng: random.Random, mesh: Mesh, kind: str, dtype: torch.dtype | None = None) -> One:
-    step = draw.step_of(rng, mesh, kind)
+    reshard = draw.reshard_of(rng, mesh, kind)
     if dtype is None:
         extreme = kind in ("max", "min")
         dtype = rng.choice([d for d in values.DTYPES if not (extreme and d.is_complex)])
-    flows = (dtype.is_floating_point or dtype.is_complex) and step.reduce is ReduceOp.SUM
-    xs = _shards(rng, step.src, mesh, dtype)
-    grads = _shards(rng, step.dst, mesh, dtype) if flows and rng.random() < 0.9 else None
-    return One(step, xs, grads)
+    flows = (dtype.is_floating_point or dtype.is_complex) and reshard.reduce is ReduceOp.SUM
+    xs = _shards(rng, reshard.src, mesh, dtype)
+    grads = _shards(rng, reshard.dst, mesh, dtype) if flows and rng.random() < 0.9 else None
+    return One(reshard, xs, grads)
 
 
 def _shards(rng: random.Random, layout: Layout, mesh: Mesh, dtype: torch.dtype) -> Tensors:
@@ -108,14 +108,14 @@ def _shards(rng: random.Random, layout: Layout, mesh: Mesh, dtype: torch.dtype) 
 
 
 def _routed(rng: random.Random, mesh: Mesh, kind: str) -> One:
-    step, by = draw.route_of(rng, mesh, kind)
-    assert step.route is not None
-    row = step.src.shape[1:]
-    lying = [(len(step.route.rows.indices(at)), *row) for at in mesh.coords()]
-    away = [(len(rows), *row) for rows in meaning.routed_rows(step.route, by, mesh)]
-    here, there = (away, lying) if step.route.inverse else (lying, away)
+    reshard, by = draw.route_of(rng, mesh, kind)
+    assert reshard.route is not None
+    row = reshard.src.shape[1:]
+    lying = [(len(reshard.route.rows.indices(at)), *row) for at in mesh.coords()]
+    away = [(len(rows), *row) for rows in meaning.routed_rows(reshard.route, by, mesh)]
+    here, there = (away, lying) if reshard.route.inverse else (lying, away)
     dtype = rng.choice(values.DTYPES)
     flows = dtype.is_floating_point or dtype.is_complex
     look = rng.choice(values.looks(dtype))
     xs, grads = ([look(values.draw(shape, dtype, rng)) for shape in end] for end in (here, there))
-    return One(step, xs, grads if flows else None, by)
+    return One(reshard, xs, grads if flows else None, by)

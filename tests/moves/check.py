@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from shardlang.ir.collective import ReduceOp
-from shardlang.runtime.lockstep import route_on_all, step_on_all, steps_on_all
+from shardlang.runtime.lockstep import reshard_on_all, reshards_on_all, route_on_all
 from tests.moves.cases import Case, One, Tensors
 
 
 def simulated(case: Case) -> list[tuple[Tensors, Tensors | None]]:
-    """Of every step, the results of all devices and the gradients of their operands."""
+    """Of every reshard, the results of all devices and the gradients of their operands."""
     fed = [operands(one) for one in case.ones]
     ys = _forward(case, fed)
     roots = [y for one, own in zip(case.ones, ys, strict=True) if one.grads for y in own]
@@ -28,7 +28,7 @@ def simulated(case: Case) -> list[tuple[Tensors, Tensors | None]]:
 
 def operands(one: One) -> Tensors:
     """The operands of all devices, as leaves of autograd where it can be."""
-    flows = one.step.reduce is ReduceOp.SUM
+    flows = one.reshard.reduce is ReduceOp.SUM
     return [
         x.detach().requires_grad_(flows and (x.is_floating_point() or x.is_complex()))
         for x in one.xs
@@ -39,11 +39,11 @@ def _forward(case: Case, fed: list[Tensors]) -> list[Tensors]:
     first = case.ones[0]
     if first.by is not None:
         known = [first.known(at) for at in case.mesh.coords()]
-        return [route_on_all(first.step, fed[0], known, case.mesh)]
+        return [route_on_all(first.reshard, fed[0], known, case.mesh)]
     if len(case.ones) == 1:
-        return [step_on_all(first.step, fed[0], case.mesh)]
+        return [reshard_on_all(first.reshard, fed[0], case.mesh)]
     by_device = [list(own) for own in zip(*fed, strict=True)]
-    made = steps_on_all([one.step for one in case.ones], by_device, case.mesh)
+    made = reshards_on_all([one.reshard for one in case.ones], by_device, case.mesh)
     return [list(own) for own in zip(*made, strict=True)]
 
 

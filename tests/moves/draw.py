@@ -1,4 +1,4 @@
-"""Moves drawn at random: meshes, layouts and steps of every kind."""
+"""Moves drawn at random: meshes, layouts and reshards of every kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STATES = tuple((before, after) for before, after, how in CHANGES if how is How.S
 KINDS = (
     *("".join(pair) for pair in STATES), "all_to_all", "permute", "exchange", "max", "min",
 )  # fmt: skip
-"""The steps: states before and after, or the move's own name."""
+"""The reshards: states before and after, or the move's own name."""
 ROUTES = ("dispatch", "collect")
 
 
@@ -89,8 +89,8 @@ def _shuffled(rng: random.Random, axes: Axes) -> Axes:
     return tuple(rng.sample(axes, len(axes)))
 
 
-def step_of(rng: random.Random, mesh: Mesh, kind: str) -> Reshard:
-    """A step of that kind over one or more axes; the others split dims or hold partial sums."""
+def reshard_of(rng: random.Random, mesh: Mesh, kind: str) -> Reshard:
+    """A reshard of that kind over one or more axes; the others split dims or hold partial sums."""
     axes = _shuffled(rng, tuple(rng.sample(mesh.axes, rng.randint(1, len(mesh.axes)))))
     rest = tuple(axis for axis in mesh.axes if axis not in axes)
     splitting = tuple(axis for axis in rest if rng.random() < 0.6)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shardlang.ir.mesh import Mesh
-from shardlang.runtime.collectives import RunRoute, RunStep, RunSteps
+from shardlang.runtime.collectives import RunReshard, RunReshards, RunRoute
 from shardlang.runtime.groups import Groups, join
 from tests.moves.cases import ALL_KINDS, Case, case
 from tests.moves.check import operands, unlike
@@ -52,7 +52,7 @@ def _differences(drawn: Case, groups: Groups) -> list[str]:
 def _forward(drawn: Case, xs: list[Tensor], groups: Groups) -> list[Tensor]:
     first = drawn.ones[0]
     if first.by is not None:
-        return [RunRoute(first.step, groups)(xs[0], first.known(groups.coord))]
+        return [RunRoute(first.reshard, groups)(xs[0], first.known(groups.coord))]
     if len(xs) == 1:
-        return [RunStep(first.step, groups)(xs[0])]
-    return list(RunSteps([one.step for one in drawn.ones], groups)(xs))
+        return [RunReshard(first.reshard, groups)(xs[0])]
+    return list(RunReshards([one.reshard for one in drawn.ones], groups)(xs))

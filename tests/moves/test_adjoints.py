@@ -105,7 +105,7 @@ def drawn(kind: str) -> Iterator[Reshard]:
         if kind in draw.ROUTES:
             yield draw.route_of(rng, mesh_of(number), kind)[0]
         else:
-            yield draw.step_of(rng, mesh_of(number), kind)
+            yield draw.reshard_of(rng, mesh_of(number), kind)
 
 
 def mesh_of(number: int) -> Mesh:
@@ -153,9 +153,9 @@ def test_the_adjoint_of_a_route_brings_its_rows_back(kind: str) -> None:
         one = drawn_case.ones[0]
         assert one.by is not None
         xs = [torch.randn(x.shape, dtype=torch.float64, requires_grad=True) for x in one.xs]
-        ys = meaning.carried(one.step.forward, one.by, xs, drawn_case.mesh)
+        ys = meaning.carried(one.reshard.forward, one.by, xs, drawn_case.mesh)
         seeds = [torch.randn(y.shape, dtype=torch.float64) for y in ys]
-        back = meaning.carried(one.step.adjoint, one.by, seeds, drawn_case.mesh)
+        back = meaning.carried(one.reshard.adjoint, one.by, seeds, drawn_case.mesh)
         pairs = zip(ys, seeds, strict=True)
         product = sum(((y * seed).sum() for y, seed in pairs), xs[0].sum() * 0)
         assert isinstance(product, Tensor)
@@ -163,4 +163,4 @@ def test_the_adjoint_of_a_route_brings_its_rows_back(kind: str) -> None:
         torch.testing.assert_close(list(grads), back, rtol=1e-12, atol=1e-12)
         for at, y in zip(drawn_case.mesh.coords(), ys, strict=True):
             rows = y.shape[0] if kind == "collect" else None
-            assert one.step.forward.local_shape(at) == (rows, *y.shape[1:])
+            assert one.reshard.forward.local_shape(at) == (rows, *y.shape[1:])

@@ -49,9 +49,13 @@ def test_they_are_proven(name: str) -> None:
     assert report.ok, report.first
     assert report.gradients
     assert max(report.gradients.values()) < 1e-12
-    steps = [s for n in found.local.graph.nodes for s in n.args if isinstance(s, Reshard)]
+    reshards = [s for n in found.local.graph.nodes for s in n.args if isinstance(s, Reshard)]
     marked = any(info(node).regather for node in found.local.graph.nodes)
-    assert marked if name in AGAIN else any(step.forward.kind is Kind.PERMUTE for step in steps)
+    assert (
+        marked
+        if name in AGAIN
+        else any(reshard.forward.kind is Kind.PERMUTE for reshard in reshards)
+    )
 
 
 def test_the_proof_sees_what_is_gathered_again(monkeypatch: pytest.MonkeyPatch) -> None:

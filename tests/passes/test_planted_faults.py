@@ -15,11 +15,11 @@ from shardlang.capture import Captured
 from shardlang.compiler.build import Statements, build_graph
 from shardlang.compiler.driver import compile_spec
 from shardlang.ir.dim_layout import DimLayout
-from shardlang.ir.graph import ShardGraph, constrain, result_layout, sharding_of, step_of
+from shardlang.ir.graph import ShardGraph, constrain, reshard_of, result_layout, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.node import info, set_info, tensor_of
-from shardlang.ir.program import apply_step, apply_steps
+from shardlang.ir.program import apply_reshard, apply_reshards
 from shardlang.ir.reshard import Reshard
 from shardlang.passes.invariants.invariant import Invariant, InvariantError
 from shardlang.passes.pipeline import PIPELINE, Pass, run_passes
@@ -69,10 +69,10 @@ def nodes(graph: ShardGraph, name: str) -> list[fx.Node]:
     return [node for node in graph.graph.nodes if node.name.startswith(name)]
 
 
-def steps(graph: ShardGraph, kind: str) -> list[fx.Node]:
+def reshards(graph: ShardGraph, kind: str) -> list[fx.Node]:
     """The single reshards of one kind."""
-    found = [node for node in graph.graph.nodes if node.target is apply_step]
-    return [node for node in found if step_of(node).kind == kind]
+    found = [node for node in graph.graph.nodes if node.target is apply_reshard]
+    return [node for node in found if reshard_of(node).kind == kind]
 
 
 def bypass(node: fx.Node) -> None:
@@ -208,24 +208,24 @@ def pass_partials_through(name: str, slots: set[int]) -> Fault:
     return fault
 
 
-def drop_a_step(kind: str) -> Fault:
+def drop_a_reshard(kind: str) -> Fault:
     def fault(graph: ShardGraph) -> None:
-        last = steps(graph, kind)[0]
+        last = reshards(graph, kind)[0]
         bypass(last)
 
     return fault
 
 
 def return_a_partial_sum(graph: ShardGraph) -> None:
-    node = steps(graph, "all_reduce")[0]
+    node = reshards(graph, "all_reduce")[0]
     graph.output.args = ((node.args[0], *graph.result_nodes[1:]),)
 
 
 def claim_another_axis(graph: ShardGraph) -> None:
-    node = steps(graph, "all_reduce")[0]
-    step = step_of(node)
-    other = next(axis for axis in graph.mesh.axes if axis not in step.axes)
-    node.args = (node.args[0], Reshard((other,), step.src, step.dst))
+    node = reshards(graph, "all_reduce")[0]
+    reshard = reshard_of(node)
+    other = next(axis for axis in graph.mesh.axes if axis not in reshard.axes)
+    node.args = (node.args[0], Reshard((other,), reshard.src, reshard.dst))
 
 
 def replicate_a_leaf(graph: ShardGraph) -> None:
@@ -245,7 +245,7 @@ def forget_a_layout(graph: ShardGraph) -> None:
 
 
 def bucket(graph: ShardGraph) -> fx.Node:
-    return next(node for node in graph.graph.nodes if node.target is apply_steps)
+    return next(node for node in graph.graph.nodes if node.target is apply_reshards)
 
 
 def swap_in_a_bucket(graph: ShardGraph) -> None:
@@ -254,7 +254,7 @@ def swap_in_a_bucket(graph: ShardGraph) -> None:
 
 
 def mix_a_bucket(graph: ShardGraph) -> None:
-    """A step of another kind in the bucket."""
+    """A reshard of another kind in the bucket."""
     values, several = bucket(graph).args
     first = several[0]
     other = replace(first, dst=first.src, src=first.dst)
@@ -297,10 +297,10 @@ FAULTS: list[tuple[str, str, Fault, str]] = [
     ("route_rows", "moe/routed", dispatch_twice, "orders_kept"),
     ("place_reductions", "llama/fsdp_tp", pass_partials_through("rsqrt", {0}), "partials_pass"),
     ("place_reductions", "llama/fsdp_tp", pass_partials_through("add", {0}), "partials_pass"),
-    ("insert_reshards", "megatron_mlp/mlp", drop_a_step("all_reduce"), "operands_in_place"),
+    ("insert_reshards", "megatron_mlp/mlp", drop_a_reshard("all_reduce"), "operands_in_place"),
     ("insert_reshards", "megatron_mlp/mlp", return_a_partial_sum, "results_settled"),
-    ("insert_reshards", "llama/fsdp_tp", claim_another_axis, "steps_change_one_thing"),
-    ("type_gradients", "megatron_mlp/mlp", drop_a_step("vary"), "types_hold"),
+    ("insert_reshards", "llama/fsdp_tp", claim_another_axis, "reshards_change_one_thing"),
+    ("type_gradients", "megatron_mlp/mlp", drop_a_reshard("vary"), "types_hold"),
     ("type_gradients", "megatron_mlp/mlp", replicate_a_leaf, "leaves_and_results_settled"),
     ("type_gradients", "megatron_mlp/mlp", forget_a_layout, "layouts_labelled"),
     ("fuse_collectives", "megatron_mlp/mlp", swap_in_a_bucket, "buckets_alike"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from shardlang.compiler.driver import compile_spec
-from shardlang.ir.graph import ShardGraph, is_step, step_of
+from shardlang.ir.graph import ShardGraph, is_reshard, reshard_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import info, set_info, tensor_of
 from shardlang.ir.reshard import Reshard
@@ -118,7 +118,7 @@ def test_bias_added_by_every_device(
 def drop_vary(graph: ShardGraph, module: str) -> ShardGraph:
     """Take out one `vary` of an activation."""
     for node in list(graph.graph.nodes):
-        if is_step(node) and step_of(node).kind == "vary" and info(node).module == module:
+        if is_reshard(node) and reshard_of(node).kind == "vary" and info(node).module == module:
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
             return graph
@@ -142,11 +142,11 @@ class Sabotage:
 def loss_in_r(graph: ShardGraph) -> ShardGraph:
     """Leave the loss replicated: its all-reduce is summed again in the backward."""
     for node in reversed(list(graph.graph.nodes)):
-        scalar = is_step(node) and info(node).differentiable and not tensor_of(node).shape
-        if scalar and step_of(node).kind == "all_reduce":
-            step = step_of(node)
-            dst = Layout(step.dst.dims, step.dst.partial, frozenset(step.axes))
-            node.args = (node.args[0], Reshard(step.axes, step.src, dst))
+        scalar = is_reshard(node) and info(node).differentiable and not tensor_of(node).shape
+        if scalar and reshard_of(node).kind == "all_reduce":
+            reshard = reshard_of(node)
+            dst = Layout(reshard.dst.dims, reshard.dst.partial, frozenset(reshard.axes))
+            node.args = (node.args[0], Reshard(reshard.axes, reshard.src, dst))
             set_info(node, replace(info(node), layout=dst))
             return graph
     raise AssertionError("the loss is not all-reduced")

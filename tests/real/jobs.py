@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from shardlang.ir.program import LocalProgram, apply_step, apply_steps
+from shardlang.ir.program import LocalProgram, apply_reshard, apply_reshards
 from shardlang.proof.values import all_values
 from shardlang.runtime.groups import Groups
 from tests.real.plain import Plain
@@ -189,11 +189,11 @@ def _meet(mesh: Any, rank: int, folder: Path, timeout_s: float) -> Groups:
 def _rows(program: LocalProgram) -> Iterator[str]:
     """The rows of the table of steps that a program has."""
     for node in program.graph.nodes:
-        if node.target in (apply_step, apply_steps):
-            steps = node.args[1] if node.target is apply_steps else [node.args[1]]
+        if node.target in (apply_reshard, apply_reshards):
+            steps = node.args[1] if node.target is apply_reshards else [node.args[1]]
             for step in steps:
                 yield " ".join((step.kind, *step.states))
-            if node.target is apply_steps:
+            if node.target is apply_reshards:
                 yield f"{steps[0].kind} together"
 
 

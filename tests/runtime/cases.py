@@ -1,4 +1,4 @@
-"""Steps to try on real process groups, with their inputs; the same on every rank and in the oracle.
+"""Reshards to try on real process groups, with inputs; the same on every rank and in the oracle.
 
 All numbers are small integers in float64, so sums are exact and results compare bit by bit.
 """
@@ -29,10 +29,10 @@ Dim = tuple[int, tuple[Axis, ...]] | tuple[int, tuple[Axis, ...], int | tuple[in
 
 @dataclass(frozen=True)
 class Case:
-    """One step on one mesh."""
+    """One reshard on one mesh."""
 
     mesh: Mesh
-    step: Reshard
+    reshard: Reshard
     name: str
 
     def __str__(self) -> str:
@@ -54,13 +54,13 @@ def marked(layout: Layout, state: str, axes: tuple[Axis, ...]) -> Layout:
     )
 
 
-def _whole_steps(mesh: Mesh, axes: tuple[Axis, ...]) -> Iterator[Case]:
-    """Steps that leave the dims alone."""
+def _whole_reshards(mesh: Mesh, axes: tuple[Axis, ...]) -> Iterator[Case]:
+    """Reshards that leave the dims alone."""
     for shape in ((4, 3), (), (0, 3)):
         base = lay(*((n, ()) for n in shape))
         for before, after in ("PI", "PR", "IR", "RI", "IP", "RP"):
-            step = Reshard(axes, marked(base, before, axes), marked(base, after, axes))
-            yield Case(mesh, step, f"{mesh}: {step}")
+            reshard = Reshard(axes, marked(base, before, axes), marked(base, after, axes))
+            yield Case(mesh, reshard, f"{mesh}: {reshard}")
 
 
 _SPLITS: list[tuple[tuple[int, ...], int, int | tuple[int, ...]]] = [
@@ -69,8 +69,8 @@ _SPLITS: list[tuple[tuple[int, ...], int, int | tuple[int, ...]]] = [
 ]  # fmt: skip
 
 
-def _cut_steps(mesh: Mesh, axis: Axis) -> Iterator[Case]:
-    """Steps between a split dim and a whole one."""
+def _cut_reshards(mesh: Mesh, axis: Axis) -> Iterator[Case]:
+    """Reshards between a split dim and a whole one."""
     for shape, dim, blocks in _SPLITS:
         whole = lay(*((n, ()) for n in shape))
         cut = whole.replaced(dim, DimLayout.shard(shape[dim], (axis,), blocks))
@@ -82,16 +82,16 @@ def _cut_steps(mesh: Mesh, axis: Axis) -> Iterator[Case]:
             yield Case(mesh, back, f"{mesh}: {back}")
 
 
-def _product_steps() -> Iterator[Case]:
-    """Steps on the minor axis of a product, next to other split dims."""
+def _product_reshards() -> Iterator[Case]:
+    """Reshards on the minor axis of a product, next to other split dims."""
     for size in (8, 7, 9):
         inner = lay((size, (A, B)), (3, ()))
         outer = lay((size, (A,)), (3, ()))
         for state in "RIP":
             other = marked(outer, state, (B,))
             for src, dst in ((inner, other), (other, inner)):
-                step = Reshard((B,), src, dst)
-                yield Case(GRID, step, f"{GRID}: {step}")
+                reshard = Reshard((B,), src, dst)
+                yield Case(GRID, reshard, f"{GRID}: {reshard}")
     beside = Reshard((B,), lay((5, (A,)), (7, (B,))), lay((5, (A,)), (7, ()), varying=(B,)))
     yield Case(GRID, beside, f"{GRID}: {beside}")
     mixed = lay((5, (A,)), (7, ()), partial=(B,))
@@ -109,8 +109,8 @@ def _exchanges() -> Iterator[Case]:
     for mesh, axes, (m, n) in pairs:
         for swap in (False, True):
             src, dst = lay((m, axes), (2, ()), (n, ())), lay((m, ()), (2, ()), (n, axes))
-            step = Reshard(axes, dst, src) if swap else Reshard(axes, src, dst)
-            yield Case(mesh, step, f"{mesh}: {step}")
+            reshard = Reshard(axes, dst, src) if swap else Reshard(axes, src, dst)
+            yield Case(mesh, reshard, f"{mesh}: {reshard}")
     blocks = Reshard((A,), lay((12, (A,), 3), (5, ())), lay((12, ()), (5, (A,))))
     yield Case(LINE2, blocks, f"{LINE2}: {blocks}")
     inner = Reshard((B,), lay((8, (A, B)), (6, ())), lay((8, (A,)), (6, (B,))))
@@ -123,10 +123,10 @@ def _exchanges() -> Iterator[Case]:
 def cases(devices: int) -> list[Case]:
     """Every case for a number of processes."""
     if devices == 2:
-        found = [*_whole_steps(LINE2, (A,)), *_cut_steps(LINE2, A)]
+        found = [*_whole_reshards(LINE2, (A,)), *_cut_reshards(LINE2, A)]
     else:
-        found = [*_whole_steps(LINE4, (A4,)), *_cut_steps(LINE4, A4), *_product_steps()]
-        found += list(_whole_steps(GRID, (A, B)))
+        found = [*_whole_reshards(LINE4, (A4,)), *_cut_reshards(LINE4, A4), *_product_reshards()]
+        found += list(_whole_reshards(GRID, (A, B)))
     return found + [case for case in _exchanges() if case.mesh.devices == devices]
 
 
@@ -174,13 +174,13 @@ def strided(x: Tensor) -> Tensor:
 
 
 def buckets(devices: int) -> list[tuple[Mesh, list[Reshard]]]:
-    """Steps of one kind and group, to be sent together."""
+    """Reshards of one kind and group, to be sent together."""
     by_kind: dict[tuple[str, str, tuple[Axis, ...]], list[Case]] = {}
     for case in cases(devices):
-        key = (str(case.mesh), "".join(case.step.states), case.step.axes)
+        key = (str(case.mesh), "".join(case.reshard.states), case.reshard.axes)
         by_kind.setdefault(key, []).append(case)
     return [
-        (found[0].mesh, [case.step for case in itertools.islice(found, 6)])
+        (found[0].mesh, [case.reshard for case in itertools.islice(found, 6)])
         for found in by_kind.values()
         if len(found) > 1
     ]

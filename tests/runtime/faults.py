@@ -13,7 +13,7 @@ from shardlang.ir.reshard import Reshard
 from shardlang.passes.graph_text import read_graph
 from shardlang.passes.rewrite.localize import to_program
 from shardlang.runtime.checks import check_same_program
-from shardlang.runtime.collectives import RunStep
+from shardlang.runtime.collectives import RunReshard
 from shardlang.runtime.groups import Groups, join
 from shardlang.runtime.stop import Stop
 
@@ -23,7 +23,9 @@ RANK = int(os.environ.get("RANK", "0"))
 def _reduce(groups: Groups) -> None:
     whole = known.lay((4, ()))
     axes = groups.mesh.axes
-    RunStep(Reshard(axes, known.marked(whole, "P", axes), whole), groups, "layers.3")(torch.ones(4))
+    RunReshard(Reshard(axes, known.marked(whole, "P", axes), whole), groups, "layers.3")(
+        torch.ones(4)
+    )
 
 
 def killed() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from shardlang.ir.collective import ReduceOp
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.reshard import Reshard
-from shardlang.runtime.collectives import RunStep, RunSteps
+from shardlang.runtime.collectives import RunReshard, RunReshards
 from shardlang.runtime.groups import Groups, join
 
 
@@ -24,29 +24,29 @@ def _world() -> dict[Mesh, Groups]:
     return {mesh: Groups(mesh, first.rank) for mesh in meshes}
 
 
-def _one(step: Reshard, groups: Groups) -> tuple[Tensor, Tensor | None]:
-    """The result of a step on this rank, and the gradient of its operand."""
-    x = known.strided(known.local_value(step.src, groups.coord, 1)).requires_grad_()
-    y = RunStep(step, groups)(x)
-    y.backward(known.strided(known.local_value(step.dst, groups.coord, 2, dual=True)))
+def _one(reshard: Reshard, groups: Groups) -> tuple[Tensor, Tensor | None]:
+    """The result of a reshard on this rank, and the gradient of its operand."""
+    x = known.strided(known.local_value(reshard.src, groups.coord, 1)).requires_grad_()
+    y = RunReshard(reshard, groups)(x)
+    y.backward(known.strided(known.local_value(reshard.dst, groups.coord, 2, dual=True)))
     return y.detach(), x.grad
 
 
 def every_step() -> list[tuple[Tensor, Tensor | None]]:
     """Every case, one by one."""
     world = _world()
-    return [_one(c.step, world[c.mesh]) for c in known.cases(dist.get_world_size())]
+    return [_one(c.reshard, world[c.mesh]) for c in known.cases(dist.get_world_size())]
 
 
 def every_bundle() -> list[list[tuple[Tensor, Tensor | None]]]:
     """Every bucket; the second tensor gets no gradient."""
     world = _world()
     found = []
-    for mesh, steps in known.buckets(dist.get_world_size()):
+    for mesh, reshards in known.buckets(dist.get_world_size()):
         at = world[mesh].coord
-        xs = [known.local_value(step.src, at, 1).requires_grad_() for step in steps]
-        ys = RunSteps(steps, world[mesh])(xs)
-        grads = [known.local_value(step.dst, at, 2, dual=True) for step in steps]
+        xs = [known.local_value(reshard.src, at, 1).requires_grad_() for reshard in reshards]
+        ys = RunReshards(reshards, world[mesh])(xs)
+        grads = [known.local_value(reshard.dst, at, 2, dual=True) for reshard in reshards]
         used = [i for i in range(len(ys)) if i != 1]
         torch.autograd.backward([ys[i] for i in used], [grads[i] for i in used])
         found.append([(y.detach(), x.grad) for x, y in zip(xs, ys, strict=True)])
@@ -64,12 +64,12 @@ def other_types() -> dict[str, Any]:
     out: dict[str, Any] = {}
     for dtype in (torch.bool, torch.int16, torch.int64, torch.uint8, torch.bfloat16, torch.float16,
                   torch.complex64):  # fmt: skip
-        gathered = RunStep(Reshard((axis,), cut, flat), groups)(torch.tensor([me % 2]).to(dtype))
-        total = RunStep(Reshard((axis,), summed, flat), groups)(torch.ones(n).to(dtype))
-        mine = RunStep(Reshard((axis,), summed, cut), groups)(torch.ones(n).to(dtype))
+        gathered = RunReshard(Reshard((axis,), cut, flat), groups)(torch.tensor([me % 2]).to(dtype))
+        total = RunReshard(Reshard((axis,), summed, flat), groups)(torch.ones(n).to(dtype))
+        mine = RunReshard(Reshard((axis,), summed, cut), groups)(torch.ones(n).to(dtype))
         out[str(dtype)] = (gathered, total, mine)
     for how in (ReduceOp.MAX, ReduceOp.MIN):
-        extreme = RunStep(Reshard((axis,), flat, flat, how), groups)
+        extreme = RunReshard(Reshard((axis,), flat, flat, how), groups)
         out[how.value] = extreme(torch.arange(n) * (me + 1) - n)
     return out
 
@@ -80,20 +80,20 @@ def compiled() -> bool:
     groups = next(iter(world.values()))
     axis = groups.mesh.axes[0]
     picked = [
-        case.step
+        case.reshard
         for case in known.cases(dist.get_world_size())[::9]
-        if case.mesh == groups.mesh and case.step.src.shape not in ((), (0, 3))
+        if case.mesh == groups.mesh and case.reshard.src.shape not in ((), (0, 3))
     ]
-    steps = [RunStep(step, groups) for step in picked]
+    reshards = [RunReshard(reshard, groups) for reshard in picked]
     whole = known.lay((4, ()), (3, ()))
     varied = known.marked(whole, "R", (axis,))
-    bucket = RunSteps([Reshard((axis,), whole, varied)] * 2, groups)
-    inputs = [known.local_value(step.src, groups.coord, 1) for step in picked]
+    bucket = RunReshards([Reshard((axis,), whole, varied)] * 2, groups)
+    inputs = [known.local_value(reshard.src, groups.coord, 1) for reshard in picked]
 
     def work(*xs: Tensor) -> Tensor:
         pair = bucket((xs[-1], 2 * xs[-1]))
         total = pair[0].sum() + pair[1].sum()
-        return sum((step(x * x).sum() for step, x in zip(steps, xs, strict=False)), total)
+        return sum((reshard(x * x).sum() for reshard, x in zip(reshards, xs, strict=False)), total)
 
     results = []
     for function in (work, torch.compile(work, backend="aot_eager", fullgraph=True)):
@@ -107,7 +107,7 @@ def compiled() -> bool:
 def everything() -> dict[str, Any]:
     """All of the above, in one job."""
     return {
-        "steps": every_step(),
+        "reshards": every_step(),
         "buckets": every_bundle(),
         "types": other_types(),
         "compiled": compiled() if dist.get_world_size() == 2 else None,

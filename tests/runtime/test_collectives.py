@@ -1,4 +1,4 @@
-"""Every step on real gloo process groups, forward and backward, against exact arithmetic."""
+"""Every reshard on real gloo process groups, forward and backward, against exact arithmetic."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ NUMBERED = [(n, i, case) for n in SIZES for i, case in enumerate(known.cases(n))
 
 @pytest.mark.parametrize(("n", "i", "case"), NUMBERED, ids=[str(c) for _, _, c in NUMBERED])
 def test_step(ran: dict[int, list[Any]], n: int, i: int, case: known.Case) -> None:
-    found = [rank["steps"][i] for rank in ran[n]]
-    known.check(case.step.dst, case.mesh, [y for y, _ in found], 1)
-    known.check(case.step.src, case.mesh, [grad for _, grad in found], 2, dual=True)
+    found = [rank["reshards"][i] for rank in ran[n]]
+    known.check(case.reshard.dst, case.mesh, [y for y, _ in found], 1)
+    known.check(case.reshard.src, case.mesh, [grad for _, grad in found], 2, dual=True)
 
 
 @pytest.mark.parametrize("n", SIZES)
 def test_steps_sent_together_do_what_they_do_alone(ran: dict[int, list[Any]], n: int) -> None:
-    for k, (mesh, steps) in enumerate(known.buckets(n)):
-        for j, step in enumerate(steps):
+    for k, (mesh, reshards) in enumerate(known.buckets(n)):
+        for j, reshard in enumerate(reshards):
             found = [rank["buckets"][k][j] for rank in ran[n]]
-            known.check(step.dst, mesh, [y for y, _ in found], 1)
+            known.check(reshard.dst, mesh, [y for y, _ in found], 1)
             if j == 1:
                 assert all(grad is None for _, grad in found)
             else:
-                known.check(step.src, mesh, [grad for _, grad in found], 2, dual=True)
+                known.check(reshard.src, mesh, [grad for _, grad in found], 2, dual=True)
 
 
 @pytest.mark.parametrize("n", SIZES)

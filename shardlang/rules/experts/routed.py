@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shardlang.ir.experts.route import Route
 from shardlang.ir.node import layout_of
-from shardlang.ir.reshard import Reshard, apply_step
+from shardlang.ir.reshard import Reshard, apply_reshard
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.experts.local_grouped import grouped_mm_here
@@ -34,15 +34,15 @@ def _carried(call: Call) -> str:
     return arrow([["s", *rest], ["n@s"]], [["t@s", *rest]])
 
 
-def _as_step(call: Call, sharding: Sharding) -> LocalCall:
-    """The step that the runtime knows, between layouts that carry their labels by now."""
+def _as_reshard(call: Call, sharding: Sharding) -> LocalCall:
+    """The reshard that the runtime knows, between layouts that carry their labels by now."""
     x, groups, route = call.operand("x"), call.operand("groups"), call["route"]
     assert isinstance(route, Route)
-    step = Reshard(route.axes, layout_of(x), layout_of(call.node), route=route)
-    return apply_step, (x, step, groups), {}
+    reshard = Reshard(route.axes, layout_of(x), layout_of(call.node), route=route)
+    return apply_reshard, (x, reshard, groups), {}
 
 
-rule(dispatch, collect, spec=_carried, linear=["x"], localize=_as_step)
+rule(dispatch, collect, spec=_carried, linear=["x"], localize=_as_reshard)
 rule(
     routed_groups, spec="n -> s@n", detached=True,
     localize=lambda call, sharding: (routed_groups_here, (call["groups"], call["route"]), {}),

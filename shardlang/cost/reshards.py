@@ -10,27 +10,31 @@ from shardlang.ir.node import tensor_of
 from shardlang.ir.reshard import Change, Reshard
 
 
-def expected_bytes(step: Reshard, itemsize: int, diff: bool) -> float:
-    """Bytes of a step forward and, where a gradient flows, backward, before labels are known.
+def expected_bytes(reshard: Reshard, itemsize: int, diff: bool) -> float:
+    """Bytes of a reshard forward and, where a gradient flows, backward, before labels are known.
 
     Which whole values are invariant and which replicated is decided after the layouts. Until then a
     gather is taken to be replicated, so that its gradient is scattered, at the same price, and
     every second slice to be of an invariant value, so that its gradient is gathered.
     """
-    sent = sent_bytes(step.forward, itemsize)
+    sent = sent_bytes(reshard.forward, itemsize)
     if not diff:
         return sent
-    if step.kind is Change.ALL_GATHER:
+    if reshard.kind is Change.ALL_GATHER:
         return 2 * sent
-    back = sent_bytes(step.adjoint, itemsize)
-    return sent + (0.5 * back if step.kind is Change.SLICE else back)
+    back = sent_bytes(reshard.adjoint, itemsize)
+    return sent + (0.5 * back if reshard.kind is Change.SLICE else back)
 
 
 def sent_forward(pairs: Iterable[Pair]) -> int:
-    """Bytes that the busiest device sends in one forward call of some steps."""
-    return sum(sent_bytes(step.forward, tensor_of(value).dtype.itemsize) for value, step in pairs)
+    """Bytes that the busiest device sends in one forward call of some reshards."""
+    return sum(
+        sent_bytes(reshard.forward, tensor_of(value).dtype.itemsize) for value, reshard in pairs
+    )
 
 
 def sent_backward(pairs: Iterable[Pair]) -> int:
-    """Bytes that the busiest device sends in one backward call of some steps."""
-    return sum(sent_bytes(step.adjoint, tensor_of(value).dtype.itemsize) for value, step in pairs)
+    """Bytes that the busiest device sends in one backward call of some reshards."""
+    return sum(
+        sent_bytes(reshard.adjoint, tensor_of(value).dtype.itemsize) for value, reshard in pairs
+    )
