@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import fx
 
+from shardlang.ir.arguments import Args, Kwargs
 from shardlang.ir.compat import FakeTensorMode, OpOverload, tree_leaves
 from shardlang.ir.device_values import specialise
 from shardlang.ir.mesh import Coord, Mesh
@@ -57,7 +57,7 @@ def _fits(node: fx.Node, coord: Coord, view: View, known: dict[str, Shapes]) -> 
     if made is None:
         fakes = {n: torch.empty(shape, dtype=dtypes[n]) for n, shape in shapes.items()}
         try:
-            made = _shapes_of(node.target, fx.map_arg((args, kwargs), fakes.__getitem__))
+            made = _shapes_of(node.target, *fx.map_arg((args, kwargs), fakes.__getitem__))
         except RuntimeError as error:
             yield f"{node} fails on {dict(coord)}: {str(error).splitlines()[0]}"
             return
@@ -67,9 +67,8 @@ def _fits(node: fx.Node, coord: Coord, view: View, known: dict[str, Shapes]) -> 
         yield f"{node} makes {made} on {dict(coord)}, and its layout says {wanted}"
 
 
-def _shapes_of(target: OpOverload, arguments: tuple[Any, Any]) -> Shapes:
+def _shapes_of(target: OpOverload, args: Args, kwargs: Kwargs) -> Shapes:
     """The shapes of what a call gives on fake tensors."""
-    args, kwargs = arguments
     made = tree_leaves(target(*args, **kwargs))
     return tuple(tuple(value.shape) for value in made if isinstance(value, torch.Tensor))
 

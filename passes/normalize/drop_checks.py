@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import fx
 
@@ -62,8 +60,7 @@ def _is_number(node: fx.Node) -> bool:
 
 def _op_name(node: fx.Node) -> str:
     """An operator without namespace and overload."""
-    target: Any = node.target
-    return str(getattr(target, "overloadpacket", target)).removeprefix("aten.")
+    return str(getattr(node.target, "overloadpacket", node.target)).removeprefix("aten.")
 
 
 def _is_static(value: object) -> bool:

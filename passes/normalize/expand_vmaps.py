@@ -6,11 +6,11 @@ that stretch again, with PyTorch's own batching rules, gives the operators that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import Argument
 
 from shardlang.ir.node import info
 from shardlang.ir.rewriter import Rewriter
@@ -48,9 +48,7 @@ def _expand(graph: fx.Graph, nodes: Sequence[fx.Node]) -> None:
     first = nodes[0]
     with edit.fake_mode:
         traced = make_fx(_function(nodes, list(read), made))(*(info(n).value for n in read))
-    env: dict[fx.Node, Any] = dict(
-        zip(traced.graph.find_nodes(op="placeholder"), read, strict=True)
-    )
+    env = dict(zip(traced.graph.find_nodes(op="placeholder"), read, strict=True))
     for node in traced.graph.nodes:
         if node.op == "call_function":
             args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
@@ -63,14 +61,17 @@ def _expand(graph: fx.Graph, nodes: Sequence[fx.Node]) -> None:
         edit.remove(node)
 
 
-def _function(nodes: Sequence[fx.Node], read: Sequence[fx.Node], made: Sequence[fx.Node]) -> Any:
+def _function(
+    nodes: Sequence[fx.Node], read: Sequence[fx.Node], made: Sequence[fx.Node]
+) -> Callable[..., list[Argument]]:
     """What the nodes compute, from the values that they read to those that others use."""
 
-    def function(*values: Any) -> list[Any]:
+    def function(*values: Argument) -> list[Argument]:
         env = dict(zip(read, values, strict=True))
         for node in nodes:
+            assert callable(node.target)
             args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-            env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            env[node] = node.target(*args, **kwargs)
         return [env[node] for node in made]
 
     return function

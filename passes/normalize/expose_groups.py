@@ -7,14 +7,12 @@ can be routed, and it runs in float64.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import fx
 
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rewriter import Rewriter
-from shardlang.passes.normalize.fx_edit import argument
+from shardlang.rules.call import Call
 from shardlang.rules.experts.local_grouped import grouped_mm as _product_by_groups
 
 aten = torch.ops.aten
@@ -46,8 +44,9 @@ def _takes_rows(node: fx.Node) -> bool:
 
 def _product(edit: Rewriter, node: fx.Node) -> fx.Node:
     """The product, with groups counted off the ends."""
-    rows, matrices = cast(tuple[fx.Node, fx.Node], node.args[:2])
-    ends = cast(fx.Node, argument(node, "offs"))
+    call = Call(node)
+    rows, matrices = call.operands[:2]
+    ends = call.operand("offs")
     numbers = edit.call(
         aten.arange.default, tensor_of(rows).shape[0], device=tensor_of(rows).device, like=node,
         dtype=tensor_of(ends).dtype,

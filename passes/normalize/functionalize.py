@@ -9,17 +9,19 @@ recomputes it from the root's new value.
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
+from shardlang.ir.compat import storage_key
 from shardlang.ir.leaf import LeafKind
-from shardlang.ir.node import info, set_info, tensor_of
+from shardlang.ir.node import Value, info, set_info, tensor_of
 from shardlang.ir.rewriter import Rewriter, origin_of
 from shardlang.passes.errors import PassError
-from shardlang.passes.normalize.fx_edit import argument, carries_gradient, is_op
+from shardlang.passes.normalize.fx_edit import carries_gradient, is_op
 from shardlang.passes.normalize.view_inverses import put_back
 from shardlang.passes.normalize.writes import (
     functional_form,
@@ -28,6 +30,7 @@ from shardlang.passes.normalize.writes import (
     written_leaf,
     written_operand,
 )
+from shardlang.rules.call import Call
 
 aten = torch.ops.aten
 
@@ -59,7 +62,7 @@ class _Functionalizer:
         self.roots: dict[fx.Node, _Root] = {}
         self.parents: dict[fx.Node, fx.Node] = {}
         self.fresh: dict[fx.Node, tuple[int, fx.Node]] = {}
-        self.fakes: dict[fx.Node, Any] = {}
+        self.fakes: dict[fx.Node, Value] = {}
 
     def run(self) -> dict[fx.Node, fx.Node]:
         original = list(self.graph.nodes)
@@ -75,7 +78,7 @@ class _Functionalizer:
             self._read_operands(node)
             if node in self.roots:
                 self.fresh[node] = (self.roots[node].version, node)
-            if is_op(node, [aten.batch_norm]) and argument(node, "training"):
+            if is_op(node, [aten.batch_norm]) and Call(node).flag("training"):
                 self._expose_running_stats(node, stats)
         output = original[-1]
         final = {n: self._final_value(n, output) for n in original if self._is_written(n)}
@@ -96,11 +99,11 @@ class _Functionalizer:
 
     def _alias(self, node: fx.Node) -> None:
         """Find out, by running the node on fakes, whose storage its result is."""
-        self.fakes[node] = self._run(node)
-        if not isinstance(self.fakes[node], torch.Tensor):
+        fake = self.fakes[node] = self._run(node)
+        if not isinstance(fake, torch.Tensor):
             return
         self.roots[node] = _Root(0, node)
-        storage = self.fakes[node].untyped_storage()._cdata
+        storage = storage_key(fake)
         for operand in node.all_input_nodes:
             for source in self._with_lists(operand):
                 if self._storage(source) == storage:
@@ -114,9 +117,9 @@ class _Functionalizer:
 
     def _storage(self, node: fx.Node) -> int | None:
         fake = self.fakes.get(node)
-        return fake.untyped_storage()._cdata if isinstance(fake, torch.Tensor) else None
+        return storage_key(fake) if isinstance(fake, torch.Tensor) else None
 
-    def _run(self, node: fx.Node) -> Any:
+    def _run(self, node: fx.Node) -> Value:
         """The node's fake result, sharing storage as the real one would."""
         if node.op == "placeholder":
             fake = tensor_of(node)
@@ -125,8 +128,10 @@ class _Functionalizer:
         if node.op != "call_function":
             return None
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.fakes[n])
+        assert callable(node.target)
         with self.edit.fake_mode, torch.no_grad():
-            return node.target(*args, **kwargs)  # type: ignore[operator]
+            made: Value = node.target(*args, **kwargs)
+        return made
 
     def _read_operands(self, node: fx.Node) -> None:
         """Let a node use the present values of its operands."""
@@ -241,19 +246,21 @@ class _Functionalizer:
             value = self.edit.call(aten.expand.default, value, list(tensor_of(old).shape), like=at)
         return value
 
-    def _expose_running_stats(self, node: fx.Node, stats: tuple[Any, ...]) -> None:
+    def _expose_running_stats(self, node: fx.Node, stats: Sequence[Argument]) -> None:
         """Take the update of the running statistics out of a training batch norm."""
-        if not all(isinstance(s, fx.Node) for s in stats):
+        buffers = [one for one in stats if isinstance(one, fx.Node)]
+        if len(buffers) < len(stats):
             return
-        x, momentum = node.args[0], float(argument(node, "momentum"))
-        olds = node.args[3:5]
+        call = Call(node)
+        x, momentum = call.operand("input"), float(call.number("momentum"))
+        olds = (call.operand("running_mean"), call.operand("running_var"))
         node.args = (*node.args[:3], None, None, *node.args[5:])
-        dims = [d for d in range(tensor_of(x).dim()) if d != 1]  # type: ignore[arg-type]
+        dims = [d for d in range(tensor_of(x).dim()) if d != 1]
         data = self.edit.call(aten.detach.default, x, like=node)
         mean = self.edit.call(aten.mean.dim, data, dims, like=node)
         var = self.edit.call(aten.var.correction, data, dims, correction=1, like=node)
-        for buffer, old, new in zip(stats, olds, (mean, var), strict=True):
+        for buffer, old, new in zip(buffers, olds, (mean, var), strict=True):
             kept = self.edit.call(aten.mul.Tensor, old, 1.0 - momentum, like=node)
             added = self.edit.call(aten.mul.Tensor, new, momentum, like=node)
             total = self.edit.call(aten.add.Tensor, kept, added, like=node)
-            self._store(buffer, self._fit(total, old, node), node)  # type: ignore[arg-type]
+            self._store(buffer, self._fit(total, old, node), node)

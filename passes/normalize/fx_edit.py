@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import fx
 
-from shardlang.ir.compat import OpOverload, tree_leaves
+from shardlang.ir.compat import tree_leaves
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.node import info
 from shardlang.ir.values import sources
@@ -20,17 +19,6 @@ def is_op(node: fx.Node, targets: Iterable[object]) -> bool:
     """Whether a node calls one of the operators, in any overload."""
     packet = getattr(node.target, "overloadpacket", None)
     return node.op == "call_function" and (packet in targets or node.target in targets)
-
-
-def argument(node: fx.Node, name: str) -> Any:
-    """The argument of an aten call by its schema name, its default if it is not given."""
-    assert isinstance(node.target, OpOverload)
-    for i, spec in enumerate(node.target._schema.arguments):
-        if spec.name == name:
-            given = node.args[i] if i < len(node.args) else node.kwargs.get(name)
-            missing = i >= len(node.args) and name not in node.kwargs
-            return spec.default_value if missing else given
-    raise KeyError(name)
 
 
 def has_argument(node: fx.Node, name: str) -> bool:

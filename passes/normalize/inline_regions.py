@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from shardlang.ir.compat import HigherOrderOperator
 from shardlang.ir.node import info, set_info
@@ -17,6 +19,9 @@ from shardlang.passes.normalize.fx_edit import may_have_gradient
 
 _GRAD_REGION = torch.ops.higher_order.wrap_with_set_grad_enabled
 _AUTOCAST_REGION = torch.ops.higher_order.wrap_with_autocast
+
+
+ArgumentT = TypeVar("ArgumentT", bound=Argument)
 
 
 def inline_regions(traced: fx.GraphModule) -> fx.Graph:
@@ -33,26 +38,34 @@ def inline_regions(traced: fx.GraphModule) -> fx.Graph:
 
 
 def _copy(
-    module: fx.GraphModule, graph: fx.Graph, env: dict[fx.Node, Any], *, no_grad: bool
-) -> Any:
+    module: fx.GraphModule, graph: fx.Graph, env: dict[fx.Node, Argument], *, no_grad: bool
+) -> Argument:
     """Copy a module's nodes into `graph` and return what its output node returns."""
 
-    def mapped(args: Any) -> Any:
+    def mapped(args: ArgumentT) -> ArgumentT:
         return fx.map_arg(args, lambda n: env[n])
 
     for node in module.graph.nodes:
         if node.op == "output":
-            return mapped(node.args[0])
+            outputs: Argument = mapped(node.args[0])
+            return outputs
         if node in env or node.op == "get_attr":
             continue
         if node.op == "call_function" and _is_region(node):
             env[node] = _inline(module, graph, node, mapped, no_grad)
-        elif node.target is operator.getitem and isinstance(env[node.args[0]], (tuple, list)):
-            env[node] = env[node.args[0]][node.args[1]]
+        elif (results := _results_of_region(node, env)) is not None:
+            env[node] = results[node.args[1]]
         else:
-            env[node] = graph.node_copy(node, lambda n: env[n])
-            set_info(env[node], replace(info(node), no_grad=no_grad))
+            env[node] = made = graph.node_copy(node, lambda n: env[n])
+            set_info(made, replace(info(node), no_grad=no_grad))
     raise AssertionError("a graph ends in an output node")
+
+
+def _results_of_region(node: fx.Node, env: Mapping[fx.Node, Argument]) -> Sequence[Argument] | None:
+    """The results of a region, where the node picks one of them."""
+    source = node.args[0] if node.target is operator.getitem else None
+    found = env[source] if isinstance(source, fx.Node) else None
+    return found if isinstance(found, (tuple, list)) else None
 
 
 def _is_region(node: fx.Node) -> bool:
@@ -61,8 +74,12 @@ def _is_region(node: fx.Node) -> bool:
 
 
 def _inline(
-    module: fx.GraphModule, graph: fx.Graph, node: fx.Node, mapped: Any, no_grad: bool
-) -> Any:
+    module: fx.GraphModule,
+    graph: fx.Graph,
+    node: fx.Node,
+    mapped: Callable[[Sequence[Argument]], Sequence[Argument]],
+    no_grad: bool,
+) -> Argument:
     """Copy the body of a region node."""
     if node.target is _GRAD_REGION:
         enabled, body, *operands = node.args

@@ -6,15 +6,13 @@ of numbers that are drawn as for the operand: in the order of its memory.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import fx
 
-from shardlang.ir.compat import OpOverload
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rewriter import Rewriter
-from shardlang.passes.normalize.fx_edit import argument, has_argument, is_op
+from shardlang.passes.normalize.fx_edit import has_argument, is_op
+from shardlang.rules.call import Call
 from shardlang.rules.placed_draws import placed_flips, placed_flips_by, placed_normal
 
 aten = torch.ops.aten
@@ -49,9 +47,9 @@ def plain_draws(graph: fx.Graph) -> None:
 
 def _without_generator(node: fx.Node) -> None:
     """Call the overload that takes no generator, or leave the argument out."""
-    target: Any = node.target
-    assert isinstance(target, OpOverload)
-    assert argument(node, "generator") is None, "capture refuses generators"
+    call = Call(node)
+    target = call.overload
+    assert call["generator"] is None, "capture refuses generators"
     names = [a.name for a in target._schema.arguments]
     node.args = node.args[: names.index("generator")]
     node.kwargs = {key: value for key, value in node.kwargs.items() if key != "generator"}
@@ -77,7 +75,7 @@ def _cut(edit: Rewriter, operand: fx.Node, at: fx.Node) -> fx.Node:
 def _drawn(edit: Rewriter, node: fx.Node) -> fx.Node:
     """The numbers that a call draws into its operand."""
     dense, placed, names = _IN_PLACE[node.target]  # type: ignore[index]
-    operand, given = _operand(node), [argument(node, name) for name in names]
+    operand, given = _operand(node), [Call(node)[name] for name in names]
     cut = _cut(edit, operand, node)
     if tensor_of(operand).is_contiguous():
         return edit.call(dense, cut, *given, like=node)
@@ -86,7 +84,7 @@ def _drawn(edit: Rewriter, node: fx.Node) -> fx.Node:
 
 def _flipped(edit: Rewriter, node: fx.Node, steps: tuple[int, ...]) -> fx.Node:
     """Zeros and ones by a tensor of probabilities, drawn into a tensor of the given steps."""
-    chance = _cut(edit, argument(node, "p"), node)
+    chance = _cut(edit, Call(node).operand("p"), node)
     size, dtype = list(tensor_of(_operand(node)).shape), tensor_of(_operand(node)).dtype
     each = edit.call(aten.expand.default, chance, size, like=node)
     return edit.call(placed_flips_by, each, list(steps), dtype, like=node)

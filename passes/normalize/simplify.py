@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import fx
@@ -11,7 +10,8 @@ from torch import fx
 from shardlang.ir.compat import OpOverload
 from shardlang.ir.node import info, tensor_of
 from shardlang.ir.rewriter import Rewriter
-from shardlang.passes.normalize.fx_edit import argument, gradient_carriers, has_argument, is_op
+from shardlang.passes.normalize.fx_edit import gradient_carriers, has_argument, is_op
+from shardlang.rules.call import Call
 
 aten = torch.ops.aten
 CPU = torch.device("cpu")
@@ -80,7 +80,8 @@ def _forward(edit: Rewriter, node: fx.Node) -> None:
 
 
 def _dropout(edit: Rewriter, node: fx.Node) -> None:
-    if argument(node, "p") == 0.0 or not argument(node, "train"):
+    call = Call(node)
+    if call.number("p") == 0.0 or not call.flag("train"):
         _forward(edit, node)
 
 
@@ -111,12 +112,10 @@ def _to_shape(op: OpOverload) -> Callable[[Rewriter, fx.Node], None]:
 
 def _slice(edit: Rewriter, node: fx.Node) -> None:
     """Drop a slice of everything; give others explicit, non-negative bounds."""
-    operand = node.args[0]
-    assert isinstance(operand, fx.Node)
-    dim = argument(node, "dim") % tensor_of(operand).dim()
-    start, end, step = slice(
-        argument(node, "start"), argument(node, "end"), argument(node, "step")
-    ).indices(tensor_of(operand).shape[dim])
+    call = Call(node)
+    operand, dim = call.operand("self"), call.dim()
+    bounds = slice(call["start"], call["end"], call["step"])
+    start, end, step = bounds.indices(tensor_of(operand).shape[dim])
     if tensor_of(operand).shape == tensor_of(node).shape:
         edit.replace(node, operand)
     elif step == 1:
@@ -131,10 +130,10 @@ def _detach_in_place(edit: Rewriter, node: fx.Node) -> None:
 
 def _rms_norm(edit: Rewriter, node: fx.Node) -> None:
     """Write out the default epsilon, which depends on the dtype."""
-    if argument(node, "eps") is None:
-        weight = argument(node, "weight")
+    call = Call(node)
+    if call["eps"] is None:
         eps = torch.finfo(tensor_of(node).dtype).eps
-        node.args = (*node.args[:2], weight, eps)
+        node.args = (*node.args[:2], call.optional("weight"), eps)
 
 
 def _new_factory(edit: Rewriter, node: fx.Node) -> None:
@@ -181,7 +180,7 @@ def _fill(edit: Rewriter, node: fx.Node) -> None:
         _become(edit, node, aten.fill.Scalar, node.args[0], info(other).constant)
 
 
-def _become(edit: Rewriter, node: fx.Node, target: Any, *args: Any) -> None:
+def _become(edit: Rewriter, node: fx.Node, target: OpOverload, *args: object) -> None:
     """Turn a call into another with the same result, under the same name."""
     edit.become(node, target, args)
     edit.infer(node)
@@ -211,7 +210,7 @@ def _drop_detaches(edit: Rewriter) -> None:
             _forward(edit, node)
 
 
-_RULES: tuple[tuple[list[Any], Callable[[Rewriter, fx.Node], None]], ...] = (
+_RULES: tuple[tuple[Sequence[object], Callable[[Rewriter, fx.Node], None]], ...] = (
     (_COPIES, _forward),
     (_DROPOUTS, _dropout),
     ([aten.to, aten._to_copy, aten.type_as], _cast),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import fx
 
+from shardlang.ir.compat import OpOverload
 from shardlang.ir.node import tensor_of, tensors_of
 from shardlang.ir.rewriter import Rewriter
-from shardlang.passes.normalize.fx_edit import argument, is_op
+from shardlang.passes.normalize.fx_edit import is_op
+from shardlang.rules.call import Call
 
 aten = torch.ops.aten
 PutBack = Callable[[Rewriter, fx.Node, fx.Node, fx.Node, fx.Node], fx.Node]
@@ -48,7 +49,7 @@ def _transpose(
 def _permute(
     edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
 ) -> fx.Node:
-    dims = argument(view, "dims")
+    dims = Call(view).integers("dims")
     inverse = sorted(range(len(dims)), key=lambda i: dims[i] % len(dims))
     return edit.call(aten.permute.default, value, inverse, like=at)
 
@@ -85,27 +86,27 @@ def _conj(edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx
 def _movedim(
     edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
 ) -> fx.Node:
-    source, destination = argument(view, "source"), argument(view, "destination")
-    return edit.call(view.target, value, destination, source, like=at)
+    call = Call(view)
+    return edit.call(view.target, value, call["destination"], call["source"], like=at)
 
 
 def _narrow(edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
-    dim, start, length = (argument(view, name) for name in ("dim", "start", "length"))
-    given = dim, start, start + length
+    call = Call(view)
+    start = call.integer("start")
+    given = call["dim"], start, start + call.integer("length")
     return _scattered(edit, aten.slice_scatter.default, parent, value, given, at)
 
 
-def _scatter(target: Any) -> PutBack:
+def _scatter(target: OpOverload) -> PutBack:
     """A rule for views whose scatter operator takes the same arguments."""
 
     def rule(
         edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
     ) -> fx.Node:
-        names = [a.name for a in view.target._schema.arguments[1:]]  # type: ignore[union-attr]
-        given = [argument(view, name) for name in names]
+        call, rank = Call(view), tensor_of(parent).dim()
         given = [
-            g % tensor_of(parent).dim() if name.startswith("dim") else g
-            for name, g in zip(names, given, strict=True)
+            call.dim(name, rank) if name.startswith("dim") else call[name]
+            for name in call.names[1:]
         ]
         return _scattered(edit, target, parent, value, given, at)
 
@@ -113,7 +114,12 @@ def _scatter(target: Any) -> PutBack:
 
 
 def _scattered(
-    edit: Rewriter, target: Any, parent: fx.Node, value: fx.Node, given: Sequence[Any], at: fx.Node
+    edit: Rewriter,
+    target: OpOverload,
+    parent: fx.Node,
+    value: fx.Node,
+    given: Sequence[object],
+    at: fx.Node,
 ) -> fx.Node:
     """A scatter; that of complex numbers, which has no derivative, as one of pairs."""
     if not tensor_of(parent).is_complex():
@@ -130,7 +136,7 @@ def _put_item(
     """Put back one result of split, chunk or unbind."""
     split, index = view.args
     assert isinstance(split, fx.Node) and isinstance(index, int)
-    dim = argument(split, "dim") % tensor_of(parent).dim()
+    dim = Call(split).dim("dim", tensor_of(parent).dim())
     if is_op(split, [aten.unbind]):
         return _scattered(edit, aten.select_scatter.default, parent, value, (dim, index), at)
     if not is_op(split, [aten.split, aten.split_with_sizes, aten.chunk]):
@@ -141,7 +147,7 @@ def _put_item(
     return _scattered(edit, aten.slice_scatter.default, parent, value, (dim, start, end), at)
 
 
-_RULES: tuple[tuple[list[Any], PutBack], ...] = (
+_RULES: tuple[tuple[Sequence[object], PutBack], ...] = (
     ([aten.alias, aten.detach, aten.to, aten.contiguous, aten.lift_fresh], _same),
     # switched off, they return what they are given
     ([aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.feature_alpha_dropout], _same),

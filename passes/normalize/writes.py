@@ -9,7 +9,8 @@ from shardlang.ir.compat import OpOverload
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.node import info
 from shardlang.passes.errors import PassError
-from shardlang.passes.normalize.fx_edit import argument, is_op
+from shardlang.passes.normalize.fx_edit import is_op
+from shardlang.rules.call import Call
 
 aten = torch.ops.aten
 
@@ -60,7 +61,7 @@ def written_operand(node: fx.Node) -> fx.Node:
     """The only operand that a call writes. Raises `PassError` if there are several."""
     assert isinstance(node.target, OpOverload)
     written = _written_arguments(node.target)
-    operand = argument(node, written[0])
+    operand = Call(node)[written[0]]
     if len(written) != 1 or not isinstance(operand, fx.Node):
         raise no_form(node)
     return operand

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import fx
@@ -39,7 +39,7 @@ class BindRules:
         Raises:
             ShardError: an op has no rule, or its rule does not fit the call.
         """
-        cache: dict[Any, Rule] = {}
+        cache: dict[object, Rule] = {}
         for node in graph.graph.nodes:
             if not (node.op == "output" or is_item(node) or is_reshard(node)):
                 bind_node(node, cache, graph.fast_random)
@@ -49,7 +49,7 @@ class BindRules:
 
 
 def bind_node(
-    node: fx.Node, cache: dict[Any, Rule] | None = None, fast_random: bool = False
+    node: fx.Node, cache: dict[object, Rule] | None = None, fast_random: bool = False
 ) -> None:
     """Attach an unsharded `Sharding` to one node, and to a random one the order of its draws."""
     if node.op == "placeholder" or node.target is constrain:

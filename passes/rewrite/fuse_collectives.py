@@ -10,12 +10,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import torch
 from torch import fx
 
 from shardlang.cost.held import value_bytes
 from shardlang.ir.graph import ShardGraph, reshard_of
+from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo, info, layout_of, tensor_of
 from shardlang.ir.program import apply_reshard, apply_reshards
 from shardlang.ir.reshard import Change
@@ -35,7 +37,7 @@ class FuseCollectives:
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Fuse all parameter reductions."""
-        groups: dict[Any, list[fx.Node]] = {}
+        groups: dict[tuple[tuple[Axis, ...], torch.dtype], list[fx.Node]] = {}
         leaves = {node for node, _ in graph.placeholders()}
         for node in graph.graph.nodes:
             if (

@@ -7,13 +7,15 @@ ordinary: their rules, reshards and gradient types come from the same passes as 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import fx
 
+from shardlang.ir.arguments import Args, Kwargs, tensors_in
+from shardlang.ir.compat import FakeTensor, OpOverloadPacket, tree_map_only
 from shardlang.ir.graph import (
     ShardError,
     ShardGraph,
@@ -34,6 +36,7 @@ from shardlang.passes.propagate.bind_rules import bind_node, mark_gradients
 from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.rules.call import Call
 from shardlang.rules.registry import find
+from shardlang.rules.schema import Operator
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,26 +106,20 @@ class Emitter:
         sharding.linear = {axis: frozenset({0}) for axis in layout.partial}
         return made
 
-    def __call__(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+    def __call__(self, target: Operator, *args: object, **kwargs: object) -> fx.Node:
         """Add one op.
 
         Raises:
             ShardError: the op has no rule.
         """
-        if isinstance(target, torch._ops.OpOverloadPacket):
+        if isinstance(target, OpOverloadPacket):
             target = target.default
         made = self._add(target, args, kwargs, fake_call(target, args, kwargs))
         if not is_item(made):
             read_forward(made, self.node)
         return made
 
-    def _add(
-        self,
-        target: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        value: Value,
-    ) -> fx.Node:
+    def _add(self, target: Operator, args: Args, kwargs: Kwargs, value: Value) -> fx.Node:
         here = info(self.node)
         record = NodeInfo(value, here.module, here.source)
         made = self.edit.add(target, args, kwargs, record=record, before=self.node)
@@ -133,20 +130,15 @@ class Emitter:
         return made
 
 
-def fake_call(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def fake_call(target: Operator, args: Args, kwargs: Kwargs) -> Value:
     """What a call gives, on fake tensors."""
-    values, keywords = fx.map_arg((args, kwargs), lambda n: info(n).value)
-    modes = {t.fake_mode for t in _tensors((values, keywords)) if hasattr(t, "fake_mode")}
-    if not modes:
-        return target(*values, **keywords)
-    with torch.no_grad(), modes.pop():
-        return target(*values, **keywords)
-
-
-def _tensors(tree: Any) -> list[Any]:
-    import torch.utils._pytree as pytree
-
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+    values, keywords = tree_map_only(fx.Node, lambda n: info(n).value, (args, kwargs))
+    found = (t for t in tensors_in((values, keywords)) if isinstance(t, FakeTensor))
+    mode = next((t.fake_mode for t in found), nullcontext())
+    with torch.no_grad(), mode:
+        made = target(*values, **keywords)
+    assert isinstance(made, (torch.Tensor, list, tuple)), f"{target} gives {made}"
+    return made
 
 
 def read_forward(node: fx.Node, origin: fx.Node) -> None:

@@ -22,7 +22,8 @@ from shardlang.capture.own_backward import Used
 from shardlang.ir.compat import BACKWARD_ENGINE, LIBRARY_FUNCTIONS, tree_leaves
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.node import info
-from shardlang.passes.normalize.fx_edit import argument, has_argument
+from shardlang.passes.normalize.fx_edit import has_argument
+from shardlang.rules.call import Call
 
 
 @contextlib.contextmanager
@@ -171,7 +172,7 @@ def refuse_sparse_gradients(graph: fx.Graph, leaves: Sequence[Leaf]) -> None:
         if name is None:
             continue
         table = node.args[0]
-        if argument(node, name) and table.name in trained:
+        if Call(node).flag(name) and table.name in trained:
             raise CaptureError(
                 "SH0356",
                 f"the lookup in `{trained[table.name]}` asks for a sparse gradient",
