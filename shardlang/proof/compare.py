@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from shardlang.proof.conditioning import Conditioning, Rounding
 from shardlang.proof.distance import gap, is_finite, size
 from shardlang.proof.reference import Reference
 from shardlang.proof.report import Report
-from shardlang.runtime.simulate import Simulator
+from shardlang.runtime.simulate import PerDevice, Simulator
 
 LARGEST = 1e-4
 """Where rounding makes a larger difference, a fault could hide behind it."""
@@ -100,12 +99,12 @@ def _largest(values: Mapping[str, Tensor | None]) -> float:
     return max(map(size, values.values()), default=0.0)
 
 
-def _present(results: list[Any]) -> list[Any]:
+def _present(results: list[PerDevice]) -> list[PerDevice]:
     return [value for value in results if value[0] is not None]
 
 
 def _loss(
-    name: str, named: Mapping[str, Any], reference: Reference, report: Report
+    name: str, named: Mapping[str, PerDevice], reference: Reference, report: Report
 ) -> dict[str, float]:
     return {
         "reference": reference.results[name].item(),

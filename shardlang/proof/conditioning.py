@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -19,6 +18,7 @@ from shardlang.ir.rewriter import copy_graph
 from shardlang.proof.differences import Explained, Kind
 from shardlang.proof.distance import counts, size, wide
 from shardlang.proof.reference import Reference
+from shardlang.rules.schema import Operator
 
 RUNS = 3
 """How often the reference is run again."""
@@ -43,11 +43,11 @@ Metric = Callable[[str, Tensor, Tensor], float]
 class Nudged:
     """An op whose results are off by up to `eps`, relative to each number."""
 
-    def __init__(self, target: Any, eps: float, chosen: torch.Generator) -> None:
+    def __init__(self, target: Operator, eps: float, chosen: torch.Generator) -> None:
         self.target, self.eps, self.chosen = target, eps, chosen
         self.__name__ = f"nudged_{getattr(target, '__name__', 'op')}"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> object:
         """The op's results, nudged."""
         made = self.target(*args, **kwargs)
         return pytree.tree_map_only(Tensor, lambda x: nudge(x, self.eps, self.chosen), made)

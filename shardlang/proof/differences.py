@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 TOLERANCE = 1e-9
 """Above this a difference in float64 is a bug, unless the model's conditioning explains it."""
@@ -119,8 +119,8 @@ class Eager:
     def to_json(self) -> dict[str, object]:
         """The largest errors."""
         outputs = worst(self.outputs)
-        found = {"error": outputs["max_error"], "worst": outputs["worst"]}
-        gradients = None if self.gradients is None else worst(self.gradients)
+        found = {"error": number(outputs.error), "worst": outputs.name}
+        gradients = None if self.gradients is None else worst(self.gradients).to_json()
         tolerance = max(self.tolerance, *self.tolerances.values(), 0.0)
         return {**found, "gradients": gradients, "tolerance": tolerance}
 
@@ -131,12 +131,27 @@ def unexplained(excess: Iterator[tuple[str, float, bool]], why: list[Explained])
     return [name for name, _, is_gradient in excess if (name, is_gradient) not in known]
 
 
-def worst(errors: Mapping[str, float]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """The largest of some errors, and whose it is."""
+
+    error: float = 0.0
+    name: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Both as JSON holds them."""
+        return {"max_error": number(self.error), "worst": self.name}
+
+    def __str__(self) -> str:
+        return f"{self.error:.1e}"
+
+
+def worst(errors: Mapping[str, float]) -> Worst:
     """The largest error, not-a-numbers first, and whose it is."""
     if not errors:
-        return {"max_error": 0.0, "worst": None}
+        return Worst()
     name = max(errors, key=lambda key: (errors[key] != errors[key], errors[key]))
-    return {"max_error": number(errors[name]), "worst": name}
+    return Worst(errors[name], name)
 
 
 def number(value: float) -> float | str:

@@ -10,10 +10,10 @@ draws.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, fx
 
+from shardlang.ir.arguments import Args, tensors_in
 from shardlang.ir.device_values import PartNumber, specialise
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.graph import sharding_of
@@ -37,14 +37,14 @@ class Parts:
         self.coords = peers({axis.name: 0 for axis in mesh.axes}, parts.axes)
         self.__name__ = f"parts_of_{node.name}"
 
-    def __call__(self, key: Tensor, *operands: Tensor) -> Any:
+    def __call__(self, key: Tensor, *operands: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The op on whole operands."""
         made = [self._part(key, operands, at) for at in self.coords]
-        if isinstance(made[0], Tensor):
-            return self._joined(made, 0)
-        return tuple(self._joined(each, i) for i, each in enumerate(zip(*made, strict=True)))
+        shards = zip(*map(tensors_in, made), strict=True)
+        joined = [self._joined(each, i) for i, each in enumerate(shards)]
+        return joined[0] if isinstance(made[0], Tensor) else tuple(joined)
 
-    def _part(self, key: Tensor, operands: Sequence[Tensor], at: Coord) -> Any:
+    def _part(self, key: Tensor, operands: Sequence[Tensor], at: Coord) -> object:
         """What the devices at one coordinate along the axes draw."""
         shards = iter(
             shard_of(x, self._along(self.sharding.operand(i)), at) for i, x in enumerate(operands)
@@ -71,8 +71,8 @@ class Parts:
 
 def parts_of(node: fx.Node) -> PartNumber | None:
     """The parts that a node draws, where shards draw apart."""
-    found: list[Any] = [arg for arg in node.args if isinstance(arg, PartNumber)]
-    return found[0] if found else None
+    given: Args = node.args
+    return next((arg for arg in given if isinstance(arg, PartNumber)), None)
 
 
 def with_program_draws(graph: fx.Graph, program: LocalProgram) -> tuple[fx.Graph, int]:

@@ -51,8 +51,8 @@ def _errors(report: Report) -> Iterator[tuple[str, str]]:
     for what, errors in compared.items():
         if errors is not None:
             found = worst(errors)
-            named = f", worst `{found['worst']}`" if found["worst"] else ""
-            yield what, f"error {float(found['max_error']):.1e}{named}"
+            named = f", worst `{found.name}`" if found.name else ""
+            yield what, f"error {found}{named}"
 
 
 def _not_finite(report: Report, span: Span) -> Diagnostic:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import Argument
 
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
@@ -17,7 +17,7 @@ from shardlang.proof.compare import placed_leaves, scale_of, seed_devices
 from shardlang.proof.differences import TOLERANCE, Mismatch
 from shardlang.proof.distance import counts, gap
 from shardlang.proof.reference import Reference
-from shardlang.runtime.simulate import Simulator
+from shardlang.runtime.simulate import PerDevice, Simulator
 
 
 def first_difference(program: LocalProgram, reference: Reference) -> Mismatch | None:
@@ -38,8 +38,8 @@ def first_difference(program: LocalProgram, reference: Reference) -> Mismatch | 
     return _first_gradient(program, reference, pairs)
 
 
-def _reference_values(reference: Reference) -> dict[str, Any]:
-    env: dict[fx.Node, Any] = {}
+def _reference_values(reference: Reference) -> dict[str, Argument]:
+    env: dict[fx.Node, Argument] = {}
     leaves = reference.fresh_leaves()
     names = {leaf.node: leaf.name for leaf in reference.captured.leaves}
     torch.manual_seed(reference.seed)
@@ -49,6 +49,7 @@ def _reference_values(reference: Reference) -> dict[str, Any]:
             env[node] = leaves[name]
         elif node.op != "output":
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
+            assert callable(node.target)
             env[node] = node.target(*args, **kwargs)
             _keep_gradient(env[node])
         else:
@@ -58,24 +59,23 @@ def _reference_values(reference: Reference) -> dict[str, Any]:
     return {node.name: value for node, value in env.items()}
 
 
-def _keep_gradient(value: Any) -> None:
+def _keep_gradient(value: object) -> None:
     for tensor in value if isinstance(value, (list, tuple)) else [value]:
         if isinstance(tensor, Tensor) and tensor.requires_grad and not tensor.is_leaf:
             tensor.retain_grad()
 
 
-def _seed(results: dict[str, Any], reference: Reference) -> None:
+def _seed(results: Mapping[str, object], reference: Reference) -> None:
     names = list(reference.cotangents)
     if names:
-        torch.autograd.backward(
-            [results[n] for n in names], [reference.cotangents[n] for n in names]
-        )
+        roots = [value for n in names if isinstance(value := results[n], Tensor)]
+        torch.autograd.backward(roots, [reference.cotangents[n] for n in names])
 
 
-def _simulated_values(program: LocalProgram, reference: Reference) -> dict[str, list[Any]]:
-    kept: dict[str, list[Any]] = {}
+def _simulated_values(program: LocalProgram, reference: Reference) -> dict[str, PerDevice]:
+    kept: dict[str, PerDevice] = {}
 
-    def watch(node: fx.Node, values: list[Any]) -> None:
+    def watch(node: fx.Node, values: PerDevice) -> None:
         kept[node.name] = values
         for value in values:
             _keep_gradient(value)
@@ -94,7 +94,7 @@ def _simulated_values(program: LocalProgram, reference: Reference) -> dict[str, 
 
 
 def _tensors(
-    node: fx.Node, shards: list[Any], want: Any
+    node: fx.Node, shards: PerDevice, want: object
 ) -> Iterator[tuple[list[Tensor], Tensor, Layout]]:
     layout = info(node).layout
     if isinstance(want, Tensor) and isinstance(layout, Layout):
@@ -120,7 +120,7 @@ def _error(
 
 
 def _first_gradient(
-    program: LocalProgram, reference: Reference, pairs: list[tuple[fx.Node, list[Any], Any]]
+    program: LocalProgram, reference: Reference, pairs: list[tuple[fx.Node, PerDevice, Argument]]
 ) -> Mismatch | None:
     """The value nearest to the loss whose gradient differs: R sums over its group."""
     for node, shards, want in reversed(pairs):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from shardlang.grammar.diagnostics import join_words, quote
 from shardlang.proof.differences import (
@@ -97,12 +96,16 @@ class Report:
         """Differences so much amplified that they say nothing."""
         return [each for each in self.all_explained if each.kind == "lost"]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The document of the CLI contract; numbers that are not finite are texts."""
         gradients = None
         if self.gradients is not None:
-            gradients = {**worst(self.gradients), "count": self.count, "unused": self.unused,
-                         "zero": self.zero}  # fmt: skip
+            gradients = {
+                **worst(self.gradients).to_json(),
+                "count": self.count,
+                "unused": self.unused,
+                "zero": self.zero,
+            }
         loss = {name: number(value) for name, value in (self.loss or {}).items()}
         return {
             "ok": self.ok,
@@ -110,7 +113,7 @@ class Report:
             "dtype": "float64",
             "inputs": self.inputs.to_json(),
             "loss": loss or None,
-            "outputs": worst(self.outputs),
+            "outputs": worst(self.outputs).to_json(),
             "gradients": gradients,
             "not_compared": self.not_compared or None,
             "not_finite": {what: names for what, names in self.not_finite.items() if names},
@@ -148,9 +151,9 @@ def summary(report: Report) -> str:
 
 def one_line(report: Report) -> str:
     """The verdict and the largest errors."""
-    errors = [f"outputs {float(worst(report.outputs)['max_error']):.1e}"]
+    errors = [f"outputs {worst(report.outputs)}"]
     if report.gradients is not None:
-        errors.append(f"gradients {float(worst(report.gradients)['max_error']):.1e}")
+        errors.append(f"gradients {worst(report.gradients)}")
     else:
         errors.append(f"gradients not compared: {report.not_compared}")
     return f"{_heading(report)}; {', '.join(errors)}"
@@ -172,7 +175,7 @@ def _heading(report: Report) -> str:
 
 def _error(errors: dict[str, float]) -> str:
     found = worst(errors)
-    return f"error {float(found['max_error']):.1e}, worst `{found['worst']}`"
+    return f"error {found}, worst `{found.name}`"
 
 
 def _gradients(report: Report) -> Iterator[str]:
@@ -198,7 +201,7 @@ def _rounding(explained: list[Explained]) -> Iterator[str]:
 
 
 def _eager(eager: Eager) -> str:
-    text = f"outputs {float(worst(eager.outputs)['max_error']):.1e}"
+    text = f"outputs {worst(eager.outputs)}"
     if eager.gradients is None:
         return text
-    return f"{text}, gradients {float(worst(eager.gradients)['max_error']):.1e}"
+    return f"{text}, gradients {worst(eager.gradients)}"

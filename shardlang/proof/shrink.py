@@ -13,7 +13,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import fx
 
@@ -23,7 +22,7 @@ from shardlang.ir.graph import is_reshard
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_reshards
 from shardlang.ir.reshard import Change, Reshard
-from shardlang.spec.types import Axes, InputDecl, ModelRef, Spec
+from shardlang.spec.types import Arguments, Axes, InputDecl, ModelRef, Spec
 
 WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "n_inner", "d_ff",
           "vocab_size", "moe_intermediate_size", "shared_expert_intermediate_size")  # fmt: skip
@@ -70,12 +69,12 @@ def smaller(size: int, ways: int, least: int) -> int:
     return min(size, base + (rest if rest else 0))
 
 
-def _model_arguments(spec: Spec, source: ModelSource) -> tuple[Any, list[str]]:
+def _model_arguments(spec: Spec, source: ModelSource) -> tuple[Arguments, list[str]]:
     if not isinstance(source, HfSource):
         return _cut_layers_only(spec)
     config = source.text_config
     ways, given = spec.mesh.devices, _given_sizes(spec)
-    changes: dict[str, Any] = {}
+    changes: dict[str, int] = {}
     for name in LAYERS:
         have = getattr(config, name, None)
         if isinstance(have, int) and have > KEPT_LAYERS:
@@ -91,7 +90,7 @@ def _model_arguments(spec: Spec, source: ModelSource) -> tuple[Any, list[str]]:
     return (*kept, *changes.items()), cuts
 
 
-def _kept_layers(config: Any, layers: int) -> int:
+def _kept_layers(config: object, layers: int) -> int:
     """Two layers, or as many as show every kind of layer."""
     kinds = getattr(config, "layer_types", None)
     if not kinds:
@@ -112,7 +111,7 @@ def _given_sizes(spec: Spec) -> set[int]:
     return found
 
 
-def _cut_heads(config: Any, given: set[int]) -> Iterator[tuple[str, int]]:
+def _cut_heads(config: object, given: set[int]) -> Iterator[tuple[str, int]]:
     """A smaller head size, unless an input has the present one; the number of heads stays."""
     for width, heads in HIDDEN:
         size, count = getattr(config, width, None), getattr(config, heads, None)
@@ -128,7 +127,7 @@ def _cut_heads(config: Any, given: set[int]) -> Iterator[tuple[str, int]]:
         return
 
 
-def _cut_layers_only(spec: Spec) -> tuple[Any, list[str]]:
+def _cut_layers_only(spec: Spec) -> tuple[Arguments, list[str]]:
     """A Python model: the arguments that count layers."""
     changes = {
         name: KEPT_LAYERS

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import Argument, Target
+
+from shardlang.ir.arguments import Args, Kwargs
+from shardlang.ir.compat import OpOverload
+from shardlang.rules.schema import Operator
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class AtenCall:
     """One aten call on concrete tensors."""
 
-    target: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    target: Operator
+    args: Args
+    kwargs: Kwargs
 
     @property
     def key(self) -> str:
@@ -30,7 +33,7 @@ class AtenCall:
         """The tensors among the arguments."""
         return [x for x in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(x, Tensor)]
 
-    def run(self, tensors: list[Tensor]) -> Any:
+    def run(self, tensors: list[Tensor]) -> object:
         """The call on other tensors."""
         given = iter(tensors)
         args, kwargs = pytree.tree_map_only(Tensor, lambda _: next(given), (self.args, self.kwargs))
@@ -42,15 +45,13 @@ class AtenCall:
         return f"{self.target}({args}{kwargs})"
 
 
-def _described(value: Any) -> Any:
+def _described(value: object) -> object:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
     return value
 
 
-def calls_of(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[AtenCall]:
+def calls_of(function: Callable[..., object], args: Args, kwargs: Kwargs) -> list[AtenCall]:
     """The aten calls of a function, as export sees them: composite ops stay whole.
 
     Raises:
@@ -59,7 +60,7 @@ def calls_of(
     leaves, spec = pytree.tree_flatten((args, kwargs))
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
 
-    def flat(*tensors: Tensor) -> Any:
+    def flat(*tensors: Tensor) -> object:
         merged = list(leaves)
         for place, tensor in zip(places, tensors, strict=True):
             merged[place] = tensor
@@ -78,8 +79,10 @@ class _Recorder(fx.Interpreter):
         super().__init__(module)
         self.calls: list[AtenCall] = []
 
-    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if isinstance(target, torch._ops.OpOverload):
+    def call_function(
+        self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, Argument]
+    ) -> object:
+        if isinstance(target, OpOverload):
             kept = pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), (args, kwargs))
             self.calls.append(AtenCall(target, *kept))
         return super().call_function(target, args, kwargs)

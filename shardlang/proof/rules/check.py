@@ -5,13 +5,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from shardlang.ir.arguments import Args, Kwargs, tensors_in
+from shardlang.ir.compat import tree_map_only
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.graph import ShardGraph, sharding_of
 from shardlang.ir.layout import Layout
@@ -30,8 +31,9 @@ from shardlang.proof.draws import Parts, parts_of
 from shardlang.proof.rules.assignments import Assignment
 from shardlang.proof.rules.calls import AtenCall
 from shardlang.rules.registry import find
+from shardlang.rules.schema import Operator
 from shardlang.rules.streams import stream_key
-from shardlang.runtime.simulate import Simulator
+from shardlang.runtime.simulate import PerDevice, Simulator
 
 PARTS = 7
 """Number of summands of an operand that is passed as a partial sum."""
@@ -88,7 +90,7 @@ class Case:
         return self.references[partial]
 
 
-Run = Callable[[list[Tensor]], Any]
+Run = Callable[[list[Tensor]], object]
 
 
 class Reference:
@@ -136,7 +138,7 @@ class Reference:
         ]
         torch.manual_seed(SEED)
         summed = [x.sum(0) if i in partial else x.clone() for i, x in enumerate(fed)]
-        self.results = tensors_of(self.run(summed))
+        self.results = tensors_in(self.run(summed))
         self.cotangents = [_random_like(y, generator) for y in self.results]
         self.gradients = gradients(self.results, self.cotangents, fed)
 
@@ -151,11 +153,6 @@ def _random_like(x: Tensor, generator: torch.Generator) -> Tensor:
     if differentiable(x):
         return torch.randn(x.shape, dtype=x.dtype, generator=generator)
     return torch.randint(-3, 4, x.shape, generator=generator).to(x.dtype)
-
-
-def tensors_of(value: Any) -> list[Tensor]:
-    """The tensors of an op's result."""
-    return [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor)]
 
 
 def gradients(
@@ -207,10 +204,12 @@ def build(
     return ShardGraph(mesh, graph, leaves, results), node
 
 
-def _called(graph: fx.Graph, case: Case, target: Any, args: Any, kwargs: Any) -> fx.Node:
-    values, keywords = fx.map_arg((args, kwargs), lambda n: info(n).value)
+def _called(graph: fx.Graph, case: Case, target: Operator, args: Args, kwargs: Kwargs) -> fx.Node:
+    values, keywords = tree_map_only(fx.Node, lambda n: info(n).value, (args, kwargs))
     with torch.no_grad(), case.fake:
-        record = NodeInfo(target(*values, **keywords))
+        made = target(*values, **keywords)
+    assert isinstance(made, (Tensor, list, tuple))
+    record = NodeInfo(made)
     return Rewriter(graph).add(target, args, kwargs, record=record)
 
 
@@ -272,7 +271,7 @@ def check(case: Case, assignment: Assignment, sharding: Sharding, fast: bool = F
     _check_program(program, _put_together(case, partial, program))
 
 
-def modes_of(target: Any) -> tuple[bool, ...]:
+def modes_of(target: Operator) -> tuple[bool, ...]:
     """In which modes a call of an op is checked: `fast` or not."""
     declared = find(target)
     return (False, True) if declared is not None and declared.fast is not None else (False,)
@@ -307,7 +306,7 @@ def _check_program(program: LocalProgram, reference: Reference) -> None:
 
 
 def _check_gradients(
-    reference: Reference, sim: Simulator, local: dict[str, list[Tensor]], results: list[Any]
+    reference: Reference, sim: Simulator, local: dict[str, list[Tensor]], results: list[PerDevice]
 ) -> None:
     """Compare the gradient of every leaf on every device."""
     roots, seeds = [], []

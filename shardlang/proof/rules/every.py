@@ -15,6 +15,7 @@ from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.own import own_calls
 from shardlang.proof.rules.prove import Tally, prove_call
 from shardlang.proof.rules.samples import DTYPES, Skipped, calls_in, has_rule, op_infos
+from shardlang.rules.schema import short_name
 
 FIRST = 60
 """Among how many calls of an op a random one is chosen; some ops have thousands."""
@@ -72,7 +73,7 @@ def own_calls_of(op: str) -> Iterator[AtenCall]:
 
 
 def _name(call: AtenCall) -> str:
-    return str(call.target.__name__).split(".")[0]
+    return short_name(call.target)
 
 
 def calls_of_op(

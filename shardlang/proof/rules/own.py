@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from shardlang.proof.rules.own_overloads import overload_calls
 from shardlang.proof.rules.own_prims import prim_calls
 from shardlang.rules import local
 from shardlang.rules.registry import in_torch
+from shardlang.rules.schema import Operator
 
 aten = torch.ops.aten
 
@@ -35,7 +35,7 @@ def mask(*shape: int) -> Tensor:
     return numbers(*shape, seed=7) > -0.7
 
 
-def _call(target: Any, *args: Any, **kwargs: Any) -> AtenCall:
+def _call(target: Operator, *args: object, **kwargs: object) -> AtenCall:
     return AtenCall(target, args, kwargs)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from shardlang.ir.arguments import Args
+from shardlang.ir.compat import OpOverload
 from shardlang.proof.rules.calls import AtenCall
 
 aten = torch.ops.aten
@@ -58,12 +59,12 @@ def overload_calls() -> Iterator[AtenCall]:
     yield from _transforms()
 
 
-def _named(text: str) -> list[Any]:
+def _named(text: str) -> list[OpOverload]:
     pairs = (name.partition(".") for name in text.split())
     return [getattr(getattr(aten, name), overload or "default") for name, _, overload in pairs]
 
 
-def _filled(target: Any, x: Tensor, number: float) -> tuple[Any, ...]:
+def _filled(target: OpOverload, x: Tensor, number: float) -> Args:
     """Tensors and numbers for all arguments without a default."""
     wanted = [a for a in target._schema.arguments if not a.has_default_value()]
     return tuple(x.clone() if str(a.type) == "Tensor" else number for a in wanted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.own_overloads import between
 from shardlang.rules import RULES
-from shardlang.rules.schema import tensor_arguments
+from shardlang.rules.schema import Operator, tensor_arguments
 
 prims = torch.ops.prims
 
@@ -28,7 +27,7 @@ def prim_calls() -> Iterator[AtenCall]:
             yield AtenCall(target, tuple(_operands(target)), {})
 
 
-def _operands(target: Any) -> Iterator[Tensor]:
+def _operands(target: Operator) -> Iterator[Tensor]:
     """Operands of one shape in (0.1, 0.9), where every function here is defined."""
     is_integer = str(target).split(".")[1] in INTEGERS
     for i, _ in enumerate(tensor_arguments(target)):

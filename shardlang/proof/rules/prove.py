@@ -6,7 +6,6 @@ import random
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from shardlang.ir.compat import DataDependentOutputException, DynamicOutputShapeException
 from shardlang.ir.graph import sharding_of
@@ -16,6 +15,7 @@ from shardlang.proof.rules.check import Case, check, modes_of
 from shardlang.proof.rules.samples import Skipped
 from shardlang.proof.rules.traits import wrong_traits
 from shardlang.rules.notation import Refusal
+from shardlang.rules.schema import Operator, full_name, short_name
 from shardlang.rules.writing import rule_text
 
 LARGE = 100_000
@@ -133,7 +133,7 @@ def _prove(
     name: str, call: AtenCall, tally: Tally, chooser: random.Random, most: int | None
 ) -> Iterator[Failure]:
     tally.ops.add(name)
-    target = str(call.target) if hasattr(call.target, "_schema") else call.target.__name__
+    target = full_name(call.target)
     tally.targets.add(target)
     tally.calls += 1
     proven = tally.proven.setdefault(target, Proven())
@@ -180,7 +180,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error)[:200]}".replace("\n", " ")
 
 
-def failures_of(target: Any, *args: Any, **kwargs: Any) -> list[Failure]:
+def failures_of(target: Operator, *args: object, **kwargs: object) -> list[Failure]:
     """What is wrong with the rule of one call: an empty list where every split of it is right."""
     call = AtenCall(target, args, kwargs)
-    return list(prove_call(call.target.__name__, call, Tally(), random.Random(0)))
+    return list(prove_call(short_name(call.target), call, Tally(), random.Random(0)))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from shardlang.ir.arguments import Args, Kwargs
+from shardlang.ir.compat import OpOverload
 from shardlang.proof.rules.calls import AtenCall, calls_of
 from shardlang.rules.registry import find
+from shardlang.rules.schema import Operator, writes
 
 DTYPES = (torch.float64, torch.int64, torch.bool)
 
@@ -24,17 +27,24 @@ class Skipped:
     reason: str
 
 
-def op_infos() -> dict[str, list[Any]]:
+OpInfo: TypeAlias = Any
+"""What PyTorch's tests know of an op; its methods have no types."""
+
+Prepared = tuple[Operator, tuple[Args, Kwargs]]
+"""A function, its positional and its named arguments."""
+
+
+def op_infos() -> dict[str, list[OpInfo]]:
     """PyTorch's op samples by op name."""
     from torch.testing._internal.common_methods_invocations import op_db
 
-    found: dict[str, list[Any]] = {}
+    found: dict[str, list[OpInfo]] = {}
     for info in op_db:
         found.setdefault(info.name, []).append(info)
     return found
 
 
-def samples_of(info: Any, dtypes: tuple[torch.dtype, ...] = DTYPES) -> Iterator[tuple[Any, Any]]:
+def samples_of(info: OpInfo, dtypes: tuple[torch.dtype, ...] = DTYPES) -> Iterator[Prepared]:
     """Function and arguments of every sample of one op."""
     supported = info.supported_dtypes("cpu")
     for dtype in dtypes:
@@ -45,7 +55,9 @@ def samples_of(info: Any, dtypes: tuple[torch.dtype, ...] = DTYPES) -> Iterator[
             yield info.op, ((sample.input, *sample.args), sample.kwargs)
 
 
-def calls_in(info: Any, dtypes: tuple[torch.dtype, ...] = DTYPES) -> Iterator[AtenCall | Skipped]:
+def calls_in(
+    info: OpInfo, dtypes: tuple[torch.dtype, ...] = DTYPES
+) -> Iterator[AtenCall | Skipped]:
     """The distinct aten calls of an op's samples."""
     seen: set[str] = set()
     for function, (args, kwargs) in _guarded(samples_of(info, dtypes)):
@@ -62,7 +74,7 @@ def calls_in(info: Any, dtypes: tuple[torch.dtype, ...] = DTYPES) -> Iterator[At
                 yield call
 
 
-def _guarded(samples: Iterator[Any]) -> Iterator[Any]:
+def _guarded(samples: Iterator[Prepared]) -> Iterator[Prepared]:
     """The samples up to the first that cannot be made on this machine."""
     while True:
         try:
@@ -75,11 +87,9 @@ def _guarded(samples: Iterator[Any]) -> Iterator[Any]:
 
 def _plain(call: AtenCall) -> bool:
     """Strided CPU tensors only, and nothing written in place."""
-    writes = any(
-        a.alias_info is not None and a.alias_info.is_write for a in call.target._schema.arguments
-    )
+    assert isinstance(call.target, OpOverload), "a recorder keeps calls of ops alone"
     plain = all(x.layout is torch.strided and not x.is_quantized for x in call.tensors)
-    return plain and not writes
+    return plain and not writes(call.target)
 
 
 def has_rule(call: AtenCall) -> bool:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
+from shardlang.ir.arguments import tensors_in
 from shardlang.ir.compat import storage_key
 from shardlang.ir.graph import sharding_of
 from shardlang.ir.rule import Rule
@@ -21,7 +20,7 @@ def wrong_traits(call: AtenCall, node: fx.Node) -> Iterator[str]:
     """What of the traits of one call is not so; `node` is the call, bound to its rule."""
     rule = sharding_of(node).rule
     operands = [x.detach().clone(memory_format=torch.contiguous_format) for x in call.tensors]
-    results = _tensors(call.run(operands))
+    results = tensors_in(call.run(operands))
     yield from _wrong_memory(operands, results, rule)
     if rule.traits.moves:
         yield from _wrong_moves(operands, results)
@@ -32,10 +31,6 @@ def wrong_traits(call: AtenCall, node: fx.Node) -> Iterator[str]:
     yield from wrong_picks(node, operands, results)
     if maps_zeros(node, frozenset(range(len(rule.operands)))):
         yield from _wrong_zeros(call, operands)
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    return [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor)]
 
 
 def _wrong_memory(operands: list[Tensor], results: list[Tensor], rule: Rule) -> Iterator[str]:
@@ -66,7 +61,7 @@ def _wrong_draws(call: AtenCall, operands: list[Tensor]) -> Iterator[str]:
     runs = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        runs.append(_tensors(call.run(operands)))
+        runs.append(tensors_in(call.run(operands)))
     if any(not torch.equal(one, other) for one, other in zip(*runs, strict=True)):
         yield "the call draws random numbers"
 
@@ -75,7 +70,7 @@ def _wrong_zeros(call: AtenCall, operands: list[Tensor]) -> Iterator[str]:
     """Whether the call gives zeros where all its operands are zero."""
     with_numbers = [x for x in operands if x.dtype is not torch.bool]
     if all(x.is_floating_point() or x.is_complex() for x in with_numbers):
-        results = _tensors(call.run([torch.zeros_like(x) for x in operands]))
+        results = tensors_in(call.run([torch.zeros_like(x) for x in operands]))
         if any(x.to(torch.complex128).nan_to_num().any() for x in results):
             yield "zeros give other numbers than zero"
 
@@ -94,7 +89,7 @@ def _wrong_keeps(call: AtenCall, rule: Rule) -> Iterator[str]:
 
     try:
         with torch.autograd.graph.saved_tensors_hooks(note, note):
-            results = _tensors(call.run(operands))
+            results = tensors_in(call.run(operands))
     except (RuntimeError, NotImplementedError):
         return
     if not any(x.requires_grad for x in results):
