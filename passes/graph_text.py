@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
+from types import FunctionType
 
 from torch.fx.node import Target
 
 from shardlang.ir.graph import ShardGraph
 from shardlang.ir.parse import parse_graph
-from shardlang.ir.parse_types import GraphTextError
+from shardlang.ir.parse_error import GraphTextError
+from shardlang.ir.spelling import target_name
 from shardlang.ir.text import Stage, stage_of
 from shardlang.passes.propagate.bind_rules import rule_of
 from shardlang.passes.propagate.join_dims import join_dims
@@ -21,7 +23,6 @@ def read_graph(text: str) -> ShardGraph:
 
     Raises:
         GraphTextError: the text is no graph, or says two things that do not agree.
-        ShardError: an op has no rule, or its rule does not fit the call.
     """
     graph = parse_graph(text, rule_of, function)
     if stage_of(graph) is Stage.SPLIT:
@@ -31,9 +32,8 @@ def read_graph(text: str) -> ShardGraph:
 
 def function(name: str) -> Target | None:
     """The function of ours that a text calls `rules.local:max_over`; None if there is none."""
-    module, _, own = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(f"shardlang.{module}"), own, None)
-    except ImportError:
-        return None
-    return found if callable(found) else None
+    place, _, own = name.partition(":")
+    module = sys.modules.get(f"shardlang.{place}")
+    found = getattr(module, own, None)
+    ours = isinstance(found, FunctionType) and target_name(found) == name
+    return found if ours else None

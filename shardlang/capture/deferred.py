@@ -14,9 +14,9 @@ from shardlang.capture.errors import CaptureError, first_line
 from shardlang.capture.generators import draws, seeded
 from shardlang.capture.held import Path, held_tensors
 from shardlang.capture.shared_memory import check_memory
-from shardlang.capture.silence import hushed
 from shardlang.capture.tape import CannotReplayError, Tape
 from shardlang.ir.compat import FakeTensor, FakeTensorMode, export_fake_mode, storage_key
+from shardlang.ir.hushed import hushed
 
 TRACED = 0
 """The seed under which the traced model is built."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import sys
 import warnings
 from collections.abc import Iterator
 
-from shardlang.ir.compat import CHATTY_LOGGERS
+from shardlang.ir.hushed import hushed
 
 
 @contextlib.contextmanager
@@ -17,20 +16,6 @@ def prints_apart() -> Iterator[None]:
     """Send what the model's code prints to stderr: stdout is for results."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
-
-
-@contextlib.contextmanager
-def hushed() -> Iterator[None]:
-    """Drop what torch's tracing logs before it raises: a caller that goes on knows better."""
-    loggers = [logging.getLogger(name) for name in CHATTY_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensor,
     FakeTensorMode,
+    UnsupportedOperatorException,
     unset_fake_temporarily,
 )
 from torch.distributed.distributed_c10d import _get_default_store
@@ -39,6 +40,7 @@ __all__ = [
     "BACKWARD_ENGINE",
     "CHATTY_LOGGERS",
     "LIBRARY_FUNCTIONS",
+    "NO_FAKE_RESULT",
     "STACK_FILTER",
     "TRUNC_NORMAL",
     "AllToAllOptions",
@@ -90,7 +92,6 @@ class _DTensorHandler(Protocol):
     def __call__(
         self, op_call: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> object: ...
-
 
 
 STACK_FILTER = (TracerBase, "_filter_traceback_frames")
@@ -179,9 +180,7 @@ def route_operations(is_ours: Callable[[object], bool], ours: Handler) -> None:
 
 
 def _routed(before: Handler, is_ours: Callable[[object], bool], ours: Handler) -> _DTensorHandler:
-    def handler(
-        op_call: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> object:
+    def handler(op_call: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         if any(is_ours(x) for x in tree_leaves((args, kwargs))):
             return ours(op_call, tuple(args), kwargs or {})
         return before(op_call, args, kwargs or {})
@@ -223,6 +222,14 @@ def _is_forward(op: OpOverload) -> bool:
     writes = any(a.alias_info is not None and a.alias_info.is_write for a in op._schema.arguments)
     apart = ("backward", "_foreach_", "_fused_")
     return not writes and not any(word in str(op) for word in apart)
+
+
+NO_FAKE_RESULT = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+)
+"""Raised for calls that are right, and whose results no fake tensors can tell."""
 
 
 def forget_constant(fake: object) -> None:

@@ -10,13 +10,14 @@ from lark import Token, v_args
 from torch import fx
 from torch.fx.node import Argument, Target
 
-from shardlang.ir.compat import OpOverload
+from shardlang.ir.compat import OpOverload, OpOverloadPacket, overload_names
 from shardlang.ir.device_values import LocalIndices, LocalShard, LocalSize, LocalStart, PartNumber
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.experts.route import Route
 from shardlang.ir.graph import constrain
 from shardlang.ir.layout import Layout
-from shardlang.ir.parse_types import Axes, GraphTextError, TypeReader
+from shardlang.ir.parse_error import GraphTextError, Place
+from shardlang.ir.parse_types import Axes, TypeReader
 
 Functions = Callable[[str], Target | None]
 """From `rules.local:max_over` to the function; None if there is none."""
@@ -26,18 +27,19 @@ CONSTANTS: dict[str, bool | None] = {"None": None, "True": True, "False": False}
 
 @dataclass(frozen=True, slots=True)
 class Keyword:
-    """An argument by its name."""
+    """An argument by its name, and where that stands."""
 
-    name: str
+    name: Token
     value: Argument
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A call as written: what a node is made by."""
+    """A call as written: what a node is made by, and where its target stands."""
 
     target: Target
     args: tuple[object, ...]
+    place: Place
     kwargs: dict[str, Argument] = field(default_factory=dict)
 
 
@@ -53,53 +55,74 @@ class CallReader(TypeReader):
     values = arguments = TypeReader.every
 
     def name(self, token: Token) -> Argument:
-        if token in CONSTANTS:
-            return CONSTANTS[token]
+        return CONSTANTS[token] if token in CONSTANTS else self.find_node(token)
+
+    def find_node(self, token: Token) -> fx.Node:
         found = self.nodes.get(token)
         if found is None:
-            raise GraphTextError(f"no node above is called `{token}`", token.line)
+            remedy = "a node reads what stands above it: write that first, or correct the name"
+            raise GraphTextError(f"no node above is called `{token}`", remedy, token)
         return found
 
     def real(self, token: Token) -> float:
         return float(token)
 
     def complex_number(self, token: Token) -> complex:
-        return complex(token)
+        try:
+            return complex(token)
+        except ValueError:
+            remedy = "write it as Python does: `2j`, `(1-2j)`"
+            raise GraphTextError(f"`{token}` is no number", remedy, token) from None
 
     def torch_name(self, token: Token) -> Argument:
-        found: Argument = getattr(torch, token.removeprefix("torch."), None)
-        if found is None:
-            raise GraphTextError(f"there is no `{token}`", token.line)
+        found = getattr(torch, token.removeprefix("torch."), None)
+        if not isinstance(found, (torch.dtype, torch.layout, torch.memory_format)):
+            remedy = "name a dtype, a layout or a memory format: `torch.float32`, `torch.strided`"
+            raise GraphTextError(f"there is no `{token}`", remedy, token)
         return found
 
     def items(self, values: tuple[Argument, ...] | None) -> list[Argument]:
         return list(values or ())
 
     def device(self, name: str) -> torch.device:
-        return torch.device(name)
+        try:
+            return torch.device(name)
+        except RuntimeError:
+            remedy = 'write `device("cpu")`, as programs do'
+            raise GraphTextError(f"there is no device `{name}`", remedy) from None
 
     def op(self, name: str) -> Target:
-        return self.target(Token("TARGET", name))
+        return self._op(name, None)
 
     def target(self, token: Token) -> Target:
         """An op, one of our functions, or the identity whose layout is stated."""
         if token == "constrain":
             return constrain
-        space, found, name = token.partition("::")
-        if not found and ":" in token:
+        if ":" in token.replace("::", ""):
             return self.function(token)
-        packet, _, overload = (name if found else token).partition(".")
-        made = getattr(getattr(torch.ops, space if found else "aten"), packet, None)
-        made = getattr(made, overload or "default", None)
-        if not isinstance(made, OpOverload):
-            raise GraphTextError(f"there is no op `{token}`", token.line)
-        return made
+        return self._op(token, token)
+
+    def _op(self, name: str, at: Token | None) -> OpOverload:
+        space, _, own = name.rpartition("::")
+        packet, _, overload = own.partition(".")
+        found = getattr(getattr(torch.ops, space or "aten"), packet, None)
+        made = getattr(found, overload or "default", None)
+        if isinstance(made, OpOverload):
+            return made
+        if not isinstance(found, OpOverloadPacket):
+            remedy = "write `linear`, `space::op`, or a function of ours with its module"
+            raise GraphTextError(f"there is no op `{name}`", remedy, at)
+        known = ", ".join(
+            f"`{packet}.{one}`".replace(".default", "") for one in overload_names(found)
+        )
+        raise GraphTextError(f"there is no op `{name}`", f"its overloads are {known}", at)
 
     def function(self, token: Token) -> Target:
         """A function of ours."""
         found = self.functions(str(token))
         if found is None:
-            raise GraphTextError(f"there is no function `{token}`", token.line)
+            remedy = "write its module and its name: `rules.local:max_over`"
+            raise GraphTextError(f"there is no function `{token}`", remedy, token)
         return found
 
     def size(self, dim: DimLayout) -> LocalSize:
@@ -123,9 +146,21 @@ class CallReader(TypeReader):
         return Route(axes, rows, groups, back is not None, str(by))
 
     def keyword(self, name: Token, value: Argument) -> Keyword:
-        return Keyword(str(name), value)
+        return Keyword(name, value)
 
     def call(self, target: Token, parts: tuple[Argument | Keyword, ...] | None) -> Made:
-        args = tuple(part for part in parts or () if not isinstance(part, Keyword))
-        named = {part.name: part.value for part in parts or () if isinstance(part, Keyword)}
-        return Made(self.target(target), args, named)
+        args: list[Argument] = []
+        named: dict[str, Argument] = {}
+        for part in parts or ():
+            if isinstance(part, Keyword):
+                if part.name in named:
+                    remedy = "leave one out"
+                    raise GraphTextError(f"`{part.name}` is given twice", remedy, part.name)
+                named[str(part.name)] = part.value
+            elif named:
+                remedy = "write arguments without a name first"
+                last = ", ".join(named)
+                raise GraphTextError(f"an argument without a name follows `{last}`", remedy)
+            else:
+                args.append(part)
+        return Made(self.target(target), tuple(args), Place.of(target), named)

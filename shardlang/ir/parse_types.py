@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,18 +13,15 @@ from lark import Token, Transformer, v_args
 from shardlang.ir.dim_layout import DimLayout, RowOrder
 from shardlang.ir.factor import Block, Factor
 from shardlang.ir.layout import Layout
-from shardlang.ir.mesh import Axis, Mesh
+from shardlang.ir.mesh import Axis
+from shardlang.ir.parse_error import GraphTextError, Place
 from shardlang.ir.printed_type import dtype_of
 
 Axes = tuple[Axis, ...]
 Item = TypeVar("Item")
 
-
-class GraphTextError(ValueError):
-    """Text that is no graph: the line, and what is wrong."""
-
-    def __init__(self, message: str, line: int | None) -> None:
-        super().__init__(message if line is None else f"line {line}: {message}")
+LARGEST = 2**62
+"""Sizes are smaller: PyTorch counts elements in 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +34,11 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """A printed type."""
+    """A printed type, and where it stands."""
 
     dtype: torch.dtype
     layout: Layout
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +57,18 @@ class TypeReader(Transformer[Token, object]):
     def __init__(self) -> None:
         super().__init__()
         self.axes_by_name: dict[str, Axis] = {}
-        self.read_mesh = Mesh(())
         self.data: frozenset[Axis] = frozenset()
 
     def STRING(self, token: Token) -> str:  # noqa: N802
-        return str(json.loads(token))
+        try:
+            return str(json.loads(token))
+        except ValueError:
+            remedy = 'after a backslash stand `"`, `\\`, `n`, `t`, `r` or `uXXXX`'
+            raise GraphTextError("the text in quotes cannot be read", remedy, token) from None
 
     def INT(self, token: Token) -> int:  # noqa: N802
+        if len(token) > len(str(LARGEST)) or abs(int(token)) > LARGEST:
+            raise GraphTextError("the number is too large", f"numbers go to {LARGEST}", token)
         return int(token)
 
     def every(self, *items: Item) -> tuple[Item, ...]:
@@ -74,18 +78,20 @@ class TypeReader(Transformer[Token, object]):
     ints = group = several = every
 
     def axis(self, name: Token, size: int, link: Token | None, data: Token | None) -> Axis:
+        if name in self.axes_by_name:
+            raise GraphTextError(f"two axes are called `{name}`", "give each its own name", name)
+        if size < 1:
+            raise GraphTextError(f"the axis `{name}` has no devices", "give it 1 or more", name)
         made = Axis(str(name), size, None if link is None else str(link))
         self.axes_by_name[made.name] = made
         self.data |= {made} if data is not None else frozenset()
         return made
 
-    def mesh(self, *axes: Axis) -> None:
-        self.read_mesh = Mesh(axes)
-
     def find_axis(self, name: Token) -> Axis:
         found = self.axes_by_name.get(name)
         if found is None:
-            raise GraphTextError(f"the mesh has no axis `{name}`", name.line)
+            known = ", ".join(f"`{known}`" for known in self.axes_by_name)
+            raise GraphTextError(f"the mesh has no axis `{name}`", f"its axes are {known}", name)
         return found
 
     def axes(self, *names: Token) -> Axes:
@@ -95,18 +101,21 @@ class TypeReader(Transformer[Token, object]):
         return found or ()
 
     def factor(self, size: int, axes: Axes | None) -> Factor:
-        return Factor(size, axes or ())
+        return Factor(sized(size), axes or ())
 
     def single(self, factor: Factor) -> Block:
         return (factor,)
 
     def whole(self, size: int) -> DimLayout:
-        return DimLayout.whole(size)
+        return DimLayout.whole(sized(size))
 
     def split(self, size: int, axes: Axes, packed: tuple[int, ...] | None) -> DimLayout:
-        if packed is None:
-            return DimLayout.shard(size, axes)
-        return DimLayout.shard(size, axes, packed if len(packed) > 1 else packed[0])
+        blocks = packed or (1,)
+        if min(blocks) < 1 or sized(size) % sum(blocks):
+            shares = ", ".join(map(str, blocks))
+            remedy = "write a size that the sum of the shares divides"
+            raise GraphTextError(f"{size} cannot be packed in shares of {shares}", remedy)
+        return DimLayout.shard(size, axes, blocks if len(blocks) > 1 else blocks[0])
 
     def grouped(self, block: Block) -> DimLayout:
         return DimLayout((block,))
@@ -127,9 +136,11 @@ class TypeReader(Transformer[Token, object]):
         return Mark(self.find_axis(name), False)
 
     def layout(self, *parts: DimLayout | Mark | None) -> Layout:
+        dims = tuple(part for part in parts if isinstance(part, DimLayout))
         marks = [part for part in parts if isinstance(part, Mark)]
+        used_once([*(axis for dim in dims for axis in dim.axes), *(mark.axis for mark in marks)])
         return Layout(
-            tuple(part for part in parts if isinstance(part, DimLayout)),
+            dims,
             frozenset(mark.axis for mark in marks if mark.partial),
             frozenset(mark.axis for mark in marks if not mark.partial),
         )
@@ -137,14 +148,35 @@ class TypeReader(Transformer[Token, object]):
     def stated(self, *parts: DimLayout | str | Mark | None) -> Wanted:
         given = (part for part in parts if isinstance(part, (DimLayout, str)))
         dims = tuple(None if isinstance(part, str) else part for part in given)
-        marks = frozenset(part.axis for part in parts if isinstance(part, Mark))
-        return Wanted(dims, marks)
+        marks = [part for part in parts if isinstance(part, Mark)]
+        split = (axis for dim in dims if dim is not None for axis in dim.axes)
+        used_once([*split, *(mark.axis for mark in marks)])
+        if not all(mark.partial for mark in marks):
+            remedy = "write `+` for an axis with partial sums, and nothing for one without"
+            raise GraphTextError("a stated layout has no `~`", remedy)
+        return Wanted(dims, frozenset(mark.axis for mark in marks))
 
     def typed(self, name: Token, layout: Layout) -> Type:
         found = dtype_of(name)
         if found is None:
-            raise GraphTextError(f"no dtype is called `{name}`", name.line)
-        return Type(found, layout)
+            remedy = "write `f32`, `bf16`, `i64`, `bool` or another of PyTorch's"
+            raise GraphTextError(f"no dtype is called `{name}`", remedy, name)
+        return Type(found, layout, Place.of(name))
 
     def nothing(self, word: Token) -> None:
         return None
+
+
+def sized(size: int) -> int:
+    """The size of a dim or a factor, which is not negative."""
+    if size < 0:
+        raise GraphTextError(f"a dim has no size of {size}", "write 0 or more")
+    return size
+
+
+def used_once(axes: Sequence[Axis]) -> None:
+    """Refuse a layout in which an axis stands twice."""
+    for axis in axes:
+        if axes.count(axis) > 1:
+            remedy = "an axis splits one dim of a layout, or is marked by one `+` or `~`"
+            raise GraphTextError(f"the layout names the axis `{axis}` twice", remedy)

@@ -215,9 +215,7 @@ def _how(
     return How.DIM if _moves_to_one_dim(axes, src, dst, changed) else How.EXCHANGE
 
 
-def _moves_to_one_dim(
-    axes: tuple[Axis, ...], src: Layout, dst: Layout, changed: list[int]
-) -> bool:
+def _moves_to_one_dim(axes: tuple[Axis, ...], src: Layout, dst: Layout, changed: list[int]) -> bool:
     """Whether all axes leave one dim for another one, each dim losing or getting them alone."""
     before, after = src.dim_of(axes[0]), dst.dim_of(axes[0])
     if before is None or after is None or {before, after} != set(changed):

@@ -146,12 +146,15 @@ class Rule:
         together with it, and so leaves nothing to add up.
         """
         outer, beside = self.outer, set[str]()
-        while joined := {
-            name
-            for group in self.linked
-            if not outer.isdisjoint(group) or not beside.isdisjoint(group)
-            for name in group
-        } - beside:
+        while (
+            joined := {
+                name
+                for group in self.linked
+                if not outer.isdisjoint(group) or not beside.isdisjoint(group)
+                for name in group
+            }
+            - beside
+        ):
             beside |= joined
         return frozenset(name for name, _ in self.sizes) - outer - beside
 

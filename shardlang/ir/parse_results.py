@@ -1,0 +1,119 @@
+"""What stands behind the nodes of a graph's text: its results, and what the passes found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from lark import Token, v_args
+from torch import fx
+from torch.fx.node import Argument
+
+from shardlang.ir.experts.ways import Way, Ways
+from shardlang.ir.graph import ShardError, ShardGraph
+from shardlang.ir.layout import Layout
+from shardlang.ir.leaf import Result, ResultKind
+from shardlang.ir.mesh import Mesh
+from shardlang.ir.node import NodeInfo, info, set_info
+from shardlang.ir.parse_calls import Functions
+from shardlang.ir.parse_clauses import ClauseReader
+from shardlang.ir.parse_error import GraphTextError
+from shardlang.ir.parse_types import Axes
+from shardlang.ir.spelling import layouts_of
+from shardlang.ir.text import Stage
+
+Pair = tuple[Result, fx.Node | None]
+
+
+@v_args(inline=True)
+class ResultReader(ClauseReader):
+    """Reads results and what the passes found into `graph`."""
+
+    def __init__(self, functions: Functions) -> None:
+        super().__init__(functions)
+        self.graph = ShardGraph(Mesh(()), fx.Graph(), [], [])
+        self.level = Stage.TRACED
+        self.ended = False
+
+    def result(self, kind: Token, name: str, node: Token) -> Pair:
+        if kind not in set(ResultKind):
+            remedy = "a result is an `output`, or the `mutation` of a buffer"
+            raise GraphTextError(f"a `{kind}` is no result", remedy, kind)
+        if node == "None":
+            return Result(name, ResultKind(kind), torch.float32, Layout(())), None
+        value = self.find_node(node)
+        tensor = info(value).value
+        if not isinstance(tensor, torch.Tensor):
+            remedy = f"return one of its results: `picked = {node}[0] : ...`"
+            raise GraphTextError(f"`{node}` is not one tensor", remedy, node)
+        local = self.level is Stage.PROGRAM
+        layout = layouts_of(value)[0] if local else Layout.whole(tensor.shape)
+        return Result(name, ResultKind(kind), tensor.dtype, layout), value
+
+    def results(self, *pairs: Pair | None) -> None:
+        there = [pair for pair in pairs if pair is not None]
+        results = [result for result, _ in there]
+        named: set[tuple[ResultKind, str]] = set()
+        for result in results:
+            if (result.kind, result.name) in named:
+                twice = f'{result.kind} "{result.name}"'
+                raise GraphTextError(f"two results are `{twice}`", "leave one out")
+            named.add((result.kind, result.name))
+        loss = self.graph.loss
+        if loss is not None and (ResultKind.OUTPUT, loss) not in named:
+            remedy = "return it, or correct its name in the line `loss`"
+            raise GraphTextError(f"the loss `{loss}` is none of the results", remedy)
+        self.graph.results, self.ended = results, True
+        output = self.graph.graph.output(tuple(node for _, node in there))
+        set_info(output, NodeInfo())
+        self.graph.graph.lint()
+
+    def refused(self, code: Token, message: str, help: str) -> None:
+        self.graph.info.refusals.append(ShardError(str(code), message, help=help))
+
+    def recorded(self, name: str, layout: Layout) -> None:
+        if name in self.graph.info.layouts:
+            raise GraphTextError(f"two layouts of `{name}` are recorded", "leave one out")
+        self.graph.info.layouts[name] = layout
+
+    strings = ClauseReader.every
+
+    def prices(self, *pairs: tuple[Way, float]) -> dict[Way, float]:
+        named_once([way for way, _ in pairs])
+        return dict(pairs)
+
+    def price(self, name: str, price: Argument) -> tuple[Way, float]:
+        if not isinstance(price, (int, float)):
+            raise GraphTextError("a price is a number of bytes", "write one")
+        return way(name), price
+
+    def reasons(self, *pairs: tuple[Way, str]) -> dict[Way, str]:
+        named_once([way for way, _ in pairs])
+        return dict(pairs)
+
+    def reason(self, name: str, why: str) -> tuple[Way, str]:
+        return way(name), why
+
+    def ways(
+        self, names: tuple[str, ...], module: str, axes: Axes, prices: dict[Way, float],
+        taken: str, closed: dict[Way, str] | None,
+    ) -> None:  # fmt: skip
+        chosen = way(taken)
+        if chosen not in prices:
+            remedy = "take one of those that have one"
+            raise GraphTextError(f"the way `{taken}` has no price", remedy)
+        self.graph.info.ways.append(Ways(names, module, axes, prices, chosen, closed or {}))
+
+
+def way(name: str) -> Way:
+    """The way that a text calls so."""
+    if name not in set(Way):
+        remedy = "write " + " or ".join(f'"{one}"' for one in Way)
+        raise GraphTextError(f"there is no way `{name}`", remedy)
+    return Way(name)
+
+
+def named_once(ways: Sequence[Way]) -> None:
+    """Refuse a list of ways in which one stands twice."""
+    if len(set(ways)) < len(ways):
+        raise GraphTextError("a way is named twice", "leave one out")
