@@ -170,6 +170,20 @@ def test_checkpoint_of_the_base_model(tmp_path: Path) -> None:
     assert body and all(torch.equal(values[k], v) for k, v in body.items())
 
 
+def test_a_checkpoint_with_separate_experts_is_converted(tmp_path: Path) -> None:
+    """The file holds every expert's matrices apart, the model holds them stacked."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    config = transformers.MixtralConfig(
+        vocab_size=32, num_hidden_layers=1, num_key_value_heads=1, num_local_experts=3, **sizes
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path)
+    found = materialize(HfSource(tmp_path, task="causal-lm"), 0)
+    assert equal(found, dict(state(model)))
+    assert any(name.endswith("experts.gate_up_proj") for name in found)
+
+
 def test_checkpoint_of_another_shape(tmp_path: Path) -> None:
     folder = tmp_path / "saved"
     save(llama().source(tmp_path), folder)
