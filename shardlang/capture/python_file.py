@@ -15,8 +15,9 @@ from torch import nn
 
 from shardlang.capture.errors import CaptureError, ModelLine, first_line, model_line, no_file
 from shardlang.capture.silence import prints_apart
-from shardlang.capture.source import Batch, ModelSource
+from shardlang.capture.source import ModelSource
 from shardlang.grammar.diagnostics import join_words, quote
+from shardlang.runtime.data import Batch
 
 
 class PythonSource(ModelSource):

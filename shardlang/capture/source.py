@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -21,9 +20,7 @@ from shardlang.capture.nest import nest
 from shardlang.capture.setting import Setting
 from shardlang.capture.silence import prints_apart
 from shardlang.grammar.diagnostics import join_words, quote
-
-Batch: TypeAlias = "Mapping[str, object]"
-"""Tensors by dotted input name, and whatever else the model is called with."""
+from shardlang.runtime.data import Batch
 
 
 @dataclass(frozen=True, slots=True)

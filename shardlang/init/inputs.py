@@ -11,9 +11,9 @@ import torch
 
 from shardlang.capture import CaptureError, HfSource, InputSpec, ModelSource
 from shardlang.capture.errors import first_line, model_line
-from shardlang.capture.source import Batch
 from shardlang.compiler.driver import DTYPES
 from shardlang.init.axes import Roles
+from shardlang.runtime.data import Batch
 
 SEQ = 128
 """The default number of tokens in a sequence."""

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from shardlang.capture import CaptureError, InputSpec, ModelSource, make_inputs
 from shardlang.capture.errors import first_line, model_line
-from shardlang.capture.source import Batch
 from shardlang.grammar.diagnostics import join_words, quote
 from shardlang.ir.printed_type import dtype_name
+from shardlang.runtime.data import Batch
 
 
 @dataclass(frozen=True, slots=True)
