@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, fx
-from torch.utils import _pytree as pytree
+from torch import fx
 
 from shardlang.bind import Binding
 from shardlang.capture import Captured
 from shardlang.grammar.diagnostics import Diagnostic, error
+from shardlang.ir.arguments import tensors_in
 from shardlang.ir.leaf import ResultKind
 from shardlang.ir.node import info, tensor_of
 from shardlang.rules.registry import find
@@ -73,6 +73,6 @@ def _passes_on(node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
     known = find(node.target)
-    values = [v for v in pytree.tree_leaves(info(node).value) if isinstance(v, Tensor)]
+    values = tensors_in(info(node).value)
     real = any(v.is_floating_point() or v.is_complex() for v in values)
     return real and (known is None or not known.detached)
