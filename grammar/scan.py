@@ -63,9 +63,6 @@ LATER = {
 LATER_STORES = ("gradients", "optimizer")
 """Words kept for what `store` may once store apart from the parameters."""
 
-RESERVED = ("over", "as")
-"""Words that are never names."""
-
 _BLOCKS = ("mesh", "dims", "expect")
 
 _TOKEN = re.compile(

@@ -169,7 +169,7 @@ def explain_failure(syntax: Syntax, failure: Failure, begin: int) -> tuple[Diagn
         return _unquoted(syntax, found), resume
     if found.text in ("over", "as") and "NAME" in failure.expected:
         return reserved_name(syntax, found.start), resume
-    if found.kind == "number" and _is_malformed(syntax, found, failure):
+    if found.kind == "number" and _is_malformed(found, failure):
         return _malformed_number(syntax, found), resume
     if found.text in _CLOSE and not _open_before(syntax, begin, found.start):
         return error("SH0111", f"`{found.text}` closes nothing", span, help="remove it"), resume
@@ -275,7 +275,7 @@ def _stored_later(syntax: Syntax, found: Token) -> Diagnostic:
     )
 
 
-def _is_malformed(syntax: Syntax, found: Token, failure: Failure) -> bool:
+def _is_malformed(found: Token, failure: Failure) -> bool:
     return not found.text.isdigit() and bool({"INT", "FLOAT", "SIZE"} & failure.expected)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from shardlang.capture import CallableSource, Captured, InputSpec
 from shardlang.compiler.build import Statements, Storage
-from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.dim_layout import DimLayout, all_shards_nonempty
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import tensor_of
@@ -227,7 +227,7 @@ def random_layout(
         axes = (*dims[place].axes, axis)
         blocks = _blocks(rng, shape[place]) if packed else 1
         split = DimLayout.shard(shape[place], axes, blocks)
-        if split.min_local_size() > 0:
+        if all_shards_nonempty(split):
             dims[place] = split
     return Layout(tuple(dims))
 

@@ -118,7 +118,7 @@ def _add_uses(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
     for operand in set(node.all_input_nodes):
         if not is_whole(operand, axis) or is_item(node):
             continue
-        need = needed_label(node, operand, axis)
+        need = needed_label(node, axis)
         copy = copy_vertex(operand)
         if need is Need.REPLICATED:
             net.add_edge(copy, SINK)
@@ -133,8 +133,8 @@ def _add_uses(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
                 had["capacity"] += size
 
 
-def needed_label(node: fx.Node, operand: fx.Node, axis: Axis) -> Need:
-    """What a reader asks of a whole operand along an axis."""
+def needed_label(node: fx.Node, axis: Axis) -> Need:
+    """What a reader asks of its whole operands along an axis."""
     if node.op == "output":
         return Need.INVARIANT
     if is_reshard(node):

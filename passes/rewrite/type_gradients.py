@@ -93,7 +93,7 @@ class Emission:
         for axis, sink in self.labels.items():
             if not is_whole(operand, axis):
                 continue
-            need = needed_label(node, operand, axis)
+            need = needed_label(node, axis)
             made = label_vertex(operand) in sink
             is_r = {
                 Need.REPLICATED: True,

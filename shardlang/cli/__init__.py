@@ -27,7 +27,6 @@ COMMANDS = {
 
 INTERRUPTED = 130
 WRONG_USE = 2
-FINDINGS = 1
 
 
 class LazyGroup(click.Group):

@@ -78,7 +78,7 @@ class Writer:
     def _story(self, node: fx.Node, layout: Layout, axis: Axis) -> Story:
         title = state_text(layout, axis)
         links = self.chains.links(node, axis)
-        made = self._chosen(node, axis)
+        made = self._chosen(node)
         ways = alternatives(self.book.flow, made, axis) if made is not None else ()
         choice = self.chains.where(made) if made is not None and len(ways) > 1 else ""
         if layout.state(axis).whole and not links:
@@ -98,8 +98,8 @@ class Writer:
             links = self.chains.links(one.neighbour, axis)
             yield Lost(text, info(one.neighbour).source, links[-1] if links else None)
 
-    def _chosen(self, node: fx.Node, axis: Axis) -> fx.Node | None:
-        """The op nearest to a value whose ways along an axis differ in bytes."""
+    def _chosen(self, node: fx.Node) -> fx.Node | None:
+        """The op that makes a value, if it could be split otherwise."""
         made = producer(node)[0]
         return made if made.op == "call_function" and info(made).sharding is not None else None
 

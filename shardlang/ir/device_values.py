@@ -102,8 +102,6 @@ class PartNumber:
 
 _TreeT = TypeVar("_TreeT")
 
-DeviceValue = LocalSize | LocalStart | LocalIndices | LocalShard | PartNumber | Route
-
 
 def size_at(dim: DimLayout) -> int | LocalSize:
     """The local size as a number where it is the same on every device."""

@@ -101,10 +101,6 @@ class DimLayout:
         assert self.plain, f"{self} is not contiguous"
         return self.blocks[0][0].span(coord)[0]
 
-    def min_local_size(self) -> int:
-        """The smallest number of indices on any device."""
-        return sum(math.prod(f.least for f in block) for block in self.blocks)
-
     def max_local_size(self) -> int:
         """The largest number of indices on any device, which the first device holds."""
         return sum(math.prod(f.most for f in block) for block in self.blocks)

@@ -212,15 +212,15 @@ class Sharding:
 
     def result(self, index: int = 0) -> Layout:
         """The layout in which result `index` comes out (with `reduce` other than sum: reduced)."""
-        partial = frozenset(self.linear) | self.partial_axes(index)
+        partial = frozenset(self.linear) | self.partial_axes()
         return self._layout(self.rule.results[index], partial)
 
     def inner_axes(self) -> frozenset[Axis]:
         """Axes that split an inner factor."""
         return frozenset(axis for name in self.rule.inner for axis in self.factors[name].axes)
 
-    def partial_axes(self, index: int = 0) -> frozenset[Axis]:
-        """Axes along which result `index` is a sum of summands because an inner factor is split."""
+    def partial_axes(self) -> frozenset[Axis]:
+        """Axes along which the results are partial sums because an inner factor is split."""
         return self.inner_axes() if self.rule.reduce is ReduceOp.SUM else frozenset()
 
     def flops(self) -> int:

@@ -12,7 +12,6 @@ from torch.fx.node import Argument, Target
 
 from shardlang.ir.collective import ReduceOp
 from shardlang.ir.compat import OpOverload
-from shardlang.ir.device_values import LocalIndices, LocalShard, LocalSize, LocalStart, PartNumber
 from shardlang.ir.experts.route import Route
 from shardlang.ir.graph import constrain, is_item, producer
 from shardlang.ir.layout import Layout
@@ -22,7 +21,6 @@ from shardlang.ir.printed_type import printed_type
 from shardlang.ir.reshard import Reshard, apply_reshard, apply_reshards
 
 OURS = "shardlang."
-HERE = (LocalSize, LocalStart, LocalIndices, LocalShard, PartNumber)
 
 
 def quoted(text: str) -> str:

@@ -111,11 +111,6 @@ class Eager:
         """Whether all differences are within the tolerance, or explained."""
         return not unexplained(self.excess(), self.explained)
 
-    @property
-    def outputs_ok(self) -> bool:
-        """Whether those of outputs and buffers are within it."""
-        return not any(not is_gradient for _, _, is_gradient in self.excess())
-
     def to_json(self) -> dict[str, object]:
         """The largest errors."""
         outputs = worst(self.outputs)

@@ -35,7 +35,7 @@ def first_difference(program: LocalProgram, reference: Reference) -> Mismatch | 
             error = _error(value, full, layout, program.mesh, summed=layout.partial)
             if error > TOLERANCE:
                 return _mismatch(node, layout, error, backward=False)
-    return _first_gradient(program, reference, pairs)
+    return _first_gradient(program, pairs)
 
 
 def _reference_values(reference: Reference) -> dict[str, Argument]:
@@ -120,7 +120,7 @@ def _error(
 
 
 def _first_gradient(
-    program: LocalProgram, reference: Reference, pairs: list[tuple[fx.Node, PerDevice, Argument]]
+    program: LocalProgram, pairs: list[tuple[fx.Node, PerDevice, Argument]]
 ) -> Mismatch | None:
     """The value nearest to the loss whose gradient differs: R sums over its group."""
     for node, shards, want in reversed(pairs):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import fx
@@ -201,9 +201,6 @@ def reshards_by_place(program: LocalProgram) -> dict[str, Counter[str]]:
             text = f"{reshard.kind} over {axes} ({back})"
             found.setdefault(info(node).module, Counter())[text] += 1
     return found
-
-
-Say = Callable[[str], None]
 
 
 def describe(cut: Sequence[str]) -> str:

@@ -69,11 +69,6 @@ class Sliding:
         layout = sharding.factors.get(f"x{self.number}")
         return layout is not None and bool(layout.axes)
 
-    def windowed(self, sharding: Sharding) -> tuple[str, str, str]:
-        """The factors once windows stand in the place of the shards."""
-        x, k, y = self.factors
-        return (x.replace("~", ""), k, y) if self.split_in(sharding) else (x, k, y)
-
 
 def window_length(outputs: int, extent: int, stride: int) -> int:
     """Length of the window that `outputs` outputs read, in whole strides."""

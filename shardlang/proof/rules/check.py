@@ -237,13 +237,13 @@ def program_of(
     own.rule = sharding.rule
     own.factors, own.linear = dict(sharding.factors), dict(sharding.linear)
     for i, (leaf, _) in enumerate(graph.placeholders()):
-        _place_leaf(graph, leaf, own.operand(i), i in partial)
+        _place_leaf(leaf, own.operand(i), i in partial)
     for one in REWRITE:
         graph = one.run(graph)
     return to_program(graph)
 
 
-def _place_leaf(graph: ShardGraph, node: fx.Node, layout: Layout, partial: bool) -> None:
+def _place_leaf(node: fx.Node, layout: Layout, partial: bool) -> None:
     """Lay out a leaf so that it reaches the op without a reshard."""
     sharding = sharding_of(node)
     for i, dim in enumerate(layout.dims):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
 
 from shardlang.ir.arguments import Args, Kwargs
 from shardlang.ir.compat import OpOverload
@@ -95,9 +94,3 @@ def _plain(call: AtenCall) -> bool:
 def has_rule(call: AtenCall) -> bool:
     """Whether the called op has a rule."""
     return find(call.target) is not None
-
-
-def example(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    """Uneven numbers of both signs, none of them zero."""
-    generator = torch.Generator().manual_seed(seed + sum(shape) * 31 + len(shape))
-    return torch.randn(shape, dtype=dtype, generator=generator)
