@@ -46,7 +46,7 @@ class RouteRows:
         want of another way in `info.refusals`.
         """
         changed: set[fx.Node] = set()
-        for region in regions(list(graph.graph.nodes), graph.mesh.axes):
+        for region in regions(graph.graph, graph.mesh.axes):
             if changed.isdisjoint(region.inside):
                 made, nodes = bring_together(region)
                 graph.info.ways.append(made)

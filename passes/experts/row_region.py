@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import networkx as nx
 import torch
 from torch import fx
 
@@ -17,6 +18,7 @@ from shardlang.ir.mesh import Axis
 from shardlang.ir.node import has_several, info, tensor_of, tensors_of
 from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind
+from shardlang.ir.values import reached, values
 from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.rules.call import Call
 from shardlang.rules.registry import find, traits_of
@@ -45,13 +47,17 @@ class Region:
     products: list[fx.Node] = field(default_factory=list)
     inside: dict[fx.Node, None] = field(default_factory=dict)
 
-    def grow(self) -> None:
-        """Collect the products, what stands between them, and the look-ups that these read."""
+    def grow(self, net: nx.DiGraph) -> None:
+        """Collect the products, what stands between them, and the look-ups that these read.
+
+        Args:
+            net: the values of the graph.
+        """
         users = [u for reader in self.readers for u in reader.users if self.is_lookup(reader)]
         mixed = (user for user in users if self._keeps_rows(user) and self._shrinks(user))
         found = [*(n for n in self.readers if is_product(n)), *mixed]
         self.products = list(dict.fromkeys(found))
-        inside = {*self.products, *self._between()}
+        inside = {*self.products, *self._between(net)}
         inside |= self._biased(inside)
         inside |= {o for node in inside for o in self.row_operands(node) if self.is_lookup(o)}
         inside |= {user for node in inside for user in node.users if is_item(user)}
@@ -65,22 +71,12 @@ class Region:
         others = sum(_elements(o) for o in operands if not self.is_lookup(o))
         return looked_up > others + _elements(node)
 
-    def _between(self) -> set[fx.Node]:
+    def _between(self, net: nx.DiGraph) -> set[fx.Node]:
         """Ops that handle every row by itself, after one product and before another."""
-        below, todo = set(self.products), list(self.products)
-        while todo:
-            for user in todo.pop().users:
-                if user not in below and self._keeps_rows(user):
-                    below.add(user)
-                    todo.append(user)
-        found: set[fx.Node] = set()
-        todo = [one for product in self.products for one in self.row_operands(product)]
-        while todo:
-            node = todo.pop()
-            if node in below and node not in found:
-                found.add(node)
-                todo += node.all_input_nodes
-        return found
+        products = set(self.products)
+        below = reached(net, products, lambda node: node in products or self._keeps_rows(node))
+        read = (one for product in self.products for one in self.row_operands(product))
+        return reached(nx.reverse_view(net), read, below.__contains__)
 
     def _biased(self, found: set[fx.Node]) -> set[fx.Node]:
         """Ops after the last product that add to it what is looked up by the same groups."""
@@ -216,10 +212,10 @@ def barred(nodes: Iterable[fx.Node]) -> list[tuple[fx.Node, tuple[Axis, ...], tu
     return found
 
 
-def regions(nodes: Iterable[fx.Node], mesh_axes: tuple[Axis, ...]) -> list[Region]:
+def regions(graph: fx.Graph, mesh_axes: tuple[Axis, ...]) -> list[Region]:
     """Every region whose rows and experts lie split over the same axes."""
     found: dict[fx.Node, Region] = {}
-    for node in nodes:
+    for node in graph.nodes:
         groups = groups_of(node) if info(node).sharding is not None else None
         factor = row_factor(node) if groups is not None else None
         if groups is None or factor is None:
@@ -233,6 +229,7 @@ def regions(nodes: Iterable[fx.Node], mesh_axes: tuple[Axis, ...]) -> list[Regio
         region = found.setdefault(groups, Region(groups, axes, rows, matrices))
         if region.matrices == matrices and region.rows == rows:
             region.readers.append(node)
+    net = values(graph) if found else nx.DiGraph()
     for region in found.values():
-        region.grow()
+        region.grow(net)
     return [region for region in found.values() if region.products]

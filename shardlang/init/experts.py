@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
+import networkx as nx
 import torch
 from torch import fx
 
@@ -53,6 +54,10 @@ class Experts:
     def __init__(self, dims: Dims, sites: Iterable[Site]) -> None:
         self.dims = dims
         self.sites = {site.node: site for site in sites}
+        self.net = nx.DiGraph(
+            (node, use.reader) for node, uses in dims.uses.items() for use in uses
+        )
+        self.net.add_nodes_from(dims.uses)
         self.nodes = {leaf.name: node for node, leaf in dims.params.items()}
         self.shapes = {n: tuple(tensor_of(node).shape) for n, node in self.nodes.items()}
         self.routers = list(self._routers())
@@ -89,7 +94,7 @@ class Experts:
         return [name for name in self.shapes if name in stacks and self._meets(name, router, own)]
 
     def _is_indexed(self, name: str) -> bool:
-        users = [user for user, _, _ in self.dims.uses[self.nodes[name]]]
+        users = list(self.net[self.nodes[name]])
         return bool(users) and all(_takes_one(user, self.shapes[name]) for user in users)
 
     def _sources(self, user: fx.Node) -> set[str]:
@@ -118,12 +123,9 @@ class Experts:
 
     def _walk(self, start: fx.Node, may: Callable[[fx.Node], bool]) -> Iterator[fx.Node]:
         """A value and all that is computed from it through ops that may be entered."""
-        queue, seen = [start], {start}
-        while queue:
-            yield (node := queue.pop())
-            news = {user for user, _, _ in self.dims.uses[node] if user not in seen and may(user)}
-            seen |= news
-            queue += news
+        net = nx.subgraph_view(self.net, filter_node=lambda node: node is start or may(node))
+        made: Iterator[fx.Node] = nx.dfs_preorder_nodes(net, start)
+        return made
 
     def _is_stack(self, name: str, router: Router) -> bool:
         if self.shapes[name][0] != router.count or name in router.names:
@@ -144,7 +146,7 @@ class Experts:
         """Whether something computed from a parameter meets the scores in one op."""
         beside: Callable[[fx.Node], bool] = lambda user: user not in router.reach and may(user)  # noqa: E731
         for node in self._walk(self.nodes[name], beside):
-            for user, _, _ in self.dims.uses[node]:
+            for user in self.net[node]:
                 if any(producer(value)[0] in router.reach for value in self.dims.operands[user]):
                     return True
         return False

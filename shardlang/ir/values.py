@@ -16,10 +16,18 @@ def values(graph: fx.Graph) -> nx.DiGraph:
     return net
 
 
+def reached(
+    net: nx.DiGraph, starts: Iterable[fx.Node], through: Callable[[fx.Node], bool]
+) -> set[fx.Node]:
+    """What lies behind some nodes, they included, on ways that lead through certain nodes alone."""
+    layers = nx.bfs_layers(
+        nx.subgraph_view(net, filter_node=through), [node for node in starts if through(node)]
+    )
+    return {node for layer in layers for node in layer}
+
+
 def sources(
     graph: fx.Graph, starts: Iterable[fx.Node], through: Callable[[fx.Node], bool]
 ) -> set[fx.Node]:
     """What some nodes are computed from, they included, by nodes that a way may lead through."""
-    net = nx.reverse_view(nx.subgraph_view(values(graph), filter_node=through))
-    layers = nx.bfs_layers(net, [node for node in starts if through(node)])
-    return {node for layer in layers for node in layer}
+    return reached(nx.reverse_view(values(graph)), starts, through)

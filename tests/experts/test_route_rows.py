@@ -175,7 +175,8 @@ def test_experts_over_further_axes_are_gathered_with_a_note() -> None:
     assert [note.severity for note in found] == ["note", "note"]
     assert "are gathered over `ep`" in found[0].message
     assert "over `ep` alone" in (found[0].help or "")
-    assert calls(program.plan(), "all_to_all", "forward") == 0
+    assert program.local.info.ways == []
+    assert calls(program.plan(), "all_gather", "forward") == 2
 
 
 def routed_graph() -> ShardGraph:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from shardlang.ir.values import sources, values
+from shardlang.ir.values import reached, sources, values
 
 
 def diamond() -> dict[str, fx.Node]:
@@ -34,3 +34,15 @@ def test_sources_go_through_what_is_allowed() -> None:
     assert names("left") == {"total", "right", "x"}
     assert names("left", "right") == {"total"}
     assert names("total") == set()
+
+
+def test_what_lies_behind_nodes_is_reached_through_what_is_allowed() -> None:
+    nodes = diamond()
+    net = values(nodes["x"].graph)
+
+    def names(*closed: str) -> set[str]:
+        return {one.name for one in reached(net, [nodes["x"]], lambda n: n.name not in closed)}
+
+    assert names() == {"x", "left", "right", "beside", "total"}
+    assert names("left", "right") == {"x", "beside"}
+    assert names("x") == set()
