@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import pkgutil
 import re
 from pathlib import Path
 
@@ -35,6 +38,50 @@ def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text()
     targets = [page.parent / target for target in LINK.findall(CODE.sub("", text))]
     assert [target for target in targets if not target.exists()] == []
+
+
+FILE = re.compile(r"`([\w/.-]+/[\w.-]+|[\w-]+\.(?:py|lark))`")
+MODULE = re.compile(r"(?<![\w.])shardlang(?:\.\w+)+")
+GIVEN = {"model.py", "m.py", "train.py", "spec.py"}
+"""Files that a reader is taken to have."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_and_modules_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text()
+    files = [
+        name
+        for name in FILE.findall(text)
+        if name.endswith((".py", ".lark", ".shard")) and "*" not in name and name not in GIVEN
+    ]
+    known = {path.relative_to(ROOT).as_posix() for path in tracked()}
+    lost = [n for n in files if not any(k == n or k.endswith(f"/{n}") for k in known)]
+    lost += [name for name in MODULE.findall(text) if not is_there(name)]
+    assert lost == []
+
+
+@functools.cache
+def tracked() -> list[Path]:
+    """The files of the project that a page may name."""
+    folders = (
+        "grammar",
+        "shardlang",
+        "passes",
+        "runtime",
+        "tests",
+        "examples",
+        "benchmarks",
+        "docs",
+    )
+    return [path for folder in folders for path in (ROOT / folder).rglob("*.*")]
+
+
+def is_there(dotted: str) -> bool:
+    """Whether a dotted name of the package is a module, or something in one."""
+    with contextlib.suppress(AttributeError, ImportError):
+        pkgutil.resolve_name(dotted)
+        return True
+    return False
 
 
 def test_the_specs_of_the_readme_are_those_of_the_examples() -> None:
