@@ -15,16 +15,14 @@ ROOT = Path(__file__).parent.parent.parent
 
 ALLOWED = {
     "passes/normalize/": "writes ops in place of others, in one form each",
+    "runtime/tensor_": "ops of optimizers and loops on sharded tensors, outside programs",
+    "runtime/transport.py": "torch's own collectives",
     "shardlang/capture/hf": "the names of settings of transformers",
-    "shardlang/capture/init_ops.py": "an op of ours that constructors call",
-    "shardlang/capture/mark.py": "an op of ours that stands in traced graphs alone",
     "shardlang/capture/raise_dtype.py": "writes casts into the graph",
     "shardlang/capture/tape.py": "replays what constructors did, in-place ops mostly",
     "shardlang/ir/compat.py": "lists the ops that torch has",
+    "shardlang/ir/own_ops.py": "defines the ops of our own",
     "shardlang/proof/rules/": "calls ops on numbers, to prove their rules",
-    "runtime/communicator.py": "the reductions that gloo and NCCL know",
-    "runtime/tensor_ops.py": "ops of optimizers and loops on sharded tensors, outside programs",
-    "runtime/transport.py": "torch's own collectives",
 }
 """Files that name ops, or where their names begin, to the reason."""
 
