@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from shardlang.ir.graph import reshards_of
 from shardlang.runtime.collectives import RunReshard
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.outside import outside
@@ -157,8 +158,9 @@ def parameter_of(node: fx.Node, names: Mapping[str, str]) -> str:
     """The name of the parameter that a gather makes whole; `names` are those of placeholders."""
     while node.op != "placeholder":
         source, *rest = node.args
-        if node.target is operator.getitem:
-            source = source.args[0][rest[0]]  # type: ignore[union-attr,index]
         assert isinstance(source, fx.Node)
+        if node.target is operator.getitem:
+            assert isinstance(rest[0], int)
+            source, _ = reshards_of(source)[rest[0]]
         node = source
     return names[node.name]

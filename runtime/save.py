@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -137,7 +138,7 @@ class _Writer:
         """Write what is left and give the files their final names."""
         self._try(self._flush)
         if beside is not None and self._drafts is not None:
-            self._try(lambda: beside(self._drafts.path))  # type: ignore[union-attr]
+            self._try(functools.partial(beside, self._drafts.path))
         self._try(self._commit)
 
     def _try(self, step: Callable[[], object]) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from shardlang.ir.device_values import specialise
+from shardlang.ir.graph import reshards_of
 from shardlang.ir.mesh import Coord
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_reshard, apply_reshards
@@ -107,16 +108,19 @@ class Simulator:
         return out
 
     def _reshard(self, node: fx.Node, values: dict[fx.Node, PerDevice], guard: Guard) -> PerDevice:
-        sources, reshards, *by = node.args
+        pairs = reshards_of(node)
         if node.target is apply_reshards:
-            xs = [[values[x][d] for x in sources] for d in range(len(self.coords))]  # type: ignore[union-attr,index]
-            return [tuple(own) for own in reshards_on_all(reshards, xs, self.mesh, guard)]  # type: ignore[arg-type]
-        assert isinstance(sources, fx.Node) and isinstance(reshards, Reshard)
-        if by:
-            return route_on_all(reshards, values[sources], values[by[0]], self.mesh, guard)
-        out = reshard_on_all(reshards, values[sources], self.mesh, guard)
+            xs = [[values[x][d] for x, _ in pairs] for d in range(len(self.coords))]
+            moved = reshards_on_all([each for _, each in pairs], xs, self.mesh, guard)
+            return [tuple(own) for own in moved]
+        ((source, reshard),) = pairs
+        if reshard.route is not None:
+            by = node.args[2]
+            assert isinstance(by, fx.Node), "a route is along the groups of all rows"
+            return route_on_all(reshard, values[source], values[by], self.mesh, guard)
+        out = reshard_on_all(reshard, values[source], self.mesh, guard)
         if info(node).regather and torch.is_grad_enabled():
-            self._note(node, reshards, values[sources], out)
+            self._note(node, reshard, values[source], out)
         return out
 
     def _note(self, node: fx.Node, reshard: Reshard, xs: PerDevice, out: PerDevice) -> None:

@@ -170,7 +170,7 @@ class _Functionalizer:
     def _write(self, node: fx.Node) -> None:
         """Replace an in-place call by its functional form and record the new value."""
         target = written_operand(node)
-        if torch.Tag.inplace_view in node.target.tags:  # type: ignore[union-attr]
+        if torch.Tag.inplace_view in Call(node).overload.tags:
             raise no_form(node)
         old = self._read(target, node)
         value = self._new_value(node, old)

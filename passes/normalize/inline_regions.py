@@ -88,7 +88,8 @@ def _inline(
         _device, _dtype, _enabled, _cache, body, *operands = node.args
     else:
         raise _unsupported(module, node)
-    submodule = getattr(module, str(body.target))  # type: ignore[union-attr]
+    assert isinstance(body, fx.Node)
+    submodule = getattr(module, str(body.target))
     inputs = [n for n in submodule.graph.nodes if n.op == "placeholder"]
     env = dict(zip(inputs, mapped(operands), strict=True))
     return _copy(submodule, graph, env, no_grad=no_grad)

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import torch
 from torch import fx
+from torch.fx.node import Target
 
+from shardlang.ir.compat import OpOverload
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.normalize.fx_edit import has_argument, is_op
 from shardlang.rules.call import Call
 from shardlang.rules.placed_draws import placed_flips, placed_flips_by, placed_normal
+from shardlang.rules.schema import Operator
 
 aten = torch.ops.aten
 _NO_DERIVATIVE = [aten.randint_like]
-_IN_PLACE = {
+_IN_PLACE: dict[Target, tuple[OpOverload, Operator, tuple[str, ...]]] = {
     aten.bernoulli_.float: (aten.bernoulli.p, placed_flips, ("p",)),
     aten.normal_.default: (aten.normal_functional.default, placed_normal, ("mean", "std")),
 }
@@ -74,7 +77,7 @@ def _cut(edit: Rewriter, operand: fx.Node, at: fx.Node) -> fx.Node:
 
 def _drawn(edit: Rewriter, node: fx.Node) -> fx.Node:
     """The numbers that a call draws into its operand."""
-    dense, placed, names = _IN_PLACE[node.target]  # type: ignore[index]
+    dense, placed, names = _IN_PLACE[node.target]
     operand, given = _operand(node), [Call(node)[name] for name in names]
     cut = _cut(edit, operand, node)
     if tensor_of(operand).is_contiguous():

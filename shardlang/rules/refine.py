@@ -8,7 +8,7 @@ left between (`3 4 -> 2 6` has nothing in common at the major end) is whole on b
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from shardlang.rules.writing import arrow, group
@@ -70,8 +70,8 @@ class _Refiner:
             two = two if two.rest > 1 else _next(b)
 
 
-def _next(dims: object) -> _Dim | None:
-    return next((dim for dim in dims if dim.rest > 1), None)  # type: ignore[attr-defined]
+def _next(dims: Iterator[_Dim]) -> _Dim | None:
+    return next((dim for dim in dims if dim.rest > 1), None)
 
 
 def _group(left: list[_Dim], right: list[_Dim]) -> tuple[int, int]:
