@@ -90,9 +90,9 @@ def _parse_with_recovery(syntax: Syntax, findings: list[Diagnostic]) -> Parsed |
         if not isinstance(result, Failure):
             return result if begin == 0 else None
         finding, resume = explain_failure(syntax, result, begin)
-        here = syntax.source.place(syntax.statement_of(result.offset, begin))
+        begun = syntax.source.place(syntax.statement_of(result.offset, begin))
         until = syntax.source.place(len(syntax.source.text) if resume is None else resume)
-        if not any(here <= place < until for place in lexical):
+        if not any(begun <= place < until for place in lexical):
             findings.append(finding)
         if resume is None:
             return None

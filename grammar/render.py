@@ -104,19 +104,19 @@ def _snippets(
     bar = paint("|", "1;34")
     lines: list[str] = []
     for file in files:
-        here = [mark for mark in marks if mark.span.file == file]
-        numbers = sorted({mark.span.line for mark in here})
+        in_file = [mark for mark in marks if mark.span.file == file]
+        numbers = sorted({mark.span.line for mark in in_file})
         if any(sources.line(file, number) is None for number in numbers):
             continue
         if file != diagnostic.span.file:
-            lines.append(f"{margin}{paint('::>', '1;34')} {here[0].span}")
+            lines.append(f"{margin}{paint('::>', '1;34')} {in_file[0].span}")
         lines.append(f"{margin} {bar}")
         previous = numbers[0]
         for number in numbers:
             if number - previous > 1:
                 lines.append(paint("...", "1;34"))
             previous = number
-            on_line = sorted((m for m in here if m.span.line == number), key=lambda m: m.span)
+            on_line = sorted((m for m in in_file if m.span.line == number), key=lambda m: m.span)
             whole = sources.line(file, number) or ""
             text, on_line = _cut_line(whole, on_line, sources.width - len(margin) - 3)
             count = paint(str(number).rjust(len(margin)), "1;34")

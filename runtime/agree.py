@@ -202,12 +202,12 @@ def _refusal(error: Exception) -> tuple[str, str, str, tuple[str, ...]]:
 
 def _calls_differ(rank: int, first: _Said, other: _Said) -> RunError:
     if other.lines != first.lines:
-        here, there = _first_difference(first.lines, other.lines)
-        if "shards saved" in here + there:
-            return _saved_alone(rank, here, there)
+        want, got = _first_difference(first.lines, other.lines)
+        if "shards saved" in want + got:
+            return _saved_alone(rank, want, got)
         return RunError(
             "SH0612",
-            f"the ranks are called in different ways: rank 0 with {here}, rank {rank} with {there}",
+            f"the ranks are called in different ways: rank 0 with {want}, rank {rank} with {got}",
             help="call the module on every rank with the same sizes, arguments and modes",
         )
     name = next(n for n in first.sums if first.sums[n] != other.sums[n])
@@ -219,10 +219,10 @@ def _calls_differ(rank: int, first: _Said, other: _Said) -> RunError:
     )
 
 
-def _saved_alone(rank: int, here: str, there: str) -> RunError:
+def _saved_alone(rank: int, want: str, got: str) -> RunError:
     return RunError(
         "SH0622",
-        f"the ranks have not saved alike: rank 0 with {here}, rank {rank} with {there} since the"
+        f"the ranks have not saved alike: rank 0 with {want}, rank {rank} with {got} since the"
         " last call; what one rank saves, with `torch.save` or under `no_dist`, is its shards"
         " alone",
         help="save on every rank, each to a file of its own; or all together with"
@@ -233,6 +233,6 @@ def _saved_alone(rank: int, here: str, there: str) -> RunError:
 
 def _first_difference(one: Sequence[str], other: Sequence[str]) -> tuple[str, str]:
     """What one list says and the other does not."""
-    here = next((line for line in one if line not in other), "nothing more")
-    there = next((line for line in other if line not in one), "nothing more")
-    return here, there
+    want = next((line for line in one if line not in other), "nothing more")
+    got = next((line for line in other if line not in one), "nothing more")
+    return want, got

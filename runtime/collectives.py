@@ -97,10 +97,12 @@ class _ApplyTogether(torch.autograd.Function):
     @once
     def backward(ctx: _ReturnsTogether, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         found: list[Tensor | None] = [None] * len(grads)
-        here = {i: grad for i, grad in enumerate(grads) if grad is not None}
-        if here:
-            done = run_together([ctx.reshards.backwards[i] for i in here], list(here.values()))
-            for i, grad in zip(here, done, strict=True):
+        present = {i: grad for i, grad in enumerate(grads) if grad is not None}
+        if present:
+            done = run_together(
+                [ctx.reshards.backwards[i] for i in present], list(present.values())
+            )
+            for i, grad in zip(present, done, strict=True):
                 found[i] = grad
         return None, *found
 

@@ -95,14 +95,14 @@ def _copied(
     """The node with this device's arguments."""
     args, kwargs = specialise((node.args, node.kwargs), groups.coord)
 
-    def here(value: Argument) -> Argument:
+    def resolved(value: Argument) -> Argument:
         if isinstance(value, fx.Node):
             return env[value]
         if isinstance(value, torch.device):
             return groups.device
         return _hold(value, graph, held) if isinstance(value, (LocalShardAt, RouteAt)) else value
 
-    made_args, made_kwargs = map_aggregate(args, here), map_aggregate(kwargs, here)
+    made_args, made_kwargs = map_aggregate(args, resolved), map_aggregate(kwargs, resolved)
     return graph.create_node(node.op, node.target, made_args, made_kwargs)
 
 

@@ -187,15 +187,15 @@ class _TogetherOnAll(torch.autograd.Function):
     @staticmethod
     def backward(ctx: _ReturnsTogether, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         given = [_present(own) for own in _by_device(grads, ctx.count)]
-        here = [*given[0]]
+        present = [*given[0]]
         with ctx.guard():
-            if any([*own] != here for own in given):
+            if any([*own] != present for own in given):
                 raise CallFault(_APART)
-            moves = [[own[i] for i in here] for own in ctx.back]
+            moves = [[own[i] for i in present] for own in ctx.back]
             moved = move_together(moves, [list(own.values()) for own in given])
         found: list[Tensor | None] = [None] * len(grads)
         for d, own in enumerate(moved):
-            for i, grad in zip(here, own, strict=True):
+            for i, grad in zip(present, own, strict=True):
                 found[d * ctx.count + i] = grad
         return (None, None, None, *found)
 

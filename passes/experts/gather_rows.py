@@ -70,13 +70,13 @@ class Gathering:
     def _gather(self, value: fx.Node) -> float:
         """Bytes that gather a value, or what it is made from where that is less."""
         axes = self.region.axes
-        here = gather_bytes(value, axes)
+        direct = gather_bytes(value, axes)
         if not _is_free_op(value) or len(value.users) != 1:
-            return here
+            return direct
         sources = [o for o in operands_of(value) if set(axes) & set(result_layout(o).sharded)]
-        there = sum(gather_bytes(source, axes) for source in sources)
-        if there >= here or not sources:
-            return here
+        before = sum(gather_bytes(source, axes) for source in sources)
+        if before >= direct or not sources:
+            return direct
         self.above.append(value)
         return sum(self._gather(source) for source in sources)
 

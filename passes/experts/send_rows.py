@@ -107,8 +107,8 @@ class Sending:
     def _add(
         self, target: Operator, args: tuple[object, ...], value: fx.Node, before: fx.Node
     ) -> fx.Node:
-        here, at = info(value), info(before)
-        record = NodeInfo(here.value, at.module, at.source, differentiable=here.differentiable)
+        known, at = info(value), info(before)
+        record = NodeInfo(known.value, at.module, at.source, differentiable=known.differentiable)
         made = Rewriter(before.graph).add(target, args, record=record, before=before)
         bind_node(made)
         for axis in self.region.axes:

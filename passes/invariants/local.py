@@ -39,10 +39,10 @@ def ends_of(mesh: Mesh) -> tuple[Coord, Coord]:
 
 def _is_checked(node: fx.Node, view: View) -> bool:
     """Whether an op's shapes follow from its layouts: not if it draws, or its rows are routed."""
-    here = info(node)
-    if not isinstance(node.target, OpOverload) or here.random or here.sharding is None:
+    known = info(node)
+    if not isinstance(node.target, OpOverload) or known.random or known.sharding is None:
         return False
-    if not here.sharding.axes():
+    if not known.sharding.axes():
         return False
     return not any(any(view.made(n).orders) for n in (node, *node.all_input_nodes))
 

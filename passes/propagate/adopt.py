@@ -34,12 +34,12 @@ def merge(
     sharding: Sharding, name: str, found: DimLayout, axes: frozenset[Axis], group: tuple[str, ...]
 ) -> DimLayout | None:
     """The suggestion cut down to the axes that may be added here; None if nothing new fits."""
-    here = sharding.factors[name]
+    current = sharding.factors[name]
     elsewhere = {a for n, dim in sharding.factors.items() if n not in group for a in dim.axes}
     blocked = elsewhere | sharding.closed | set(sharding.linear)
-    keep = [a for a in found.axes if a in here.axes or (a in axes and a not in blocked)]
+    keep = [a for a in found.axes if a in current.axes or (a in axes and a not in blocked)]
     wanted = found.only(keep)
-    if wanted.only(here.axes) != here or not all_shards_nonempty(wanted):
+    if wanted.only(current.axes) != current or not all_shards_nonempty(wanted):
         return None
     return wanted
 

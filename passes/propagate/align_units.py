@@ -67,9 +67,9 @@ def _reads(node: fx.Node, params: set[fx.Node]) -> bool:
 def aligned(node: fx.Node, stated: Stated, units: Units) -> Stated:
     """The stated layout with every split dim in units."""
     layout = stated.layout
-    for dim, here in enumerate(layout.dims):
-        if here.axes:
-            layout = layout.replaced(dim, in_units(here, units.unit(Dim(node, 0, dim))))
+    for dim, split in enumerate(layout.dims):
+        if split.axes:
+            layout = layout.replaced(dim, in_units(split, units.unit(Dim(node, 0, dim))))
     return replace(stated, layout=layout)
 
 

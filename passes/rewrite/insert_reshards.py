@@ -111,12 +111,12 @@ class Versions:
 
 def insert_reshard(graph: ShardGraph, value: fx.Node, reshard: Reshard, before: fx.Node) -> fx.Node:
     """Add one reshard node before a node."""
-    here = info(value)
+    known = info(value)
     record = NodeInfo(
-        here.value,
+        known.value,
         info(before if before.op != "output" else value).module,
-        info(before).source or here.source,
-        differentiable=here.differentiable,
+        info(before).source or known.source,
+        differentiable=known.differentiable,
         reader=before.name,
     )
     edit = Rewriter(graph.graph)

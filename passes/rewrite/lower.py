@@ -120,11 +120,11 @@ class Emitter:
         return made
 
     def _add(self, target: Operator, args: Args, kwargs: Kwargs, value: Value) -> fx.Node:
-        here = info(self.node)
-        record = NodeInfo(value, here.module, here.source)
+        known = info(self.node)
+        record = NodeInfo(value, known.module, known.source)
         made = self.edit.add(target, args, kwargs, record=record, before=self.node)
         flows = any(info(n).differentiable for n in made.all_input_nodes)
-        set_info(made, NodeInfo(value, here.module, here.source, differentiable=flows))
+        set_info(made, NodeInfo(value, known.module, known.source, differentiable=flows))
         if not is_item(made):
             bind_node(made)
         return made

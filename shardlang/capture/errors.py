@@ -96,16 +96,16 @@ def model_line(error: BaseException) -> str:
 
 def shown(path: Path) -> Path:
     """A path as a person reads it: relative to the current folder if it lies inside."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    folder = Path.cwd()
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
 def no_file(path: Path) -> CaptureError:
     """The error for a file that does not exist, with the nearest names in its folder."""
     path = shown(path)
     folder = path.parent
-    here = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    near = difflib.get_close_matches(path.name, [n for n in here if n.endswith(path.suffix)], n=3)
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    near = difflib.get_close_matches(path.name, [n for n in names if n.endswith(path.suffix)], n=3)
     if near:
         help = f"did you mean {' or '.join(f'`{name}`' for name in near)}?"
     elif not folder.is_dir():

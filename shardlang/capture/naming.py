@@ -203,8 +203,8 @@ def _copied(graph: fx.Graph, node: fx.Node, env: dict[fx.Node, fx.Node]) -> fx.N
     assert callable(target)
     packet = target.overloadpacket if isinstance(target, OpOverload) else target
     name = packet.__name__.strip("_")
-    here = info(node)
-    record = NodeInfo(here.value, here.module, here.source)
+    known = info(node)
+    record = NodeInfo(known.value, known.module, known.source)
     return Rewriter(graph).add(target, args, kwargs, record=record, name=name)
 
 

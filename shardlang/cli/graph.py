@@ -83,9 +83,9 @@ def command(
 
 def refuse_beside_after() -> None:
     """Refuse the options of a picture, which a text does not have."""
-    here = click.get_current_context()
+    context = click.get_current_context()
     for name in ("stage", "no_factored", "output"):
-        if here.get_parameter_source(name) is not ParameterSource.DEFAULT:
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             option = name.replace("_", "-")
             raise click.UsageError(f"--{option} belongs to a picture; --after prints a text")
 

@@ -98,8 +98,8 @@ def add_constraint(
     graph: fx.Graph, node: fx.Node, stated: Stated | None, before: fx.Node | None = None
 ) -> fx.Node:
     """An identity that carries a stated layout, right after a node or before another one."""
-    here = info(node)
-    record = NodeInfo(here.value, here.module, here.source, stated=stated)
+    known = info(node)
+    record = NodeInfo(known.value, known.module, known.source, stated=stated)
     place = before or _after(node)
     return Rewriter(graph).add(constrain, (node,), record=record, before=place)
 

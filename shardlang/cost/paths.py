@@ -54,9 +54,9 @@ def _additions(layout: Layout, goal: Layout, axis: Axis) -> Iterator[Layout]:
     place = goal.dim_of(axis)
     if place is None or layout.dims[place].order is not None:
         return
-    here = layout.dims[place]
-    wanted = goal.dims[place].only((*here.axes, axis))
-    if wanted.without([axis]) == here and minor_in(wanted, axis):
+    current = layout.dims[place]
+    wanted = goal.dims[place].only((*current.axes, axis))
+    if wanted.without([axis]) == current and minor_in(wanted, axis):
         yield layout.replaced(place, wanted)
 
 

@@ -368,9 +368,9 @@ class _Search:
     def branch(self, chosen: list[int], open_: list[int], gain: float, covers: int) -> None:
         """Try all choices that begin with some kinds and go on among others."""
         self.tried += 1
-        here = min(covers, self.enough), gain
-        if here > self.worth:
-            self.found, self.worth = chosen, here
+        reached = min(covers, self.enough), gain
+        if reached > self.worth:
+            self.found, self.worth = chosen, reached
         if not open_ or self.tried > _MOST_TRIED or self.limit(open_, gain, covers) <= self.worth:
             return
         head, *tail = open_

@@ -112,6 +112,6 @@ def specialise(args: _TreeT, coord: Coord) -> _TreeT:
     """Replace every device-dependent argument by its value at `coord`."""
     kinds = (LocalSize, LocalStart, LocalIndices, LocalShard, PartNumber, Route)
     made: _TreeT = pytree.tree_map_only(
-        kinds, lambda here: here.at(coord), args, is_leaf=lambda x: isinstance(x, kinds)
+        kinds, lambda value: value.at(coord), args, is_leaf=lambda x: isinstance(x, kinds)
     )
     return made

@@ -80,8 +80,8 @@ class Mesh:
             base = {axis.name: i for axis, i in zip(rest, outer, strict=True)}
             group = []
             for inner in itertools.product(*(range(axis.size) for axis in axes)):
-                here = {axis.name: i for axis, i in zip(axes, inner, strict=True)}
-                group.append(self.device({**base, **here}))
+                inside = {axis.name: i for axis, i in zip(axes, inner, strict=True)}
+                group.append(self.device({**base, **inside}))
             groups.append(group)
         return groups
 

@@ -22,8 +22,8 @@ __all__ = ["LocalProgram", "apply_reshard", "apply_reshards"]
 class LocalProgram:
     """The program that every device runs.
 
-    Nodes of `graph` are aten ops on local tensors whose arguments may hold `Here` objects, calls of
-    local functions, and reshard nodes (`apply_reshard`, `apply_reshards`). Every node has a
+    Nodes of `graph` are aten ops on local tensors whose arguments may depend on the device, calls
+    of local functions, and reshard nodes (`apply_reshard`, `apply_reshards`). Every node has a
     `NodeInfo`.
     """
 

@@ -20,8 +20,8 @@ from shardlang.ir.node import NodeInfo, Value, info, set_info
 
 def origin_of(node: fx.Node) -> NodeInfo:
     """A record that says of a node no more than where in the model it comes from."""
-    here = info(node)
-    return NodeInfo(module=here.module, source=here.source, no_grad=here.no_grad)
+    known = info(node)
+    return NodeInfo(module=known.module, source=known.source, no_grad=known.no_grad)
 
 
 def copy_graph(source: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:

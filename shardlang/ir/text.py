@@ -114,35 +114,35 @@ class Printer:
 
     def clauses(self, node: fx.Node, leaf: Leaf | None) -> Iterator[str]:
         """What is to be said of a node beside its call and its type."""
-        here = info(node)
-        if here.sharding is not None and self.stage is not Stage.PROGRAM:
-            yield from split_clauses(node, here.sharding, self.long)
+        record = info(node)
+        if record.sharding is not None and self.stage is not Stage.PROGRAM:
+            yield from split_clauses(node, record.sharding, self.long)
         if node.target in (apply_reshard, apply_reshards):
             yield from reshard_clauses(node)
-        yield from self._labels(node, here, leaf)
-        if here.stated is not None:
-            yield stated_clause(here.stated, layouts_of(node)[0], self.long)
-        yield from record_clauses(here)
+        yield from self._labels(node, record, leaf)
+        if record.stated is not None:
+            yield stated_clause(record.stated, layouts_of(node)[0], self.long)
+        yield from record_clauses(record)
         if self.long:
-            yield from origin_clauses(here)
+            yield from origin_clauses(record)
 
-    def _labels(self, node: fx.Node, here: NodeInfo, leaf: Leaf | None) -> Iterator[str]:
+    def _labels(self, node: fx.Node, record: NodeInfo, leaf: Leaf | None) -> Iterator[str]:
         """Whether a value has labels and a gradient, where that is not as usual."""
         labelled = self.stage in (Stage.LABELLED, Stage.PROGRAM)
-        usual = isinstance(here.value, torch.Tensor) or node.target is apply_reshards
-        if labelled and usual != (here.layout is not None):
-            yield "labelled" if here.layout is not None else "unlabelled"
+        usual = isinstance(record.value, torch.Tensor) or node.target is apply_reshards
+        if labelled and usual != (record.layout is not None):
+            yield "labelled" if record.layout is not None else "unlabelled"
         if self.stage is Stage.TRACED:
             flows = False
         elif leaf is not None:
             flows = leaf.trainable
         else:
-            flows = implied_gradient(node, here.value, self._sharding(here))
-        if flows != here.differentiable:
-            yield "gradient" if here.differentiable else "no_gradient"
+            flows = implied_gradient(node, record.value, self._sharding(record))
+        if flows != record.differentiable:
+            yield "gradient" if record.differentiable else "no_gradient"
 
-    def _sharding(self, here: NodeInfo) -> Sharding | None:
-        return None if self.stage is Stage.PROGRAM else here.sharding
+    def _sharding(self, record: NodeInfo) -> Sharding | None:
+        return None if self.stage is Stage.PROGRAM else record.sharding
 
 
 def mesh_text(mesh: Mesh, data: frozenset[Axis]) -> str:
@@ -216,26 +216,26 @@ def stated_clause(stated: Stated, layout: Layout, long: bool) -> str:
     return f"stated [{', '.join(dims)}]{''.join(marks)}{place}"
 
 
-def record_clauses(here: NodeInfo) -> Iterator[str]:
+def record_clauses(record: NodeInfo) -> Iterator[str]:
     """What is left of a record, where it is not as usual."""
-    if here.constant is not None:
-        yield f"constant {here.constant!r}"
-    if here.draws_in is not None:
-        yield f"draws [{_numbers(here.draws_in)}]"
-    if here.full_gather is not None:
-        gather = here.full_gather
+    if record.constant is not None:
+        yield f"constant {record.constant!r}"
+    if record.draws_in is not None:
+        yield f"draws [{_numbers(record.draws_in)}]"
+    if record.full_gather is not None:
+        gather = record.full_gather
         yield f"within {gather.start} to {gather.widest} to {gather.end}"
     for flag in ("no_grad", "regather", "random"):
-        if getattr(here, flag):
+        if getattr(record, flag):
             yield flag
 
 
-def origin_clauses(here: NodeInfo) -> Iterator[str]:
+def origin_clauses(record: NodeInfo) -> Iterator[str]:
     """Where a node comes from, and how its values lie in memory."""
-    values = results_of(here.value)
+    values = results_of(record.value)
     if not all(value.is_contiguous() for value in values):
         yield "strides " + ", ".join(f"[{_numbers(value.stride())}]" for value in values)
-    for word, text in (("for", here.reader), ("in", here.module), ("line", here.source)):
+    for word, text in (("for", record.reader), ("in", record.module), ("line", record.source)):
         if text:
             yield f"{word} {quoted(text)}"
 

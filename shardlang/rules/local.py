@@ -71,8 +71,8 @@ def first_index(
     hit = (x == best) | (x.isnan() & best.isnan())
     flat = torch.zeros((), dtype=torch.int64, device=x.device)
     for place, dim in enumerate(dims):
-        here = indices(at[place] if at else 0, x.shape[dim], x.device)
-        flat = flat * sizes[place] + here.view([-1 if d == dim else 1 for d in range(x.dim())])
+        own = indices(at[place] if at else 0, x.shape[dim], x.device)
+        flat = flat * sizes[place] + own.view([-1 if d == dim else 1 for d in range(x.dim())])
     last = torch.iinfo(torch.int64).max
     return min_over(torch.where(hit, flat, last), dims, keepdim=True)
 

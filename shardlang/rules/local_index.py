@@ -27,11 +27,11 @@ def index_here(x: Tensor, index: list[Tensor | None], at: Sequence[At | None]) -
     """`x[index]`, zeros where an index is not here; `at` says where the split dims lie."""
     mask: Tensor | None = None
     local: list[Tensor | None] = []
-    for one, here in zip(index, at, strict=True):
-        if one is None or here is None:
+    for one, span in zip(index, at, strict=True):
+        if one is None or span is None:
             local.append(one)
             continue
-        found = local_positions(one, *here)
+        found = local_positions(one, *span)
         mask = found >= 0 if mask is None else mask & (found >= 0)
         local.append(found.clamp(min=0))
     assert mask is not None
@@ -46,8 +46,8 @@ def index_here(x: Tensor, index: list[Tensor | None], at: Sequence[At | None]) -
 
 def _nonempty(x: Tensor, at: Sequence[At | None]) -> Tensor:
     """`x` with at least one index in every split dim, so that masked reads have a place."""
-    for dim, here in enumerate(at):
-        if here is not None and x.shape[dim] == 0:
+    for dim, span in enumerate(at):
+        if span is not None and x.shape[dim] == 0:
             x = _nothing(x, [max(size, int(i == dim)) for i, size in enumerate(x.shape)])
     return x
 
@@ -107,16 +107,16 @@ def index_put_here(
     """`index_put` where some indexed dims are split."""
     wide = x
     local: list[Tensor | None] = []
-    for dim, (one, here) in enumerate(zip(index, at, strict=True)):
-        if one is None or here is None:
+    for dim, (one, span) in enumerate(zip(index, at, strict=True)):
+        if one is None or span is None:
             local.append(one)
             continue
-        found = local_positions(one, *here)
+        found = local_positions(one, *span)
         local.append(torch.where(found < 0, x.shape[dim], found))
         wide = _longer(wide, dim)
     made: Tensor = torch.ops.aten.index_put.default(wide, local, values, accumulate)
-    for dim, here in enumerate(at):
-        if here is not None:
+    for dim, span in enumerate(at):
+        if span is not None:
             made = made.narrow(dim, 0, x.shape[dim])
     return made
 

@@ -38,8 +38,8 @@ def local_positions(index: Tensor, at: Place, size: int, total: int) -> Tensor:
     """Local positions of global indices (negative ones count from the end); -1 where not here."""
     index = torch.where(index < 0, index + total, index)
     if isinstance(at, int):
-        here = (index >= at) & (index < at + size)
-        return torch.where(here, index - at, -1)
+        held = (index >= at) & (index < at + size)
+        return torch.where(held, index - at, -1)
     table = torch.full((total,), -1, dtype=torch.int64, device=index.device)
     table[indices(at, size, index.device)] = torch.arange(size, device=index.device)
     return table[index]
@@ -54,18 +54,18 @@ def position(index: int, at: Place, size: int) -> int:
 
 def select_here(x: Tensor, dim: int, index: int, at: Place) -> Tensor:
     """`x.select(dim, index)` where this device holds the index, zeros elsewhere: a summand."""
-    here = position(index, at, x.shape[dim])
-    if here >= 0:
-        return x.select(dim, here)
+    held = position(index, at, x.shape[dim])
+    if held >= 0:
+        return x.select(dim, held)
     shape = [size for i, size in enumerate(x.shape) if i != dim]
     return x.new_zeros(shape) + x.narrow(dim, 0, 0).sum(dim)
 
 
 def select_scatter_here(x: Tensor, src: Tensor, dim: int, index: int, at: Place) -> Tensor:
     """`x` with `src` at one index of `dim`, on the device that holds it."""
-    here = position(index, at, x.shape[dim])
-    if here >= 0:
-        return x.select_scatter(src, dim, here)
+    held = position(index, at, x.shape[dim])
+    if held >= 0:
+        return x.select_scatter(src, dim, held)
     if not (src.is_floating_point() or src.is_complex()):
         return x.clone()
     return x + src.unsqueeze(dim).narrow(dim, 0, 0).sum(dim, keepdim=True)

@@ -255,8 +255,8 @@ def bind(
         NotationError: the shapes do not fit the string.
     """
     template = parse(text)
-    here = list(present) if present is not None else [True] * len(template.operands)
-    chosen = [t for t, there in zip(template.operands, here, strict=True) if there]
+    given = list(present) if present is not None else [True] * len(template.operands)
+    chosen = [t for t, is_given in zip(template.operands, given, strict=True) if is_given]
     if len(chosen) != len(operands) or len(template.results) != len(results):
         raise NotationError(
             f"{text!r} takes {len(chosen)} tensors and gives {len(template.results)}; "

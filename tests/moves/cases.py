@@ -113,9 +113,9 @@ def _routed(rng: random.Random, mesh: Mesh, kind: str) -> One:
     row = reshard.src.shape[1:]
     lying = [(len(reshard.route.rows.indices(at)), *row) for at in mesh.coords()]
     away = [(len(rows), *row) for rows in meaning.routed_rows(reshard.route, by, mesh)]
-    here, there = (away, lying) if reshard.route.inverse else (lying, away)
+    before, after = (away, lying) if reshard.route.inverse else (lying, away)
     dtype = rng.choice(values.DTYPES)
     flows = dtype.is_floating_point or dtype.is_complex
     look = rng.choice(values.looks(dtype))
-    xs, grads = ([look(values.draw(shape, dtype, rng)) for shape in end] for end in (here, there))
+    xs, grads = ([look(values.draw(shape, dtype, rng)) for shape in end] for end in (before, after))
     return One(reshard, xs, grads if flows else None, by)

@@ -130,10 +130,10 @@ def _all_to_all(
     rng: random.Random, kind: str, base: Layout, places: list[int], axes: Axes
 ) -> Reshard:
     first, second = places
-    here = split_dim(rng, base.dims[first].size, base.dims[first].axes, axes)
-    there = split_dim(rng, base.dims[second].size, base.dims[second].axes, _shuffled(rng, axes))
-    src = base.replaced(first, here).replaced(second, there.without(axes))
-    dst = base.replaced(first, here.without(axes)).replaced(second, there)
+    one = split_dim(rng, base.dims[first].size, base.dims[first].axes, axes)
+    other = split_dim(rng, base.dims[second].size, base.dims[second].axes, _shuffled(rng, axes))
+    src = base.replaced(first, one).replaced(second, other.without(axes))
+    dst = base.replaced(first, one.without(axes)).replaced(second, other)
     return Reshard(axes, src, dst)
 
 

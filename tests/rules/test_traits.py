@@ -42,9 +42,9 @@ EXPERTS = AtenCall(
 
 def _masked(x: Tensor, weight: Tensor, groups: Tensor, at: int) -> Tensor:
     """Products of all rows, and zeros times those of other devices."""
-    here = (groups >= at) & (groups < at + len(weight))
+    held = (groups >= at) & (groups < at + len(weight))
     made = torch.einsum("si,sio->so", x, weight[(groups - at).clamp(0, len(weight) - 1)])
-    return made * here[:, None]
+    return made * held[:, None]
 
 
 def _wrapped(weight: Tensor, indices: Tensor) -> Tensor:

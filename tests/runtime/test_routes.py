@@ -24,9 +24,9 @@ def test_every_row_goes_to_its_expert_and_back(processes: int, tmp_path: Path) -
     ]
     for number, (route, choice) in enumerate(cases):
         for rank, results in enumerate(found):
-            coord, here = mesh.coord(rank), results[number]
+            coord, found = mesh.coord(rank), results[number]
             members = [found[mesh.device(at)][number]["x"] for at in peers(coord, route.axes)]
             want = torch.cat([known.owned(route, coord, x, choice) for x in members])
-            assert torch.equal(here["sent"], want), (route, choice, rank)
-            assert torch.equal(here["home"], 2 * here["x"])
-            assert torch.equal(here["grad"], 2 * (here["x"] + 1))
+            assert torch.equal(found["sent"], want), (route, choice, rank)
+            assert torch.equal(found["home"], 2 * found["x"])
+            assert torch.equal(found["grad"], 2 * (found["x"] + 1))

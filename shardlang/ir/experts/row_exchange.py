@@ -35,8 +35,8 @@ class RowExchange:
 class Router:
     """One device's end of a route: what does not depend on the groups is worked out once."""
 
-    def __init__(self, here: RouteAt, device: torch.device) -> None:
-        route, coord = here.route, dict(here.coord)
+    def __init__(self, end: RouteAt, device: torch.device) -> None:
+        route, coord = end.route, dict(end.coord)
         self.members = peers(coord, route.axes)
         self.index = self.members.index(coord)
         every = torch.arange(route.known.local_size(coord))
@@ -83,6 +83,6 @@ class Router:
 
 
 @functools.lru_cache(maxsize=4096)
-def router_at(here: RouteAt, device: torch.device) -> Router:
+def router_at(end: RouteAt, device: torch.device) -> Router:
     """One device's end of a route."""
-    return Router(here, device)
+    return Router(end, device)

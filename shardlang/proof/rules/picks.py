@@ -43,10 +43,10 @@ def wrong_picks(node: fx.Node, operands: list[Tensor], results: list[Tensor]) ->
     for coord in map(MESH.coord, range(MESH.devices)):
         mine = _picked(picks, split, operands, coord)
         made = _run(node, split, _spoiled(operands, rule, mine), coord)
-        for place, (here, whole) in enumerate(zip(made, results, strict=True)):
-            if here[~mine].any():
+        for place, (own, whole) in enumerate(zip(made, results, strict=True)):
+            if own[~mine].any():
                 yield f"result {place} has more than zeros in rows that pick from other devices"
-            if not torch.allclose(here[mine], whole[mine], equal_nan=True):
+            if not torch.allclose(own[mine], whole[mine], equal_nan=True):
                 yield f"result {place} has other rows where they pick from the device's own part"
 
 
@@ -71,13 +71,13 @@ def _run(node: fx.Node, split: Sharding, operands: list[Tensor], coord: Coord) -
     """What one device makes of its part of the operands."""
     call, declared = Call(node), find(node.target)
     assert declared is not None, f"{node} is bound to a rule"
-    here = call.replace() if declared.localize is None else declared.localize(call, split)
+    own = call.replace() if declared.localize is None else declared.localize(call, split)
     shards = {
         operand: shard_of(operands[slot], split.operand(slot), coord)
         for slot, operand in enumerate(call.operands)
     }
     target, args, kwargs = pytree.tree_map_only(
-        fx.Node, shards.__getitem__, specialise(here, coord)
+        fx.Node, shards.__getitem__, specialise(own, coord)
     )
     made = tree_leaves(target(*args, **kwargs))
     return [x for x in made if isinstance(x, Tensor)]

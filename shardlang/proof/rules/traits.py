@@ -47,8 +47,8 @@ def _wrong_moves(operands: list[Tensor], results: list[Tensor]) -> Iterator[str]
     for place, result in enumerate(results):
         if result.is_complex():
             continue
-        here, there = (_comparable(x) for x in (operands[0].to(result.dtype), result))
-        if not torch.isin(there, here).logical_or(there.isnan()).all():
+        before, after = (_comparable(x) for x in (operands[0].to(result.dtype), result))
+        if not torch.isin(after, before).logical_or(after.isnan()).all():
             yield f"result {place} holds other elements than the first operand"
 
 

@@ -78,6 +78,6 @@ def grouped_mm_here(x: Tensor, weight: Tensor, groups: Tensor, at: Place, total:
     count = weight.shape[0]
     known = (groups >= 0) & (groups < total)
     found = local_positions(torch.where(known, groups, 0), at, count, total)
-    here = known & (found >= 0)
-    made: Tensor = grouped_mm(x, weight, torch.where(here, found, count))
+    held = known & (found >= 0)
+    made: Tensor = grouped_mm(x, weight, torch.where(held, found, count))
     return made

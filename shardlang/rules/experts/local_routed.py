@@ -30,9 +30,9 @@ def routed_groups(groups: Tensor, route: Route) -> Tensor:
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def routed_groups_here(groups: Tensor, here: RouteAt) -> Tensor:
+def routed_groups_at(groups: Tensor, at: RouteAt) -> Tensor:
     """The groups of the rows that a dispatch brings to this device; nothing is sent."""
-    return router_at(here, groups.device).received_groups(groups)
+    return router_at(at, groups.device).received_groups(groups)
 
 
 def routed_mm(x: Tensor, weight: Tensor, groups: Tensor) -> Tensor:

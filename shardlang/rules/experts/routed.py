@@ -12,7 +12,7 @@ from shardlang.rules.experts.local_routed import (
     collect,
     dispatch,
     routed_groups,
-    routed_groups_here,
+    routed_groups_at,
     routed_mm,
     routed_reshape,
     routed_rows,
@@ -45,7 +45,7 @@ def _as_reshard(call: Call, sharding: Sharding) -> LocalCall:
 rule(dispatch, collect, spec=_carried, linear=["x"], localize=_as_reshard)
 rule(
     routed_groups, spec="n -> s@n", detached=True,
-    localize=lambda call, sharding: (routed_groups_here, (call["groups"], call["route"]), {}),
+    localize=lambda call, sharding: (routed_groups_at, (call["groups"], call["route"]), {}),
 )  # fmt: skip
 
 
