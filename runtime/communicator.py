@@ -83,5 +83,5 @@ def _check_counts(calls: Sequence[Call], messages: Sequence[Tensor]) -> None:
             raise CallFault(f"member {i} sends {call.sent} elements, expected are {expected}")
 
 
-def _shares(message: Tensor, ways: int) -> list[int]:
-    return [message.numel() // ways] * ways
+def _shares(message: Tensor, members: int) -> list[int]:
+    return [message.numel() // members] * members

@@ -57,7 +57,7 @@ def lower(collective: Collective, site: Site, label: str = "") -> Move:
         return drop
     if collective.kind is Kind.FIRST:
         return keep if all(site.coord[axis.name] == 0 for axis in collective.axes) else drop
-    if collective.ways == 1:
+    if collective.members == 1:
         return keep
     return _MOVES[collective.kind](collective, site, label)
 

@@ -1,7 +1,7 @@
 """route_rows: where the axes of the tokens also split the experts, move what is cheaper to move.
 
 A product of rows by groups needs every row and the matrix of its group on one device. Three ways
-lead there (`Way`), and the one that moves the fewest bytes, forward and backward, is taken:
+lead there (`Strategy`), and the one that moves the fewest bytes, forward and backward, is taken:
 
 - *gather experts*: the matrices come to the rows (as FSDP does; what propagation leaves);
 - *route rows*: every row goes to the device that has its matrix, and its result comes back
@@ -20,7 +20,7 @@ from typing import ClassVar
 from torch import fx
 
 from shardlang.cost.sums import gather_bytes
-from shardlang.ir.experts.ways import Way, Ways
+from shardlang.ir.experts.strategies import Strategies, Strategy
 from shardlang.ir.graph import ShardError, ShardGraph, describe
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
@@ -42,39 +42,39 @@ class RouteRows:
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Visit all regions.
 
-        The ways and their bytes are left in `info.ways`, findings on experts that are gathered for
-        want of another way in `info.refusals`.
+        The strategies and their bytes are left in `info.strategies`, findings on experts that are
+        gathered because no other strategy is open in `info.refusals`.
         """
         changed: set[fx.Node] = set()
         for region in regions(graph.graph, graph.mesh.axes):
             if changed.isdisjoint(region.inside):
                 made, nodes = bring_together(region)
-                graph.info.ways.append(made)
+                graph.info.strategies.append(made)
                 changed |= nodes
         graph.info.refusals = [refusal(*found) for found in barred(graph.graph.nodes)]
         return graph
 
 
-def bring_together(region: Region) -> tuple[Ways, set[fx.Node]]:
+def bring_together(region: Region) -> tuple[Strategies, set[fx.Node]]:
     """Take the cheapest way for one region: what all ways cost, and the ops that it changed."""
     gathering = Gathering.of(region)
     prices = {
-        Way.GATHER_EXPERTS: experts_price(region),
-        Way.ROUTE_ROWS: route_price(region),
-        Way.GATHER_ROWS: gathering.price,
+        Strategy.GATHER_EXPERTS: experts_price(region),
+        Strategy.ROUTE_ROWS: route_price(region),
+        Strategy.GATHER_ROWS: gathering.price,
     }
     taken = min(prices, key=prices.__getitem__)
     changed: set[fx.Node] = set()
-    if taken is Way.ROUTE_ROWS:
+    if taken is Strategy.ROUTE_ROWS:
         Sending(region).run()
         changed = {*region.inside}
-    elif taken is Way.GATHER_ROWS:
+    elif taken is Strategy.GATHER_ROWS:
         gathering.run()
         changed = {*region.inside, *gathering.outside()}
     names = tuple(product.name for product in region.products)
-    closed = {Way.GATHER_ROWS: gathering.obstacle} if gathering.obstacle else {}
+    closed = {Strategy.GATHER_ROWS: gathering.obstacle} if gathering.obstacle else {}
     module = info(region.products[0]).module
-    return Ways(names, module, region.axes, prices, taken, closed), changed
+    return Strategies(names, module, region.axes, prices, taken, closed), changed
 
 
 def refusal(node: fx.Node, common: tuple[Axis, ...], further: tuple[Axis, ...]) -> ShardError:

@@ -80,7 +80,7 @@ def in_units(dim: DimLayout, unit: int) -> DimLayout:
     blocks = []
     for block in dim.blocks:
         last = block[-1]
-        fits = last.axes and last.size % unit == 0 and last.size // unit >= last.ways
+        fits = last.axes and last.size % unit == 0 and last.size // unit >= last.shards
         blocks.append(
             (*block[:-1], Factor(last.size // unit, last.axes), Factor(unit)) if fits else block
         )

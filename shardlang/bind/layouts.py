@@ -102,12 +102,12 @@ def _bad_blocks(entry: Axes, blocks: tuple[int, ...], size: int) -> Misfit:
 
 
 def _too_many(entry: Axes, axes: tuple[Axis, ...], blocks: tuple[int, ...], size: int) -> Misfit:
-    ways = math.prod(axis.size for axis in axes)
+    shards = math.prod(axis.size for axis in axes)
     smallest = size // blocks[0] if len(blocks) == 1 else size // sum(blocks) * min(blocks)
     what = "a dim" if entry.blocks is None else "a block"
     return Misfit(
         "SH0303",
-        f"has {what} of {smallest}, too few for {ways} shards over `{'*'.join(entry.axes)}`",
+        f"has {what} of {smallest}, too few for {shards} shards over `{'*'.join(entry.axes)}`",
         entry.span,
         "shard another dim, or use fewer axes",
     )

@@ -25,12 +25,12 @@ _ROUNDS = {
 """How often a member sends the message, but for its own n-th part."""
 
 
-def ring_bytes(kind: Kind, message: int, ways: int) -> int:
-    """Bytes that one of `ways` members sends in a call with messages of `message` bytes.
+def ring_bytes(kind: Kind, message: int, members: int) -> int:
+    """Bytes that one of `members` members sends in a call with messages of `message` bytes.
 
     Of a kind that sends every member as much, or nothing at all.
     """
-    return ring_limit(kind, message) * (ways - 1) // ways
+    return ring_limit(kind, message) * (members - 1) // members
 
 
 def ring_limit(kind: Kind, message: int) -> int:
@@ -67,7 +67,7 @@ def sent_bytes(collective: Collective, itemsize: int) -> int:
     if collective.kind is Kind.ALL_REDUCE:
         message = max(held)
     elif collective.kind in (Kind.ALL_GATHER, Kind.REDUCE_SCATTER):
-        message = min(held) * collective.ways
+        message = min(held) * collective.members
     else:
         message = held[0]
-    return ring_bytes(collective.kind, message * itemsize, collective.ways)
+    return ring_bytes(collective.kind, message * itemsize, collective.members)

@@ -14,7 +14,7 @@ from shardlang.explain.chain import Chains
 from shardlang.explain.conflicts import conflicts
 from shardlang.explain.find import Book, Subject
 from shardlang.explain.types import Alternative, Explanation, Link, Lost, Story
-from shardlang.ir.experts.ways import Ways
+from shardlang.ir.experts.strategies import Strategies
 from shardlang.ir.graph import is_item, producer, reshards_of, result_layout, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
@@ -79,12 +79,12 @@ class Writer:
         title = state_text(layout, axis)
         links = self.chains.links(node, axis)
         made = self._chosen(node)
-        ways = alternatives(self.book.flow, made, axis) if made is not None else ()
-        choice = self.chains.where(made) if made is not None and len(ways) > 1 else ""
+        options = alternatives(self.book.flow, made, axis) if made is not None else ()
+        choice = self.chains.where(made) if made is not None and len(options) > 1 else ""
         if layout.state(axis).whole and not links:
             links = tuple(self._whole(node, axis))
         lost = tuple(self._lost(made, axis)) if made is not None else ()
-        return Story(axis.name, title, links, choice, ways if choice else (), lost)
+        return Story(axis.name, title, links, choice, options if choice else (), lost)
 
     def _lost(self, made: fx.Node, axis: Axis) -> Iterator[Lost]:
         """The layouts along an axis that an op did not take from its neighbours."""
@@ -141,8 +141,8 @@ class Writer:
 
     def experts(self, module: str) -> list[Explanation]:
         """Why the rows of a module of experts travel, or the experts, or neither."""
-        routes = self.book.compiled.program.info.ways
-        return [_experts(ways) for ways in routes if ways.module == module]
+        routes = self.book.compiled.program.info.strategies
+        return [_experts(found) for found in routes if found.module == module]
 
     def _ends(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> Iterator[Story]:
         """The op that gives the value, and the first that reads it, along the reshard's axis."""
@@ -159,9 +159,9 @@ class Writer:
 
     def _end(self, title: str, node: fx.Node, axis: Axis, links: tuple[Link, ...]) -> Story:
         made = producer(node)[0]
-        ways = alternatives(self.book.flow, made, axis) if not is_item(made) else ()
-        choice = self.chains.where(made) if len(ways) > 1 else ""
-        return Story(axis.name, title, links, choice, ways if choice else ())
+        options = alternatives(self.book.flow, made, axis) if not is_item(made) else ()
+        choice = self.chains.where(made) if len(options) > 1 else ""
+        return Story(axis.name, title, links, choice, options if choice else ())
 
 
 def state_text(layout: Layout, axis: Axis) -> str:
@@ -196,16 +196,17 @@ def _refusal(made: fx.Node, operand: fx.Node, axis: Axis, operands: list[fx.Node
     return "the op does not carry that dim on"
 
 
-def _experts(ways: Ways) -> Explanation:
-    """The ways to bring rows and experts together, and those that are not open."""
-    axes = "*".join(axis.name for axis in ways.axes)
-    open_ways = sorted((cost, way) for way, cost in ways.ways.items() if math.isfinite(cost))
-    found = [Alternative(way.meaning, round(cost), way == ways.taken) for cost, way in open_ways]
-    closed = [Link(f"{way.meaning}: not so, {why}") for way, why in ways.closed.items()]
+def _experts(found: Strategies) -> Explanation:
+    """The strategies that bring rows and experts together, and those that are not open."""
+    axes = "*".join(axis.name for axis in found.axes)
+    prices = sorted((cost, one) for one, cost in found.bytes.items() if math.isfinite(cost))
+    options = [Alternative(one.meaning, round(cost), one is found.taken) for cost, one in prices]
+    closed = [Link(f"{one.meaning}: not so, {why}") for one, why in found.closed.items()]
     title = f"{axes} splits both the rows and the experts"
-    story = Story(axes, title, tuple(closed), "rows and experts", tuple(found))
-    facts = (f"products {', '.join(f'`{op}`' for op in ways.ops)}; rows in equal shares expected",)
-    return Explanation(ways.module or "the model", "experts", facts, (story,))
+    story = Story(axes, title, tuple(closed), "rows and experts", tuple(options))
+    ops = ", ".join(f"`{op}`" for op in found.ops)
+    facts = (f"products {ops}; rows in equal shares expected",)
+    return Explanation(found.module or "the model", "experts", facts, (story,))
 
 
 def _through_whole(reshard: Reshard, itemsize: int, diff: bool) -> tuple[Alternative, ...] | None:

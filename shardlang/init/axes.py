@@ -42,12 +42,12 @@ class Roles:
     parts: tuple[Axis, ...] = ()
 
     @property
-    def ways(self) -> int:
+    def shards(self) -> int:
         """The number of parts of the batch."""
-        ways = 1
+        shards = 1
         for axis in self.batch:
-            ways *= axis.size
-        return ways
+            shards *= axis.size
+        return shards
 
 
 def parse_mesh(text: str) -> Mesh:

@@ -151,7 +151,7 @@ class _Hf:
         self.config = source.config()
         self.module = source.deferred.module
         self.names = source.forward_names
-        self.batch = sizes.batch or 2 * max(roles.ways, 1)
+        self.batch = sizes.batch or 2 * max(roles.shards, 1)
         self.seq = sizes.seq or self._seq()
 
     def inputs(self, asked: dict[str, InputSpec]) -> list[InputSpec]:

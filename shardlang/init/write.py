@@ -168,7 +168,7 @@ def _batch_entries(
     """The batch over the data axes, all else whole."""
     firsts = [spec.shape[0] for spec in inputs if spec.shape]
     usual = max(set(firsts), key=firsts.count) if firsts else 0
-    batched = bool(roles.batch) and bool(shape) and shape[0] == usual >= roles.ways
+    batched = bool(roles.batch) and bool(shape) and shape[0] == usual >= roles.shards
     head = t.AxesEntry(_product(axis.name for axis in roles.batch)) if batched else t.WholeEntry()
     return tuple(head if dim == 0 else t.WholeEntry() for dim in range(len(shape)))
 

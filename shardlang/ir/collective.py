@@ -84,14 +84,14 @@ class Collective:
     route: Route | None = None
 
     @property
-    def ways(self) -> int:
+    def members(self) -> int:
         """Number of devices in one group."""
         return math.prod(axis.size for axis in self.axes)
 
     @property
     def sends(self) -> bool:
         """Whether data goes from one device to another."""
-        return self.kind in COMMUNICATING and self.ways > 1
+        return self.kind in COMMUNICATING and self.members > 1
 
     @property
     def op(self) -> str:

@@ -27,14 +27,14 @@ class Factor:
     axes: tuple[Axis, ...] = ()
 
     @property
-    def ways(self) -> int:
+    def shards(self) -> int:
         """Number of shards."""
         return math.prod(axis.size for axis in self.axes)
 
     @property
     def even(self) -> bool:
         """Whether every shard has the same length."""
-        return self.size % self.ways == 0
+        return self.size % self.shards == 0
 
     def span(self, coord: Coord) -> tuple[int, int]:
         """Start and length of the shard at `coord`."""
@@ -101,7 +101,7 @@ def _merge_pair(left: Factor, right: Factor) -> Factor | None:
     size = left.size * right.size
     if not right.axes and (left.even or right.size == 1):
         return Factor(size, left.axes)
-    if left.size == left.ways:
+    if left.size == left.shards:
         return Factor(size, left.axes + right.axes)
     return None
 

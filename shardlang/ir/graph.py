@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, fx
 
 from shardlang.ir.dims import DimGraph
-from shardlang.ir.experts.ways import Ways
+from shardlang.ir.experts.strategies import Strategies
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, Result
 from shardlang.ir.mesh import Axis, Mesh
@@ -49,13 +49,13 @@ class GraphInfo:
     Attributes:
         seconds: pass to the seconds that it took.
         layouts: node name to the layout of its value before the rewrite.
-        ways: what each way of each region of experts would move.
-        refusals: why experts are gathered for want of another way.
+        strategies: what each strategy of each region of experts would move.
+        refusals: why experts are gathered for want of another strategy.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)
-    ways: list[Ways] = field(default_factory=list)
+    strategies: list[Strategies] = field(default_factory=list)
     refusals: list[ShardError] = field(default_factory=list)
 
 

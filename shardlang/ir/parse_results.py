@@ -9,7 +9,7 @@ from lark import Token, v_args
 from torch import fx
 from torch.fx.node import Argument
 
-from shardlang.ir.experts.ways import Way, Ways
+from shardlang.ir.experts.strategies import Strategies, Strategy
 from shardlang.ir.graph import ShardError, ShardGraph
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Result, ResultKind
@@ -78,42 +78,43 @@ class ResultReader(ClauseReader):
 
     strings = ClauseReader.every
 
-    def prices(self, *pairs: tuple[Way, float]) -> dict[Way, float]:
-        named_once([way for way, _ in pairs])
+    def prices(self, *pairs: tuple[Strategy, float]) -> dict[Strategy, float]:
+        named_once([one for one, _ in pairs])
         return dict(pairs)
 
-    def price(self, name: str, price: Argument) -> tuple[Way, float]:
+    def price(self, name: str, price: Argument) -> tuple[Strategy, float]:
         if not isinstance(price, (int, float)):
             raise GraphTextError("a price is a number of bytes", "write one")
-        return way(name), price
+        return strategy(name), price
 
-    def reasons(self, *pairs: tuple[Way, str]) -> dict[Way, str]:
-        named_once([way for way, _ in pairs])
+    def reasons(self, *pairs: tuple[Strategy, str]) -> dict[Strategy, str]:
+        named_once([one for one, _ in pairs])
         return dict(pairs)
 
-    def reason(self, name: str, why: str) -> tuple[Way, str]:
-        return way(name), why
+    def reason(self, name: str, why: str) -> tuple[Strategy, str]:
+        return strategy(name), why
 
     def ways(
-        self, names: tuple[str, ...], module: str, axes: Axes, prices: dict[Way, float],
-        taken: str, closed: dict[Way, str] | None,
+        self, names: tuple[str, ...], module: str, axes: Axes, prices: dict[Strategy, float],
+        taken: str, closed: dict[Strategy, str] | None,
     ) -> None:  # fmt: skip
-        chosen = way(taken)
+        chosen = strategy(taken)
         if chosen not in prices:
             remedy = "take one of those that have one"
             raise GraphTextError(f"the way `{taken}` has no price", remedy)
-        self.graph.info.ways.append(Ways(names, module, axes, prices, chosen, closed or {}))
+        found = Strategies(names, module, axes, prices, chosen, closed or {})
+        self.graph.info.strategies.append(found)
 
 
-def way(name: str) -> Way:
-    """The way that a text calls so."""
-    if name not in set(Way):
-        remedy = "write " + " or ".join(f'"{one}"' for one in Way)
+def strategy(name: str) -> Strategy:
+    """The strategy that a text calls so."""
+    if name not in set(Strategy):
+        remedy = "write " + " or ".join(f'"{one}"' for one in Strategy)
         raise GraphTextError(f"there is no way `{name}`", remedy)
-    return Way(name)
+    return Strategy(name)
 
 
-def named_once(ways: Sequence[Way]) -> None:
-    """Refuse a list of ways in which one stands twice."""
-    if len(set(ways)) < len(ways):
+def named_once(found: Sequence[Strategy]) -> None:
+    """Refuse a list of strategies in which one stands twice."""
+    if len(set(found)) < len(found):
         raise GraphTextError("a way is named twice", "leave one out")

@@ -139,10 +139,10 @@ def _cut_factor(factor: Factor, size: int) -> tuple[Factor, Factor] | None:
     if factor.size % size:
         return None
     rest = factor.size // size
-    if size % factor.ways == 0:
+    if size % factor.shards == 0:
         return Factor(size, factor.axes), Factor(rest)
     for count in range(len(factor.axes), -1, -1):
         major, minor = Factor(size, factor.axes[:count]), Factor(rest, factor.axes[count:])
-        if major.size == major.ways:
+        if major.size == major.shards:
             return major, minor
     return None

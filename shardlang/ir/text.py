@@ -20,7 +20,7 @@ from enum import Enum
 import torch
 from torch import fx
 
-from shardlang.ir.experts.ways import Ways
+from shardlang.ir.experts.strategies import Strategies
 from shardlang.ir.graph import ShardError, ShardGraph
 from shardlang.ir.implied import implied_factors, implied_gradient, implied_linear
 from shardlang.ir.layout import Layout
@@ -110,7 +110,7 @@ class Printer:
         yield from map(refusal_text, found.refusals)
         if self.long:
             yield from (f"layout {quoted(k)} {layout}" for k, layout in found.layouts.items())
-            yield from map(ways_text, found.ways)
+            yield from map(strategies_text, found.strategies)
 
     def clauses(self, node: fx.Node, leaf: Leaf | None) -> Iterator[str]:
         """What is to be said of a node beside its call and its type."""
@@ -245,10 +245,10 @@ def refusal_text(refusal: ShardError) -> str:
     return f"refused {refusal.code} {quoted(refusal.message)} help {quoted(refusal.help)}"
 
 
-def ways_text(ways: Ways) -> str:
-    """The ways of one region of experts, and what each would move."""
-    prices = ", ".join(f"{quoted(way)} {price!r}" for way, price in ways.ways.items())
-    closed = ", ".join(f"{quoted(way)} {quoted(why)}" for way, why in ways.closed.items())
-    names = ", ".join(map(quoted, ways.ops))
-    where = f"in {quoted(ways.module)} over {product(ways.axes)}"
-    return f"ways {names} {where} : {prices} take {quoted(ways.taken)} not ({closed})"
+def strategies_text(found: Strategies) -> str:
+    """The strategies for one region of experts, and what each would move."""
+    prices = ", ".join(f"{quoted(one)} {price!r}" for one, price in found.bytes.items())
+    closed = ", ".join(f"{quoted(one)} {quoted(why)}" for one, why in found.closed.items())
+    names = ", ".join(map(quoted, found.ops))
+    where = f"in {quoted(found.module)} over {product(found.axes)}"
+    return f"ways {names} {where} : {prices} take {quoted(found.taken)} not ({closed})"

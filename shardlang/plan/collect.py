@@ -162,7 +162,7 @@ def _update(program: LocalProgram, optimizer: OptimizerDecl | None) -> Iterator[
     axes = tuple(axis.name for axis in program.mesh.axes if axis.size > 1)
     if not clipped or not axes or not any(leaf.trainable for leaf in program.leaves):
         return
-    ways = program.mesh.devices
+    devices = program.mesh.devices
     yield CollectiveRow(
         op="all_reduce",
         axes=axes,
@@ -170,6 +170,6 @@ def _update(program: LocalProgram, optimizer: OptimizerDecl | None) -> Iterator[
         module="",
         tensors=("squared norm of the gradients",),
         count=1,
-        bytes=ring_bytes(Kind.ALL_REDUCE, torch.float64.itemsize, ways),
+        bytes=ring_bytes(Kind.ALL_REDUCE, torch.float64.itemsize, devices),
         reason="clipping needs the norm of all gradients together",
     )

@@ -60,12 +60,12 @@ def shrink(spec: Spec, source: ModelSource) -> Shrunk:
     return Shrunk(replace(spec, model=model, inputs=inputs), (*cuts, *more))
 
 
-def smaller(size: int, ways: int, least: int) -> int:
-    """A size near `least` that divides over `ways`, or leaves a remainder, as `size` does."""
+def smaller(size: int, shards: int, least: int) -> int:
+    """A size near `least` that divides over `shards`, or leaves a remainder, as `size` does."""
     if size <= least:
         return size
-    base = ways * max(1, math.ceil(least / ways))
-    rest = size % ways
+    base = shards * max(1, math.ceil(least / shards))
+    rest = size % shards
     return min(size, base + (rest if rest else 0))
 
 
@@ -73,7 +73,7 @@ def _model_arguments(spec: Spec, source: ModelSource) -> tuple[Arguments, list[s
     if not isinstance(source, HfSource):
         return _cut_layers_only(spec)
     config = source.text_config
-    ways, given = spec.mesh.devices, _given_sizes(spec)
+    shards, given = spec.mesh.devices, _given_sizes(spec)
     changes: dict[str, int] = {}
     for name in LAYERS:
         have = getattr(config, name, None)
@@ -82,7 +82,7 @@ def _model_arguments(spec: Spec, source: ModelSource) -> tuple[Arguments, list[s
     for name in WIDTHS:
         have = getattr(config, name, None)
         if isinstance(have, int) and have not in given:
-            changes[name] = smaller(have, ways * 2, 64 if name != "vocab_size" else 128)
+            changes[name] = smaller(have, shards * 2, 64 if name != "vocab_size" else 128)
     changes.update(_cut_heads(config, given))
     changes = {k: v for k, v in changes.items() if v != getattr(config, k, None)}
     kept = tuple((k, v) for k, v in spec.model.arguments if k not in changes)
@@ -153,9 +153,9 @@ def _inputs(spec: Spec) -> tuple[tuple[InputDecl, ...], list[str]]:
 def _input_size(spec: Spec, decl: InputDecl, dim: int, size: int) -> int:
     entry = decl.layout.entries[dim] if dim < len(decl.layout.entries) else None
     axes = entry.axes if isinstance(entry, Axes) else ()
-    ways = math.prod(spec.mesh[name].size for name in axes)
+    shards = math.prod(spec.mesh[name].size for name in axes)
     if dim == 0:
-        return smaller(size, ways, 2 * ways)
+        return smaller(size, shards, 2 * shards)
     if dim == 1 and len(decl.shape) == 2 and decl.dtype in ("i64", "i32", "bool"):
         return smaller(size, spec.mesh.devices, KEPT_LENGTH)
     return size

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 
-def edges(x: Tensor, dim: int, left: int, right: int, ways: int = 1) -> Tensor:
+def edges(x: Tensor, dim: int, left: int, right: int, count: int = 1) -> Tensor:
     """What others may need of a shard: its last `left` indices, then its first `right` ones.
 
-    A shorter shard is filled up with zeros, outwards. `ways` shards of a whole tensor give as many.
+    A shorter shard is filled up with zeros, outwards. `count` shards of a whole tensor give as many
+    edges.
     """
     size = x.shape[dim]
     last = x.narrow(dim, size - min(size, left), min(size, left))
@@ -26,7 +27,7 @@ def edges(x: Tensor, dim: int, left: int, right: int, ways: int = 1) -> Tensor:
         [_blank(x, dim, left - min(size, left)), last, first,
          _blank(x, dim, right - min(size, right))], dim,
     )  # fmt: skip
-    return torch.cat([made] * ways, dim) if ways > 1 else made
+    return torch.cat([made] * count, dim) if count > 1 else made
 
 
 def _blank(x: Tensor, dim: int, size: int, value: complex = 0.0) -> Tensor:

@@ -119,12 +119,12 @@ def halo(
 
 def _windows(x: fx.Node, sharding: Sharding, emit: Emit, one: Sliding, fill: complex) -> fx.Node:
     before, after = (sharding.factors[f"{letter}{one.number}"] for letter in "xy")
-    ways = math.prod(axis.size for axis in before.axes)
+    count = math.prod(axis.size for axis in before.axes)
     left, right = reach(before, after, one.extent, one.stride, one.pad)
     length = window_length(after.max_local_size(), one.extent, one.stride)
     edges = None
     if left + right:
-        edges = emit(local_window.edges, x, one.dim, left, right, ways)
+        edges = emit(local_window.edges, x, one.dim, left, right, count)
     reads = [one.extent, one.stride, one.pad, left, right, after.size]
     shards = [(before.start(at), before.local_size(at)) for at in peers({}, before.axes)]
     return emit(local_window.window, x, edges, one.dim, length, reads, shards, fill)
@@ -138,7 +138,7 @@ def _edges_spec(call: Call) -> str:
 
 rule(
     local_window.edges,
-    spec=_edges_spec, linear=["x"], localize=lambda call, sharding: call.replace(ways=1),
+    spec=_edges_spec, linear=["x"], localize=lambda call, sharding: call.replace(count=1),
 )  # fmt: skip
 
 

@@ -16,21 +16,21 @@ from shardlang.runtime.lockstep import lowered, move_all
 from shardlang.runtime.moves import Sending
 
 
-def by_member(member: int, ways: int, call: Call, message: Tensor) -> Iterator[int]:
+def by_member(member: int, members: int, call: Call, message: Tensor) -> Iterator[int]:
     """The elements of every message that one member hands on, round by round."""
     size = message.numel()
     if call.kind == "exchange":
-        counts = call.sent if call.sent is not None else [size // ways] * ways
+        counts = call.sent if call.sent is not None else [size // members] * members
         yield from (count for other, count in enumerate(counts) if other != member)
         return
-    chunk = [size // ways + (i < size % ways) for i in range(ways)]
-    for round_ in range(ways - 1):
+    chunk = [size // members + (i < size % members) for i in range(members)]
+    for round_ in range(members - 1):
         if call.kind == "all_gather":
             yield size
         else:
-            yield chunk[(member - round_) % ways]
+            yield chunk[(member - round_) % members]
         if call.kind == "all_reduce":
-            yield chunk[(member + 1 - round_) % ways]
+            yield chunk[(member + 1 - round_) % members]
 
 
 def busiest(moves: Sequence[lockstep.Move] | Sequence[Sending], xs: Sequence[Tensor]) -> int:

@@ -9,8 +9,8 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.reshard import Reshard
 
-WAYS = 8
-T = Axis("t", WAYS)
+MEMBERS = 8
+T = Axis("t", MEMBERS)
 ROWS, WIDE, NARROW = 24, 40, 16
 
 TRAINED = frozenset((T,))
@@ -46,7 +46,7 @@ SMALL, LARGE = ROWS * NARROW * 4, ROWS * WIDE * 4
 
 def of_many(limit: int) -> int:
     """What one of eight sends where one of very many sends `limit`."""
-    return limit * (WAYS - 1) // WAYS
+    return limit * (MEMBERS - 1) // MEMBERS
 
 
 def test_a_chain_from_one_product_to_the_next() -> None:
@@ -72,4 +72,4 @@ def test_a_matrix_alone() -> None:
 
 def test_the_worth_of_a_product_is_its_split_side_summed_there_and_back() -> None:
     """24 rows times a matrix of 16 split columns: two all-reduces of its result."""
-    assert product_worth(24.0, NARROW, 4) * (WAYS - 1) / WAYS == 2 * both_ways(REDUCE)
+    assert product_worth(24.0, NARROW, 4) * (MEMBERS - 1) / MEMBERS == 2 * both_ways(REDUCE)

@@ -139,7 +139,7 @@ def test_a_gradient_is_expected_before_labels_are_known() -> None:
 
 @pytest.mark.parametrize("move", Kind)
 def test_the_limit_is_that_of_many_devices(move: Kind) -> None:
-    few, many = (ring_bytes(move, 10**6, ways) for ways in (2, 10**6))
+    few, many = (ring_bytes(move, 10**6, members) for members in (2, 10**6))
     assert few <= many <= ring_limit(move, 10**6)
     assert ring_limit(move, 10**6) - many <= 2
     assert ring_bytes(move, 10**6, 1) == 0

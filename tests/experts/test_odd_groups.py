@@ -9,7 +9,7 @@ import torch
 
 from shardlang.api import Program
 from shardlang.compiler.driver import compile_spec
-from shardlang.ir.experts.ways import Way
+from shardlang.ir.experts.strategies import Strategy
 from shardlang.proof.report import TOLERANCE
 from shardlang.rules.experts.local_routed import routed_rows_here
 from shardlang.spec import load_spec_text
@@ -30,7 +30,7 @@ def test_they_lie_where_the_plain_model_finds_them(model: str, split: str) -> No
     spec, findings = load_spec_text(text, str(HERE / "spec.shard"))
     assert spec is not None, findings
     program = Program(compile_spec(spec))
-    assert [ways.taken for ways in program.local.info.ways] == [Way.ROUTE_ROWS]
+    assert [found.taken for found in program.local.info.strategies] == [Strategy.ROUTE_ROWS]
     report = program.verify()
     assert report.ok, report.first
     assert report.gradients is not None

@@ -11,7 +11,7 @@ import pytest
 from shardlang.api import Program
 from shardlang.compiler.driver import compile_spec
 from shardlang.ir.experts.route import Route
-from shardlang.ir.experts.ways import Way
+from shardlang.ir.experts.strategies import Strategy
 from shardlang.passes.experts import route_rows
 from shardlang.passes.experts.gather_rows import Gathering
 from shardlang.proof.report import TOLERANCE
@@ -59,13 +59,13 @@ def random_spec(seed: int) -> Spec:
     return spec
 
 
-def prefer(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+def prefer(strategy: Strategy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a way the cheapest where it is open."""
-    dear = {Way.GATHER_EXPERTS: "experts_price", Way.ROUTE_ROWS: "route_price"}
+    dear = {Strategy.GATHER_EXPERTS: "experts_price", Strategy.ROUTE_ROWS: "route_price"}
     for other, name in dear.items():
-        price = 0.0 if other == way else math.inf
+        price = 0.0 if other == strategy else math.inf
         monkeypatch.setattr(route_rows, name, lambda _, price=price: price)
-    if way == Way.GATHER_ROWS:
+    if strategy == Strategy.GATHER_ROWS:
         monkeypatch.setattr(route_rows, "route_price", lambda _: 1e12)
     else:
         monkeypatch.setattr(Gathering, "of", lambda region: Gathering(region))
@@ -73,16 +73,17 @@ def prefer(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_every_way_gives_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for way in Way:
+    for strategy in Strategy:
         with monkeypatch.context() as patch:
-            prefer(way, patch)
+            prefer(strategy, patch)
             program = Program(compile_spec(random_spec(seed)))
         report = program.verify()
-        assert report.ok, (way, report.first)
+        assert report.ok, (strategy, report.first)
         assert report.gradients is not None
         assert max(report.gradients.values()) < TOLERANCE
-        for ways in program.local.info.ways:
-            assert ways.taken == way or (way == Way.GATHER_ROWS and ways.closed)
+        for found in program.local.info.strategies:
+            closed = strategy is Strategy.GATHER_ROWS and found.closed
+            assert found.taken is strategy or closed
 
 
 def test_a_collect_that_does_not_put_rows_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

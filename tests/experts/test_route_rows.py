@@ -15,7 +15,7 @@ from shardlang.compiler.build import build_graph
 from shardlang.compiler.driver import compile_spec
 from shardlang.cost.paths import NoPath, find_path
 from shardlang.ir.dim_layout import DimLayout, RowOrder
-from shardlang.ir.experts.ways import Way, Ways
+from shardlang.ir.experts.strategies import Strategies, Strategy
 from shardlang.ir.graph import ShardGraph, sharding_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
@@ -44,7 +44,7 @@ def spec_of(mesh: str, x: str, split: str, arguments: str) -> Spec:
     return spec
 
 
-def proven(spec: Spec) -> tuple[Program, Ways]:
+def proven(spec: Spec) -> tuple[Program, Strategies]:
     """The program, whose proof holds with a gradient for every parameter, and the way taken."""
     program = Program(compile_spec(spec))
     report = program.verify()
@@ -52,8 +52,8 @@ def proven(spec: Spec) -> tuple[Program, Ways]:
     assert report.unused == [] and report.gradients is not None
     assert len(report.gradients) == report.count
     assert max(report.gradients.values()) < TOLERANCE
-    (ways,) = program.local.info.ways
-    return program, ways
+    (strategies,) = program.local.info.strategies
+    return program, strategies
 
 
 def calls(plan: dict[str, Any], op: str, phase: str) -> int:
@@ -66,8 +66,8 @@ def calls(plan: dict[str, Any], op: str, phase: str) -> int:
 @pytest.mark.parametrize("top", [1, 2])
 def test_empty_full_and_uneven_experts(choice: str, top: int) -> None:
     spec = spec_of(LINE2, "f32[7, 6] [ep, _]", "ep", f'count = 5, top = {top}, choice = "{choice}"')
-    program, ways = proven(spec)
-    assert ways.taken == Way.ROUTE_ROWS
+    program, strategies = proven(spec)
+    assert strategies.taken == Strategy.ROUTE_ROWS
     plan = program.plan()
     assert calls(plan, "all_to_all", "forward") == 2
     assert calls(plan, "all_to_all", "backward") == 1, "no gradient flows to the input"
@@ -88,8 +88,8 @@ def test_empty_full_and_uneven_experts(choice: str, top: int) -> None:
     ],
 )
 def test_meshes(mesh: str, x: str, split: str) -> None:
-    _, ways = proven(spec_of(mesh, x, split, "count = 5, biased = true"))
-    assert ways.taken == Way.ROUTE_ROWS
+    _, strategies = proven(spec_of(mesh, x, split, "count = 5, biased = true"))
+    assert strategies.taken == Strategy.ROUTE_ROWS
 
 
 def test_columns_of_the_experts_split_too() -> None:
@@ -99,34 +99,35 @@ def test_columns_of_the_experts_split_too() -> None:
     )
     spec, findings = load_spec_text(text, str(HERE / "spec.shard"))
     assert spec is not None, findings
-    program, ways = proven(spec)
-    assert ways.taken == Way.ROUTE_ROWS
+    program, strategies = proven(spec)
+    assert strategies.taken == Strategy.ROUTE_ROWS
     assert calls(program.plan(), "all_reduce", "forward") == 2, "of the result, and of the loss"
 
 
 def test_rows_are_gathered_where_every_token_has_all_experts() -> None:
-    program, ways = proven(spec_of(LINE2, "f32[4, 6] [ep, _]", "ep", "count = 5, top = 5"))
-    assert ways.taken == Way.GATHER_ROWS
-    assert ways.ways[Way.GATHER_ROWS] < ways.ways[Way.ROUTE_ROWS] < ways.ways[Way.GATHER_EXPERTS]
+    program, strategies = proven(spec_of(LINE2, "f32[4, 6] [ep, _]", "ep", "count = 5, top = 5"))
+    assert strategies.taken == Strategy.GATHER_ROWS
+    order = (Strategy.GATHER_ROWS, Strategy.ROUTE_ROWS, Strategy.GATHER_EXPERTS)
+    assert tuple(sorted(order, key=strategies.bytes.__getitem__)) == order
     plan = program.plan()
     assert calls(plan, "all_to_all", "forward") == calls(plan, "all_to_all", "backward") == 0
     assert calls(plan, "reduce_scatter", "forward") == 1
 
 
 def test_experts_are_gathered_where_rows_are_many() -> None:
-    program, ways = proven(spec_of(LINE2, "f32[90, 6] [ep, _]", "ep", "count = 2, top = 1"))
-    assert ways.taken == Way.GATHER_EXPERTS
+    program, strategies = proven(spec_of(LINE2, "f32[90, 6] [ep, _]", "ep", "count = 2, top = 1"))
+    assert strategies.taken == Strategy.GATHER_EXPERTS
     assert calls(program.plan(), "all_to_all", "forward") == 0
     assert calls(program.plan(), "reduce_scatter", "backward") == 2
 
 
 def test_the_price_is_what_the_plan_says() -> None:
-    program, ways = proven(spec_of(LINE2, "f32[8, 6] [ep, _]", "ep", "count = 4, top = 1"))
-    assert ways.taken == Way.ROUTE_ROWS
+    program, strategies = proven(spec_of(LINE2, "f32[8, 6] [ep, _]", "ep", "count = 4, top = 1"))
+    assert strategies.taken == Strategy.ROUTE_ROWS
     totals = program.plan()["totals"]
     moved = sum(totals[phase]["all_to_all"]["bytes"] for phase in ("forward", "backward"))
     groups = totals["forward"]["all_gather"]["bytes"]
-    assert math.isclose(ways.ways[Way.ROUTE_ROWS], moved + groups, rel_tol=1e-3)
+    assert math.isclose(strategies.bytes[Strategy.ROUTE_ROWS], moved + groups, rel_tol=1e-3)
 
 
 def with_groups(model: str, rows: int, experts: int) -> Spec:
@@ -141,29 +142,29 @@ def with_groups(model: str, rows: int, experts: int) -> Spec:
 
 
 def test_rows_that_are_mixed_leave_the_routed_order() -> None:
-    program, ways = proven(with_groups("mixing", 8, 4))
-    assert ways.taken == Way.ROUTE_ROWS
+    program, strategies = proven(with_groups("mixing", 8, 4))
+    assert strategies.taken == Strategy.ROUTE_ROWS
     assert calls(program.plan(), "all_to_all", "forward") == 4
 
 
 @pytest.mark.parametrize("model", ["viewed", "looked"])
 def test_views_and_looked_up_matrices_stay_in_routed_order(model: str) -> None:
-    program, ways = proven(with_groups(model, 7, 5))
-    assert ways.taken == Way.ROUTE_ROWS
+    program, strategies = proven(with_groups(model, 7, 5))
+    assert strategies.taken == Strategy.ROUTE_ROWS
     assert calls(program.plan(), "all_to_all", "forward") == 2
 
 
 def test_of_two_routers_on_one_path_one_has_its_way() -> None:
-    program, ways = proven(with_groups("crossed", 7, 5))
-    assert ways.taken == Way.ROUTE_ROWS
-    assert len(ways.ops) == 2
+    program, strategies = proven(with_groups("crossed", 7, 5))
+    assert strategies.taken == Strategy.ROUTE_ROWS
+    assert len(strategies.ops) == 2
     assert calls(program.plan(), "reduce_scatter", "backward") == 2
 
 
 def test_a_table_that_is_only_added_is_gathered() -> None:
     program = Program(compile_spec(with_groups("table", 7, 5)))
     assert program.verify().ok
-    assert program.local.info.ways == []
+    assert program.local.info.strategies == []
     assert calls(program.plan(), "all_to_all", "forward") == 0
 
 
@@ -175,7 +176,7 @@ def test_experts_over_further_axes_are_gathered_with_a_note() -> None:
     assert [note.severity for note in found] == ["note", "note"]
     assert "are gathered over `ep`" in found[0].message
     assert "over `ep` alone" in (found[0].help or "")
-    assert program.local.info.ways == []
+    assert program.local.info.strategies == []
     assert calls(program.plan(), "all_gather", "forward") == 2
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from shardlang.api import Program
 from shardlang.compiler.driver import compile_spec
-from shardlang.ir.experts.ways import Way
+from shardlang.ir.experts.strategies import Strategy
 from shardlang.proof.report import TOLERANCE
 from shardlang.spec import load_spec_text
 
@@ -61,9 +61,9 @@ def check(made: Program) -> None:
     assert not set(routers) & set(report.unused)
 
 
-def taken(made: Program) -> list[Way]:
+def taken(made: Program) -> list[Strategy]:
     """The way of every layer."""
-    return [ways.taken for ways in made.local.info.ways]
+    return [strategies.taken for strategies in made.local.info.strategies]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -71,7 +71,7 @@ def taken(made: Program) -> list[Way]:
 def test_rows_are_routed(name: str, top: int, tmp_path: Path) -> None:
     made = program(name, tmp_path, top)
     check(made)
-    assert taken(made) == [Way.ROUTE_ROWS] * LAYERS
+    assert taken(made) == [Strategy.ROUTE_ROWS] * LAYERS
     plan = json.loads(json.dumps(made.plan()))
     rows = [row for row in plan["collectives"] if row["op"] == "all_to_all"]
     assert [row["phase"] for row in rows].count("forward") == 2 * LAYERS
@@ -101,19 +101,19 @@ def test_routing_moves_less_than_gathering(tmp_path: Path) -> None:
 def test_all_experts_of_every_token_gather_rows(tmp_path: Path) -> None:
     made = program("mixtral", tmp_path, 5)
     check(made)
-    assert taken(made) == [Way.GATHER_ROWS] * LAYERS
+    assert taken(made) == [Strategy.GATHER_ROWS] * LAYERS
     assert made.plan()["totals"]["forward"]["all_to_all"]["count"] == 0
 
 
 def test_many_tokens_gather_experts(tmp_path: Path) -> None:
     made = program("mixtral", tmp_path, 5, length=150)
-    assert taken(made) == [Way.GATHER_EXPERTS] * LAYERS
+    assert taken(made) == [Strategy.GATHER_EXPERTS] * LAYERS
     assert made.plan()["totals"]["forward"]["all_to_all"]["count"] == 0
 
 
 def test_experts_over_both_axes_of_the_batch(tmp_path: Path) -> None:
     made = program("mixtral", tmp_path, 2, experts="dp*ep")
     check(made)
-    assert taken(made) == [Way.ROUTE_ROWS] * LAYERS
+    assert taken(made) == [Strategy.ROUTE_ROWS] * LAYERS
     rows = [row for row in made.plan()["collectives"] if row["op"] == "all_to_all"]
     assert {tuple(row["axes"]) for row in rows} == {("dp", "ep")}

@@ -142,7 +142,7 @@ def test_a_joint_all_reduce_goes_back_over_the_replicated_axes() -> None:
         back = Reshard((A, C), summed, Layout((WHOLE,), varying=frozenset(replicated))).adjoint
         assert back.axes == replicated
         assert back.kind is (Kind.ALL_REDUCE if replicated else Kind.NOTHING)
-        assert sent_bytes(back, 4) == 2 * 24 * (back.ways - 1) // back.ways
+        assert sent_bytes(back, 4) == 2 * 24 * (back.members - 1) // back.members
 
 
 @pytest.mark.parametrize("kind", draw.ROUTES)

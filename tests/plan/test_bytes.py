@@ -7,25 +7,25 @@ from shardlang.plan.types import OPS, Phase, Plan
 from tests.plan.plans import FSDP, SP, STACK, TP, plan
 
 F32 = 4
-DP, TP_WAYS = 2, 4
+DP, TP_SIZE = 2, 4
 D, F = 8, 24
 ACTIVATION = 4 // DP * 12 * D * F32
 """Bytes of `b s d` on one device, split over dp and whole over tp."""
 
-LOCAL_PARAMS = (F // TP_WAYS * D + F // TP_WAYS + D * F // TP_WAYS + D) * F32
+LOCAL_PARAMS = (F // TP_SIZE * D + F // TP_SIZE + D * F // TP_SIZE + D) * F32
 """Bytes of a block's parameters on one device under tensor parallelism."""
 
 WHOLE_PARAMS = (F * D + F + D * F + D) * F32
 
 
-def all_reduce(size: int, ways: int) -> int:
+def all_reduce(size: int, members: int) -> int:
     """Bytes that one device sends in a ring all-reduce."""
-    return 2 * size * (ways - 1) // ways
+    return 2 * size * (members - 1) // members
 
 
-def gather(size: int, ways: int) -> int:
+def gather(size: int, members: int) -> int:
     """Bytes that one device sends in a ring all-gather or reduce-scatter of a tensor of `size`."""
-    return size * (ways - 1) // ways
+    return size * (members - 1) // members
 
 
 def sums(found: Plan, phase: Phase, axis: str) -> dict[str, Total]:

@@ -69,10 +69,10 @@ def test_sizes_that_an_input_has_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("size", "least"), [(1000, 8), (1001, 8), (7, 8), (30, 16)])
 def test_a_smaller_size_leaves_the_same_remainder_or_none(size: int, least: int) -> None:
-    for ways in (2, 3, 4):
-        made = smaller(size, ways, least)
+    for shards in (2, 3, 4):
+        made = smaller(size, shards, least)
         assert made <= size
-        assert (made % ways == 0) == (size % ways == 0)
+        assert (made % shards == 0) == (size % shards == 0)
 
 
 def test_there_may_be_nothing_to_cut(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def shardings(rule: Rule, axis: Axis, empty: bool) -> Iterator[Sharding]:
 
 
 def check(
-    op: Any, *args: Any, ways: tuple[int, ...] = (2, 3), empty: bool = True, **kwargs: Any
+    op: Any, *args: Any, sizes: tuple[int, ...] = (2, 3), empty: bool = True, **kwargs: Any
 ) -> int:
     """Number of shardings of the call that were compared."""
     call, tensors = call_of(op, *args, **kwargs)
@@ -72,8 +72,8 @@ def check(
     assert declared is not None, f"{op} has no rule"
     rule = declared.bind(call)
     count = 0
-    for way in ways:
-        axis = Axis("a", way)
+    for size in sizes:
+        axis = Axis("a", size)
         for sharding in shardings(rule, axis, empty):
             _compare(declared, call, sharding, tensors, Mesh((axis,)))
             count += 1

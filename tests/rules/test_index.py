@@ -63,8 +63,8 @@ def test_one_hot_and_lookups() -> None:
 
 
 def test_a_row_split_over_more_devices_than_indices() -> None:
-    assert check(aten.index.Tensor, _x(2, 3), [torch.tensor([1, 0])], ways=(3,)) == 4
-    assert check(aten.gather.default, _x(2, 3), 0, torch.tensor([[1, 0, 1]]), ways=(3,)) > 0
+    assert check(aten.index.Tensor, _x(2, 3), [torch.tensor([1, 0])], sizes=(3,)) == 4
+    assert check(aten.gather.default, _x(2, 3), 0, torch.tensor([[1, 0, 1]]), sizes=(3,)) > 0
 
 
 def test_a_mask_that_sizes_the_result_is_refused() -> None:

@@ -32,4 +32,4 @@ def test_shards(op: object, args: tuple[object, ...]) -> None:
 
 
 def test_select_of_booleans_keeps_the_dim_whole() -> None:
-    assert check(aten.select.int, torch.randn(5, 3) > 0, 0, 1, ways=(2,)) == 1
+    assert check(aten.select.int, torch.randn(5, 3) > 0, 0, 1, sizes=(2,)) == 1

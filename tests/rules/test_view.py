@@ -59,9 +59,9 @@ def test_shards(op: object, args: tuple[object, ...]) -> None:
 
 
 def test_squeeze_of_a_local_size_of_one() -> None:
-    assert check(aten.squeeze.default, torch.randn(3, 1, 2, requires_grad=True), ways=(3,)) == 3
-    assert check(aten.squeeze.dim, torch.randn(3, 2), 0, ways=(3,)) == 3
+    assert check(aten.squeeze.default, torch.randn(3, 1, 2, requires_grad=True), sizes=(3,)) == 3
+    assert check(aten.squeeze.dim, torch.randn(3, 2), 0, sizes=(3,)) == 3
 
 
 def test_expand_of_a_broadcast_dim() -> None:
-    assert check(aten.expand.default, torch.randn(5, 1, 3), [5, 4, 3], ways=(2,)) == 4
+    assert check(aten.expand.default, torch.randn(5, 1, 3), [5, 4, 3], sizes=(2,)) == 4

@@ -59,8 +59,8 @@ class Router:
         return self._last[1]
 
     def _exchange(self, groups: Tensor) -> RowExchange:
-        goals, ways = self._goals(self._ordered(groups)), len(self.members)
-        counts = torch.bincount(self._senders + goals, minlength=ways**2).view(ways, ways).tolist()
+        goals, n = self._goals(self._ordered(groups)), len(self.members)
+        counts = torch.bincount(self._senders + goals, minlength=n**2).view(n, n).tolist()
         order = goals.split_with_sizes(self._sizes)[self.index].argsort(stable=True)
         return RowExchange(order, counts[self.index], [row[self.index] for row in counts])
 
