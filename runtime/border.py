@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Mapping
+from typing import Protocol
+
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from shardlang.runtime.autograd import Context, WithSharding
+from shardlang.runtime.autograd import Context
+from shardlang.runtime.errors import RunError
 from shardlang.runtime.once import once
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.tensor import Sharded, sharded
@@ -26,15 +31,45 @@ def cut(full: Tensor, sharding: Sharding) -> Sharded:
     return sharded(held.view(held.shape) if held is full else held, sharding)
 
 
-def around(held: Tensor, sharding: Sharding) -> Sharded:
-    """A shard that a program gives as the whole tensor; its gradient is this device's shard.
+class Leaving:
+    """The outputs of one call; what a loop hangs onto them is looked at when a gradient comes.
 
-    What is computed with it outside is the same on every device, so each has the whole gradient.
+    A program computes outputs from others, the loss from the logits say, and not through the tensor
+    that it gives for them: a hook on it would miss that part of the gradient.
     """
-    if held.requires_grad and torch.is_grad_enabled():
-        made: Sharded = _Around.apply(held, sharding)  # type: ignore[no-untyped-call]
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        """`names`: the outputs from which others are computed, by place."""
+        self._names = names
+        self._given: list[tuple[str, weakref.ref[Tensor]]] = []
+
+    def around(self, place: int, held: Tensor, sharding: Sharding | None) -> Tensor:
+        """An output from what the program gives: the whole tensor around a shard, if it is split.
+
+        What is computed with it outside is the same on every device, so each has the whole
+        gradient, and gives the program its shard.
+        """
+        if not (held.requires_grad and torch.is_grad_enabled()):
+            return held if sharding is None else sharded(held.detach(), sharding)
+        if sharding is None and not self._names:
+            return held
+        made: Tensor = _Around.apply(held, sharding, self)  # type: ignore[no-untyped-call]
+        if place in self._names:
+            self._given.append((self._names[place], weakref.ref(made)))
         return made
-    return sharded(held.detach(), sharding)
+
+    def check(self) -> None:
+        """Raise SH0613 for a hook on an output that would see a part of its gradient alone."""
+        for name, given in self._given:
+            output = given()
+            if output is not None and (output.retains_grad or output._backward_hooks):
+                raise RunError(
+                    "SH0613",
+                    f"the output `{name}` has a hook, or retains its gradient, and other outputs"
+                    " are computed from it within the program, whose part would be missing",
+                    help=f"compute them outside of the model, from `{name}`, and leave them out of"
+                    " the call; or write the hook into the model's forward",
+                )
 
 
 def taken(given: DTensor, sharding: Sharding) -> Tensor:
@@ -59,16 +94,30 @@ class _Cut(torch.autograd.Function):
         return None if grads[0] is None else plain(grads[0]), None
 
 
+class _WithLeaving(Context, Protocol):
+    sharding: Sharding | None
+    leaving: Leaving
+
+
 class _Around(torch.autograd.Function):
     """Forward, the tensor around the shard; backward, this device's shard of the gradient."""
 
     @staticmethod
-    def forward(ctx: WithSharding, held: Tensor, sharding: Sharding) -> Sharded:
+    def forward(
+        ctx: _WithLeaving, held: Tensor, sharding: Sharding | None, leaving: Leaving
+    ) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.sharding = sharding
-        return sharded(held.detach(), sharding)
+        ctx.sharding, ctx.leaving = sharding, leaving
+        return held.detach() if sharding is None else sharded(held.detach(), sharding)
 
     @staticmethod
-    @once
-    def backward(ctx: WithSharding, *grads: Tensor | None) -> tuple[Tensor | None, None]:
-        return None if grads[0] is None else shard(grads[0], ctx.sharding), None
+    def backward(ctx: _WithLeaving, *grads: Tensor | None) -> tuple[Tensor | None, None, None]:
+        ctx.leaving.check()
+        if ctx.sharding is None or grads[0] is None:
+            return grads[0], None, None
+        return _shard_of(grads[0], ctx.sharding), None, None
+
+
+@once
+def _shard_of(grad: Tensor, sharding: Sharding) -> Tensor:
+    return shard(grad, sharding)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.distributed.tensor import DTensor
 
 from shardlang.ir.leaf import Leaf, LeafKind, ResultKind
 from shardlang.ir.node import info
 from shardlang.ir.printed_type import dtype_name
-from shardlang.ir.program import LocalProgram
-from shardlang.runtime.border import around, taken
+from shardlang.ir.program import LocalProgram, apply_reshard, nodes_of_results
+from shardlang.runtime.border import Leaving, taken
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.executor import load_program
 from shardlang.runtime.groups import Groups
@@ -142,6 +142,7 @@ class LoadedProgram:
             if r.kind is ResultKind.OUTPUT
         }
         self._outputs = {i: sharding if sharding.split else None for i, sharding in lies.items()}
+        self._within = _used_within(program) if groups.mesh.devices > 1 else {}
         self._mutations = [
             (i, r.name) for i, r in enumerate(program.results) if r.kind is ResultKind.MUTATION
         ]
@@ -161,11 +162,9 @@ class LoadedProgram:
 
     @outside
     def _around(self, results: Sequence[Tensor]) -> object:
+        leaving = Leaving(self._within)
         return self.rebuild(
-            [
-                results[i] if sharding is None else around(results[i], sharding)
-                for i, sharding in self._outputs.items()
-            ]
+            [leaving.around(i, results[i], sharding) for i, sharding in self._outputs.items()]
         )
 
     def check_given(self, given: Mapping[str, Tensor]) -> None:
@@ -224,6 +223,29 @@ class LoadedProgram:
                 table[key] = like(table[key], results[place].detach())
             if name not in self._replaced:
                 local(tensor_at(self._slots[name][0])).copy_(results[place])
+
+
+def _used_within(program: LocalProgram) -> dict[int, str]:
+    """The names of the outputs from which others with gradients are computed, by place."""
+    made = nodes_of_results(program)
+    outputs = [i for i, r in enumerate(program.results) if r.kind is ResultKind.OUTPUT]
+    ends = {made[i] for i in outputs if program.results[i].dtype.is_floating_point}
+    return {i: program.results[i].name for i in outputs if _reaches(made[i], ends)}
+
+
+def _reaches(start: fx.Node, ends: set[fx.Node]) -> bool:
+    """Whether a value, as it was before it was laid out as an output, reaches other ones."""
+    ends = ends - {start}
+    while start.target is apply_reshard:
+        start = start.all_input_nodes[0]
+    seen, todo = {start}, [start]
+    while todo:
+        users = todo.pop().users.keys() - seen
+        if users & ends:
+            return True
+        seen |= users
+        todo += users
+    return False
 
 
 def _check_held(leaf: Leaf, held: Tensor, device: torch.device) -> None:

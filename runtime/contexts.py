@@ -12,12 +12,8 @@ from shardlang.ir.compat import under_transforms
 from shardlang.runtime.errors import RunError
 
 
-def refuse_contexts(kind: str, tensors: Iterable[Tensor]) -> None:
-    """Look for a context that the program does not know.
-
-    Args:
-        kind: the kind of the device.
-        tensors: the inputs and parameters of the call.
+def refuse_contexts(kind: str) -> None:
+    """Look for a context that the program does not know, on a device of this kind.
 
     Raises:
         RunError: SH0613.
@@ -29,13 +25,27 @@ def refuse_contexts(kind: str, tensors: Iterable[Tensor]) -> None:
             help="leave the `autocast` of the loop; write it into the model's forward, or build the"
             " model in the lower precision",
         )
-    if under_transforms() or any(map(_has_tangent, tensors)):
-        raise RunError(
-            "SH0613",
-            "the call runs under forward-mode differentiation or a transform of `torch.func`, and"
-            " the program has a backward alone",
-            help="use `loss.backward()` or `torch.autograd.grad`",
-        )
+    if under_transforms():
+        raise _transformed()
+
+
+def refuse_tangents(tensors: Iterable[Tensor]) -> None:
+    """Look for inputs and parameters that are differentiated forwards.
+
+    Raises:
+        RunError: SH0613.
+    """
+    if any(map(_has_tangent, tensors)):
+        raise _transformed()
+
+
+def _transformed() -> RunError:
+    return RunError(
+        "SH0613",
+        "the call runs under forward-mode differentiation or a transform of `torch.func`, and"
+        " the program has a backward alone",
+        help="use `loss.backward()` or `torch.autograd.grad`",
+    )
 
 
 def _has_tangent(tensor: Tensor) -> bool:

@@ -236,7 +236,9 @@ def _write_back(into: ShardedBase, full: Tensor) -> None:
         raise RunError(
             "SH0620",
             f"a sharded tensor of {list(into.shape)} cannot become one of {list(full.shape)}",
-            help="change the model before it is compiled",
+            help="do it to a whole tensor, and copy that: `whole = p.full_tensor()`, then"
+            " `torch.nn.init.orthogonal_(whole)`, say, then `p.copy_(whole)`, under"
+            " `torch.no_grad()`",
         )
     if full is not into._local_tensor:
         into._local_tensor.copy_(into.sharding.cut(full))

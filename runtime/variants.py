@@ -31,7 +31,7 @@ from shardlang.runtime.calls import (
     wrong_shape,
 )
 from shardlang.runtime.changes import Changes, Due
-from shardlang.runtime.contexts import refuse_contexts
+from shardlang.runtime.contexts import refuse_contexts, refuse_tangents
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.kept import Kept
 from shardlang.runtime.outside import outside
@@ -189,10 +189,10 @@ class Variants:
 
     def _to_answer(self, args: Sequence[object], kwargs: Mapping[str, object]) -> Asked:
         """What a call of the module asks for on this rank; nothing of it is collective."""
+        refuse_contexts(self.groups.device.type)
         tensors, arguments = self.compiler.flatten(args, kwargs)
         self.check()
-        found = (*tensors.values(), *self._parameters())
-        refuse_contexts(self.groups.device.type, found)
+        refuse_tangents((*tensors.values(), *self._parameters()))
         whole = {name: self._whole_shape(name, given) for name, given in tensors.items()}
         call = self._call(whole, tensors, arguments)
         self.compiler.check(call, strict=False)

@@ -47,11 +47,15 @@ class LocalProgram:
         return hashlib.sha256(self.text().encode()).hexdigest()
 
 
+def nodes_of_results(program: LocalProgram) -> list[fx.Node]:
+    """The node of every result, in order; what the graph returns beside tensors is left out."""
+    output = next(iter(reversed(program.graph.nodes)))
+    return [node for node in output.args[0] if node is not None]
+
+
 def seeds_of(program: LocalProgram) -> list[fx.Node]:
     """The results whose gradient is given: the loss, or every output where there is none."""
-    output = next(iter(reversed(program.graph.nodes)))
-    present = [node for node in output.args[0] if node is not None]
-    pairs = zip(program.results, present, strict=True)
+    pairs = zip(program.results, nodes_of_results(program), strict=True)
     return [
         node
         for result, node in pairs

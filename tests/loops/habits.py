@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import apart
+import more
 import net
 import outside
 import page
@@ -74,6 +75,12 @@ def everything() -> dict[str, Any]:
     found["refused"] = _refused(modules[0], mine[0])
     found["apart"] = apart.said(modules[0], mine[0])
     found["comparisons"] = apart.comparisons(modules[0], mine[0])
+    found["more"] = more.gaps(modules[0], twin(modules[0]), whole)
+    alone = folder / f"hidden{dist.get_rank()}"
+    alone.mkdir()
+    found["hooked"] = more.hidden(alone, dist.get_world_size())
+    hook = more.said(modules[0], mine[0], "logits", lambda x: x.register_hook(torch.tanh))
+    found["hooked"]["split"] = hook
     found["outside"] = outside.all_gaps(modules, whole, twin, folder / f"cached{dist.get_rank()}")
     found["broadcast"] = [_broadcast(module, whole) for module in modules]
     return found
@@ -297,6 +304,12 @@ def _refused(module: Any, mine: Any) -> dict[str, tuple[str, str]]:
             made = torch.autograd.forward_ad.make_dual(m.norm.weight.detach(), ones)
             torch.func.functional_call(m, {"norm.weight": made}, (), mine)
 
+    def transformed(m: Any) -> None:
+        def loss(params: Any) -> Any:
+            return torch.func.functional_call(m, params, (), mine)["loss"]
+
+        torch.func.grad(loss)({"norm.weight": m.norm.weight.detach()})
+
     acts: dict[str, Any] = {
         "untied": untie,
         "whole": lambda m: setattr(m.up, "weight", nn.Parameter(torch.ones(m.up.weight.shape))),
@@ -311,6 +324,8 @@ def _refused(module: Any, mine: Any) -> dict[str, tuple[str, str]]:
         "broadcast": lambda m: dist.broadcast(m.up.weight.data, 0),
         "gathered": gather,
         "dual": dual,
+        "transformed": transformed,
+        "orthogonal": lambda m: nn.init.orthogonal_(m.up.weight),
     }  # fmt: skip
     return {name: _refusal(act, copy.deepcopy(module), mine) for name, act in acts.items()}
 

@@ -105,6 +105,8 @@ REFUSED = {
     "broadcast": ("SH0620", "gradients are those of the whole batch already"),
     "gathered": ("SH0620", "`p.full_tensor()` gathers"),
     "dual": ("SH0613", "forward-mode"),
+    "transformed": ("SH0613", "a transform of `torch.func`"),
+    "orthogonal": ("SH0620", "`torch.nn.init.orthogonal_(whole)`, say, then `p.copy_(whole)`"),
 }
 
 
@@ -138,6 +140,21 @@ def test_what_one_rank_changes_alone_is_found_on_all(ran: Results) -> None:
 
 def test_replicas_are_compared_a_few_times(ran: Results) -> None:
     assert all(rank["comparisons"] == 5 for rank in ran)
+
+
+def test_other_habits_do_what_they_do_to_the_plain_model(ran: Results) -> None:
+    for rank in ran:
+        assert len(rank["more"]) == 15
+        assert {name: gap for name, gap in rank["more"].items() if not gap < 1e-10} == {}
+
+
+def test_a_hook_that_would_see_a_part_of_a_gradient_is_refused(ran: Results) -> None:
+    for rank in ran:
+        hooked = rank["hooked"]
+        assert hooked.pop("last") == ("", "")
+        for name, (code, words) in hooked.items():
+            output = "logits" if name == "split" else "hidden"
+            assert code == "SH0613" and f"the output `{output}` has a hook, or retains" in words
 
 
 def test_losses_outside_are_as_on_the_plain_model(ran: Results) -> None:
