@@ -42,7 +42,7 @@ class SumOfAll(torch.autograd.Function):
 
 
 def slice_of(full: Tensor, dim: int) -> nn.Parameter:
-    """This rank's part of a weight."""
+    """This rank's shard of a weight."""
     part = full.detach().chunk(dist.get_world_size(), dim)[dist.get_rank()]
     return nn.Parameter(part.clone())
 
@@ -130,7 +130,7 @@ class Llama(nn.Module):
         return SumOfAll.apply(functional.embedding(local, self.embed) * inside.unsqueeze(-1))
 
     def local(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids within this rank's part of the vocabulary, and where they are."""
+        """Ids within this rank's shard of the vocabulary, and where they are."""
         local = ids - self.first
         inside = (local >= 0) & (local < self.embed.shape[0])
         return local.where(inside, 0), inside

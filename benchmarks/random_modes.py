@@ -2,7 +2,7 @@
 
 Forward and backward in eager mode on one thread. Rounds are interleaved; a ratio is of one round,
 against the plain dropout of the whole tensor. Memory is the peak above what was there before
-(`VmHWM`, reset by `/proc/self/clear_refs`), in units of this device's part of the tensor.
+(`VmHWM`, reset by `/proc/self/clear_refs`), in units of this device's shard of the tensor.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ class Scatter:
         return torch.stack(list(shards)).view(rows)
 
     def unpack(self, message: Tensor) -> Tensor:
-        """This device's part, from the row that it received."""
+        """This device's shard, from the row that it received."""
         out = message.reshape(self.cell)
         dim = self.parts.dim
         return out if self.size == self.cell[dim] else out.narrow(dim, 0, self.size)
@@ -201,7 +201,7 @@ def _grown(x: Tensor, dim: int, missing: int) -> Tensor:
 
 @dataclass(slots=True)
 class Cut:
-    """This device's part of what it holds."""
+    """This device's shard of what it holds."""
 
     dim: int
     where: slice | Tensor
@@ -215,7 +215,7 @@ class Cut:
 
 @dataclass(slots=True)
 class Pad:
-    """This device's part in its place, zeros around it: the adjoint of `Cut`."""
+    """This device's shard in its place, zeros around it: the adjoint of `Cut`."""
 
     dim: int
     where: slice | Tensor

@@ -102,7 +102,7 @@ class Program:
         return self.compiled.diagnostics
 
     def load(self, device: str | torch.device = "cpu", seed: int = 0) -> ShardedModule:
-        """This rank's part of the model: an ordinary module with local parameters. Collective.
+        """This rank's shards of the model: an ordinary module with local parameters. Collective.
 
         Under torchrun, or any launcher that sets `RANK` and `WORLD_SIZE`, every rank calls this.
         `device` is `cpu` (gloo) or `cuda` (NCCL).

@@ -3,8 +3,8 @@
 A dim is a row of *blocks*, each a mixed-radix number of *factors*, major to minor; every factor
 may be split over a product of mesh axes. A plain dim is one block of one factor. `tp(3)` is one
 block `(3)(n/3 @tp)`; unequal packed blocks are several blocks; a flattened `batch x seq` dim whose
-parts are both sharded is `(8@dp)(128@tp)`. So a reshape only regroups factors, and uneven heads are
-`(5@tp)(64)`: the split falls between heads, not inside one.
+digits are both sharded is `(8@dp)(128@tp)`. So a reshape only regroups factors, and uneven heads
+are `(5@tp)(64)`: the split falls between heads, not inside one.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from shardlang.ir.mesh import Axis, Coord
 
 
-def split(size: int, parts: int, index: int) -> tuple[int, int]:
-    """Start and length of shard `index` of `size` split evenly over `parts`."""
-    base, extra = divmod(size, parts)
+def split(size: int, shards: int, index: int) -> tuple[int, int]:
+    """Start and length of shard `index` of `size` split evenly into `shards`."""
+    base, extra = divmod(size, shards)
     return index * base + min(index, extra), base + (index < extra)
 
 

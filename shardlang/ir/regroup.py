@@ -14,25 +14,25 @@ from shardlang.ir.factor import Block, Factor, block_size, stretches
 from shardlang.ir.mesh import Axis
 
 
-def join_factors(parts: Iterable[DimLayout]) -> DimLayout | None:
-    """The dim whose mixed-radix digits are `parts`, major to minor; None if it cannot be written.
+def join_factors(digits: Iterable[DimLayout]) -> DimLayout | None:
+    """The dim whose mixed-radix digits are `digits`, major to minor; None if it cannot be written.
 
-    A part of several unequal blocks can only be the major one when the rest are whole.
+    A digit of several unequal blocks can only be the major one when the rest are whole.
     """
     blocks: list[Block] = [()]
-    for part in parts:
-        if len(part.blocks) == 1:
-            blocks = [block + part.blocks[0] for block in blocks]
+    for digit in digits:
+        if len(digit.blocks) == 1:
+            blocks = [block + digit.blocks[0] for block in blocks]
         elif all(block_size(block) == 1 for block in blocks):
-            blocks = [block + more for block in blocks for more in part.blocks]
+            blocks = [block + more for block in blocks for more in digit.blocks]
         else:
             return None
     return DimLayout(tuple(blocks))
 
 
-def join_blocks(parts: Iterable[DimLayout]) -> DimLayout:
-    """The dim that is `parts` one after the other."""
-    return DimLayout(tuple(block for part in parts for block in part.blocks))
+def join_blocks(dims: Iterable[DimLayout]) -> DimLayout:
+    """The dim that is `dims` one after the other."""
+    return DimLayout(tuple(block for dim in dims for block in dim.blocks))
 
 
 def split_blocks(dim: DimLayout, sizes: tuple[int, ...]) -> tuple[tuple[DimLayout, ...], set[Axis]]:
@@ -44,24 +44,24 @@ def split_blocks(dim: DimLayout, sizes: tuple[int, ...]) -> tuple[tuple[DimLayou
         return (dim,), set()
     kept = dim
     while kept.axes:
-        parts = _cut(kept, sizes)
-        if parts is not None:
-            return parts, set(dim.axes) - set(kept.axes)
+        cuts = _cut(kept, sizes)
+        if cuts is not None:
+            return cuts, set(dim.axes) - set(kept.axes)
         kept = kept.without(kept.axes[-1:])
     return tuple(DimLayout.whole(size) for size in sizes), set(dim.axes)
 
 
 def _cut(dim: DimLayout, sizes: tuple[int, ...]) -> tuple[DimLayout, ...] | None:
     """Exact cut of a dim along its block borders."""
-    parts, queue = [], stretches(dim.blocks)
+    cuts, queue = [], stretches(dim.blocks)
     for size in sizes:
         taken: list[Block] = []
         while sum(block_size(b) for b in taken) < size and queue:
             taken.append(queue.pop(0))
         if sum(block_size(b) for b in taken) != size:
             return None
-        parts.append(DimLayout(tuple(taken)) if taken else DimLayout.whole(0))
-    return None if queue else tuple(parts)
+        cuts.append(DimLayout(tuple(taken)) if taken else DimLayout.whole(0))
+    return None if queue else tuple(cuts)
 
 
 def split_factors(

@@ -92,7 +92,7 @@ class Rule:
         what is done element by element is not counted. The gradient of each operand takes as many.
 
         Args:
-            sizes: the size of each factor, such as that of a device's part; default: the whole.
+            sizes: the size of each factor, such as that of a device's shard; default: the whole.
         """
         sizes = dict(self.sizes) if sizes is None else sizes
         return sum(2 * math.prod(sizes[name] for name in names) for names in self.products)

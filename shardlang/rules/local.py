@@ -208,7 +208,7 @@ def _shared_heads(x: Tensor, query: Tensor) -> Tensor:
 
 
 def cut_out(full: Tensor, at: Sequence[Place], sizes: Sequence[int]) -> Tensor:
-    """This device's part of a global tensor."""
+    """This device's shard of a global tensor."""
     for dim, (where, size) in enumerate(zip(at, sizes, strict=True)):
         if isinstance(where, int):
             full = full.narrow(dim, where, size)
@@ -220,7 +220,7 @@ def cut_out(full: Tensor, at: Sequence[Place], sizes: Sequence[int]) -> Tensor:
 def put_in(
     x: Tensor, shape: Sequence[int], at: Sequence[Place], steps: Sequence[int] | None = None
 ) -> Tensor:
-    """A global tensor of ones, with the given steps in memory, and this device's part in it."""
+    """A global tensor of ones, with the given steps in memory, and this device's shard in it."""
     full = x.new_ones(shape) if steps is None else x.new_empty_strided(shape, steps).fill_(1)
     grid = [
         indices(where, size, x.device).view([-1 if i == dim else 1 for i in range(x.dim())])
@@ -236,7 +236,7 @@ def drawn(
     *args: object,
     **kwargs: object,
 ) -> Tensor:
-    """This device's part of a random tensor that every device draws in full."""
+    """This device's shard of a random tensor that every device draws in full."""
     return cut_out(make(*args, **kwargs), at, sizes).clone()
 
 
@@ -249,7 +249,7 @@ def drawn_like(
     *args: object,
     **kwargs: object,
 ) -> Tensor:
-    """This device's part of a random tensor drawn in the shape and order of a global tensor."""
+    """This device's shard of a random tensor drawn in the shape and order of a global tensor."""
     full = x.new_empty_strided(shape, strides).zero_()
     return drawn(make, at, x.shape, full, *args, **kwargs)
 
@@ -263,7 +263,7 @@ def drawn_by(
     sizes: Sequence[int],
     steps: Sequence[int] | None = None,
 ) -> Tensor:
-    """This device's part of numbers drawn by element-wise parameters, of which it has its part.
+    """This device's shard of numbers drawn by element-wise parameters, of which it has its shard.
 
     The first one has the given steps in memory, if any are given.
     """
@@ -282,7 +282,7 @@ def dropped(
     strides: Sequence[int],
     p: float,
 ) -> Tensor:
-    """Dropout by this device's part of the mask that one device would draw for the whole tensor."""
+    """Dropout by this device's shard of the mask that one device would draw for the whole."""
     ones = x.new_empty_strided(shape, strides).fill_(1)
     return x * cut_out(make(ones, p, True), at, x.shape)
 

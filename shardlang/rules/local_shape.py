@@ -88,7 +88,7 @@ def triangle_here(
 def arange_here(
     start: float, step: float, at: Place, size: int, *, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """This device's part of an arange."""
+    """This device's shard of an arange."""
     if not dtype.is_floating_point:
         return (int(start) + indices(at, size, device) * int(step)).to(dtype)
     return (start + indices(at, size, device).to(torch.float64) * step).to(dtype)
@@ -98,6 +98,6 @@ def eye_here(
     rows: Place, row_count: int, columns: Place, column_count: int,
     *, dtype: torch.dtype, device: torch.device,
 ) -> Tensor:  # fmt: skip
-    """This device's part of an identity matrix."""
+    """This device's shard of an identity matrix."""
     row = indices(rows, row_count, device)[:, None]
     return (row == indices(columns, column_count, device)).to(dtype)

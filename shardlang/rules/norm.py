@@ -170,7 +170,7 @@ def _by_channel(call: Call) -> str:
 
 
 def _lower_batch_norm(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
-    """Statistics of the whole batch, not of each device's part of it."""
+    """Statistics of the whole batch, not of each device's shard of it."""
     x = in_wide(emit, call.operand("input"))
     made, _, _ = standardise(emit, x, _batch_dims(call), call.number("eps"))
     rank = call.rank("input")

@@ -29,7 +29,7 @@ aten = torch.ops.aten
 
 
 def _places(layout: Layout) -> list[PlaceArgument]:
-    """Where a device's part lies in each dim."""
+    """Where a device's shard lies in each dim."""
     return [place(dim) for dim in layout.dims]
 
 

@@ -30,7 +30,7 @@ def _totals_spec(call: Call) -> str:
 
 
 def _here(call: Call, sharding: Sharding) -> LocalCall:
-    """Hand over where the device's part of the dim lies."""
+    """Hand over where the device's shard of the dim lies."""
     dim = sharding.operand(0).dims[call.integer("dim")]
     return call.replace(at=place(dim)) if dim.axes else call.replace()
 

@@ -125,7 +125,7 @@ _kept = _implement("stream_kept", _flips)
 def drawn_apart(
     op: OpOverload, key: Tensor, draw: int, part: int, *args: object, **kwargs: object
 ) -> object:
-    """What a random op of `on_stream` gives for this device's part; no gradient."""
+    """What a random op of `on_stream` gives for this device's shard; no gradient."""
     mine = [x.detach() if isinstance(x, Tensor) else x for x in args]
     return op(key, draw, part, *mine, **kwargs)
 
@@ -133,7 +133,7 @@ def drawn_apart(
 def dropped_apart(
     x: Tensor, key: Tensor, draw: int, part: int, p: float, dims: int | None = None
 ) -> Tensor:
-    """Dropout of this device's part; with `dims`, whole slices of the first so many dims."""
+    """Dropout of this device's shard; with `dims`, whole slices of the first so many dims."""
     return _scaled(x, _kept(key, draw, part, _size(x, dims), p, device=x.device), p)
 
 
@@ -145,7 +145,7 @@ def _size(x: Tensor, dims: int | None) -> Sequence[int]:
 def dropped_with_mask_apart(
     x: Tensor, key: Tensor, draw: int, part: int, p: float
 ) -> tuple[Tensor, Tensor]:
-    """Dropout of this device's part, and its mask."""
+    """Dropout of this device's shard, and its mask."""
     kept = _kept(key, draw, part, x.shape, p, device=x.device)
     return _scaled(x, kept, p), kept
 
@@ -165,7 +165,7 @@ _ALPHA = 1.7580993408473766
 def alpha_dropped_apart(
     x: Tensor, key: Tensor, draw: int, part: int, p: float, dims: int | None = None
 ) -> Tensor:
-    """Alpha dropout of this device's part, which keeps mean and variance, as ATen's."""
+    """Alpha dropout of this device's shard, which keeps mean and variance, as ATen's."""
     mask: Tensor = _kept(key, draw, part, _size(x, dims), p, device=x.device)
     kept = mask.to(x.dtype)
     if p == 1:
@@ -177,6 +177,6 @@ def alpha_dropped_apart(
 def rrelu_apart(
     op: OpOverload, x: Tensor, key: Tensor, draw: int, part: int, lower: float, upper: float
 ) -> Tensor:
-    """Leaky ReLU with random slopes, which `op` draws for this device's part."""
+    """Leaky ReLU with random slopes, which `op` draws for this device's shard."""
     slope = op(key, draw, part, x.detach(), float(lower), float(upper))
     return torch.where(x > 0, x, x * slope)

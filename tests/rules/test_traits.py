@@ -48,7 +48,7 @@ def _masked(x: Tensor, weight: Tensor, groups: Tensor, at: int) -> Tensor:
 
 
 def _wrapped(weight: Tensor, indices: Tensor) -> Tensor:
-    """Rows of a device's part of a table, and no zeros."""
+    """Rows of a device's shard of a table, and no zeros."""
     return weight[indices % len(weight)]
 
 

@@ -145,8 +145,8 @@ class Reference:
 
 def _summands(x: Tensor, generator: torch.Generator) -> Tensor:
     """`PARTS` random tensors whose sum is `x`."""
-    parts = [_random_like(x, generator) for _ in range(PARTS - 1)]
-    return torch.stack([*parts, x - sum(parts)]).to(x.dtype)
+    summands = [_random_like(x, generator) for _ in range(PARTS - 1)]
+    return torch.stack([*summands, x - sum(summands)]).to(x.dtype)
 
 
 def _random_like(x: Tensor, generator: torch.Generator) -> Tensor:

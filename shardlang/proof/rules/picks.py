@@ -47,11 +47,11 @@ def wrong_picks(node: fx.Node, operands: list[Tensor], results: list[Tensor]) ->
             if own[~mine].any():
                 yield f"result {place} has more than zeros in rows that pick from other devices"
             if not torch.allclose(own[mine], whole[mine], equal_nan=True):
-                yield f"result {place} has other rows where they pick from the device's own part"
+                yield f"result {place} has other rows where they pick from the device's own shard"
 
 
 def _picked(picks: Picks, split: Sharding, operands: list[Tensor], coord: Coord) -> Tensor:
-    """Which rows pick from a device's part."""
+    """Which rows pick from a device's shard."""
     table = split.factors[picks.table]
     chosen = operands[picks.chooser]
     chosen = torch.where(chosen < 0, chosen + table.size, chosen)
