@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import fx
 
 from shardlang.ir.compat import tree_leaves
+from shardlang.ir.graph import ShardGraph
 from shardlang.ir.node import info
 from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.errors import PassError
+from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.invariants.traced import checks_dropped
 from shardlang.passes.normalize.fx_edit import is_op
 
 aten = torch.ops.aten
@@ -22,6 +28,24 @@ _CHECKS = [
     torch._check,
 ]
 _ON_DATA = [aten._assert_async, aten._assert_scalar, aten._functional_assert_async]
+
+
+@dataclass(frozen=True, slots=True)
+class DropChecks:
+    """Drop checks, and note the lines of the model that check data."""
+
+    name: str = "drop_checks"
+    establishes: ClassVar[tuple[Invariant, ...]] = (checks_dropped,)
+    retires: ClassVar[tuple[Invariant, ...]] = ()
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        """Drop them.
+
+        Raises:
+            PassError: a value depends on a number that is taken from a tensor.
+        """
+        graph.info.checks += drop_checks(graph.graph)
+        return graph
 
 
 def drop_checks(graph: fx.Graph) -> list[str]:

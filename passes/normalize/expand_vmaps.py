@@ -7,15 +7,34 @@ that stretch again, with PyTorch's own batching rules, gives the operators that 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import Argument
 
+from shardlang.ir.graph import ShardGraph
 from shardlang.ir.node import info
 from shardlang.ir.rewriter import Rewriter
+from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.invariants.traced import vmaps_expanded
 
 _ENTRY, _EXIT = "_vmap_increment_nesting", "_vmap_decrement_nesting"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpandVmaps:
+    """Write what runs under `torch.vmap` out as operators on whole batches."""
+
+    name: str = "expand_vmaps"
+    establishes: ClassVar[tuple[Invariant, ...]] = (vmaps_expanded,)
+    retires: ClassVar[tuple[Invariant, ...]] = ()
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        """Replace every vmap, nested ones with it."""
+        expand_vmaps(graph.graph)
+        return graph
 
 
 def expand_vmaps(graph: fx.Graph) -> None:

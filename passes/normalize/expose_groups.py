@@ -7,11 +7,17 @@ can be routed, and it runs in float64.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import fx
 
+from shardlang.ir.graph import ShardGraph
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rewriter import Rewriter
+from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.invariants.traced import groups_exposed
 from shardlang.rules.call import Call
 from shardlang.rules.experts.local_grouped import grouped_mm as _product_by_groups
 
@@ -22,6 +28,20 @@ _GROUPED_MM = torch.ops.shardlang.grouped_mm.default
 
 SORTED = ("aten::_grouped_mm", "transformers::grouped_mm_fallback")
 """Ops that take rows `s i`, matrices `e i o`, and the ends of `e` groups."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExposeGroups:
+    """Write products of sorted rows as products by the group of each row."""
+
+    name: str = "expose_groups"
+    establishes: ClassVar[tuple[Invariant, ...]] = (groups_exposed,)
+    retires: ClassVar[tuple[Invariant, ...]] = ()
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        """Replace every product of sorted rows."""
+        expose_groups(graph.graph)
+        return graph
 
 
 def expose_groups(graph: fx.Graph) -> None:

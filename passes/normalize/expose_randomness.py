@@ -8,18 +8,37 @@ ATen), the mask comes from one `aten.dropout`, which draws the same numbers as e
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import fx
 
+from shardlang.ir.graph import ShardGraph
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rewriter import Rewriter
+from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.invariants.traced import randomness_exposed
 from shardlang.passes.normalize.fx_edit import is_op
 from shardlang.rules.attention import one_head_per_query
 from shardlang.rules.call import Call
 
 aten = torch.ops.aten
+
+
+@dataclass(frozen=True, slots=True)
+class ExposeRandomness:
+    """Write attention with dropout out as single operators."""
+
+    name: str = "expose_randomness"
+    establishes: ClassVar[tuple[Invariant, ...]] = (randomness_exposed,)
+    retires: ClassVar[tuple[Invariant, ...]] = ()
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        """Replace every attention with dropout."""
+        expose_randomness(graph.graph)
+        return graph
 
 
 def expose_randomness(graph: fx.Graph) -> None:

@@ -11,17 +11,22 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import fx
 from torch.fx.node import Argument
 
 from shardlang.ir.compat import storage_key
-from shardlang.ir.leaf import LeafKind
+from shardlang.ir.graph import ShardGraph
+from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.node import Value, info, set_info, tensor_of
 from shardlang.ir.rewriter import Rewriter, origin_of
 from shardlang.passes.errors import PassError
+from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.invariants.traced import nothing_written
 from shardlang.passes.normalize.fx_edit import carries_gradient, is_op
+from shardlang.passes.normalize.results import result_of
 from shardlang.passes.normalize.view_inverses import put_back
 from shardlang.passes.normalize.writes import (
     functional_form,
@@ -41,6 +46,29 @@ class _Root:
 
     version: int
     current: fx.Node
+
+
+@dataclass(frozen=True, slots=True)
+class Functionalize:
+    """Make writes functional: what a placeholder holds at the end is a result."""
+
+    name: str = "functionalize"
+    establishes: ClassVar[tuple[Invariant, ...]] = (nothing_written,)
+    retires: ClassVar[tuple[Invariant, ...]] = ()
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        """Rewrite all writes, and return the final value of every placeholder that is written.
+
+        Raises:
+            PassError: a write has no functional form.
+        """
+        final = functionalize(graph.graph)
+        output = graph.output
+        output.args = ((*graph.result_nodes, *final.values()),)
+        graph.results += [
+            result_of(node.name, ResultKind.MUTATION, value) for node, value in final.items()
+        ]
+        return graph
 
 
 def functionalize(graph: fx.Graph) -> dict[fx.Node, fx.Node]:

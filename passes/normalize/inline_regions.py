@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import fx
 from torch.fx.node import Argument
 
 from shardlang.ir.compat import HigherOrderOperator
+from shardlang.ir.graph import ShardGraph
 from shardlang.ir.node import info, set_info
 from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.errors import PassError
+from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.invariants.traced import regions_inlined
 from shardlang.passes.normalize.fx_edit import may_have_gradient
 
 _GRAD_REGION = torch.ops.higher_order.wrap_with_set_grad_enabled
@@ -22,6 +25,25 @@ _AUTOCAST_REGION = torch.ops.higher_order.wrap_with_autocast
 
 
 ArgumentT = TypeVar("ArgumentT", bound=Argument)
+
+
+@dataclass(frozen=True, slots=True)
+class InlineRegions:
+    """Inline the grad-mode and autocast regions that export wraps into submodules."""
+
+    name: str = "inline_regions"
+    establishes: ClassVar[tuple[Invariant, ...]] = (regions_inlined,)
+    retires: ClassVar[tuple[Invariant, ...]] = ()
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        """A flat copy of the graph.
+
+        Raises:
+            PassError: an autocast region that casts, or a branch or a loop.
+        """
+        traced = graph.graph.owning_module
+        graph.graph = inline_regions(traced or fx.GraphModule({}, graph.graph))
+        return graph
 
 
 def inline_regions(traced: fx.GraphModule) -> fx.Graph:

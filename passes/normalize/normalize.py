@@ -1,4 +1,4 @@
-"""normalize: from what export traces to purely functional operators."""
+"""normalize: from what export traces to purely functional operators, in one tuple of passes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,42 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from shardlang.passes.normalize.drop_checks import drop_checks
-from shardlang.passes.normalize.expand_vmaps import expand_vmaps
-from shardlang.passes.normalize.expose_groups import expose_groups
-from shardlang.passes.normalize.expose_randomness import expose_randomness
-from shardlang.passes.normalize.functionalize import functionalize
-from shardlang.passes.normalize.inline_regions import inline_regions
-from shardlang.passes.normalize.keep_draw_order import draw_orders, keep_draw_order
-from shardlang.passes.normalize.plain_draws import plain_draws
-from shardlang.passes.normalize.simplify import simplify
+from shardlang.ir.graph import ShardGraph
+from shardlang.ir.leaf import ResultKind
+from shardlang.ir.mesh import Mesh
+from shardlang.passes.invariants.traced import values_known
+from shardlang.passes.normalize.drop_checks import DropChecks
+from shardlang.passes.normalize.expand_vmaps import ExpandVmaps
+from shardlang.passes.normalize.expose_groups import ExposeGroups
+from shardlang.passes.normalize.expose_randomness import ExposeRandomness
+from shardlang.passes.normalize.functionalize import Functionalize
+from shardlang.passes.normalize.inline_regions import InlineRegions
+from shardlang.passes.normalize.keep_draw_order import KeepDrawOrder
+from shardlang.passes.normalize.note_draw_orders import NoteDrawOrders
+from shardlang.passes.normalize.plain_draws import PlainDraws
+from shardlang.passes.normalize.results import result_of
+from shardlang.passes.normalize.simplify import Simplify
+from shardlang.passes.run_passes import Pass, run_in_order
+
+TRACED = (values_known,)
+"""What holds of a traced graph from the beginning to the end."""
+
+NORMALIZE: tuple[Pass, ...] = (
+    InlineRegions(),
+    DropChecks(),
+    ExpandVmaps(),
+    PlainDraws(),
+    Functionalize(),
+    ExposeRandomness(),
+    ExposeGroups(),
+    NoteDrawOrders(),
+    Simplify(),
+    KeepDrawOrder(),
+)
+"""Afterwards the graph has no submodules, no call that writes an operand, and no runtime checks.
+
+Random ops draw in the order of the model, and what carries no gradient comes from `aten.detach`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,56 +58,32 @@ class Normalized:
     checks: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Normalize:
-    """Make a traced program flat and functional, and its operators few.
-
-    Inlines regions, writes vmaps out, makes writes functional, exposes hidden randomness and
-    groups, and simplifies.
+def normalize(traced: fx.GraphModule) -> Normalized:
+    """A flat and functional copy of a traced graph, of few operators.
 
     Reads `value`, `module` and `source` of every node's record, and of placeholders `leaf`. The
-    result's output node keeps its operands; `run` also returns the final value of every placeholder
-    that the program writes.
+    result's output node keeps its operands.
 
-    Invariants of the result:
-    - no submodules, no operator that writes an operand, no runtime checks;
-    - random operators draw in the order in which they do in the model;
-    - values that must not carry a gradient come from `aten.detach`.
+    Raises:
+        PassError: a program that cannot be brought into this form.
     """
-
-    name: str = "normalize"
-
-    def run(self, traced: fx.GraphModule) -> Normalized:
-        """The normalized graph, and what it no longer shows."""
-        graph = inline_regions(traced)
-        checks = drop_checks(graph)
-        expand_vmaps(graph)
-        plain_draws(graph)
-        final = functionalize(graph)
-        _keep(graph, final)
-        expose_randomness(graph)
-        expose_groups(graph)
-        orders = draw_orders(graph)
-        simplify(graph)
-        keep_draw_order(graph, orders)
-        final = _release(graph, final)
-        graph.lint()
-        return Normalized(graph, final, checks)
+    made = run_in_order(traced_graph(traced), NORMALIZE, TRACED)
+    placeholders = {node.name: node for node in made.graph.find_nodes(op="placeholder")}
+    pairs = list(zip(made.results, made.result_nodes, strict=True))
+    final = {
+        placeholders[result.name]: node
+        for result, node in pairs
+        if result.kind is ResultKind.MUTATION and node is not None
+    }
+    outputs = [node for result, node in pairs if result.kind is ResultKind.OUTPUT]
+    made.output.args = (tuple(outputs),)
+    made.graph.lint()
+    return Normalized(made.graph, final, made.info.checks)
 
 
-def _keep(graph: fx.Graph, final: dict[fx.Node, fx.Node]) -> None:
-    """Return the final values after the outputs, so that simplification keeps them."""
-    output = graph.output_node()
-    results = output.args[0]
-    assert isinstance(results, (tuple, list))
-    output.args = ((*results, *final.values()),)
-
-
-def _release(graph: fx.Graph, final: dict[fx.Node, fx.Node]) -> dict[fx.Node, fx.Node]:
-    """Take the final values out of the output node again."""
-    output = graph.output_node()
-    results = output.args[0]
-    assert isinstance(results, (tuple, list))
-    split = len(results) - len(final)
-    output.args = (tuple(results[:split]),)
-    return dict(zip(final, results[split:], strict=True))
+def traced_graph(traced: fx.GraphModule) -> ShardGraph:
+    """A traced module as a graph for the passes; its outputs are named by their places."""
+    (outputs,) = traced.graph.output_node().args
+    assert isinstance(outputs, (list, tuple))
+    results = [result_of(str(i), ResultKind.OUTPUT, one) for i, one in enumerate(outputs)]
+    return ShardGraph(Mesh(()), traced.graph, [], results)

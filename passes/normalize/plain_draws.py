@@ -6,13 +6,19 @@ of numbers that are drawn as for the operand: in the order of its memory.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import fx
 from torch.fx.node import Target
 
 from shardlang.ir.compat import OpOverload
+from shardlang.ir.graph import ShardGraph
 from shardlang.ir.node import tensor_of
 from shardlang.ir.rewriter import Rewriter
+from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.invariants.traced import draws_plain
 from shardlang.passes.normalize.fx_edit import has_argument, is_op
 from shardlang.rules.call import Call
 from shardlang.rules.placed_draws import placed_flips, placed_flips_by, placed_normal
@@ -24,6 +30,20 @@ _IN_PLACE: dict[Target, tuple[OpOverload, Operator, tuple[str, ...]]] = {
     aten.bernoulli_.float: (aten.bernoulli.p, placed_flips, ("p",)),
     aten.normal_.default: (aten.normal_functional.default, placed_normal, ("mean", "std")),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class PlainDraws:
+    """Write random calls without a generator, and not into their operand."""
+
+    name: str = "plain_draws"
+    establishes: ClassVar[tuple[Invariant, ...]] = (draws_plain,)
+    retires: ClassVar[tuple[Invariant, ...]] = ()
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        """Rewrite the random ops."""
+        plain_draws(graph.graph)
+        return graph
 
 
 def plain_draws(graph: fx.Graph) -> None:

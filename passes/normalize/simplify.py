@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import fx
 
 from shardlang.ir.compat import OpOverload
+from shardlang.ir.graph import ShardGraph
 from shardlang.ir.node import info, tensor_of
 from shardlang.ir.rewriter import Rewriter
+from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.invariants.traced import spelled_one_way
 from shardlang.passes.normalize.fx_edit import gradient_carriers, has_argument, is_op
 from shardlang.rules.call import Call
 
@@ -50,6 +55,20 @@ _NEW_FACTORIES = {
     aten.new_full: aten.full.default,
     aten.new_empty: aten.zeros.default,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Simplify:
+    """Drop what has no effect on values, and spell every operator in one way."""
+
+    name: str = "simplify"
+    establishes: ClassVar[tuple[Invariant, ...]] = (spelled_one_way,)
+    retires: ClassVar[tuple[Invariant, ...]] = ()
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        """Simplify all operators, and drop those that nothing reads."""
+        simplify(graph.graph)
+        return graph
 
 
 def simplify(graph: fx.Graph) -> None:

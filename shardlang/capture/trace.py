@@ -47,7 +47,7 @@ from shardlang.capture.untraceable import (
 from shardlang.ir.leaf import Leaf, ResultKind
 from shardlang.ir.node import info
 from shardlang.passes.errors import PassError
-from shardlang.passes.normalize.normalize import Normalize
+from shardlang.passes.normalize.normalize import normalize
 
 
 def _nothing(_: str) -> bool:
@@ -168,7 +168,7 @@ def _finish(
         if isinstance(part, fx.GraphModule):
             annotate(part.graph)
     leaves = bind_leaves(program, source.deferred.module, specs)
-    made = Normalize().run(traced)
+    made = normalize(traced)
     named = name_graph(made.graph, leaves, made.final, output.names)
     checks = [*call.seen.checks, *made.checks]
     if source.mode == "train":

@@ -108,10 +108,9 @@ def passes_to(after: str) -> tuple[Pass, ...]:
     Raises:
         click.BadParameter: there is no such pass.
     """
-    from shardlang.passes.normalize.normalize import Normalize
     from shardlang.passes.pipeline import PIPELINE
 
-    names = [Normalize().name, *(one.name for one in PIPELINE)]
+    names = ["normalize", *(one.name for one in PIPELINE)]
     if after not in names:
         raise click.BadParameter(f"'{after}' is none of {', '.join(names)}", param_hint="--after")
     return PIPELINE[: names.index(after)]

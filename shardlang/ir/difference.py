@@ -50,7 +50,7 @@ def differences(
     for one, other in zip(left.graph.nodes, right.graph.nodes, strict=False):
         yield from node_differences(one, other, skipped, long)
     yield from _unlike("results", _results(left, skipped), _results(right, skipped))
-    for name in ("layouts", "strategies") if long else ():
+    for name in ("checks", "draw_orders", *(("layouts", "strategies") if long else ())):
         yield from _unlike(name, getattr(left.info, name), getattr(right.info, name))
     yield from _unlike("refusals", _refusals(left), _refusals(right))
 

@@ -51,12 +51,16 @@ class GraphInfo:
         layouts: node name to the layout of its value before the rewrite.
         strategies: what each strategy of each region of experts would move.
         refusals: why experts are gathered for want of another strategy.
+        checks: the model's lines of the checks on data that are dropped.
+        draw_orders: random op to the order in memory of what it draws for, in the model.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)
     strategies: list[Strategies] = field(default_factory=list)
     refusals: list[ShardError] = field(default_factory=list)
+    checks: list[str] = field(default_factory=list)
+    draw_orders: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ FORMS = {
     "stage": "begin with `graph`, `graph split`, `graph labelled` or `program`",
     "mesh": "name the axes of the mesh and their sizes: `mesh dp = 2 data, tp = 3`",
     "line": 'write `y = linear(x, w) : f32[6@dp, 10@tp]`, and last `return output "y" y`',
-    "found": "behind the results stand only `routed`, `refused`, `layout` and `ways`",
+    "found": "behind the results stand only `refused`, `check`, `order`, `layout`, `ways`",
 }
 """The rules that lines are read by, and what such a line is."""
 

@@ -192,6 +192,8 @@ class GraphReader(ResultReader):
         rest = layout if self.level is Stage.PROGRAM else Layout.whole(layout.shape)
         made = replace(leaf, node=node.name, dtype=value.dtype, layout=rest)
         self.graph.leaves.append(made)
+        if self.level is Stage.TRACED:
+            set_info(node, replace(info(node), leaf=made))
 
     def _split(
         self, node: fx.Node, layouts: list[Layout], said: Said, place: Place

@@ -71,6 +71,15 @@ class ResultReader(ClauseReader):
     def refused(self, code: Token, message: str, help: str) -> None:
         self.graph.info.refusals.append(ShardError(str(code), message, help=help))
 
+    def checked(self, source: str) -> None:
+        self.graph.info.checks.append(source)
+
+    def drawn(self, name: str, order: tuple[int, ...]) -> None:
+        if sorted(order) != list(range(len(order))):
+            remedy = "write each dim once, counted from 0: `[1, 0]`"
+            raise GraphTextError("that is no order of dims", remedy)
+        self.graph.info.draw_orders[name] = order
+
     def recorded(self, name: str, layout: Layout) -> None:
         if name in self.graph.info.layouts:
             raise GraphTextError(f"two layouts of `{name}` are recorded", "leave one out")

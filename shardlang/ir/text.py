@@ -108,6 +108,9 @@ class Printer:
         """What the passes found out about the graph as a whole."""
         found = self.graph.info
         yield from map(refusal_text, found.refusals)
+        yield from (f"check {quoted(source)}" for source in found.checks)
+        orders = found.draw_orders.items()
+        yield from (f"order {quoted(name)} [{_numbers(order)}]" for name, order in orders)
         if self.long:
             yield from (f"layout {quoted(k)} {layout}" for k, layout in found.layouts.items())
             yield from map(strategies_text, found.strategies)
