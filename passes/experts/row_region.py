@@ -214,7 +214,7 @@ def barred(nodes: Iterable[fx.Node]) -> list[tuple[fx.Node, tuple[Axis, ...], tu
 
 def regions(graph: fx.Graph, mesh_axes: tuple[Axis, ...]) -> list[Region]:
     """Every region whose rows and experts lie split over the same axes."""
-    found: dict[fx.Node, Region] = {}
+    found: dict[tuple[fx.Node, DimLayout, DimLayout], Region] = {}
     for node in graph.nodes:
         groups = groups_of(node) if info(node).sharding is not None else None
         factor = row_factor(node) if groups is not None else None
@@ -226,9 +226,8 @@ def regions(graph: fx.Graph, mesh_axes: tuple[Axis, ...]) -> list[Region]:
         if not matrices.axes or not free or not set(matrices.axes) <= set(taken.dims[0].axes):
             continue
         axes = tuple(axis for axis in mesh_axes if axis in matrices.axes)
-        region = found.setdefault(groups, Region(groups, axes, rows, matrices))
-        if region.matrices == matrices and region.rows == rows:
-            region.readers.append(node)
+        made = Region(groups, axes, rows, matrices)
+        found.setdefault((groups, rows, matrices), made).readers.append(node)
     net = values(graph) if found else nx.DiGraph()
     for region in found.values():
         region.grow(net)

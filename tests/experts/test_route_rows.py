@@ -251,3 +251,23 @@ def test_the_plan_marks_what_is_in_routed_order() -> None:
     text = program.graph()
     assert text.count("expected") >= 2
     assert "dispatch" in text and "collect" in text
+
+
+def test_experts_that_lie_in_two_ways_are_routed_apart() -> None:
+    """The rows of one choice go to the first matrices, come back, and go to the second."""
+    text = (
+        f'mesh {{ {GRID} }}\nmodel "models.py:experts"(count = 9)\n'
+        'input x : f32[5, 4, 6] [dp*ep, _, _]\nparam "up" [ep, ...]\nparam "down" [dp*ep, ...]'
+    )
+    spec, findings = load_spec_text(text, str(HERE / "spec.shard"))
+    assert spec is not None, findings
+    program = Program(compile_spec(spec))
+    report = program.verify()
+    assert report.ok, report.first
+    assert report.gradients is not None
+    assert max(report.gradients.values()) < TOLERANCE
+    first, second = program.local.info.strategies
+    assert [axis.name for axis in first.axes] == ["ep"]
+    assert [axis.name for axis in second.axes] == ["dp", "ep"]
+    assert first.taken == second.taken == Strategy.ROUTE_ROWS
+    assert calls(program.plan(), "all_to_all", "forward") == 4
