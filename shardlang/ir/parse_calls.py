@@ -72,7 +72,7 @@ class CallReader(TypeReader):
             return complex(token)
         except ValueError:
             remedy = "write it as Python does: `2j`, `(1-2j)`"
-            raise GraphTextError(f"`{token}` is no number", remedy, token) from None
+            raise GraphTextError(f"`{token}` is not a number", remedy, token) from None
 
     def torch_name(self, token: Token) -> Argument:
         found = getattr(torch, token.removeprefix("torch."), None)

@@ -145,7 +145,7 @@ class ClauseReader(CallReader):
             origin = {self.find_axis(name): Origin.read(reason, source)}
         except ValueError:
             remedy = "write a reason as `--long` prints it"
-            raise GraphTextError(f"`{reason}` is no reason", remedy, place_of(meta)) from None
+            raise GraphTextError(f"`{reason}` is not a reason", remedy, place_of(meta)) from None
         return Clause(
             f"because {name}",
             place_of(meta),

@@ -80,7 +80,7 @@ class GraphReader(ResultReader):
     def leaf(self, kind: Token, name: str, *clauses: Clause[Leaf]) -> Leaf:
         if kind not in set(LeafKind):
             remedy = "write `param`, `buffer`, `input` or `constant`"
-            raise GraphTextError(f"`{kind}` is no kind of leaf", remedy, kind)
+            raise GraphTextError(f"`{kind}` is not a kind of leaf", remedy, kind)
         once(clauses)
         leaf = Leaf(name, LeafKind(kind), "", torch.float32, Layout(()))
         if (leaf.kind, name) in self.leaves:

@@ -38,7 +38,7 @@ class ResultReader(ClauseReader):
     def result(self, kind: Token, name: str, node: Token) -> Pair:
         if kind not in set(ResultKind):
             remedy = "a result is an `output`, or the `mutation` of a buffer"
-            raise GraphTextError(f"a `{kind}` is no result", remedy, kind)
+            raise GraphTextError(f"a `{kind}` is not a result", remedy, kind)
         if node == "None":
             return Result(name, ResultKind(kind), torch.float32, Layout(())), None
         value = self.find_node(node)
@@ -62,7 +62,7 @@ class ResultReader(ClauseReader):
         loss = self.graph.loss
         if loss is not None and (ResultKind.OUTPUT, loss) not in named:
             remedy = "return it, or correct its name in the line `loss`"
-            raise GraphTextError(f"the loss `{loss}` is none of the results", remedy)
+            raise GraphTextError(f"the loss `{loss}` is not one of the results", remedy)
         self.graph.results, self.ended = results, True
         output = self.graph.graph.output(tuple(node for _, node in there))
         set_info(output, NodeInfo())
@@ -110,7 +110,7 @@ class ResultReader(ClauseReader):
         chosen = strategy(taken)
         if chosen not in prices:
             remedy = "take one of those that have one"
-            raise GraphTextError(f"the way `{taken}` has no price", remedy)
+            raise GraphTextError(f"the strategy `{taken}` has no price", remedy)
         found = Strategies(names, module, axes, prices, chosen, closed or {})
         self.graph.info.strategies.append(found)
 
@@ -119,11 +119,11 @@ def strategy(name: str) -> Strategy:
     """The strategy that a text calls so."""
     if name not in set(Strategy):
         remedy = "write " + " or ".join(f'"{one}"' for one in Strategy)
-        raise GraphTextError(f"there is no way `{name}`", remedy)
+        raise GraphTextError(f"there is no strategy `{name}`", remedy)
     return Strategy(name)
 
 
 def named_once(found: Sequence[Strategy]) -> None:
     """Refuse a list of strategies in which one stands twice."""
     if len(set(found)) < len(found):
-        raise GraphTextError("a way is named twice", "leave one out")
+        raise GraphTextError("a strategy is named twice", "leave one out")

@@ -28,7 +28,7 @@ CASES = [
     ("class = neg(x) : f32[7@dp, 6]", 1, "`class` cannot be the name of a node"),
     ("é = neg(x) : f32[7@dp, 6]", 1, "`é` cannot stand here"),
     ('v = param "w" : f32[10@tp, 6]', 5, 'two leaves are `param "w"`'),
-    ('v = output "w" : f32[10, 6]', 5, "`output` is no kind of leaf"),
+    ('v = output "w" : f32[10, 6]', 5, "`output` is not a kind of leaf"),
     # ops and functions
     ("y = linaer(x, w) : f32[7@dp, 10@tp]", 5, "there is no op `linaer`"),
     ("y = add.Tenser(x, x) : f32[7@dp, 6]", 5, "there is no op `add.Tenser`"),
@@ -83,7 +83,7 @@ CASES = [
     ("y = neg(x) : f32[7@dp, 6] stated [7@dp]", 27, "the stated layout has another shape"),
     ("y = neg(x) : f32[7@dp, 6] strides [1]", 27, "the strides are not those of the results"),
     ('y = neg(x) : f32[7@dp, 6] constant "one"', 27, "a constant is a number"),
-    ('y = neg(x) : f32[7@dp, 6] because dp "guessed" "x"', 27, "`guessed` is no reason"),
+    ('y = neg(x) : f32[7@dp, 6] because dp "guessed" "x"', 27, "`guessed` is not a reason"),
     # form
     ("y = neg(x) ; f32[7@dp, 6]", 12, "`;` cannot stand here"),
     ("y = neg(x) :", 13, "the line ends too early"),
@@ -94,7 +94,7 @@ CASES = [
     ("graph split", 1, "`graph` cannot stand here"),
     ('return output "y" v', 19, "no node above is called `v`"),
     ('return output "y" x, output "y" w', 1, 'two results are `output "y"`'),
-    ('return param "y" x', 8, "a `param` is no result"),
+    ('return param "y" x', 8, "a `param` is not a result"),
 ]  # fmt: skip
 """A line behind the leaves, the column of the caret, and what is said."""
 
@@ -115,7 +115,7 @@ def test_a_line_is_refused(line: str, column: int, said: str) -> None:
         ("graph split\n" + LEAVES, 2, "cannot stand here"),
         ("graph\nmesh dp = 2, dp = 3\n", 2, "two axes are called `dp`"),
         ("graph\nmesh dp = 0\n", 2, "the axis `dp` has no devices"),
-        (f'{HEAD}loss "z"\n{LEAVES}{END}', 6, "the loss `z` is none of the results"),
+        (f'{HEAD}loss "z"\n{LEAVES}{END}', 6, "the loss `z` is not one of the results"),
         (f"{HEAD}{LEAVES}{END}y = neg(x) : f32[7@dp, 6]", 6, "cannot stand here"),
         ('graph\nmesh dp = 2\nx = input "x" : f32[7@dp]\n', 3, "lies as [7], not as its type"),
         ('program\nmesh dp = 2\nx = input "x" : f32[7@dp]\ny = neg(x) : f32[7]\n', 4, "not as its"),
