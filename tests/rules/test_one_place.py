@@ -14,6 +14,7 @@ from shardlang.rules.schema import short_name
 ROOT = Path(__file__).parent.parent.parent
 
 ALLOWED = {
+    "passes/invariants/traced.py": "the ops that normalization leaves in no graph",
     "passes/normalize/": "writes ops in place of others, in one form each",
     "runtime/tensor_": "ops of optimizers and loops on sharded tensors, outside programs",
     "runtime/transport.py": "torch's own collectives",
