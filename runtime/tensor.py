@@ -270,7 +270,8 @@ def _own(shard: Tensor) -> Tensor:
     """A gradient's shard in contiguous memory of its own, as the parameter's shard lies.
 
     Fused optimizers walk both as flat memory, and whatever changes gradients in place, such as
-    clipping, must find each of them once: autograd may hand one gradient to several parameters.
+    clipping, must find each of them once. Autograd hands one gradient to both terms of a sum, and
+    the loop's own tensor to `backward(gradient)`; a bucket's gradients are views of one buffer.
     """
     return shard.detach().clone(memory_format=torch.contiguous_format)
 

@@ -76,6 +76,7 @@ def everything() -> dict[str, Any]:
     found["apart"] = apart.said(modules[0], mine[0])
     found["comparisons"] = apart.comparisons(modules[0], mine[0])
     found["more"] = more.gaps(modules[0], twin(modules[0]), whole)
+    found["memory"] = more.memory(modules[0], mine[0])
     alone = folder / f"hidden{dist.get_rank()}"
     alone.mkdir()
     found["hooked"] = more.hidden(alone, dist.get_world_size())

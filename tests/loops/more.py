@@ -224,6 +224,31 @@ def _left(habit: Habit, model: nn.Module, batches: list[Any]) -> dict[str, Tenso
     return dict(page.flat([found, model.state_dict(), grads]))
 
 
+def memory(module: Any, batch: Any) -> dict[str, bool]:
+    """Whether gradients have memory of their own: autograd hands one to both terms of a sum."""
+    model = copy.deepcopy(module)
+
+    def gradients() -> dict[str, Tensor]:
+        model.zero_grad()
+        total = model.norm.weight.to_local() + model.norm.bias.to_local()
+        (model(**batch)["loss"] + total.sin().sum()).backward()
+        return {n: p.grad.to_local() for n, p in model.named_parameters() if p.grad is not None}
+
+    first = gradients()
+    places = {grad.untyped_storage().data_ptr() for grad in first.values()}
+    kept = {name: grad.clone() for name, grad in first.items()}
+    first["norm.weight"].fill_(7.0)
+    others = (torch.equal(kept[name], first[name]) for name in kept if name != "norm.weight")
+    found = {"apart": len(places) == len(first), "others": all(others)}
+    found["again"] = page.gap(gradients(), kept) < 1e-12
+    model.zero_grad()
+    shard = model.norm.weight.to_local()
+    given = torch.ones_like(shard)
+    shard.backward(given)
+    model.norm.weight.grad.zero_()
+    return {**found, "given": bool(given.all())}
+
+
 class Hidden(nn.Module):
     """Gives a value that stays whole, and goes on with it."""
 

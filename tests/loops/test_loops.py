@@ -148,6 +148,12 @@ def test_other_habits_do_what_they_do_to_the_plain_model(ran: Results) -> None:
         assert {name: gap for name, gap in rank["more"].items() if not gap < 1e-10} == {}
 
 
+def test_gradients_have_memory_of_their_own(ran: Results) -> None:
+    """Neither two of them share it, nor the program's buffers, nor what a loop gives."""
+    for rank in ran:
+        assert len(rank["memory"]) == 4 and all(rank["memory"].values()), rank["memory"]
+
+
 def test_a_hook_that_would_see_a_part_of_a_gradient_is_refused(ran: Results) -> None:
     for rank in ran:
         hooked = rank["hooked"]
