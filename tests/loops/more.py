@@ -230,16 +230,18 @@ def memory(module: Any, batch: Any) -> dict[str, bool]:
 
     def gradients() -> dict[str, Tensor]:
         model.zero_grad()
-        total = model.norm.weight.to_local() + model.norm.bias.to_local()
-        (model(**batch)["loss"] + total.sin().sum()).backward()
-        return {n: p.grad.to_local() for n, p in model.named_parameters() if p.grad is not None}
+        model(**batch)["loss"].backward()
+        return _shards_of_gradients(model)
 
+    total = model.norm.weight.to_local() + model.norm.bias.to_local()
+    total.sin().sum().backward()
+    both = _places(_shards_of_gradients(model))
     first = gradients()
-    places = {grad.untyped_storage().data_ptr() for grad in first.values()}
     kept = {name: grad.clone() for name, grad in first.items()}
     first["norm.weight"].fill_(7.0)
     others = (torch.equal(kept[name], first[name]) for name in kept if name != "norm.weight")
-    found = {"apart": len(places) == len(first), "others": all(others)}
+    apart = len(both) == 2 and len(_places(first)) == len(first)
+    found = {"apart": apart, "others": all(others)}
     found["again"] = page.gap(gradients(), kept) < 1e-12
     model.zero_grad()
     shard = model.norm.weight.to_local()
@@ -247,6 +249,14 @@ def memory(module: Any, batch: Any) -> dict[str, bool]:
     shard.backward(given)
     model.norm.weight.grad.zero_()
     return {**found, "given": bool(given.all())}
+
+
+def _shards_of_gradients(model: Any) -> dict[str, Tensor]:
+    return {n: p.grad.to_local() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def _places(tensors: dict[str, Tensor]) -> set[int]:
+    return {x.untyped_storage().data_ptr() for x in tensors.values()}
 
 
 class Hidden(nn.Module):
