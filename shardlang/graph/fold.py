@@ -109,16 +109,12 @@ def _only_direct(net: nx.DiGraph, one: str, other: str, order: dict[str, int], l
 
     A group has the name of its first member, so what comes after `last` leads nowhere.
     """
-    todo = [after for after in net.successors(one) if after != other]
-    seen: set[str] = set()
-    while todo:
-        name = todo.pop()
-        if name == other:
-            return False
-        if name not in seen and order[name] <= last:
-            seen.add(name)
-            todo += net.successors(name)
-    return True
+    between = nx.subgraph_view(
+        net,
+        filter_node=lambda name: order[name] <= last,
+        filter_edge=lambda source, target: (source, target) != (one, other),
+    )
+    return not nx.has_path(between, one, other)
 
 
 def _contract(net: nx.DiGraph, one: str, other: str) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import networkx as nx
 import torch
 from torch import Tensor, fx
 
@@ -15,6 +16,7 @@ from shardlang.capture.errors import first_line, model_line
 from shardlang.capture.held import at
 from shardlang.capture.nest import tensors
 from shardlang.ir.leaf import LeafKind, ResultKind
+from shardlang.ir.values import values
 from shardlang.proof.conditioning import Conditioning, Rounding, spacing
 from shardlang.proof.differences import Eager, Explained
 from shardlang.proof.distance import counts, gap, is_finite, norm, norm_gap, size
@@ -67,10 +69,12 @@ class _Scales:
         output = graph.output_node().args[0]
         assert isinstance(output, (tuple, list))
         names = [result.name for result in reference.captured.results]
+        read = values(graph)
         self.eps = {
-            name: _coarsest([node]) for name, node in zip(names, output, strict=True)
+            name: max(map(spacing, {node, *nx.ancestors(read, node)}))
+            for name, node in zip(names, output, strict=True)
             if isinstance(node, fx.Node)
-        }  # fmt: skip
+        }
         roots = [self.eps[name] for name in reference.cotangents]
         self.gradient_eps = max(roots, default=0.0)
         largest = max(map(norm, reference.gradients.values()), default=0.0)
@@ -113,17 +117,6 @@ class _Scales:
 def tolerance(eps: float) -> float:
     """How far results may lie from float64, where the coarsest numbers have this spacing."""
     return min(2e4 * eps, COARSEST)
-
-
-def _coarsest(nodes: list[fx.Node]) -> float:
-    """The largest spacing of numbers on the way to some nodes."""
-    seen: set[fx.Node] = set()
-    while nodes:
-        node = nodes.pop()
-        if node not in seen:
-            seen.add(node)
-            nodes.extend(node.all_input_nodes)
-    return max(map(spacing, seen), default=0.0)
 
 
 def _explain(found: Eager, own: Eager, scales: _Scales, mine: Made) -> None:
