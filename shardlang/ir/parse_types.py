@@ -20,8 +20,8 @@ from shardlang.ir.printed_type import dtype_of
 Axes = tuple[Axis, ...]
 Item = TypeVar("Item")
 
-LARGEST = 2**62
-"""Sizes are smaller: PyTorch counts elements in 64 bits."""
+LARGEST = 2**63 - 1
+"""PyTorch's numbers have 64 bits; a slice up to the end says so with the largest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class TypeReader(Transformer[Token, object]):
             raise GraphTextError("the text in quotes cannot be read", remedy, token) from None
 
     def INT(self, token: Token) -> int:  # noqa: N802
-        if len(token) > len(str(LARGEST)) or abs(int(token)) > LARGEST:
+        if len(token) > len(str(-LARGEST)) or not -LARGEST <= int(token) <= LARGEST:
             raise GraphTextError("the number is too large", f"numbers go to {LARGEST}", token)
         return int(token)
 
