@@ -106,3 +106,36 @@ def test_the_first_difference_is_said(mine: str, other: str, said: str) -> None:
 
     assert difference(graph(mine), graph(other)) == said
     assert difference(graph(mine), graph(mine)) is None
+
+
+def test_which_notation_of_its_rule_an_op_takes() -> None:
+    heads = "".join(f'{name} = input "{name}" : f32[2, 3, 4, 5]\n' for name in "kv")
+    text = (
+        f'graph split\nmesh tp = 4\nq = input "q" : f32[2, 6@tp, 4, 5]\n{heads}'
+        "y = scaled_dot_product_attention(q, k, v, None, 0.0, True, enable_gqa=True)"
+        ' : f32[2, 6@tp, 4, 5] notation 1\nreturn output "y" y'
+    )
+    graph = read_graph(text)
+    assert info(list(graph.graph.nodes)[3]).sharding.rule.notation == 1
+    assert graph_text(graph) == text
+
+
+def test_words_of_the_text_may_be_names() -> None:
+    words = ["size", "start", "indices", "shard", "part", "route", "op", "split", "to", "at", "data", "none", "notation"]
+    leaves = "".join(f'{word} = input "{word}" : f32[3]\n' for word in words)
+    calls = "".join(f"{word}_1 = neg({word}) : f32[3]\n" for word in words)
+    text = f"graph split\nmesh none = 2, by = 3\n{leaves}{calls}return output "
+    text += ", output ".join(f'"{word}" {word}_1' for word in words)
+    assert graph_text(read_graph(text)) == text
+
+
+@pytest.mark.parametrize("number", ["1e+16", "-inf", "nan", "(1-2j)", "1e+20j", str(2**63 - 1)])
+def test_numbers_are_those_of_python(number: str) -> None:
+    text = f'graph\nmesh dp = 2\nx = input "x" : c64[3]\ny = add.Scalar(x, {number}) : c64[3]\n'
+    assert f"add.Scalar(x, {number})" in graph_text(read_graph(f'{text}return output "y" y'))
+
+
+def test_lines_may_end_as_on_windows_and_hold_comments() -> None:
+    text = LINEAR + 'y = linear(x, w) : f32[7@dp, 10@tp]\nreturn output "y" y'
+    other = "# a graph\r\n" + text.replace("\n", " # note\r\n\r\n")
+    assert graph_text(read_graph(other)) == text
