@@ -121,7 +121,21 @@ def test_which_notation_of_its_rule_an_op_takes() -> None:
 
 
 def test_words_of_the_text_may_be_names() -> None:
-    words = ["size", "start", "indices", "shard", "part", "route", "op", "split", "to", "at", "data", "none", "notation"]
+    words = [
+        "size",
+        "start",
+        "indices",
+        "shard",
+        "part",
+        "route",
+        "op",
+        "split",
+        "to",
+        "at",
+        "data",
+        "none",
+        "notation",
+    ]
     leaves = "".join(f'{word} = input "{word}" : f32[3]\n' for word in words)
     calls = "".join(f"{word}_1 = neg({word}) : f32[3]\n" for word in words)
     text = f"graph split\nmesh none = 2, by = 3\n{leaves}{calls}return output "
