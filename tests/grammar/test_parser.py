@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardlang.grammar import tree as t
+from shardlang.grammar.build import _STATEMENTS
 from shardlang.grammar.diagnostics import Diagnostic
 from shardlang.grammar.formatter import format_tree
 from shardlang.grammar.parser import make_lark, parse
@@ -64,6 +65,10 @@ def test_formatted(source: Path) -> None:
 def test_the_grammar_has_no_collisions() -> None:
     pytest.importorskip("interegular")
     make_lark(strict=True)
+
+
+def test_every_statement_has_its_form() -> None:
+    assert tuple(FORMS) == tuple(_STATEMENTS)
 
 
 @pytest.mark.parametrize(

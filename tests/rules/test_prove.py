@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
+from shardlang.proof.rules.__main__ import main
 from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.every import some_calls
 from shardlang.proof.rules.own import own_calls
@@ -40,3 +42,8 @@ def test_command() -> None:
     done = subprocess.run([*command, "--jobs", "2"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "2 ops, 2 aten overloads" in done.stdout and " 0 failures" in done.stdout
+
+
+def test_a_name_of_which_nothing_is_tried_is_an_error() -> None:
+    found = CliRunner().invoke(main, ["--op", "mv", "--op", "aten.mv.default", "--jobs", "1"])
+    assert found.exit_code == 1 and "nothing was tried of aten.mv.default:" in found.output

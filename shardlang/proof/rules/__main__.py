@@ -57,9 +57,16 @@ def main(
         kinds = tuple(getattr(torch, name) for name in dtypes)
         _prove_all(tally, tasks(names, kinds, most, seed), jobs, verbose)
     click.echo(str(tally))
+    untried = [name for name in names if name not in tally.ops]
+    if untried:
+        click.echo(
+            f"nothing was tried of {', '.join(untried)}: a name is one of PyTorch's op_db, or the"
+            " short name of an op with calls in shardlang/proof/rules/own.py",
+            err=True,
+        )
     if table:
         write_table(tally.proven)
-    sys.exit(1 if tally.failures else 0)
+    sys.exit(1 if tally.failures or untried else 0)
 
 
 def _prove_some(
