@@ -84,6 +84,7 @@ def before_step(optimizer: Optimizer) -> None:
         param.excused -= param.version
     if params:
         _STEPS[_words(optimizer)] += 1
+        _Taken.count += 1
 
 
 def after_step(optimizer: Optimizer) -> None:
@@ -95,6 +96,17 @@ def after_step(optimizer: Optimizer) -> None:
 def _sharded(optimizer: Optimizer) -> Iterator[Sharded]:
     groups: Sequence[Mapping[str, Iterable[object]]] = optimizer.param_groups
     return (x for group in groups for x in group["params"] if isinstance(x, Sharded))
+
+
+class _Taken:
+    """How many steps optimizers have taken on parameters of ours."""
+
+    count = 0
+
+
+def steps_taken() -> int:
+    """How many steps optimizers have taken on sharded parameters, on this rank."""
+    return _Taken.count
 
 
 _STEPS: Counter[str] = Counter()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -30,12 +31,18 @@ from shardlang.runtime.calls import (
     tensor_at,
     wrong_shape,
 )
-from shardlang.runtime.changes import Changes, Due
+from shardlang.runtime.changes import Changes, Due, steps_taken
 from shardlang.runtime.contexts import refuse_contexts, refuse_tangents
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.kept import Kept
 from shardlang.runtime.outside import outside
-from shardlang.runtime.replicas import changed_apart, check_replicas, inputs_differ
+from shardlang.runtime.replicas import (
+    beyond_rounding,
+    changed_apart,
+    check_replicas,
+    drifted,
+    inputs_differ,
+)
 from shardlang.runtime.standins import Standins
 from shardlang.runtime.tables import Tables, slot_of
 from shardlang.runtime.tensor import Sharded
@@ -99,7 +106,7 @@ class Variants:
         speaks = not any(groups.coord.values())
         self._loaded = Kept(compiler.declared, tables.load(made), speaks)
         self._agreement, self._compared = Agreement(groups), 0
-        self.changes, self._due = Changes(self._parameters()), Due()
+        self.changes, self._due, self._steps = Changes(self._parameters()), Due(), steps_taken()
         for name, module in self._modules.items():
             module.training = name not in compiler.declared.evaluated
 
@@ -111,6 +118,7 @@ class Variants:
         other._params = {n: slot_of(root, n, "param") for n in self._params}
         other._loaded = self._loaded.on(functools.partial(_moved, tables=other._tables))
         other.changes, other._due = Changes(other._parameters()), Due()
+        other._steps = steps_taken()
         return other
 
     def _parameters(self) -> Iterator[Tensor]:
@@ -172,9 +180,15 @@ class Variants:
     def _compare_held(self, changed: int) -> None:
         """Compare parameters and buffers where devices share them, if it is time to."""
         self.changes.told()
-        if self._due.at_call(changed):
-            check_replicas(self._tables.held(), self.groups, changed_apart)
-            self._due.done()
+        if not self._due.at_call(changed):
+            return
+        apart = beyond_rounding(self._tables.held(), self.groups)
+        if apart is not None and steps_taken() == self._steps:
+            raise changed_apart(*apart)
+        if apart is not None:
+            warnings.warn(drifted(*apart), stacklevel=2)
+        self._steps = steps_taken()
+        self._due.done()
 
     def _compare_plain(self, given: Mapping[str, Tensor], loaded: LoadedProgram) -> None:
         """Compare plain inputs of the first calls where devices share them. Collective there."""

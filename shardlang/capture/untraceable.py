@@ -172,7 +172,7 @@ def refuse_sparse_gradients(graph: fx.Graph, leaves: Sequence[Leaf]) -> None:
         if name is None:
             continue
         table = node.args[0]
-        if Call(node).flag(name) and table.name in trained:
+        if Call(node)[name] is True and table.name in trained:
             raise CaptureError(
                 "SH0356",
                 f"the lookup in `{trained[table.name]}` asks for a sparse gradient",

@@ -24,7 +24,7 @@ def test_the_state_of_an_optimizer(name: str) -> None:
     parameter = torch.nn.Parameter(torch.ones(3, 5))
     optimizer = make([parameter], **options)
     parameter.sum().backward()
-    optimizer.reshard()
+    optimizer.step()
     held = [x for x in optimizer.state[parameter].values() if x is not None and x.dim() == 2]
     kind = name.split(",")[0]
     assert optimizer_states(kind, momentum="momentum" in options) == len(held)

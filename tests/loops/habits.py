@@ -74,6 +74,7 @@ def everything() -> dict[str, Any]:
     found["changed"] = _changed(modules[0], mine[0], whole[0])
     found["refused"] = _refused(modules[0], mine[0])
     found["apart"] = apart.said(modules[0], mine[0])
+    found["rounded"] = apart.rounded_apart(modules[0], mine[0])
     found["comparisons"] = apart.comparisons(modules[0], mine[0])
     found["more"] = more.gaps(modules[0], twin(modules[0]), whole)
     found["memory"] = more.memory(modules[0], mine[0])

@@ -24,9 +24,9 @@ def test_every_row_goes_to_its_expert_and_back(processes: int, tmp_path: Path) -
     ]
     for number, (route, choice) in enumerate(cases):
         for rank, results in enumerate(found):
-            coord, found = mesh.coord(rank), results[number]
+            coord, one = mesh.coord(rank), results[number]
             members = [found[mesh.device(at)][number]["x"] for at in peers(coord, route.axes)]
             want = torch.cat([known.owned(route, coord, x, choice) for x in members])
-            assert torch.equal(found["sent"], want), (route, choice, rank)
-            assert torch.equal(found["home"], 2 * found["x"])
-            assert torch.equal(found["grad"], 2 * (found["x"] + 1))
+            assert torch.equal(one["sent"], want), (route, choice, rank)
+            assert torch.equal(one["home"], 2 * one["x"])
+            assert torch.equal(one["grad"], 2 * (one["x"] + 1))
