@@ -21,15 +21,16 @@ def exchanged(src: Layout, dst: Layout) -> int:
     """Elements that the busiest device sends to get from one split layout to another.
 
     A device sends what it holds and does not keep. Of an index with several holders along the
-    axes, the first sends it to all that have it not.
+    axes, the first sends it to all that have it not; in an exchange of several dims, every holder.
     """
     pairs = tuple(zip(src.dims, dst.dims, strict=True))
     moving = [pair for pair in pairs if pair[0] != pair[1]]
     beside = math.prod(one.max_local_size() for one, other in pairs if one == other)
     held = math.prod(one.max_local_size() for one, _ in moving)
-    if len(moving) == 1 and not all(map(_held_once, moving[0])):
-        return beside * _by_the_first(*moving[0])
     axes = tuple(dict.fromkeys(axis for pair in moving for dim in pair for axis in dim.axes))
+    if not all(dim.held_once for pair in moving for dim in pair):
+        several = len(moving) > 1
+        return beside * (_by_every(moving, axes) if several else _by_the_first(*moving[0]))
     most = 0
     for at in _coords(axes):
         most = max(most, _sent(moving, at))
@@ -49,7 +50,7 @@ def _sent(moving: list[_Pair], at: Frozen) -> int:
     """Elements that the device at a coordinate holds before, and not after."""
     coord = dict(at)
     held = math.prod(one.local_size(coord) for one, _ in moving)
-    return held - math.prod(_kept(one, other, at) for one, other in moving)
+    return held - _common(moving, at, at)
 
 
 def _by_the_first(one: DimLayout, other: DimLayout) -> int:
@@ -62,13 +63,18 @@ def _by_the_first(one: DimLayout, other: DimLayout) -> int:
     )
 
 
-def _kept(one: DimLayout, other: DimLayout, at: Frozen) -> int:
-    """Indices that a device holds in both layouts of a dim."""
-    where = shared(one, at, other, at)
+def _by_every(moving: list[_Pair], axes: tuple[Axis, ...]) -> int:
+    """Elements that the busiest device sends where each holder sends what it has to all."""
+    coords = list(_coords(axes))
+    return max(sum(_common(moving, at, there) for there in coords if there != at) for at in coords)
+
+
+def _common(moving: list[_Pair], at: Frozen, there: Frozen) -> int:
+    """Elements that one device holds before, and another after."""
+    return math.prod(_shared(one, at, other, there) for one, other in moving)
+
+
+def _shared(one: DimLayout, at: Frozen, other: DimLayout, there: Frozen) -> int:
+    """Indices of a dim that one device holds before, and another after."""
+    where = shared(one, at, other, there)
     return where.stop - where.start if isinstance(where, slice) else len(where)
-
-
-def _held_once(dim: DimLayout) -> bool:
-    """Whether every index has one holder along the axes of the dim."""
-    own = set(dim.axes)
-    return all({axis for f in block for axis in f.axes} == own for block in dim.blocks)

@@ -125,6 +125,12 @@ class DimLayout:
             return self
         return self._map(lambda kept: tuple(axis for axis in kept if axis not in gone))
 
+    @property
+    def held_once(self) -> bool:
+        """Whether every index has one holder along the axes of the dim."""
+        own = set(self.axes)
+        return all({axis for f in block for axis in f.axes} == own for block in self.blocks)
+
     def has_minor(self, axes: Iterable[Axis]) -> bool:
         """Whether no other axis is minor to any of `axes` in a factor that they split."""
         gone = set(axes)

@@ -210,7 +210,7 @@ def _how(
         return How.STATE
     pairs = zip(src.dims, dst.dims, strict=True)
     changed = [place for place, (one, other) in enumerate(pairs) if one != other]
-    if len(changed) <= 1:
+    if not changed or (len(changed) == 1 and {src.dim_of(axis) for axis in axes} == {*changed}):
         return How.ORDER
     return How.DIM if _moves_to_one_dim(axes, src, dst, changed) else How.EXCHANGE
 
@@ -221,6 +221,8 @@ def _moves_to_one_dim(axes: tuple[Axis, ...], src: Layout, dst: Layout, changed:
     if before is None or after is None or {before, after} != set(changed):
         return False
     if any((src.dim_of(axis), dst.dim_of(axis)) != (before, after) for axis in axes):
+        return False
+    if not (src.dims[before].held_once and dst.dims[after].held_once):
         return False
     wide, narrow = src.dims[before].without(axes), dst.dims[after].without(axes)
     if wide != dst.dims[before] or narrow != src.dims[after]:

@@ -168,6 +168,9 @@ def _exchange(
             split_dim(rng, dim.size, over[:cut], over[cut:]) if over else DimLayout.whole(dim.size)
             for dim, over, cut in zip(base.dims, placed, cuts, strict=True)
         )
+        if rng.random() < 0.1:
+            at = rng.choice([i for i, over in enumerate(placed) if over])
+            dims = (*dims[:at], held_twice(rng, dims[at].size, placed[at]), *dims[at + 1 :])
         ends.append(Layout(dims, base.partial))
     return Reshard((*own, *axes), *ends)
 
