@@ -5,10 +5,10 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 WORKERS ?= 2
 
-.PHONY: help install demo test check prove verify bench pages clean
+.PHONY: help install demo test check prove verify bench bench-gspmd pages clean
 
 help:      ## what there is to make
-	@sed -n 's/^\([a-z]*\): .*## /make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\): .*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 install: $(STAMP) ## .venv with shardlang and the tested versions of everything it needs
 
@@ -38,6 +38,20 @@ bench: install ## compile time and step time
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/step_time.py
 	$(BIN)/python benchmarks/random_modes.py
+
+JAX := build/jax
+GSPMD := build/gspmd
+
+bench-gspmd: install $(JAX)/.installed ## bytes of our programs beside those of XLA's partitioners
+	rm -rf $(GSPMD) && mkdir -p $(GSPMD)
+	$(BIN)/python benchmarks/gspmd/ours.py $(GSPMD)
+	$(JAX)/bin/python benchmarks/gspmd/xla.py $(GSPMD)
+	$(BIN)/python benchmarks/gspmd/compare.py $(GSPMD)
+
+$(JAX)/.installed: benchmarks/gspmd/requirements.txt
+	$(PYTHON) -m venv $(JAX)
+	$(JAX)/bin/python -m pip install --quiet -r benchmarks/gspmd/requirements.txt
+	@touch $@
 
 pages: install ## write into the pages what their commands print, and draw their pictures
 	$(BIN)/shardlang graph examples/gspmd_ffn/ffn.shard -o docs/images/gspmd_ffn.svg
