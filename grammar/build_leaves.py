@@ -78,7 +78,16 @@ def _name(rule: Rule, token: Token) -> t.Ident:
 
 def product(rule: Rule) -> t.Product:
     """`a*b`."""
-    return t.Product(names(rule), span=rule.span)
+    return t.Product(tuple(map(_axes, rule.rules())), span=rule.span)
+
+
+def _axes(rule: Rule) -> t.Ident | t.Part:
+    """An axis, a dim, or a part of an axis."""
+    name, after, shards = ident(rule, 0), rule.maybe_token(1), rule.maybe_token(2)
+    if after is None and shards is None:
+        return name
+    count = None if shards is None else int(shards)
+    return t.Part(name, 1 if after is None else int(after), count, span=rule.span)
 
 
 def _list(rule: Rule) -> t.ListValue:
@@ -109,7 +118,7 @@ def selector(rule: Rule) -> t.Selector:
 def layout(rule: Rule) -> t.Layout:
     """`[entry, ...] +axis`."""
     parts = rule.rules()
-    partial = tuple(ident(part, 0) for part in parts if part.name == "partial")
+    partial = tuple(_axes(part.rule(0)) for part in parts if part.name == "partial")
     entries = tuple(either(part, _ENTRIES) for part in parts if part.name != "partial")
     return t.Layout(entries, partial, span=rule.span)
 

@@ -169,6 +169,11 @@ CODES: dict[str, Code] = {
         "`over` names the link of an axis, whose bandwidth `plan` estimates with: nvlink, pcie, ib,"
         " roce or ethernet.",
     ),
+    "SH0235": Code(
+        "axis without such a part",
+        "`tp:4` is the major part of an axis, `tp/4` what is left behind it. The numbers of shards"
+        " at which parts of one axis begin and end divide its size and one another.",
+    ),
     # SH03xx: binding to the model
     "SH0301": Code(
         "pattern that matches nothing",

@@ -97,7 +97,7 @@ def _head(item: _LaidOut) -> str:
 
 
 def _layout(layout: t.Layout) -> str:
-    partial = "".join(f" +{axis.text}" for axis in layout.partial)
+    partial = "".join(f" +{_text(axis)}" for axis in layout.partial)
     return f"[{_commas(layout.entries)}]{partial}"
 
 
@@ -152,7 +152,13 @@ def _(node: t.Argument) -> str:
 
 @_text.register
 def _(node: t.Product) -> str:
-    return "*".join(name.text for name in node.names)
+    return "*".join(map(_text, node.names))
+
+
+@_text.register
+def _(node: t.Part) -> str:
+    after = f"/{node.after}" if node.after != 1 or node.shards is None else ""
+    return node.name.text + after + ("" if node.shards is None else f":{node.shards}")
 
 
 @_text.register

@@ -95,10 +95,24 @@ class Argument(Node):
 
 
 @dataclass(frozen=True, slots=True)
-class Product(Node):
-    """`a*b`: axes or dims, major to minor."""
+class Part(Node):
+    """`tp:4`, `tp/4`, `tp/2:2`: a part of an axis.
 
-    names: tuple[Ident, ...]
+    Attributes:
+        after: the number of shards that the more major parts make; 1 if none is written.
+        shards: the number that the part makes; None for all that are left.
+    """
+
+    name: Ident
+    after: int = 1
+    shards: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Product(Node):
+    """`a*b`: axes, parts of axes or dims, major to minor."""
+
+    names: tuple[Ident | Part, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +146,7 @@ class Layout(Node):
     """`[entry, ...] +axis`."""
 
     entries: tuple[Entry, ...]
-    partial: tuple[Ident, ...] = ()
+    partial: tuple[Ident | Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

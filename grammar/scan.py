@@ -73,7 +73,7 @@ _TOKEN = re.compile(
     | (?P<unclosed>"[^"\r\n]*)
     | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
     | (?P<number>[0-9][A-Za-z0-9_]*)
-    | (?P<mark>\.\.\.|==|<=|>=|[{}\[\]()=,:.*+<>?-])
+    | (?P<mark>\.\.\.|==|<=|>=|/(?![/*])|[{}\[\]()=,:.*+<>?-])
     | (?P<stray>.)
     """,
     re.VERBOSE | re.DOTALL,

@@ -60,6 +60,7 @@ _THINGS = {
     "EQUAL": "`=`",
     "COMMA": "`,`",
     "COLON": "`:`",
+    "SLASH": "`/`",
     "DOT": "`.`",
     "STAR": "`*`",
     "PLUS": "`+`",

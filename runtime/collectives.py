@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from shardlang.ir.experts.row_exchange import router_at
+from shardlang.ir.mesh import product
 from shardlang.ir.reshard import Reshard
 from shardlang.runtime.autograd import Context
 from shardlang.runtime.buckets import buckets
@@ -183,5 +184,5 @@ class RunRoute:
 
 def label_of(reshard: Reshard, where: str = "") -> str:
     """The reshard's name for messages: `all_reduce over tp in layers.0.mlp`."""
-    axes = "*".join(axis.name for axis in reshard.axes)
+    axes = product(reshard.axes)
     return f"{reshard.kind} over {axes}" + (f" in {where}" if where else "")

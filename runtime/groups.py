@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
 from shardlang.ir.compat import default_store
-from shardlang.ir.mesh import Axis, Mesh
+from shardlang.ir.mesh import Axis, Mesh, product
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.peers import listen
 from shardlang.runtime.reports import supervised
@@ -53,7 +53,7 @@ class Group:
         return len(self.coords)
 
     def __str__(self) -> str:
-        return "*".join(axis.name for axis in self.axes)
+        return product(self.axes)
 
 
 def members(mesh: Mesh, axes: tuple[Axis, ...], rank: int) -> Group:
@@ -112,7 +112,7 @@ class Groups:
         if len(members) == 1:
             assert dist.group.WORLD is not None
             return dist.group.WORLD
-        name = "*".join(axis.name for axis in axes)
+        name = product(axes)
         made = [dist.new_group(ranks, group_desc=name) for ranks in members]
         mine = next(i for i, ranks in enumerate(members) if self.rank in ranks)
         found: dist.ProcessGroup = made[mine]

@@ -71,7 +71,7 @@ class Program:
         from shardlang.plan import plan_of
         from shardlang.plan.render import summary
 
-        mesh = ", ".join(f"{axis.name}={axis.size}" for axis in self.spec.mesh.axes)
+        mesh = ", ".join(f"{axis.name}={axis.size}" for axis in self.spec.mesh.whole.axes)
         return f"<Program of {self.spec.path.name} on {mesh}; {summary(plan_of(self.compiled))}>"
 
     def _repr_html_(self) -> str:

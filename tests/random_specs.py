@@ -91,9 +91,17 @@ class SpecMaker:
 
     def product(self) -> t.Product:
         names = [*AXES[:2], *DIMS[:2]]
+        if self.chance(0.05):
+            return t.Product((self.part(),))
         if self.chance(0.8):
             return t.Product((self.ident(names),))
         return t.Product(self.many(lambda: self.ident(names), 1, 2))
+
+    def part(self) -> t.Part:
+        """A part of an axis, which may not be there."""
+        after = self.rng.choice([1, 1, 2])
+        shards = 2 if after == 1 or self.chance(0.3) else None
+        return t.Part(self.ident(AXES[:2]), after, shards)
 
     def entry(self) -> t.Entry:
         kind = self.rng.randrange(8)

@@ -22,7 +22,7 @@ from torch import fx
 from shardlang.cost.sums import gather_bytes
 from shardlang.ir.experts.strategies import Strategies, Strategy
 from shardlang.ir.graph import ShardError, ShardGraph, describe
-from shardlang.ir.mesh import Axis
+from shardlang.ir.mesh import Axis, product
 from shardlang.ir.node import info
 from shardlang.passes.experts.gather_rows import Gathering
 from shardlang.passes.experts.row_region import Region, barred, regions
@@ -79,7 +79,7 @@ def bring_together(region: Region) -> tuple[Strategies, set[fx.Node]]:
 
 def refusal(node: fx.Node, common: tuple[Axis, ...], further: tuple[Axis, ...]) -> ShardError:
     """Why the experts of a product are gathered whatever that costs."""
-    over, also = ("*".join(axis.name for axis in axes) for axes in (common, further))
+    over, also = (product(axes) for axes in (common, further))
     return ShardError(
         "SH0407",
         f"the experts of {describe(node)} are gathered over `{over}`: rows are not sent to experts "

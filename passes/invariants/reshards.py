@@ -11,7 +11,7 @@ from shardlang.ir.collective import ReduceOp
 from shardlang.ir.graph import is_reshard, reshard_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import ResultKind
-from shardlang.ir.mesh import Axis
+from shardlang.ir.mesh import Axis, joined
 from shardlang.ir.program import apply_reshards
 from shardlang.ir.reshard import Change, Reshard
 from shardlang.passes.invariants.invariant import View, invariant
@@ -78,7 +78,7 @@ def reshards_change_one_thing(view: View) -> Iterator[str]:
             if _place(reshard.src, axis) != _place(reshard.dst, axis)
         }
         if not moved <= set(reshard.axes):
-            others = ", ".join(axis.name for axis in sorted(moved - set(reshard.axes)))
+            others = ", ".join(axis.name for axis in joined(sorted(moved - set(reshard.axes))))
             yield f"{node}: {reshard} moves {others} too"
         if reshard.kind not in (Change.PERMUTE, Change.ALL_TO_ALL) and len(reshard.axes) == 1:
             yield from _minor_most(node, reshard, reshard.axes[0])

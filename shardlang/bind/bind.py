@@ -102,7 +102,7 @@ def _bind_stores(spec: Spec, names: ModelNames, findings: Findings) -> dict[str,
 
 
 def _axes(stores: Mapping[str, StoreDecl], spec: Spec) -> dict[str, tuple[Axis, ...]]:
-    return {name: tuple(spec.mesh[axis] for axis in decl.axes) for name, decl in stores.items()}
+    return {name: spec.mesh.named(decl.axes) for name, decl in stores.items()}
 
 
 def _bind_loss(spec: Spec, names: ModelNames, findings: Findings) -> str | None:

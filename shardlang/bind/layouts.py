@@ -36,7 +36,7 @@ def bind_layout(expr: LayoutExpr, shape: Shape, mesh: Mesh, span: Span) -> State
             return dim
         dims.append(dim)
     is_open = frozenset(i for i, entry in enumerate(entries) if isinstance(entry, Open))
-    partial = frozenset(mesh[name] for name in expr.partial)
+    partial = frozenset(mesh.named(expr.partial))
     at = "" if span == NOWHERE else f"{span.file}:{span.line}"
     return Stated(Layout(tuple(dims), partial), is_open, at)
 
@@ -78,7 +78,7 @@ def _count(number: int, one: str, many: str | None = None) -> str:
 def _dim(entry: LayoutEntry, size: int, mesh: Mesh) -> DimLayout | Misfit:
     if not isinstance(entry, Axes):
         return DimLayout.whole(size)
-    axes = tuple(mesh[name] for name in entry.axes)
+    axes = mesh.named(entry.axes)
     blocks = entry.blocks or (1,)
     if max(blocks) > max(size, 1):
         return _bad_blocks(entry, blocks, size)

@@ -14,6 +14,7 @@ from shardlang.compiler.driver import Compiled
 from shardlang.grammar.diagnostics import join_words, quote
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import LeafKind
+from shardlang.ir.mesh import product
 from shardlang.ir.printed_type import dtype_name
 from shardlang.runtime.calls import Argument, Call, Given
 from shardlang.runtime.errors import RunError
@@ -143,4 +144,4 @@ def _line(compiled: Compiled, given: Given) -> str:
 
 
 def _axes(layout: Layout) -> str:
-    return "*".join(axis.name for axis in layout.dims[0].axes) or "_"
+    return product(layout.dims[0].axes) or "_"

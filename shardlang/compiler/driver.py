@@ -156,7 +156,7 @@ def statements_of(spec: Spec, binding: Binding, captured: Captured) -> Statement
     leaves = {**binding.params, **binding.buffers, **binding.inputs}
     return Statements(
         mesh=spec.mesh,
-        data_axes=frozenset(spec.mesh[name] for name in spec.data_axes),
+        data_axes=frozenset(spec.mesh.named(spec.data_axes)),
         leaves=leaves,
         values=binding.values,
         outputs=binding.outputs,

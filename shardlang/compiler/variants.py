@@ -198,9 +198,13 @@ def _fitting(layout: LayoutExpr, shape: tuple[int, ...], mesh: Mesh) -> LayoutEx
     for dim, entry in enumerate(entries[: len(shape)]):
         if isinstance(entry, Rest):
             break
-        if isinstance(entry, Axes) and math.prod(mesh[a].size for a in entry.axes) > shape[dim]:
+        if isinstance(entry, Axes) and _shards(entry, mesh) > shape[dim]:
             entries[dim] = Whole(entry.span)
     return replace(layout, entries=tuple(entries))
+
+
+def _shards(entry: Axes, mesh: Mesh) -> int:
+    return math.prod(axis.size for axis in mesh.named(entry.axes))
 
 
 def _layouts(compiled: Compiled, *kinds: str) -> dict[str, Layout]:

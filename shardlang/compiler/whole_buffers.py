@@ -12,7 +12,7 @@ from torch import fx
 from shardlang.ir.collective import Kind
 from shardlang.ir.graph import ShardError, ShardGraph, is_reshard, reshards_of
 from shardlang.ir.leaf import ResultKind
-from shardlang.ir.mesh import Axis
+from shardlang.ir.mesh import Axis, product
 from shardlang.ir.node import info
 from shardlang.ir.values import values
 
@@ -56,7 +56,7 @@ def _is_gather(node: fx.Node) -> bool:
 
 def _refusal(name: str, axes: tuple[Axis, ...], gather: fx.Node) -> ShardError:
     reader = next(iter(gather.users))
-    over = "*".join(axis.name for axis in axes)
+    over = product(axes)
     return ShardError(
         "SH0408",
         f"the new value of buffer `{name}`, which is split over {over}, needs all of the old one",

@@ -27,6 +27,6 @@ def seconds_of(calls: Iterable[Sent], mesh: Mesh) -> float | None:
 
 def slowest(axes: Iterable[str], mesh: Mesh) -> float | None:
     """The smallest bandwidth of some axes, in bytes a second; None where a link is not known."""
-    found = [BANDWIDTHS.get(mesh[name].link or "") for name in axes]
+    found = [BANDWIDTHS.get(mesh.named([name])[0].link or "") for name in axes]
     known = [pace for pace in found if pace is not None]
     return min(known) if known and len(known) == len(found) else None

@@ -17,7 +17,7 @@ from shardlang.explain.types import Alternative, Explanation, Link, Lost, Story
 from shardlang.ir.experts.strategies import Strategies
 from shardlang.ir.graph import is_item, producer, reshards_of, result_layout, sharding_of
 from shardlang.ir.layout import Layout
-from shardlang.ir.mesh import Axis
+from shardlang.ir.mesh import Axis, product
 from shardlang.ir.node import info, tensor_of
 from shardlang.ir.printed_type import printed_type
 from shardlang.ir.reshard import Reshard
@@ -198,7 +198,7 @@ def _refusal(made: fx.Node, operand: fx.Node, axis: Axis, operands: list[fx.Node
 
 def _experts(found: Strategies) -> Explanation:
     """The strategies that bring rows and experts together, and those that are not open."""
-    axes = "*".join(axis.name for axis in found.axes)
+    axes = product(found.axes)
     prices = sorted((cost, one) for one, cost in found.bytes.items() if math.isfinite(cost))
     options = [Alternative(one.meaning, round(cost), one is found.taken) for cost, one in prices]
     closed = [Link(f"{one.meaning}: not so, {why}") for one, why in found.closed.items()]

@@ -15,6 +15,7 @@ from torch import fx
 from shardlang.ir.collective import ReduceOp
 from shardlang.ir.graph import is_item, is_reshard, reshards_of
 from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import joined, product
 from shardlang.ir.node import info
 from shardlang.ir.printed_type import printed_type
 from shardlang.ir.program import LocalProgram, apply_reshard, apply_reshards, with_gradient
@@ -74,7 +75,7 @@ class _Writer:
         if isinstance(layout, Layout) and isinstance(val, torch.Tensor):
             parts.append(printed_type(val.dtype, layout))
         if reshard is not None and call in self.flowing and reshard.adjoint.sends:
-            axes = "*".join(axis.name for axis in reshard.adjoint.axes)
+            axes = product(reshard.adjoint.axes)
             parts.append(f"gradient: {reshard.adjoint.op} over {axes}")
         return _commented(f"{_INDENT}{self.names[node]} = {right}", "; ".join(parts))
 
@@ -145,7 +146,7 @@ def _is_bundled(node: fx.Node) -> bool:
 
 def _reshard_arguments(reshard: Reshard) -> str:
     """The axes, the dims that change, and how it is reduced."""
-    axes = ", ".join(f'"{axis.name}"' for axis in reshard.axes)
+    axes = ", ".join(f'"{axis.name}"' for axis in joined(reshard.axes))
     before, after = reshard.dims
     parts = [axes if len(reshard.axes) == 1 else f"({axes})"]
     if before is not None and after is not None and before != after:

@@ -176,7 +176,7 @@ def _legend(picture: Picture, mesh: Mesh) -> Iterator[str]:
 
 def _notes(picture: Picture, mesh: Mesh) -> str:
     """What the marks in types and boxes mean, as far as they occur."""
-    axis = mesh.axes[-1].name
+    axis = mesh.whole.axes[-1].name
     texts = [line for arrow in picture.arrows.values() for line in arrow.lines]
     for box in picture.boxes.values():
         texts += [line for lines in (box.lines, *box.params) for line in lines]

@@ -20,6 +20,7 @@ from shardlang.ir.graph import (
 )
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, LeafKind, ResultKind
+from shardlang.ir.mesh import product
 from shardlang.ir.node import has_several, info, tensor_of
 from shardlang.ir.printed_type import dtype_name, printed_type
 from shardlang.ir.program import LocalProgram, apply_reshards, with_gradient
@@ -186,7 +187,7 @@ def reshard_lines(node: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
     """`all_gather tp`, the bytes forward, and what the backward does."""
     pairs = reshards_of(node)
     reshard = pairs[0][1]
-    axes = "*".join(axis.name for axis in reshard.axes)
+    axes = product(reshard.axes)
     lines = [f"{reshard.kind} {axes}"]
     if reshard.forward.sends:
         lines[0] = f"{reshard.forward.op} {axes}"
@@ -203,7 +204,7 @@ def reshard_lines(node: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
 
 def _gradient_text(pairs: list[Pair]) -> str:
     back = pairs[0][1].adjoint
-    axes = "*".join(axis.name for axis in back.axes)
+    axes = product(back.axes)
     return f"grad: {back.op} {axes} {bytes_text(sent_backward(pairs))}"
 
 

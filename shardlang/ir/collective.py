@@ -14,7 +14,7 @@ from enum import Enum
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
-from shardlang.ir.mesh import Axis, Coord
+from shardlang.ir.mesh import Axis, Coord, joined
 
 
 class Kind(str, Enum):
@@ -120,5 +120,5 @@ class Collective:
         return (None, *shape[1:]) if self.kind is Kind.DISPATCH else shape
 
     def __str__(self) -> str:
-        names = ", ".join(axis.name for axis in self.axes)
+        names = ", ".join(axis.name for axis in joined(self.axes))
         return f"{self.kind.value}[{names}] {self.src} -> {self.dst}"

@@ -13,7 +13,7 @@ import torch.utils._pytree as pytree
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
-from shardlang.ir.mesh import Axis, Coord
+from shardlang.ir.mesh import Axis, Coord, product
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class PartNumber:
         return number
 
     def __repr__(self) -> str:
-        return f"part({'*'.join(axis.name for axis in self.axes)})"
+        return f"part({product(self.axes)})"
 
 
 _TreeT = TypeVar("_TreeT")

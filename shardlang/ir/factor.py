@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shardlang.ir.mesh import Axis, Coord
+from shardlang.ir.mesh import Axis, Coord, product
 
 
 def split(size: int, shards: int, index: int) -> tuple[int, int]:
@@ -61,7 +61,7 @@ class Factor:
         return size
 
     def __str__(self) -> str:
-        return f"{self.size}@{'*'.join(a.name for a in self.axes)}" if self.axes else str(self.size)
+        return f"{self.size}@{product(self.axes)}" if self.axes else str(self.size)
 
 
 Block = tuple[Factor, ...]
@@ -156,7 +156,7 @@ def _packed_text(blocks: tuple[Block, ...]) -> str | None:
     """The text of one factor, or of packed blocks that are all split by the same axes."""
     axes = axes_of(blocks)
     size = sum(block_size(block) for block in blocks)
-    names = "*".join(axis.name for axis in axes)
+    names = product(axes)
     if len(blocks) == 1:
         block = blocks[0]
         if len(block) == 1:

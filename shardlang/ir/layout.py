@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shardlang.ir.dim_layout import DimLayout, RowOrder
-from shardlang.ir.mesh import Axis, Coord
+from shardlang.ir.mesh import Axis, Coord, joined
 from shardlang.ir.state import State
 
 
@@ -96,7 +96,6 @@ class Layout:
         return Layout(self.dims, self.partial) if self.varying else self
 
     def __str__(self) -> str:
-        marks = [f"+{a.name}" for a in sorted(self.partial)] + [
-            f"~{a.name}" for a in sorted(self.varying)
-        ]
+        marks = [f"+{a}" for a in joined(sorted(self.partial))]
+        marks += [f"~{a}" for a in joined(sorted(self.varying))]
         return " ".join(["[" + ", ".join(str(dim) for dim in self.dims) + "]", *marks])

@@ -18,7 +18,7 @@ from shardlang.ir.graph import ShardError, is_item, is_reshard
 from shardlang.ir.implied import implied_factors, implied_gradient, implied_linear
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, LeafKind
-from shardlang.ir.mesh import Axis, Mesh
+from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo, Value, info, set_info, tensors_of
 from shardlang.ir.parse_calls import Functions, Made
 from shardlang.ir.parse_check import Trial, check_arguments, kept
@@ -63,7 +63,9 @@ class GraphReader(ResultReader):
         self.awaits = "mesh"
 
     def mesh(self, *axes: Axis) -> None:
-        self.graph.mesh, self.graph.data_axes = Mesh(axes), self.data
+        self.graph.mesh = self.mesh_of(axes)
+        data = (self.axes_by_name[name] for name in self.data)
+        self.graph.data_axes = frozenset(data)
         self.trial.mesh, self.trial.local = self.graph.mesh, self.level is Stage.PROGRAM
         self.awaits = "line"
 

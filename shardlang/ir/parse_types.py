@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,7 +16,7 @@ from lark import Token, Transformer, v_args
 from shardlang.ir.dim_layout import DimLayout, RowOrder
 from shardlang.ir.factor import Block, Factor
 from shardlang.ir.layout import Layout
-from shardlang.ir.mesh import Axis
+from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.parse_error import GraphTextError, Place
 from shardlang.ir.printed_type import dtype_of
 
@@ -26,9 +29,9 @@ LARGEST = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """An axis behind a layout: partial or varying."""
+    """What stands behind a layout: axes, or parts of one, that are partial or varying."""
 
-    axis: Axis
+    axes: tuple[Axis, ...]
     partial: bool
 
 
@@ -57,7 +60,7 @@ class TypeReader(Transformer[Token, object]):
     def __init__(self) -> None:
         super().__init__()
         self.axes_by_name: dict[str, Axis] = {}
-        self.data: frozenset[Axis] = frozenset()
+        self.data: set[str] = set()
 
     def STRING(self, token: Token) -> str:  # noqa: N802
         try:
@@ -84,8 +87,24 @@ class TypeReader(Transformer[Token, object]):
             raise GraphTextError(f"the axis `{name}` has no devices", "give it 1 or more", name)
         made = Axis(str(name), size, None if link is None else str(link))
         self.axes_by_name[made.name] = made
-        self.data |= {made} if data is not None else frozenset()
+        self.data |= {made.name} if data is not None else set()
         return made
+
+    def mesh_of(self, axes: Sequence[Axis]) -> Mesh:
+        """The mesh of the axes as written, parts of one axis told from axes."""
+        found: list[Axis] = []
+        for of, parts in itertools.groupby(axes, lambda axis: re.split("[:/]", axis.name)[0]):
+            mine = list(parts)
+            whole = Axis(of, math.prod(part.size for part in mine), mine[0].link)
+            after = 1
+            for part in mine:
+                found.append(whole.cut(after, part.size))
+                after *= part.size
+                if found[-1].name != part.name:
+                    wrong = f"`{part.name}` is called `{found[-1].name}` where it stands"
+                    raise GraphTextError(wrong, "name the parts of an axis major to minor")
+        self.axes_by_name = {axis.name: axis for axis in found}
+        return Mesh(tuple(found))
 
     def find_axis(self, name: Token) -> Axis:
         found = self.axes_by_name.get(name)
@@ -95,7 +114,14 @@ class TypeReader(Transformer[Token, object]):
         return found
 
     def axes(self, *names: Token) -> Axes:
-        return tuple(map(self.find_axis, names))
+        return tuple(axis for name in names for axis in self.find_axes(name))
+
+    def find_axes(self, name: Token) -> Axes:
+        """The axis of that name, or the parts that make it up."""
+        try:
+            return Mesh(tuple(self.axes_by_name.values())).named([name])
+        except KeyError:
+            return (self.find_axis(name),)
 
     def numbers(self, found: tuple[int, ...] | None) -> tuple[int, ...]:
         return found or ()
@@ -130,19 +156,19 @@ class TypeReader(Transformer[Token, object]):
         return "?"
 
     def partial(self, name: Token) -> Mark:
-        return Mark(self.find_axis(name), True)
+        return Mark(self.find_axes(name), True)
 
     def varying(self, name: Token) -> Mark:
-        return Mark(self.find_axis(name), False)
+        return Mark(self.find_axes(name), False)
 
     def layout(self, *parts: DimLayout | Mark | None) -> Layout:
         dims = tuple(part for part in parts if isinstance(part, DimLayout))
         marks = [part for part in parts if isinstance(part, Mark)]
-        used_once([*(axis for dim in dims for axis in dim.axes), *(mark.axis for mark in marks)])
+        used_once([*(axis for dim in dims for axis in dim.axes), *_marked(marks)])
         return Layout(
             dims,
-            frozenset(mark.axis for mark in marks if mark.partial),
-            frozenset(mark.axis for mark in marks if not mark.partial),
+            frozenset(_marked(mark for mark in marks if mark.partial)),
+            frozenset(_marked(mark for mark in marks if not mark.partial)),
         )
 
     def stated(self, *parts: DimLayout | str | Mark | None) -> Wanted:
@@ -150,11 +176,11 @@ class TypeReader(Transformer[Token, object]):
         dims = tuple(None if isinstance(part, str) else part for part in given)
         marks = [part for part in parts if isinstance(part, Mark)]
         split = (axis for dim in dims if dim is not None for axis in dim.axes)
-        used_once([*split, *(mark.axis for mark in marks)])
+        used_once([*split, *_marked(marks)])
         if not all(mark.partial for mark in marks):
             remedy = "write `+` for an axis with partial sums, and nothing for one without"
             raise GraphTextError("a stated layout has no `~`", remedy)
-        return Wanted(dims, frozenset(mark.axis for mark in marks))
+        return Wanted(dims, frozenset(_marked(marks)))
 
     def typed(self, name: Token, layout: Layout) -> Type:
         found = dtype_of(name)
@@ -165,6 +191,10 @@ class TypeReader(Transformer[Token, object]):
 
     def nothing(self, word: Token) -> None:
         return None
+
+
+def _marked(marks: Iterable[Mark]) -> Axes:
+    return tuple(axis for mark in marks for axis in mark.axes)
 
 
 def sized(size: int) -> int:

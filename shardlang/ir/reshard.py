@@ -18,7 +18,7 @@ from torch import Tensor
 from shardlang.ir.collective import Collective, Kind, ReduceOp
 from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
-from shardlang.ir.mesh import Axis
+from shardlang.ir.mesh import Axis, joined
 from shardlang.ir.state import State
 
 
@@ -161,7 +161,7 @@ class Reshard:
         return Reshard(self.axes, self.dst.dual(), self.src.dual(), route=route)
 
     def __str__(self) -> str:
-        names = ", ".join(axis.name for axis in self.axes)
+        names = ", ".join(axis.name for axis in joined(self.axes))
         return f"{self.kind}[{names}] {self.src} -> {self.dst}"
 
 

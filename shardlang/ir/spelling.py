@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import fx
@@ -15,7 +15,7 @@ from shardlang.ir.compat import OpOverload
 from shardlang.ir.experts.route import Route
 from shardlang.ir.graph import constrain, is_item, producer
 from shardlang.ir.layout import Layout
-from shardlang.ir.mesh import Axis
+from shardlang.ir.mesh import product
 from shardlang.ir.node import info, tensors_of
 from shardlang.ir.printed_type import printed_type
 from shardlang.ir.reshard import Reshard, apply_reshard, apply_reshards
@@ -26,11 +26,6 @@ OURS = "shardlang."
 def quoted(text: str) -> str:
     """A string in double quotes."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def product(axes: Sequence[Axis]) -> str:
-    """`dp*tp`."""
-    return "*".join(axis.name for axis in axes)
 
 
 def call_text(node: fx.Node) -> str:

@@ -25,12 +25,12 @@ from shardlang.ir.graph import ShardError, ShardGraph
 from shardlang.ir.implied import implied_factors, implied_gradient, implied_linear
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, Result
-from shardlang.ir.mesh import Axis, Mesh
+from shardlang.ir.mesh import Axis, Mesh, product
 from shardlang.ir.node import NodeInfo, info, results_of
 from shardlang.ir.records import Stated
 from shardlang.ir.reshard import Reshard, apply_reshard, apply_reshards
 from shardlang.ir.rule import Sharding
-from shardlang.ir.spelling import call_text, layouts_of, op_layouts, product, quoted, types_of
+from shardlang.ir.spelling import call_text, layouts_of, op_layouts, quoted, types_of
 
 
 class Stage(str, Enum):

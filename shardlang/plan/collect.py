@@ -14,6 +14,7 @@ from shardlang.cost.ring import ring_bytes
 from shardlang.ir.collective import Kind
 from shardlang.ir.graph import Pair, is_item, reshard_nodes, reshards_of
 from shardlang.ir.leaf import LeafKind, ResultKind
+from shardlang.ir.mesh import joined
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_reshards, with_gradient
 from shardlang.plan.memory import estimate_memory
@@ -45,7 +46,7 @@ def make_plan(
     collector = Collector(program, names, with_gradient(program) if train else set())
     return Plan(
         program.mesh,
-        frozenset(axis.name for axis in program.data_axes),
+        frozenset(axis.name for axis in joined(sorted(program.data_axes))),
         (*_leaves(program), *_values(found), *_results(program)),
         (
             *collector.forward(),
@@ -120,7 +121,7 @@ class Collector:
         made = reshard.forward if phase is Phase.FORWARD else reshard.adjoint
         return CollectiveRow(
             op=made.op,
-            axes=tuple(axis.name for axis in made.axes),
+            axes=tuple(axis.name for axis in joined(made.axes)),
             phase=phase,
             module=module_of(node, backward=phase is Phase.BACKWARD),
             tensors=tuple(self.names(value) for value, _ in pairs),
@@ -159,7 +160,7 @@ def _update(program: LocalProgram, optimizer: OptimizerDecl | None) -> Iterator[
     It is one all-reduce of one float64 number over the whole mesh.
     """
     clipped = optimizer is not None and "clip" in optimizer.kwargs
-    axes = tuple(axis.name for axis in program.mesh.axes if axis.size > 1)
+    axes = tuple(axis.name for axis in program.mesh.whole.axes if axis.size > 1)
     if not clipped or not axes or not any(leaf.trainable for leaf in program.leaves):
         return
     devices = program.mesh.devices

@@ -9,7 +9,7 @@ from shardlang.plan.types import Plan
 def plan_document(plan: Plan) -> dict[str, object]:
     """`mesh`, `devices`, `tensors`, `collectives`, `totals` and `memory`."""
     return {
-        "mesh": {axis.name: axis.size for axis in plan.mesh.axes},
+        "mesh": {axis.name: axis.size for axis in plan.mesh.whole.axes},
         "devices": plan.mesh.devices,
         "tensors": [row.to_json() for row in plan.tensors],
         "collectives": [row.to_json() for row in plan.collectives],

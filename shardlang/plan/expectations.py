@@ -40,22 +40,24 @@ def check_expects(spec: Spec, plan: Plan) -> list[Diagnostic]:
     findings: list[Diagnostic] = []
     for expect in spec.expects:
         if isinstance(expect, (ExpectCount, ExpectForbid)):
-            rows = [row for row in plan.collectives if selects(expect.select, row)]
+            rows = [row for row in plan.collectives if selects(expect.select, row, plan.mesh)]
             findings += _check_rows(expect, rows)
         else:
-            findings += _check_tensors(expect, plan.tensors, spec.mesh)
+            findings += _check_tensors(expect, plan.tensors, plan.mesh)
     return findings
 
 
-def selects(select: SelectExpr, row: CollectiveRow) -> bool:
+def selects(select: SelectExpr, row: CollectiveRow, mesh: Mesh) -> bool:
     """Whether a row of collectives is among the selected.
 
-    It is where it runs over all the named axes, and in a matching module or in one inside it.
+    It is where it runs over all the named axes, a part of each at least, and in a matching module
+    or in one inside it.
     """
+    over = set(mesh.named(row.axes))
     return (
         (row.full_gather if select.op == FULL_GATHER else row.op == select.op)
         and select.phase in (None, row.phase)
-        and set(select.axes or ()) <= set(row.axes)
+        and all(over.intersection(mesh.named([axis])) for axis in select.axes or ())
         and _inside(select, row.module)
     )
 

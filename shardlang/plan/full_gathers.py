@@ -29,14 +29,14 @@ def full_gathers(compiled: Compiled) -> list[Diagnostic]:
         return []
     rows = [row for row in plan_of(compiled).collectives if row.full_gather]
     forward = (row for row in rows if row.phase is Phase.FORWARD)
-    seen = [row for row in forward if not _forbidden(row, compiled.spec)]
+    seen = [row for row in forward if not _forbidden(row, compiled)]
     warnings = [_warning(row, nodes[row.node], compiled.spec) for row in seen]
     return [_joined(group) for group in fold(warnings, _alike)]
 
 
-def _forbidden(row: CollectiveRow, spec: Spec) -> bool:
-    forbids = (e.select for e in spec.expects if isinstance(e, ExpectForbid))
-    return any(s.op == FULL_GATHER and selects(s, row) for s in forbids)
+def _forbidden(row: CollectiveRow, compiled: Compiled) -> bool:
+    forbids = (e.select for e in compiled.spec.expects if isinstance(e, ExpectForbid))
+    return any(s.op == FULL_GATHER and selects(s, row, compiled.program.mesh) for s in forbids)
 
 
 def _warning(row: CollectiveRow, node: fx.Node, spec: Spec) -> Diagnostic:

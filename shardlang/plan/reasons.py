@@ -10,7 +10,7 @@ from torch import fx
 from shardlang.ir.collective import ReduceOp
 from shardlang.ir.graph import is_item, is_reshard, producer
 from shardlang.ir.layout import Layout
-from shardlang.ir.mesh import Axis
+from shardlang.ir.mesh import Axis, joined, product
 from shardlang.ir.node import info
 from shardlang.ir.origin import Reason
 from shardlang.ir.program import LocalProgram
@@ -29,11 +29,6 @@ from shardlang.plan.names import (
 from shardlang.rules.registry import traits_of
 
 
-def axes_text(axes: tuple[Axis, ...] | tuple[str, ...]) -> str:
-    """Axes as a layout writes a product: `dp*tp`."""
-    return "*".join(str(axis) for axis in axes)
-
-
 @dataclass(frozen=True, slots=True)
 class Reasons:
     """Writes the reasons of one program's reshards."""
@@ -43,7 +38,7 @@ class Reasons:
 
     def forward(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> str:
         """Why the forward call is made."""
-        over = axes_text(reshard.axes)
+        over = product(reshard.axes)
         if reshard.reduce is not ReduceOp.SUM:
             kind = "largest" if reshard.reduce is ReduceOp.MAX else "smallest"
             return (
@@ -66,7 +61,7 @@ class Reasons:
 
     def backward(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> str:
         """Why the backward call is made."""
-        over = axes_text(reshard.adjoint.axes)
+        over = product(reshard.adjoint.axes)
         if reshard.kind in (Change.VARY, Change.ALL_REDUCE):
             return self._varied(node, value, reshard)
         name = self.names.within(value, module_of(node))
@@ -86,11 +81,11 @@ class Reasons:
         """Why several gradients are reduced in one call."""
         axes = pairs[0][1].axes
         many = f"gradients of {len(pairs)} parameters"
-        return f"{many}, whole over {axes_text(axes)}, used by {self._kind_of(axes)}"
+        return f"{many}, whole over {product(axes)}, used by {self._kind_of(axes)}"
 
     def _varied(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> str:
         axes = reshard.adjoint.axes
-        over, name = axes_text(axes), self.names.within(value, module_of(node, backward=True))
+        over, name = product(axes), self.names.within(value, module_of(node, backward=True))
         if self.names.is_leaf(value):
             return f"gradient of `{name}`, whole over {over}, used by {self._kind_of(axes)}"
         reader = split_reader(node, axes[0])
@@ -99,12 +94,12 @@ class Reasons:
 
     def _kind_of(self, axes: tuple[Axis, ...]) -> str:
         kind = "data" if all(axis in self.program.data_axes for axis in axes) else "values"
-        return f"{kind} split over {axes_text(axes)}"
+        return f"{kind} split over {product(axes)}"
 
     def _summed(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> str:
         axis = reshard.axes[0]
         maker = made_partial(value, axis)
-        text = f"{self._maker(maker, axis)} leaves a partial sum over {axes_text(reshard.axes)}"
+        text = f"{self._maker(maker, axis)} leaves a partial sum over {product(reshard.axes)}"
         if reshard.kind is Change.REDUCE_SCATTER:
             return f"{text}, {self._reader(node)} takes its part of dim {reshard.dims[1]}"
         if any(reader.op == "output" for reader in readers(node)):
@@ -135,23 +130,23 @@ class Reasons:
         return f"`{name}`"
 
     def _gathered(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> str:
-        name, axis = self.names.within(value, module_of(node)), reshard.axes[0]
+        name, over = self.names.within(value, module_of(node)), joined(reshard.axes)[0]
         if info(node).full_gather is not None:
-            before = f"gathered over {axes_text(reshard.axes)} first"
+            before = f"gathered over {product(reshard.axes)} first"
             return f"{self._reader(node)} needs `{name}` split another way, {before}"
         if self.names.is_leaf(value):
             sharding = sharding_at(through_reshards(value))
-            origin = sharding.origins.get(axis) if sharding is not None else None
+            origin = sharding.origins.get(reshard.axes[0]) if sharding is not None else None
             stored = origin is not None and origin.reason is Reason.STORED
             how = "stored" if stored else "laid out"
-            return f"`{name}` is {how} over {axis}, gathered before use"
+            return f"`{name}` is {how} over {over}, gathered before use"
         stated = info(node).stated
         if isinstance(stated, Stated) and stated.place:
-            return f"`{name}` is stated whole over {axis} at {stated.place}"
+            return f"`{name}` is stated whole over {over} at {stated.place}"
         first = next(iter(readers(node)), None)
         if first is None or first.op == "output":
-            return f"results leave whole over {axis}"
-        return f"{self._parallel(first, reshard.axes)} reads `{name}` whole over {axis}"
+            return f"results leave whole over {over}"
+        return f"{self._parallel(first, reshard.axes)} reads `{name}` whole over {over}"
 
     def _parallel(self, reader: fx.Node, axes: tuple[Axis, ...]) -> str:
         """A reader, and how it is split along an axis itself."""

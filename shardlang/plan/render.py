@@ -82,15 +82,17 @@ def heading(console: Console, title: str) -> None:
 
 def _mesh(console: Console, plan: Plan) -> None:
     names = []
-    for axis in plan.mesh.axes:
+    for axis in plan.mesh.whole.axes:
+        parts = plan.mesh.named([axis.name])
+        sizes = f" ({'*'.join(map(str, parts))})" if len(parts) > 1 else ""
         link = f" over {axis.link}" if axis.link else ""
         data = " (data)" if axis.name in plan.data_axes else ""
-        names.append(f"{axis.name} = {axis.size}{link}{data}")
+        names.append(f"{axis.name} = {axis.size}{sizes}{link}{data}")
     head = Text("mesh", style="bold")
     console.print(
         head.append(f"  {', '.join(names)}: {plan.mesh.devices} devices", style="not bold")
     )
-    for line in mesh_lines(plan.mesh):
+    for line in mesh_lines(plan.mesh.whole):
         console.print(Text(line, style="dim"))
 
 

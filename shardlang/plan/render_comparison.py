@@ -28,7 +28,7 @@ def render_comparison(
     """
     console = console_for(color, width)
     console.print(Text(f"{before} → {after}", style="bold"))
-    if comparison.before.mesh != comparison.after.mesh:
+    if comparison.before.mesh.whole != comparison.after.mesh.whole:
         console.print(f"  mesh {comparison.before.mesh} → {comparison.after.mesh}")
     _tensors(console, comparison.tensors)
     _calls(console, comparison.calls)

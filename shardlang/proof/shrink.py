@@ -19,6 +19,7 @@ from torch import fx
 from shardlang.capture import HfSource, ModelSource
 from shardlang.capture.hf import LAYERS
 from shardlang.ir.graph import is_reshard
+from shardlang.ir.mesh import product
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_reshards
 from shardlang.ir.reshard import Change, Reshard
@@ -153,7 +154,7 @@ def _inputs(spec: Spec) -> tuple[tuple[InputDecl, ...], list[str]]:
 def _input_size(spec: Spec, decl: InputDecl, dim: int, size: int) -> int:
     entry = decl.layout.entries[dim] if dim < len(decl.layout.entries) else None
     axes = entry.axes if isinstance(entry, Axes) else ()
-    shards = math.prod(spec.mesh[name].size for name in axes)
+    shards = math.prod(axis.size for axis in spec.mesh.named(axes))
     if dim == 0:
         return smaller(size, shards, 2 * shards)
     if dim == 1 and len(decl.shape) == 2 and decl.dtype in ("i64", "i32", "bool"):
@@ -197,7 +198,7 @@ def reshards_by_place(program: LocalProgram) -> dict[str, Counter[str]]:
             assert isinstance(reshard, Reshard) and isinstance(value, fx.Node)
             if value.op == "placeholder" and reshard.kind is Change.VARY:
                 continue
-            axes, back = "*".join(axis.name for axis in reshard.axes), reshard.adjoint.kind.value
+            axes, back = product(reshard.axes), reshard.adjoint.kind.value
             text = f"{reshard.kind} over {axes} ({back})"
             found.setdefault(info(node).module, Counter())[text] += 1
     return found

@@ -22,7 +22,8 @@ def resolve_layout(
     if summed is None or any(entry is None for entry in entries):
         return None
     expr = LayoutExpr(tuple(entry for entry in entries if entry is not None), summed, node.span)
-    faults = [*_repeated_axes(expr, subject), *_repeated_rest(expr), *_summed_axes(expr, node)]
+    faults = [*_repeated_axes(expr, scope, subject), *_repeated_rest(expr)]
+    faults += _summed_axes(expr, scope, node)
     scope.findings += faults
     return None if faults else expr
 
@@ -61,13 +62,13 @@ def _partial(node: t.Layout, scope: Scope, subject: str, allowed: bool) -> tuple
     return tuple(axis for axes in found for axis in axes or ())
 
 
-def _repeated_axes(expr: LayoutExpr, subject: str) -> list[Diagnostic]:
+def _repeated_axes(expr: LayoutExpr, scope: Scope, subject: str) -> list[Diagnostic]:
     first: dict[str, Span] = {}
     faults: list[Diagnostic] = []
     for entry in expr.entries:
         for axis in entry.axes if isinstance(entry, Axes) else ():
-            if axis in first:
-                faults.append(_shards_two(axis, subject, first[axis], entry.span))
+            if (same := scope.parts.shared(axis, first)) is not None:
+                faults.append(_shards_two(axis, subject, first[same], entry.span))
             first.setdefault(axis, entry.span)
     return faults
 
@@ -98,14 +99,15 @@ def _repeated_rest(expr: LayoutExpr) -> list[Diagnostic]:
     ]
 
 
-def _summed_axes(expr: LayoutExpr, node: t.Layout) -> list[Diagnostic]:
-    sharding = {axis for entry in expr.entries if isinstance(entry, Axes) for axis in entry.axes}
+def _summed_axes(expr: LayoutExpr, scope: Scope, node: t.Layout) -> list[Diagnostic]:
+    sharding = [axis for entry in expr.entries if isinstance(entry, Axes) for axis in entry.axes]
     faults: list[Diagnostic] = []
     for index, axis in enumerate(expr.partial):
-        if axis in sharding or axis in expr.partial[:index]:
+        sharded = scope.parts.shared(axis, sharding) is not None
+        if sharded or scope.parts.shared(axis, expr.partial[:index]) is not None:
             span = node.partial[min(index, len(node.partial) - 1)].span
             message = f"axis `{axis}` is summed over twice"
-            if axis in sharding:
+            if sharded:
                 message = f"axis `{axis}` both shards a dim and is summed over"
             faults.append(error("SH0208", message, span, help=f"drop one use of `{axis}`"))
     return faults

@@ -64,7 +64,7 @@ def _resolve(
     findings = in_order(scope.findings)
     if has_errors(findings) or mesh is None:
         return None, findings
-    return _spec(draft, path, values, mesh, data), findings
+    return _spec(draft, path, values, mesh.in_parts(scope.parts.cuts), data), findings
 
 
 def _check_model(draft: Draft, gathered: Gathered) -> None:

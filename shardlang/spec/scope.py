@@ -10,6 +10,7 @@ from shardlang.grammar import tree as t
 from shardlang.grammar.cap import MOST_FINDINGS
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, join_words, quote
 from shardlang.grammar.patterns import Pattern, PatternError, compile_pattern, nearest
+from shardlang.spec.parts import Parts
 from shardlang.spec.types import Scalar
 
 Kind: TypeAlias = Literal["let", "axis", "dim"]
@@ -26,15 +27,21 @@ class Scope:
         dims: the axes of each logical dim, `()` for one declared `_`.
         places: kind and place of every declared name.
         clashing: the names declared twice, of which nothing more is said.
+        parts: the axes with their sizes, and the parts of them that are named.
     """
 
     lets: dict[str, Scalar | None] = field(default_factory=dict)
-    axes: dict[str, int] = field(default_factory=dict)
+    parts: Parts = field(default_factory=lambda: Parts({}))
     dims: dict[str, tuple[str, ...]] = field(default_factory=dict)
     places: dict[str, tuple[Kind, Span]] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     clashing: set[str] = field(default_factory=set)
     findings: list[Diagnostic] = field(default_factory=list)
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """The size of every axis."""
+        return self.parts.sizes
 
     def report(self, finding: Diagnostic) -> None:
         """Add a finding."""
@@ -111,14 +118,16 @@ class Scope:
         if any(axes is None for axes in found):
             return None
         axes = tuple(axis for part in found for axis in part or ())
-        if len(set(axes)) < len(axes):
-            twice = next(axis for i, axis in enumerate(axes) if axis in axes[:i])
-            self.report(_axis_twice(product, twice))
+        twice = (axis for i, axis in enumerate(axes) if self.parts.shared(axis, axes[:i]))
+        if (again := next(twice, None)) is not None:
+            self.report(_axis_twice(product, again))
             return None
         return axes
 
-    def axes_of_name(self, name: t.Ident) -> tuple[str, ...] | None:
-        """The mesh axes of one name."""
+    def axes_of_name(self, name: t.Ident | t.Part) -> tuple[str, ...] | None:
+        """The mesh axes of one name, or the part of one."""
+        if isinstance(name, t.Part):
+            return self._part(name)
         if name.text in self.axes:
             self.used.add(name.text)
             return (name.text,)
@@ -134,6 +143,17 @@ class Scope:
             self.report(_wrong_kind(name, held, "an axis or dim", known))
         elif held is None or held[0] == "dim":
             self.report(_unknown_axis(name, known))
+        return None
+
+    def _part(self, node: t.Part) -> tuple[str, ...] | None:
+        """The name of a part of an axis."""
+        axes = self.axes_of_name(node.name)
+        if axes is None:
+            return None
+        found = self.parts.enter(node, axes)
+        if isinstance(found, str):
+            return (found,)
+        self.report(found)
         return None
 
     def pattern(self, node: t.Ref) -> Pattern | None:

@@ -29,12 +29,12 @@ from shardlang.training.run import recipe_of
 MODEL = Path(__file__).parent.parent / "runtime" / "tiny.py"
 SPEC = f"""
 use "base.shard"
-mesh {{ dp = 2 as data  tp = 2 over nvlink }}
+mesh {{ dp = 2 as data  tp = 4 over nvlink }}
 dims {{ batch = dp  whole = _ }}
 model "{MODEL}:build"(width = 8)
 input ids, labels : i64[rows, 4] below 11 [batch, _]
-param "embed.weight" [tp, whole]
-param "blocks.0.up.*" [tp(1), ...]
+param "embed.weight" [tp:2, whole]
+param "blocks.0.up.*" [tp/2:2(1), ...]
 buffer "**.calls" []
 value "blocks.*.norm".out [batch, ?, _]
 output "extra.0" [batch, _, _]
