@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from shardlang.runtime.communication import Call
-from shardlang.runtime.moves import SENDING, Exchange, Gather, Move, Reduce, Scatter, Sending, Shape
+from shardlang.runtime.halos import Fold, Halo, Shape
+from shardlang.runtime.moves import SENDING, Exchange, Gather, Move, Reduce, Scatter, Sending
 
 Tensors = Sequence[Tensor]
 
@@ -32,8 +33,8 @@ class Bucket(Protocol):
         """The message made of this device's shards."""
         ...
 
-    def unpack(self, message: Tensor, /) -> list[Tensor]:
-        """The new shards, made of what arrives."""
+    def unpack(self, message: Tensor, xs: Tensors, /) -> list[Tensor]:
+        """The new shards, made of what arrives, and of the old ones."""
         ...
 
 
@@ -48,7 +49,7 @@ class Reduces:
         """The shards, one after the other."""
         return torch.cat([x.reshape(-1) for x in xs])
 
-    def unpack(self, message: Tensor) -> list[Tensor]:
+    def unpack(self, message: Tensor, xs: Tensors) -> list[Tensor]:
         """Views of the sum."""
         parts = message.split_with_sizes([math.prod(shape) for shape in self._shapes])
         return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
@@ -65,11 +66,11 @@ class Gathers:
         """The packed shards, one after the other."""
         return torch.cat([m.pack(x).reshape(-1) for m, x in zip(self._moves, xs, strict=True)])
 
-    def unpack(self, message: Tensor) -> list[Tensor]:
+    def unpack(self, message: Tensor, xs: Tensors) -> list[Tensor]:
         """Each move's own columns of the members' rows."""
         rows = message.view(self._moves[0].group.size, sum(self._sizes))
         parts = rows.split_with_sizes(self._sizes, 1)
-        return [move.unpack(part) for move, part in zip(self._moves, parts, strict=True)]
+        return [m.unpack(part, x) for m, part, x in zip(self._moves, parts, xs, strict=True)]
 
 
 class Scatters:
@@ -83,33 +84,38 @@ class Scatters:
         """One row per member, with what each move has for it."""
         return torch.cat([move.pack(x) for move, x in zip(self._moves, xs, strict=True)], 1)
 
-    def unpack(self, message: Tensor) -> list[Tensor]:
+    def unpack(self, message: Tensor, xs: Tensors) -> list[Tensor]:
         """Each move's own stretch of the row."""
         parts = message.split_with_sizes(self._sizes)
-        return [move.unpack(part) for move, part in zip(self._moves, parts, strict=True)]
+        return [m.unpack(part, x) for m, part, x in zip(self._moves, parts, xs, strict=True)]
 
 
 class Exchanges:
-    """All-to-alls."""
+    """All-to-alls; halos and folds among them."""
 
-    def __init__(self, moves: Sequence[Exchange], shapes: Sequence[Shape]) -> None:
-        members = range(moves[0].group.size)
-        sent = [sum(move.counts_sent[m] for move in moves) for m in members]
-        received = [sum(move.counts_received[m] for move in moves) for m in members]
+    def __init__(self, moves: Sequence[Exchange | Halo | Fold], shapes: Sequence[Shape]) -> None:
+        self._sent = [move.counts_sent for move in moves]
+        self._received = [move.counts_received for move in moves]
+        sent, received = (
+            [sum(of) for of in zip(*counts, strict=True)] for counts in (self._sent, self._received)
+        )
         self.call = Call("exchange", sent=sent, received=received)
-        self._moves, self._members = moves, members
+        self._moves = moves
 
     def pack(self, xs: Tensors) -> Tensor:
         """Member by member, what each move has for it."""
-        packed = [move.split(x) for move, x in zip(self._moves, xs, strict=True)]
-        return torch.cat([shards[m].reshape(-1) for m in self._members for shards in packed])
+        packed = [move.pack(x) for move, x in zip(self._moves, xs, strict=True)]
+        by_move = [x.split_with_sizes(n) for x, n in zip(packed, self._sent, strict=True)]
+        return torch.cat([part for parts in zip(*by_move, strict=True) for part in parts])
 
-    def unpack(self, message: Tensor) -> list[Tensor]:
+    def unpack(self, message: Tensor, xs: Tensors) -> list[Tensor]:
         """Each move's own stretches of the members' messages."""
-        sizes = [move.counts_received[m] for m in self._members for move in self._moves]
-        shards = message.split_with_sizes(sizes)
-        count = len(self._moves)
-        return [move.join(shards[i::count]) for i, move in enumerate(self._moves)]
+        sizes = [n for counts in zip(*self._received, strict=True) for n in counts]
+        parts, count = message.split_with_sizes(sizes), len(self._moves)
+        return [
+            move.unpack(torch.cat(parts[i::count]), x)
+            for i, (move, x) in enumerate(zip(self._moves, xs, strict=True))
+        ]
 
 
 _BUNDLES: dict[type, Callable[..., Bucket]] = {
@@ -117,6 +123,8 @@ _BUNDLES: dict[type, Callable[..., Bucket]] = {
     Gather: Gathers,
     Scatter: Scatters,
     Exchange: Exchanges,
+    Halo: Exchanges,
+    Fold: Exchanges,
 }
 
 

@@ -39,7 +39,8 @@ class Sent:
 
     def __call__(self, x: Tensor) -> Tensor:
         move = self.move
-        return move.unpack(named(move.label, self.transport.make, move.call, move.pack(x)))
+        received = named(move.label, self.transport.make, move.call, move.pack(x))
+        return move.unpack(received, x)
 
 
 def connected(move: Move) -> Action:
@@ -56,9 +57,10 @@ def run_together(actions: Sequence[Action], xs: Sequence[Tensor]) -> list[Tensor
     for bucket, places in buckets(moves, xs):
         first = actions[places[0]]
         assert isinstance(first, Sent)
-        packed = bucket.pack([xs[i] for i in places])
+        mine = [xs[i] for i in places]
+        packed = bucket.pack(mine)
         received = named(first.move.label, first.transport.make, bucket.call, packed)
-        for i, tensor in zip(places, bucket.unpack(received), strict=True):
+        for i, tensor in zip(places, bucket.unpack(received, mine), strict=True):
             out[i] = tensor
     return out
 

@@ -105,7 +105,8 @@ def move_all(moves: Moves, xs: Tensors) -> list[Tensor]:
     sending: list[Sending] = [move for move in moves if not callable(move)]
     messages = [move.pack(x) for move, x in zip(sending, xs, strict=True)]
     received = deliver([m.group for m in sending], [m.call for m in sending], messages)
-    return [move.unpack(message) for move, message in zip(sending, received, strict=True)]
+    done = zip(sending, received, xs, strict=True)
+    return [move.unpack(message, x) for move, message, x in done]
 
 
 def receive_again(moves: Sequence[Move], xs: Tensors, device: int) -> Tensor:
@@ -116,7 +117,7 @@ def receive_again(moves: Sequence[Move], xs: Tensors, device: int) -> Tensor:
     sending = [m for m in (moves[r] for r in move.group.ranks) if isinstance(m, SENDING)]
     packed = [m.pack(xs[r]) for m, r in zip(sending, move.group.ranks, strict=True)]
     received = Communicator([m.call for m in sending], packed).received(move.group.index)
-    return move.unpack(received)
+    return move.unpack(received, xs[device])
 
 
 def move_together(moves: Sequence[Sequence[Move]], xs: Sequence[Tensors]) -> list[list[Tensor]]:
@@ -133,7 +134,8 @@ def move_together(moves: Sequence[Sequence[Move]], xs: Sequence[Tensors]) -> lis
         packed = [bucket.pack([xs[d][i] for i in at]) for d, (bucket, at) in enumerate(every)]
         received = deliver(groups, [bucket.call for bucket, _ in every], packed)
         for d, (bucket, at) in enumerate(every):
-            for i, tensor in zip(at, bucket.unpack(received[d]), strict=True):
+            mine = [xs[d][i] for i in at]
+            for i, tensor in zip(at, bucket.unpack(received[d], mine), strict=True):
                 out[d][i] = tensor
     return out
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 
 from shardlang.ir.collective import Collective, Kind
 from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.edges import readings
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.moved import moved_axes
 from shardlang.ir.shards import freeze, place
 from shardlang.runtime.boxes import boxes_of
 from shardlang.runtime.groups import Group
+from shardlang.runtime.halos import Ends, Fold, Halo, Shape
 from shardlang.runtime.moves import (
     Cut,
     Exchange,
@@ -24,7 +27,6 @@ from shardlang.runtime.moves import (
     Pad,
     Reduce,
     Scatter,
-    Shape,
     drop,
     keep,
 )
@@ -57,7 +59,7 @@ def lower(collective: Collective, site: Site, label: str = "") -> Move:
         return drop
     if collective.kind is Kind.FIRST:
         return keep if all(site.coord[axis.name] == 0 for axis in collective.axes) else drop
-    if collective.members == 1:
+    if collective.members == 1 and collective.reads is None:
         return keep
     return _MOVES[collective.kind](collective, site, label)
 
@@ -141,6 +143,19 @@ def _exchange(collective: Collective, site: Site, label: str) -> Move:
     return Exchange(group, label, sent, received, shapes, counts_sent, counts, even=False)
 
 
+def _halo(collective: Collective, site: Site, label: str) -> Move:
+    (place, _), reads = collective.dims, collective.reads
+    assert place is not None and reads is not None
+    read, made = collective.src, collective.dst
+    if reads.back:
+        read, made = made, read
+    group = site.of(collective.axes)
+    coords = tuple(map(freeze, group.coords))
+    each = readings(read.dims[place], made.dims[place], replace(reads, back=False), coords)
+    ends = Ends(place, read.local_shape(site.coord), group.index, each, reads.fill)
+    return Fold(group, label, ends) if reads.back else Halo(group, label, ends)
+
+
 def _exchange_parts(
     collective: Collective,
     site: Site,
@@ -172,4 +187,6 @@ _MOVES: dict[Kind, Callable[[Collective, Site, str], Move]] = {
     Kind.ALL_TO_ALL: _all_to_all,
     Kind.PERMUTE: _permute,
     Kind.EXCHANGE: _exchange,
+    Kind.HALO: _halo,
+    Kind.FOLD: _halo,
 }

@@ -2,10 +2,10 @@
 
 A move within the device is called with this device's shard and returns its new shard. A move that
 sends data has three parts instead: `pack` makes a message of the shard, `call` says what is done
-with the messages of the group, `unpack` makes the new shard of what arrives. So the run, which
-makes the call with other processes, and the simulator, which makes it for all devices at once,
-share all the rest. Uneven shards are padded to the largest for gathers and scatters; exchanges
-send them as they are.
+with the messages of the group, `unpack` makes the new shard of what arrives, and of what it had. So
+the run, which makes the call with other processes, and the simulator, which makes it for all
+devices at once, share all the rest. Uneven shards are padded to the largest for gathers and
+scatters; exchanges send them as they are.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from shardlang.ir.collective import ReduceOp
 from shardlang.runtime.boxes import Boxes
 from shardlang.runtime.communication import Call
 from shardlang.runtime.groups import Group
+from shardlang.runtime.halos import Fold, Halo, Shape
 from shardlang.runtime.parts import Parts
 
-Shape = tuple[int, ...]
 Local = Callable[[Tensor], Tensor]
 
 
@@ -51,8 +51,8 @@ class Sending(Protocol):
         """The message made of this device's shard."""
         ...
 
-    def unpack(self, message: Tensor, /) -> Tensor:
-        """The new shard, made of what arrives."""
+    def unpack(self, message: Tensor, x: Tensor, /) -> Tensor:
+        """The new shard, made of what arrives, and of the old one."""
         ...
 
 
@@ -73,7 +73,7 @@ class Reduce:
         """The shard."""
         return x
 
-    def unpack(self, message: Tensor) -> Tensor:
+    def unpack(self, message: Tensor, x: Tensor) -> Tensor:
         """The sum."""
         return message
 
@@ -99,7 +99,7 @@ class Gather:
         """This device's shard, as large as the largest."""
         return _grown(x, self.parts.dim, self.missing)
 
-    def unpack(self, message: Tensor) -> Tensor:
+    def unpack(self, message: Tensor, x: Tensor) -> Tensor:
         """The joined tensor, from one row per member."""
         if self.flat:
             return message.reshape(self.out)
@@ -138,7 +138,7 @@ class Scatter:
             shards = [_grown(p, dim, largest - p.shape[dim]) for p in shards]
         return torch.stack(list(shards)).view(rows)
 
-    def unpack(self, message: Tensor) -> Tensor:
+    def unpack(self, message: Tensor, x: Tensor) -> Tensor:
         """This device's shard, from the row that it received."""
         out = message.reshape(self.cell)
         dim = self.parts.dim
@@ -172,7 +172,7 @@ class Exchange:
             return torch.stack(shards).view(-1)
         return torch.cat([shard.reshape(-1) for shard in shards])
 
-    def unpack(self, message: Tensor) -> Tensor:
+    def unpack(self, message: Tensor, x: Tensor) -> Tensor:
         """The new shard, from those of the members."""
         return self.join(message.split_with_sizes(self.counts_received))
 
@@ -186,10 +186,10 @@ class Exchange:
         return self.received.join(shaped)
 
 
-SENDING = (Reduce, Gather, Scatter, Exchange)
+SENDING = (Reduce, Gather, Scatter, Exchange, Halo, Fold)
 """The moves of reshards that send data."""
 
-Move = Local | Reduce | Gather | Scatter | Exchange
+Move = Local | Reduce | Gather | Scatter | Exchange | Halo | Fold
 
 
 def _grown(x: Tensor, dim: int, missing: int) -> Tensor:

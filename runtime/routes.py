@@ -46,7 +46,7 @@ class Carry:
         """The rows by the member that they go to, flat."""
         return (x if self.inverse else x[self.exchange.order]).reshape(-1)
 
-    def unpack(self, message: Tensor) -> Tensor:
+    def unpack(self, message: Tensor, x: Tensor) -> Tensor:
         """The rows that arrive; those that came back in their own places."""
         rows = message.view(sum(self._counts[1]), *self.row)
         return put_back(rows, self.exchange.order) if self.inverse else rows

@@ -1,4 +1,7 @@
-"""What an exchange sends: every index goes to the device that has it after, if it is not there."""
+"""What devices send each other point to point: exactly the indices that another one lacks.
+
+In an exchange every index goes to the device that has it after; in a halo to those that read it.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ import math
 from collections.abc import Iterator
 
 from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.edges import all_coords, readings
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.moved import moved, moved_axes
+from shardlang.ir.reads import Reads
 from shardlang.ir.shards import Frozen, freeze, shared
 
 _Pair = tuple[DimLayout, DimLayout]
@@ -78,3 +83,18 @@ def _shared(one: DimLayout, at: Frozen, other: DimLayout, there: Frozen) -> int:
     """Indices of a dim that one device holds before, and another after."""
     where = shared(one, at, other, there)
     return where.stop - where.start if isinstance(where, slice) else len(where)
+
+
+@functools.lru_cache(maxsize=4096)
+def edge_elements(src: Layout, dst: Layout, place: int, reads: Reads) -> int:
+    """Elements that the busiest device sends in a halo, or with reads that go back in a fold.
+
+    Args:
+        place: the dim that reads.
+    """
+    read, made = (dst, src) if reads.back else (src, dst)
+    ends = read.dims[place], made.dims[place]
+    each = [one.counts for one in readings(*ends, reads, all_coords(ends[0]))]
+    sent = map(sum, each if reads.back else zip(*each, strict=True))
+    beside = (dim.max_local_size() for i, dim in enumerate(src.dims) if i != place)
+    return max(sent) * math.prod(beside)

@@ -4,12 +4,13 @@ The formulas are those of ring algorithms (Thakur, Rabenseifner and Gropp, 2005)
 reduce-scatter and an all-gather, each of which hands every part on to the next member, n - 1 times.
 Sizes are bytes of the *message*: the joined tensor of a gather or a scatter (every shard as large
 as the largest), what a member holds before an all-reduce, a dispatch or a collect. An exchange
-between split layouts, an all-to-all and a permute included, sends what moves, and nothing else.
+between split layouts, an all-to-all and a permute included, sends what moves, and nothing else; a
+halo and a fold send what is read of other devices.
 """
 
 from __future__ import annotations
 
-from shardlang.cost.exchanged import exchanged
+from shardlang.cost.exchanged import edge_elements, exchanged
 from shardlang.ir.collective import Collective, Kind
 
 EXCHANGES = (Kind.ALL_TO_ALL, Kind.PERMUTE, Kind.EXCHANGE)
@@ -63,6 +64,10 @@ def sent_bytes(collective: Collective, itemsize: int) -> int:
     """
     if collective.kind in EXCHANGES:
         return exchanged(collective.src, collective.dst) * itemsize
+    if collective.reads is not None:
+        (place, _), reads = collective.dims, collective.reads
+        assert place is not None
+        return edge_elements(collective.src, collective.dst, place, reads) * itemsize
     held = collective.src.held(), collective.dst.held()
     if collective.kind is Kind.ALL_REDUCE:
         message = max(held)

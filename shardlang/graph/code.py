@@ -153,6 +153,8 @@ def _reshard_arguments(reshard: Reshard) -> str:
         parts.append(f"from_dim={before}, to_dim={after}")
     elif before is not None or after is not None:
         parts.append(f"dim={after if before is None else before}")
+    if reshard.reads is not None:
+        parts.append(f'reads="{reshard.reads}"')
     if reshard.reduce is not ReduceOp.SUM:
         parts.append(f'op="{reshard.reduce}"')
     return ", ".join(parts)

@@ -195,6 +195,8 @@ def reshard_lines(node: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
     if reshard.route is not None:
         lines[0] += f", {reshard.kind}"
         lines[-1] += " expected"
+    if reshard.reads is not None:
+        lines[0] += f", {reshard.kind}"
     if node in flowing and info(node).regather:
         lines.append(f"again backward: {bytes_text(sent_forward(pairs))}")
     if node in flowing and reshard.adjoint.sends:

@@ -15,6 +15,7 @@ from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Coord, joined
+from shardlang.ir.reads import Reads
 
 
 class Kind(str, Enum):
@@ -28,6 +29,10 @@ class Kind(str, Enum):
     PERMUTE = "permute"
     EXCHANGE = "exchange"
     """Send every device what it holds after, of several dims at once."""
+    HALO = "halo"
+    """Get what one's own part of a dim reads of the others' parts of another."""
+    FOLD = "fold"
+    """Give back what was read, and add up what comes back."""
     DISPATCH = "dispatch"
     """Send every row to the device that has its group; the groups are one more operand."""
     COLLECT = "collect"
@@ -57,6 +62,8 @@ COMMUNICATING = {
     Kind.ALL_TO_ALL: "all_to_all",
     Kind.PERMUTE: "send_recv",
     Kind.EXCHANGE: "all_to_all",
+    Kind.HALO: "send_recv",
+    Kind.FOLD: "send_recv",
     Kind.DISPATCH: "all_to_all",
     Kind.COLLECT: "all_to_all",
 }
@@ -74,6 +81,7 @@ class Collective:
         dst: the layout after.
         reduce: how an all-reduce combines.
         route: for a dispatch or collect, where the rows of dim 0 go.
+        reads: for a halo or fold, which index each index of the split dim reads.
     """
 
     kind: Kind
@@ -82,6 +90,7 @@ class Collective:
     dst: Layout
     reduce: ReduceOp = ReduceOp.SUM
     route: Route | None = None
+    reads: Reads | None = None
 
     @property
     def members(self) -> int:

@@ -18,6 +18,7 @@ from shardlang.ir.graph import constrain
 from shardlang.ir.layout import Layout
 from shardlang.ir.parse_error import GraphTextError, Place
 from shardlang.ir.parse_types import Axes, TypeReader
+from shardlang.ir.reads import Reads, Run
 
 Functions = Callable[[str], Target | None]
 """From `rules.local:max_over` to the function; None if there is none."""
@@ -144,6 +145,25 @@ class CallReader(TypeReader):
         self, axes: Axes, rows: DimLayout, by: Token, groups: DimLayout, back: Token | None
     ) -> Route:
         return Route(axes, rows, groups, back is not None, str(by))
+
+    def run(
+        self, start: int, stop: int, step: int | None, times: int | None, shift: int | None
+    ) -> Run:
+        count = len(range(start, stop, step or 1)) if step != 0 else 0
+        if count == 0 or (times is not None and times < 1):
+            remedy = "write `0:4` for the indices 0 to 3, `3:-1:-1` for the same backwards"
+            raise GraphTextError(f"nothing is read from {start} to {stop}", remedy)
+        step = 1 if step is None else step
+        return Run(start, count, step, 1 if times is None else times, shift or 0)
+
+    def unread(self, word: Token, count: int) -> Run:
+        return Run(None, count)
+
+    def reads(self, size: int, *parts: Run | Argument | Token) -> Reads:
+        *runs, fill, back = parts
+        found = tuple(run for run in runs if isinstance(run, Run))
+        filled = fill if isinstance(fill, (int, float, complex)) else 0.0
+        return Reads(size, found, filled, back is not None)
 
     def keyword(self, name: Token, value: Argument) -> Keyword:
         return Keyword(name, value)

@@ -12,13 +12,14 @@ from torch import Tensor, fx
 from shardlang.ir.arguments import tensors_in
 from shardlang.ir.compat import NO_FAKE_RESULT, FakeTensorMode, OpOverload, tree_map_only
 from shardlang.ir.device_values import specialise
-from shardlang.ir.graph import constrain, is_item, is_reshard
+from shardlang.ir.graph import constrain, is_item, is_reshard, reshard_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.node import info, results_of
 from shardlang.ir.parse_calls import Made
 from shardlang.ir.parse_error import GraphTextError, Place
 from shardlang.ir.printed_type import printed_type
+from shardlang.ir.reshard import apply_reshard
 from shardlang.ir.spelling import layouts_of, target_name
 
 CORRECT = "correct the type, or what the node reads"
@@ -152,7 +153,10 @@ def _read(node: fx.Node) -> list[Tensor]:
     """What a reshard, or the pick of one result, is given."""
     values = node.args[0] if isinstance(node.args[0], (list, tuple)) else [node.args[0]]
     if not is_item(node):
-        return [one for n in values if isinstance(n, fx.Node) for one in results_of(info(n).value)]
+        read = [x for n in values if isinstance(n, fx.Node) for x in results_of(info(n).value)]
+        if node.target is apply_reshard and reshard_of(node).reads is not None:
+            return [x.new_empty(reshard_of(node).dst.shape) for x in read]
+        return read
     source, index = node.args
     assert isinstance(source, fx.Node) and isinstance(index, int)
     several = info(source).value

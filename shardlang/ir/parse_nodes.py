@@ -28,6 +28,7 @@ from shardlang.ir.parse_reshards import Written, resharded
 from shardlang.ir.parse_results import ResultReader
 from shardlang.ir.parse_said import check_said, check_split, stated
 from shardlang.ir.parse_types import Axes, Type
+from shardlang.ir.reads import Reads
 from shardlang.ir.reshard import apply_reshards
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.rule import Rule, Sharding
@@ -90,7 +91,7 @@ class GraphReader(ResultReader):
         self.leaves.add((leaf.kind, name))
         return reduce(lambda made, clause: clause.add(made), clauses, leaf)
 
-    def reshard(self, name: Token, axes: Axes, *args: Argument | Route) -> Written:
+    def reshard(self, name: Token, axes: Axes, *args: Argument | Route | Reads) -> Written:
         return Written(name, axes, args)
 
     def item(self, name: Token, index: int) -> Made:

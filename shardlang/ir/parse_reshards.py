@@ -16,6 +16,7 @@ from shardlang.ir.parse_calls import Made
 from shardlang.ir.parse_clauses import Pair, Said
 from shardlang.ir.parse_error import GraphTextError, Place
 from shardlang.ir.parse_types import Axes, Type
+from shardlang.ir.reads import Reads
 from shardlang.ir.reshard import NoChange, Reshard, apply_reshard, apply_reshards
 from shardlang.ir.spelling import layouts_of
 
@@ -28,7 +29,7 @@ class Written:
 
     name: Token
     axes: Axes
-    args: tuple[Argument | Route, ...]
+    args: tuple[Argument | Route | Reads, ...]
 
 
 def resharded(written: Written, types: Sequence[Type], said: Said) -> Made:
@@ -40,15 +41,16 @@ def resharded(written: Written, types: Sequence[Type], said: Said) -> Made:
     kind, _, last = written.name.rpartition("_")
     reduce = ReduceOp(last) if last in EXTREMES else ReduceOp.SUM
     value, *rest = written.args
-    routes = [arg for arg in rest if isinstance(arg, Route)]
-    groups = [arg for arg in rest if not isinstance(arg, Route)]
+    along = [arg for arg in rest if isinstance(arg, Route | Reads)]
+    groups = [arg for arg in rest if not isinstance(arg, Route | Reads)]
+    routed = any(isinstance(arg, Route) for arg in along)
     values = list(value) if isinstance(value, (list, tuple)) else [value]
     sources = [_one_tensor(source, written) for source in (*values, *groups)][: len(values)]
-    if len(values) != len(types) or len(routes) > 1 or bool(groups) != bool(routes):
+    if len(values) != len(types) or len(along) > 1 or bool(groups) != routed:
         remedy = "it has a type for each value that it reads, and groups with a route alone"
         raise GraphTextError(f"`{written.name}` is not called so", remedy, written.name)
     reshards = [
-        _reshard(written, said.between or (layouts_of(source)[0], one.layout), reduce, routes)
+        _reshard(written, said.between or (layouts_of(source)[0], one.layout), reduce, along)
         for source, one in zip(sources, types, strict=True)
     ]
     if any(one.kind != (kind if reduce in EXTREMES else written.name) for one in reshards):
@@ -66,13 +68,16 @@ def _one_tensor(value: object, written: Written) -> fx.Node:
     raise GraphTextError(f"`{written.name}` changes the layout of a tensor", remedy, written.name)
 
 
-def _reshard(written: Written, ends: Pair, reduce: ReduceOp, routes: Sequence[Route]) -> Reshard:
-    route = next(iter(routes), None)
-    if ends[0].shape != ends[1].shape:
+def _reshard(
+    written: Written, ends: Pair, reduce: ReduceOp, along: Sequence[Route | Reads]
+) -> Reshard:
+    route = next((one for one in along if isinstance(one, Route)), None)
+    reads = next((one for one in along if isinstance(one, Reads)), None)
+    if reads is None and ends[0].shape != ends[1].shape:
         remedy = "give the result the shape of what is read"
         raise GraphTextError(f"`{written.name}` changes no shapes", remedy, written.name)
     try:
-        return Reshard(written.axes, *ends, reduce, route)
+        return Reshard(written.axes, *ends, reduce, route, reads)
     except NoChange as fault:
         remedy = "write the layout that the reshard leads to, or another reshard"
         raise GraphTextError(str(fault), remedy, written.name) from None

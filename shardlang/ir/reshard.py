@@ -1,6 +1,7 @@
 """Reshards: the changes of layout, each made of two collectives, forward and adjoint.
 
-A reshard changes the state of a value along its axes and nothing else. States: `S` sharded, `P`
+A reshard changes the state of a value along its axes and nothing else; a halo makes one dim longer
+or shorter besides. States: `S` sharded, `P`
 partial, `I` invariant, `R` replicated (see `Layout`). `CHANGES` is the one table of what a change
 does. The adjoint stands in it too: a gradient has the dual layout of its value (`Layout.dual`), and
 goes from the dual of the layout after to the dual of the layout before. So a backward cannot
@@ -19,6 +20,7 @@ from shardlang.ir.collective import Collective, Kind, ReduceOp
 from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, joined
+from shardlang.ir.reads import Reads
 from shardlang.ir.state import State
 
 
@@ -33,6 +35,10 @@ class How(str, Enum):
     """The axis splits the same dim, in another order or in other blocks."""
     EXCHANGE = "exchange"
     """Several axes trade places between dims."""
+    HALO = "halo"
+    """The dim of the axes reads another one, of which devices get what their parts read."""
+    FOLD = "fold"
+    """What was read goes back."""
     DISPATCH = "dispatch"
     """Rows go to the devices that have their groups."""
     COLLECT = "collect"
@@ -55,6 +61,8 @@ class Change(str, Enum):
     ALL_TO_ALL = "all_to_all"
     PERMUTE = "permute"
     EXCHANGE = "exchange"
+    HALO = "halo"
+    FOLD = "fold"
     DISPATCH = "dispatch"
     COLLECT = "collect"
 
@@ -84,6 +92,8 @@ CHANGES: dict[tuple[State, State, How], Row] = {
     (State.SHARDED, State.SHARDED, How.DIM): Row(Change.ALL_TO_ALL, Kind.ALL_TO_ALL),
     (State.SHARDED, State.SHARDED, How.ORDER): Row(Change.PERMUTE, Kind.PERMUTE),
     (State.SHARDED, State.SHARDED, How.EXCHANGE): Row(Change.EXCHANGE, Kind.EXCHANGE),
+    (State.SHARDED, State.SHARDED, How.HALO): Row(Change.HALO, Kind.HALO),
+    (State.SHARDED, State.SHARDED, How.FOLD): Row(Change.FOLD, Kind.FOLD),
     (State.SHARDED, State.SHARDED, How.DISPATCH): Row(Change.DISPATCH, Kind.DISPATCH),
     (State.SHARDED, State.SHARDED, How.COLLECT): Row(Change.COLLECT, Kind.COLLECT),
     (State.INVARIANT, State.INVARIANT, How.MAX): Row(Change.ALL_REDUCE, Kind.ALL_REDUCE),
@@ -111,6 +121,7 @@ class Reshard:
         dst: the layout after.
         reduce: how an all-reduce combines; a maximum or minimum is for values without gradient.
         route: for a dispatch or collect, where the rows of dim 0 go.
+        reads: for a halo or fold, which index each index of the dim of the axes reads.
         kind: its name in the table.
         forward: what it does to the value.
         adjoint: what it does to the gradient.
@@ -124,12 +135,14 @@ class Reshard:
     dst: Layout
     reduce: ReduceOp = ReduceOp.SUM
     route: Route | None = None
+    reads: Reads | None = None
     kind: Change = field(init=False, compare=False)
     forward: Collective = field(init=False, compare=False, repr=False)
     adjoint: Collective = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        name, forward = _one_way(self.axes, self.src, self.dst, self.reduce, self.route)
+        along = self.route or self.reads
+        name, forward = _one_way(self.axes, self.src, self.dst, self.reduce, along)
         object.__setattr__(self, "kind", name)
         object.__setattr__(self, "forward", forward)
         object.__setattr__(self, "adjoint", _adjoint(self))
@@ -158,11 +171,11 @@ class Reshard:
         if not self.differentiable:
             raise NoChange(f"{self} has no gradient")
         route = self.route.reversed() if self.route is not None else None
-        return Reshard(self.axes, self.dst.dual(), self.src.dual(), route=route)
+        reads = self.reads.reversed() if self.reads is not None else None
+        return Reshard(self.axes, self.dst.dual(), self.src.dual(), route=route, reads=reads)
 
     def __str__(self) -> str:
-        names = ", ".join(axis.name for axis in joined(self.axes))
-        return f"{self.kind}[{names}] {self.src} -> {self.dst}"
+        return f"{self.kind}[{_names(self.axes)}] {self.src} -> {self.dst}"
 
 
 def _adjoint(reshard: Reshard) -> Collective:
@@ -170,17 +183,26 @@ def _adjoint(reshard: Reshard) -> Collective:
     src, dst = reshard.dst.dual(), reshard.src.dual()
     if reshard.reduce is not ReduceOp.SUM:
         return Collective(Kind.ZERO, reshard.axes, src, dst)
-    route = reshard.route.reversed() if reshard.route is not None else None
-    return _one_way(reshard.axes, src, dst, ReduceOp.SUM, route)[1]
+    along = reshard.route or reshard.reads
+    back = along.reversed() if along is not None else None
+    return _one_way(reshard.axes, src, dst, ReduceOp.SUM, back)[1]
+
+
+Along = Route | Reads | None
+"""What a change goes by beside its layouts."""
 
 
 def _one_way(
-    axes: tuple[Axis, ...], src: Layout, dst: Layout, reduce: ReduceOp, route: Route | None
+    axes: tuple[Axis, ...], src: Layout, dst: Layout, reduce: ReduceOp, along: Along
 ) -> tuple[Change, Collective]:
     """The change's name and its collective, over those of the axes that it has something to do."""
+    route = along if isinstance(along, Route) else None
+    reads = along if isinstance(along, Reads) else None
     if route is None and _moves_ordered_rows(src, dst):
         raise NoChange(f"only a route moves rows that a route has sent: {src} -> {dst}")
-    how = _how(axes, src, dst, reduce, route)
+    if reads is not None and not _reads_one_dim(axes, src, dst, reads):
+        raise NoChange(f"{reads} is not what {src} -> {dst} reads over {_names(axes)}")
+    how = _how(axes, src, dst, reduce, along)
     rows = [_row(axis, src, dst, how) for axis in axes]
     pairs = zip(axes, rows, strict=True)
     acting = [(axis, row) for axis, row in pairs if row.kind is not Kind.NOTHING]
@@ -188,8 +210,25 @@ def _one_way(
         return rows[0].name, Collective(Kind.NOTHING, (), src, dst)
     name, kind = acting[0][1]
     if any(row.kind is not kind for _, row in acting):
-        raise NoChange(f"{src} -> {dst} over {', '.join(map(str, axes))} is not one collective")
-    return name, Collective(kind, tuple(axis for axis, _ in acting), src, dst, reduce, route)
+        raise NoChange(f"{src} -> {dst} over {_names(axes)} is not one collective")
+    over = tuple(axis for axis, _ in acting)
+    return name, Collective(kind, over, src, dst, reduce, route, reads)
+
+
+def _names(axes: tuple[Axis, ...]) -> str:
+    return ", ".join(axis.name for axis in joined(axes))
+
+
+def _reads_one_dim(axes: tuple[Axis, ...], src: Layout, dst: Layout, reads: Reads) -> bool:
+    """Whether one dim reads as is said, both dims split by these axes alone."""
+    place = src.dim_of(axes[0])
+    if place is None or len(src.dims) != len(dst.dims):
+        return False
+    one, other = src.dims[place], dst.dims[place]
+    split = one.plain and other.plain and one.axes == other.axes and {*axes} == {*one.axes}
+    read, made = (other, one) if reads.back else (one, other)
+    sizes = (read.size, made.size) == (reads.size, reads.length)
+    return split and sizes and reads.fits and src.replaced(place, other).dims == dst.dims
 
 
 def _moves_ordered_rows(src: Layout, dst: Layout) -> bool:
@@ -198,14 +237,14 @@ def _moves_ordered_rows(src: Layout, dst: Layout) -> bool:
     return any(one != other and (one.order or other.order) is not None for one, other in pairs)
 
 
-def _how(
-    axes: tuple[Axis, ...], src: Layout, dst: Layout, reduce: ReduceOp, route: Route | None
-) -> How:
+def _how(axes: tuple[Axis, ...], src: Layout, dst: Layout, reduce: ReduceOp, along: Along) -> How:
     """What tells the change from others between the same states."""
     if reduce is not ReduceOp.SUM:
         return How(reduce.value)
-    if route is not None:
-        return How.COLLECT if route.inverse else How.DISPATCH
+    if isinstance(along, Route):
+        return How.COLLECT if along.inverse else How.DISPATCH
+    if along is not None:
+        return How.FOLD if along.back else How.HALO
     if any(layout.state(axis) is not State.SHARDED for axis in axes for layout in (src, dst)):
         return How.STATE
     pairs = zip(src.dims, dst.dims, strict=True)

@@ -32,7 +32,7 @@ def call_text(node: fx.Node) -> str:
     """`add.Tensor(x, y)`, `all_gather[tp](x)`, `pair[0]`."""
     if node.target in (apply_reshard, apply_reshards):
         value, reshard, *groups = node.args
-        read = [shown(arg) for arg in (value, *groups)] + [route_text(r) for r in _route(reshard)]
+        read = [shown(arg) for arg in (value, *groups, *_along(reshard))]
         return f"{_reshard_name(reshard)}({', '.join(read)})"
     if node.target is operator.getitem and isinstance(node.args[1], int):
         return f"{shown(node.args[0])}[{node.args[1]}]"
@@ -49,8 +49,11 @@ def _reshard_name(reshard: Argument) -> str:
     return f"{kind}[{product(first.axes)}]"
 
 
-def _route(reshard: Argument) -> list[Route]:
-    return [reshard.route] if isinstance(reshard, Reshard) and reshard.route is not None else []
+def _along(reshard: Argument) -> list[Argument]:
+    """The route of a reshard, or what it reads."""
+    if not isinstance(reshard, Reshard):
+        return []
+    return [one for one in (reshard.route, reshard.reads) if one is not None]
 
 
 def target_name(target: Target) -> str:

@@ -46,6 +46,8 @@ class Reasons:
             )
         if reshard.route is not None:
             return f"rows {reshard.route.goal} for {self._reader(node)}; equal shares expected"
+        if reshard.reads is not None:
+            return f"{self._beyond(node, reshard)} reads beyond the edges of its {over} shards"
         if reshard.kind in (Change.ALL_REDUCE, Change.REDUCE_SCATTER):
             return self._summed(node, value, reshard)
         if reshard.kind is Change.ALL_GATHER:
@@ -68,6 +70,8 @@ class Reasons:
         if reshard.route is not None:
             goal = reshard.route.reversed().goal
             return f"gradients of the rows of `{name}` {goal}; equal shares expected"
+        if reshard.reads is not None:
+            return f"gradient of `{name}` where {self._beyond(node, reshard)} read beyond the edges"
         if reshard.kind is Change.ALL_GATHER:
             how = "as it is stored" if self.names.is_leaf(value) else "as the value is"
             return f"gradient of `{name}`, summed over {over} and split {how}"
@@ -125,9 +129,16 @@ class Reasons:
         origin = sharding.origins.get(axis) if sharding is not None else None
         name = op_name(node)
         if origin is not None and origin.reason is Reason.LOWERED:
-            whole = re.sub(r"(_default)?(_\d+)?$", "", origin.source)
+            whole = _model_op(origin.source)
             return f"`{whole}`" if whole == name else f"`{name}` in `{whole}`"
         return f"`{name}`"
+
+    def _beyond(self, node: fx.Node, reshard: Reshard) -> str:
+        """The op that reads its neighbours, and the dim along which it does."""
+        sharding = sharding_at(node)
+        origin = sharding.origins.get(reshard.axes[0]) if sharding is not None else None
+        name = origin.source if origin is not None else op_name(node)
+        return f"`{_model_op(name)}` along dim {reshard.dims[0]}"
 
     def _gathered(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> str:
         name, over = self.names.within(value, module_of(node)), joined(reshard.axes)[0]
@@ -168,6 +179,11 @@ class Reasons:
         if first is None or first.op == "output":
             return "the result"
         return f"`{op_name(first)}`"
+
+
+def _model_op(source: str) -> str:
+    """The name of the op that a node of the model was."""
+    return re.sub(r"(_default)?(_\d+)?$", "", source)
 
 
 def made_partial(value: fx.Node, axis: Axis) -> fx.Node:

@@ -1,7 +1,7 @@
 """Rules of convolutions: the batch and the output channels are outer, the input channels inner.
 
 With groups the channels are `(g c)` and `(g o)`, and whole groups may be split too. A spatial dim
-may be split where patches lie side by side, and else by an exchange of edges.
+may be split where patches lie side by side, and else with a halo.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from shardlang.ir.device_values import size_at
+from shardlang.ir.device_values import PartNumber, size_at
 from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind
 from shardlang.rules import local_window
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.op_rule import Emit
 from shardlang.rules.registry import rule
-from shardlang.rules.window import Sliding, halo, per_dim
+from shardlang.rules.window import Sliding, emit_windows, halo, per_dim, spans
 from shardlang.rules.writing import group, tensor
 
 aten = torch.ops.aten
@@ -51,10 +51,6 @@ def sliding(call: Call) -> list[Sliding]:
     ]
 
 
-def _whole(count: int) -> list[tuple[str, str, str]]:
-    return [(f"x{i}!", f"k{i}!", f"y{i}!") for i in range(count)]
-
-
 def _write(call: Call, factors: list[tuple[str, str, str]]) -> str:
     """The rule, given the factors of the spatial dims of operand, kernel and result."""
     before, kernel, after = ([f[i] for f in factors] for i in range(3))
@@ -69,8 +65,13 @@ def _write(call: Call, factors: list[tuple[str, str, str]]) -> str:
 
 def _conv(call: Call) -> str:
     if _transposed(call):
-        return _write(call, _whole(call.rank("weight") - 2))
+        return _write(call, [_spread(one) for one in sliding(call)])
     return _write(call, [one.factors for one in sliding(call)])
+
+
+def _spread(one: Sliding) -> tuple[str, str, str]:
+    """The factors of a spatial dim of a transposed convolution."""
+    return f"x{one.number}~", f"k{one.number}!", f"y{one.number}@x{one.number}"
 
 
 def _products(call: Call) -> list[str]:
@@ -97,6 +98,8 @@ def _odd_padding(call: Call, sharding: Sharding, emit: Emit, dims: list[Sliding]
 
 def _lower_conv(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     """Windows, and a convolution over them without padding."""
+    if _transposed(call):
+        return _lower_transposed(call, sharding, emit)
     dims = sliding(call)
     split = [one for one in dims if one.split_in(sharding)]
     x = halo(_odd_padding(call, sharding, emit, dims), sharding, emit, dims)
@@ -106,6 +109,36 @@ def _lower_conv(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
         [one.dilation for one in dims], call["groups"], [one.dim for one in split],
         [call.out[one.dim] for one in split],
     )  # fmt: skip
+
+
+def _lower_transposed(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+    """Windows of all that reaches a device's outputs, spread out without padding."""
+    dims, x = sliding(call), call.operand("input")
+    more = per_dim(call["output_padding"], len(dims))
+    split = [one for one in dims if one.split_in(sharding)]
+    starts = []
+    for one in split:
+        after = sharding.factors[f"y{one.number}"]
+        windows = [_reaching(one, *span) for span in spans(after)]
+        beyond = -(-more[one.number] // one.stride)
+        length = max(high - low for low, high in windows) + beyond
+        x = emit_windows(emit, x, one, windows, length)
+        pairs = zip(spans(after), windows, strict=True)
+        starts.append([first + one.pad - low * one.stride for (first, _), (low, _) in pairs])
+    return emit(
+        local_window.convolve_transposed, x, call["weight"], call["bias"],
+        [one.stride for one in dims],
+        [0 if one in split else one.pad for one in dims],
+        [0 if one in split else n for one, n in zip(dims, more, strict=True)],
+        call["groups"], [one.dilation for one in dims], [one.dim for one in split],
+        [call.out[one.dim] for one in split], starts,
+    )  # fmt: skip
+
+
+def _reaching(one: Sliding, first: int, count: int) -> tuple[int, int]:
+    """The inputs, some perhaps outside the dim, that reach `count` outputs from the first on."""
+    low = -((one.extent - 1 - first - one.pad) // one.stride)
+    return low, (first + count - 1 + one.pad) // one.stride + 1 if count else low
 
 
 rule(
@@ -154,6 +187,30 @@ rule(
     local_window.convolve,
     spec=_over_windows, linear=["x bias", "weight bias"], localize=_local_windows, passes=False,
     kind=OpKind.CONVOLUTION, keeps="x weight", flops=["result weight"],
+)  # fmt: skip
+
+
+def _over_transposed(call: Call) -> str:
+    count = call.rank("weight") - 2
+    first = len(call.shapes[0]) - count
+    windows = {dim - first for dim in call.integers("dims")}
+    return _write(call, [
+        (f"x{i}", f"k{i}!", f"y{i}@x{i}") if i in windows else (f"x{i}!", f"k{i}!", f"y{i}!")
+        for i in range(count)
+    ])  # fmt: skip
+
+
+def _local_transposed(call: Call, sharding: Sharding) -> LocalCall:
+    """What `_local_windows` says, and which part is the device's own."""
+    target, args, kwargs = _local_windows(call, sharding)
+    parts = [PartNumber(sharding.result().dims[dim].axes) for dim in call.integers("dims")]
+    return target, (*args, parts), kwargs
+
+
+rule(
+    local_window.convolve_transposed,
+    spec=_over_transposed, linear=["x bias", "weight bias"], localize=_local_transposed,
+    passes=False, kind=OpKind.CONVOLUTION, keeps="x weight", flops=["x weight"],
 )  # fmt: skip
 rule(
     aten.conv_tbc.default,

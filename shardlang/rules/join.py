@@ -14,9 +14,9 @@ from shardlang.ir.regroup import join_blocks
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.op_rule import Emit
+from shardlang.rules.reads import emit_reads
 from shardlang.rules.registry import rule
 from shardlang.rules.view import in_place
-from shardlang.rules.window import Sliding, moved
 from shardlang.rules.writing import arrow, blocks, names, swapped
 
 aten = torch.ops.aten
@@ -133,7 +133,7 @@ def _strided(size: int, start: int, end: int, step: int) -> tuple[str, str]:
 
 TRIMMED = 2
 """A slice that leaves out no more than so many indices is taken as a shift of the dim; one that
-leaves out more, as a part of a packed dim."""
+leaves out more, as a part of a packed dim, unless the dim is split in one piece."""
 
 
 def _is_trim(call: Call) -> bool:
@@ -146,12 +146,26 @@ def _slice_dims(call: Call, at: int) -> tuple[str, str]:
     size = call.shapes[0][at]
     start, end, step = _bounds(call, size)
     if "src" not in call.names and _is_trim(call):
-        return f"x{at}~", f"y{at}@x{at}"
+        return _shifted(at)
     if step > 1:
         return _strided(size, start, end, step)
     if end <= start:
         return "n!", "m!"
     return _stretches(size, start, end), "mid"
+
+
+def _shifted(at: int) -> tuple[str, str]:
+    """The dims of a slice that reads its neighbours."""
+    return f"x{at}~", f"y{at}@x{at}"
+
+
+def _as_shift(call: Call) -> list[str]:
+    """A slice of a dim that is split in one piece."""
+    dims, at = names(len(call.shapes[0])), call.dim()
+    if _slice_dims(call, at) == _shifted(at) or not call.out[at]:
+        return []
+    before, after = _shifted(at)
+    return [arrow([swapped(dims, at, before)], [swapped(dims, at, after)])]
 
 
 def _slice(call: Call) -> str:
@@ -193,19 +207,18 @@ def _local_narrow(call: Call, sharding: Sharding) -> LocalCall:
 
 
 def _lower_slice(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
-    """A dim shortened by a few indices: neighbours hand them on."""
+    """A shortened dim: neighbours hand on what belongs elsewhere now."""
     at, size = call.dim(), call.shapes[0][call.dim()]
-    start, _, _ = _bounds(call, size)
-    return moved(call.operand("self"), sharding, emit, [Sliding(at, at, size, 1, pad=-start)])
+    return emit_reads(emit, call.operand("self"), at, size, [range(*_bounds(call, size))])
 
 
 rule(
     aten.slice.Tensor, aten.slice_copy.Tensor,
-    spec=_slice, linear=["self"], localize=_local_slice, lower=_lower_slice,
+    spec=_slice, others=_as_shift, linear=["self"], localize=_local_slice, lower=_lower_slice,
 )  # fmt: skip
 rule(
     aten.narrow.default, aten.narrow_copy.default,
-    spec=_slice, linear=["self"], localize=_local_narrow, lower=_lower_slice,
+    spec=_slice, others=_as_shift, linear=["self"], localize=_local_narrow, lower=_lower_slice,
 )  # fmt: skip
 rule(
     aten.slice_scatter.default,

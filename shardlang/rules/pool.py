@@ -1,7 +1,7 @@
 """Rules of ops on images: pooling, resizing, patches.
 
-Plain pooling may be split over its spatial dims, with an exchange of edges; in all others they stay
-whole.
+Plain pooling may be split over its spatial dims, with halos, and so may the rows of patches; in all
+others they stay whole.
 """
 
 from __future__ import annotations
@@ -90,8 +90,14 @@ def _sliding(call: Call) -> list[Sliding]:
     ]
 
 
+def _is_max(call: Call) -> bool:
+    return "max" in str(call.target)
+
+
 def _even(call: Call) -> bool:
-    """Whether every output reads as many indices as the kernel has, padding included."""
+    """Whether every output reads as many indices as the kernel has, or need not count them."""
+    if _is_max(call):
+        return True
     padded = any(per_dim(call["padding"], 1)) and not call.flag("count_include_pad", True)
     return not (call.flag("ceil_mode") or padded)
 
@@ -108,7 +114,7 @@ def _pool(call: Call) -> str:
 def _lowest(call: Call) -> float:
     """What stands outside the tensor: nothing to an average, less than anything to a maximum."""
     dtype = call.results[0].dtype
-    if "max" not in str(call.target):
+    if not _is_max(call):
         return 0.0
     return -torch.inf if dtype.is_floating_point else torch.iinfo(dtype).min
 
@@ -122,7 +128,7 @@ def _lower_pool(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
     strides = [one.stride for one in dims]
     arguments: list[object] = [[one.kernel for one in dims], strides, pads]
     if "dilation" in call.names:
-        arguments.append([one.dilation for one in dims])
+        arguments += [[one.dilation for one in dims], call.flag("ceil_mode")]
     elif call.get("divisor_override") is not None:
         arguments += [False, True, call["divisor_override"]]
     places = [one.dim for one in split]
@@ -259,8 +265,35 @@ rule(aten.channel_shuffle.default, aten.native_channel_shuffle.default, spec=_ch
 def _im2col(call: Call) -> str:
     """Patches as columns: channels stand before the places of the kernel."""
     kernel = f"k={math.prod(call.integers('kernel_size'))}!"
+    kept, (rows, columns) = names(len(call.shapes[0]) - 3), _patches(call)
+    places = f"(y0={rows.outputs}@x0 y1={columns.outputs}!)"
+    return arrow([[*kept, "c", "x0~", "w!"]], [[*kept, f"(c {kernel})", places]])
+
+
+def _patches(call: Call) -> list[Sliding]:
+    """How patches read rows and columns."""
+    shape, first = call.shapes[0], len(call.shapes[0]) - 2
+    numbers = [per_dim(call[n], 2) for n in ("kernel_size", "stride", "padding", "dilation")]
+    return [Sliding(first + i, i, shape[first + i], *(n[i] for n in numbers)) for i in range(2)]
+
+
+def _lower_im2col(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+    """Patches of windows of rows."""
+    rows, columns = _patches(call)
+    x = halo(call.operand("self"), sharding, emit, [rows])
+    numbers = [call["kernel_size"], call["dilation"], [0, columns.pad], call["stride"]]
+    return emit(local_window.patches, x, *numbers, rows.outputs, columns.outputs)
+
+
+def _window_patches(call: Call) -> str:
+    kernel = f"k={math.prod(call.integers('kernel_size'))}!"
     kept = names(len(call.shapes[0]) - 3)
-    return arrow([[*kept, "c", "h!", "w!"]], [[*kept, f"(c {kernel})", "l!"]])
+    places = f"(y0={call.integer('rows')}@x0 y1={call.integer('columns')}!)"
+    return arrow([[*kept, "c", "x0", "w!"]], [[*kept, f"(c {kernel})", places]])
+
+
+def _local_patches(call: Call, sharding: Sharding) -> LocalCall:
+    return call.replace(rows=size_at(sharding.factors["y0"]))
 
 
 def _col2im(call: Call) -> str:
@@ -269,7 +302,8 @@ def _col2im(call: Call) -> str:
     return arrow([[*kept, f"(c {kernel})", "l!"]], [[*kept, "c", "h!", "w!"]])
 
 
-rule(aten.im2col.default, spec=_im2col, linear=["self"])
+rule(aten.im2col.default, spec=_im2col, linear=["self"], lower=_lower_im2col)
+rule(local_window.patches, spec=_window_patches, linear=["x"], localize=_local_patches)
 rule(aten.col2im.default, spec=_col2im, linear=["self"])
 
 

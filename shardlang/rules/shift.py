@@ -1,6 +1,6 @@
 """Rules of ops that move elements along dims: roll, flip, rot90 and padding.
 
-The dims that they move along stay whole, but for padding with a constant.
+A dim that they move along reads its neighbours where it is split.
 """
 
 from __future__ import annotations
@@ -8,37 +8,65 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from shardlang.ir.reads import Stretch
 from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind
 from shardlang.rules.call import Call
 from shardlang.rules.op_rule import Emit
+from shardlang.rules.reads import emit_reads, tied
 from shardlang.rules.registry import rule
-from shardlang.rules.window import Sliding, moved
 from shardlang.rules.writing import arrow, names, with_whole
 
 aten = torch.ops.aten
 
 
-def _keeping(call: Call, places: set[int]) -> str:
-    """Operand and result of one shape, some dims whole."""
-    dims = with_whole(names(len(call.shapes[0])), places)
-    return arrow([dims], [dims])
+def _rolled(call: Call) -> dict[int, int]:
+    """By dim, how far it is rolled; every dim by itself."""
+    rank, shifts = len(call.shapes[0]), call.integers("shifts")
+    dims = [dim % rank for dim in call.integers("dims")] or [0]
+    found = dict.fromkeys(dims, 0)
+    for dim, shift in zip(dims, shifts, strict=True):
+        found[dim] += shift
+    return found
 
 
 def _roll(call: Call) -> str:
+    """A tensor that is rolled as one row is whole, if it has other dims."""
     rank = len(call.shapes[0])
-    return _keeping(call, {d % rank for d in call.integers("dims")} or set(range(rank)))
+    if not call.integers("dims") and rank != 1:
+        dims = with_whole(names(rank), range(rank))
+        return arrow([dims], [dims])
+    return tied(call, _rolled(call))
 
 
-def _flip(call: Call) -> str:
+def _lower_roll(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+    x, shape = call.operand("self"), call.shapes[0]
+    for dim, shift in _rolled(call).items():
+        size = shape[dim]
+        start = -shift % size
+        x = emit_reads(emit, x, dim, size, [range(start, size), range(start)])
+    return x
+
+
+def _flipped(call: Call) -> list[int]:
     rank = len(call.shapes[0])
-    return _keeping(call, {d % rank for d in call.integers("dims")} if rank else set())
+    whole = {aten.fliplr.default: 1, aten.flipud.default: 0}.get(call.overload)
+    return [whole] if whole is not None else [d % rank for d in call.integers("dims") if rank]
 
 
-rule(aten.roll.default, spec=_roll, linear=["self"])
-rule(aten.flip.default, spec=_flip, linear=["self"])
-rule(aten.fliplr.default, spec=lambda call: _keeping(call, {1}), linear=["self"])
-rule(aten.flipud.default, spec=lambda call: _keeping(call, {0}), linear=["self"])
+def _lower_flip(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+    x = call.operand("self")
+    for dim in _flipped(call):
+        size = call.shapes[0][dim]
+        x = emit_reads(emit, x, dim, size, [range(size - 1, -1, -1)])
+    return x
+
+
+rule(aten.roll.default, spec=_roll, linear=["self"], lower=_lower_roll)
+rule(
+    aten.flip.default, aten.fliplr.default, aten.flipud.default,
+    spec=lambda call: tied(call, _flipped(call)), linear=["self"], lower=_lower_flip,
+)  # fmt: skip
 
 
 def _rot90(call: Call) -> str:
@@ -54,38 +82,50 @@ def _rot90(call: Call) -> str:
 rule(aten.rot90.default, spec=_rot90, linear=["self"])
 
 
-def padded(call: Call) -> set[int]:
-    """Dims that a pad list (last dim first, before and after) makes longer or shorter."""
-    rank, pad = len(call.shapes[0]), call.integers("pad")
-    return {rank - 1 - i // 2 for i, amount in enumerate(pad) if amount}
+def _amounts(call: Call, name: str) -> dict[int, tuple[int, int]]:
+    """By dim, what a pad list (last dim first) puts before and after it; less than 0 cuts."""
+    rank, pad = len(call.shapes[0]), call.integers(name)
+    pairs = {rank - 1 - i // 2: (pad[i], pad[i + 1]) for i in range(0, len(pad), 2)}
+    return {dim: pair for dim, pair in pairs.items() if any(pair)}
+
+
+def _mode(call: Call) -> str:
+    return call.text("mode") if "mode" in call.names else "constant"
 
 
 def _is_constant(call: Call) -> bool:
-    return call.get("mode", "constant") == "constant"
+    return _mode(call) == "constant"
 
 
-def _pad(call: Call) -> str:
-    """Padding with a constant may be split, with an exchange of edges; other paddings are whole."""
-    chosen, dims = padded(call), names(len(call.shapes[0]))
-    mark, tie = ("~", "@x{}") if _is_constant(call) else ("!", "!")
-    before = [f"x{i}{mark}" if i in chosen else dim for i, dim in enumerate(dims)]
-    after = [f"y{i}{tie.format(i)}" if i in chosen else dim for i, dim in enumerate(dims)]
-    return arrow([before], [after])
+def _around(size: int, before: int, after: int, mode: str) -> list[Stretch]:
+    """What a padded dim reads, in the mode of `torch.nn.functional.pad`."""
+    inside = range(max(-before, 0), size - max(-after, 0))
+    before, after = max(before, 0), max(after, 0)
+    if mode == "constant":
+        return [before, inside, after]
+    if mode == "circular":
+        return [inside[len(inside) - before :], inside, inside[:after]]
+    if mode == "reflect":
+        return [range(before, 0, -1), inside, range(size - 2, size - 2 - after, -1)]
+    assert mode == "replicate", f"there is no padding `{mode}`"
+    return [*[range(1)] * before, inside, *[range(size - 1, size)] * after]
 
 
 def _lower_pad(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
-    """Whole dims are padded as they are, split ones by windows."""
-    rank, pad, shape = len(call.shapes[0]), call.integers("pad"), call.shapes[0]
-    shifts = [Sliding(d, d, shape[d], 1, pad=pad[2 * (rank - 1 - d)]) for d in padded(call)]
-    for one in shifts:
-        if one.split_in(sharding):
-            place = 2 * (rank - 1 - one.dim)
-            pad[place : place + 2] = [0, 0]
-    x = call.operand("self")
-    fill = 0.0 if call["value"] is None else call.scalar("value")
+    """Split dims read their neighbours; so do whole ones, but where a constant is put around."""
+    pad, x, shape = call.integers("pad"), call.operand("self"), call.shapes[0]
+    mode = _mode(call)
+    fill = 0.0 if mode != "constant" or call["value"] is None else call.scalar("value")
+    amounts = _amounts(call, "pad")
+    split = [dim for dim in amounts if sharding.factors[f"x{dim}"].axes or mode != "constant"]
+    for dim in split:
+        place = 2 * (len(shape) - 1 - dim)
+        pad[place : place + 2] = [0, 0]
     if any(pad):
         x = emit(aten.constant_pad_nd.default, x, pad, fill)
-    return moved(x, sharding, emit, shifts, fill)
+    for dim in split:
+        x = emit_reads(emit, x, dim, shape[dim], _around(shape[dim], *amounts[dim], mode), fill)
+    return x
 
 
 def _pad_keeps(call: Call) -> str:
@@ -100,21 +140,24 @@ def _pad_linear(call: Call) -> list[str]:
 
 rule(
     aten.constant_pad_nd.default, aten.pad.default, kind=OpKind.PAD,
-    spec=_pad, linear=_pad_linear, lower=_lower_pad, keeps=_pad_keeps,
+    spec=lambda call: tied(call, _amounts(call, "pad")), linear=_pad_linear, lower=_lower_pad,
+    keeps=_pad_keeps,
 )  # fmt: skip
 
 
-def _pad_edges(call: Call) -> str:
-    """Reflection and replication: a list as long as the op's dims, all of them taken as padded."""
-    chosen = {len(call.shapes[0]) - 1 - i for i in range(len(call.sequence("padding")) // 2)}
-    before = names(len(call.shapes[0]))
-    after = [f"p{i}!" if i in chosen else dim for i, dim in enumerate(before)]
-    return arrow([with_whole(before, chosen)], [after])
+def _lower_edges(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+    """Reflection and replication."""
+    mode = "reflect" if "reflection" in str(call.target) else "replicate"
+    x, shape = call.operand("self"), call.shapes[0]
+    for dim, pair in _amounts(call, "padding").items():
+        x = emit_reads(emit, x, dim, shape[dim], _around(shape[dim], *pair, mode))
+    return x
 
 
 rule(
     aten.reflection_pad1d.default, aten.reflection_pad2d.default, aten.reflection_pad3d.default,
     aten.replication_pad1d.default, aten.replication_pad2d.default,
     aten.replication_pad3d.default,
-    spec=_pad_edges, linear=["self"],
+    spec=lambda call: tied(call, _amounts(call, "padding")), linear=["self"], lower=_lower_edges,
+    keeps="self",
 )  # fmt: skip

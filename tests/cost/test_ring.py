@@ -54,6 +54,7 @@ def test_the_price_of_a_step_is_what_its_moves_send() -> None:
         slack = 2 * size if move is Kind.ALL_REDUCE else 0
         assert 0 <= sent - priced <= slack, reshard
     moves = {Kind.ALL_REDUCE, Kind.ALL_GATHER, Kind.REDUCE_SCATTER, *EXCHANGES}
+    moves |= {Kind.HALO, Kind.FOLD}
     assert moves | {Kind.SLICE, Kind.PAD, Kind.FIRST, Kind.NOTHING} == seen
 
 

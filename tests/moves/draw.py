@@ -11,6 +11,7 @@ from shardlang.ir.experts.route import Route
 from shardlang.ir.factor import Factor
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
+from shardlang.ir.reads import Reads, Stretch
 from shardlang.ir.reshard import CHANGES, How, Reshard
 
 Axes = tuple[Axis, ...]
@@ -22,7 +23,8 @@ MESHES = (
 
 STATES = tuple((before, after) for before, after, how in CHANGES if how is How.STATE)
 KINDS = (
-    *("".join(pair) for pair in STATES), "all_to_all", "permute", "exchange", "max", "min",
+    *("".join(pair) for pair in STATES), "all_to_all", "permute", "exchange", "halo", "fold", "max",
+    "min",
 )  # fmt: skip
 """The reshards: states before and after, or the move's own name."""
 ROUTES = ("dispatch", "collect")
@@ -175,12 +177,36 @@ def _exchange(
     return Reshard((*own, *axes), *ends)
 
 
+def _halo(rng: random.Random, kind: str, base: Layout, places: list[int], axes: Axes) -> Reshard:
+    """A dim that reads another in any order, the axes on both."""
+    at = places[0]
+    mine = (*base.dims[at].axes, *axes)
+    reads = reads_of(rng, base.dims[at].size)
+    src = base.replaced(at, DimLayout.shard(reads.size, mine))
+    dst = base.replaced(at, DimLayout.shard(reads.length, mine))
+    there = Reshard(mine, src, dst, reads=reads)
+    return there if kind == "halo" else there.transposed()
+
+
+def reads_of(rng: random.Random, size: int) -> Reads:
+    """Up to six stretches of a dim, forward, backward, with steps, or of nothing."""
+    stretches: list[Stretch] = []
+    for _ in range(rng.randint(1, 6)):
+        first = rng.randrange(size + 1)
+        last = rng.randrange(size + 1)
+        step = rng.choice([1, 1, 1, 2, 3])
+        way = range(first, last, step) if first < last else range(first - 1, last - 1, -step)
+        stretches.append(rng.randint(1, 3) if rng.random() < 0.2 else way)
+    return Reads.of(size, stretches if any(map(bool, stretches)) else [2])
+
+
 def _extreme(rng: random.Random, kind: str, base: Layout, places: list[int], axes: Axes) -> Reshard:
     return Reshard(axes, base, base, ReduceOp(kind))
 
 
 _MAKERS = {
     "all_to_all": _all_to_all, "permute": _permute, "exchange": _exchange,
+    "halo": _halo, "fold": _halo,
     "max": _extreme, "min": _extreme,
 }  # fmt: skip
 

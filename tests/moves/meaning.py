@@ -17,6 +17,7 @@ from shardlang.ir.collective import Collective, Kind, ReduceOp
 from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Coord, Mesh
+from shardlang.ir.reads import Reads
 
 _COMBINE: dict[ReduceOp, Any] = {
     ReduceOp.SUM: torch.add, ReduceOp.MAX: torch.maximum, ReduceOp.MIN: torch.minimum,
@@ -42,9 +43,27 @@ def moved(collective: Collective, xs: Sequence[Tensor], mesh: Mesh) -> list[Tens
             out.append(_taken(_laid([total], src, [at]), dst, at))
         elif kind in (Kind.SLICE, Kind.PAD):
             out.append(_taken(_laid([x], src, [at]), dst, at))
+        elif collective.reads is not None:
+            place, _ = collective.dims
+            assert place is not None
+            full = read(_laid(mine, src, peers), place, collective.reads)
+            out.append(_taken(full, dst, at))
         else:
             out.append(_taken(_laid(mine, src, peers), dst, at))
     return out
+
+
+def read(full: Tensor, dim: int, reads: Reads) -> Tensor:
+    """A whole tensor read index by index, or what was read given back."""
+    each = [one for run in reads.runs for one in run.stretches()]
+    index = [i for one in each for i in (one if isinstance(one, range) else [reads.size] * one)]
+    shape = [reads.size + 1 if i == dim else n for i, n in enumerate(full.shape)]
+    more, chosen = full.new_zeros(shape), torch.tensor(index, dtype=torch.long)
+    if reads.back:
+        return more.index_add(dim, chosen, full).narrow(dim, 0, reads.size)
+    more.narrow(dim, 0, reads.size).copy_(full)
+    more.narrow(dim, reads.size, 1).fill_(reads.fill)
+    return more.index_select(dim, chosen)
 
 
 def _peers(mesh: Mesh, at: Coord, axes: Sequence[Axis]) -> Iterator[dict[str, int]]:

@@ -7,6 +7,7 @@ from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
+from shardlang.ir.reads import Reads
 from shardlang.ir.reshard import How, Reshard
 from shardlang.ir.state import State
 
@@ -33,6 +34,9 @@ def example(before: State, after: State, how: How) -> Reshard:
         return Reshard((A,), src, dst, ReduceOp(how.value))
     if how in (How.DISPATCH, How.COLLECT):
         return Reshard((A,), src, dst, route=Route((A,), SPLIT, SPLIT, how is How.COLLECT))
+    if how in (How.HALO, How.FOLD):
+        made = Reshard((A,), src, dst, reads=Reads.of(6, [range(5, 6), range(5)]))
+        return made if how is How.HALO else made.transposed()
     if how is How.EXCHANGE:
         first, second = Layout((SPLIT, SPLIT_B)), Layout((SPLIT_B, SPLIT))
         return Reshard((A, B), first, second)

@@ -1,4 +1,4 @@
-"""Local functions of indexing and of windows compile without graph breaks."""
+"""Local functions of indexing, of reads and of windows compile without graph breaks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from shardlang.rules import local_index, local_shape, local_window
+from shardlang.rules import local_index, local_reads, local_shape, local_window
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 IDS = torch.tensor([1, 5, 7])
 HERE = (4, 4, 8)
 GAPS = ([0, 2, 5, 7], 4, 8)
-PIECES = [(0, 4), (4, 4)]
 
 CALLS: list[tuple[str, Callable[[Tensor], Any]]] = [
     ("select", lambda x: local_shape.select_here(x, 0, 5, 4)),
@@ -28,9 +27,9 @@ CALLS: list[tuple[str, Callable[[Tensor], Any]]] = [
     ("index_add", lambda x: local_index.write_here(
         torch.ops.aten.index_add.default, x, 0, IDS, HERE, x[:3])),
     ("index_put", lambda x: local_index.index_put_here(x, [IDS], [HERE], x[:3], True)),
-    ("edges", lambda x: local_window.edges(x, 0, 1, 2)),
-    ("window", lambda x: local_window.window(
-        x, x[:2].repeat(2, 1)[:4], 0, 6, [3, 1, 1, 1, 1, 8], PIECES, 0.0, 4, 4)),
+    ("reads", lambda x: local_reads.read_here(x, 0, [[3, 0, -2], [2], [1, 4, 1]], 0.5)),
+    ("patches", lambda x: local_window.patches(
+        x[None, None], [2, 2], [1, 1], [0, 0], [1, 1], 2, 2)),
 ]  # fmt: skip
 
 
