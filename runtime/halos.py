@@ -170,6 +170,16 @@ class Fold:
             done += piece.count
 
 
+@dataclass(slots=True)
+class Apart:
+    """A halo or fold in which no device reads another: it is done without a call."""
+
+    move: Halo | Fold
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.move.unpack(x.new_empty(0), x)
+
+
 def stretch(x: Tensor, dim: int, piece: Piece) -> Tensor:
     """A view of the indices of a piece, in ascending order."""
     step = abs(piece.step)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -18,7 +17,7 @@ from shardlang.ir.moved import moved_axes
 from shardlang.ir.shards import freeze, place
 from shardlang.runtime.boxes import boxes_of
 from shardlang.runtime.groups import Group
-from shardlang.runtime.halos import Ends, Fold, Halo, Shape
+from shardlang.runtime.halos import Apart, Ends, Fold, Halo, Shape
 from shardlang.runtime.moves import (
     Cut,
     Exchange,
@@ -151,9 +150,10 @@ def _halo(collective: Collective, site: Site, label: str) -> Move:
         read, made = made, read
     group = site.of(collective.axes)
     coords = tuple(map(freeze, group.coords))
-    each = readings(read.dims[place], made.dims[place], replace(reads, back=False), coords)
+    each = readings(read.dims[place], made.dims[place], reads.there, coords)
     ends = Ends(place, read.local_shape(site.coord), group.index, each, reads.fill)
-    return Fold(group, label, ends) if reads.back else Halo(group, label, ends)
+    move = Fold(group, label, ends) if reads.back else Halo(group, label, ends)
+    return move if collective.sends else Apart(move)
 
 
 def _exchange_parts(

@@ -94,7 +94,7 @@ def edge_elements(src: Layout, dst: Layout, place: int, reads: Reads) -> int:
     """
     read, made = (dst, src) if reads.back else (src, dst)
     ends = read.dims[place], made.dims[place]
-    each = [one.counts for one in readings(*ends, reads, all_coords(ends[0]))]
+    each = [one.counts for one in readings(*ends, reads.there, all_coords(ends[0]))]
     sent = map(sum, each if reads.back else zip(*each, strict=True))
     beside = (dim.max_local_size() for i, dim in enumerate(src.dims) if i != place)
     return max(sent) * math.prod(beside)

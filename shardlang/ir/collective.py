@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.edges import reads_others
 from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Coord, joined
@@ -100,7 +101,16 @@ class Collective:
     @property
     def sends(self) -> bool:
         """Whether data goes from one device to another."""
-        return self.kind in COMMUNICATING and self.members > 1
+        return self.kind in COMMUNICATING and self.members > 1 and self._reads_others()
+
+    def _reads_others(self) -> bool:
+        """Whether it is no halo or fold in which every device reads its own shard alone."""
+        if self.reads is None:
+            return True
+        place = self.src.dim_of(self.axes[0])
+        assert place is not None
+        ends = (self.src.dims[place], self.dst.dims[place])
+        return reads_others(*(ends[::-1] if self.reads.back else ends), self.reads.there)
 
     @property
     def op(self) -> str:

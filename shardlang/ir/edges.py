@@ -180,6 +180,17 @@ def _join(one: Piece, other: Piece) -> Piece | None:
     return replace(one, count=one.count + other.count, step=step)
 
 
+@functools.lru_cache(maxsize=4096)
+def reads_others(src: DimLayout, dst: DimLayout, reads: Reads) -> bool:
+    """Whether some device reads what another one holds.
+
+    Args:
+        src: how the dim that is read lies.
+        dst: how the dim that reads lies.
+    """
+    return any(any(one.counts) for one in readings(src, dst, reads, all_coords(src)))
+
+
 def all_coords(dim: DimLayout) -> tuple[Frozen, ...]:
     """All coordinates along the axes of a dim."""
     places = (range(axis.size) for axis in dim.axes)

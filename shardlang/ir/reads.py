@@ -102,6 +102,11 @@ class Reads:
         """The way that gradients take."""
         return replace(self, back=not self.back)
 
+    @property
+    def there(self) -> Reads:
+        """The way that values take."""
+        return replace(self, back=False)
+
     def __str__(self) -> str:
         runs = ", ".join(map(str, self.runs))
         filled = f" with {self.fill!r}" if self.fill else ""
