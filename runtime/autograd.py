@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from torch import Tensor
+
 from shardlang.runtime.sharding import Sharding
 
 
@@ -12,6 +14,9 @@ class Context(Protocol):
 
     def set_materialize_grads(self, value: bool, /) -> None:
         """Whether a gradient that does not come is given as zeros, and not as None."""
+
+    def mark_non_differentiable(self, *made: Tensor) -> None:
+        """Say which results have no gradient."""
 
 
 class WithSharding(Context, Protocol):

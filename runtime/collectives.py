@@ -94,7 +94,11 @@ class _ApplyTogether(torch.autograd.Function):
     def forward(ctx: _ReturnsTogether, reshards: RunReshards, *xs: Tensor) -> tuple[Tensor, ...]:
         ctx.reshards = reshards
         ctx.set_materialize_grads(False)
-        return tuple(run_together(reshards.forwards, xs))
+        made = tuple(run_together(reshards.forwards, xs))
+        frozen = [whole for whole, x in zip(made, xs, strict=True) if not x.requires_grad]
+        if frozen:
+            ctx.mark_non_differentiable(*frozen)
+        return made
 
     @staticmethod
     @once

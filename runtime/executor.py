@@ -15,15 +15,15 @@ from torch.fx.node import Argument, map_aggregate
 
 from shardlang.ir.device_values import LocalShardAt, specialise
 from shardlang.ir.experts.route import RouteAt
-from shardlang.ir.graph import reshards_of
+from shardlang.ir.graph import regathered, reshards_of
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_reshard, apply_reshards
 from shardlang.ir.reshard import Reshard
 from shardlang.runtime.collectives import RunReshard, RunReshards, RunRoute
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.regather import Regather, WatchedReshard, parameter_of
+from shardlang.runtime.regather import Regather, WatchedReshard, WatchedReshards, parameter_of
 
-ReshardT = TypeVar("ReshardT", RunReshard, RunReshards, WatchedReshard, RunRoute)
+ReshardT = TypeVar("ReshardT", RunReshard, RunReshards, WatchedReshard, WatchedReshards, RunRoute)
 
 
 def load_program(
@@ -68,13 +68,16 @@ def _reshard_call(
         route = _named(RunRoute(reshards, groups, where), node.name)
         return graph.call_function(route, fx.map_arg((sources, *by), lambda n: env[n]))
     args = (fx.map_arg(sources, lambda n: env[n]),)
+    again = {place: parameter_of(item, names) for place, item in regathered(node).items()}
     if not isinstance(reshards, Reshard):
         each = RunReshards([reshard for _, reshard in reshards_of(node)], groups, where)
+        if regather is not None and again:
+            watched_all = regather.watch_all(each, again)
+            return graph.call_function(_named(watched_all, node.name), args)
         return graph.call_function(_named(each, node.name), args)
     made = RunReshard(reshards, groups, where)
-    if regather is not None and info(node).regather:
-        watched = regather.watch(made, parameter_of(node, names))
-        return graph.call_function(_named(watched, node.name), args)
+    if regather is not None and again:
+        return graph.call_function(_named(regather.watch(made, again[0]), node.name), args)
     return graph.call_function(_named(made, node.name), args)
 
 

@@ -109,15 +109,23 @@ def move_all(moves: Moves, xs: Tensors) -> list[Tensor]:
     return [move.unpack(message, x) for move, message, x in done]
 
 
-def receive_again(moves: Sequence[Move], xs: Tensors, device: int) -> Tensor:
-    """What one device has after a move, by itself."""
-    move = moves[device]
-    if not isinstance(move, SENDING):
-        return move(xs[device])
-    sending = [m for m in (moves[r] for r in move.group.ranks) if isinstance(m, SENDING)]
-    packed = [m.pack(xs[r]) for m, r in zip(sending, move.group.ranks, strict=True)]
-    received = Communicator([m.call for m in sending], packed).received(move.group.index)
-    return move.unpack(received, xs[device])
+def receive_again(
+    moves: Sequence[Sequence[Move]], xs: Sequence[Tensors], device: int
+) -> list[Tensor]:
+    """What one device has after moves that are made together, by itself; all by device first."""
+    mine, own = moves[device], xs[device]
+    out = [x if isinstance(move, SENDING) else move(x) for move, x in zip(mine, own, strict=True)]
+    for number, (bucket, places) in enumerate(buckets(mine, own)):
+        move = mine[places[0]]
+        assert isinstance(move, SENDING)
+        members = [buckets(moves[r], xs[r])[number][0] for r in move.group.ranks]
+        shards = [[xs[r][i] for i in places] for r in move.group.ranks]
+        packed = [member.pack(each) for member, each in zip(members, shards, strict=True)]
+        received = Communicator([m.call for m in members], packed).received(move.group.index)
+        given = [own[place] for place in places]
+        for place, tensor in zip(places, bucket.unpack(received, given), strict=True):
+            out[place] = tensor
+    return out
 
 
 def move_together(moves: Sequence[Sequence[Move]], xs: Sequence[Tensors]) -> list[list[Tensor]]:
@@ -184,7 +192,12 @@ class _TogetherOnAll(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.back, ctx.guard, ctx.count = backward, guard, len(forward[0])
         ctx.set_materialize_grads(False)
-        return tuple(x for own in move_together(forward, _by_device(xs, ctx.count)) for x in own)
+        moved = move_together(forward, _by_device(xs, ctx.count))
+        made = tuple(x for own in moved for x in own)
+        ctx.mark_non_differentiable(
+            *(whole for whole, x in zip(made, xs, strict=True) if not x.requires_grad)
+        )
+        return made
 
     @staticmethod
     def backward(ctx: _ReturnsTogether, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

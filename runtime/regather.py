@@ -1,8 +1,9 @@
-"""Gathering a stored parameter again for the backward, instead of keeping it.
+"""Gathering stored parameters again for the backward, instead of keeping them.
 
 What autograd would save of a gathered parameter is replaced by a note of where to gather it from:
 the forward then holds no whole parameter past its last use (ZeRO-3; Rajbhandari et al., 2020). The
-simulator takes the same notes.
+parameters of one bucket are gathered again in one call, when the backward first asks for one of
+them, and each is held until nothing is left that would read it. The simulator takes the same notes.
 """
 
 from __future__ import annotations
@@ -10,39 +11,60 @@ from __future__ import annotations
 import functools
 import operator
 import weakref
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
 from shardlang.ir.graph import reshards_of
-from shardlang.runtime.collectives import RunReshard
+from shardlang.runtime.collectives import Action, RunReshard, RunReshards, run_together
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.outside import outside
 
 
-@dataclass(frozen=True, slots=True)
+class Again:
+    """Parameters that one call gathers again, once for all that a backward reads of them."""
+
+    def __init__(self, gather: Callable[[], Sequence[Tensor]]) -> None:
+        self._gather = gather
+        self._sources: list[weakref.ref[Source]] = []
+
+    def source(self, name: str, shard: Tensor | Kept) -> Source:
+        """The source of the next parameter, in the order in which `gather` makes them whole."""
+        made = Source(name, shard, self)
+        self._sources.append(weakref.ref(made))
+        return made
+
+    def gather(self) -> None:
+        """Make whole all of them that something may still read. Collective."""
+        with torch.no_grad():
+            made = self._gather()
+        for found, whole in zip(self._sources, made, strict=True):
+            source = found()
+            if source is not None:
+                source.whole = whole
+
+
 class Source:
     """Where a gathered parameter comes from: its shard, and the shard's version at the time.
 
     The shard is itself a note where it was gathered along another axis.
     """
 
-    name: str
-    shard: Tensor | Kept
-    version: int
-    gather: Callable[[], Tensor]
+    def __init__(self, name: str, shard: Tensor | Kept, together: Again) -> None:
+        self.name, self.shard, self.together = name, shard, together
+        self.version = shard._version if isinstance(shard, Tensor) else 0
+        self.whole: Tensor | None = None
 
     @staticmethod
     def of(name: str, shard: Tensor | Kept, gather: Callable[[], Tensor]) -> Source:
-        """The source of a parameter of that name; `gather` makes it whole again."""
-        version = shard._version if isinstance(shard, Tensor) else 0
-        return Source(name, shard, version, gather)
+        """The source of a parameter that `gather` makes whole by itself."""
+        return Again(lambda: [gather()]).source(name, shard)
 
     def again(self) -> Tensor:
-        """The whole parameter, as the forward had it. Collective.
+        """The whole parameter, as the forward had it. Collective if it is not at hand.
 
         Raises:
             RunError: SH0641, the shard has changed since.
@@ -54,8 +76,10 @@ class Source:
                 help="run the backward before the optimizer's step, or store the parameter "
                 "without `regather`",
             )
-        with torch.no_grad():
-            return self.gather()
+        if self.whole is None:
+            self.together.gather()
+        assert self.whole is not None, "a source that is read is there"
+        return self.whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +119,27 @@ class Regather:
         self._gathered: dict[int, tuple[weakref.ref[Tensor], Source]] = {}
 
     def watch(self, reshard: RunReshard, name: str) -> WatchedReshard:
-        """The reshard, with its results noted as the parameter of that name."""
+        """The reshard, with its result noted as the parameter of that name."""
         return WatchedReshard(reshard, self, name)
+
+    def watch_all(self, reshards: RunReshards, names: Mapping[int, str]) -> WatchedReshards:
+        """The reshards, with those of their results that have a name noted as such parameters."""
+        return WatchedReshards(reshards, self, names)
 
     def note(self, source: Source, whole: Tensor) -> None:
         """Remember where a gathered parameter came from."""
         self._gathered[_address(whole)] = (weakref.ref(whole), source)
 
-    def saving(self) -> AbstractContextManager[object]:
-        """Hooks for a whole forward: what is saved of gathered parameters becomes a note."""
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Hooks for a whole forward: what is saved of gathered parameters becomes a note.
+
+        After it the notes alone hold what is gathered again.
+        """
         self._gathered.clear()
-        return self.hooks()
+        with self.hooks():
+            yield
+        self._gathered.clear()
 
     def hooks(self) -> AbstractContextManager[object]:
         """Hooks for a part of a forward."""
@@ -143,15 +177,45 @@ class WatchedReshard:
     @outside
     def __call__(self, x: Tensor) -> Tensor:
         out = self.reshard(x)
-        if out is not x and torch.is_grad_enabled():
-            shard = self.regather.packed(x.detach())
-            again = functools.partial(_gather, self.reshard.forward, shard)
-            self.regather.note(Source.of(self.name, shard, again), out)
+        note_all([self.reshard.forward], self.regather, [(self.name, x, out)])
         return out
 
 
-def _gather(forward: Callable[[Tensor], Tensor], shard: Tensor | Kept) -> Tensor:
-    return forward(unpacked(shard))
+class WatchedReshards:
+    """Gathers of one call, some of whose results are not to be kept for the backward."""
+
+    __name__: str
+    __qualname__: str
+
+    def __init__(
+        self, reshards: RunReshards, regather: Regather, names: Mapping[int, str]
+    ) -> None:
+        self.reshards, self.regather, self.names = reshards, regather, names
+
+    @outside
+    def __call__(self, xs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        out = self.reshards(xs)
+        forwards = [self.reshards.forwards[i] for i in self.names]
+        note_all(forwards, self.regather, [(name, xs[i], out[i]) for i, name in self.names.items()])
+        return out
+
+
+def note_all(
+    forwards: Sequence[Action], regather: Regather, made: Sequence[tuple[str, Tensor, Tensor]]
+) -> None:
+    """Note how to gather parameters again; `made` has names, shards and whole parameters."""
+    if not torch.is_grad_enabled():
+        return
+    shards = [regather.packed(x.detach()) for _, x, _ in made]
+    again = Again(functools.partial(_gather, forwards, shards))
+    for shard, (name, x, whole) in zip(shards, made, strict=True):
+        source = again.source(name, shard)
+        if whole is not x:
+            regather.note(source, whole)
+
+
+def _gather(forwards: Sequence[Action], shards: Sequence[Tensor | Kept]) -> list[Tensor]:
+    return run_together(forwards, [unpacked(shard) for shard in shards])
 
 
 def parameter_of(node: fx.Node, names: Mapping[str, str]) -> str:

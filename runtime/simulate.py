@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, fx
 
 from shardlang.ir.device_values import specialise
-from shardlang.ir.graph import reshards_of
+from shardlang.ir.graph import regathered, reshards_of
 from shardlang.ir.mesh import Coord
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_reshard, apply_reshards
-from shardlang.ir.reshard import Reshard
 from shardlang.ir.shards import shard_of
+from shardlang.runtime.buckets import Tensors
 from shardlang.runtime.lockstep import (
     Guard,
     lowered,
@@ -31,7 +31,7 @@ from shardlang.runtime.lockstep import (
     route_on_all,
 )  # fmt: skip
 from shardlang.runtime.moves import Move
-from shardlang.runtime.regather import Kept, Regather, Source, parameter_of, unpacked
+from shardlang.runtime.regather import Again, Kept, Regather, parameter_of, unpacked
 
 PerDevice = list[Any]
 Watch = Callable[[fx.Node, PerDevice], None]
@@ -109,28 +109,37 @@ class Simulator:
 
     def _reshard(self, node: fx.Node, values: dict[fx.Node, PerDevice], guard: Guard) -> PerDevice:
         pairs = reshards_of(node)
+        xs = [[values[x][d] for x, _ in pairs] for d in range(len(self.coords))]
         if node.target is apply_reshards:
-            xs = [[values[x][d] for x, _ in pairs] for d in range(len(self.coords))]
-            moved = reshards_on_all([each for _, each in pairs], xs, self.mesh, guard)
-            return [tuple(own) for own in moved]
+            made = reshards_on_all([each for _, each in pairs], xs, self.mesh, guard)
+            self._note(node, xs, made)
+            return [tuple(own) for own in made]
         ((source, reshard),) = pairs
         if reshard.route is not None:
             by = node.args[2]
             assert isinstance(by, fx.Node), "a route is along the groups of all rows"
             return route_on_all(reshard, values[source], values[by], self.mesh, guard)
         out = reshard_on_all(reshard, values[source], self.mesh, guard)
-        if info(node).regather and torch.is_grad_enabled():
-            self._note(node, reshard, values[source], out)
+        self._note(node, xs, [[whole] for whole in out])
         return out
 
-    def _note(self, node: fx.Node, reshard: Reshard, xs: PerDevice, out: PerDevice) -> None:
-        """Note on every device where the parameter that it gathered comes from."""
-        moves, name = lowered(reshard.forward, self.mesh), parameter_of(node, self._names)
-        shards = [r.packed(x.detach()) for r, x in zip(self._regathers, xs, strict=True)]
-        for device, (x, whole) in enumerate(zip(xs, out, strict=True)):
-            if whole is not x:
-                again = functools.partial(_gather_again, moves, shards, device)
-                self._regathers[device].note(Source.of(name, shards[device], again), whole)
+    def _note(self, node: fx.Node, xs: Sequence[Tensors], made: Sequence[Tensors]) -> None:
+        """Note on every device where the parameters come from that a node gathered."""
+        items = regathered(node)
+        if not items or not torch.is_grad_enabled():
+            return
+        ways = [lowered(reshards_of(node)[i][1].forward, self.mesh) for i in items]
+        moves = list(zip(*ways, strict=True))
+        shards = [
+            [r.packed(own[i].detach()) for i in items]
+            for r, own in zip(self._regathers, xs, strict=True)
+        ]
+        for device, own in enumerate(made):
+            again = Again(functools.partial(_gather_again, moves, shards, device))
+            for shard, (place, item) in zip(shards[device], items.items(), strict=True):
+                source = again.source(parameter_of(item, self._names), shard)
+                if own[place] is not xs[device][place]:
+                    self._regathers[device].note(source, own[place])
 
     def _on(
         self, node: fx.Node, device: int, at: Coord, values: dict[fx.Node, PerDevice]
@@ -144,8 +153,11 @@ class Simulator:
             return node.target(*args, **kwargs)
 
 
-def _gather_again(moves: Sequence[Move], shards: Sequence[Tensor | Kept], device: int) -> Tensor:
-    return receive_again(moves, [unpacked(shard) for shard in shards], device)
+def _gather_again(
+    moves: Sequence[Sequence[Move]], shards: Sequence[Sequence[Tensor | Kept]], device: int
+) -> list[Tensor]:
+    given = [[unpacked(shard) for shard in own] for own in shards]
+    return receive_again(moves, given, device)
 
 
 def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:

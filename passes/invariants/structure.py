@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import fx
 
-from shardlang.ir.graph import constrain, is_item
+from shardlang.ir.graph import constrain, is_item, read_by
 from shardlang.ir.node import info, tensor_of, tensors_of
 from shardlang.ir.rule import DimSpec, Sharding
 from shardlang.passes.invariants.invariant import View, invariant
@@ -111,7 +111,7 @@ def _gradient_flows(node: fx.Node) -> bool:
     if node.op == "placeholder" or (sharding is not None and sharding.rule.detached):
         return False
     floating = any(_is_floating(value) for value in tensors_of(node))
-    return floating and any(info(source).differentiable for source in node.all_input_nodes)
+    return floating and any(info(source).differentiable for source in read_by(node))
 
 
 def _is_floating(value: torch.Tensor) -> bool:

@@ -2,7 +2,9 @@
 
 The gradients of replicated parameters are all-reduced in buckets: the `vary` reshards of parameters
 of one axis set and dtype become one call, up to a size, in the order of their use, so that a bucket
-is complete as soon as the layers it belongs to have done their backward.
+is complete as soon as the layers it belongs to have done their backward. The gathers of parameters
+become one call for each block of the model (`gather_buckets`), which stands where the first of them
+stood; its adjoint is one reduce-scatter.
 """
 
 from __future__ import annotations
@@ -24,11 +26,17 @@ from shardlang.ir.reshard import Change
 from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.invariants.buckets import buckets_alike
 from shardlang.passes.invariants.invariant import Invariant
+from shardlang.passes.rewrite.gather_buckets import gather_buckets
 
 
 @dataclass(frozen=True, slots=True)
 class FuseCollectives:
-    """Coalesce the gradient reductions of parameters into buckets of at most `bucket_bytes`."""
+    """Coalesce the reductions and gathers of parameters.
+
+    Attributes:
+        bucket_bytes: the most that a bucket of reductions holds, or one of gathers outside of the
+            model's blocks.
+    """
 
     name: str = "fuse_collectives"
     bucket_bytes: int = 25 * 2**20
@@ -36,7 +44,17 @@ class FuseCollectives:
     retires: ClassVar[tuple[Invariant, ...]] = ()
 
     def run(self, graph: ShardGraph) -> ShardGraph:
-        """Fuse all parameter reductions."""
+        """Fuse the reductions of parameters, then their gathers."""
+        self.fuse_reductions(graph)
+        for bucket in gather_buckets(graph, self.bucket_bytes):
+            nodes = [one.node for one in bucket.members]
+            for node in nodes[1:]:
+                raise_sources(node, nodes[0])
+            coalesce(graph, nodes, bucket.block)
+        return graph
+
+    def fuse_reductions(self, graph: ShardGraph) -> None:
+        """Send the gradients of replicated parameters together."""
         groups: dict[tuple[tuple[Axis, ...], torch.dtype], list[fx.Node]] = {}
         leaves = {node for node, _ in graph.placeholders()}
         for node in graph.graph.nodes:
@@ -51,7 +69,6 @@ class FuseCollectives:
             for bucket in self.buckets(nodes):
                 if len(bucket) > 1:
                     coalesce(graph, bucket)
-        return graph
 
     def buckets(self, nodes: list[fx.Node]) -> Iterator[list[fx.Node]]:
         """Consecutive nodes, as many as fit."""
@@ -67,15 +84,24 @@ class FuseCollectives:
         yield bucket
 
 
-def coalesce(graph: ShardGraph, nodes: list[fx.Node]) -> None:
-    """Replace single reshards on leaves by one call, placed where the first of them stands."""
+def raise_sources(node: fx.Node, anchor: fx.Node) -> None:
+    """Move what a node reads before an anchor: changes of layout of parameters alone."""
+    for source in node.all_input_nodes:
+        if source.op != "placeholder" and anchor < source:
+            raise_sources(source, anchor)
+            anchor.prepend(source)
+
+
+def coalesce(graph: ShardGraph, nodes: list[fx.Node], module: str = "") -> None:
+    """Replace single reshards of parameters by one call, placed where the first of them stands."""
     values = tuple(node.args[0] for node in nodes)
     reshards = tuple(reshard_of(node) for node in nodes)
     name = f"{reshards[0].kind}_bucket"
     record = NodeInfo(
         value=tuple(tensor_of(node) for node in nodes),
+        module=module,
         source=info(nodes[0]).source,
-        differentiable=True,
+        differentiable=any(info(node).differentiable for node in nodes),
         layout=tuple(layout_of(node) for node in nodes),
     )
     edit, first = Rewriter(graph.graph), nodes[0]

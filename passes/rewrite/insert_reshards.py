@@ -19,6 +19,7 @@ from shardlang.ir.collective import ReduceOp
 from shardlang.ir.graph import (
     ShardError,
     ShardGraph,
+    constrain,
     describe,
     is_item,
     is_reshard,
@@ -165,16 +166,17 @@ def read_in_backward(value: fx.Node) -> bool:
     """Whether a backward needs the value itself.
 
     It does where an op is not linear in the value and another operand with gradient together: the
-    weight of a linear on activations, but not its bias, nor an embedding table.
+    weight of a linear on activations, but not its bias, nor an embedding table. It may need a
+    view of the value: that of a frozen weight has no gradient itself.
     """
     return any(_reads_in_backward(user, value) for user in value.users if user.op != "output")
 
 
 def _reads_in_backward(user: fx.Node, value: fx.Node) -> bool:
-    if not info(user).differentiable:
-        return False
-    if is_item(user) or is_reshard(user):
+    if is_item(user) or is_reshard(user) or user.target is constrain:
         return read_in_backward(user)
+    if not info(user).differentiable:
+        return sharding_of(user).rule.traits.is_view and read_in_backward(user)
     operands, linear = operands_of(user), sharding_of(user).rule.linear
     mine = {i for i, operand in enumerate(operands) if operand is value}
     others = {i for i, operand in enumerate(operands) if info(operand).differentiable} - mine

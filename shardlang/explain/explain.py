@@ -123,12 +123,12 @@ class Writer:
         """Why a collective is there."""
         node = self.book.reshards[name]
         rows = [row for row in self.book.plan.collectives if row.node == name]
-        value, reshard = reshards_of(node)[0]
+        pairs = reshards_of(node)
+        value, reshard = pairs[0]
         facts = [row_text(row) for row in rows]
+        named = [f"{self.book.names(each)}: " if len(pairs) > 1 else "" for each, _ in pairs]
+        facts += [name + ends_text(*pair) for name, pair in zip(named, pairs, strict=True)]
         dtype = tensor_of(value).dtype
-        facts.append(
-            f"from {printed_type(dtype, reshard.src)} to {printed_type(dtype, reshard.dst)}"
-        )
         tensors = rows[0].tensors if rows else (self.book.names(value),)
         stories = [*self._ends(node, value, reshard)]
         way = _through_whole(reshard, dtype.itemsize, info(node).differentiable)
@@ -172,6 +172,12 @@ def state_text(layout: Layout, axis: Axis) -> str:
     if axis in layout.partial:
         return f"a partial sum over {axis}"
     return f"whole over {axis}"
+
+
+def ends_text(value: fx.Node, reshard: Reshard) -> str:
+    """The types of a value before and after a change of layout."""
+    dtype = tensor_of(value).dtype
+    return f"from {printed_type(dtype, reshard.src)} to {printed_type(dtype, reshard.dst)}"
 
 
 def row_text(row: CollectiveRow) -> str:

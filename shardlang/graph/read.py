@@ -14,6 +14,8 @@ from shardlang.ir.graph import (
     ShardGraph,
     is_item,
     is_reshard,
+    items_of,
+    regathered,
     reshards_of,
     result_layout,
     sharding_of,
@@ -108,12 +110,21 @@ class Reader:
         source, reader = operand, node
         needs = self._needs(operand, node)
         while self._is_through(source, flowing):
-            source, reader = _passed_on(source), source
+            source, reader = self._passed_on(source, flowing), source
             needs = self._needs(source, reader) or needs
         lines = self._type(operand)
         if needs is not None:
             lines = (*lines, f"needs {needs}")
         return Arrow(source.name, node.name, lines, needs is not None)
+
+    def _passed_on(self, node: fx.Node, flowing: set[fx.Node]) -> fx.Node:
+        """What a node that is not drawn passes on; of a bucket that is not drawn, what went in."""
+        source, index = node.args[0], node.args[1] if is_item(node) else None
+        assert isinstance(source, fx.Node)
+        if source.target is apply_reshards and self._is_through(source, flowing):
+            assert isinstance(index, int)
+            source = reshards_of(source)[index][0]
+        return source
 
     def _needs(self, operand: fx.Node, reader: fx.Node) -> Layout | None:
         """The layout in which a reader needs an operand, where it is another one."""
@@ -154,17 +165,6 @@ class Reader:
                 made.connect(Arrow(source, name))
 
 
-def _passed_on(node: fx.Node) -> fx.Node:
-    """What a node that is not drawn passes on."""
-    source, index = node.args[0], node.args[1] if is_item(node) else None
-    if isinstance(source, fx.Node) and source.target is apply_reshards and isinstance(index, int):
-        values = source.args[0]
-        assert isinstance(values, (tuple, list))
-        source = values[index]
-    assert isinstance(source, fx.Node)
-    return source
-
-
 def _keeps_elements(node: fx.Node) -> bool:
     """Whether an op gives the elements of its operand, all of them, under a new type."""
     sources = node.all_input_nodes
@@ -197,10 +197,14 @@ def reshard_lines(node: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
         lines[-1] += " expected"
     if reshard.reads is not None:
         lines[0] += f", {reshard.kind}"
-    if node in flowing and info(node).regather:
-        lines.append(f"again backward: {bytes_text(sent_forward(pairs))}")
-    if node in flowing and reshard.adjoint.sends:
-        lines.append(_gradient_text(pairs))
+    if len(pairs) > 1:
+        lines.insert(1, f"{len(pairs)} parameters")
+    again = [pairs[place] for place in regathered(node)] if flowing else []
+    if again:
+        lines.append(f"again backward: {bytes_text(sent_forward(again))}")
+    back = [pairs[place] for place, item in items_of(node).items() if item in flowing]
+    if back and back[0][1].adjoint.sends:
+        lines.append(_gradient_text(back))
     return tuple(lines)
 
 

@@ -140,9 +140,38 @@ def reshard_nodes(graph: fx.Graph) -> Iterator[fx.Node]:
     return (node for node in graph.nodes if is_reshard(node))
 
 
+def items_of(node: fx.Node) -> dict[int, fx.Node]:
+    """The value of every change of layout that a reshard node makes and something reads."""
+    if node.target is apply_reshard:
+        return {0: node}
+    return {place: user for user in node.users if isinstance(place := user.args[1], int)}
+
+
+def regathered(node: fx.Node) -> dict[int, fx.Node]:
+    """Those of the values that a backward gathers again."""
+    return {place: item for place, item in items_of(node).items() if info(item).regather}
+
+
 def is_item(node: fx.Node) -> bool:
     """Whether the node picks one result of an op with several."""
     return node.op == "call_function" and node.target is operator.getitem
+
+
+def laid_out_from(node: fx.Node) -> fx.Node | None:
+    """The value whose layout a node states or changes; of a bucket its items do. None of others."""
+    if node.target is constrain or node.target is apply_reshard:
+        return node.all_input_nodes[0]
+    if is_item(node) and is_reshard(node.all_input_nodes[0]):
+        place = node.args[1]
+        assert isinstance(place, int)
+        return reshards_of(node.all_input_nodes[0])[place][0]
+    return None
+
+
+def read_by(node: fx.Node) -> list[fx.Node]:
+    """The values that a node is made of; what a bucket makes is made of one of its values alone."""
+    source = laid_out_from(node)
+    return [source] if source is not None and is_item(node) else node.all_input_nodes
 
 
 def producer(node: fx.Node) -> tuple[fx.Node, int]:

@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.graph import read_by
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
@@ -42,4 +43,4 @@ def implied_gradient(node: fx.Node, value: object, sharding: Sharding | None) ->
         for one in results
     )
     detached = sharding is not None and sharding.rule.detached
-    return floating and not detached and any(info(n).differentiable for n in node.all_input_nodes)
+    return floating and not detached and any(info(n).differentiable for n in read_by(node))

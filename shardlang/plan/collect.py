@@ -12,7 +12,7 @@ from torch import fx
 from shardlang.cost.reshards import sent_backward, sent_forward
 from shardlang.cost.ring import ring_bytes
 from shardlang.ir.collective import Kind
-from shardlang.ir.graph import Pair, is_item, reshard_nodes, reshards_of
+from shardlang.ir.graph import Pair, is_item, regathered, reshard_nodes, reshards_of
 from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.mesh import joined
 from shardlang.ir.node import info
@@ -78,15 +78,19 @@ class Collector:
             reshard = pairs[0][1]
             if reshard.forward.sends:
                 sent = sent_forward(pairs)
-                reason = self.reasons.forward(node, pairs[0][0], reshard)
+                reason = (
+                    self.reasons.gathers(pairs)
+                    if len(pairs) > 1
+                    else self.reasons.forward(node, pairs[0][0], reshard)
+                )
                 yield self._row(node, pairs, Phase.FORWARD, sent, reason)
 
     def backward(self) -> Iterator[CollectiveRow]:
         """The backward calls, in the order in which the backward comes to them."""
         for node in reversed(self.nodes):
-            pairs = self._with_gradient(node)
-            if pairs and info(node).regather:
-                yield self._again(node, pairs)
+            pairs, again = self._with_gradient(node), self._regathered(node)
+            if again:
+                yield self._again(node, again)
             if not pairs or not pairs[0][1].adjoint.sends:
                 continue
             value, reshard = pairs[0]
@@ -113,6 +117,11 @@ class Collector:
             return pairs
         alive = {user.args[1] for user in node.users if is_item(user) and user in self.flowing}
         return [pair for index, pair in enumerate(pairs) if index in alive]
+
+    def _regathered(self, node: fx.Node) -> list[Pair]:
+        """The changes of layout that a backward makes again."""
+        pairs = reshards_of(node)
+        return [pairs[index] for index in regathered(node)] if self.flowing else []
 
     def _row(
         self, node: fx.Node, pairs: list[Pair], phase: Phase, sent: int, reason: str

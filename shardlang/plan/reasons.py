@@ -82,10 +82,19 @@ class Reasons:
         return f"gradient of `{name}` on its way back"
 
     def bucket(self, pairs: list[tuple[fx.Node, Reshard]]) -> str:
-        """Why several gradients are reduced in one call."""
-        axes = pairs[0][1].axes
-        many = f"gradients of {len(pairs)} parameters"
-        return f"{many}, whole over {product(axes)}, used by {self._kind_of(axes)}"
+        """Why several gradients are reduced, scattered or gathered in one call."""
+        reshard = pairs[0][1]
+        many, over = f"gradients of {len(pairs)} parameters", product(reshard.axes)
+        if reshard.kind is Change.ALL_GATHER:
+            return f"{many}, summed over {over} and split as they are stored"
+        return f"{many}, whole over {over}, used by {self._kind_of(reshard.axes)}"
+
+    def gathers(self, pairs: list[tuple[fx.Node, Reshard]]) -> str:
+        """Why several parameters are gathered in one call."""
+        over = product(pairs[0][1].axes)
+        stored = all(self._is_stored(value, pairs[0][1].axes[0]) for value, _ in pairs)
+        how = "stored" if stored else "laid out"
+        return f"{len(pairs)} parameters are {how} over {over}, gathered together before use"
 
     def _varied(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> str:
         axes = reshard.adjoint.axes
@@ -146,10 +155,7 @@ class Reasons:
             before = f"gathered over {product(reshard.axes)} first"
             return f"{self._reader(node)} needs `{name}` split another way, {before}"
         if self.names.is_leaf(value):
-            sharding = sharding_at(through_reshards(value))
-            origin = sharding.origins.get(reshard.axes[0]) if sharding is not None else None
-            stored = origin is not None and origin.reason is Reason.STORED
-            how = "stored" if stored else "laid out"
+            how = "stored" if self._is_stored(value, reshard.axes[0]) else "laid out"
             return f"`{name}` is {how} over {over}, gathered before use"
         stated = info(node).stated
         if isinstance(stated, Stated) and stated.place:
@@ -158,6 +164,12 @@ class Reasons:
         if first is None or first.op == "output":
             return f"results leave whole over {over}"
         return f"{self._parallel(first, reshard.axes)} reads `{name}` whole over {over}"
+
+    def _is_stored(self, value: fx.Node, axis: Axis) -> bool:
+        """Whether an axis splits a parameter for its storage alone."""
+        sharding = sharding_at(through_reshards(value))
+        origin = sharding.origins.get(axis) if sharding is not None else None
+        return origin is not None and origin.reason is Reason.STORED
 
     def _parallel(self, reader: fx.Node, axes: tuple[Axis, ...]) -> str:
         """A reader, and how it is split along an axis itself."""

@@ -14,15 +14,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from torch import fx
-
 from shardlang.capture import HfSource, ModelSource
 from shardlang.capture.hf import LAYERS
-from shardlang.ir.graph import is_reshard
+from shardlang.ir.graph import items_of, reshard_nodes, reshards_of
 from shardlang.ir.mesh import product
 from shardlang.ir.node import info
-from shardlang.ir.program import LocalProgram, apply_reshards
-from shardlang.ir.reshard import Change, Reshard
+from shardlang.ir.program import LocalProgram
+from shardlang.ir.reshard import Change
 from shardlang.spec.types import Arguments, Axes, InputDecl, ModelRef, Spec
 
 WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "n_inner", "d_ff",
@@ -188,19 +186,19 @@ def _words(reshards: Counter[str]) -> str:
 def reshards_by_place(program: LocalProgram) -> dict[str, Counter[str]]:
     """For every module, its reshards: kind, axes, and backward move.
 
-    Steps of parameters that gradient buckets hold are left out, in a bucket or alone: how many
-    buckets there are follows from the sizes.
+    Those that share a call count apart, each at its reader. Steps of parameters that gradient
+    buckets hold are left out.
     """
     found: dict[str, Counter[str]] = {}
-    for node in program.graph.nodes:
-        if is_reshard(node) and node.target is not apply_reshards:
-            value, reshard = node.args[:2]
-            assert isinstance(reshard, Reshard) and isinstance(value, fx.Node)
+    for node in reshard_nodes(program.graph):
+        pairs = reshards_of(node)
+        for place, item in items_of(node).items():
+            value, reshard = pairs[place]
             if value.op == "placeholder" and reshard.kind is Change.VARY:
                 continue
             axes, back = product(reshard.axes), reshard.adjoint.kind.value
             text = f"{reshard.kind} over {axes} ({back})"
-            found.setdefault(info(node).module, Counter())[text] += 1
+            found.setdefault(info(item).module, Counter())[text] += 1
     return found
 
 

@@ -99,10 +99,11 @@ def test_every_gradient_is_reduced_once_over_dp(name: str, batch: int) -> None:
 
 @pytest.mark.parametrize("batch", BATCHES)
 def test_fsdp(batch: int) -> None:
-    """One gather per parameter forward, one reduce-scatter backward, (n - 1) / n of it each."""
+    """One gather per block forward, one reduce-scatter backward, (n - 1) / n of it each."""
     plan = plan_of("fsdp", batch)
     for phase, op in (("forward", "all_gather"), ("backward", "reduce_scatter")):
         found = rows(plan, phase, op, "fsdp")
+        assert len(found) == LAYERS + 1
         assert sorted(name for row in found for name in row["tensors"]) == sorted(params(plan))
         whole = sum(math.prod(row["global_shape"]) * F32 for row in params(plan).values())
         assert sum(row["bytes"] for row in found) == whole * 3 // 4

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import torch
 from torch import fx
 
 from shardlang.capture import Captured
@@ -16,6 +17,7 @@ from shardlang.compiler.build import Statements, build_graph
 from shardlang.compiler.driver import compile_spec
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.graph import ShardGraph, constrain, reshard_of, result_layout, sharding_of
+from shardlang.ir.implied import implied_factors
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.node import info, set_info, tensor_of
@@ -23,6 +25,7 @@ from shardlang.ir.program import apply_reshard, apply_reshards
 from shardlang.ir.reshard import Reshard
 from shardlang.passes.invariants.invariant import Invariant, InvariantError
 from shardlang.passes.pipeline import PIPELINE, Pass, run_passes
+from shardlang.passes.propagate.bind_rules import bind_node
 from shardlang.rules.experts.local_routed import collect, dispatch
 from shardlang.spec import load_spec
 
@@ -261,6 +264,34 @@ def mix_a_bucket(graph: ShardGraph) -> None:
     bucket(graph).args = (values, (other, *several[1:]))
 
 
+def gathers(graph: ShardGraph) -> fx.Node:
+    """The last bucket of gathers."""
+    return [node for node in graph.graph.nodes if node.target is apply_reshards][-1]
+
+
+def keep_a_gradient_whole(graph: ShardGraph) -> None:
+    """Let one gather of a bucket make an invariant value, whose gradient is not summed."""
+    node = gathers(graph)
+    values, several = node.args
+    first = several[0]
+    whole = Layout(first.dst.dims, first.dst.partial)
+    node.args = (values, (replace(first, dst=whole), *several[1:]))
+    set_info(node, replace(info(node), layout=(whole, *info(node).layout[1:])))
+
+
+def send_a_value(graph: ShardGraph) -> None:
+    """Take what an op made into a bucket of gathers."""
+    node = gathers(graph)
+    values, several = node.args
+    with graph.graph.inserting_before(node):
+        made = graph.graph.call_function(torch.ops.aten.exp.default, (values[0],))
+    set_info(made, info(values[0]))
+    bind_node(made)
+    sharding = sharding_of(made)
+    sharding.factors = implied_factors(sharding.rule, [several[0].src.unlabelled()])
+    node.args = ((made, *values[1:]), several)
+
+
 def keep_a_constraint(graph: ShardGraph) -> None:
     node = nodes(graph, "linear")[0]
     with graph.graph.inserting_after(node):
@@ -305,6 +336,8 @@ FAULTS: list[tuple[str, str, Fault, str]] = [
     ("type_gradients", "megatron_mlp/mlp", forget_a_layout, "layouts_labelled"),
     ("fuse_collectives", "megatron_mlp/mlp", swap_in_a_bucket, "buckets_alike"),
     ("fuse_collectives", "megatron_mlp/mlp", mix_a_bucket, "buckets_alike"),
+    ("fuse_collectives", "llama/fsdp_tp", keep_a_gradient_whole, "buckets_alike"),
+    ("fuse_collectives", "llama/fsdp_tp", send_a_value, "buckets_alike"),
     ("localize", "megatron_mlp/mlp", keep_a_constraint, "constraints_met"),
     ("localize", "llama/fsdp_tp", keep_a_global_size, "local_shapes_fit"),
 ]

@@ -60,9 +60,9 @@ def test_tensor_parallel_layers_reduce_twice_each() -> None:
     assert sums(found, "backward", "dp") == {"all_reduce": gradients}
 
 
-def test_stored_parameters_are_gathered_once_and_their_gradients_scattered() -> None:
+def test_stored_layers_are_gathered_once_and_their_gradients_scattered() -> None:
     found = plan(FSDP)
-    moved = Total(12, 3 * gather(WHOLE_PARAMS, 4))
+    moved = Total(3, 3 * gather(WHOLE_PARAMS, 4))
     assert sums(found, "forward", "shard")["all_gather"] == moved
     assert sums(found, "backward", "shard") == {"reduce_scatter": moved}
     reduced = all_reduce(3 * WHOLE_PARAMS // 4, 2)

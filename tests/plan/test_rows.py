@@ -86,13 +86,23 @@ def test_reasons_of_tensor_parallelism() -> None:
 
 def test_reasons_of_storage() -> None:
     found = plan(FSDP)
-    gathers = {row.module: row for row in found.select("all_gather", "forward") if row.bytes > 500}
-    assert gathers["layers.1.up"].reason == "`weight` is stored over shard, gathered before use"
+    gathers = found.select("all_gather", "forward")
+    assert [row.module for row in gathers] == [f"layers.{i}" for i in range(3)]
+    together = "4 parameters are stored over shard, gathered together before use"
+    assert {row.reason for row in gathers} == {together}
     scatters = found.select("reduce_scatter", "backward", "shard")
-    assert {row.reason for row in scatters} == {
-        "gradient of `weight`, summed over shard and split as it is stored",
-        "gradient of `bias`, summed over shard and split as it is stored",
-    }
+    assert [row.module for row in scatters] == [f"layers.{i}" for i in (2, 1, 0)]
+    summed = "gradients of 4 parameters, summed over shard and split as they are stored"
+    assert {row.reason for row in scatters} == {summed}
+
+
+def test_reasons_of_the_storage_of_one_parameter() -> None:
+    found = plan(FSDP.replace("**", "layers.1.up.weight"))
+    (gather,) = found.select("all_gather", "forward")
+    assert gather.module == "layers.1.up"
+    assert gather.reason == "`weight` is stored over shard, gathered before use"
+    (scatter,) = found.select("reduce_scatter", "backward", "shard")
+    assert scatter.reason == "gradient of `weight`, summed over shard and split as it is stored"
 
 
 def test_state_is_what_lies_on_a_device() -> None:
@@ -110,7 +120,7 @@ def test_what_is_gathered_again_is_not_kept() -> None:
     """Five weights: the backward of a sum reads no bias, and the input wants no gradient."""
     again = plan(FSDP.replace("over shard", "over shard regather"))
     rows = again.select("all_gather", "backward", "shard")
-    assert len(rows) == 5
+    assert [len(row.tensors) for row in rows] == [2, 2, 1]
     saved = plan(FSDP).memory.activations_bytes - again.memory.activations_bytes
     assert saved == 5 * 24 * 8 * 4
     assert sum(row.bytes for row in rows) == saved * 3 // 4
