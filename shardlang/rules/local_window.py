@@ -94,3 +94,8 @@ def patches(
     """`im2col` over windows of rows, of which `rows` rows of patches are this device's own."""
     made: Tensor = torch.ops.aten.im2col.default(x, kernel_size, dilation, padding, stride)
     return made.narrow(-1, 0, rows * columns)
+
+
+def differences(x: Tensor, dim: int, order: int, count: int) -> Tensor:
+    """`diff` of windows, of which `count` results are this device's own."""
+    return x.diff(order, dim).narrow(dim, 0, count)

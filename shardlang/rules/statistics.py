@@ -1,4 +1,4 @@
-"""Quantiles, histograms, differences and integrals along a dim: that dim stays whole."""
+"""Quantiles, histograms and integrals along a dim: that dim stays whole."""
 
 from __future__ import annotations
 
@@ -54,21 +54,6 @@ rule(
     spec=whole, keeps="log_probs targets input_lengths target_lengths result",
 )  # fmt: skip
 rule(aten.segment_reduce, spec=whole, keeps="data lengths indices offsets result")
-
-
-def _differences(call: Call) -> str:
-    """diff: the other dims are carried, those of what is put before and after too."""
-    dim, operands = call.dim(), []
-    for i in range(len(call.shapes)):
-        names = names_of(len(call.out))
-        names[dim] = f"x{i}!"
-        operands.append(tensor(names))
-    result = names_of(len(call.out))
-    result[dim] = "y!"
-    return signature(operands, [tensor(result)])
-
-
-rule(aten.diff, spec=_differences, linear=["self prepend append"])
 
 
 def _integral(call: Call, running: bool) -> str:

@@ -10,7 +10,8 @@ import torch
 import shardlang.rules.conv
 import shardlang.rules.join
 import shardlang.rules.pool
-import shardlang.rules.shift  # noqa: F401
+import shardlang.rules.shift
+import shardlang.rules.sliding  # noqa: F401
 from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.prove import Tally, prove_call
 
@@ -41,6 +42,7 @@ def _x(*shape: int) -> torch.Tensor:
         (aten.adaptive_avg_pool2d.default, (_x(2, 4, 9, 6), [1, 3])),
         (aten.im2col.default, (_x(2, 3, 9, 5), [3, 2], [2, 1], [1, 1], [2, 1])),
         (aten.unfold.default, (_x(3, 11), 1, 4, 2)),
+        (aten.diff.default, (_x(3, 11), 2, 1)),
         (aten.constant_pad_nd.default, (_x(5, 7), [1, 2, 0, -1], 2.5)),
         (aten.pad.default, (_x(5, 7), [3, -1], "circular")),
         (aten.pad.default, (_x(2, 5, 7), [3, 2], "reflect")),
