@@ -124,11 +124,11 @@ def _stretches(size: int, start: int, end: int) -> str:
     return blocks([("pre", start), ("mid", end - start), ("post", size - end)])
 
 
-def _strided(size: int, start: int, end: int, step: int) -> tuple[str, str]:
-    """The dim and its slice with a step: every step-th index is one digit of the dim."""
+def _strided(size: int, start: int, end: int, step: int) -> tuple[str, str] | None:
+    """The dim and its slice with a step, where every step-th index is one digit of the dim."""
     if size % step == 0 and start < step and end > size - step + start:
         return f"(n={size // step} s={step}!)", "n"
-    return "n!", "m!"
+    return None
 
 
 TRIMMED = 2
@@ -147,8 +147,9 @@ def _slice_dims(call: Call, at: int) -> tuple[str, str]:
     start, end, step = _bounds(call, size)
     if "src" not in call.names and _is_trim(call):
         return _shifted(at)
-    if step > 1:
-        return _strided(size, start, end, step)
+    if step > 1 and call.out[at]:
+        digits = _strided(size, start, end, step)
+        return digits or (_shifted(at) if "src" not in call.names else ("n!", "m!"))
     if end <= start:
         return "n!", "m!"
     return _stretches(size, start, end), "mid"
