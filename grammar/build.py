@@ -119,9 +119,16 @@ def _count(rule: Rule) -> t.Count:
         "bytes" if rule.has(0) else "count",
         _select(rule.rule(1)),
         str(rule.token(2)),
-        leaf.scalar(rule.rule(3)),
+        _limit(rule.rule(3)),
         span=rule.span,
     )
+
+
+def _limit(rule: Rule) -> t.Scalar | t.TimesBound:
+    if rule.name != "times_bound":
+        return leaf.scalar(rule)
+    factor = rule.maybe_rule(0)
+    return t.TimesBound(None if factor is None else leaf.scalar(factor), span=rule.span)
 
 
 def _layout_is(rule: Rule) -> t.LayoutIs:

@@ -146,8 +146,8 @@ CODES: dict[str, Code] = {
     "SH0226": Code("bad dim", "Every dim of an input, and every size of a shard, is at least 1."),
     "SH0227": Code(
         "bad bound of an expectation",
-        "A count is compared with an integer, bytes with an integer or a size such as `512MiB`;"
-        " neither is negative.",
+        "A count is compared with an integer, bytes with an integer, a size such as `512MiB` or a"
+        " multiple of what any program must send (`1.1 * bound`); none is negative.",
     ),
     "SH0228": Code(
         "layout and shape of different rank",
@@ -305,7 +305,8 @@ CODES: dict[str, Code] = {
     # SH05xx: plan and expect
     "SH0501": Code(
         "expectation not met",
-        "The number of collectives, or of bytes, is not as expected. The notes list the largest.",
+        "The number of collectives, or of bytes, is not as expected. The notes list the largest, or"
+        " those that send most above their bound where that is expected.",
     ),
     "SH0502": Code("forbidden collective", "The plan has a collective that `forbid` excludes."),
     "SH0503": Code("layout not met", "The tensor lies otherwise than expected."),

@@ -269,6 +269,11 @@ def _(node: t.Count) -> str:
 
 
 @_text.register
+def _(node: t.TimesBound) -> str:
+    return "bound" if node.factor is None else f"{_text(node.factor)} * bound"
+
+
+@_text.register
 def _(node: t.LayoutIs) -> str:
     return f"layout {_text(node.name)} {_layout(node.layout)}"
 

@@ -8,7 +8,9 @@ from collections.abc import Set
 from shardlang.grammar.diagnostics import Diagnostic, error, join_words, quote
 from shardlang.grammar.scan import Source, Token
 
-OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "full_gather")
+OPS = (
+    "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "full_gather", "any",
+)  # fmt: skip
 """The collectives."""
 
 _SINGLE = re.compile(r"'([^'\"\r\n]*)'")

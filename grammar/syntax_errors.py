@@ -30,6 +30,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "BYTES": ("bytes",),
     "PHASE": ("forward", "backward", "update"),
     "OP": OPS,
+    "BOUND": ("bound",),
     "OVER": ("over",),
     "AS": ("as",),
     "DATA": ("data",),

@@ -84,6 +84,7 @@ __all__ = [
     "Statement",
     "Store",
     "Text",
+    "TimesBound",
     "Tree",
     "Trivia",
     "Use",
@@ -246,13 +247,20 @@ class Forbid(Item):
 
 
 @dataclass(frozen=True, slots=True)
+class TimesBound(Node):
+    """`1.1 * bound`: what any program must send, so many times; once where no factor stands."""
+
+    factor: Scalar | None
+
+
+@dataclass(frozen=True, slots=True)
 class Count(Item):
     """`[bytes] select == bound`, inside `expect`."""
 
     measure: Literal["count", "bytes"]
     select: Select
     comparison: str
-    bound: Scalar
+    bound: Scalar | TimesBound
 
 
 @dataclass(frozen=True, slots=True)

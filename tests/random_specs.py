@@ -38,7 +38,9 @@ PATTERNS = (
 ODD_PATTERNS = (
     "missing.weight", "a\\{b", "{a", "}", "{3..1}", "\\", "", "{a,{b,c}}*", "**.**.**", "🦆.*",
 )  # fmt: skip
-OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "full_gather")
+OPS = (
+    "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "full_gather", "any",
+)  # fmt: skip
 DTYPES = ("i64", "f32", "bf16", "bool", "i32")
 
 
@@ -194,7 +196,11 @@ class SpecMaker:
         if kind == 3:
             return t.LocalBytes(self.pattern(), comparison, self.scalar())
         measure: Any = self.rng.choice(["count", "bytes"])
-        return t.Count(measure, self.select(), comparison, self.scalar())
+        limit = self.times_bound() if self.chance(0.3) else self.scalar()
+        return t.Count(measure, self.select(), comparison, limit)
+
+    def times_bound(self) -> t.TimesBound:
+        return t.TimesBound(self.scalar() if self.chance(0.7) else None)
 
     def statement(self) -> t.Statement:
         """Any statement but `use`, which would read files."""

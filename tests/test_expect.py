@@ -24,7 +24,16 @@ def row(
     op: str, axes: str, phase: Phase, module: str, count: int, bytes: int, full_gather: bool = False
 ) -> CollectiveRow:
     return CollectiveRow(
-        op, tuple(axes.split("*")), phase, module, (), count, bytes, "", full_gather=full_gather
+        op,
+        tuple(axes.split("*")),
+        phase,
+        module,
+        (),
+        count,
+        bytes,
+        bytes * 4 // 5,
+        "",
+        full_gather=full_gather,
     )
 
 
@@ -73,6 +82,14 @@ PLAN = Plan(
         ("bytes all_gather <= 2MiB", ""),
         ("bytes all_gather < 2MiB", "SH0501"),
         ("bytes all_gather >= 2MiB", ""),
+        ("bytes all_reduce <= 1.25 * bound", ""),
+        ("bytes all_reduce < 1.25 * bound", "SH0501"),
+        ("bytes all_reduce > bound", ""),
+        ("bytes any <= 1.1 * bound", "SH0501"),
+        ("bytes update any == bound", ""),
+        ("any == 7", ""),
+        ("any over dp == 4", ""),
+        ("forbid any over dp", "SH0502"),
         ("forbid send_recv", ""),
         ("forbid all_reduce", "SH0502"),
         ("forbid all_reduce over tp in \"layers.1\"", "SH0502"),
@@ -124,9 +141,29 @@ def test_a_local_size_is_shown_as_stated_and_as_found() -> None:
     )
 
 
+def test_a_bound_is_shown_with_what_is_sent() -> None:
+    text = "bytes forward all_reduce <= 1.1 * bound bytes forward all_reduce == bound }"
+    spec, _ = load_spec_text(BASE + text, "spec.shard")
+    assert spec is not None
+    times, once = check_expects(spec, PLAN)
+    assert times.message == (
+        "`bytes forward all_reduce` is 1000B, expected <= 1.1 * bound: 880B, 1.1 times 800B, what"
+        " any program must send"
+    )
+    assert once.message == (
+        "`bytes forward all_reduce` is 1000B, expected == bound: 800B, what any program must send"
+    )
+    assert times.notes == (
+        "2 x forward all_reduce over tp in `layers.0.mlp`, 1000B (any program: 800B)",
+    )
+
+
 def test_the_notes_list_the_largest_rows() -> None:
     spec, _ = load_spec_text(BASE + "bytes all_reduce == 0 }", "spec.shard")
     assert spec is not None
     (finding,) = check_expects(spec, PLAN)
     assert finding.message == "`bytes all_reduce` is 5.859KiB, expected == 0B"
-    assert finding.notes[0] == "3 x backward all_reduce over dp*tp in `layers.1`, 4.883KiB"
+    assert (
+        finding.notes[0]
+        == "3 x backward all_reduce over dp*tp in `layers.1`, 4.883KiB (any program: 3.906KiB)"
+    )

@@ -59,8 +59,18 @@ def _sent(moving: list[_Pair], at: Frozen) -> int:
 
 
 def _by_the_first(one: DimLayout, other: DimLayout) -> int:
-    """The indices that the busiest device sends, all by the first device that holds them."""
-    coords = tuple(_coords(moved_axes(one, other)))
+    """The indices that the busiest device sends, all by the first device that holds them.
+
+    The first of its group, which differs along the axes that move data alone.
+    """
+    moving = moved_axes(one, other)
+    rest = tuple(dict.fromkeys(axis for axis in (*one.axes, *other.axes) if axis not in moving))
+    return max(_in_group(one, other, moving, at) for at in _coords(rest))
+
+
+def _in_group(one: DimLayout, other: DimLayout, moving: tuple[Axis, ...], at: Frozen) -> int:
+    """The indices that the busiest device of the group at a coordinate sends."""
+    coords = tuple(freeze({**dict(at), **dict(point)}) for point in _coords(moving))
     by_pair = moved(one, other, coords)
     return max(
         sum(len(found) for receiver, found in enumerate(row) if receiver != sender)

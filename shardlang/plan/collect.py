@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,12 @@ from torch import fx
 from shardlang.cost.reshards import sent_backward, sent_forward
 from shardlang.cost.ring import ring_bytes
 from shardlang.ir.collective import Kind
-from shardlang.ir.graph import Pair, is_item, regathered, reshard_nodes, reshards_of
+from shardlang.ir.graph import is_item, regathered, reshard_nodes, reshards_of
 from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.mesh import joined
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_reshards, with_gradient
+from shardlang.plan.bounds import Bounds, Step, steps_of
 from shardlang.plan.memory import estimate_memory
 from shardlang.plan.names import Names, module_of
 from shardlang.plan.reasons import Reasons
@@ -69,73 +70,68 @@ class Collector:
     def __init__(self, program: LocalProgram, names: Names, flowing: set[fx.Node]) -> None:
         self.nodes = list(reshard_nodes(program.graph))
         self.names, self.flowing = names, flowing
-        self.reasons = Reasons(program, names)
+        self.reasons, self.bounds = Reasons(program, names), Bounds(self.nodes)
 
     def forward(self) -> Iterator[CollectiveRow]:
         """The forward calls, in program order."""
         for node in self.nodes:
             pairs = reshards_of(node)
-            reshard = pairs[0][1]
-            if reshard.forward.sends:
-                sent = sent_forward(pairs)
+            if pairs[0][1].forward.sends:
                 reason = (
                     self.reasons.gathers(pairs)
                     if len(pairs) > 1
-                    else self.reasons.forward(node, pairs[0][0], reshard)
+                    else self.reasons.forward(node, *pairs[0])
                 )
-                yield self._row(node, pairs, Phase.FORWARD, sent, reason)
+                yield self._row(node, steps_of(node), Phase.FORWARD, reason)
 
     def backward(self) -> Iterator[CollectiveRow]:
         """The backward calls, in the order in which the backward comes to them."""
         for node in reversed(self.nodes):
-            pairs, again = self._with_gradient(node), self._regathered(node)
+            steps, again = self._with_gradient(node), self._regathered(node)
             if again:
                 yield self._again(node, again)
+            pairs = [self.bounds.pairs[step] for step in steps]
             if not pairs or not pairs[0][1].adjoint.sends:
                 continue
-            value, reshard = pairs[0]
-            sent = sent_backward(pairs)
             many = len(pairs) > 1
-            reason = (
-                self.reasons.bucket(pairs) if many else self.reasons.backward(node, value, reshard)
-            )
-            yield self._row(node, pairs, Phase.BACKWARD, sent, reason)
+            reason = self.reasons.bucket(pairs) if many else self.reasons.backward(node, *pairs[0])
+            yield self._row(node, steps, Phase.BACKWARD, reason)
 
-    def _again(self, node: fx.Node, pairs: list[Pair]) -> CollectiveRow:
+    def _again(self, node: fx.Node, steps: list[Step]) -> CollectiveRow:
         """The gather of a stored parameter that its backward asks for once more."""
-        sent = sent_forward(pairs)
-        reason = "gathered again for the backward, as stored"
-        row = self._row(node, pairs, Phase.FORWARD, sent, reason)
+        row = self._row(node, steps, Phase.FORWARD, "gathered again for the backward, as stored")
         return replace(row, phase=Phase.BACKWARD)
 
-    def _with_gradient(self, node: fx.Node) -> list[Pair]:
+    def _with_gradient(self, node: fx.Node) -> list[Step]:
         """The changes of layout of a reshard node through which a gradient flows."""
         if node not in self.flowing:
             return []
-        pairs = reshards_of(node)
         if node.target is not apply_reshards:
-            return pairs
+            return steps_of(node)
         alive = {user.args[1] for user in node.users if is_item(user) and user in self.flowing}
-        return [pair for index, pair in enumerate(pairs) if index in alive]
+        return [step for step in steps_of(node) if step[1] in alive]
 
-    def _regathered(self, node: fx.Node) -> list[Pair]:
+    def _regathered(self, node: fx.Node) -> list[Step]:
         """The changes of layout that a backward makes again."""
-        pairs = reshards_of(node)
-        return [pairs[index] for index in regathered(node)] if self.flowing else []
+        return [(node, place) for place in regathered(node)] if self.flowing else []
 
     def _row(
-        self, node: fx.Node, pairs: list[Pair], phase: Phase, sent: int, reason: str
+        self, node: fx.Node, steps: Sequence[Step], phase: Phase, reason: str
     ) -> CollectiveRow:
+        pairs = [self.bounds.pairs[step] for step in steps]
         reshard = pairs[0][1]
-        made = reshard.forward if phase is Phase.FORWARD else reshard.adjoint
+        is_forward = phase is Phase.FORWARD
+        made = reshard.forward if is_forward else reshard.adjoint
+        bounds = self.bounds.forward if is_forward else self.bounds.backward
         return CollectiveRow(
             op=made.op,
             axes=tuple(axis.name for axis in joined(made.axes)),
             phase=phase,
-            module=module_of(node, backward=phase is Phase.BACKWARD),
+            module=module_of(node, backward=not is_forward),
             tensors=tuple(self.names(value) for value, _ in pairs),
             count=1,
-            bytes=sent,
+            bytes=sent_forward(pairs) if is_forward else sent_backward(pairs),
+            bound=sum(bounds[step] for step in steps),
             reason=reason,
             node=node.name,
             full_gather=made.kind is Kind.ALL_GATHER and info(node).full_gather is not None,
@@ -172,7 +168,7 @@ def _update(program: LocalProgram, optimizer: OptimizerDecl | None) -> Iterator[
     axes = tuple(axis.name for axis in program.mesh.whole.axes if axis.size > 1)
     if not clipped or not axes or not any(leaf.trainable for leaf in program.leaves):
         return
-    devices = program.mesh.devices
+    sent = ring_bytes(Kind.ALL_REDUCE, torch.float64.itemsize, program.mesh.devices)
     yield CollectiveRow(
         op="all_reduce",
         axes=axes,
@@ -180,6 +176,7 @@ def _update(program: LocalProgram, optimizer: OptimizerDecl | None) -> Iterator[
         module="",
         tensors=("squared norm of the gradients",),
         count=1,
-        bytes=ring_bytes(Kind.ALL_REDUCE, torch.float64.itemsize, devices),
+        bytes=sent,
+        bound=sent,
         reason="clipping needs the norm of all gradients together",
     )

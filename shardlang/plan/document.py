@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from shardlang.plan.totals import totals_json, totals_of
-from shardlang.plan.types import Plan
+from shardlang.plan.totals import bound_of, totals_json, totals_of
+from shardlang.plan.types import Phase, Plan
 
 
 def plan_document(plan: Plan) -> dict[str, object]:
-    """`mesh`, `devices`, `tensors`, `collectives`, `totals` and `memory`."""
+    """`mesh`, `devices`, `tensors`, `collectives`, `totals`, `bound` and `memory`."""
     return {
         "mesh": {axis.name: axis.size for axis in plan.mesh.whole.axes},
         "devices": plan.mesh.devices,
         "tensors": [row.to_json() for row in plan.tensors],
         "collectives": [row.to_json() for row in plan.collectives],
         "totals": totals_json(totals_of(plan.collectives)),
+        "bound": {phase: bound_of(plan.select(phase=phase)) for phase in Phase},
         "memory": plan.memory.to_json(),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from shardlang.bind.layouts import Misfit, bind_layout
 from shardlang.grammar.diagnostics import Diagnostic, error, join_words, quote
@@ -11,6 +11,7 @@ from shardlang.grammar.patterns import nearest_to_pattern
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.records import Stated
+from shardlang.plan.totals import bound_of
 from shardlang.plan.types import CollectiveRow, Plan, TensorRow
 from shardlang.spec.types import (
     ExpectCount,
@@ -20,12 +21,16 @@ from shardlang.spec.types import (
     ExpectLocalBytes,
     SelectExpr,
     Spec,
+    TimesBound,
 )
 
 FULL_GATHER = "full_gather"
 """What selects the gathers of more than a device holds before or after, whatever their kind."""
 
-_COMPARE: dict[str, Callable[[int, int], bool]] = {
+ANY = "any"
+"""What selects collectives of every kind."""
+
+_COMPARE: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
     "<=": operator.le,
     "<": operator.lt,
@@ -55,11 +60,15 @@ def selects(select: SelectExpr, row: CollectiveRow, mesh: Mesh) -> bool:
     """
     over = set(mesh.named(row.axes))
     return (
-        (row.full_gather if select.op == FULL_GATHER else row.op == select.op)
+        _is_of_kind(select.op, row)
         and select.phase in (None, row.phase)
         and all(over.intersection(mesh.named([axis])) for axis in select.axes or ())
         and _inside(select, row.module)
     )
+
+
+def _is_of_kind(op: str, row: CollectiveRow) -> bool:
+    return row.full_gather if op == FULL_GATHER else op in (ANY, row.op)
 
 
 def _inside(select: SelectExpr, module: str) -> bool:
@@ -85,16 +94,35 @@ def _check_rows(
             return []
         message = f"`{shown}` is forbidden, the plan has {count}"
         help = "change the layouts that need it, or drop the line"
-        return [error("SH0502", message, expect.span, notes=_row_notes(rows), help=help)]
+        notes = _row_notes(_largest(rows))
+        return [error("SH0502", message, expect.span, notes=notes, help=help)]
     number = count if expect.measure == "count" else sum(row.bytes for row in rows)
-    if _COMPARE[expect.comparison](number, expect.bound):
+    if _COMPARE[expect.comparison](number, _limit(expect.bound, rows)):
         return []
     what, unit = ("bytes ", _bytes) if expect.measure == "bytes" else ("", str)
-    message = (
-        f"`{what}{shown}` is {unit(number)}, expected {expect.comparison} {unit(expect.bound)}"
-    )
+    limit = _limit_text(expect.bound, rows, unit)
+    rows = _largest(rows)
+    if isinstance(expect.bound, TimesBound):
+        rows = sorted(rows, key=lambda row: row.bound - row.bytes)
+    message = f"`{what}{shown}` is {unit(number)}, expected {expect.comparison} {limit}"
     help = "change the layouts that cause them, or state the number that you accept"
     return [error("SH0501", message, expect.span, notes=_row_notes(rows), help=help)]
+
+
+def _limit(bound: int | TimesBound, rows: Sequence[CollectiveRow]) -> float:
+    """The number on the right of an expectation, of the rows that are selected."""
+    return bound.factor * bound_of(rows) if isinstance(bound, TimesBound) else bound
+
+
+def _limit_text(
+    bound: int | TimesBound, rows: Sequence[CollectiveRow], unit: Callable[[int], str]
+) -> str:
+    if not isinstance(bound, TimesBound):
+        return unit(bound)
+    least = f"{unit(bound_of(rows))}, what any program must send"
+    if bound.factor == 1:
+        return f"bound: {least}"
+    return f"{bound.factor} * bound: {unit(int(_limit(bound, rows)))}, {bound.factor} times {least}"
 
 
 def _select_text(select: SelectExpr) -> str:
@@ -105,17 +133,22 @@ def _select_text(select: SelectExpr) -> str:
     return " ".join(words)
 
 
+def _largest(rows: Iterable[CollectiveRow]) -> list[CollectiveRow]:
+    return sorted(rows, key=lambda row: -row.bytes)
+
+
 def _row_notes(rows: Sequence[CollectiveRow], most: int = 5) -> list[str]:
-    """One note per row, the largest first."""
-    ordered = sorted(rows, key=lambda row: -row.bytes)
-    notes = [_row_text(row) for row in ordered[:most]]
+    """One note per row."""
+    notes = [_row_text(row) for row in rows[:most]]
     return [*notes, f"and {len(rows) - most} more"] if len(rows) > most else notes
 
 
 def _row_text(row: CollectiveRow) -> str:
     module = f" in `{row.module}`" if row.module else ""
     axes = "*".join(row.axes)
-    text = f"{row.count} x {row.phase} {row.op} over {axes}{module}, {_bytes(row.bytes)}"
+    sent = _bytes(row.bytes)
+    least = f" (any program: {_bytes(row.bound)})" if row.bound < row.bytes else ""
+    text = f"{row.count} x {row.phase} {row.op} over {axes}{module}, {sent}{least}"
     return f"{text}: {row.reason}" if row.reason else text
 
 

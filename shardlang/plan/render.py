@@ -21,7 +21,7 @@ from shardlang.plan.fold import (
     split_prefix,
 )
 from shardlang.plan.text import bytes_text, mesh_lines, seconds_text, shape_text
-from shardlang.plan.totals import Total, total_of, totals_of
+from shardlang.plan.totals import Total, bound_of, total_of, totals_of
 from shardlang.plan.types import CollectiveRow, Phase, Plan, TensorRow
 
 _KINDS = {
@@ -138,9 +138,8 @@ def _phase(console: Console, plan: Plan, phase: Phase) -> None:
     total = total_of(rows)
     axes_width = max(len("*".join(row.axes)) for row in rows)
     console.print()
-    console.print(
-        _columns([phase, "", "", calls_text(total.count), bytes_text(total.bytes)], "bold")
-    )
+    sent = bytes_text(total.bytes), bound_text(bound_of(rows))
+    console.print(_columns([phase, "", "", calls_text(total.count), *sent], "bold"))
     groups = fold_collectives(rows)
     reasons = [join_sentences([row.reason for row in group]) for group in groups]
     for group, reason, following in zip(groups, reasons, [*reasons[1:], ""], strict=True):
@@ -156,13 +155,13 @@ def fold_collectives(rows: Iterable[CollectiveRow]) -> list[list[CollectiveRow]]
         rows,
         lambda row: (
             row.op, row.axes, row.phase, skeleton(row.module), skeleton_of_sentence(row.reason),
-            row.bytes, row.count, row.stage,
+            row.bytes, row.bound, row.count, row.stage,
         ),
     )  # fmt: skip
 
 
 def _columns(cells: Sequence[str | Text], style: str, axes_width: int = 0) -> Table:
-    """Op, axes, module, calls and bytes, the last two at the right edge."""
+    """Op, axes, module, calls, bytes and their bound, the last three at the right edge."""
     table = Table(
         box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0), expand=True, style=style
     )
@@ -171,6 +170,7 @@ def _columns(cells: Sequence[str | Text], style: str, axes_width: int = 0) -> Ta
     table.add_column(ratio=1, overflow="fold")
     table.add_column(justify="right", no_wrap=True)
     table.add_column(justify="right", no_wrap=True, width=8)
+    table.add_column(justify="right", no_wrap=True, min_width=8)
     table.add_row(*cells)
     return table
 
@@ -179,7 +179,13 @@ def _call_cells(group: Sequence[CollectiveRow]) -> list[str | Text]:
     row, total = group[0], total_of(group)
     module = join_names([one.module for one in group]) or "(model)"
     op = Text(row.op, style=OP_COLORS[row.op])
-    return [op, "*".join(row.axes), module, f"×{total.count}", bytes_text(total.bytes)]
+    sent = bytes_text(total.bytes), bytes_text(bound_of(group))
+    return [op, "*".join(row.axes), module, f"×{total.count}", *sent]
+
+
+def bound_text(bound: int) -> str:
+    """What any program must send, beside what this one sends: `≥ 2.50 KiB`."""
+    return f"≥ {bytes_text(bound)}"
 
 
 def calls_text(count: int) -> str:
@@ -204,6 +210,9 @@ def _totals(console: Console, plan: Plan) -> None:
             table.add_row(Text(op, style=OP_COLORS[op]), *map(_cell, [*cells, whole]))
     sums = [total_of(plan.select(phase=phase)) for phase in Phase]
     table.add_row("all", *map(_cell, [*sums, sum(sums, Total())]))
+    bounds = [bound_of(plan.select(phase=phase)) for phase in Phase]
+    shown = (bound_text(bound) if bound else "-" for bound in (*bounds, sum(bounds)))
+    table.add_row("any program", *shown)
     console.print(Padding(table, (0, 0, 0, 2)))
     for line in _time_lines(plan):
         console.print(Text(f"  {line}", style="dim"))

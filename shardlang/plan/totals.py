@@ -27,6 +27,11 @@ def total_of(rows: Iterable[CollectiveRow]) -> Total:
     return sum((Total(row.count, row.bytes) for row in rows), Total())
 
 
+def bound_of(rows: Iterable[CollectiveRow]) -> int:
+    """Bytes that the busiest device must send at least for the changes of layout of some rows."""
+    return sum(row.bound for row in rows)
+
+
 def totals_of(rows: Iterable[CollectiveRow]) -> Totals:
     """Sums by phase and op; every phase and op is there."""
     totals: Totals = {phase: dict.fromkeys(OPS, Total()) for phase in Phase}

@@ -100,6 +100,7 @@ class CollectiveRow:
         stage: the pipeline stage, None without a pipeline.
         count: calls per optimizer step.
         bytes: what the busiest device sends in all these calls, under ring algorithms.
+        bound: what it must send at least for these changes of layout (`shardlang.plan.bounds`).
         reason: what made it necessary.
         node: the step's name in the program; empty in the update.
         full_gather: whether it gathers more than devices hold before and after.
@@ -112,6 +113,7 @@ class CollectiveRow:
     tensors: tuple[str, ...]
     count: int
     bytes: int
+    bound: int
     reason: str
     stage: int | None = None
     node: str = ""
@@ -128,6 +130,7 @@ class CollectiveRow:
             "stage": self.stage,
             "count": self.count,
             "bytes": self.bytes,
+            "bound": self.bound,
             "reason": self.reason,
             "node": self.node,
             "full_gather": self.full_gather,

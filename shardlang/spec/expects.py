@@ -17,6 +17,7 @@ from shardlang.spec.types import (
     ExpectLocal,
     ExpectLocalBytes,
     SelectExpr,
+    TimesBound,
 )
 
 
@@ -42,7 +43,7 @@ def _forbid(node: t.Forbid, draft: Draft) -> None:
 @_resolve.register
 def _count(node: t.Count, draft: Draft) -> None:
     select = _select(node.select, draft.scope)
-    bound = _bound(node.bound, draft.scope, in_bytes=node.measure == "bytes")
+    bound = _limit(node.bound, draft.scope, in_bytes=node.measure == "bytes")
     if select is not None and bound is not None:
         expect = ExpectCount(node.measure, select, node.comparison, bound, node.span)
         draft.expects.append(expect)
@@ -84,6 +85,39 @@ def _select(node: t.Select, scope: Scope) -> SelectExpr | None:
     if node.axes is not None and axes is None:
         return None
     return SelectExpr(node.op, node.phase, axes, pattern)
+
+
+def _limit(
+    written: t.Scalar | t.TimesBound, scope: Scope, *, in_bytes: bool
+) -> int | TimesBound | None:
+    """A count, a number of bytes, or a multiple of what any program must send."""
+    if not isinstance(written, t.TimesBound):
+        return _bound(written, scope, in_bytes=in_bytes)
+    if not in_bytes:
+        message = "a count is compared with the bytes that any program must send"
+        help = "write `bytes` first, or a plain number"
+        scope.report(error("SH0227", message, written.span, help=help))
+        return None
+    if "bound" in scope.lets:
+        message = "`bound` is what any program must send, and a `let` has the same name"
+        scope.report(error("SH0227", message, written.span, help="give the `let` another name"))
+        return None
+    return _times(written, scope)
+
+
+def _times(written: t.TimesBound, scope: Scope) -> TimesBound | None:
+    factor = 1 if written.factor is None else scope.scalar(written.factor)
+    if factor is None:
+        return None
+    if isinstance(factor, bool | str) or isinstance(written.factor, t.Size):
+        message = f"the factor of `bound` is a number, not {kind_of(factor)}"
+        scope.report(error("SH0227", message, written.span, help="write a number such as 1.1"))
+        return None
+    if factor < 0:
+        message = f"the factor of `bound` is at least 0, not {factor}"
+        scope.report(error("SH0227", message, written.span, help="write a number such as 1.1"))
+        return None
+    return TimesBound(factor)
 
 
 def _bound(written: t.Scalar, scope: Scope, *, in_bytes: bool) -> int | None:

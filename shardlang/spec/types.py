@@ -171,13 +171,20 @@ class SelectExpr:
 
 
 @dataclass(frozen=True, slots=True)
+class TimesBound:
+    """`1.1 * bound`: what any program must send, so many times."""
+
+    factor: int | float
+
+
+@dataclass(frozen=True, slots=True)
 class ExpectCount:
     """`[bytes] select == bound`."""
 
     measure: Literal["count", "bytes"]
     select: SelectExpr
     comparison: str
-    bound: int
+    bound: int | TimesBound
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 

@@ -24,7 +24,6 @@ EACH = 40
 """Drawn reshards of every kind."""
 
 
-
 def drawn() -> list[tuple[Mesh, One]]:
     """Drawn reshards of every kind on meshes of up to three axes, uneven ones among them."""
     cases = [case(number) for number in range(EACH * len(KINDS))]

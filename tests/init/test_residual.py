@@ -29,9 +29,7 @@ def config(model: str) -> Path:
 
 @pytest.mark.parametrize("residual", ["sequence", "hidden"])
 @pytest.mark.parametrize("model", STATED)
-def test_layers_and_embeddings_are_stated(
-    model: str, residual: str, tmp_path: Path
-) -> None:
+def test_layers_and_embeddings_are_stated(model: str, residual: str, tmp_path: Path) -> None:
     path = tmp_path / "spec.shard"
     options = ("--mesh", "dp=2,tp=2", "--residual", residual, "-o", path, *SIZES)
     assert document("init", config(model), *options)["percent"] > 90

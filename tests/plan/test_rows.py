@@ -16,14 +16,16 @@ TENSOR_KEYS = {
     "name", "kind", "dtype", "global_shape", "layout", "local_shape", "local_bytes",
 }  # fmt: skip
 ROW_KEYS = {
-    "op", "axes", "phase", "module", "tensors", "stage", "count", "bytes", "reason",
+    "op", "axes", "phase", "module", "tensors", "stage", "count", "bytes", "bound", "reason",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", [TP, STACK, FSDP])
 def test_the_document_has_its_keys(text: str) -> None:
     document = json.loads(json.dumps(plan_document(plan(text))))
-    assert {"mesh", "devices", "tensors", "collectives", "totals", "memory"} <= set(document)
+    assert {"mesh", "devices", "tensors", "collectives", "totals", "bound", "memory"} <= set(
+        document
+    )
     assert all(set(row) >= TENSOR_KEYS for row in document["tensors"])
     assert all(set(row) >= ROW_KEYS for row in document["collectives"])
     assert document["devices"] == 8

@@ -48,6 +48,7 @@ expect {{
   layout "embed.weight" [?, ?]
   local "embed.weight" [6, ?]
   local bytes "embed.weight" <= 1GiB
+  bytes any <= 9 * bound
 }}
 """
 
