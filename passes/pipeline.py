@@ -17,9 +17,9 @@ from shardlang.passes.rewrite.localize import Localize
 from shardlang.passes.rewrite.lower import Lower
 from shardlang.passes.rewrite.place_reductions import PlaceReductions
 from shardlang.passes.rewrite.type_gradients import TypeGradients
-from shardlang.passes.run_passes import Pass, run_in_order
+from shardlang.passes.run_passes import Pass, Seen, run_in_order
 
-__all__ = ["BASE", "PIPELINE", "PROPAGATE", "REWRITE", "Pass", "run_passes"]
+__all__ = ["BASE", "PIPELINE", "PROPAGATE", "REWRITE", "Pass", "Seen", "run_passes"]
 
 BASE = (records_complete, statements_valid)
 """What holds from the beginning to the end."""
@@ -43,6 +43,8 @@ REWRITE: tuple[Pass, ...] = (
 PIPELINE: tuple[Pass, ...] = PROPAGATE + REWRITE
 
 
-def run_passes(graph: ShardGraph, passes: tuple[Pass, ...] = PIPELINE) -> ShardGraph:
-    """Run passes of the pipeline in order, from its beginning on."""
-    return run_in_order(graph, passes, BASE)
+def run_passes(
+    graph: ShardGraph, passes: tuple[Pass, ...] = PIPELINE, seen: Seen | None = None
+) -> ShardGraph:
+    """Run passes of the pipeline in order, from its beginning on; `seen` as in `run_in_order`."""
+    return run_in_order(graph, passes, BASE, seen)

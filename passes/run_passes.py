@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 from shardlang.ir.graph import ShardGraph
@@ -23,13 +24,21 @@ class Pass(Protocol):
     def run(self, graph: ShardGraph) -> ShardGraph: ...
 
 
+Seen = Callable[[str, ShardGraph], None]
+"""What is shown the graph after every pass, by the name of the pass."""
+
+
 def run_in_order(
-    graph: ShardGraph, passes: tuple[Pass, ...], base: tuple[Invariant, ...]
+    graph: ShardGraph,
+    passes: tuple[Pass, ...],
+    base: tuple[Invariant, ...],
+    seen: Seen | None = None,
 ) -> ShardGraph:
     """Run passes in order; the seconds that each took are left in `graph.info.seconds`.
 
     Args:
         base: what holds from the beginning to the end.
+        seen: looks at the graph after every pass.
 
     Raises:
         InvariantError: something does not hold after a pass.
@@ -42,4 +51,6 @@ def run_in_order(
         graph = one.run(graph)
         seconds[one.name] = time.perf_counter() - start
         verifier.passed(graph, one.name, one.establishes, one.retires)
+        if seen is not None:
+            seen(one.name, graph)
     return graph

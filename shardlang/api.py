@@ -114,7 +114,7 @@ class Program:
         from shardlang.training.run import sharded_module
 
         kind = torch.device(device).type
-        return sharded_module(self.compiled, join(self.spec.mesh, kind), seed)
+        return sharded_module(self.compiled, join(self.compiled.program.mesh, kind), seed)
 
     def verify(self, seed: int = 0) -> Report:
         """Prove in float64, on simulated devices, that the program equals the model.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shardlang.bind import bind
 from shardlang.capture import Captured, CaptureError, capture
-from shardlang.compiler.build import build_graph
+from shardlang.compiler.build import Statements, build_graph
 from shardlang.compiler.driver import (
     CompileError,
     compile_spec,
@@ -18,6 +18,7 @@ from shardlang.compiler.driver import (
     source_of,
     statements_of,
 )
+from shardlang.compiler.parts import decided
 from shardlang.grammar.diagnostics import has_errors
 from shardlang.ir.graph import ShardError, ShardGraph
 from shardlang.spec import load_spec
@@ -44,7 +45,12 @@ def of_files(folder: str) -> Iterator[tuple[str, Build]]:
 
 def _of_spec(spec: Spec) -> tuple[ShardGraph, Spec]:
     compiled = compile_spec(spec, passes=())
-    return build_graph(compiled.captured, compiled.statements), spec
+    return _in_parts(compiled.captured, compiled.statements, compiled.train), spec
+
+
+def _in_parts(captured: Captured, statements: Statements, train: bool) -> ShardGraph:
+    """The graph before all passes, its mesh in the parts in which it is used."""
+    return build_graph(captured, decided(captured, statements, train).statements)
 
 
 def of_zoo() -> Iterator[tuple[str, Build]]:
@@ -69,7 +75,8 @@ def _of_case(
     binding, findings = bind(spec, names_of(captured))
     if binding is None:
         raise CompileError(findings)
-    return build_graph(captured, statements_of(spec, binding, captured)), spec
+    statements = statements_of(spec, binding, captured)
+    return _in_parts(captured, statements, source.mode == "train"), spec
 
 
 KINDS: dict[str, Callable[[], Iterator[tuple[str, Build]]]] = {

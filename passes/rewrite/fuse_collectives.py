@@ -4,7 +4,8 @@ The gradients of replicated parameters are all-reduced in buckets: the `vary` re
 of one axis set and dtype become one call, up to a size, in the order of their use, so that a bucket
 is complete as soon as the layers it belongs to have done their backward. The gathers of parameters
 become one call for each block of the model (`gather_buckets`), which stands where the first of them
-stood; its adjoint is one reduce-scatter.
+stood; its adjoint is one reduce-scatter. Before all, reshards over parts of
+one axis become one (`join_parts`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.invariants.buckets import buckets_alike
 from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.rewrite.gather_buckets import gather_buckets
+from shardlang.passes.rewrite.join_parts import join_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class FuseCollectives:
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Fuse the reductions of parameters, then their gathers."""
+        join_parts(graph)
         self.fuse_reductions(graph)
         for bucket in gather_buckets(graph, self.bucket_bytes):
             nodes = [one.node for one in bucket.members]

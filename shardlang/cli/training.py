@@ -52,7 +52,7 @@ def work(context: Context, spec: Spec, options: Options) -> None:
         from shardlang.training.run import run_of
 
         run = run_of(compiled, options.steps, options.seed, options.data)
-        groups = join(spec.mesh, options.device)
+        groups = join(compiled.program.mesh, options.device)
         found, ended = _train(context, run, groups, options)
     if found:
         _finish(context, found)

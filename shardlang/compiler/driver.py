@@ -21,9 +21,9 @@ from shardlang.capture import (
     capture,
 )
 from shardlang.compiler.at_model import at_model
-from shardlang.compiler.build import Statements, Storage, build_graph
+from shardlang.compiler.build import Statements, Storage
 from shardlang.compiler.loss import loss_finding, loss_name, output_nodes
-from shardlang.compiler.whole_buffers import check_updates
+from shardlang.compiler.parts import in_order
 from shardlang.grammar.diagnostics import (
     Diagnostic,
     has_errors,
@@ -32,10 +32,11 @@ from shardlang.grammar.diagnostics import (
 )  # fmt: skip
 from shardlang.ir.graph import ShardError, ShardGraph
 from shardlang.ir.leaf import LeafKind
+from shardlang.ir.mesh import Mesh
 from shardlang.ir.node import tensor_of
 from shardlang.ir.printed_type import dtype_name
 from shardlang.ir.program import LocalProgram
-from shardlang.passes.pipeline import PIPELINE, Pass, run_passes
+from shardlang.passes.pipeline import PIPELINE, Pass
 from shardlang.passes.rewrite.localize import to_program
 from shardlang.spec.types import InputDecl, Spec
 
@@ -173,6 +174,7 @@ def compile_spec(
     source: ModelSource | None = None,
     passes: tuple[Pass, ...] = PIPELINE,
     inputs: tuple[InputSpec, ...] | None = None,
+    mesh: Mesh | None = None,
 ) -> Compiled:
     """Trace the model, bind the spec to its names, and run the passes.
 
@@ -180,6 +182,7 @@ def compile_spec(
         source: the model, instead of the one that the spec names.
         passes: the pipeline, or a part of it.
         inputs: the inputs, instead of those that the spec declares.
+        mesh: the mesh with its axes in the parts in which they are used; decided if not given.
 
     Raises:
         CompileError: with every finding of the stage that failed.
@@ -198,8 +201,7 @@ def compile_spec(
     if source.mode == "train" and (finding := loss_finding(spec, statements.loss, captured)):
         raise CompileError([*found, finding])
     try:
-        graph = run_passes(build_graph(captured, statements), passes)
-        check_updates(graph)
+        statements, graph = in_order(captured, statements, source.mode == "train", passes, mesh)
     except ShardError as failure:
         raise CompileError([*found, at_model(failure, spec)]) from failure
     for refusal in graph.info.refusals:

@@ -155,7 +155,8 @@ def compiled_for(
     source = compiled.source.in_setting(Setting(call.evaluated, call.trained, arguments))
     given = {one.name: one for one in call.inputs}
     spec = replace(compiled.spec, inputs=_declared(compiled, given))
-    other = compile_spec(spec, source, inputs=_specs(compiled, given))
+    mesh = compiled.program.mesh
+    other = compile_spec(spec, source, inputs=_specs(compiled, given), mesh=mesh)
     after = _layouts(other, "param", "buffer", "input")
     before = {**_layouts(compiled, "param", "buffer"), **(inputs or {})}
     kept = {name: layout for name, layout in before.items() if name in after}

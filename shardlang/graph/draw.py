@@ -62,7 +62,7 @@ def dot_of(compiled: Compiled, stage: Drawn = Drawn.REWRITTEN, factored: bool = 
         factored: whether repeated layers are drawn once.
     """
     title = f"{compiled.spec.path.name}, {stage}"
-    return dot_text(picture_of(compiled, stage, factored), title, compiled.spec.mesh)
+    return dot_text(picture_of(compiled, stage, factored), title, compiled.graph.mesh)
 
 
 def write(text: str, path: Path) -> None:

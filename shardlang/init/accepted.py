@@ -7,15 +7,13 @@ from dataclasses import dataclass, replace
 
 from shardlang.bind import bind
 from shardlang.capture import Captured
-from shardlang.compiler.build import build_graph
 from shardlang.compiler.driver import CompileError, names_of, statements_of
-from shardlang.compiler.whole_buffers import check_updates
+from shardlang.compiler.parts import decided
 from shardlang.grammar.diagnostics import Diagnostic, Span, has_errors, start_of_file
 from shardlang.init.layouts import Layouts
 from shardlang.init.names import generic, patterns_for
 from shardlang.init.write import Draft, spec_text
 from shardlang.ir.graph import ShardError
-from shardlang.passes.pipeline import run_passes
 from shardlang.passes.rewrite.localize import to_program
 from shardlang.plan.collect import make_plan
 from shardlang.plan.totals import total_of
@@ -124,9 +122,9 @@ def _tried(draft: Draft, captured: Captured) -> Trial:
     binding, found = bind(spec, names_of(captured))
     if binding is None or has_errors(found):
         raise CompileError(_at_model(found, draft, text))
-    graph = run_passes(build_graph(captured, statements_of(spec, binding, captured)))
-    check_updates(graph)
-    plan = make_plan(to_program(graph), train=draft.target.source.mode == "train")
+    train = draft.target.source.mode == "train"
+    graph = decided(captured, statements_of(spec, binding, captured), train).graph
+    plan = make_plan(to_program(graph), train=train)
     warnings = [one for one in (*findings, *found) if one.severity == "warning"]
     shown = tuple(_at_model(warnings, draft, text))
     return Trial(draft, text, shown, total_of(plan.collectives).bytes)

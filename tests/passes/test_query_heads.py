@@ -82,7 +82,7 @@ def test_heads_split_wherever_the_call_stands(tmp_path: Path, model: str) -> Non
     assert heads_of(done) == "4@tp" and verify_compiled(done).ok
     assert sent(done) == {
         "forward": {"all_reduce": (1, 720)},
-        "backward": {"all_reduce": (1, 384)},
+        "backward": {"all_gather": (2, 128), "all_reduce": (2, 128)},
         "update": {},
     }
 
@@ -110,7 +110,7 @@ def test_key_heads_are_split_as_far_as_groups_are_whole(tmp_path: Path) -> None:
     done = compiled(tmp_path, MODEL, text)
     assert heads_of(done) == "8@a*b" and verify_compiled(done).ok
     assert sent(done)["forward"] == {"all_reduce": (1, 840)}
-    assert sent(done)["backward"] == {"all_reduce": (1, 384)}
+    assert sent(done)["backward"] == {"all_gather": (2, 128), "all_reduce": (2, 128)}
 
 
 def test_heads_that_do_not_divide(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_heads_that_do_not_divide(tmp_path: Path) -> None:
 
 def test_the_dimension_graph_follows_the_rule(tmp_path: Path) -> None:
     """Its factors of the attention are those of the rule that the attention has in the end."""
-    text = spec("tp = 4", 'InAChild"(heads = 4, groups = 2)', "tp")
+    text = spec("tp = 3", 'InAChild"(heads = 6, groups = 2)', "tp")
     (tmp_path / "model.py").write_text(HEAD + MODEL)
     found, _ = load_spec_text(text, str(tmp_path / "case.shard"))
     assert found is not None
@@ -132,4 +132,4 @@ def test_the_dimension_graph_follows_the_rule(tmp_path: Path) -> None:
     (node,) = [op for op in graph.dims.operands if "scaled_dot_product" in op.name]
     factors = {end.name for end in graph.dims.net if isinstance(end, OpFactor) and end.op is node}
     assert factors == {name for name, _ in sharding_of(node).rule.sizes}
-    assert str(sharding_of(node).factors["h"]) == "4@tp"
+    assert str(sharding_of(node).factors["h"]) == "6@tp"

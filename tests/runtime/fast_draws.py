@@ -51,7 +51,7 @@ def noted() -> Iterator[Masks]:
 def on_ranks() -> tuple[list[float | None], Masks]:
     """The losses of a run, and the masks of this rank."""
     found = compiled()
-    module = sharded_module(found, join(found.spec.mesh, timeout_s=30), SEED)
+    module = sharded_module(found, join(found.program.mesh, timeout_s=30), SEED)
     with noted() as masks:
         records = Run(found, recipe_of(found, STEPS, SEED)).sharded(module, lambda each: each)
     return [record.loss for record in records], masks

@@ -40,7 +40,7 @@ def batch() -> dict[str, Tensor]:
 def everything() -> dict[str, Any]:
     """All results, by name; rank 0 adds those of the plain model."""
     found = compiled()
-    groups = join(found.spec.mesh, timeout_s=30)
+    groups = join(found.program.mesh, timeout_s=30)
     module = sharded_module(found, groups, SEED)
     results: dict[str, Any] = {
         "start": full(module),
