@@ -128,7 +128,9 @@ def extreme(emit: Emit, x: fx.Node, dims: Sequence[int], largest: bool) -> fx.No
     if not info(x).differentiable or not tensor_of(x).is_floating_point():
         return best
     ties = emit(aten.eq.Tensor, x, best)
-    count = emit(aten.sum.dim_IntList, ties, list(dims), True)
+    most = math.prod(tensor_of(x).shape[d] for d in dims)
+    narrow = torch.int32 if most <= torch.iinfo(torch.int32).max else torch.int64
+    count = emit(aten.sum.dim_IntList, ties, list(dims), True, dtype=narrow)
     total = emit(aten.sum.dim_IntList, emit(aten.where.ScalarOther, ties, x, 0), list(dims), True)
     return emit(aten.div.Tensor, total, emit(aten.to.dtype, count, tensor_of(x).dtype))
 
