@@ -15,6 +15,7 @@ from shardlang.passes.rewrite.fuse_collectives import FuseCollectives
 from shardlang.passes.rewrite.insert_reshards import InsertReshards
 from shardlang.passes.rewrite.localize import Localize
 from shardlang.passes.rewrite.lower import Lower
+from shardlang.passes.rewrite.merge_duplicates import MergeDuplicates
 from shardlang.passes.rewrite.place_reductions import PlaceReductions
 from shardlang.passes.rewrite.type_gradients import TypeGradients
 from shardlang.passes.run_passes import Pass, Seen, run_in_order
@@ -33,6 +34,7 @@ PROPAGATE: tuple[Pass, ...] = (
 )
 REWRITE: tuple[Pass, ...] = (
     Lower(),
+    MergeDuplicates(),
     RouteRows(),
     PlaceReductions(),
     InsertReshards(),

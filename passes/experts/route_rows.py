@@ -27,6 +27,7 @@ from shardlang.ir.node import info
 from shardlang.passes.experts.gather_rows import Gathering
 from shardlang.passes.experts.row_region import Region, barred, regions
 from shardlang.passes.experts.send_rows import Sending, route_price
+from shardlang.passes.invariants.duplicates import everything_read, nothing_twice
 from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.invariants.orders import orders_kept
 
@@ -37,7 +38,7 @@ class RouteRows:
 
     name: str = "route_rows"
     establishes: ClassVar[tuple[Invariant, ...]] = (orders_kept,)
-    retires: ClassVar[tuple[Invariant, ...]] = ()
+    retires: ClassVar[tuple[Invariant, ...]] = (nothing_twice, everything_read)
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Visit all regions.
