@@ -76,8 +76,8 @@ class Merging:
         if is_transparent(node):
             self._share_detach(node)
             return
-        same = self.numbers.same.get(self.numbers.of[node], [])
-        if len(same) < 2 and node not in self.numbers.shape:
+        same = self.numbers.same.get(self.numbers.of[node])
+        if same is None:
             return
         like = self.numbers.shapes.get(self.numbers.shape.get(node), same)
         twin = next((one for one in (*same, *like) if flows(one)), None)

@@ -203,13 +203,16 @@ def _index_of(emit: Emit, x: fx.Node, dims: Sequence[int], largest: bool) -> fx.
 
 
 def _picked_of(largest: bool) -> Callable[[Call, Sharding, Emit], tuple[fx.Node, ...]]:
-    """max.dim, min.dim: the gradient goes to the element that the index names."""
+    """max.dim, min.dim: the gradient goes to the element that the index names.
+
+    Without a gradient the value does not need the index, which is dropped if nothing reads it.
+    """
 
     def lower(call: Call, sharding: Sharding, emit: Emit) -> tuple[fx.Node, ...]:
         (dim,), x = one_dim(call), call.operand("self")
         index = _index_of(emit, x, [dim], largest)
         flat = emit(aten.squeeze.dims, index, [dim])
-        if not tensor_of(x).is_floating_point():
+        if not (info(x).differentiable and tensor_of(x).is_floating_point()):
             best = emit(local.max_over if largest else local.min_over, x, [dim], _keepdim(call))
             return best, index if _keepdim(call) else flat
         value = emit(local.pick, x, flat, dim)

@@ -32,49 +32,60 @@ class Numbers:
 
     Attributes:
         of: every value's number.
-        same: the calls of each number, in order; detaches are not among them.
-        shape: of a reduction, the number that it shares with those that differ in `keepdim` alone.
-        shapes: the reductions of each such number, in order.
+        same: of each number that several calls of one op on the same operands might have, those
+            that have it, in order; detaches are not among them.
+        shape: of such a reduction, what it shares with those that differ in `keepdim` alone.
+        shapes: the reductions that share it, in order.
     """
 
     of: dict[fx.Node, int] = field(default_factory=dict)
     same: dict[int, list[fx.Node]] = field(default_factory=dict)
     shape: dict[fx.Node, Hashable] = field(default_factory=dict)
     shapes: dict[Hashable, list[fx.Node]] = field(default_factory=dict)
+    _first: dict[Hashable, fx.Node] = field(default_factory=dict)
+    _known: dict[Hashable, int] = field(default_factory=dict)
 
     @staticmethod
     def of_graph(graph: fx.Graph) -> Numbers:
         """Number all values."""
-        made, known = Numbers(), dict[Hashable, int]()
+        made = Numbers()
         for node in graph.nodes:
             if is_transparent(node):
                 made.of[node] = made.of[node.all_input_nodes[0]]
-                continue
-            key = made._key(node)
-            number = made.of[node] = known.setdefault(key, len(known))
-            if key is not node:
-                made.same.setdefault(number, []).append(node)
+            elif is_item(node) or is_pure(node):
+                made._enter(node)
+            else:
+                made.of[node] = len(made.of)
         return made
 
-    def _key(self, node: fx.Node) -> Hashable:
-        """What two calls that compute the same have in common; a node that is like no other."""
-        if is_item(node):
-            return self._text(node.args)
-        if not is_pure(node):
-            return node
+    def _enter(self, node: fx.Node) -> None:
+        """Number a call; its arguments are looked at where another has its op and its operands."""
+        rough = node.target, *(self.of[source] for source in node.all_input_nodes)
+        first = self._first.setdefault(rough, node)
+        if first is node:
+            self.of[node] = len(self.of)
+            return
+        if self.of[first] not in self.same:
+            self._compare(first, rough, self.of[first])
+        self._compare(node, rough, len(self.of))
+
+    def _compare(self, node: fx.Node, rough: Hashable, new: int) -> None:
+        """Give a call the number of one that is the same, or a new one."""
+        given = {"item": node.args[1]} if is_item(node) else dict(Call(node).arguments)
         split = split_of(info(node).sharding)
-        given = dict(Call(node).arguments)
-        key = node.target, split, self._text(tuple(given.items()))
+        number = self._known.setdefault((rough, split, self._text(given)), new)
+        self.of[node] = number
+        self.same.setdefault(number, []).append(node)
         if "keepdim" in given and not has_several(node):
             del given["keepdim"]
-            shape = node.target, split, self._text(tuple(given.items()))
-            self.shape[node] = shape
+            shape = self.shape[node] = rough, split, self._text(given)
             self.shapes.setdefault(shape, []).append(node)
-        return key
 
     def _text(self, value: object) -> Hashable:
         if isinstance(value, fx.Node):
             return self.of[value]
+        if isinstance(value, dict):
+            return tuple((name, self._text(item)) for name, item in value.items())
         if isinstance(value, (list, tuple)):
             return tuple(self._text(item) for item in value)
         return type(value), repr(value)

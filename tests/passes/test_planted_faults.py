@@ -27,6 +27,7 @@ from shardlang.passes.invariants.invariant import Invariant, InvariantError
 from shardlang.passes.pipeline import PIPELINE, Pass, run_passes
 from shardlang.passes.propagate.bind_rules import bind_node
 from shardlang.rules.experts.local_routed import collect, dispatch
+from shardlang.rules.same import is_pure
 from shardlang.spec import load_spec
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -189,6 +190,27 @@ def split_what_needs_lowering(graph: ShardGraph) -> None:
     sharding.factors = {**cleared, name: DimLayout.shard(cleared[name].size, (axis,))}
 
 
+def compute_twice(graph: ShardGraph) -> None:
+    """A second call of the same, for one of two readers."""
+    node = next(n for n in graph.graph.nodes if is_pure(n) and len(n.users) > 1)
+    with graph.graph.inserting_after(node):
+        made = graph.graph.node_copy(node)
+    set_info(made, info(node))
+    reader = list(node.users)[-1]
+    node.replace_all_uses_with(made, delete_user_cb=lambda user: user is reader)
+
+
+def compute_for_nobody(graph: ShardGraph) -> None:
+    """A call that nothing reads."""
+    node = next(n for n in graph.graph.nodes if is_pure(n))
+    with graph.graph.inserting_after(node):
+        made = graph.graph.call_function(torch.ops.aten.neg.default, (node,))
+    set_info(made, info(node))
+    bind_node(made)
+    sharding = sharding_of(made)
+    sharding.factors = implied_factors(sharding.rule, [result_layout(node)])
+
+
 def drop_a_collect(graph: ShardGraph) -> None:
     node = next(node for node in graph.graph.nodes if node.target is collect)
     bypass(node)
@@ -324,6 +346,8 @@ FAULTS: list[tuple[str, str, Fault, str]] = [
     ("record_layouts", "megatron_mlp/mlp", record_another_layout, "layouts_recorded"),
     ("lower", "llama/fsdp_tp", split_what_needs_lowering, "nothing_to_lower"),
     ("lower", "llama/fsdp_tp", forget_a_gradient, "gradients_marked"),
+    ("merge_duplicates", "llama/fsdp_tp", compute_twice, "nothing_twice"),
+    ("merge_duplicates", "llama/fsdp_tp", compute_for_nobody, "everything_read"),
     ("route_rows", "moe/routed", drop_a_collect, "orders_kept"),
     ("route_rows", "moe/routed", dispatch_twice, "orders_kept"),
     ("place_reductions", "llama/fsdp_tp", pass_partials_through("rsqrt", {0}), "partials_pass"),
