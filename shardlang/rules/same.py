@@ -71,7 +71,7 @@ class Numbers:
 
     def _compare(self, node: fx.Node, rough: Hashable, new: int) -> None:
         """Give a call the number of one that is the same, or a new one."""
-        given = {"item": node.args[1]} if is_item(node) else dict(Call(node).arguments)
+        given = {"item": node.args[1]} if is_item(node) else arguments(Call(node))
         split = split_of(info(node).sharding)
         number = self._known.setdefault((rough, split, self._text(given)), new)
         self.of[node] = number
@@ -89,6 +89,14 @@ class Numbers:
         if isinstance(value, (list, tuple)):
             return tuple(self._text(item) for item in value)
         return type(value), repr(value)
+
+
+def arguments(call: Call) -> dict[str, object]:
+    """The arguments of a call; the dims of a reduction are counted from the front."""
+    found = dict(call.arguments)
+    if "keepdim" in found and isinstance(found.get("dim"), (int, list, tuple)):
+        found["dim"] = call.dims()
+    return found
 
 
 def split_of(sharding: Sharding | None) -> Hashable:

@@ -27,7 +27,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], str, dict[str, int]]] = {
         'mesh { tp = 3 }\ninput ids, labels : i64[5] below 10 [_]\nparam "head.weight" [tp, _]\n',
         {"forward all_reduce": 3, "backward all_reduce": 1},
     ),
-    "sums": (models.summed, SPLIT, {"forward all_reduce": 2}),
+    "sums": (models.summed, SPLIT, {"forward all_reduce": 2, "backward all_reduce": 1}),
 }
 """Model, spec and calls; a sum of a scalar loss is one of them."""
 
