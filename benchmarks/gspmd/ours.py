@@ -108,17 +108,17 @@ def draw(compiled: Compiled) -> dict[str, Tensor]:
 
 def document(name: str, compiled: Compiled, loss: Tensor) -> dict[str, object]:
     """All that the JAX side reads beside the numbers."""
-    spec, binding = compiled.spec, compiled.binding
+    spec, statements = compiled.spec, compiled.statements
     return {
         "name": name,
-        "mesh": {axis.name: axis.size for axis in spec.mesh.axes},
+        "mesh": {axis.name: axis.size for axis in statements.mesh.axes},
         "file": spec.model.path.stem,
         "function": spec.model.function,
         "arguments": spec.model.kwargs,
         "params": param_layouts(compiled),
         "inputs": at_rest(leaves(compiled, LeafKind.INPUT)),
-        "outputs": stated(binding.outputs),
-        "values": stated({value_name(key): one for key, one in binding.values.items()}),
+        "outputs": stated(statements.outputs),
+        "values": stated({value_name(key): one for key, one in statements.values.items()}),
         "sent": sent(plan_of(compiled)),
         "loss": loss.item(),
     }

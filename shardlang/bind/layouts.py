@@ -105,9 +105,13 @@ def _too_many(entry: Axes, axes: tuple[Axis, ...], blocks: tuple[int, ...], size
     shards = math.prod(axis.size for axis in axes)
     smallest = size // blocks[0] if len(blocks) == 1 else size // sum(blocks) * min(blocks)
     what = "a dim" if entry.blocks is None else "a block"
+    help = "shard another dim, or use fewer axes"
+    part = math.gcd(smallest, shards)
+    if len(entry.axes) == 1 and 1 < part < shards and axes[0].part is None:
+        help += f", or a part of this one: `{axes[0]}:{part}`"
     return Misfit(
         "SH0303",
         f"has {what} of {smallest}, too few for {shards} shards over `{'*'.join(entry.axes)}`",
         entry.span,
-        "shard another dim, or use fewer axes",
+        help,
     )

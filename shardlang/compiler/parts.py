@@ -10,9 +10,10 @@ in both ways: as it is stated, and over the part of its axes that has a unit for
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from shardlang.capture import Captured
@@ -39,10 +40,14 @@ class Decided:
 
     Attributes:
         graph: the graph after all passes.
+        wanted: the parts of axes that would go on where these stop.
+        few: parameters of which several shards share a unit.
     """
 
     statements: Statements
     graph: ShardGraph
+    wanted: Cuts = field(default_factory=dict)
+    few: Few = field(default_factory=dict)
 
 
 def in_order(
@@ -76,53 +81,58 @@ def decided(captured: Captured, statements: Statements, train: bool) -> Decided:
     Raises:
         ShardError: the model cannot be sharded as stated.
     """
-    wanted: list[Cuts] = []
-    whole = _made(captured, statements, lambda graph: wanted.append(parts_wanted(graph)))
-    if not wanted[0]:
+    whole = _made(captured, statements)
+    others = _others(captured, whole)
+    first = next(others, None)
+    if first is None:
         return whole
     best, price = whole, _price(whole, train)
     enough = price.sent * ENOUGH, price.held * ENOUGH
-    for mesh in _meshes(statements.mesh, wanted[0]):
-        for made in _in_both_ways(captured, in_parts(statements, mesh)):
-            new = _price(made, train)
-            if new < price and (new.sent < enough[0] or new.held < enough[1]):
-                best, price = made, new
+    for made in itertools.chain((first,), others):
+        new = _price(made, train)
+        if new < price and (new.sent < enough[0] or new.held < enough[1]):
+            best, price = made, new
     return best
 
 
-def _in_both_ways(captured: Captured, statements: Statements) -> Iterator[Decided]:
-    """Statements as they are, and with units that several shards share whole on each."""
-    few: list[Few] = []
-    try:
-        yield _made(captured, statements, lambda graph: few.append(few_units(graph)))
-        if few[0]:
-            leaves = {**statements.leaves, **_narrowed(statements, few[0])}
-            yield _made(captured, replace(statements, leaves=leaves))
-    except ShardError:
-        return
+def _others(captured: Captured, whole: Decided) -> Iterator[Decided]:
+    """The same with axes in parts that go on where the whole ones stop, as stated and narrowed."""
+    yield from _narrowed(captured, whole)
+    for mesh in _meshes(whole.statements.mesh, whole.wanted):
+        for made in _tried(captured, in_parts(whole.statements, mesh)):
+            yield made
+            yield from _narrowed(captured, made)
 
 
-def _made(
-    captured: Captured,
-    statements: Statements,
-    propagated: Callable[[ShardGraph], None] = lambda graph: None,
-) -> Decided:
-    """Statements with the graph that the passes make of them.
+def _narrowed(captured: Captured, made: Decided) -> Iterator[Decided]:
+    """The same with units that several shards share whole on each of these."""
+    leaves = {**made.statements.leaves, **_narrower(made.statements, made.few)}
+    if leaves != made.statements.leaves:
+        yield from _tried(captured, replace(made.statements, leaves=leaves))
 
-    Args:
-        propagated: looks at the graph once its layouts are known.
+
+def _tried(captured: Captured, statements: Statements) -> Iterator[Decided]:
+    """What is made of statements, if no pass refuses them."""
+    with contextlib.suppress(ShardError):
+        yield _made(captured, statements)
+
+
+def _made(captured: Captured, statements: Statements) -> Decided:
+    """What the passes make of statements.
 
     Raises:
-        ShardError: a pass refuses it.
+        ShardError: a pass refuses them.
     """
+    made = Decided(statements, build_graph(captured, statements))
 
     def seen(name: str, graph: ShardGraph) -> None:
         if name == PROPAGATE[-1].name:
-            propagated(graph)
+            made.wanted = parts_wanted(graph)
+            made.few = few_units(graph) if any(axis.part for axis in graph.mesh.axes) else {}
 
-    graph = run_passes(build_graph(captured, statements), seen=seen)
-    check_updates(graph)
-    return Decided(statements, graph)
+    made.graph = run_passes(made.graph, seen=seen)
+    check_updates(made.graph)
+    return made
 
 
 class Price(NamedTuple):
@@ -143,8 +153,9 @@ def _meshes(mesh: Mesh, cuts: Cuts) -> Iterator[Mesh]:
     """The mesh in all parts that fit into one another, and in each two alone."""
     every = {of: _chain(ends) for of, ends in cuts.items()}
     singles = [{of: [end]} for of, ends in cuts.items() for end in sorted(ends)]
-    for one in (every, *(single for single in singles if single != every)):
-        yield mesh.in_parts(_with_own(mesh, one))
+    for one in dict.fromkeys(mesh.in_parts(_with_own(mesh, cut)) for cut in (every, *singles)):
+        if one != mesh:
+            yield one
 
 
 def _chain(ends: Iterable[int]) -> list[int]:
@@ -190,7 +201,7 @@ def in_parts(statements: Statements, mesh: Mesh) -> Statements:
     )
 
 
-def _narrowed(statements: Statements, few: Few) -> dict[str, Stated]:
+def _narrower(statements: Statements, few: Few) -> dict[str, Stated]:
     """The layouts of parameters with few units, split over parts of their axes alone."""
     found: dict[str, Stated] = {}
     for name, counts in few.items():

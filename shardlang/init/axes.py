@@ -31,7 +31,6 @@ class Roles:
         stored: those over which parameters are stored in parts.
         model: the axis that splits parameters and their computation.
         experts: the axis that splits the experts of a mixture.
-        parts: the axes of the mesh that make up the model axis, where it is divided.
     """
 
     mesh: Mesh
@@ -39,7 +38,6 @@ class Roles:
     stored: tuple[Axis, ...] = ()
     model: Axis | None = None
     experts: Axis | None = None
-    parts: tuple[Axis, ...] = ()
 
     @property
     def shards(self) -> int:

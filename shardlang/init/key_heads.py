@@ -1,7 +1,8 @@
-"""A model axis in two parts, for models with fewer key and value heads than devices.
+"""Fewer key and value heads than devices: the compiler uses the model axis in part for them.
 
-Over `tp = 4`, two key heads cannot be split between heads. Over `tp = kv*g` with `kv = 2` and
-`g = 2` they can: `g` devices hold each of them, and split the query heads that read it.
+Over `tp = 4`, two key heads cannot be split between heads. Over `tp:2` they can: two devices hold
+each of them, and split the query heads that read it. So they may be stated over `tp` beside the
+query heads, if their number and the size of the axis have a factor in common.
 """
 
 from __future__ import annotations
@@ -10,32 +11,29 @@ from collections.abc import Container
 from dataclasses import replace
 from math import gcd
 
-from shardlang.init.axes import Roles
 from shardlang.init.chains import Dims
 from shardlang.init.choose import all_chains, sites_of
 from shardlang.init.layouts import HEADS, Entry, Layouts
 from shardlang.ir.dims import Dim
-from shardlang.ir.mesh import Axis, Mesh
+from shardlang.ir.mesh import Axis
 from shardlang.ir.node import tensor_of
 
 Pair = tuple[str, int]
 """A parameter and one of its dims."""
 
 
-def in_two_parts(dims: Dims, roles: Roles, plain: Layouts) -> tuple[Roles, Layouts] | None:
-    """The layouts with key and value heads over a part of the model axis; None without such heads.
+def with_key_heads(dims: Dims, axis: Axis, plain: Layouts) -> Layouts | None:
+    """The layouts with key and value heads split too; None without such heads.
 
     Args:
-        plain: layouts over the whole axis.
+        axis: the model axis.
+        plain: the layouts of all else.
     """
-    assert roles.model is not None
-    size = roles.model.size
-    few = _few_heads(dims, size)
-    for count in sorted({gcd(heads, size) for heads in few.values()} - {1}, reverse=True):
-        parts = _parts(roles, count)
-        found = _beside_queries(dims, parts[0], few, plain)
+    few = _few_heads(dims, axis.size)
+    for count in sorted({gcd(heads, axis.size) for heads in few.values()} - {1}, reverse=True):
+        found = _beside_queries(dims, axis.cut(1, count), few, plain)
         if found:
-            return _divided(roles, parts), _over(found, parts[0], few, plain)
+            return _over(found, axis, few, plain)
     return None
 
 
@@ -59,21 +57,6 @@ def _beside_queries(dims: Dims, axis: Axis, few: dict[Pair, int], plain: Layouts
         if stated and len(others) < len(chain.params):
             found |= dict.fromkeys(chain.params)
     return list(found)
-
-
-def _parts(roles: Roles, count: int) -> tuple[Axis, Axis]:
-    assert roles.model is not None
-    taken = {axis.name for axis in roles.mesh.axes}
-    names = [name if name not in taken else f"{roles.model.name}_{name}" for name in ("kv", "g")]
-    return Axis(names[0], count), Axis(names[1], roles.model.size // count)
-
-
-def _divided(roles: Roles, parts: tuple[Axis, Axis]) -> Roles:
-    """The roles on a mesh with two axes in the place of the model axis."""
-    axes: list[Axis] = []
-    for axis in roles.mesh.axes:
-        axes += parts if axis == roles.model else (axis,)
-    return replace(roles, mesh=Mesh(tuple(axes)), parts=parts)
 
 
 def _over(pairs: list[Pair], axis: Axis, few: Container[Pair], plain: Layouts) -> Layouts:

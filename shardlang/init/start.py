@@ -15,7 +15,7 @@ from shardlang.init.accepted import accepted
 from shardlang.init.axes import Roles, parse_mesh, roles_of
 from shardlang.init.chains import Dims
 from shardlang.init.inputs import Sizes, inputs_of, parse_input
-from shardlang.init.key_heads import in_two_parts
+from shardlang.init.key_heads import with_key_heads
 from shardlang.init.layouts import Layouts, lay_out
 from shardlang.init.model import find_model
 from shardlang.init.plans import Wishes, plan_of, wishes_of
@@ -105,7 +105,7 @@ def write_spec(
         for choice in _choices(captured, roles, wishes, residual)
     ]  # fmt: skip
     tried = [accepted(draft, captured) for draft in drafts]
-    best = min(tried, key=lambda one: one.sent_bytes)
+    best = min(tried, key=lambda one: (one.sent_bytes, len(one.draft.layouts.whole)))
     layouts = best.draft.layouts
     percent = layouts.percent if roles.model is not None else None
     unused = _unused(wishes, layouts)
@@ -145,9 +145,8 @@ def _choices(captured: Captured, roles: Roles, wishes: Wishes, residual: Residua
         values = tuple(split_stream(captured, dims, roles.model, residual))
     if residual == "hidden":
         layouts = with_tables_by_columns(dims, roles.model, layouts)
-    divided = in_two_parts(dims, roles, layouts)
-    plain = _Choice(roles, layouts, values)
-    return [plain] if divided is None else [plain, _Choice(*divided, values)]
+    heads = with_key_heads(dims, roles.model, layouts)
+    return [_Choice(roles, one, values) for one in (layouts, heads) if one is not None]
 
 
 def _unused(wishes: Wishes, layouts: Layouts) -> tuple[str, ...]:

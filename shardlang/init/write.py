@@ -53,7 +53,7 @@ def spec_text(draft: Draft) -> str:
 
 def _statements(draft: Draft) -> list[t.Statement]:
     lets = _lets(draft)
-    found: list[t.Statement] = [_mesh(draft), *_dims(draft.roles)]
+    found: list[t.Statement] = [_mesh(draft)]
     found += [t.Let(t.Ident(name), t.Number(size)) for name, size in lets.items()]
     found.append(_model(draft))
     found += _inputs(draft, {size: name for name, size in lets.items()})
@@ -78,11 +78,7 @@ def _product(names: Iterable[str]) -> t.Product:
 def _mesh(draft: Draft) -> t.Mesh:
     roles = draft.roles
     use = {axis: "the batch" for axis in roles.batch}
-    if roles.parts:
-        heads, group = roles.parts
-        use[heads] = "key and value heads"
-        use[group] = "the query heads that read one of them"
-    elif roles.model is not None:
+    if roles.model is not None:
         use[roles.model] = "parameters and their computation"
     if roles.experts is not None:
         use[roles.experts] = "experts"
@@ -100,16 +96,6 @@ def _mesh(draft: Draft) -> t.Mesh:
             f"{draft.layouts.percent:.1f}% of the bytes of all matrices are split over {over}."
         )
     return t.Mesh(axes, trivia=t.Trivia(before=tuple(head)))
-
-
-def _dims(roles: Roles) -> list[t.Statement]:
-    """The name of a divided model axis."""
-    if not roles.parts or roles.model is None:
-        return []
-    whole = _product(axis.name for axis in roles.parts)
-    comment = t.Trivia(after="# parameters and their computation")
-    entry = t.DimsEntry((t.Ident(roles.model.name),), whole, trivia=comment)
-    return [t.Dims((entry,))]
 
 
 def _lets(draft: Draft) -> dict[str, int]:

@@ -35,13 +35,13 @@ def test_the_written_spec_verifies_as_it_stands(name: str, mesh: str, tmp_path: 
     assert one.percent is None or one.percent >= 90
 
 
-def test_fewer_heads_than_devices_divide_the_axis(tmp_path: Path) -> None:
+def test_fewer_heads_than_devices_are_split_over_the_axis(tmp_path: Path) -> None:
     """Two heads of keys and values on four devices: two devices hold each of them."""
     one = prove_written(CASES["llama"], "dp=2,tp=4", tmp_path)
     (path,) = tmp_path.glob("*.shard")
     text = path.read_text()
-    assert "tp = kv*g" in text and "kv = 2" in text and "g = 2" in text
-    assert 'param "model.layers.*.self_attn.{k,v}_proj.weight" [kv, _]' in text
+    assert "dims" not in text and "tp = 4" in text
+    assert 'param "model.layers.*.self_attn.{q,k,v}_proj.weight" [tp, _]' in text
     assert one.ok and one.error is not None and one.error <= TOLERANCE and one.percent == 100
 
 

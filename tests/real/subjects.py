@@ -97,7 +97,7 @@ def from_spec(path: str, sets: Mapping[str, str]) -> Subject:
     spec, findings = load_spec(Path(path), dict(sets))
     if spec is None:
         raise CompileError(findings)
-    return _of_compiled(compile_spec(spec, passes=()))
+    return _of_compiled(compile_spec(spec))
 
 
 def from_random(seed: int) -> Subject:
