@@ -31,11 +31,12 @@ def _mesh(rule: Rule) -> t.Mesh:
 
 
 def _axis(rule: Rule) -> t.AxisDecl:
+    role = rule.maybe_token(3)
     return t.AxisDecl(
         leaf.ident(rule, 0),
         leaf.scalar(rule.rule(1)),
         leaf.maybe_ident(rule, 2),
-        rule.has(3),
+        None if role is None else chosen(role, t.AXIS_ROLES),
         span=rule.span,
     )
 

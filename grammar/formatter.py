@@ -213,7 +213,7 @@ def _(node: t.Let) -> str:
 @_text.register
 def _(node: t.AxisDecl) -> str:
     link = "" if node.link is None else f" over {node.link.text}"
-    return f"{node.name.text} = {_text(node.size)}{link}{' as data' if node.data else ''}"
+    return f"{node.name.text} = {_text(node.size)}{link}{f' as {node.role}' if node.role else ''}"
 
 
 @_text.register

@@ -33,7 +33,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "BOUND": ("bound",),
     "OVER": ("over",),
     "AS": ("as",),
-    "DATA": ("data",),
+    "ROLE": ("data", "model"),
     "BELOW": ("below",),
     "IN": ("in",),
     "FORBID": ("forbid",),

@@ -38,12 +38,14 @@ from shardlang.grammar.leaves import (
 
 # fmt: off
 __all__ = [
+    "AXIS_ROLES",
     "NO_TRIVIA",
     "RANDOM_MODES",
     "SIDES",
     "Argument",
     "AxesEntry",
     "AxisDecl",
+    "AxisRole",
     "Block",
     "BlockItem",
     "Buffer",
@@ -112,12 +114,12 @@ class Let(Item):
 
 @dataclass(frozen=True, slots=True)
 class AxisDecl(Item):
-    """`name = size over link as data`, inside `mesh`."""
+    """`name = size over link as data`, or `as model`, inside `mesh`."""
 
     name: Ident
     size: Scalar
     link: Ident | None = None
-    data: bool = False
+    role: AxisRole | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +220,8 @@ class Optimizer(Item):
     arguments: tuple[Argument, ...] = ()
 
 
+AxisRole = Literal["data", "model"]
+AXIS_ROLES: tuple[AxisRole, ...] = ("data", "model")
 RandomMode = Literal["exact", "fast"]
 RANDOM_MODES: tuple[RandomMode, ...] = ("exact", "fast")
 

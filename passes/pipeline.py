@@ -19,6 +19,7 @@ from shardlang.passes.rewrite.merge_duplicates import MergeDuplicates
 from shardlang.passes.rewrite.place_reductions import PlaceReductions
 from shardlang.passes.rewrite.type_gradients import TypeGradients
 from shardlang.passes.run_passes import Pass, Seen, run_in_order
+from shardlang.passes.weigh.weigh import Weigh
 
 __all__ = ["BASE", "PIPELINE", "PROPAGATE", "REWRITE", "Pass", "Seen", "run_passes"]
 
@@ -29,6 +30,7 @@ PROPAGATE: tuple[Pass, ...] = (
     BindRules(),
     AlignUnits(),
     Propagate(),
+    Weigh(),
     PlaceStorage(),
     RecordLayouts(),
 )

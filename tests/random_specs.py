@@ -130,7 +130,8 @@ class SpecMaker:
 
     def axis(self) -> t.AxisDecl:
         link = self.ident(("nvlink", "ib")) if self.chance(0.2) else None
-        return t.AxisDecl(self.ident(AXES), self.size(), link, self.chance(0.1))
+        role = self.rng.choice(t.AXIS_ROLES) if self.chance(0.1) else None
+        return t.AxisDecl(self.ident(AXES), self.size(), link, role)
 
     def mesh(self) -> t.Mesh:
         names = self.rng.sample(AXES, self.rng.randint(1, 3))

@@ -14,6 +14,7 @@ from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
 from shardlang.ir.origin import Origin, Reason
 from shardlang.plan.names import Names, op_name
+from shardlang.plan.text import bytes_text
 
 _SHOWN = 3
 """Ops that pass a layout on which are shown at each end of a long chain."""
@@ -111,7 +112,13 @@ def _flows(chains: Chains, node: fx.Node, axis: Axis, origin: Origin) -> str:
 
 
 def _cheapest(chains: Chains, node: fx.Node, axis: Axis, origin: Origin) -> str:
-    return f"{chains.where(node)} is split so because that moves the fewest bytes"
+    text = f"{chains.where(node)} is split so because that moves the fewest bytes"
+    found = (one for one in chains.graph.info.weighed if one.axis == axis)
+    weighed = next((one for one in found if node.name in one.names), None)
+    if weighed is None or weighed.chosen == weighed.flowed:
+        return text
+    flowed, chosen = bytes_text(weighed.flowed), bytes_text(weighed.chosen)
+    return f"{text}: about {chosen} a step in its chain, {flowed} as layouts had flowed"
 
 
 def _other(chains: Chains, node: fx.Node, axis: Axis, origin: Origin) -> str:

@@ -14,6 +14,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, Result
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import info
+from shardlang.ir.records import Weighed
 from shardlang.ir.reshard import Reshard, apply_reshard, apply_reshards
 from shardlang.ir.rule import Sharding
 
@@ -52,6 +53,7 @@ class GraphInfo:
         strategies: what each strategy of each region of experts would move.
         refusals: why experts are gathered for want of another strategy.
         checks: the model's lines of the checks on data that are dropped.
+        weighed: what chains of ops were weighed at.
         draw_orders: random op to the order in memory of what it draws for, in the model.
     """
 
@@ -60,6 +62,7 @@ class GraphInfo:
     strategies: list[Strategies] = field(default_factory=list)
     refusals: list[ShardError] = field(default_factory=list)
     checks: list[str] = field(default_factory=list)
+    weighed: list[Weighed] = field(default_factory=list)
     draw_orders: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 

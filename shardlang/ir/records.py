@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +30,19 @@ class FullGather:
     start: Layout
     widest: Layout
     end: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """What a chain of ops was weighed at over one axis.
+
+    Attributes:
+        names: the nodes of the ops that had several ways.
+        flowed: bytes of a step between them as layouts had flowed, forward and backward.
+        chosen: bytes as they are chosen.
+    """
+
+    axis: Axis
+    names: frozenset[str]
+    flowed: int
+    chosen: int

@@ -132,18 +132,22 @@ def _same_kind(value: Scalar, declared: Scalar) -> bool:
     return type(value) is type(declared)
 
 
-def declare_mesh(gathered: Gathered, scope: Scope) -> tuple[Mesh | None, frozenset[str]]:
-    """Enter the axes of the last mesh; return it with the axes declared `as data`."""
+Roles = dict[str, t.AxisRole]
+"""What axes are declared as, by name."""
+
+
+def declare_mesh(gathered: Gathered, scope: Scope) -> tuple[Mesh | None, Roles]:
+    """Enter the axes of the last mesh; return it with what its axes are declared as."""
     meshes = [f.statement for f in gathered.facts if isinstance(f.statement, t.Mesh)]
     if not meshes or not meshes[-1].items:
         span = meshes[-1].span if meshes else start_of_file(gathered.root)
         help = "write `mesh { dp = 2 }` with the axes of the devices"
         scope.report(error("SH0201", "the spec has no mesh axes", span, help=help))
-        return None, frozenset()
+        return None, {}
     if len(meshes[-1].items) > _MOST_AXES:
         message = f"the mesh has {len(meshes[-1].items)} axes, more than {_MOST_AXES}"
         scope.report(error("SH0225", message, meshes[-1].span, help="leave out those of size 1"))
-        return None, frozenset()
+        return None, {}
     axes: list[Axis] = []
     for item in meshes[-1].items:
         size = scope.integer(item.size, f"the size of axis `{item.name.text}`", "SH0207")
@@ -154,8 +158,8 @@ def declare_mesh(gathered: Gathered, scope: Scope) -> tuple[Mesh | None, frozens
     if mesh.devices > _MOST_DEVICES:
         message = f"the mesh has {mesh.devices} devices, more than {_MOST_DEVICES}"
         scope.report(error("SH0225", message, meshes[-1].span, help="make an axis smaller"))
-        return None, frozenset()
-    return mesh, frozenset(item.name.text for item in meshes[-1].items if item.data)
+        return None, {}
+    return mesh, {item.name.text: item.role for item in meshes[-1].items if item.role}
 
 
 def _link(item: t.AxisDecl, scope: Scope) -> str | None:

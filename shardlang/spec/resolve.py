@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from shardlang.grammar.diagnostics import (
 from shardlang.ir.mesh import Mesh
 from shardlang.spec.draft import Draft
 from shardlang.spec.gather import Gathered, gather_file, gather_text
-from shardlang.spec.names import declare_dims, declare_lets, declare_mesh
+from shardlang.spec.names import Roles, declare_dims, declare_lets, declare_mesh
 from shardlang.spec.scope import Scope
 from shardlang.spec.statements import resolve_statement
 from shardlang.spec.types import Axes, InputDecl, ModelRef, Scalar, Spec
@@ -51,7 +52,7 @@ def _resolve(
         return None, in_order(gathered.findings)
     scope = Scope()
     values = declare_lets(gathered, sets, scope)
-    mesh, data = declare_mesh(gathered, scope)
+    mesh, roles = declare_mesh(gathered, scope)
     declare_dims(gathered, scope)
     draft = Draft(scope)
     for fact in gathered.facts:
@@ -64,7 +65,7 @@ def _resolve(
     findings = in_order(scope.findings)
     if has_errors(findings) or mesh is None:
         return None, findings
-    return _spec(draft, path, values, mesh.in_parts(scope.parts.cuts), data), findings
+    return _spec(draft, path, values, mesh.in_parts(scope.parts.cuts), roles), findings
 
 
 def _check_model(draft: Draft, gathered: Gathered) -> None:
@@ -93,7 +94,7 @@ def _spec(
     path: Path,
     values: tuple[tuple[str, Scalar], ...],
     mesh: Mesh,
-    data: frozenset[str],
+    roles: Roles,
 ) -> Spec:
     model = draft.model or ModelRef("python", path, span=start_of_file(str(path)))
     inputs = tuple(draft.inputs.values())
@@ -101,7 +102,7 @@ def _spec(
         path=path,
         sets=values,
         mesh=mesh,
-        data_axes=data | _batch_axes(inputs),
+        data_axes=_data_axes(roles, inputs),
         model=model,
         inputs=inputs,
         params=tuple(draft.params),
@@ -114,6 +115,14 @@ def _spec(
         random=draft.random,
         expects=tuple(draft.expects),
     )
+
+
+def _data_axes(roles: Roles, inputs: tuple[InputDecl, ...]) -> frozenset[str]:
+    """The axes declared `as data`, and those of a batch that are not declared `as model`."""
+    data = {name for name, role in roles.items() if role == "data"}
+    model = {name for name, role in roles.items() if role == "model"}
+    found = data | _batch_axes(inputs)
+    return frozenset(name for name in found if re.split("[/:]", name)[0] not in model)
 
 
 def _batch_axes(inputs: tuple[InputDecl, ...]) -> frozenset[str]:

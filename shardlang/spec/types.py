@@ -236,7 +236,8 @@ class Spec:
     Attributes:
         path: the file as given.
         sets: the `--set` values, by name.
-        data_axes: axes declared `as data`, and those that shard the first dim of an input.
+        data_axes: axes declared `as data`, and those that shard the first dim of an input and are
+            not declared `as model`.
         outputs: layouts of the model's results; an unstated one keeps the layout it has.
         random: `exact`, what one device draws, or `fast`, a stream for each shard.
     """

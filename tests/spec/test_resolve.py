@@ -96,6 +96,7 @@ def test_an_axis_of_a_first_dim_is_a_data_axis() -> None:
     assert resolved(BASE).data_axes == {"dp"}
     assert resolved(BASE + "input y : f32[4, 4] [tp, dp]").data_axes == {"dp", "tp"}
     assert resolved(BASE + "input y : f32[4, 4] [_, tp]").data_axes == {"dp"}
+    assert resolved(BASE.replace("dp = 2", "dp = 2 as model")).data_axes == set()
 
 
 def test_the_later_input_wins() -> None:

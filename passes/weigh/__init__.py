@@ -1,0 +1,1 @@
+"""How values lie along one axis, weighed over whole chains of ops."""
