@@ -39,9 +39,8 @@ def merge(
     blocked = elsewhere | sharding.closed | set(sharding.linear)
     keep = [a for a in found.axes if a in current.axes or (a in axes and a not in blocked)]
     wanted = found.only(keep)
-    if wanted.only(current.axes) != current or not all_shards_nonempty(wanted):
-        return None
-    return wanted
+    fits = all_shards_nonempty(wanted) or name in sharding.rule.may_be_empty
+    return wanted if fits and wanted.only(current.axes) == current else None
 
 
 def writable(sharding: Sharding) -> bool:
@@ -55,6 +54,11 @@ def writable(sharding: Sharding) -> bool:
 def reads_all(found: dict[str, DimLayout], layout: Layout) -> bool:
     """Whether the factor layouts that an op reads in a layout have all its axes."""
     return {axis for dim in found.values() for axis in dim.axes}.issuperset(layout.sharded)
+
+
+def together(rule: Rule, found: dict[str, DimLayout]) -> dict[str, DimLayout]:
+    """Those of the factors found that can be adopted."""
+    return {name: found[name] for names in groups_of(rule, found) for name in names}
 
 
 def groups_of(rule: Rule, found: dict[str, DimLayout]) -> list[tuple[str, ...]]:

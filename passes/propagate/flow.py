@@ -25,7 +25,7 @@ from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, set_info
 from shardlang.ir.origin import Origin, Reason
 from shardlang.ir.rule import Rule, Sharding
-from shardlang.passes.propagate.adopt import adopt, groups_of, reads_all
+from shardlang.passes.propagate.adopt import adopt, groups_of, reads_all, together
 from shardlang.passes.propagate.join_dims import rejoin
 
 Allow = Callable[[Rule, str], bool]
@@ -159,7 +159,7 @@ class Flow:
             if producer(operand)[0] in self.split:
                 layout, allowed = result_layout(operand), self._from_operand(node, operand, axes)
                 read = partial(Sharding.read_operand, index=index, layout=layout)
-                self._take(node, read, layout, allow, allowed, operand)
+                self._take(node, read, layout, allow, allowed, operand, forward=True)
 
     def _from_operand(
         self, node: fx.Node, operand: fx.Node, axes: frozenset[Axis]
@@ -190,12 +190,17 @@ class Flow:
         allow: Allow,
         axes: frozenset[Axis],
         source: fx.Node,
+        forward: bool = False,
     ) -> None:
-        """Take what a neighbour suggests, by another rule where the op's own cannot read it."""
+        """Take what a neighbour suggests, by another rule where the op's own cannot read it.
+
+        Nor can it read a part of factors that are split together, forward.
+        """
         own = sharding_of(node)
         found = read(own)
         self.adopt(node, found, allow, axes, source)
-        if not own.rule.others or reads_all(found, layout):
+        known = together(own.rule, found) if forward else found
+        if not own.rule.others or reads_all(known, layout):
             return
         for rule in own.rule.others:
             other = own.under(rule)

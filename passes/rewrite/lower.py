@@ -54,6 +54,7 @@ class Lower:
             ShardError: an op needs a lowering and has none.
         """
         graph.joined = None
+        unread = {node for node in graph.graph.nodes if not node.users}
         again = True
         while again:
             again = False
@@ -61,8 +62,17 @@ class Lower:
                 if info(node).sharding is not None and sharding_of(node).needs_lowering():
                     lower_node(graph, node)
                     again = True
+        _remove_unread(graph, unread)
         mark_gradients(graph)
         return graph
+
+
+def _remove_unread(graph: ShardGraph, kept: set[fx.Node]) -> None:
+    """Remove what nothing reads any more, since its readers read further back."""
+    for node in reversed(graph.graph.nodes):
+        gone = node.op == "call_function" and not node.users and node not in kept
+        if gone and (is_item(node) or not sharding_of(node).rule.random):
+            Rewriter(graph.graph).remove(node)
 
 
 def lower_node(graph: ShardGraph, node: fx.Node) -> None:

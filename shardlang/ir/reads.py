@@ -98,6 +98,14 @@ class Reads:
             if _length(part) > 0:
                 yield part
 
+    def after(self, first: Reads) -> Reads | None:
+        """What is read of what `first` reads in turn; None where they fill with two values."""
+        filled = {reads.fill for reads in (self, first) if any(r.first is None for r in reads.runs)}
+        if len(filled) > 1:
+            return None
+        stretches = (one for run in self.runs for one in run.stretches())
+        return Reads.of(first.size, _through(stretches, first), *filled)
+
     def reversed(self) -> Reads:
         """The way that gradients take."""
         return replace(self, back=not self.back)
@@ -113,6 +121,21 @@ class Reads:
         return f"reads({self.size}: {runs}{filled}{' back' * self.back})"
 
     __repr__ = __str__
+
+
+def _through(stretches: Iterable[Stretch], first: Reads) -> Iterator[Stretch]:
+    """What stretches read of what `first` reads."""
+    for one in stretches:
+        if isinstance(one, int):
+            yield one
+        elif one.step == 1:
+            yield from first.between(one.start, len(one))
+        elif one.step == -1:
+            parts = list(first.between(one[-1], len(one)))
+            yield from (part if isinstance(part, int) else part[::-1] for part in parts[::-1])
+        else:
+            for index in one:
+                yield from first.between(index, 1)
 
 
 def _length(stretch: Stretch) -> int:
@@ -136,14 +159,21 @@ def _joined(stretches: Iterable[Stretch]) -> list[Stretch]:
         if isinstance(one, int) and isinstance(last, int):
             found[-1] = last + one
         elif isinstance(one, range) and isinstance(last, range) and _goes_on(last, one):
-            found[-1] = range(last.start, one.stop, last.step)
+            step = _step_to(last, one)
+            found[-1] = range(last.start, one[-1] + step, step)
         else:
             found.append(one)
     return found
 
 
 def _goes_on(last: range, one: range) -> bool:
-    return last.step == one.step and last[-1] + last.step == one.start
+    step = _step_to(last, one)
+    alike = len(one) == 1 or one.step == step
+    return step != 0 and alike and last[-1] + step == one.start
+
+
+def _step_to(last: range, one: range) -> int:
+    return last.step if len(last) > 1 else one.start - last.start
 
 
 def _as_run(stretch: Stretch) -> Run:

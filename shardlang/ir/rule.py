@@ -129,6 +129,13 @@ class Rule:
         """Whether the lowering only repeats operands: layouts flow through `lowered` factors."""
         return self.notation > 0
 
+    @property
+    def may_be_empty(self) -> frozenset[str]:
+        """Factors of which a device may have no index: tied ones that only carry what they read."""
+        pairs = self.tied if self.repeats else ()
+        carried = (pair for pair in self.tied if self.lowered.isdisjoint(pair))
+        return frozenset(name for pair in (*pairs, *carried) for name in pair)
+
     def size(self, factor: str) -> int:
         """The global size of a factor."""
         return next(size for name, size in self.sizes if name == factor)
@@ -261,11 +268,12 @@ class Sharding:
         return self._with_tied(self._read(self.rule.results[index], layout))
 
     def _with_tied(self, found: dict[str, DimLayout]) -> dict[str, DimLayout]:
-        """The factors found, and those tied to the contiguous ones among them."""
-        for pair in self.rule.tied:
-            for one, other in (pair, pair[::-1]):
-                if one in found and other not in found and found[one].plain:
-                    found[other] = DimLayout.shard(self.rule.size(other), found[one].axes)
+        """The factors found, and those tied to the contiguous ones among them, be it by others."""
+        for _ in self.rule.tied:
+            for pair in self.rule.tied:
+                for one, other in (pair, pair[::-1]):
+                    if one in found and other not in found and found[one].plain:
+                        found[other] = DimLayout.shard(self.rule.size(other), found[one].axes)
         return found
 
     def _read(self, dims: Iterable[DimSpec], layout: Layout) -> dict[str, DimLayout]:

@@ -1,4 +1,4 @@
-"""Rules of ops that join tensors along a dim or cut one apart: cat, stack, split, slice.
+"""Rules of ops that join tensors along a dim or cut one apart: cat, stack, split.
 
 A dim made of stretches, `[c0|c1]`, is split by splitting every stretch over the same axes, so that
 a fused projection cut into its parts stays local.
@@ -6,20 +6,28 @@ a fused projection cut into its parts stays local.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import torch
 from torch import fx
 
-from shardlang.ir.device_values import LocalSize, size_at
-from shardlang.ir.regroup import join_blocks
+from shardlang.ir.compat import OpOverload
+from shardlang.ir.device_values import size_at
+from shardlang.ir.node import tensor_of
+from shardlang.ir.reads import Reads, Stretch
 from shardlang.ir.rule import Sharding
-from shardlang.rules.call import Call, LocalCall
+from shardlang.rules.call import Call, LocalCall, shape_of
 from shardlang.rules.op_rule import Emit
-from shardlang.rules.reads import emit_reads
+from shardlang.rules.reads import emit_reads, read_before, unplaced
 from shardlang.rules.registry import rule
+from shardlang.rules.slices import cut_from
 from shardlang.rules.view import in_place
 from shardlang.rules.writing import arrow, blocks, names, swapped
 
 aten = torch.ops.aten
+
+_ZEROS = (aten.zeros, aten.zeros_like, aten.new_zeros)
 
 
 def _cat_along(call: Call, at: int) -> str:
@@ -40,7 +48,60 @@ def _cat(call: Call) -> str:
     return _cat_along(call, call.dim(rank=len(call.out)))
 
 
-rule(aten.cat.default, aten.concat.default, aten.concatenate.default, spec=_cat, linear=["tensors"])
+def _as_reads(call: Call) -> list[str]:
+    """One tensor, slices of it and zeros, along the dim of the slices: it reads that tensor."""
+    rank, last = len(call.out), len(call.slots) - 1
+    at = call.dim(rank=rank)
+    read = {cut_from(node, at) for node in call.operands if not _is_zero(node)}
+    if not last or len(read) != 1 or any(len(shape) != rank for shape in call.shapes):
+        return []
+    dims = names(rank)
+    operands = [swapped(dims, at, f"c{i}~@c{last}") for i in range(last)]
+    operands.append(swapped(dims, at, f"c{last}~"))
+    return [arrow(operands, [swapped(dims, at, f"y@c{last}")])]
+
+
+def _is_zero(node: fx.Node) -> bool:
+    """Whether a value is made as zeros."""
+    return isinstance(node.target, OpOverload) and node.target.overloadpacket in _ZEROS
+
+
+def _lower_cat(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
+    """What the slices read, one after the other, where it is of one tensor."""
+    at = call.dim(rank=len(call.out))
+    sizes = [shape[at] for shape in call.shapes]
+    found = [_read(*pair, at) for pair in zip(call.operands, sizes, strict=True)]
+    bases = {base for base, _ in found if base is not None}
+    if len(bases) > 1:
+        return _added(call.operands, sizes, at, emit)
+    base = bases.pop()
+    stretches = (one for _, each in found for one in each)
+    return emit_reads(emit, base, at, shape_of(tensor_of(base))[at], stretches)
+
+
+def _read(node: fx.Node, size: int, at: int) -> tuple[fx.Node | None, list[Stretch]]:
+    """What a value reads, and of which tensor; of none if it is zeros."""
+    source = unplaced(node)
+    if _is_zero(source):
+        return None, [size]
+    base, reads = read_before(source, at) or (node, Reads.of(size, [range(size)]))
+    return base, [one for run in reads.runs for one in run.stretches()]
+
+
+def _added(operands: Sequence[fx.Node], sizes: Sequence[int], at: int, emit: Emit) -> fx.Node:
+    """Each operand in its place, with zeros around it, and their sum."""
+    made, begin = [], 0
+    for node, size in zip(operands, sizes, strict=True):
+        around: list[Stretch] = [begin, range(size), sum(sizes) - begin - size]
+        made.append(emit_reads(emit, node, at, size, around))
+        begin += size
+    return functools.reduce(lambda one, other: emit(aten.add.Tensor, one, other), made)
+
+
+rule(
+    aten.cat.default, aten.concat.default, aten.concatenate.default,
+    spec=_cat, others=_as_reads, linear=["tensors"], lower=_lower_cat,
+)  # fmt: skip
 rule(
     aten.hstack.default,
     spec=lambda call: _cat_along(call, 0 if len(call.out) == 1 else 1), linear=["tensors"],
@@ -106,124 +167,6 @@ rule(
     *(op for packet in _HORIZONTAL for op in (packet.int, packet.array)),
     spec=lambda call: _cut_along(call, _named_dim(call)), linear=["self"],
     localize=lambda call, sharding: _local_shards(call, sharding, _named_dim(call)),
-)  # fmt: skip
-
-
-def _bounds(call: Call, size: int) -> tuple[int, int, int]:
-    """Start, end and step of a slice or narrow, within the dim."""
-    if "length" in call.names:
-        start = call.integer("start")
-        start = start % size if start < 0 else start
-        return start, start + call.integer("length"), 1
-    return slice(call["start"], call["end"], call["step"]).indices(size)
-
-
-def _stretches(size: int, start: int, end: int) -> str:
-    """A dim as what stands before, in and after a slice."""
-    end = max(start, end)
-    return blocks([("pre", start), ("mid", end - start), ("post", size - end)])
-
-
-def _strided(size: int, start: int, end: int, step: int) -> tuple[str, str] | None:
-    """The dim and its slice with a step, where every step-th index is one digit of the dim."""
-    if size % step == 0 and start < step and end > size - step + start:
-        return f"(n={size // step} s={step}!)", "n"
-    return None
-
-
-TRIMMED = 2
-"""A slice that leaves out no more than so many indices is taken as a shift of the dim; one that
-leaves out more, as a part of a packed dim, unless the dim is split in one piece."""
-
-
-def _is_trim(call: Call) -> bool:
-    size = call.shapes[0][call.dim()]
-    start, end, step = _bounds(call, size)
-    return step == 1 and start < end < start + size and size - TRIMMED <= end - start
-
-
-def _slice_dims(call: Call, at: int) -> tuple[str, str]:
-    size = call.shapes[0][at]
-    start, end, step = _bounds(call, size)
-    if "src" not in call.names and _is_trim(call):
-        return _shifted(at)
-    if step > 1 and call.out[at]:
-        digits = _strided(size, start, end, step)
-        return digits or (_shifted(at) if "src" not in call.names else ("n!", "m!"))
-    if end <= start:
-        return "n!", "m!"
-    return _stretches(size, start, end), "mid"
-
-
-def _shifted(at: int) -> tuple[str, str]:
-    """The dims of a slice that reads its neighbours."""
-    return f"x{at}~", f"y{at}@x{at}"
-
-
-def _as_shift(call: Call) -> list[str]:
-    """A slice of a dim that is split in one piece."""
-    dims, at = names(len(call.shapes[0])), call.dim()
-    if _slice_dims(call, at) == _shifted(at) or not call.out[at]:
-        return []
-    before, after = _shifted(at)
-    return [arrow([swapped(dims, at, before)], [swapped(dims, at, after)])]
-
-
-def _slice(call: Call) -> str:
-    dims, at = names(len(call.shapes[0])), call.dim()
-    before, after = _slice_dims(call, at)
-    return arrow([swapped(dims, at, before)], [swapped(dims, at, after)])
-
-
-def _slice_scatter(call: Call) -> str:
-    dims, at = names(len(call.shapes[0])), call.dim()
-    before, after = _slice_dims(call, at)
-    whole = swapped(dims, at, before)
-    return arrow([whole, swapped(dims, at, after)], [whole])
-
-
-def local_bounds(sharding: Sharding) -> tuple[int | LocalSize, int | LocalSize]:
-    """Local start and end of the `mid` stretch."""
-    before = [sharding.factors["pre"]] if "pre" in sharding.factors else []
-    return (
-        size_at(join_blocks(before)) if before else 0,
-        size_at(join_blocks([*before, sharding.factors["mid"]])),
-    )
-
-
-def _local_slice(call: Call, sharding: Sharding) -> LocalCall:
-    if "mid" in sharding.factors:
-        start, end = local_bounds(sharding)
-        return call.replace(start=start, end=end)
-    if "s" in sharding.factors:
-        return call.replace(end=size_at(sharding.operand(0).dims[call.dim()]))
-    return call.replace()
-
-
-def _local_narrow(call: Call, sharding: Sharding) -> LocalCall:
-    if "mid" not in sharding.factors:
-        return call.replace()
-    start, _ = local_bounds(sharding)
-    return call.replace(start=start, length=size_at(sharding.factors["mid"]))
-
-
-def _lower_slice(call: Call, sharding: Sharding, emit: Emit) -> fx.Node:
-    """A shortened dim: neighbours hand on what belongs elsewhere now."""
-    at, size = call.dim(), call.shapes[0][call.dim()]
-    return emit_reads(emit, call.operand("self"), at, size, [range(*_bounds(call, size))])
-
-
-rule(
-    aten.slice.Tensor, aten.slice_copy.Tensor,
-    spec=_slice, others=_as_shift, linear=["self"], localize=_local_slice, lower=_lower_slice,
-)  # fmt: skip
-rule(
-    aten.narrow.default, aten.narrow_copy.default,
-    spec=_slice, others=_as_shift, linear=["self"], localize=_local_narrow, lower=_lower_slice,
-)  # fmt: skip
-rule(
-    aten.slice_scatter.default,
-    spec=_slice_scatter, linear=["self src"], localize=_local_slice,
 )  # fmt: skip
 
 

@@ -279,13 +279,23 @@ def bind(
         passes=passes,
         random=random,
         detached=detached,
-        linked=(*_linked((*bound, *outs)), *template.tied),
+        linked=(*_linked((*bound, *outs)), *_tied_together(template.tied)),
         tied=template.tied,
     )
 
 
 def _spread(names: frozenset[str], many: dict[str, tuple[str, ...]]) -> frozenset[str]:
     return frozenset(one for name in names for one in many.get(name, (name,)))
+
+
+def _tied_together(pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
+    """Factors that are tied to one another, be it through others."""
+    groups: list[tuple[str, ...]] = []
+    for pair in pairs:
+        met = [group for group in groups if not set(group).isdisjoint(pair)]
+        joined = tuple(dict.fromkeys(name for group in (*met, pair) for name in group))
+        groups = [*(group for group in groups if group not in met), joined]
+    return tuple(groups)
 
 
 def _linked(tensors: Sequence[tuple[DimSpec, ...]]) -> tuple[tuple[str, ...], ...]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from torch import fx
 
+from shardlang.ir.graph import constrain
 from shardlang.ir.node import layout_of
 from shardlang.ir.reads import Reads, Stretch
 from shardlang.ir.reshard import Reshard, apply_reshard
@@ -56,7 +57,33 @@ def emit_reads(
 ) -> fx.Node:
     """Let a dim of `size` indices be read in stretches, unless that changes nothing."""
     reads = Reads.of(size, stretches, fill)
-    return x if reads == Reads.of(size, [range(size)], fill) else emit(read, x, dim, reads)
+    if reads == Reads.of(size, [range(size)], fill):
+        return x
+    inner = read_before(x, dim)
+    if inner is not None:
+        base, first = inner
+        made = reads.after(first)
+        if made is not None:
+            return emit(read, base, dim, made)
+    return emit(read, x, dim, reads)
+
+
+def unplaced(x: fx.Node) -> fx.Node:
+    """The value before its layout is stated."""
+    while x.target is constrain:
+        source = x.args[0]
+        assert isinstance(source, fx.Node)
+        x = source
+    return x
+
+
+def read_before(x: fx.Node, dim: int) -> tuple[fx.Node, Reads] | None:
+    """What a value reads along a dim, and of what, if it is read itself."""
+    if x.target is not read or x.args[1] != dim:
+        return None
+    base, _, reads = x.args
+    assert isinstance(base, fx.Node) and isinstance(reads, Reads)
+    return base, reads
 
 
 def tied(call: Call, places: Iterable[int]) -> str:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 WAYS = (
     "diff", "slices", "roll", "flip", "token_shift", "causal", "circular", "reflect", "replicate",
-    "windows", "narrow", "strided", "average", "largest", "transposed", "wide", "patches",
+    "windows", "narrow", "strided", "average", "largest", "transposed", "wide", "patches", "joined",
+    "shifted", "wrapped", "padded", "mixed",
 )  # fmt: skip
 
 
@@ -86,6 +87,24 @@ class Net(nn.Module):
 
     def patches(self, x: Tensor) -> Tensor:
         return F.unfold(x[:, None], (3, 2), padding=1, stride=(2, 1)).transpose(1, 2)
+
+    def joined(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, 2:], x[:, :2]], 1) * x
+
+    def shifted(self, x: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1) * x
+
+    def wrapped(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, -2:], x, x[:, :2]], 1).unfold(1, 5, 1)
+
+    def padded(self, x: Tensor) -> Tensor:
+        longer = F.pad(x.transpose(1, 2), (3, 0))
+        return F.conv1d(longer, self.conv.weight, groups=2).transpose(1, 2)
+
+    def mixed(self, x: Tensor) -> Tensor:
+        """A slice beside the tensor that it is cut from, which reads another one itself."""
+        turned = x[:, 1:].flip(1)
+        return torch.cat([turned[:, 1:], turned], 1)
 
 
 def build(ways: str) -> nn.Module:

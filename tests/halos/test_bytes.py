@@ -89,3 +89,13 @@ def test_reads_as_text_and_in_few_runs() -> None:
     assert list(reads.between(83, 7)) == [3, range(6, 2, -1)]
     assert Reads.of(5, [range(2), range(0), range(2, 5)]) == Reads.of(5, [range(5)])
     assert not Reads.of(3, [range(2, 4)]).fits
+
+
+def test_reads_of_reads_are_reads() -> None:
+    """A window of a padded dim reads the dim; two values to fill with are two steps."""
+    padded = Reads.of(5, [2, range(5)], 0.5)
+    windows = Reads.of(7, [range(4), 1, range(6, 2, -1), range(1, 7, 3)], 0.5)
+    made = windows.after(padded)
+    assert made == Reads.of(5, [2, range(2), 1, range(4, 0, -1), 1, range(2, 3)], 0.5)
+    assert Reads.of(7, [range(3)]).after(padded) == Reads.of(5, [2, range(1)], 0.5)
+    assert Reads.of(7, [range(3), 1]).after(padded) is None
