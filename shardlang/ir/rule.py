@@ -268,12 +268,15 @@ class Sharding:
         return self._with_tied(self._read(self.rule.results[index], layout))
 
     def _with_tied(self, found: dict[str, DimLayout]) -> dict[str, DimLayout]:
-        """The factors found, and those tied to the contiguous ones among them, be it by others."""
-        for _ in self.rule.tied:
-            for pair in self.rule.tied:
-                for one, other in (pair, pair[::-1]):
-                    if one in found and other not in found and found[one].plain:
-                        found[other] = DimLayout.shard(self.rule.size(other), found[one].axes)
+        """The factors found, and those tied to the contiguous ones among them.
+
+        Where layouts flow through the op, also those that are tied to these in turn.
+        """
+        tied = self.rule.tied
+        for pair in tied * len(tied) if self.rule.repeats else tied:
+            for one, other in (pair, pair[::-1]):
+                if one in found and other not in found and found[one].plain:
+                    found[other] = DimLayout.shard(self.rule.size(other), found[one].axes)
         return found
 
     def _read(self, dims: Iterable[DimSpec], layout: Layout) -> dict[str, DimLayout]:
