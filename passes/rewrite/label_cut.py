@@ -4,11 +4,14 @@ Every whole value has a label vertex and a copy that its consumers read; source 
 side `R`. A cut edge is a backward collective: label to copy is the all-reduce of a shared `vary`;
 source to label what an all-reduce or a gather pays for giving an `R`; copy to sink the all-gather
 after a slice of an `I`. Consumers that need `R` tie the copy to the sink. Ties go to `I`. The cut
-is exact along one axis.
+is exact along one axis. Along the second part of an axis it knows the labels along the first: where
+a reader takes a copy that is `R` along the first part alone, the sum over that part is a call by
+itself, beside the one over both parts that other readers ask for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 
 import networkx as nx
@@ -37,6 +40,8 @@ UNIT = 2**16
 where the gradients of many leaves can be sent together."""
 
 Vertex = State | tuple[str, fx.Node]
+Labels = Mapping[Axis, set[Vertex]]
+"""By axis, the vertices on the `R` side of its cut."""
 
 
 class Need(Enum):
@@ -73,8 +78,13 @@ def is_whole(node: fx.Node, axis: Axis) -> bool:
     return axis not in layout.partial and layout.dim_of(axis) is None
 
 
-def replicated(graph: ShardGraph, axis: Axis) -> set[Vertex]:
-    """The vertices on the `R` side of the minimum cut along one axis."""
+def replicated(graph: ShardGraph, axis: Axis, known: Labels) -> set[Vertex]:
+    """The vertices on the `R` side of the minimum cut along one axis.
+
+    Args:
+        known: those along the axes before it.
+    """
+    parts = {a: sink for a, sink in known.items() if a.stretch[0] == axis.stretch[0]}
     net = nx.DiGraph()
     net.add_nodes_from([SOURCE, SINK])
     for node in graph.graph.nodes:
@@ -83,6 +93,7 @@ def replicated(graph: ShardGraph, axis: Axis) -> set[Vertex]:
         if is_whole(node, axis):
             _add_value(net, node, axis)
         _add_uses(net, node, axis)
+        _add_calls(net, node, axis, parts)
     _, (_, sink_side) = nx.minimum_cut(net, SOURCE, SINK, flow_func=boykov_kolmogorov)
     return set(sink_side) - {SINK}
 
@@ -131,6 +142,26 @@ def _add_uses(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
                 net.add_edge(copy, SINK, capacity=size)
             elif "capacity" in had:
                 had["capacity"] += size
+
+
+def _add_calls(net: nx.DiGraph, node: fx.Node, axis: Axis, parts: Labels) -> None:
+    """What it costs if a node takes a copy that is `R` along other parts of the axis alone."""
+    for operand in set(node.all_input_nodes) if parts else ():
+        if not is_whole(operand, axis) or needed_label(node, axis) is not Need.SHARED:
+            continue
+        if any(_takes(node, operand, part, sink) for part, sink in parts.items()):
+            alone = "alone", operand
+            size = ring_limit(gradient_kind(SOURCE, SINK), value_bytes(operand) * UNIT)
+            net.add_edge(label_vertex(node), alone)
+            net.add_edge(alone, SINK, capacity=size)
+
+
+def _takes(node: fx.Node, operand: fx.Node, axis: Axis, sink: set[Vertex]) -> bool:
+    """Whether a node reads an `R` copy of an `I`."""
+    if not is_whole(operand, axis) or label_vertex(operand) in sink:
+        return False
+    need = needed_label(node, axis)
+    return need is Need.REPLICATED or (need is Need.SHARED and label_vertex(node) in sink)
 
 
 def needed_label(node: fx.Node, axis: Axis) -> Need:

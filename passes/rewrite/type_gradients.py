@@ -55,7 +55,9 @@ class TypeGradients:
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Label along every axis, then emit."""
-        labels = {axis: replicated(graph, axis) for axis in graph.mesh.axes}
+        labels: dict[Axis, set[Vertex]] = {}
+        for axis in graph.mesh.axes:
+            labels[axis] = replicated(graph, axis, labels)
         Emission(graph, labels).run()
         return graph
 
