@@ -27,6 +27,7 @@ from shardlang.ir.origin import Origin, Reason
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.passes.propagate.adopt import adopt, groups_of, reads_all, together
 from shardlang.passes.propagate.join_dims import rejoin
+from shardlang.passes.propagate.tables import tables_of
 
 Allow = Callable[[Rule, str], bool]
 Read = Callable[[Sharding], dict[str, DimLayout]]
@@ -47,6 +48,7 @@ class Flow:
     """The state of propagation: which ops are weights, and which factors are still open.
 
     Attributes:
+        tables: what depends on no parameter and no input; no layout flows through it.
         waiting: inputs and values whose stated layouts do not hold yet.
         changes: the ops whose layouts have changed, in order.
         split: the ops that are split over some axis.
@@ -60,7 +62,8 @@ class Flow:
         self.graph = graph
         self.leaves = dict(graph.placeholders())
         self.dims: DimGraph = graph.dims
-        self.nodes = list(self.dims.operands)
+        self.tables = tables_of(graph)
+        self.nodes = [node for node in self.dims.operands if node not in self.tables]
         self.weights = self._weights()
         self.waiting = {n for n in self.nodes if self._is_value(n)}
         self.changes: list[fx.Node] = []

@@ -3,7 +3,8 @@
 On the dimension graph a dim of a value is joined to a dim of another by a shared factor of the op
 between them. Layouts flow along these joints in four phases, each to a fixed point of topological
 sweeps: claims outward; inputs and values; outer factors of contractions; and what is left, chosen
-by bytes. Stated tensors and placed dims never change. Invariants after the pass:
+by bytes. Tables, which depend on no parameter and no input, are laid out last. Stated tensors and
+placed dims never change. Invariants after the pass:
 
 - a stated dim has its stated layout;
 - an op carries an axis on at most one factor (or on linked factors);
@@ -23,6 +24,7 @@ from shardlang.passes.propagate.align_units import units_whole
 from shardlang.passes.propagate.choose import choose
 from shardlang.passes.propagate.flow import Flow, carried, outer
 from shardlang.passes.propagate.sweep import Sweep
+from shardlang.passes.propagate.tables import lay_out_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +55,5 @@ class Propagate:
             changed = choose(flow, outward)
             if not outward.run() and not changed:
                 break
+        lay_out_tables(graph, flow.tables)
         return graph

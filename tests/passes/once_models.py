@@ -84,3 +84,46 @@ def summed() -> nn.Module:
 def largest(how: str) -> nn.Module:
     """In float64."""
     return Largest(how).double()
+
+
+class Tabled(nn.Module):
+    """Attention with tables that the model computes or holds: positions, masks, rotary angles."""
+
+    mask: Tensor
+    table: Tensor
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.how = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6), how
+        self.register_buffer("mask", torch.ones(8, 8).tril().bool())
+        self.register_buffer("table", torch.linspace(-1, 1, 48).view(8, 6))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Shape `b s h`, of 8 positions."""
+        n, q, k = x.shape[1], self.q(x), self.k(x)
+        at = torch.arange(n, dtype=x.dtype)
+        if self.how == "rotary":
+            q, k = _turned(q, at), _turned(k, at)
+        scores = q @ k.transpose(1, 2)
+        if self.how == "masks":
+            later = at[:, None] < at
+            scores = scores.masked_fill(later, -9.0) + torch.full((n, n), -0.5).to(x).triu(2)
+            x = x * at[:, None]
+        if self.how == "distances":
+            apart = -(at[:, None] - at).abs()
+            scores = scores + apart + apart.sum() / n + at.sin().cumsum(0) * at.flip(0)
+        if self.how == "buffers":
+            scores, x = scores.masked_fill(~self.mask, -9.0), x + self.table
+        return {"loss": (scores.softmax(-1) @ self.v(x)).square().sum() + x.square().sum()}
+
+
+def _turned(x: Tensor, at: Tensor) -> Tensor:
+    angles = at[:, None] * 10.0 ** -torch.arange(0, 3, dtype=x.dtype)
+    cos, sin = torch.cat([angles, angles], -1).cos(), torch.cat([angles, angles], -1).sin()
+    low, high = x.chunk(2, -1)
+    return x * cos + torch.cat([-high, low], -1) * sin
+
+
+def tabled(how: str) -> nn.Module:
+    """In float64."""
+    return Tabled(how).double()

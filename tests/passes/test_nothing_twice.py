@@ -63,3 +63,17 @@ def test_indices_that_nobody_reads_are_not_sent(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["largest", "least"])
 def test_the_gradient_of_one_of_several_largest_goes_to_the_first(how: str, tmp_path: Path) -> None:
     program(tmp_path, functools.partial(models.largest, how), SPLIT)
+
+
+@pytest.mark.parametrize("how", ["rotary", "masks", "distances", "buffers"])
+def test_tables_are_made_by_every_device_for_itself(how: str, tmp_path: Path) -> None:
+    """The sequence is split: keys and values are gathered, and the loss is added up."""
+    text = "mesh { sp = 3 }\ninput x : f64[2, 8, 6] [_, sp, _]\n"
+    made = program(tmp_path, functools.partial(models.tabled, how), text)
+    moved = {"forward all_gather": 2, "forward all_reduce": 1}
+    assert calls(made) == {**moved, "backward reduce_scatter": 2, "backward all_reduce": 1}
+    lies = {leaf.name: str(leaf.layout) for leaf in made.local.leaves}
+    read = how == "buffers"
+    assert (lies["mask"], lies["table"]) == (
+        ("[8@sp, 8]", "[8@sp, 6]") if read else ("[8, 8]", "[8, 6]")
+    )
