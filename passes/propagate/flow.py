@@ -114,7 +114,9 @@ class Flow:
         self.note(node)
 
     def open_factors(self, node: fx.Node) -> set[str]:
-        """Factors of a node that propagation may still lay out."""
+        """Factors of a node that propagation may still lay out; a table is laid out last."""
+        if node in self.tables:
+            return set()
         rule = sharding_of(node).rule
         names = {name for name, _ in rule.sizes} - rule.whole
         stated = info(node).stated

@@ -36,12 +36,20 @@ def tables_of(graph: ShardGraph) -> set[fx.Node]:
 
 def lay_out_tables(graph: ShardGraph, tables: set[fx.Node]) -> None:
     """Lay out all tables, last first, each as what reads it needs it."""
+    make_whole(tables)
     results = {node for node in graph.result_nodes if node is not None}
     for node in reversed(list(graph.dims.operands)):
         if node in tables and not has_several(node):
             goal = None if node in results else wanted(graph.dims, node)
             if goal is not None and goal.sharded:
                 lay_out(node, goal)
+
+
+def make_whole(tables: set[fx.Node]) -> None:
+    """Let no table be split."""
+    for node in tables:
+        sharding = sharding_of(node)
+        sharding.factors, sharding.origins = Sharding.whole(sharding.rule).factors, {}
 
 
 def wanted(dims: DimGraph, node: fx.Node) -> Layout | None:

@@ -20,6 +20,7 @@ from shardlang.ir.origin import Origin, Reason
 from shardlang.ir.records import Weighed
 from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.propagate.flow import Flow
+from shardlang.passes.propagate.tables import lay_out_tables, make_whole
 from shardlang.passes.weigh.eliminate import cheapest
 from shardlang.passes.weigh.network import UNIT, Network
 from shardlang.passes.weigh.options import Option
@@ -37,8 +38,10 @@ class Weigh:
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Decide along every axis of the mesh."""
         flow = Flow(graph)
+        make_whole(flow.tables)
         for axis in graph.mesh.axes:
             weigh(flow, axis)
+        lay_out_tables(graph, flow.tables)
         return graph
 
 

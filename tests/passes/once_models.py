@@ -24,7 +24,7 @@ class Routed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.head = nn.Embedding(10, 6), nn.Linear(6, 11)
+        self.embed, self.head = nn.Embedding(10, 6), nn.Linear(6, 110)
 
     def forward(self, ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Shapes `b`."""
@@ -38,7 +38,7 @@ class Summed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.up = nn.Linear(6, 8)
+        self.up = nn.Linear(6, 80)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Shape `b h`."""

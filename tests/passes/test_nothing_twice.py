@@ -19,7 +19,7 @@ SPLIT = 'mesh { tp = 3 }\ninput x : f64[5, 6] [_, _]\nparam "up.weight" [tp, _]\
 CASES: dict[str, tuple[Callable[[], nn.Module], str, dict[str, int]]] = {
     "batch norm": (
         models.normed,
-        "mesh { dp = 3 }\ninput x : f64[7, 6] [dp, _]\n",
+        "mesh { dp = 3 }\ninput x : f64[70, 6] [dp, _]\n",
         {"forward all_reduce": 3, "backward all_reduce": 3},
     ),
     "cross-entropy and z-loss": (
