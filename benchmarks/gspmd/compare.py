@@ -1,10 +1,10 @@
 """The bytes that our programs and XLA's send, side by side.
 
-    python benchmarks/gspmd/compare.py FOLDER [--markdown]
+    python benchmarks/gspmd/compare.py FOLDER [--markdown] [--record]
 
 Reads what `ours.py` and `xla.py` have written into FOLDER. Bytes are those that the busiest device
 sends in one step, forward and backward, by ring algorithms. `--markdown` prints the table of
-`benchmarks/README.md`.
+`benchmarks/README.md`; `--record` writes XLA's figures down, to which the tests hold ours.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+RECORD = Path(__file__).parent / "xla.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,20 @@ def summary(rows: list[Row]) -> str:
     )
 
 
+def record(rows: list[Row]) -> None:
+    """Write down what XLA's partitioners send."""
+    found = {row.name: {"shardy": row.shardy, "gspmd": row.gspmd} for row in rows}
+    RECORD.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+
+
 def main() -> None:
     """Print the table."""
     folder, *options = sys.argv[1:]
     rows = rows_of(Path(folder))
     print(table(rows, markdown="--markdown" in options))
     print(f"\n{summary(rows)}")
+    if "--record" in options:
+        record(rows)
 
 
 if __name__ == "__main__":
