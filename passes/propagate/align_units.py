@@ -92,15 +92,29 @@ class Units:
 
     def __init__(self, dims: DimGraph) -> None:
         self.dims = dims
+        self._known: dict[Vertex, int] = {}
 
     def unit(self, start: Dim) -> int:
         """The least common multiple of the units that the nearest reshapes ask for.
 
         From a dim one gets to the dims that share a factor with it, but not past an op that takes
-        it apart into digits: that one asks for the unit of its first digit.
+        it apart into digits: that one asks for the unit of its first digit. All dims that one gets
+        to and back from have one unit, and are looked at once.
         """
-        walk = nx.generic_bfs_edges(self.dims.net, start, neighbors=self._beside)
-        return math.lcm(*self._digits(start), *(u for _, end in walk for u in self._digits(end)))
+        if start not in self._known:
+            walk = nx.generic_bfs_edges(self.dims.net, start, neighbors=self._beside)
+            asked = (u for _, end in walk for u in self._digits(end))
+            unit = math.lcm(*self._digits(start), *asked)
+            around = nx.generic_bfs_edges(self.dims.net, start, neighbors=self._same)
+            self._known.update(dict.fromkeys((start, *(end for _, end in around)), unit))
+        return self._known[start]
+
+    def _same(self, vertex: Vertex) -> Iterator[Vertex]:
+        """The vertices that have the same units, and all that these have."""
+        if isinstance(vertex, Dim):
+            found = self.dims.factors(vertex)
+            return (factor for factor, joint in found if joint.part is Part.ALL)
+        return (dim for dim, joint in self.dims.dims(vertex) if joint.part is Part.ALL)
 
     def _beside(self, vertex: Vertex) -> Iterator[Vertex]:
         """The vertices that have the same units."""
