@@ -87,7 +87,7 @@ def localize_node(node: fx.Node, streams: ProgramStreams | None = None) -> None:
     declared, edit = find(node.target), Rewriter(node.graph)
     if declared is None:
         return
-    if not sharding.axes():
+    if not sharding.axes() and not declared.always:
         _draw_in_order(node)
     elif streams is not None and declared.fast is not None and sharding.result().sharded:
         edit.become(node, *declared.fast(Call(node), sharding, streams))

@@ -54,6 +54,8 @@ class OpRule:
             tensor of a list. A set is dropped where one of its arguments is a number other than
             zero (a constant term), or is not widened losslessly into the result.
         localize: rewrites the arguments that hold global sizes; default: none do.
+        always: whether `localize` does so where the op is not split, too: it has arguments that a
+            program cannot hold.
         fast: for a random op, the same where shards draw from streams of their own; an op without
             one draws in the exact mode always.
         fast_spec: the notation where shards draw apart, if it is another one.
@@ -77,6 +79,7 @@ class OpRule:
     spec: Spec
     linear: Linear = ()
     localize: Localize | None = None
+    always: bool = False
     fast: LocalizeFast | None = None
     fast_spec: Spec | None = None
     lower: Lower | None = None

@@ -48,7 +48,7 @@ def _as_reshard(call: Call, sharding: Sharding) -> LocalCall:
 rule(
     read,
     spec=_spec, linear=lambda call: [] if reads_in(call).fill else ["x"], localize=_as_reshard,
-    keeps="", view=False,
+    always=True, keeps="", view=False,
 )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ class Options(TypedDict, total=False):
 
     linear: Linear
     localize: Localize | None
+    always: bool
     fast: LocalizeFast | None
     fast_spec: Spec | None
     lower: Lower | None

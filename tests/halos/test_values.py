@@ -22,6 +22,8 @@ HERE = Path(__file__).parent
 
 
 ALL = " ".join(WAYS)
+WITH_WHOLE = f"{ALL} repeated"
+"""Also one that reads a whole value."""
 
 
 def spec(ways: str, mesh: str = "sp = 4", axes: str = "sp", size: int = 22) -> str:
@@ -68,14 +70,14 @@ def on_a_rank() -> dict[str, float]:
     """How far outputs and gradients of this rank are from those of the plain model."""
     module = shardlang.compile(Path(os.environ["SPEC"])).load("cpu")
     torch.manual_seed(0)
-    plain = build(ALL)
+    plain = build(WITH_WHOLE)
     module.load_state_dict(plain.state_dict())
     x = torch.randn(2, 22, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     ours, should = module(**module.shard_inputs(x=x)), plain(x)
     ours["loss"].backward()
     should["loss"].backward()
     found = {"loss": (ours["loss"] - should["loss"]).abs().item()}
-    for way in WAYS:
+    for way in WITH_WHOLE.split():
         found[way] = (ours[way].full_tensor() - should[way]).abs().max().item()
     for name, one in module.named_parameters():
         other = plain.get_parameter(name).grad
@@ -85,7 +87,7 @@ def on_a_rank() -> dict[str, float]:
 
 def test_on_real_processes(tmp_path: Path) -> None:
     path = tmp_path / "case.shard"
-    path.write_text(spec(ALL))
+    path.write_text(spec(WITH_WHOLE))
     for rank in spawn("tests.halos.test_values:on_a_rank", 4, tmp_path, 240, SPEC=str(path)):
-        assert len(rank) == 1 + len(WAYS) + 3
+        assert len(rank) == 1 + len(WAYS) + 1 + 3
         assert max(rank.values()) < 1e-10, rank
