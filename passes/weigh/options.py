@@ -80,8 +80,8 @@ def unsplit(node: fx.Node, axis: Axis) -> Sharding:
     )
 
 
-def by_all_factors(node: fx.Node, axis: Axis, open_factors: set[str]) -> Iterator[Option]:
-    """Every factor that may carry an axis contiguously, as minor to what splits it already."""
+def by_factors(node: fx.Node, axis: Axis, open_factors: set[str]) -> Iterator[Option]:
+    """Every open factor that may carry an axis contiguously, as minor to what splits it already."""
     base = unsplit(node, axis)
     tied = {name for pair in base.rule.tied for name in pair}
     sizes = dict(base.rule.sizes)

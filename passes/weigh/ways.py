@@ -26,7 +26,7 @@ from shardlang.passes.propagate.flow import Flow
 from shardlang.passes.weigh.options import (
     Option,
     as_it_is,
-    by_all_factors,
+    by_factors,
     by_operand,
     by_result,
     by_sum,
@@ -126,7 +126,7 @@ class Ways:
         origin = sharding_of(node).origins.get(self.axis)
         priced = origin is not None and origin.reason is Reason.CHEAPEST
         if priced and self.is_open(node) and not self._goes_on(node):
-            every = by_all_factors(node, self.axis, self.flow.open_factors(node))
+            every = by_factors(node, self.axis, self.flow.open_factors(node))
             self._add(node, (*every, Option(unsplit(node, self.axis))), back=False)
         for slot, operand in enumerate(self.flow.dims.operands[node]):
             have, want = result_layout(operand), sharding_of(node).operand(slot)
@@ -136,9 +136,18 @@ class Ways:
     def _open_edge(
         self, node: fx.Node, slot: int, operand: fx.Node, have: Layout, want: Layout
     ) -> None:
-        """Let a reader take a value as it is, or its producer make it as the reader wants it."""
-        if have.dim_of(self.axis) is not None and self.is_open(node):
-            self._add(node, self._read(node, slot, have), back=True)
+        """Let a reader take a value as it is, or its producer make it as the reader wants it.
+
+        A reader that cannot take it as it is may split the same dim in another way: in blocks.
+        """
+        at = have.dim_of(self.axis)
+        if at is not None and self.is_open(node):
+            found = list(self._read(node, slot, have))
+            dim = {
+                name for block in sharding_of(node).rule.operands[slot].dims[at] for name in block
+            }
+            dim &= self.flow.open_factors(node)
+            self._add(node, found or by_factors(node, self.axis, dim), back=True)
         if want.dim_of(self.axis) is not None:
             self._make(operand, want, back=True)
 

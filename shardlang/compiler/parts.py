@@ -30,6 +30,10 @@ from shardlang.passes.pipeline import PIPELINE, PROPAGATE, Pass, run_passes
 from shardlang.passes.propagate.parts_wanted import Cuts, Few, few_units, parts_wanted
 from shardlang.passes.rewrite.localize import to_program
 
+STOPPED = ("propagate", PROPAGATE[-1].name)
+"""The passes behind which it is looked where an axis stops: chains may be weighed so that it goes
+another way instead, which may move more than a part of it would."""
+
 ENOUGH = 0.99
 """An axis is used in parts if that sends less than this share, or sends no more and holds less."""
 
@@ -126,8 +130,10 @@ def _made(captured: Captured, statements: Statements) -> Decided:
     made = Decided(statements, build_graph(captured, statements))
 
     def seen(name: str, graph: ShardGraph) -> None:
+        if name in STOPPED:
+            for of, ends in parts_wanted(graph).items():
+                made.wanted.setdefault(of, set()).update(ends)
         if name == PROPAGATE[-1].name:
-            made.wanted = parts_wanted(graph)
             made.few = few_units(graph) if any(axis.part for axis in graph.mesh.axes) else {}
 
     made.graph = run_passes(made.graph, seen=seen)

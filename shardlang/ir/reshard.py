@@ -212,7 +212,19 @@ def _one_way(
     if any(row.kind is not kind for _, row in acting):
         raise NoChange(f"{src} -> {dst} over {_names(axes)} is not one collective")
     over = tuple(axis for axis, _ in acting)
+    if kind in _OF_ONE_DIM and not _cuts_one_dim(over, src, dst):
+        raise NoChange(f"{src} -> {dst} over {_names(axes)} is of two dims: one collective for each")
     return name, Collective(kind, over, src, dst, reduce, route, reads)
+
+
+_OF_ONE_DIM = (Kind.ALL_GATHER, Kind.REDUCE_SCATTER, Kind.SLICE, Kind.PAD)
+"""Kinds that join or cut one dim, as `Collective.cut` has it."""
+
+
+def _cuts_one_dim(axes: tuple[Axis, ...], src: Layout, dst: Layout) -> bool:
+    """Whether all axes split the same dim, before or after."""
+    narrow = src if src.dim_of(axes[0]) is not None else dst
+    return len({narrow.dim_of(axis) for axis in axes}) == 1
 
 
 def _names(axes: tuple[Axis, ...]) -> str:
