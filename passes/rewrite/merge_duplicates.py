@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-import torch
 from torch import fx
 
 from shardlang.ir.graph import ShardGraph, is_item
@@ -25,9 +24,7 @@ from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.propagate.bind_rules import bind_node, mark_gradients
 from shardlang.passes.rewrite.lower import read_forward
 from shardlang.rules.call import Call
-from shardlang.rules.same import DETACH, Numbers, is_pure, is_transparent
-
-aten = torch.ops.aten
+from shardlang.rules.same import COPY, DETACH, RESHAPE, Numbers, is_pure, is_transparent
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +135,7 @@ class Merging:
         source = self._source(node, first)
         if source is not None:
             shape = list(tensor_of(node).shape)
-            Rewriter(self.graph.graph).become(node, aten.reshape.default, (source, shape))
+            Rewriter(self.graph.graph).become(node, RESHAPE, (source, shape))
             bind_node(node)
             read_forward(node, node)
 
@@ -147,7 +144,7 @@ class Merging:
         edit, output = Rewriter(self.graph.graph), self.graph.output
         edit.redirect(node, source, lambda user: user is not output)
         if output in node.users:
-            edit.become(node, aten.clone.default, (source,))
+            edit.become(node, COPY, (source,))
             bind_node(node)
             read_forward(node, node)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 LIMIT = 1 << 18
 """The most entries of a table."""
 
-NEVER = 1 << 50
+NEVER = 1 << 58
 """The price of what cannot be: above every sum of real prices, and far from an overflow."""
 
 
@@ -141,8 +141,8 @@ def joined(tables: Sequence[Table], over: tuple[int, ...], sizes: Sequence[int])
     for table in tables:
         order = sorted(range(len(table.over)), key=lambda i: over.index(table.over[i]))
         shape = [sizes[v] if v in table.over else 1 for v in over]
-        total = total + table.prices.permute(order).reshape(shape)
-    return total.clamp(max=NEVER)
+        total = (total + table.prices.permute(order).reshape(shape)).clamp(max=NEVER)
+    return total
 
 
 def total_of(chosen: Sequence[int], tables: Sequence[Table]) -> int:

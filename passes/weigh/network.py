@@ -27,13 +27,13 @@ from shardlang.passes.weigh.eliminate import NEVER, Table, total_of
 from shardlang.passes.weigh.options import Option
 from shardlang.passes.weigh.ways import Ways
 
-UNIT = 1000
+UNIT = 10_000
 """A byte in the whole numbers of the tables."""
 
 FLOPS_PER_BYTE = 1000
 """Operations that take as long as one byte takes between devices: H100s over NVLink, roughly."""
 
-MEMORY = 1e-5
+MEMORY = 1e-7
 """What an element that an op reads or writes counts in bytes: of equal ways, that on shards.
 
 It is to a call (`shardlang.cost.readings.CALL`) roughly as a microsecond of memory is to ten."""
@@ -94,7 +94,7 @@ class Network:
             yield Table(table.over, table.prices.masked_fill(other, NEVER))
 
     def total(self, chain: set[int], chosen: Sequence[int]) -> int:
-        """The price of a choice of one chain, in thousandths of a byte."""
+        """The price of a choice of one chain, in parts of a byte."""
         tables = (*self.alone, *self.between)
         return total_of(chosen, [one for one in tables if chain.issuperset(one.over)])
 

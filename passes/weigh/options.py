@@ -171,8 +171,14 @@ def _with(base: Sharding, factors: dict[str, DimLayout]) -> Iterator[Option]:
         linear=dict(base.linear),
         origins=dict(base.origins),
     )
-    if writable(made):
+    if writable(made) and all(_reads_contiguously(made, pair) for pair in made.rule.tied):
         yield Option(made)
+
+
+def _reads_contiguously(made: Sharding, pair: tuple[str, str]) -> bool:
+    """Whether a dim and the one that it reads beyond its edges are split alike and contiguously."""
+    one, other = (made.factors[name] for name in pair)
+    return one.axes == other.axes and one.plain and other.plain
 
 
 def _copy(sharding: Sharding) -> Sharding:

@@ -39,7 +39,7 @@ class Weigh:
         """Decide along every axis of the mesh."""
         flow = Flow(graph)
         make_whole(flow.tables)
-        for axis in graph.mesh.axes:
+        for axis in graph.mesh.axes if graph.weighs else ():
             weigh(flow, axis)
         lay_out_tables(graph, flow.tables)
         return graph

@@ -35,6 +35,7 @@ class Statements:
         stores: storage of parameters.
         loss: the result that is the loss.
         fast_random: shards draw from streams of their own.
+        weighs: what propagation leaves open is weighed over chains of ops.
     """
 
     mesh: Mesh
@@ -45,6 +46,7 @@ class Statements:
     stores: Mapping[str, Storage] = field(default_factory=dict)
     loss: str | None = None
     fast_random: bool = False
+    weighs: bool = True
 
 
 def build_graph(
@@ -66,6 +68,7 @@ def build_graph(
         statements.data_axes,
         statements.loss,
         statements.fast_random,
+        statements.weighs,
     )
     for node, leaf in made.placeholders():
         if leaf.store:

@@ -85,8 +85,8 @@ def decided(captured: Captured, statements: Statements, train: bool) -> Decided:
     Raises:
         ShardError: the model cannot be sharded as stated.
     """
-    whole = _made(captured, statements)
-    others = _others(captured, whole)
+    whole = _made(captured, statements, train)
+    others = _others(captured, whole, train)
     first = next(others, None)
     if first is None:
         return whole
@@ -99,29 +99,46 @@ def decided(captured: Captured, statements: Statements, train: bool) -> Decided:
     return best
 
 
-def _others(captured: Captured, whole: Decided) -> Iterator[Decided]:
+def _others(captured: Captured, whole: Decided, train: bool) -> Iterator[Decided]:
     """The same with axes in parts that go on where the whole ones stop, as stated and narrowed."""
-    yield from _narrowed(captured, whole)
+    yield from _narrowed(captured, whole, train)
     for mesh in _meshes(whole.statements.mesh, whole.wanted):
-        for made in _tried(captured, in_parts(whole.statements, mesh)):
+        for made in _tried(captured, in_parts(whole.statements, mesh), train):
             yield made
-            yield from _narrowed(captured, made)
+            yield from _narrowed(captured, made, train)
 
 
-def _narrowed(captured: Captured, made: Decided) -> Iterator[Decided]:
+def _narrowed(captured: Captured, made: Decided, train: bool) -> Iterator[Decided]:
     """The same with units that several shards share whole on each of these."""
     leaves = {**made.statements.leaves, **_narrower(made.statements, made.few)}
     if leaves != made.statements.leaves:
-        yield from _tried(captured, replace(made.statements, leaves=leaves))
+        yield from _tried(captured, replace(made.statements, leaves=leaves), train)
 
 
-def _tried(captured: Captured, statements: Statements) -> Iterator[Decided]:
+def _tried(captured: Captured, statements: Statements, train: bool) -> Iterator[Decided]:
     """What is made of statements, if no pass refuses them."""
     with contextlib.suppress(ShardError):
-        yield _made(captured, statements)
+        yield _made(captured, statements, train)
 
 
-def _made(captured: Captured, statements: Statements) -> Decided:
+def _made(captured: Captured, statements: Statements, train: bool) -> Decided:
+    """What the passes make of statements, chains weighed unless that sends more bytes after all.
+
+    Chains are weighed by what their reshards are expected to send; what the program sends is known
+    when it stands.
+
+    Raises:
+        ShardError: a pass refuses them.
+    """
+    made = _passed(captured, statements)
+    if any(one.chosen < one.flowed for one in made.graph.info.weighed):
+        flowed = _passed(captured, replace(statements, weighs=False))
+        if _price(flowed, train).sent < _price(made, train).sent:
+            return flowed
+    return made
+
+
+def _passed(captured: Captured, statements: Statements) -> Decided:
     """What the passes make of statements.
 
     Raises:

@@ -17,7 +17,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis
 from shardlang.ir.reshard import Change, Reshard
 
-CALL = 16.0
+CALL = 0.25
 """What a call counts beside its bytes, in elements: of equal ways, that with the fewest calls."""
 
 

@@ -72,6 +72,7 @@ class ShardGraph:
 
     Attributes:
         fast_random: shards draw from streams of their own, instead of all drawing the whole.
+        weighs: what propagation leaves open is weighed over chains of ops.
         joined: the dimension graph, from `bind_rules` until `lower` changes the ops.
     """
 
@@ -82,6 +83,7 @@ class ShardGraph:
     data_axes: frozenset[Axis] = frozenset()
     loss: str | None = None
     fast_random: bool = False
+    weighs: bool = True
     info: GraphInfo = field(default_factory=GraphInfo)
     joined: DimGraph | None = None
 

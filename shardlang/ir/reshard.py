@@ -213,7 +213,7 @@ def _one_way(
         raise NoChange(f"{src} -> {dst} over {_names(axes)} is not one collective")
     over = tuple(axis for axis, _ in acting)
     if kind in _OF_ONE_DIM and not _cuts_one_dim(over, src, dst):
-        raise NoChange(f"{src} -> {dst} over {_names(axes)} is of two dims: one collective for each")
+        raise NoChange(f"{src} -> {dst} over {_names(axes)} is of two dims, one for each")
     return name, Collective(kind, over, src, dst, reduce, route, reads)
 
 

@@ -20,6 +20,7 @@ from shardlang.rules.call import Call
 
 DETACH = torch.ops.aten.detach.default
 COPY = torch.ops.aten.clone.default
+RESHAPE = torch.ops.aten.reshape.default
 """A copy is made where a tensor of its own is asked for."""
 
 OURS = "shardlang.rules"

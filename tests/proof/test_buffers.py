@@ -38,12 +38,12 @@ buffer "mean" [a]
 """
 BY_PARTS = {
     "in_place": "self.mean.lerp_(y.detach().mean(0), 0.1)",
+    "from_the_neighbours": "self.mean.copy_(self.mean.roll(1) + y.detach().sum(0).flip(0))",
     "needs_a_norm": "self.mean = self.mean / (self.mean + y.detach().mean(0)).norm()",
 }
 BY_THE_WHOLE = {
     "sorted": "self.mean.copy_(torch.sort(self.mean + y.detach().mean(0)).values)",
     "a_part": "self.mean[:5] = y.detach().mean(0)[3:8]",
-    "from_the_neighbours": "self.mean.copy_(self.mean.roll(1) + y.detach().sum(0).flip(0))",
 }
 
 
