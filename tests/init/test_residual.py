@@ -43,8 +43,8 @@ def test_layers_and_embeddings_are_stated(model: str, residual: str, tmp_path: P
 
 
 MORE = 1.01
-"""`init` writes `store`, which is storage at every batch; by hand a parameter over a data axis is used
-as moves least, which saves 1% at a batch of four."""
+"""`init` writes `store`, which is storage at every batch; by hand, the use of a parameter over a
+data axis is weighed, which saves 1% at a batch of four."""
 
 
 @pytest.mark.parametrize(
