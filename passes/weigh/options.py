@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from torch import fx
@@ -99,22 +99,14 @@ def by_operand(
     node: fx.Node, slot: int, layout: Layout, axis: Axis, open_factors: set[str]
 ) -> Iterator[Option]:
     """The ways to read an operand that is split over an axis so."""
-    for base in _notations(unsplit(node, axis)):
-        found = list(_taken(base, base.read_operand(slot, layout), axis, open_factors))
-        if found:
-            yield from found
-            return
+    return _by_first(node, axis, open_factors, lambda base: base.read_operand(slot, layout))
 
 
 def by_result(
     node: fx.Node, index: int, layout: Layout, axis: Axis, open_factors: set[str]
 ) -> Iterator[Option]:
     """The ways to make a result that is split over an axis so."""
-    for base in _notations(unsplit(node, axis)):
-        found = list(_taken(base, base.read_result(index, layout), axis, open_factors))
-        if found:
-            yield from found
-            return
+    return _by_first(node, axis, open_factors, lambda base: base.read_result(index, layout))
 
 
 def by_sum(node: fx.Node, slot: int, axis: Axis) -> Iterator[Option]:
@@ -123,6 +115,17 @@ def by_sum(node: fx.Node, slot: int, axis: Axis) -> Iterator[Option]:
     for slots in base.rule.linear:
         if slot in slots:
             yield Option(replace(base, linear={**base.linear, axis: slots}))
+
+
+def _by_first(
+    node: fx.Node,
+    axis: Axis,
+    open_factors: set[str],
+    read: Callable[[Sharding], dict[str, DimLayout]],
+) -> Iterator[Option]:
+    """The ways to take what is read, in the first notation that has any."""
+    ways = (list(_taken(b, read(b), axis, open_factors)) for b in _notations(unsplit(node, axis)))
+    yield from next(filter(None, ways), ())
 
 
 def _notations(base: Sharding) -> Iterator[Sharding]:
