@@ -54,7 +54,7 @@ class Largest(nn.Module):
 
     def __init__(self, how: str) -> None:
         super().__init__()
-        self.up, self.how = nn.Linear(6, 8), how
+        self.up, self.how = nn.Linear(6, 48), how
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Shape `b h`."""
