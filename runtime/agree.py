@@ -78,7 +78,11 @@ class Agreement:
         self._world, self._device = groups.mesh.devices, groups.device
         self._numbers: dict[Call, int] = {}
         self._batches = 0
-        self._group = groups.on_host()
+        self._host = groups.on_host()
+
+    @property
+    def _process_group(self) -> dist.ProcessGroup | None:
+        return self._host.process_group if self._host else None
 
     def __deepcopy__(self, memo: dict[int, object]) -> Agreement:
         """Process groups have no copies."""
@@ -176,7 +180,7 @@ class Agreement:
     def _same(self, numbers: Sequence[int], changed: int = 0) -> tuple[bool, int]:
         """Whether all ranks give the same numbers, and the greatest that each gives beside."""
         both = torch.tensor([*numbers, *(-number for number in numbers), changed])
-        dist.all_reduce(both, dist.ReduceOp.MAX, group=self._group)
+        dist.all_reduce(both, dist.ReduceOp.MAX, group=self._process_group)
         *pairs, greatest = both.tolist()
         count = len(numbers)
         return pairs[:count] == [-number for number in pairs[count:]], greatest
@@ -184,7 +188,7 @@ class Agreement:
     def _difference(self, said: _Said) -> RunError:
         """The error that names a rank. Collective."""
         found = [said] * self._world
-        dist.all_gather_object(found, said, group=self._group)
+        dist.all_gather_object(found, said, group=self._process_group)
         for rank, one in enumerate(found):
             if one.refusal is not None:
                 code, message, help, notes = one.refusal

@@ -7,16 +7,19 @@ whatever the order of the axes: where a member's shard goes follows from its coo
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from shardlang.ir.compat import default_store
+from shardlang.ir.compat import default_store, forget_process_groups
 from shardlang.ir.mesh import Axis, Mesh, product
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.peers import listen
@@ -25,6 +28,37 @@ from shardlang.runtime.watch import WATCH
 
 TIMEOUT_S = 600.0
 """How long a rank waits in one collective before the run ends."""
+
+
+_MESHES: list[DeviceMesh] = []
+"""The device meshes over our process groups."""
+
+
+class Connection:
+    """A process group, until this process leaves it.
+
+    All of ours are held here, and by the device meshes of torch. A thread of gloo may hold the last
+    reference to a tensor for a moment after its call is done, and an interpreter that ends
+    meanwhile aborts; only the end of the process group itself waits for its threads.
+    """
+
+    __slots__ = ("name", "process_group")
+    _open: ClassVar[list[Connection]] = []
+
+    def __init__(self, process_group: Any) -> None:
+        self.process_group = process_group
+        self.name: str = process_group.group_name
+        Connection._open.append(self)
+
+    @staticmethod
+    def close_all() -> None:
+        """Let go of every process group; no call is possible afterwards."""
+        for one in Connection._open:
+            one.process_group = None
+        Connection._open.clear()
+        for mesh in _MESHES:
+            forget_process_groups(mesh)
+        _MESHES.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +71,7 @@ class Group:
         index: this device's place among the members.
         ranks: the members' numbers, in ascending order.
         backend: `gloo` or `nccl`; empty for a group of one.
-        process_group: None for a group of one.
+        connection: None for a group of one.
     """
 
     axes: tuple[Axis, ...]
@@ -45,7 +79,12 @@ class Group:
     index: int
     ranks: tuple[int, ...] = (0,)
     backend: str = ""
-    process_group: dist.ProcessGroup | None = None
+    connection: Connection | None = None
+
+    @property
+    def process_group(self) -> dist.ProcessGroup | None:
+        """None for a group of one, and for one that was left."""
+        return self.connection.process_group if self.connection else None
 
     @property
     def size(self) -> int:
@@ -78,7 +117,7 @@ class Groups:
         self.coord = mesh.coord(rank)
         self.device = device or torch.device("cpu")
         self._groups: dict[tuple[Axis, ...], Group] = {}
-        self._host: dist.ProcessGroup | None = None
+        self._host: Connection | None = None
         self._meshes: dict[tuple[str, ...], DeviceMesh] = {}
 
     def of(self, axes: Iterable[Axis]) -> Group:
@@ -92,12 +131,12 @@ class Groups:
         """The group of all devices."""
         return self.of(self.mesh.axes)
 
-    def on_host(self) -> dist.ProcessGroup | None:
+    def on_host(self) -> Connection | None:
         """All devices, over gloo: a group of its own where the others are on GPUs. Collective."""
         if self._host is None and self.mesh.devices > 1:
             gloo = dist.get_backend() == "gloo"
             made = None if gloo else dist.new_group(backend="gloo", group_desc="agreement")
-            self._host = dist.group.WORLD if gloo else made
+            self._host = Connection(dist.group.WORLD if gloo else made)
         return self._host
 
     def _connected(self, group: Group) -> Group:
@@ -106,7 +145,8 @@ class Groups:
             return group
         every = [sorted(ranks) for ranks in self.mesh.groups(group.axes)]
         process_group = self._new_group(every, group.axes)
-        return replace(group, backend=dist.get_backend(), process_group=process_group)
+        connection = Connection(process_group)
+        return replace(group, backend=dist.get_backend(), connection=connection)
 
     def _new_group(self, members: list[list[int]], axes: tuple[Axis, ...]) -> dist.ProcessGroup:
         if len(members) == 1:
@@ -126,6 +166,7 @@ class Groups:
         names = order or tuple(axis.name for axis in self.mesh.axes)
         if names not in self._meshes:
             self._meshes[names] = self._device_mesh(names)
+            _MESHES.append(self._meshes[names])
         return self._meshes[names]
 
     def _device_mesh(self, names: tuple[str, ...]) -> DeviceMesh:
@@ -184,6 +225,8 @@ def join(mesh: Mesh, kind: str = "cpu", timeout_s: float = TIMEOUT_S) -> Groups:
             timeout=datetime.timedelta(seconds=timeout_s),
             device_id=device if device.type == "cuda" else None,
         )
+    if mesh.devices > 1:
+        atexit.register(_at_exit)
     if mesh.devices > 1 and not supervised():
         listen(default_store(), rank)
     return Groups(mesh, rank, device)
@@ -201,6 +244,13 @@ def check_world_size(mesh: Mesh) -> None:
 
 
 def leave() -> None:
-    """Leave the process groups, if any."""
+    """Leave the process groups, if any, and wait for their threads."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    Connection.close_all()
+
+
+def _at_exit() -> None:
+    """Leave, unless this process ends by an error: then the others may be gone, and calls hang."""
+    if not hasattr(sys, "last_value"):
+        leave()

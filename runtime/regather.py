@@ -187,9 +187,7 @@ class WatchedReshards:
     __name__: str
     __qualname__: str
 
-    def __init__(
-        self, reshards: RunReshards, regather: Regather, names: Mapping[int, str]
-    ) -> None:
+    def __init__(self, reshards: RunReshards, regather: Regather, names: Mapping[int, str]) -> None:
         self.reshards, self.regather, self.names = reshards, regather, names
 
     @outside

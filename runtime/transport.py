@@ -55,8 +55,8 @@ class Wire:
         self.gloo = group.backend == "gloo"
         self.pair = self.gloo and group.size == 2
         self.name = ""
-        if group.process_group is not None:
-            self._group, self.name = group.process_group, group.process_group.group_name
+        if group.connection is not None:
+            self._connection, self.name = group.connection, group.connection.name
         self._reduce_options = {op: _options(AllreduceOptions) for op in _OPS}
         for op, options in self._reduce_options.items():
             options.reduceOp = _OPS[op]
@@ -89,7 +89,7 @@ class Wire:
             reduced = torch.ops._c10d_functional.all_reduce(_dense(x), op.value, self.name)
             return _wait(reduced)
         out = x if spare else x.clone(memory_format=torch.contiguous_format)
-        self._group.allreduce([out], self._reduce_options[op]).wait()
+        self._connection.process_group.allreduce([out], self._reduce_options[op]).wait()
         return out
 
     def _swap_and_add(self, x: Tensor, op: ReduceOp) -> Tensor:
@@ -112,7 +112,7 @@ class Wire:
             ops = torch.ops._c10d_functional
             return _wait(ops.all_gather_into_tensor(x, self.size, self.name))
         out = x.new_empty(x.numel() * self.size)
-        self._group._allgather_base(out, x, self._gather_options).wait()
+        self._connection.process_group._allgather_base(out, x, self._gather_options).wait()
         return out
 
     def reduce_scatter(self, x: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class Wire:
             ops = torch.ops._c10d_functional
             return _wait(ops.reduce_scatter_tensor(x, "sum", self.size, self.name))
         out = x.new_empty(x.numel() // self.size)
-        self._group._reduce_scatter_base(out, x, self._scatter_options).wait()
+        self._connection.process_group._reduce_scatter_base(out, x, self._scatter_options).wait()
         return out
 
     def _sum_rows(self, x: Tensor) -> Tensor:
@@ -157,7 +157,9 @@ class Wire:
             )
             return _wait(swapped)
         out = x.new_empty(sum(received) if received is not None else x.numel())
-        call = self._group.alltoall_base(out, x, received or [], sent or [], self._exchange_options)
+        call = self._connection.process_group.alltoall_base(
+            out, x, received or [], sent or [], self._exchange_options
+        )
         call.wait()
         return out
 

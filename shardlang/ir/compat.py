@@ -67,6 +67,7 @@ __all__ = [
     "dtensor_spec",
     "export_fake_mode",
     "forget_constant",
+    "forget_process_groups",
     "overload_names",
     "route_operations",
     "storage_key",
@@ -131,6 +132,11 @@ def default_store() -> Store:
     """The store at which the processes of the default group met."""
     found: Store = _get_default_store()
     return found
+
+
+def forget_process_groups(mesh: DeviceMesh) -> None:
+    """Have a device mesh let go of its process groups, which torch 2.13 holds there too."""
+    getattr(mesh, "_pg_registry", {}).clear()
 
 
 def storage_key(tensor: torch.Tensor) -> int:

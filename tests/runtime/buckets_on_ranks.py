@@ -22,7 +22,6 @@ Sent = Counter[tuple[str, int]]
 """Kind of call and bytes of its message, by how often."""
 
 
-
 class Boundary(TorchDispatchMode):
     """Counts the gathers and reduce-scatters of process groups, with the bytes of whole messages.
 

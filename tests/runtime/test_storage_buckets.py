@@ -38,7 +38,7 @@ def program(
 ) -> Program:
     """A model whose parameters are all stored over an axis of the mesh."""
     axes, batch, store = MESHES[mesh]
-    text = f'mesh {{ {axes} }}\ninput ids, labels : i64[{rows}] below 7 [{batch}]\n'
+    text = f"mesh {{ {axes} }}\ninput ids, labels : i64[{rows}] below 7 [{batch}]\n"
     text += SPLIT * (mesh == "tensor parallel") + f'store "**" over {store} {again}\n'
     path = tmp_path / "spec.shard"
     path.write_text(text)
