@@ -23,6 +23,7 @@ from shardlang.runtime.groups import Groups
 from shardlang.runtime.outside import outside, outside_itself
 from shardlang.runtime.regather import Regather
 from shardlang.runtime.sharding import Sharding
+from shardlang.runtime.stepped import Stepped, StepWriter
 from shardlang.runtime.tensor import like, local
 
 Slot: TypeAlias = "tuple[dict[str, Any], str]"
@@ -107,6 +108,7 @@ class Made:
     """A program for a call, before it is loaded.
 
     Attributes:
+        write: writes the step program.
         rebuild: puts the model's own output around the program's.
         constants: whole values of its constants and of the buffers outside the state dict.
         replaced: the buffers that the model replaces by new tensors.
@@ -114,6 +116,7 @@ class Made:
     """
 
     program: LocalProgram
+    write: StepWriter
     rebuild: Callable[[Sequence[object]], object]
     constants: Mapping[str, Tensor]
     replaced: frozenset[str] = frozenset()
@@ -150,6 +153,8 @@ class LoadedProgram:
         again = any(info(node).regather for node in program.graph.nodes)
         self._regather = Regather() if again else None
         self._run = load_program(program, groups, self._regather)
+        self._groups, self._write = groups, made.write
+        self._stepped: dict[frozenset[str], Stepped] = {}
 
     @outside_itself
     def __call__(self, given: Mapping[str, Tensor]) -> object:
@@ -199,11 +204,26 @@ class LoadedProgram:
     @outside_itself
     def _results(self, given: Mapping[str, Tensor]) -> Sequence[Tensor]:
         leaves = self._leaves(given)
-        with self._regather.saving() if self._regather is not None else nullcontext():
-            results: Sequence[Tensor] = self._run(*leaves)
+        results = self._computed(leaves)
         if self._mutations:
             self._write_back(results)
         return results
+
+    def _computed(self, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The results of the program; their gradients lead to the leaves that want one."""
+        if torch.compiler.is_compiling():
+            with self._regather.saving() if self._regather is not None else nullcontext():
+                compiled: Sequence[Tensor] = self._run(*leaves)
+            return compiled
+        pairs = zip(self.program.leaves, leaves, strict=True)
+        trained = frozenset(leaf.name for leaf, x in pairs if x.requires_grad)
+        if not trained or not torch.is_grad_enabled():
+            with torch.no_grad():
+                plain: Sequence[Tensor] = self._run(*leaves)
+            return plain
+        if trained not in self._stepped:
+            self._stepped[trained] = Stepped(self.program, self._groups, trained, self._write)
+        return self._stepped[trained](leaves)
 
     @outside
     def _leaves(self, given: Mapping[str, Tensor]) -> list[Tensor]:

@@ -25,7 +25,7 @@ CODES: dict[str, str] = {
     "SH0623": "a sharded module cannot change so",
     "SH0630": "the loss is not finite",
     "SH0631": "nothing can be trained",
-    "SH0641": "a parameter changed between the forward and its backward under `regather`",
+    "SH0641": "a parameter or buffer changed between a forward and its backward",
 }
 """Every code of this stage, with what it says."""
 

@@ -272,6 +272,12 @@ def route_on_all(
     return move_all(forward, xs)
 
 
+def carry_all(collective: Collective, xs: Tensors, by: Tensors, mesh: Mesh) -> list[Tensor]:
+    """One way of a route on the rows of all devices; `by` are the groups they know."""
+    pairs = zip(sites(mesh), by, xs, strict=True)
+    return move_all([_carry(collective, *each) for each in pairs], xs)
+
+
 def _carry(collective: Collective, site: SimulatedSite, by: Tensor, x: Tensor) -> Carry:
     assert collective.route is not None
     exchange = router_at(collective.route.at(site.coord), site.device).exchange(by)

@@ -26,7 +26,7 @@ def once(backward: F) -> F:
             raise RunError(
                 "SH0613",
                 "a gradient of the sharded model is to be differentiated again (`create_graph=True`"
-                "), and its collectives have no second derivative",
+                "), and its backward is a program without one",
                 help="write a penalty on gradients with the plain model, or without `create_graph`",
             )
         return backward(*args)

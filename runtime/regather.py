@@ -3,7 +3,8 @@
 What autograd would save of a gathered parameter is replaced by a note of where to gather it from:
 the forward then holds no whole parameter past its last use (ZeRO-3; Rajbhandari et al., 2020). The
 parameters of one bucket are gathered again in one call, when the backward first asks for one of
-them, and each is held until nothing is left that would read it. The simulator takes the same notes.
+them, and each is held until nothing is left that would read it. The simulator of forward programs
+takes the same notes. In a step program the gathers of the backward are nodes of its own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The simulator: all devices in one process, node by node in lockstep.
+"""The simulator of a forward program: all devices in one process, node by node in lockstep.
 
 Every device has its own tensors and its own autograd graph; only the reshards join them, by the
-moves of the run itself (`lockstep`). What holds here holds for the program on any backend that
-makes the calls of `communication` as they say.
+moves of the run itself (`lockstep`). Rules are proven by it, one op at a time, and what
+`torch.compile` takes is this program too. A whole model is proven by its step program
+(`simulate_step`).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class DeviceFault(RuntimeError):
 
 
 @contextmanager
-def _blaming(node: fx.Node, device: int | None = None) -> Iterator[None]:
+def blaming(node: fx.Node, device: int | None = None) -> Iterator[None]:
     """Name the node in an error of torch."""
     try:
         yield
@@ -80,7 +81,7 @@ class Simulator:
             For every result, the local value on each device.
         """
         values: dict[fx.Node, PerDevice] = {}
-        last = _last_uses(self.program.graph)
+        last = last_uses(self.program.graph)
         for node in self.program.graph.nodes:
             if node.op == "output":
                 return [[None] * len(self.coords) if n is None else values[n] for n in node.args[0]]
@@ -97,8 +98,8 @@ class Simulator:
 
     def _call(self, node: fx.Node, values: dict[fx.Node, PerDevice]) -> PerDevice:
         if node.target in (apply_reshard, apply_reshards):
-            with _blaming(node):
-                return self._reshard(node, values, functools.partial(_blaming, node))
+            with blaming(node):
+                return self._reshard(node, values, functools.partial(blaming, node))
         state = torch.get_rng_state() if info(node).random else None
         out = []
         for device, at in enumerate(self.coords):
@@ -149,7 +150,7 @@ class Simulator:
         kwargs = fx.map_arg(kwargs, lambda n: values[n][device])
         assert callable(node.target)
         hooks = self._regathers[device].hooks() if self._regathers else nullcontext()
-        with _blaming(node, device), hooks:
+        with blaming(node, device), hooks:
             return node.target(*args, **kwargs)
 
 
@@ -160,7 +161,7 @@ def _gather_again(
     return receive_again(moves, given, device)
 
 
-def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+def last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
     """For every node, the values that nothing reads after it."""
     last: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:

@@ -58,6 +58,12 @@ BUILDS = {
     "shardlang/capture/naming.py",  # placeholders under the model's names
     "shardlang/ir/parse_nodes.py",  # placeholders of a parsed graph
     "passes/normalize/inline_regions.py",  # copies what export traced
+    "passes/step/differentiate.py",  # the graph of a step, which begins as a copy
+    "passes/step/regather.py",  # copies of gathers
+    "passes/step/fold_views.py",  # the ops of a trace, which have no records yet
+    "passes/step/numbers.py",  # the same
+    "passes/step/traced.py",  # the same
+    "runtime/step_executor.py",  # a graph for one device, that is only run
     "runtime/executor.py",  # a graph for one device, that is only run
     "shardlang/proof/rules/calls.py",  # an interpreter's method of this name
     "shardlang/proof/rules/check.py",  # placeholders of one-op graphs

@@ -30,6 +30,7 @@ from shardlang.ir.printed_type import dtype_name
 from shardlang.ir.records import Stated
 from shardlang.passes.pipeline import run_passes
 from shardlang.passes.rewrite.localize import to_program
+from shardlang.passes.step.write_step import write_step
 from shardlang.runtime.calls import Argument, Call, Given, Made
 from shardlang.runtime.errors import RunError
 from shardlang.spec.types import Axes, InputDecl, LayoutExpr, Rest, Whole
@@ -124,6 +125,7 @@ def made(compiled: Compiled, seed: int) -> Made:
     captured = compiled.captured
     return Made(
         compiled.program,
+        write_step,
         captured.rebuild_output,
         captured.constant_values(compiled.source.deferred, seed),
         captured.replaced,

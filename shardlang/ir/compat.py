@@ -60,6 +60,7 @@ __all__ = [
     "Store",
     "TCPStore",
     "TorchDispatchMode",
+    "clear_saved",
     "default_generator",
     "default_store",
     "detect_fake_mode",
@@ -68,6 +69,7 @@ __all__ = [
     "export_fake_mode",
     "forget_constant",
     "forget_process_groups",
+    "keeps_graph",
     "overload_names",
     "route_operations",
     "storage_key",
@@ -137,6 +139,16 @@ def default_store() -> Store:
 def forget_process_groups(mesh: DeviceMesh) -> None:
     """Have a device mesh let go of its process groups, which torch 2.13 holds there too."""
     getattr(mesh, "_pg_registry", {}).clear()
+
+
+def keeps_graph() -> bool:
+    """Whether the backward that runs retains its graph."""
+    return bool(torch._C._autograd._get_current_graph_task_keep_graph())
+
+
+def clear_saved(context: object) -> None:
+    """Let go of the tensors that the forward of an autograd function saved in its context."""
+    context.maybe_clear_saved_tensors()  # type: ignore[attr-defined]
 
 
 def storage_key(tensor: torch.Tensor) -> int:

@@ -6,7 +6,7 @@ One program text serves every device; these objects stand in it and become numbe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch.utils._pytree as pytree
 
@@ -100,6 +100,64 @@ class PartNumber:
         return f"part({product(self.axes)})"
 
 
+@dataclass(frozen=True, slots=True)
+class ByPart:
+    """A number for each of the parts that some axes make."""
+
+    axes: tuple[Axis, ...]
+    numbers: tuple[int, ...]
+
+    def at(self, coord: Coord) -> int:
+        """The value on the device at `coord`."""
+        return self.numbers[PartNumber(self.axes).at(coord)]
+
+    def __repr__(self) -> str:
+        names = ", ".join(axis.name for axis in self.axes)
+        return f"{list(self.numbers)} by {names}"
+
+
+@dataclass(frozen=True, slots=True)
+class ListByPart:
+    """A short list, such as one of dims, for each of the parts that some axes make."""
+
+    axes: tuple[Axis, ...]
+    lists: tuple[tuple[int, ...], ...]
+
+    def at(self, coord: Coord) -> list[int]:
+        """The value on the device at `coord`."""
+        return list(self.lists[PartNumber(self.axes).at(coord)])
+
+    def __repr__(self) -> str:
+        each = " or ".join(str(list(one)) for one in self.lists)
+        return f"{each} by {', '.join(axis.name for axis in self.axes)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """A number made of others by `+`, `-` or `*`."""
+
+    sign: str
+    parts: tuple[Number | int, ...]
+
+    def at(self, coord: Coord) -> int:
+        """The value on the device at `coord`."""
+        first, *others = (p if isinstance(p, int) else p.at(coord) for p in self.parts)
+        for other in others:
+            if self.sign == "*":
+                first *= other
+            else:
+                first += other if self.sign == "+" else -other
+        return first
+
+    def __repr__(self) -> str:
+        return f" {self.sign} ".join(
+            f"({part})" if isinstance(part, Combined) else str(part) for part in self.parts
+        )
+
+
+Number: TypeAlias = "LocalSize | LocalStart | PartNumber | ByPart | Combined"
+"""A whole number that depends on the device."""
+
 _TreeT = TypeVar("_TreeT")
 
 
@@ -108,10 +166,21 @@ def size_at(dim: DimLayout) -> int | LocalSize:
     return dim.max_local_size() if dim.even else LocalSize(dim)
 
 
+_KINDS = (
+    LocalSize, LocalStart, LocalIndices, LocalShard, PartNumber, ByPart, ListByPart, Route,
+    Combined,
+)  # fmt: skip
+
+
 def specialise(args: _TreeT, coord: Coord) -> _TreeT:
     """Replace every device-dependent argument by its value at `coord`."""
-    kinds = (LocalSize, LocalStart, LocalIndices, LocalShard, PartNumber, Route)
     made: _TreeT = pytree.tree_map_only(
-        kinds, lambda value: value.at(coord), args, is_leaf=lambda x: isinstance(x, kinds)
+        _KINDS, lambda value: value.at(coord), args, is_leaf=lambda x: isinstance(x, _KINDS)
     )
     return made
+
+
+def differ(args: object) -> bool:
+    """Whether some argument depends on the device."""
+    leaves = pytree.tree_leaves(args, is_leaf=lambda x: isinstance(x, _KINDS))
+    return any(isinstance(leaf, _KINDS) for leaf in leaves)

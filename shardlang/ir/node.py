@@ -43,6 +43,8 @@ class NodeInfo:
         full_gather: the change of layout that the reshard is part of, if it passes a wider layout.
         regather: gather again for the backward instead of keeping the value.
         random: whether the op draws random numbers, from `localize` on.
+        backward: whether a node of a step program belongs to the backward.
+        change: the name of the change of layout of which a collective is one direction.
     """
 
     value: Value = None
@@ -60,6 +62,8 @@ class NodeInfo:
     full_gather: FullGather | None = None
     regather: bool = False
     random: bool = False
+    backward: bool = False
+    change: str = ""
 
 
 _NOTHING = NodeInfo()

@@ -53,6 +53,12 @@ def nodes_of_results(program: LocalProgram) -> list[fx.Node]:
     return [node for node in output.args[0] if node is not None]
 
 
+def differentiable(program: LocalProgram) -> list[str]:
+    """The results at which a gradient may start, by name."""
+    pairs = zip(program.results, nodes_of_results(program), strict=True)
+    return [r.name for r, n in pairs if r.kind is ResultKind.OUTPUT and info(n).differentiable]
+
+
 def seeds_of(program: LocalProgram) -> list[fx.Node]:
     """The results whose gradient is given: the loss, or every output where there is none."""
     pairs = zip(program.results, nodes_of_results(program), strict=True)

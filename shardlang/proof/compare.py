@@ -11,11 +11,13 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Coord
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.shards import shard_of
+from shardlang.passes.step.write_step import write_step
 from shardlang.proof.conditioning import Conditioning, Rounding
 from shardlang.proof.distance import gap, is_finite, size
 from shardlang.proof.reference import Reference
 from shardlang.proof.report import Report
-from shardlang.runtime.simulate import PerDevice, Simulator
+from shardlang.runtime.simulate import PerDevice, Watch
+from shardlang.runtime.simulate_step import StepSimulator
 
 LARGEST = 1e-4
 """Where rounding makes a larger difference, a fault could hide behind it."""
@@ -27,53 +29,46 @@ def compare(program: LocalProgram, reference: Reference) -> Report:
     Raises:
         DeviceFault: an op fails on a device.
     """
-    sim = Simulator(program)
-    local = placed_leaves(sim, reference)
-    torch.manual_seed(reference.seed)
-    with torch.set_grad_enabled(bool(reference.trainable)):
-        results = sim.run(local)
-    named = {r.name: v for r, v in zip(program.results, _present(results), strict=True)}
+    run = Simulated(program, reference)
+    named = run.results
     layouts = {r.name: r.layout for r in program.results}
     report = Report(program.mesh.devices, count=len(reference.trainable))
     top = _largest(reference.results)
     for name, want in reference.results.items():
-        report.outputs[name] = difference(named[name], want, layouts[name], sim.coords, top)
+        report.outputs[name] = difference(named[name], want, layouts[name], run.coords, top)
     if program.loss is not None:
         report.loss_name = program.loss
         report.loss = _loss(program.loss, named, reference, report)
     if reference.gradients:
-        seed_devices(sim, named, layouts, reference)
-        _compare_gradients(report, program, reference, local, sim.coords)
+        _compare_gradients(report, program, reference, run)
     report.not_finite = _not_finite(reference)
     return report
 
 
-def placed_leaves(sim: Simulator, reference: Reference) -> dict[str, list[Tensor]]:
-    """The shards of every leaf, those of compared parameters as autograd leaves."""
-    local: dict[str, list[Tensor]] = {}
-    wanted = set(reference.trainable)
-    for leaf in sim.program.leaves:
-        local[leaf.name] = sim.place(leaf.name, reference.values[leaf.name])
-        for shard in local[leaf.name] if leaf.name in wanted else ():
-            shard.requires_grad_()
-    return local
+class Simulated:
+    """The step program on simulated devices, with the values and cotangents of a reference."""
 
+    def __init__(
+        self, program: LocalProgram, reference: Reference, watch: Watch | None = None
+    ) -> None:
+        """Run it.
 
-def seed_devices(
-    sim: Simulator,
-    named: Mapping[str, list[Tensor]],
-    layouts: Mapping[str, Layout],
-    reference: Reference,
-) -> None:
-    """Run the backward from every device's shard of the cotangents."""
-    roots, seeds = [], []
-    for name, cotangent in reference.cotangents.items():
-        for value, at in zip(named[name], sim.coords, strict=True):
-            if value.requires_grad:
-                roots.append(value)
-                seeds.append(shard_of(cotangent, layouts[name], at))
-    if roots:
-        torch.autograd.backward(roots, seeds)
+        Raises:
+            DeviceFault: an op fails on a device.
+        """
+        self.step = write_step(program, reference.trainable, reference.cotangents)
+        sim = StepSimulator(self.step, watch)
+        self.coords = sim.coords
+        leaves = {x.name: sim.place(reference.values[x.name], x.layout) for x in program.leaves}
+        layouts = {r.name: r.layout for r in program.results}
+        given = {
+            name: sim.place(reference.cotangents[name], layouts[name])
+            for name in self.step.cotangents
+        }
+        torch.manual_seed(reference.seed)
+        made, self.gradients = sim.run(leaves, given)
+        names = [r.name for r in program.results]
+        self.results: dict[str, PerDevice] = dict(zip(names, made, strict=True))
 
 
 def explain(report: Report, reference: Reference) -> None:
@@ -99,10 +94,6 @@ def _largest(values: Mapping[str, Tensor | None]) -> float:
     return max(map(size, values.values()), default=0.0)
 
 
-def _present(results: list[PerDevice]) -> list[PerDevice]:
-    return [value for value in results if value[0] is not None]
-
-
 def _loss(
     name: str, named: Mapping[str, PerDevice], reference: Reference, report: Report
 ) -> dict[str, float]:
@@ -117,22 +108,21 @@ def _compare_gradients(
     report: Report,
     program: LocalProgram,
     reference: Reference,
-    local: Mapping[str, list[Tensor]],
-    coords: Sequence[Coord],
+    run: Simulated,
 ) -> None:
     report.gradients = {}
     top = _largest(reference.gradients)
     layouts = {leaf.name: leaf.layout for leaf in program.leaves}
     for name, given in reference.gradients.items():
-        mine = [shard.grad for shard in local[name]]
-        if given is None and all(g is None for g in mine):
+        mine = run.gradients.get(name)
+        if given is None and mine is None:
             report.unused.append(name)
             continue
         want = torch.zeros_like(reference.values[name]) if given is None else given
-        filled = [
-            torch.zeros_like(p) if g is None else g for p, g in zip(local[name], mine, strict=True)
-        ]
-        report.gradients[name] = difference(filled, want, layouts[name], coords, top)
+        layout = layouts[name]
+        if mine is None:
+            mine = [torch.zeros_like(shard_of(want, layout, at)) for at in run.coords]
+        report.gradients[name] = difference(mine, want, layout, run.coords, top)
         if want.numel() and not bool(want.any()):
             report.zero.append(name)
 

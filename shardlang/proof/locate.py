@@ -13,11 +13,11 @@ from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import info, is_ordered
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.shards import shard_of
-from shardlang.proof.compare import placed_leaves, scale_of, seed_devices
+from shardlang.proof.compare import Simulated, scale_of
 from shardlang.proof.differences import TOLERANCE, Mismatch
 from shardlang.proof.distance import counts, gap
 from shardlang.proof.reference import Reference
-from shardlang.runtime.simulate import PerDevice, Simulator
+from shardlang.runtime.simulate import PerDevice
 
 
 def first_difference(program: LocalProgram, reference: Reference) -> Mismatch | None:
@@ -27,7 +27,7 @@ def first_difference(program: LocalProgram, reference: Reference) -> Mismatch | 
     are left out; a difference among them shows after their collect.
     """
     wanted = _reference_values(reference)
-    mine = _simulated_values(program, reference)
+    mine, gradients = _simulated_values(program, reference)
     pairs = [(node, mine[node.name], wanted[node.name]) for node in program.graph.nodes
              if node.name in wanted and node.name in mine and not is_ordered(node)]  # fmt: skip
     for node, shards, want in pairs:
@@ -35,7 +35,7 @@ def first_difference(program: LocalProgram, reference: Reference) -> Mismatch | 
             error = _error(value, full, layout, program.mesh, summed=layout.partial)
             if error > TOLERANCE:
                 return _mismatch(node, layout, error, backward=False)
-    return _first_gradient(program, pairs)
+    return _first_gradient(program, pairs, gradients)
 
 
 def _reference_values(reference: Reference) -> dict[str, Argument]:
@@ -72,25 +72,18 @@ def _seed(results: Mapping[str, object], reference: Reference) -> None:
         torch.autograd.backward(roots, [reference.cotangents[n] for n in names])
 
 
-def _simulated_values(program: LocalProgram, reference: Reference) -> dict[str, PerDevice]:
+def _simulated_values(
+    program: LocalProgram, reference: Reference
+) -> tuple[dict[str, PerDevice], dict[str, PerDevice]]:
+    """The values of the program by name, and their gradients."""
     kept: dict[str, PerDevice] = {}
 
     def watch(node: fx.Node, values: PerDevice) -> None:
         kept[node.name] = values
-        for value in values:
-            _keep_gradient(value)
 
-    sim = Simulator(program, watch)
-    local = placed_leaves(sim, reference)
-    torch.manual_seed(reference.seed)
-    results = sim.run(local)
-    named = dict(
-        zip(
-            [r.name for r in program.results], [r for r in results if r[0] is not None], strict=True
-        )
-    )
-    seed_devices(sim, named, {r.name: r.layout for r in program.results}, reference)
-    return kept
+    run = Simulated(program, reference, watch)
+    adjoints = run.step.adjoints.items()
+    return kept, {name: kept[gradient] for name, gradient in adjoints if gradient in kept}
 
 
 def _tensors(
@@ -120,18 +113,17 @@ def _error(
 
 
 def _first_gradient(
-    program: LocalProgram, pairs: list[tuple[fx.Node, PerDevice, Argument]]
+    program: LocalProgram,
+    pairs: list[tuple[fx.Node, PerDevice, Argument]],
+    gradients: Mapping[str, PerDevice],
 ) -> Mismatch | None:
     """The value nearest to the loss whose gradient differs: R sums over its group."""
     for node, shards, want in reversed(pairs):
         layout = info(node).layout
         if not isinstance(want, Tensor) or want.grad is None or not isinstance(layout, Layout):
             continue
-        if any(p.grad is None for p in shards):
-            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in shards]
-        else:
-            grads = [p.grad for p in shards]
-        error = _error(grads, want.grad, layout, program.mesh, summed=layout.varying)
+        mine = gradients.get(node.name) or [torch.zeros_like(p) for p in shards]
+        error = _error(mine, want.grad, layout, program.mesh, summed=layout.varying)
         if error > TOLERANCE:
             return _mismatch(node, layout, error, backward=True)
     return None

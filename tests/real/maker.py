@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from shardlang.ir.layout import Layout
 from shardlang.ir.program import LocalProgram
+from shardlang.passes.step.write_step import write_step
 from shardlang.runtime.calls import Argument, Call, Given, Made
 from tests.real.subjects import Subject
 
@@ -46,10 +47,18 @@ class Maker:
         """The program for a batch of another size."""
         if call == self.declared:
             rebuild = self._subject.captured.rebuild_output
-            return Made(self._program, rebuild, self._constants, self._subject.captured.replaced)
+            return Made(
+                self._program, write_step, rebuild, self._constants, self._subject.captured.replaced
+            )
         other = self._subject.resized({one.name: one.shape for one in call.inputs})
         captured = other.captured
-        return Made(other.program(), captured.rebuild_output, captured.constants, captured.replaced)
+        return Made(
+            other.program(),
+            write_step,
+            captured.rebuild_output,
+            captured.constants,
+            captured.replaced,
+        )
 
     def modes_after(self, evaluated: frozenset[str], mode: bool) -> frozenset[str]:
         """Modes play no part."""

@@ -16,6 +16,8 @@ ROOT = Path(__file__).parent.parent.parent
 ALLOWED = {
     "passes/invariants/traced.py": "the ops that normalization leaves in no graph",
     "passes/normalize/": "writes ops in place of others, in one form each",
+    "passes/step/": "writes the ops of the backward, in one form each",
+    "runtime/direct.py": "the functions of torch that call ops at less cost",
     "runtime/tensor_": "ops of optimizers and loops on sharded tensors, outside programs",
     "runtime/transport.py": "torch's own collectives",
     "shardlang/capture/hf": "the names of settings of transformers",

@@ -353,8 +353,8 @@ def changed_between() -> bool:
     torch.optim.SGD(module.parameters(), lr=0.1).step()
     try:
         second.backward()
-    except RuntimeError as error:
-        return "modified" in str(error)
+    except RunError as error:
+        return error.code == "SH0641" and "` changed between" in error.message
     return False
 
 

@@ -1,0 +1,1 @@
+"""From the forward program to the program of the whole step."""

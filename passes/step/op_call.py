@@ -1,0 +1,62 @@
+"""A call of one op on one device, as it is traced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from shardlang.rules.schema import Operator
+
+
+class NotTraced(Exception):
+    """An op that cannot be run on fake shards, or reads a tensor that it keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The place of a tensor operand in the arguments of a call."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What a trace needs to know of a tensor: its shape on the device, and its dtype."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class OpCall:
+    """A call on one device, with slots in the place of its tensors.
+
+    Attributes:
+        args: positional arguments, nested as in the call.
+        kwargs: keyword arguments.
+        shards: one per slot.
+        wanted: the slots whose gradient is wanted.
+        given: the results, counted among the tensors that the op gives, whose cotangent is given.
+    """
+
+    target: Operator
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+    shards: tuple[Shard, ...]
+    wanted: tuple[int, ...]
+    given: tuple[int, ...]
+
+    def key(self) -> str:
+        """Equal for calls of which one trace serves all."""
+        return repr(
+            (
+                getattr(self.target, "__module__", ""),
+                getattr(self.target, "__qualname__", str(self.target)),
+                self.args,
+                self.kwargs,
+                self.shards,
+                self.wanted,
+                self.given,
+            )
+        )

@@ -1,0 +1,180 @@
+"""The ops of one call: what a trace has written down, and which of it is forward or backward."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx
+
+from shardlang.ir.compat import OpOverload
+from shardlang.passes.step.fold_views import fold_views, gives_view
+from shardlang.passes.step.op_call import NotTraced, OpCall, Slot
+
+_TAKES_DENSE = (torch.ops.aten.view_as_complex.default, torch.ops.aten.view.dtype)
+"""Ops that fail on a tensor which is not dense, as the fake shards are."""
+
+_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
+"""Reshapes that take a tensor which is dense, as the fake shards are; the shards may be none."""
+
+
+@dataclass(slots=True)
+class Traced:
+    """The ops of a call.
+
+    Attributes:
+        operands: placeholders, one per slot.
+        cotangents: placeholders, one per given result.
+        results: the node of every tensor that the op gives; None for a None among them.
+        gradients: by wanted slot, the node of the gradient; None where there is none.
+        forward: the ops that the results need, in order.
+        backward: all others, in order.
+        whole: the op itself is the forward; the backward reads its operands and results alone.
+        several: the op gives several results, or a tuple of one.
+    """
+
+    operands: list[fx.Node]
+    cotangents: list[fx.Node]
+    results: list[fx.Node | None]
+    gradients: dict[int, fx.Node | None]
+    forward: list[fx.Node] = field(default_factory=list)
+    backward: list[fx.Node] = field(default_factory=list)
+    several: bool = False
+    whole: bool = False
+
+    def given(self) -> list[fx.Node]:
+        """What the ops are given."""
+        results = [r for r in self.results if r is not None] if self.whole else []
+        return [*self.operands, *self.cotangents, *results]
+
+    def nodes(self) -> list[fx.Node]:
+        """All ops."""
+        return [*self.forward, *self.backward]
+
+
+def _returned(graph: fx.Graph) -> list[fx.Node | None]:
+    flat = graph.output_node().args[0]
+    assert isinstance(flat, (list, tuple))
+    return [one if isinstance(one, fx.Node) else None for one in flat]
+
+
+def written_out(module: fx.GraphModule, call: OpCall, several: bool) -> Traced:
+    """The ops of a trace, those of the forward apart from those of the backward.
+
+    Raises:
+        NotTraced: an op would be another one in another run.
+    """
+    graph = module.graph
+    if any(_is_of_one_run(node.target) for node in graph.nodes):
+        raise NotTraced
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten.detach.default:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+        elif node.target in _VIEWS:
+            node.target = torch.ops.aten.reshape.default
+        elif node.target in _TAKES_DENSE:
+            with graph.inserting_before(node):
+                dense = graph.call_function(torch.ops.aten.contiguous.default, node.args[:1])
+            node.args = (dense, *node.args[1:])
+        elif node.op == "get_attr":
+            _write_out(node, getattr(module, str(node.target)))
+    fold_views(graph)
+    given = graph.find_nodes(op="placeholder")
+    if not several:
+        _keep(graph, call, given)
+    flat = _returned(graph)
+    results, gradients = flat[: len(flat) - len(call.wanted)], flat[len(flat) - len(call.wanted) :]
+    forward = _sources([r for r in results if r is not None])
+    inner = [n for n in graph.nodes if n.op == "call_function"]
+    backward = _sources([g for g in gradients if g is not None])
+    forward |= {n for n in backward if n.target is operator.getitem and n.args[0] in forward}
+    count = len(call.shards)
+    made = Traced(
+        given[:count], given[count:], results,
+        dict(zip(call.wanted, gradients, strict=True)),
+        [n for n in inner if n in forward],
+        [n for n in inner if n in backward and n not in forward],
+        several,
+    )  # fmt: skip
+    return _as_whole(made)
+
+
+def _as_whole(traced: Traced) -> Traced:
+    """Leave the forward to the op itself where the backward reads no more than views inside it.
+
+    The backward then makes these views for itself, and the values that it reads of the forward are
+    those that the program has anyway.
+    """
+    results = [r for r in traced.results if r is not None]
+    once = len({*results, *traced.operands}) == len(results) + len(traced.operands)
+    if not once or not traced.forward:
+        return traced
+    ends = [g for g in traced.gradients.values() if g is not None]
+    read = _sources(ends, {*traced.operands, *traced.cotangents, *results})
+    backward = [n for n in traced.nodes() if n in read and n not in results]
+    if any(n in traced.forward and not gives_view(n.target) for n in backward):
+        return traced
+    return replace(traced, forward=[], backward=backward, whole=True)
+
+
+def _keep(graph: fx.Graph, call: OpCall, given: Sequence[fx.Node]) -> None:
+    """Keep an op that gives back what it gets: it may copy a tensor that is not dense."""
+    first, *gradients = _returned(graph)
+    if first not in given[: len(call.shards)] or not isinstance(call.target, OpOverload):
+        return
+    args, kwargs = pytree.tree_map_only(Slot, lambda s: given[s.index], (call.args, call.kwargs))
+    output = graph.output_node()
+    with graph.inserting_before(output):
+        made = graph.create_node("call_function", call.target, args, kwargs)
+    output.args = ((made, *gradients),)
+
+
+def _write_out(node: fx.Node, value: Tensor) -> None:
+    """Put a list of whole numbers that an op makes a tensor of into the text.
+
+    Raises:
+        NotTraced: it is any other tensor.
+    """
+    if value.dim() != 1 or value.dtype is not torch.int64:
+        raise NotTraced
+    with node.graph.inserting_before(node):
+        made = node.graph.call_function(
+            torch.tensor, (value.tolist(),), {"dtype": value.dtype, "device": value.device}
+        )
+    for copy in list(node.users):
+        assert copy.target is torch.ops.aten.lift_fresh_copy.default
+        copy.replace_all_uses_with(made)
+        node.graph.erase_node(copy)
+    node.graph.erase_node(node)
+
+
+_BY_MEMORY = (torch.ops.aten.as_strided.default, torch.ops.aten.as_strided_scatter.default)
+"""Ops whose arguments say how their operand lies in memory, which is otherwise in another run."""
+
+
+def _is_of_one_run(target: object) -> bool:
+    """Whether an op would be another one in another run.
+
+    It draws, it is for a CPU alone, or its arguments say how an operand lies in memory.
+    """
+    if not isinstance(target, OpOverload):
+        return False
+    name = str(target)
+    draws = torch.Tag.nondeterministic_seeded in target.tags
+    return draws or "_for_cpu" in name or "mkldnn" in name or target in _BY_MEMORY
+
+
+def _sources(ends: Sequence[fx.Node], given: Collection[fx.Node] = ()) -> set[fx.Node]:
+    """What some nodes are computed from, they included; nothing further back than what is given."""
+    seen: set[fx.Node] = set()
+    todo = list(ends)
+    while todo:
+        node = todo.pop()
+        if node not in seen:
+            seen.add(node)
+            todo += node.all_input_nodes if node not in given else ()
+    return seen

@@ -1,0 +1,91 @@
+"""The simulator of a step program: all devices in one process, node by node in lockstep.
+
+Only the collectives join the devices, by the moves of the run itself (`lockstep`). What holds here
+holds for the program on any backend that makes the calls of `communication` as they say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, fx
+
+from shardlang.ir.device_values import specialise
+from shardlang.ir.layout import Layout
+from shardlang.ir.node import info
+from shardlang.ir.shards import shard_of
+from shardlang.ir.step import StepProgram, collectives_of, is_bucket, is_collective, routed_by
+from shardlang.runtime.lockstep import carry_all, lowered, move_all, move_together
+from shardlang.runtime.simulate import PerDevice, Watch, blaming, last_uses
+
+
+class StepSimulator:
+    """Runs a `StepProgram` on simulated devices."""
+
+    def __init__(self, program: StepProgram, watch: Watch | None = None) -> None:
+        self.program, self.mesh, self.watch = program, program.mesh, watch
+        self.coords = list(program.mesh.coords())
+        self._last = last_uses(program.graph)
+
+    def place(self, full: Tensor, layout: Layout) -> list[Tensor]:
+        """The shards of a whole value."""
+        return [shard_of(full, layout, at).detach().clone() for at in self.coords]
+
+    @torch.no_grad()
+    def run(
+        self, leaves: Mapping[str, Sequence[Tensor]], cotangents: Mapping[str, Sequence[Tensor]]
+    ) -> tuple[list[PerDevice], dict[str, PerDevice]]:
+        """Run the program on local tensors by device.
+
+        Returns:
+            For every result its local values, and for every leaf with a gradient those of it.
+        """
+        given = [leaves[leaf.name] for leaf in self.program.leaves]
+        given += [cotangents[name] for name in self.program.cotangents]
+        todo = iter(given)
+        values: dict[fx.Node, PerDevice] = {}
+        for node in self.program.graph.nodes:
+            if node.op == "output":
+                results, gradients = self.program.returned
+                made = dict(zip(self.program.gradients, gradients, strict=True))
+                return [values[n] for n in results], {k: values[n] for k, n in made.items()}
+            values[node] = (
+                list(next(todo)) if node.op == "placeholder" else self._call(node, values)
+            )
+            if self.watch is not None:
+                self.watch(node, values[node])
+            for dead in self._last.get(node, ()):
+                values.pop(dead, None)
+        raise AssertionError("the graph has no output")
+
+    def _call(self, node: fx.Node, values: Mapping[fx.Node, PerDevice]) -> PerDevice:
+        if not is_collective(node):
+            return self._on_each(node, values)
+        with blaming(node):
+            return self._collective(node, values)
+
+    def _collective(self, node: fx.Node, values: Mapping[fx.Node, PerDevice]) -> PerDevice:
+        pairs, by = collectives_of(node), routed_by(node)
+        x, collective = pairs[0]
+        if by is not None:
+            return carry_all(collective, values[x], values[by], self.mesh)
+        if not is_bucket(node):
+            return move_all(lowered(collective, self.mesh), values[x])
+        moves = list(zip(*(lowered(c, self.mesh) for _, c in pairs), strict=True))
+        xs = [[values[x][d] for x, _ in pairs] for d in range(len(self.coords))]
+        return [tuple(own) for own in move_together(moves, xs)]
+
+    def _on_each(self, node: fx.Node, values: Mapping[fx.Node, PerDevice]) -> PerDevice:
+        state = torch.get_rng_state() if info(node).random else None
+        out: PerDevice = []
+        for device, at in enumerate(self.coords):
+            if state is not None:
+                torch.set_rng_state(state)
+            args, kwargs = specialise((node.args, node.kwargs), at)
+            own = {n: values[n][device] for n in node.all_input_nodes}
+            args, kwargs = fx.map_arg((args, kwargs), own.__getitem__)
+            assert callable(node.target)
+            with blaming(node, device):
+                out.append(node.target(*args, **kwargs))
+        return out

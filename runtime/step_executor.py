@@ -1,0 +1,250 @@
+"""The step program on this device: its forward and its backward as generated code.
+
+Every device-dependent argument becomes a number, every collective a function that holds its group
+and sizes, every `device=` the device of the run. What the backward reads of the forward is handed
+over in a list, from which it takes each value just before its first use; so nothing is held longer
+than the program needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import Argument, map_aggregate
+
+from shardlang.ir.collective import Collective
+from shardlang.ir.device_values import LocalShardAt, specialise
+from shardlang.ir.experts.route import RouteAt
+from shardlang.ir.experts.row_exchange import router_at
+from shardlang.ir.mesh import product
+from shardlang.ir.node import info
+from shardlang.ir.step import (
+    StepProgram,
+    collectives_of,
+    is_bucket,
+    is_collective,
+    record,
+    routed_by,
+)
+from shardlang.runtime.collectives import Sent, connected, run_together
+from shardlang.runtime.direct import direct
+from shardlang.runtime.groups import Groups
+from shardlang.runtime.lower import lower
+from shardlang.runtime.moves import keep
+from shardlang.runtime.routes import carry
+from shardlang.runtime.transport import Wire
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """One half of a step on this device.
+
+    Attributes:
+        run: the forward takes the leaves, and gives the results and then what is saved; the
+            backward takes the list of what is saved and the list of cotangents, both of which it
+            empties, and gives the gradients.
+        saved: the names of the values that are handed over, in order.
+    """
+
+    run: fx.GraphModule
+    saved: tuple[str, ...]
+
+
+def saved_by(program: StepProgram) -> tuple[str, ...]:
+    """The values of the forward that the backward reads, by name, in order."""
+    return tuple(
+        node.name
+        for node in program.graph.nodes
+        if node.op != "output"
+        and not info(node).backward
+        and any(info(user).backward for user in node.users)
+    )
+
+
+def load_forward(program: StepProgram, groups: Groups) -> Half:
+    """The forward. Collective: call it on every rank."""
+    loading, saved = _Loading(groups), saved_by(program)
+    for node in program.graph.nodes:
+        if node.op != "output" and not info(node).backward:
+            loading.add(node)
+    results, _ = program.returned
+    given = tuple(loading.env[n.name] for n in results)
+    kept = tuple(loading.env[name] for name in saved)
+    loading.graph.output((given, kept))
+    return Half(fx.GraphModule(loading.held, loading.graph, "Forward"), saved)
+
+
+def load_backward(program: StepProgram, groups: Groups, saved: Sequence[str]) -> Half:
+    """The backward, which takes the values `saved`. Collective: call it on every rank."""
+    loading = _Loading(groups)
+    loading.take_from(loading.graph.placeholder("saved"), saved)
+    cotangents = [n for n in program.graph.find_nodes(op="placeholder") if info(n).backward]
+    loading.take_from(loading.graph.placeholder("cotangents"), [n.name for n in cotangents])
+    for node in program.graph.nodes:
+        if node.op == "call_function" and info(node).backward:
+            loading.add(node)
+    _, gradients = program.returned
+    loading.graph.output(tuple(loading.value(n) for n in gradients))
+    return Half(fx.GraphModule(loading.held, loading.graph, "Backward"), tuple(saved))
+
+
+def taken(values: list[object], place: int) -> object:
+    """A value of a list, which no longer holds it."""
+    value, values[place] = values[place], None
+    return value
+
+
+class _Loading:
+    """The code of one half while it is written."""
+
+    def __init__(self, groups: Groups) -> None:
+        self.groups, self.graph = groups, fx.Graph()
+        self.env: dict[str, fx.Node] = {}
+        self.held: dict[str, object] = {}
+        self._lists: dict[str, tuple[fx.Node, int]] = {}
+        self._unmoved: dict[fx.Node, fx.Node] = {}
+
+    def take_from(self, values: fx.Node, names: Sequence[str]) -> None:
+        """Values by name that lie in a list."""
+        self._lists.update({name: (values, place) for place, name in enumerate(names)})
+
+    def value(self, node: fx.Node) -> fx.Node:
+        """A value of the program; one that lies in a list is taken from it when first read."""
+        if node.name not in self.env:
+            self.env[node.name] = self.graph.call_function(taken, self._lists[node.name])
+        return self.env[node.name]
+
+    def add(self, node: fx.Node) -> None:
+        """One node of the program; one that does nothing gives way to what it reads."""
+        if is_collective(node) and self._does_nothing(node):
+            return
+        source = self._unmoved.get(node)
+        if source is not None:
+            self.env[node.name] = self.value(source)
+            return
+        self.env[node.name] = self._made(node)
+        self.env[node.name].name = node.name
+
+    def _does_nothing(self, node: fx.Node) -> bool:
+        """Whether a collective moves nothing here; its values are then those that it is given."""
+        pairs = collectives_of(node)
+        if routed_by(node) or any(lower(c, self.groups) is not keep for _, c in pairs):
+            return False
+        if not is_bucket(node):
+            self.env[node.name] = self.value(pairs[0][0])
+            return True
+        for user in node.users:
+            place = user.args[1]
+            assert isinstance(place, int)
+            self._unmoved[user] = pairs[place][0]
+        return True
+
+    def _made(self, node: fx.Node) -> fx.Node:
+        if node.op == "placeholder":
+            return self.graph.placeholder(node.name)
+        if is_collective(node):
+            return self._collective(node)
+        if node.target is record:
+            return self._recorded(node)
+        args, kwargs = self._here(node)
+        return self.graph.create_node(node.op, direct(node.target), args, kwargs)
+
+    def _here(self, node: fx.Node) -> tuple[Any, Any]:
+        """The arguments of a node on this device."""
+        args, kwargs = specialise((node.args, node.kwargs), self.groups.coord)
+        return map_aggregate(args, self._resolved), map_aggregate(kwargs, self._resolved)
+
+    def _resolved(self, value: Argument) -> Argument:
+        if isinstance(value, fx.Node):
+            return self.value(value)
+        if isinstance(value, torch.device):
+            return self.groups.device
+        return self._hold(value) if isinstance(value, (LocalShardAt, RouteAt)) else value
+
+    def _on_device(self, value: Argument) -> Argument:
+        return self.groups.device if isinstance(value, torch.device) else value
+
+    def _hold(self, value: object) -> fx.Node:
+        """A reference to an object that has no literal form: the module holds it."""
+        name = f"held_{len(self.held)}"
+        self.held[name] = value
+        return self.graph.create_node("get_attr", name)
+
+    def _collective(self, node: fx.Node) -> fx.Node:
+        """A call of the prebuilt collective in place of its node."""
+        pairs, by = collectives_of(node), routed_by(node)
+        values = [self.value(x) for x, _ in pairs]
+        label = label_of(node, pairs[0][1])
+        if by is not None:
+            route = _Routed(pairs[0][1], self.groups, label)
+            return self._call(route, node, (values[0], self.value(by)))
+        actions = [connected(lower(c, self.groups, label)) for _, c in pairs]
+        if is_bucket(node):
+            return self._call(partial(run_together, actions), node, (tuple(values),))
+        return self._call(actions[0], node, (values[0],))
+
+    def _recorded(self, node: fx.Node) -> fx.Node:
+        """A call of an op under autograd."""
+        given: Any = node.args
+        target, args, kwargs, xs, wanted, ends = given
+        args, kwargs = specialise((args, kwargs), self.groups.coord)
+        args, kwargs = (map_aggregate(one, self._on_device) for one in (args, kwargs))
+        call = partial(_record, target, args, kwargs, wanted, ends)
+        return self._call(call, node, (tuple(self.value(x) for x in xs),))
+
+    def _call(
+        self, call: Callable[..., object], node: fx.Node, args: tuple[Argument, ...]
+    ) -> fx.Node:
+        return self.graph.call_function(_Named(call, node.name), args)
+
+
+def _record(
+    target: Callable[..., object],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    wanted: Sequence[int],
+    given: Sequence[int],
+    xs: Sequence[Tensor],
+) -> tuple[object, ...]:
+    return record(target, args, kwargs, xs, wanted, given)
+
+
+class _Named:
+    """A callable with the names by which generated code refers to it."""
+
+    def __init__(self, call: Callable[..., object], name: str) -> None:
+        self.call = call
+        self.__name__ = self.__qualname__ = name
+        self.__module__ = "shardlang.runtime"
+
+    def __call__(self, *args: object) -> object:
+        return self.call(*args)
+
+
+class _Routed:
+    """One direction of a dispatch or collect: call it with this device's rows and all groups."""
+
+    def __init__(self, collective: Collective, groups: Groups, label: str) -> None:
+        assert collective.route is not None
+        self.collective, self.label = collective, label
+        self.router = router_at(collective.route.at(groups.coord), groups.device)
+        self.group = groups.of(collective.axes)
+        self.transport = Wire(self.group)
+
+    def __call__(self, x: Tensor, by: Tensor) -> Tensor:
+        exchange = self.router.exchange(by)
+        move = carry(self.collective, self.group, exchange, x, self.label)
+        return Sent(move, self.transport)(x)
+
+
+def label_of(node: fx.Node, collective: Collective) -> str:
+    """The collective's name for messages: `forward all_reduce over tp in layers.0.mlp`."""
+    known = info(node)
+    direction = "backward" if known.backward else "forward"
+    where = f" in {known.module}" if known.module else ""
+    return f"{direction} {known.change} over {product(collective.axes)}{where}"

@@ -1,0 +1,146 @@
+"""The program as an autograd function: its own forward and backward, in the place of autograd's.
+
+To a loop it is what a call of the model is: it may be called several times before a backward, its
+graph may be retained, and gradients may start from any of its results. The backward is written for
+the results that a gradient starts from when the first such gradient comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from shardlang.ir.compat import clear_saved, keeps_graph
+from shardlang.ir.leaf import LeafKind, ResultKind
+from shardlang.ir.program import LocalProgram, differentiable
+from shardlang.ir.step import StepProgram
+from shardlang.runtime.autograd import Context
+from shardlang.runtime.errors import RunError
+from shardlang.runtime.groups import Groups
+from shardlang.runtime.once import once
+from shardlang.runtime.step_executor import Half, load_backward, load_forward
+
+StepWriter = Callable[[LocalProgram, Collection[str], Collection[str]], StepProgram]
+"""Writes the step program for the leaves that are trained and the results with a cotangent."""
+
+
+class Stepped:
+    """A program with its gradients, for one choice of leaves that get one."""
+
+    def __init__(
+        self, program: LocalProgram, groups: Groups, trained: frozenset[str], write: StepWriter
+    ) -> None:
+        """Load forward and backward. Collective: construct it on every rank."""
+        self.program, self.groups, self.trained, self.write = program, groups, trained, write
+        self.ends = differentiable(program)
+        whole = write(program, trained, self.ends)
+        self.forward = load_forward(whole, groups)
+        self.outputs = [r.name for r in program.results]
+        written = {r.name for r in program.results if r.kind is ResultKind.MUTATION}
+        self.unwritten = {
+            leaf.name
+            for leaf in program.leaves
+            if leaf.kind is not LeafKind.INPUT and leaf.name not in written
+        }
+        loss = [name for name in self.ends if program.loss in (None, name)]
+        self._backwards: dict[tuple[str, ...], tuple[Half, list[int]]] = {}
+        if loss:
+            self.backward(tuple(loss))
+
+    def __call__(self, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The results, whose gradients lead to the leaves."""
+        made: Sequence[Tensor] = _Step.apply(self, *leaves)  # type: ignore[no-untyped-call]
+        return made
+
+    def backward(self, given: tuple[str, ...]) -> tuple[Half, list[int]]:
+        """The backward from some results, and the places of the leaves whose gradients it gives."""
+        if given not in self._backwards:
+            step = self.write(self.program, self.trained, given)
+            places = {leaf.name: i for i, leaf in enumerate(self.program.leaves)}
+            half = load_backward(step, self.groups, self.forward.saved)
+            self._backwards[given] = half, [places[name] for name in step.gradients]
+        return self._backwards[given]
+
+
+_CHANGED = "modified by an inplace operation"
+"""What PyTorch says of a saved tensor that is no longer as it was."""
+
+_TWICE = (
+    "the backward of this call has run, and its graph was not retained: give `retain_graph=True` to"
+    " all but the last"
+)
+
+
+class _Saving(Context, Protocol):
+    stepped: Stepped
+    versions: Mapping[str, tuple[Tensor, int]]
+    records: dict[int, object] | None
+    saved_tensors: Sequence[Tensor]
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
+class _Step(torch.autograd.Function):
+    """Forward and backward of a program."""
+
+    @staticmethod
+    def forward(ctx: _Saving, stepped: Stepped, *leaves: Tensor) -> tuple[Tensor, ...]:
+        ctx.stepped = stepped
+        held = zip(stepped.program.leaves, leaves, strict=True)
+        ctx.versions = {
+            leaf.name: (x, x._version)
+            for leaf, x in held
+            if leaf.name in stepped.unwritten and not x.is_inference()
+        }
+        ctx.set_materialize_grads(False)
+        results, saved = stepped.forward.run(*leaves)
+        tensors = [x for x in saved if isinstance(x, Tensor)]
+        ctx.records = {i: x for i, x in enumerate(saved) if not isinstance(x, Tensor)}
+        ctx.save_for_backward(*tensors)
+        ends = set(stepped.ends)
+        fixed = [x for x, name in zip(results, stepped.outputs, strict=True) if name not in ends]
+        ctx.mark_non_differentiable(*fixed)
+        return tuple(results)
+
+    @staticmethod
+    @once
+    def backward(ctx: _Saving, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        stepped = ctx.stepped
+        pairs = zip(stepped.outputs, grads, strict=True)
+        given = {name: grad for name, grad in pairs if grad is not None and name in stepped.ends}
+        half, places = stepped.backward(tuple(given))
+        saved = _saved(ctx)
+        if not keeps_graph():
+            clear_saved(ctx)
+            ctx.records = None
+        made = half.run(saved, list(given.values()))
+        found: list[Tensor | None] = [None] * len(stepped.program.leaves)
+        for place, gradient in zip(places, made, strict=True):
+            found[place] = gradient
+        return None, *found
+
+
+def _saved(ctx: _Saving) -> list[object]:
+    """What the forward handed over.
+
+    Raises:
+        RunError: SH0641, a parameter or buffer has changed since.
+    """
+    if ctx.records is None:
+        raise RuntimeError(_TWICE)
+    try:
+        records, tensors = ctx.records, iter(ctx.saved_tensors)
+    except RuntimeError as error:
+        changed = [name for name, (x, before) in ctx.versions.items() if x._version != before]
+        if not changed or _CHANGED not in str(error):
+            raise
+        raise RunError(
+            "SH0641",
+            f"`{changed[0]}` changed between the forward and its backward",
+            help="run the backward before the optimizer's step, or call the model again",
+        ) from error
+    places = range(len(ctx.stepped.forward.saved))
+    return [records[i] if i in records else next(tensors) for i in places]

@@ -1,0 +1,145 @@
+"""The step program: forward and backward in one graph, one text for every device.
+
+Beside aten ops and local functions its nodes call what stands here: a collective is one direction
+of a change of layout, and `record` and `pull` are the two directions of an op whose ops are not
+written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx
+
+from shardlang.ir.collective import Collective
+from shardlang.ir.leaf import Leaf, Result
+from shardlang.ir.mesh import Mesh
+
+
+@dataclass(slots=True)
+class StepProgram:
+    """What every device runs for one forward and backward.
+
+    The graph takes the leaves, then one cotangent per result in `cotangents`, and returns the
+    results and then one gradient per leaf in `gradients`.
+
+    Attributes:
+        cotangents: the results whose cotangent is given, by name.
+        gradients: the leaves whose gradient is returned, by name.
+        adjoints: value of the forward program to the node with its whole gradient, by name.
+    """
+
+    mesh: Mesh
+    graph: fx.Graph
+    leaves: tuple[Leaf, ...]
+    results: tuple[Result, ...]
+    cotangents: tuple[str, ...]
+    gradients: tuple[str, ...]
+    adjoints: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def returned(self) -> tuple[list[fx.Node], list[fx.Node]]:
+        """The nodes of the results, and those of the gradients."""
+        given: Any = self.graph.output_node().args[0]
+        results, gradients = given
+        return list(results), list(gradients)
+
+
+def apply_collective(x: Tensor, collective: Collective, groups: Tensor | None = None) -> Tensor:
+    """Placeholder target of a collective; `groups` are those of the rows that a route moves."""
+    raise AssertionError("a collective has no meaning outside a runtime")
+
+
+def apply_collectives(
+    xs: tuple[Tensor, ...], collectives: tuple[Collective, ...]
+) -> tuple[Tensor, ...]:
+    """Placeholder target of several collectives of one kind and group, sent as one call."""
+    raise AssertionError("a collective has no meaning outside a runtime")
+
+
+def is_collective(node: fx.Node) -> bool:
+    """Whether a node of a step program is one collective, or several sent as one call."""
+    return node.op == "call_function" and node.target in (apply_collective, apply_collectives)
+
+
+def collectives_of(node: fx.Node) -> list[tuple[fx.Node, Collective]]:
+    """(value, collective) of everything that a collective node moves."""
+    given: Any = node.args
+    values, collectives, *_ = given
+    return list(zip(values, collectives, strict=True)) if is_bucket(node) else [given[:2]]
+
+
+def is_bucket(node: fx.Node) -> bool:
+    """Whether a node makes several collectives as one call."""
+    return node.target is apply_collectives
+
+
+def routed_by(node: fx.Node) -> fx.Node | None:
+    """The groups of the rows that a collective of a route moves."""
+    groups = node.args[2:]
+    return groups[0] if groups and isinstance(groups[0], fx.Node) else None
+
+
+@dataclass(slots=True)
+class Record:
+    """What autograd holds of an op between its forward and its backward."""
+
+    leaves: list[Tensor]
+    ends: list[Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """The place of a tensor operand in the arguments of a recorded op."""
+
+    index: int
+
+
+def record(
+    target: Callable[..., object],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    xs: Sequence[Tensor],
+    wanted: Sequence[int],
+    given: Sequence[int],
+) -> tuple[object, ...]:
+    """Run an op under autograd.
+
+    Args:
+        args: its arguments, `Operand`s in the place of tensors.
+        xs: the operands.
+        wanted: the operands whose gradients will be asked for.
+        given: the results, among the tensors, whose cotangents will be given.
+
+    Returns:
+        The results, and last the record that `pull` takes.
+    """
+    leaves = [x.detach().requires_grad_(i in wanted) for i, x in enumerate(xs)]
+    used = pytree.tree_map_only(Operand, lambda o: leaves[o.index], (tuple(args), dict(kwargs)))
+    with torch.enable_grad():
+        made = target(*used[0], **used[1])
+    results = [made] if isinstance(made, Tensor) else list(made)  # type: ignore[call-overload]
+    tensors = [r for r in results if isinstance(r, Tensor)]
+    kept = Record([leaves[i] for i in wanted], [tensors[i] for i in given])
+    return (*(r.detach() if isinstance(r, Tensor) else r for r in results), kept)
+
+
+def pull(kept: Record, cotangents: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """The gradients of a recorded op's operands; zeros for one that no gradient reaches."""
+    pairs = [
+        (end, given)
+        for end, given in zip(kept.ends, cotangents, strict=True)
+        if given is not None and end.requires_grad
+    ]
+    found: Sequence[Tensor | None] = [None] * len(kept.leaves)
+    if pairs:
+        ends, cotangents = zip(*pairs, strict=True)
+        found = torch.autograd.grad(
+            ends, kept.leaves, cotangents, retain_graph=True, allow_unused=True
+        )
+    made = zip(found, kept.leaves, strict=True)
+    return tuple(torch.zeros_like(x) if g is None else g for g, x in made)

@@ -1,0 +1,80 @@
+"""The backward that is written out gives the gradients of the model itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from shardlang.compiler.driver import compile_spec
+from shardlang.spec import load_spec_text
+from tests.step.prove import Proof, Subject, prove
+
+MODELS = Path(__file__).with_name("models.py")
+EXPERTS = MODELS.parent.parent / "experts" / "models.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model laid out; `recorded` are the ops that are not written out."""
+
+    name: str
+    lines: str
+    recorded: dict[str, int]
+    file: Path = MODELS
+
+
+CASES = (
+    Case(
+        "Words",
+        'mesh { dp = 2 tp = 3 }\ninput ids : i64[5, 7] below 11 [dp, _]\nparam "table.*" [tp, _]',
+        {"dropped": 2},
+    ),
+    Case(
+        "Words",
+        'mesh { dp = 2 tp = 4 }\ninput ids : i64[5, 7] below 11 [_, dp]\nstore "**" over tp',
+        {"dropped": 2},
+    ),
+    Case(
+        "Heads",
+        "mesh { dp = 2 tp = 3 }\ninput x : f32[3, 4, 10] [dp, _, _]\n"
+        'param "into.weight" [tp, _]\nparam "out.weight" [_, tp]',
+        {"dropped": 2},
+    ),
+    Case("Turning", 'mesh { dp = 3 }\ninput x : f32[5, 6] [dp, _]\nstore "**" over dp', {}),
+    Case("Memory", "mesh { dp = 2 }\ninput x : f32[5, 3, 5] [dp, _, _]", {}),
+    Case(
+        "Pictures",
+        "mesh { a = 2 b = 2 }\ninput x : f32[3, 3, 14, 12] [a, _, b, _]",
+        {},
+    ),
+    Case(
+        "Written",
+        'mesh { dp = 2 tp = 3 }\ninput x : f32[5, 6] [dp, _]\nparam "up.*" [tp, ...]\n'
+        'buffer "mean" [tp]',
+        {"run_totals": 1},
+    ),
+    Case(
+        "experts",
+        'mesh { ep = 2 }\ninput x : f32[7, 6] [ep, _]\nparam "up" [ep, _, _]\n'
+        'param "down" [ep, _, _]\nloss loss',
+        {"grouped_mm_here": 2, "split_with_sizes": 1, "silu": 1, "mul.Tensor": 1},
+        EXPERTS,
+    ),
+)
+
+
+def proof(case: Case) -> Proof:
+    """The proof of a case."""
+    text = f'model "{case.file}:{case.name}"\n{case.lines}\n'
+    spec, found = load_spec_text(text, str(MODELS.with_name("case.shard")))
+    assert spec is not None, found
+    return prove(Subject.of(compile_spec(spec)))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name}-{case.lines.split('}')[0]}")
+def test_results_and_gradients_are_those_of_the_model(case: Case) -> None:
+    made = proof(case)
+    assert made.worst < 1e-12, made.errors
+    assert dict(made.recorded) == case.recorded

@@ -1,0 +1,70 @@
+"""The ops of one call, and one text for the calls of several devices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, fx
+
+from shardlang.passes.step.op_call import NotTraced, OpCall, Shard, Slot
+from shardlang.passes.step.vjp import trace
+
+
+def call(target: object, *shapes: tuple[int, ...]) -> OpCall:
+    """A call of float64 tensors, all of whose gradients are wanted."""
+    assert callable(target)
+    shards = tuple(Shard(shape, torch.float64) for shape in shapes)
+    slots = tuple(range(len(shapes)))
+    return OpCall(target, tuple(map(Slot, slots)), {}, shards, slots, (0,))
+
+
+def run(one: OpCall, xs: list[Tensor], cotangents: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """The result and gradients that the ops of a call give, backward behind forward."""
+    traced = trace(one)
+    env: dict[fx.Node | None, Tensor] = dict(zip(traced.operands, xs, strict=True))
+    env.update(zip(traced.cotangents, cotangents, strict=True))
+    (result,) = traced.results
+    if traced.whole:
+        env[result] = one.target(*xs)
+    for node in traced.nodes():
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
+        assert callable(node.target)
+        env[node] = node.target(*args, **kwargs)
+    return env[result], [env[g] for g in traced.gradients.values()]
+
+
+def written(x: Tensor) -> Tensor:
+    """Writes through a view, and into what the view is of."""
+    y = torch.zeros_like(x)
+    y[1:3] = x[1:3] * x[:2]
+    y.mul_(2)
+    return y
+
+
+def chained(x: Tensor) -> Tensor:
+    """Writes that only the next write reads."""
+    return (x * 2).mul_(x.detach()).add_(1)
+
+
+@pytest.mark.parametrize("target", [written, chained])
+def test_writes_are_not_lost(target: object) -> None:
+    assert callable(target)
+    x, c = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    leaf = x.clone().requires_grad_()
+    want = target(leaf)
+    want.backward(c)
+    made, (gradient,) = run(call(target, (4, 3)), [x], [c])
+    torch.testing.assert_close(made, want.detach(), rtol=0, atol=0)
+    torch.testing.assert_close(gradient, leaf.grad, rtol=0, atol=0)
+
+
+def test_what_data_decides_is_not_traced() -> None:
+    with pytest.raises(NotTraced):
+        trace(call(lambda x: x[x[:, 0] > 0], (4, 3)))
+
+
+def test_an_op_that_may_copy_is_kept() -> None:
+    x = torch.randn(3, 4, dtype=torch.float64).T
+    made, gradients = run(call(torch.ops.aten.contiguous.default, (4, 3)), [x], [x])
+    assert made.is_contiguous()
+    assert gradients[0] is x
