@@ -402,7 +402,7 @@ CODES: dict[str, Code] = {
     ),
     "SH0641": Code(
         "parameter that changed too soon",
-        "Under `regather` the backward reads the parameters again, so they must be as they were.",
+        "The backward reads parameters and buffers again, so they must be as they were.",
     ),
 }
 """Every code, by number."""
