@@ -8,7 +8,7 @@ than the program needs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -194,24 +194,13 @@ class _Loading:
         target, args, kwargs, xs, wanted, ends = given
         args, kwargs = specialise((args, kwargs), self.groups.coord)
         args, kwargs = (map_aggregate(one, self._on_device) for one in (args, kwargs))
-        call = partial(_record, target, args, kwargs, wanted, ends)
+        call = partial(record, target, args, kwargs, wanted=wanted, given=ends)
         return self._call(call, node, (tuple(self.value(x) for x in xs),))
 
     def _call(
         self, call: Callable[..., object], node: fx.Node, args: tuple[Argument, ...]
     ) -> fx.Node:
         return self.graph.call_function(_Named(call, node.name), args)
-
-
-def _record(
-    target: Callable[..., object],
-    args: Sequence[object],
-    kwargs: Mapping[str, object],
-    wanted: Sequence[int],
-    given: Sequence[int],
-    xs: Sequence[Tensor],
-) -> tuple[object, ...]:
-    return record(target, args, kwargs, xs, wanted, given)
 
 
 class _Named:

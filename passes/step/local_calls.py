@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from shardlang.ir.device_values import differ, specialise
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Coord, Mesh
-from shardlang.ir.node import info, is_ordered, layout_of, results_of
+from shardlang.ir.node import info, is_ordered, layout_of
 from shardlang.passes.step.numbers import NotNumbers, unify
 from shardlang.passes.step.op_call import NotTraced, OpCall, Shard, Slot
 from shardlang.passes.step.traced import Traced
@@ -104,8 +104,3 @@ def shard_at(node: fx.Node, coord: Coord) -> Shard:
     layout, value = info(node).layout, info(node).value
     assert isinstance(layout, Layout) and isinstance(value, Tensor), f"{node} is not one tensor"
     return Shard(layout.local_shape(coord), value.dtype)
-
-
-def count_of(node: fx.Node) -> int:
-    """How many tensors a node gives."""
-    return len(results_of(info(node).value))
