@@ -21,7 +21,7 @@ from shardlang.ir.compat import tree_map_only
 from shardlang.ir.device_values import size_at
 from shardlang.ir.graph import is_item, is_reshard, producer, reshards_of
 from shardlang.ir.layout import Layout
-from shardlang.ir.leaf import Result, ResultKind
+from shardlang.ir.leaf import ResultKind
 from shardlang.ir.node import NodeInfo, info, results_of, set_info
 from shardlang.ir.program import LocalProgram, nodes_of_results
 from shardlang.ir.rewriter import Rewriter
@@ -49,26 +49,18 @@ from shardlang.passes.step.traced import Traced
 def differentiate(
     program: LocalProgram,
     trained: Collection[str],
-    given: Collection[str] | None = None,
-    ready_for: Collection[str] | None = None,
+    given: Collection[str],
+    ready_for: Collection[str],
 ) -> StepProgram:
     """The forward and backward of a program in one graph.
 
     Args:
         trained: the leaves whose gradients are returned, by name.
-        given: the results whose cotangents are given, by name: the loss, or all outputs where there
-            is none, if not given.
+        given: the results whose cotangents are given, by name.
         ready_for: results for whose cotangents too the forward is written, as in a program that is
             given them; it is then the same text as in that program.
     """
-    seeds = {r.name for r in seeded(program)} if given is None else set(given)
-    return _Differentiation(program, trained, seeds, seeds | set(ready_for or ())).run()
-
-
-def seeded(program: LocalProgram) -> list[Result]:
-    """The results at which a backward starts: the loss, or every output where there is none."""
-    outputs = [r for r in program.results if r.kind is ResultKind.OUTPUT]
-    return [r for r in outputs if program.loss in (None, r.name)]
+    return _Differentiation(program, trained, set(given), {*given, *ready_for}).run()
 
 
 class _Differentiation:

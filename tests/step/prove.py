@@ -18,7 +18,7 @@ from shardlang.ir.shards import shard_of
 from shardlang.ir.step import StepProgram, record
 from shardlang.passes.pipeline import run_passes
 from shardlang.passes.rewrite.localize import to_program
-from shardlang.passes.step.differentiate import differentiate
+from shardlang.passes.step.write_step import write_step
 from shardlang.proof.compare import difference
 from shardlang.proof.distance import size
 from shardlang.proof.draws import with_program_draws
@@ -67,7 +67,7 @@ class Proof:
 def prove(subject: Subject, seed: int = 0) -> Proof:
     """Differentiate a program, simulate its step in float64, and compare it with the model."""
     program, reference = _of(subject, seed)
-    step = differentiate(program, reference.trainable)
+    step = write_step(program, reference.trainable, reference.cotangents)
     results, gradients = _simulated(step, reference)
     named = [r.name for r in step.results]
     errors = _errors(step, reference.results, dict(zip(named, results, strict=True)))
