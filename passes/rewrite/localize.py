@@ -116,5 +116,6 @@ def to_program(graph: ShardGraph) -> LocalProgram:
         if node is not None
     )
     return LocalProgram(
-        graph.mesh, graph.graph, leaves, results, graph.loss, graph.data_axes, graph.info
-    )
+        graph.mesh, graph.graph, leaves, results, graph.loss, graph.data_axes, graph.info,
+        graph.step,
+    )  # fmt: skip

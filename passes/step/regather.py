@@ -24,10 +24,11 @@ from shardlang.ir.step import (
     is_bucket,
     is_collective,
 )
+from shardlang.ir.step_options import StepOptions
 from shardlang.passes.step.fold_views import gives_view
 
 
-def regather(program: StepProgram) -> StepProgram:
+def regather(program: StepProgram, options: StepOptions) -> StepProgram:
     """Read no gathered parameter of the forward in the backward."""
     _Again(program.graph).run()
     return program

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from shardlang.ir.program import LocalProgram, differentiable
 from shardlang.ir.step import StepProgram
+from shardlang.ir.step_options import StepOptions
+from shardlang.passes.step.check_step import check_step
 from shardlang.passes.step.differentiate import differentiate
 from shardlang.passes.step.regather import regather
+
+StepPass = Callable[[StepProgram, StepOptions], StepProgram]
+
+STEP_PASSES: tuple[StepPass, ...] = (regather,)
+"""The passes on the program that `differentiate` has written, in order."""
 
 
 def write_step(
@@ -18,6 +25,14 @@ def write_step(
     Args:
         trained: the leaves whose gradients are returned, by name.
         given: the results whose cotangents are given, by name.
+
+    Raises:
+        InvariantError: the step program is not whole after a pass.
     """
     ends = differentiable(program) if trained else ()
-    return regather(differentiate(program, trained, given, ends))
+    step = differentiate(program, trained, given, ends)
+    check_step(step, differentiate.__name__)
+    for one in STEP_PASSES:
+        step = one(step, program.step)
+        check_step(step, one.__name__)
+    return step

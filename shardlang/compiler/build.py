@@ -14,6 +14,7 @@ from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
 from shardlang.ir.records import Stated
 from shardlang.ir.rewriter import Rewriter, copy_graph
+from shardlang.ir.step_options import NO_OPTIONS, StepOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Statements:
         loss: the result that is the loss.
         fast_random: shards draw from streams of their own.
         weighs: what propagation leaves open is weighed over chains of ops.
+        step: the options of the passes on the step program.
     """
 
     mesh: Mesh
@@ -47,6 +49,7 @@ class Statements:
     loss: str | None = None
     fast_random: bool = False
     weighs: bool = True
+    step: StepOptions = NO_OPTIONS
 
 
 def build_graph(
@@ -69,6 +72,7 @@ def build_graph(
         statements.loss,
         statements.fast_random,
         statements.weighs,
+        statements.step,
     )
     for node, leaf in made.placeholders():
         if leaf.store:

@@ -166,6 +166,7 @@ def statements_of(spec: Spec, binding: Binding, captured: Captured) -> Statement
         },
         loss=loss_name(binding, captured),
         fast_random=spec.random == "fast",
+        step=spec.step,
     )
 
 

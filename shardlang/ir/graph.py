@@ -17,6 +17,7 @@ from shardlang.ir.node import info
 from shardlang.ir.records import Weighed
 from shardlang.ir.reshard import Reshard, apply_reshard, apply_reshards
 from shardlang.ir.rule import Sharding
+from shardlang.ir.step_options import NO_OPTIONS, StepOptions
 
 
 def constrain(x: Tensor) -> Tensor:
@@ -73,6 +74,7 @@ class ShardGraph:
     Attributes:
         fast_random: shards draw from streams of their own, instead of all drawing the whole.
         weighs: what propagation leaves open is weighed over chains of ops.
+        step: the options of the passes on the step program.
         joined: the dimension graph, from `bind_rules` until `lower` changes the ops.
     """
 
@@ -84,6 +86,7 @@ class ShardGraph:
     loss: str | None = None
     fast_random: bool = False
     weighs: bool = True
+    step: StepOptions = NO_OPTIONS
     info: GraphInfo = field(default_factory=GraphInfo)
     joined: DimGraph | None = None
 

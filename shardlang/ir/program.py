@@ -12,6 +12,7 @@ from shardlang.ir.leaf import Leaf, Result, ResultKind
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import info
 from shardlang.ir.reshard import apply_reshard, apply_reshards
+from shardlang.ir.step_options import NO_OPTIONS, StepOptions
 from shardlang.ir.text import Printer, Stage
 from shardlang.ir.values import sources
 
@@ -25,6 +26,9 @@ class LocalProgram:
     Nodes of `graph` are aten ops on local tensors whose arguments may depend on the device, calls
     of local functions, and reshard nodes (`apply_reshard`, `apply_reshards`). Every node has a
     `NodeInfo`.
+
+    Attributes:
+        step: the options of the passes on its step program.
     """
 
     mesh: Mesh
@@ -34,6 +38,7 @@ class LocalProgram:
     loss: str | None = None
     data_axes: frozenset[Axis] = frozenset()
     info: GraphInfo = field(default_factory=GraphInfo)
+    step: StepOptions = NO_OPTIONS
 
     def text(self) -> str:
         """The program as text, the same on every device."""
@@ -43,8 +48,8 @@ class LocalProgram:
         return "\n".join(Printer(graph, Stage.PROGRAM, pairs).lines())
 
     def fingerprint(self) -> str:
-        """A hash of the program text, compared across ranks before the first collective."""
-        return hashlib.sha256(self.text().encode()).hexdigest()
+        """A hash of text and options, compared across ranks before the first collective."""
+        return hashlib.sha256(f"{self.text()}\n{self.step}".encode()).hexdigest()
 
 
 def nodes_of_results(program: LocalProgram) -> list[fx.Node]:

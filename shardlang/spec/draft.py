@@ -7,6 +7,7 @@ from pathlib import Path
 
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span
 from shardlang.grammar.tree import RandomMode
+from shardlang.ir.step_options import NO_OPTIONS, StepOptions
 from shardlang.spec.scope import Scope
 from shardlang.spec.types import (
     Expectation,
@@ -36,6 +37,7 @@ class Draft:
     stores: list[StoreDecl] = field(default_factory=list)
     optimizer: OptimizerDecl | None = None
     random: RandomMode = "exact"
+    step: StepOptions = NO_OPTIONS
     expects: list[Expectation] = field(default_factory=list)
     stated: dict[tuple[str, str], Span] = field(default_factory=dict)
 

@@ -113,6 +113,7 @@ def _spec(
         stores=tuple(draft.stores),
         optimizer=draft.optimizer,
         random=draft.random,
+        step=draft.step,
         expects=tuple(draft.expects),
     )
 

@@ -13,6 +13,7 @@ from shardlang.grammar.diagnostics import NOWHERE, Span
 from shardlang.grammar.patterns import Pattern
 from shardlang.grammar.tree import RandomMode, Side
 from shardlang.ir.mesh import Mesh
+from shardlang.ir.step_options import NO_OPTIONS, StepOptions
 
 Scalar: TypeAlias = int | float | str | bool
 LiteralValue: TypeAlias = "Scalar | tuple[Scalar, ...]"
@@ -240,6 +241,7 @@ class Spec:
             not declared `as model`.
         outputs: layouts of the model's results; an unstated one keeps the layout it has.
         random: `exact`, what one device draws, or `fast`, a stream for each shard.
+        step: the options of the passes on the step program.
     """
 
     path: Path
@@ -256,6 +258,7 @@ class Spec:
     stores: tuple[StoreDecl, ...] = ()
     optimizer: OptimizerDecl | None = None
     random: RandomMode = "exact"
+    step: StepOptions = NO_OPTIONS
     expects: tuple[Expectation, ...] = ()
 
     @property

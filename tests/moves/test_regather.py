@@ -13,9 +13,10 @@ from torch import Tensor
 from shardlang.api import Program
 from shardlang.compiler.driver import compile_spec
 from shardlang.ir.collective import Kind
-from shardlang.ir.node import info
+from shardlang.ir.node import info, set_info
 from shardlang.ir.reshard import Reshard
 from shardlang.ir.step import StepProgram, collectives_of, is_collective
+from shardlang.ir.step_options import StepOptions
 from shardlang.passes.step import write_step
 from shardlang.passes.step.regather import regather
 from shardlang.runtime.errors import RunError
@@ -60,16 +61,18 @@ def test_they_are_proven(name: str) -> None:
 def test_the_proof_sees_what_is_gathered_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gather for the backward that gathers another value than the one of the forward."""
 
-    def losing(step: StepProgram) -> StepProgram:
-        gathers = [n for n in regather(step).graph.nodes if is_collective(n)]
+    def losing(step: StepProgram, options: StepOptions) -> StepProgram:
+        gathers = [n for n in regather(step, options).graph.nodes if is_collective(n)]
         for node in (n for n in gathers if info(n).backward and "all_gather" in info(n).change):
             for source, _ in collectives_of(node):
                 with step.graph.inserting_before(node):
                     other = step.graph.call_function(torch.neg, (source,))
+                set_info(other, info(node))
                 node.replace_input_with(source, other)
         return step
 
-    monkeypatch.setattr(write_step, "regather", losing)
+    passes = tuple(losing if one is regather else one for one in write_step.STEP_PASSES)
+    monkeypatch.setattr(write_step, "STEP_PASSES", passes)
     assert not program(SPECS["regather, complex"]).verify().ok
 
 

@@ -1,0 +1,93 @@
+"""check_step: what holds of a step program after each of its passes.
+
+A check yields one sentence for every place where its invariant does not hold. Each reads the graph
+once from front to back, so that together they cost less than any pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from torch import fx
+
+from shardlang.ir.node import info
+from shardlang.ir.step import StepProgram, collectives_of, is_bucket, is_collective
+from shardlang.passes.invariants.invariant import InvariantError
+
+Check = Callable[[StepProgram], Iterator[str]]
+
+
+def check_step(program: StepProgram, after: str) -> None:
+    """Check all invariants of a step program.
+
+    Raises:
+        InvariantError: the first that does not hold, with the pass that ran last.
+    """
+    for check in CHECKS:
+        for problem in check(program):
+            raise InvariantError(f"after {after}, {check.__name__}: {problem}")
+
+
+def names_unique(program: StepProgram) -> Iterator[str]:
+    """No two nodes have one name, by which the two halves hand values over."""
+    seen: set[str] = set()
+    for node in program.graph.nodes:
+        if node.name in seen:
+            yield f"two nodes are called `{node.name}`"
+        seen.add(node.name)
+
+
+def values_there(program: StepProgram) -> Iterator[str]:
+    """Every value is made before it is read."""
+    made: set[fx.Node] = set()
+    for node in program.graph.nodes:
+        for source in node.all_input_nodes:
+            if source not in made:
+                yield f"`{node}` reads `{source}`, which is not there yet"
+        made.add(node)
+
+
+def forward_alone(program: StepProgram) -> Iterator[str]:
+    """Nothing of the forward reads what the backward makes."""
+    for node in program.graph.nodes:
+        if node.op == "output" or info(node).backward:
+            continue
+        for source in node.all_input_nodes:
+            if info(source).backward:
+                yield f"`{node}` of the forward reads `{source}` of the backward"
+
+
+def ends_match(program: StepProgram) -> Iterator[str]:
+    """The graph takes and returns what the program says, the results from the forward."""
+    results, gradients = program.returned
+    taken = len(program.graph.find_nodes(op="placeholder"))
+    counts = (
+        ("placeholders", taken, len(program.leaves) + len(program.cotangents)),
+        ("results", len(results), len(program.results)),
+        ("gradients", len(gradients), len(program.gradients)),
+    )
+    for what, found, wanted in counts:
+        if found != wanted:
+            yield f"{found} {what}, and the program says {wanted}"
+    for node in results:
+        if info(node).backward:
+            yield f"the result `{node}` is of the backward"
+
+
+def buckets_match(program: StepProgram) -> Iterator[str]:
+    """What is sent as one call is of one kind over one group, a collective for each value."""
+    for node in program.graph.nodes:
+        if not is_collective(node) or not is_bucket(node):
+            continue
+        values, collectives = node.args[:2]
+        assert isinstance(values, Sequence) and isinstance(collectives, Sequence)
+        if len(values) != len(collectives) or not values:
+            yield f"`{node}` has {len(values)} values and {len(collectives)} collectives"
+            continue
+        kinds = {(c.kind, c.axes, c.reduce) for _, c in collectives_of(node)}
+        if len(kinds) > 1:
+            yield f"`{node}` makes collectives of different kinds or groups"
+
+
+CHECKS: tuple[Check, ...] = (names_unique, values_there, forward_alone, ends_match, buckets_match)
+"""The invariants, each by the name of its check."""
