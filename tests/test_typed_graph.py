@@ -62,6 +62,7 @@ BUILDS = {
     "passes/step/regather.py",  # copies of gathers
     "passes/step/fold_views.py",  # the ops of a trace, which have no records yet
     "passes/step/numbers.py",  # the same
+    "passes/step/op_tape.py",  # the same
     "passes/step/traced.py",  # the same
     "runtime/step_executor.py",  # a graph for one device, that is only run
     "runtime/executor.py",  # a graph for one device, that is only run

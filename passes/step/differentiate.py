@@ -33,6 +33,7 @@ from shardlang.ir.step import (
     pull,
     record,
 )
+from shardlang.passes.step.by_itself import by_itself
 from shardlang.passes.step.fold_views import gives_view
 from shardlang.passes.step.local_calls import operands_of
 from shardlang.passes.step.steps_back import (
@@ -91,7 +92,8 @@ class _Differentiation:
     def run(self) -> StepProgram:
         """Find out who is asked for what, write the forward, write the backward."""
         seeds = self._results(self.ready_for)
-        self.steps = steps_back(self.program, list(seeds.values()), set(self.trained.values()))
+        ends, trained = list(seeds.values()), set(self.trained.values())
+        self.steps = by_itself(lambda: steps_back(self.program, ends, trained))
         nodes = list(self.program.graph.nodes)
         for node in nodes:
             if node.op == "placeholder":

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor, fx
+from torch import fx
 
 from shardlang.ir.compat import OpOverload
 from shardlang.passes.step.fold_views import fold_views, gives_view
 from shardlang.passes.step.op_call import NotTraced, OpCall, Slot
+from shardlang.passes.step.op_tape import returned_by
 
 _TAKES_DENSE = (torch.ops.aten.view_as_complex.default, torch.ops.aten.view.dtype)
 """Ops that fail on a tensor which is not dense, as the fake shards are."""
@@ -55,19 +56,12 @@ class Traced:
         return [*self.forward, *self.backward]
 
 
-def _returned(graph: fx.Graph) -> list[fx.Node | None]:
-    flat = graph.output_node().args[0]
-    assert isinstance(flat, (list, tuple))
-    return [one if isinstance(one, fx.Node) else None for one in flat]
-
-
-def written_out(module: fx.GraphModule, call: OpCall, several: bool) -> Traced:
+def written_out(graph: fx.Graph, call: OpCall, several: bool) -> Traced:
     """The ops of a trace, those of the forward apart from those of the backward.
 
     Raises:
         NotTraced: an op would be another one in another run.
     """
-    graph = module.graph
     if any(_is_of_one_run(node.target) for node in graph.nodes):
         raise NotTraced
     for node in list(graph.nodes):
@@ -80,13 +74,11 @@ def written_out(module: fx.GraphModule, call: OpCall, several: bool) -> Traced:
             with graph.inserting_before(node):
                 dense = graph.call_function(torch.ops.aten.contiguous.default, node.args[:1])
             node.args = (dense, *node.args[1:])
-        elif node.op == "get_attr":
-            _write_out(node, getattr(module, str(node.target)))
     fold_views(graph)
     given = graph.find_nodes(op="placeholder")
     if not several:
         _keep(graph, call, given)
-    flat = _returned(graph)
+    flat = returned_by(graph)
     results, gradients = flat[: len(flat) - len(call.wanted)], flat[len(flat) - len(call.wanted) :]
     forward = _sources([r for r in results if r is not None])
     inner = [n for n in graph.nodes if n.op == "call_function"]
@@ -123,7 +115,7 @@ def _as_whole(traced: Traced) -> Traced:
 
 def _keep(graph: fx.Graph, call: OpCall, given: Sequence[fx.Node]) -> None:
     """Keep an op that gives back what it gets: it may copy a tensor that is not dense."""
-    first, *gradients = _returned(graph)
+    first, *gradients = returned_by(graph)
     if first not in given[: len(call.shards)] or not isinstance(call.target, OpOverload):
         return
     args, kwargs = pytree.tree_map_only(Slot, lambda s: given[s.index], (call.args, call.kwargs))
@@ -131,25 +123,6 @@ def _keep(graph: fx.Graph, call: OpCall, given: Sequence[fx.Node]) -> None:
     with graph.inserting_before(output):
         made = graph.create_node("call_function", call.target, args, kwargs)
     output.args = ((made, *gradients),)
-
-
-def _write_out(node: fx.Node, value: Tensor) -> None:
-    """Put a list of whole numbers that an op makes a tensor of into the text.
-
-    Raises:
-        NotTraced: it is any other tensor.
-    """
-    if value.dim() != 1 or value.dtype is not torch.int64:
-        raise NotTraced
-    with node.graph.inserting_before(node):
-        made = node.graph.call_function(
-            torch.tensor, (value.tolist(),), {"dtype": value.dtype, "device": value.device}
-        )
-    for copy in list(node.users):
-        assert copy.target is torch.ops.aten.lift_fresh_copy.default
-        copy.replace_all_uses_with(made)
-        node.graph.erase_node(copy)
-    node.graph.erase_node(node)
 
 
 _BY_MEMORY = (torch.ops.aten.as_strided.default, torch.ops.aten.as_strided_scatter.default)
