@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -29,6 +29,11 @@ class Bucket(Protocol):
         """What the transport does with the messages."""
         ...
 
+    @property
+    def reads_shard(self) -> bool:
+        """As of a move."""
+        ...
+
     def pack(self, xs: Tensors, /) -> Tensor:
         """The message made of this device's shards."""
         ...
@@ -40,6 +45,8 @@ class Bucket(Protocol):
 
 class Reduces:
     """All-reduces."""
+
+    reads_shard: ClassVar[bool] = False
 
     def __init__(self, moves: Sequence[Reduce], shapes: Sequence[Shape]) -> None:
         self.call = Call("all_reduce", moves[0].op, spare=True)
@@ -58,6 +65,8 @@ class Reduces:
 class Gathers:
     """All-gathers."""
 
+    reads_shard: ClassVar[bool] = False
+
     def __init__(self, moves: Sequence[Gather], shapes: Sequence[Shape]) -> None:
         self.call = moves[0].call
         self._moves, self._sizes = moves, [math.prod(move.cell) for move in moves]
@@ -75,6 +84,8 @@ class Gathers:
 
 class Scatters:
     """Reduce-scatters."""
+
+    reads_shard: ClassVar[bool] = False
 
     def __init__(self, moves: Sequence[Scatter], shapes: Sequence[Shape]) -> None:
         self.call = moves[0].call
@@ -100,6 +111,7 @@ class Exchanges:
             [sum(of) for of in zip(*counts, strict=True)] for counts in (self._sent, self._received)
         )
         self.call = Call("exchange", sent=sent, received=received)
+        self.reads_shard = any(move.reads_shard for move in moves)
         self._moves = moves
 
     def pack(self, xs: Tensors) -> Tensor:

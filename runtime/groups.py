@@ -1,4 +1,4 @@
-"""Process groups of a mesh: one per set of axes that the program communicates over.
+"""Process groups of a mesh: one per set of axes that the program communicates over, and stream.
 
 Groups are made when first asked for. Making one is itself collective, so all ranks must ask in the
 same order; loading one program on every rank does so. Members stand in the order of their ranks,
@@ -116,15 +116,19 @@ class Groups:
         self.rank = rank
         self.coord = mesh.coord(rank)
         self.device = device or torch.device("cpu")
-        self._groups: dict[tuple[Axis, ...], Group] = {}
+        self._groups: dict[tuple[tuple[Axis, ...], str], Group] = {}
         self._host: Connection | None = None
         self._meshes: dict[tuple[str, ...], DeviceMesh] = {}
 
-    def of(self, axes: Iterable[Axis]) -> Group:
-        """The group along `axes`; made if need be, on every rank together."""
-        key = between(self.mesh, axes)
+    def of(self, axes: Iterable[Axis], stream: str = "") -> Group:
+        """The group along `axes`; made if need be, on every rank together.
+
+        Args:
+            stream: the name of what is sent over a process group of its own.
+        """
+        key = between(self.mesh, axes), stream
         if key not in self._groups:
-            self._groups[key] = self._connected(members(self.mesh, key, self.rank))
+            self._groups[key] = self._connected(members(self.mesh, key[0], self.rank), stream)
         return self._groups[key]
 
     def everyone(self) -> Group:
@@ -139,20 +143,22 @@ class Groups:
             self._host = Connection(dist.group.WORLD if gloo else made)
         return self._host
 
-    def _connected(self, group: Group) -> Group:
+    def _connected(self, group: Group, stream: str) -> Group:
         """The group with a process group of its own. Collective."""
         if group.size == 1:
             return group
         every = [sorted(ranks) for ranks in self.mesh.groups(group.axes)]
-        process_group = self._new_group(every, group.axes)
+        process_group = self._new_group(every, group.axes, stream)
         connection = Connection(process_group)
         return replace(group, backend=dist.get_backend(), connection=connection)
 
-    def _new_group(self, members: list[list[int]], axes: tuple[Axis, ...]) -> dist.ProcessGroup:
-        if len(members) == 1:
+    def _new_group(
+        self, members: list[list[int]], axes: tuple[Axis, ...], stream: str = ""
+    ) -> dist.ProcessGroup:
+        if len(members) == 1 and not stream:
             assert dist.group.WORLD is not None
             return dist.group.WORLD
-        name = product(axes)
+        name = f"{product(axes)} {stream}".strip()
         made = [dist.new_group(ranks, group_desc=name) for ranks in members]
         mine = next(i for i, ranks in enumerate(members) if self.rank in ranks)
         found: dist.ProcessGroup = made[mine]

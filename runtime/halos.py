@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -74,6 +75,7 @@ class Ends:
 class Halo:
     """Every device gets what its part reads."""
 
+    reads_shard: ClassVar[bool] = True
     group: Group
     label: str
     ends: Ends
@@ -122,6 +124,7 @@ class Halo:
 class Fold:
     """The adjoint: every index gets the sum over those that read it."""
 
+    reads_shard: ClassVar[bool] = True
     group: Group
     label: str
     ends: Ends

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -47,6 +47,11 @@ class Sending(Protocol):
         """What the transport does with the messages."""
         ...
 
+    @property
+    def reads_shard(self) -> bool:
+        """Whether the new shard is made of the old one too, and not of what arrives alone."""
+        ...
+
     def pack(self, x: Tensor, /) -> Tensor:
         """The message made of this device's shard."""
         ...
@@ -60,6 +65,7 @@ class Sending(Protocol):
 class Reduce:
     """All-reduce over the group."""
 
+    reads_shard: ClassVar[bool] = False
     group: Group
     label: str
     op: ReduceOp
@@ -82,6 +88,7 @@ class Reduce:
 class Gather:
     """All-gather along one dim. `cell` is the shape of the largest shard."""
 
+    reads_shard: ClassVar[bool] = False
     group: Group
     label: str
     parts: Parts
@@ -114,6 +121,7 @@ class Gather:
 class Scatter:
     """Reduce-scatter along one dim: the adjoint of `Gather`."""
 
+    reads_shard: ClassVar[bool] = False
     group: Group
     label: str
     parts: Parts
@@ -149,6 +157,7 @@ class Scatter:
 class Exchange:
     """All-to-all: parts of the old shard go out, parts of the new one come in."""
 
+    reads_shard: ClassVar[bool] = False
     group: Group
     label: str
     sent: Parts | Boxes

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from shardlang.runtime.groups import Group
 class Carry:
     """A dispatch of one row exchange, or with `inverse` a collect; rows are `row`, a shape."""
 
+    reads_shard: ClassVar[bool] = False
     group: Group
     label: str
     exchange: RowExchange

@@ -15,9 +15,38 @@ from shardlang.ir.device_values import specialise
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import info
 from shardlang.ir.shards import shard_of
-from shardlang.ir.step import StepProgram, collectives_of, is_bucket, is_collective, routed_by
+from shardlang.ir.step import (
+    StepProgram,
+    collectives_of,
+    is_bucket,
+    is_collective,
+    is_start,
+    is_wait,
+    routed_by,
+    started_by,
+)
 from shardlang.runtime.lockstep import carry_all, lowered, move_all, move_together
 from shardlang.runtime.simulate import PerDevice, Watch, blaming, last_uses
+
+
+class Started:
+    """What one device is given by a collective that has started, once it waits.
+
+    It is made of what was given at the start; a run may read that at any time until the wait.
+    """
+
+    def __init__(self, made: object, given: Sequence[Tensor]) -> None:
+        self._made, self._given = made, [(x, x._version) for x in given]
+
+    def wait(self) -> object:
+        """What the collective gives.
+
+        Raises:
+            RuntimeError: what it was given has changed since.
+        """
+        if any(x._version != before for x, before in self._given):
+            raise RuntimeError("what it sends was written before it was waited for")
+        return self._made
 
 
 class StepSimulator:
@@ -26,6 +55,7 @@ class StepSimulator:
     def __init__(self, program: StepProgram, watch: Watch | None = None) -> None:
         self.program, self.mesh, self.watch = program, program.mesh, watch
         self.coords = list(program.mesh.coords())
+        self._devices = range(len(self.coords))
         self._last = last_uses(program.graph)
 
     def place(self, full: Tensor, layout: Layout) -> list[Tensor]:
@@ -60,10 +90,16 @@ class StepSimulator:
         raise AssertionError("the graph has no output")
 
     def _call(self, node: fx.Node, values: Mapping[fx.Node, PerDevice]) -> PerDevice:
-        if not is_collective(node):
-            return self._on_each(node, values)
         with blaming(node):
-            return self._collective(node, values)
+            if is_wait(node):
+                return [started.wait() for started in values[started_by(node)]]
+            if is_start(node):
+                made = self._collective(node, values)
+                given = [[values[x][d] for x, _ in collectives_of(node)] for d in self._devices]
+                return [Started(*one) for one in zip(made, given, strict=True)]
+            if is_collective(node):
+                return self._collective(node, values)
+        return self._on_each(node, values)
 
     def _collective(self, node: fx.Node, values: Mapping[fx.Node, PerDevice]) -> PerDevice:
         pairs, by = collectives_of(node), routed_by(node)
@@ -73,7 +109,7 @@ class StepSimulator:
         if not is_bucket(node):
             return move_all(lowered(collective, self.mesh), values[x])
         moves = list(zip(*(lowered(c, self.mesh) for _, c in pairs), strict=True))
-        xs = [[values[x][d] for x, _ in pairs] for d in range(len(self.coords))]
+        xs = [[values[x][d] for x, _ in pairs] for d in self._devices]
         return [tuple(own) for own in move_together(moves, xs)]
 
     def _on_each(self, node: fx.Node, values: Mapping[fx.Node, PerDevice]) -> PerDevice:

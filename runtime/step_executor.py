@@ -8,7 +8,7 @@ than the program needs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,15 +25,28 @@ from shardlang.ir.mesh import product
 from shardlang.ir.node import info
 from shardlang.ir.step import (
     StepProgram,
+    Stream,
     collectives_of,
     is_bucket,
     is_collective,
+    is_start,
+    is_wait,
     record,
     routed_by,
+    started_by,
+    stream_of,
 )
-from shardlang.runtime.collectives import Sent, connected, run_together
+from shardlang.runtime.collectives import (
+    Sent,
+    Started,
+    StartedTogether,
+    connected,
+    run_together,
+    waited,
+)
 from shardlang.runtime.direct import direct
 from shardlang.runtime.groups import Groups
+from shardlang.runtime.lanes import Lane
 from shardlang.runtime.lower import lower
 from shardlang.runtime.moves import keep
 from shardlang.runtime.routes import carry
@@ -66,9 +79,13 @@ def saved_by(program: StepProgram) -> tuple[str, ...]:
     )
 
 
-def load_forward(program: StepProgram, groups: Groups) -> Half:
+Lanes = Mapping[Stream, Lane]
+"""Where the collectives of each stream are sent."""
+
+
+def load_forward(program: StepProgram, lanes: Lanes) -> Half:
     """The forward. Collective: call it on every rank."""
-    loading, saved = _Loading(groups), saved_by(program)
+    loading, saved = _Loading(lanes), saved_by(program)
     for node in program.graph.nodes:
         if node.op != "output" and not info(node).backward:
             loading.add(node)
@@ -79,9 +96,9 @@ def load_forward(program: StepProgram, groups: Groups) -> Half:
     return Half(fx.GraphModule(loading.held, loading.graph, "Forward"), saved)
 
 
-def load_backward(program: StepProgram, groups: Groups, saved: Sequence[str]) -> Half:
+def load_backward(program: StepProgram, lanes: Lanes, saved: Sequence[str]) -> Half:
     """The backward, which takes the values `saved`. Collective: call it on every rank."""
-    loading = _Loading(groups)
+    loading = _Loading(lanes)
     loading.take_from(loading.graph.placeholder("saved"), saved)
     cotangents = [n for n in program.graph.find_nodes(op="placeholder") if info(n).backward]
     loading.take_from(loading.graph.placeholder("cotangents"), [n.name for n in cotangents])
@@ -102,8 +119,9 @@ def taken(values: list[object], place: int) -> object:
 class _Loading:
     """The code of one half while it is written."""
 
-    def __init__(self, groups: Groups) -> None:
-        self.groups, self.graph = groups, fx.Graph()
+    def __init__(self, lanes: Lanes) -> None:
+        self.lanes, self.graph = lanes, fx.Graph()
+        self.groups = lanes[Stream.ACTIVATIONS].groups
         self.env: dict[str, fx.Node] = {}
         self.held: dict[str, object] = {}
         self._lists: dict[str, tuple[fx.Node, int]] = {}
@@ -121,7 +139,7 @@ class _Loading:
 
     def add(self, node: fx.Node) -> None:
         """One node of the program; one that does nothing gives way to what it reads."""
-        if is_collective(node) and self._does_nothing(node):
+        if (is_collective(node) or is_wait(node)) and self._does_nothing(node):
             return
         source = self._unmoved.get(node)
         if source is not None:
@@ -132,10 +150,13 @@ class _Loading:
 
     def _does_nothing(self, node: fx.Node) -> bool:
         """Whether a collective moves nothing here; its values are then those that it is given."""
-        pairs = collectives_of(node)
-        if routed_by(node) or any(lower(c, self.groups) is not keep for _, c in pairs):
+        sent = started_by(node) if is_wait(node) else node
+        pairs, lane = collectives_of(sent), self.lanes[stream_of(sent)]
+        if routed_by(sent) or any(lower(c, lane) is not keep for _, c in pairs):
             return False
-        if not is_bucket(node):
+        if is_start(node):
+            return True
+        if not is_bucket(sent):
             self.env[node.name] = self.value(pairs[0][0])
             return True
         for user in node.users:
@@ -149,6 +170,8 @@ class _Loading:
             return self.graph.placeholder(node.name)
         if is_collective(node):
             return self._collective(node)
+        if is_wait(node):
+            return self._call(waited, node, (self.value(started_by(node)),))
         if node.target is record:
             return self._recorded(node)
         args, kwargs = self._here(node)
@@ -183,10 +206,13 @@ class _Loading:
         if by is not None:
             route = _Routed(pairs[0][1], self.groups, label)
             return self._call(route, node, (values[0], self.value(by)))
-        actions = [connected(lower(c, self.groups, label)) for _, c in pairs]
+        lane, aside = self.lanes[stream_of(node)], is_start(node)
+        actions = [connected(lower(c, lane, label), aside) for _, c in pairs]
         if is_bucket(node):
-            return self._call(partial(run_together, actions), node, (tuple(values),))
-        return self._call(actions[0], node, (values[0],))
+            together = StartedTogether if aside else run_together
+            return self._call(partial(together, actions), node, (tuple(values),))
+        action = partial(Started, actions[0]) if aside else actions[0]
+        return self._call(action, node, (values[0],))
 
     def _recorded(self, node: fx.Node) -> fx.Node:
         """A call of an op under autograd."""

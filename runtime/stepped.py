@@ -20,6 +20,7 @@ from shardlang.ir.step import StepProgram
 from shardlang.runtime.autograd import Context
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
+from shardlang.runtime.lanes import lanes
 from shardlang.runtime.once import once
 from shardlang.runtime.step_executor import Half, load_backward, load_forward
 
@@ -34,10 +35,11 @@ class Stepped:
         self, program: LocalProgram, groups: Groups, trained: frozenset[str], write: StepWriter
     ) -> None:
         """Load forward and backward. Collective: construct it on every rank."""
-        self.program, self.groups, self.trained, self.write = program, groups, trained, write
+        self.program, self.trained, self.write = program, trained, write
         self.ends = differentiable(program)
         whole = write(program, trained, self.ends)
-        self.forward = load_forward(whole, groups)
+        self.lanes = lanes(whole, groups)
+        self.forward = load_forward(whole, self.lanes)
         self.outputs = [r.name for r in program.results]
         written = {r.name for r in program.results if r.kind is ResultKind.MUTATION}
         self.unwritten = {
@@ -60,7 +62,7 @@ class Stepped:
         if given not in self._backwards:
             step = self.write(self.program, self.trained, given)
             places = {leaf.name: i for i, leaf in enumerate(self.program.leaves)}
-            half = load_backward(step, self.groups, self.forward.saved)
+            half = load_backward(step, self.lanes, self.forward.saved)
             self._backwards[given] = half, [places[name] for name in step.gradients]
         return self._backwards[given]
 

@@ -1,4 +1,4 @@
-"""What goes over the transport: the five calls that move data between the members of a group.
+"""What goes over the transport: the four calls that move data between the members of a group.
 
 Tensors of any memory in, dense ones out, inputs unchanged. Under `torch.compile` they are
 `_c10d_functional` ops, which inductor sees and schedules; in eager mode the calls of the process
@@ -46,10 +46,39 @@ _REDUCED_AS = {torch.bool: torch.int32, torch.int16: torch.int32}
 """Types that some backend cannot reduce, and one that holds them and a sum over all devices."""
 
 
-class Wire:
-    """The calls of one group."""
+class Arriving:
+    """What a call brings: there once it is waited for, with all that the call still reads."""
 
-    def __init__(self, group: Group) -> None:
+    __slots__ = ("_message", "_out", "_then", "_work")
+
+    def __init__(
+        self, out: Tensor, work: dist.Work | None = None, message: Tensor | None = None
+    ) -> None:
+        self._out, self._work, self._message = out, work, message
+        self._then: Callable[[Tensor], Tensor] | None = None
+
+    def wait(self) -> Tensor:
+        """What arrives; on a GPU, where the current stream has waited for it."""
+        if self._work is not None:
+            self._work.wait()
+        out, self._message = self._out, None
+        return out if self._then is None else self._then(out)
+
+    def then(self, made: Callable[[Tensor], Tensor]) -> Arriving:
+        """The same, and what is made of it."""
+        before = self._then
+        self._then = made if before is None else lambda x: made(before(x))
+        return self
+
+
+class Wire:
+    """The calls of one group.
+
+    On a GPU a call takes its turn on the current stream, or runs beside that where it is `aside`,
+    from its start to the wait for it.
+    """
+
+    def __init__(self, group: Group, aside: bool = False) -> None:
         self.size = group.size
         self.index = group.index
         self.gloo = group.backend == "gloo"
@@ -57,118 +86,140 @@ class Wire:
         self.name = ""
         if group.connection is not None:
             self._connection, self.name = group.connection, group.connection.name
-        self._reduce_options = {op: _options(AllreduceOptions) for op in _OPS}
+        self._reduce_options = {op: _options(AllreduceOptions, aside) for op in _OPS}
         for op, options in self._reduce_options.items():
             options.reduceOp = _OPS[op]
-        self._gather_options = _options(AllgatherOptions)
-        self._scatter_options = _options(ReduceScatterOptions)
+        self._gather_options = _options(AllgatherOptions, aside)
+        self._scatter_options = _options(ReduceScatterOptions, aside)
         self._scatter_options.reduceOp = _OPS[ReduceOp.SUM]
-        self._exchange_options = _options(AllToAllOptions)
+        self._exchange_options = _options(AllToAllOptions, aside)
 
     def make(self, call: Call, message: Tensor) -> Tensor:
         """What this member gets in a call to which it brings `message`."""
+        return self.start(call, message).wait()
+
+    def all_reduce(self, x: Tensor, op: ReduceOp = ReduceOp.SUM) -> Tensor:
+        """The sum (or max, or min) over the members, on every member."""
+        return self._all_reduce(x, op).wait()
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        """The members' tensors one after the other, flat; all have the same size."""
+        return self._all_gather(x).wait()
+
+    def start(self, call: Call, message: Tensor) -> Arriving:
+        """Begin a call. Nobody may write the message before it is waited for."""
         if call.kind == "all_reduce":
-            return self.all_reduce(message, call.op, call.spare)
+            return self._all_reduce(message, call.op, call.spare)
         if call.kind == "exchange":
-            return self.exchange(message, call.sent, call.received)
+            return self._exchange(message, call.sent, call.received)
         gathers = call.kind == "all_gather"
-        return self.all_gather(message) if gathers else self.reduce_scatter(message)
+        return self._all_gather(message) if gathers else self._reduce_scatter(message)
 
-    def all_reduce(self, x: Tensor, op: ReduceOp = ReduceOp.SUM, spare: bool = False) -> Tensor:
-        """The sum (or max, or min) over the members, on every member.
-
-        A `spare` tensor is no longer needed and may hold the result.
-        """
+    def _all_reduce(self, x: Tensor, op: ReduceOp, spare: bool = False) -> Arriving:
+        """A `spare` tensor is no longer needed and may hold the result."""
         if self.size == 1 or x.numel() == 0:
-            return x
+            return Arriving(x)
         if x.dtype in _REDUCED_AS:
-            return self.all_reduce(x.to(_REDUCED_AS[x.dtype]), op).to(x.dtype)
+            dtype = x.dtype
+            return self._all_reduce(x.to(_REDUCED_AS[dtype]), op).then(lambda y: y.to(dtype))
         if self.pair:
             return self._swap_and_add(_dense(x), op)
         if torch.compiler.is_compiling():
             reduced = torch.ops._c10d_functional.all_reduce(_dense(x), op.value, self.name)
-            return _wait(reduced)
+            return Arriving(_wait(reduced))
         out = x if spare else x.clone(memory_format=torch.contiguous_format)
-        self._connection.process_group.allreduce([out], self._reduce_options[op]).wait()
-        return out
+        group = self._connection.process_group
+        return Arriving(out, group.allreduce([out], self._reduce_options[op]))
 
-    def _swap_and_add(self, x: Tensor, op: ReduceOp) -> Tensor:
+    def _swap_and_add(self, x: Tensor, op: ReduceOp) -> Arriving:
         """An all-reduce of two members: each sends the other all that it has."""
         sizes = [0, 0]
         sizes[1 - self.index] = x.numel()
-        received = self.exchange(x.view(-1), sizes, sizes).view(x.shape)
-        if torch.compiler.is_compiling():
-            return _LOCAL[op](received, x)
-        return _LOCAL[op](received, x, out=received)
+        arriving = self._exchange(x.view(-1), sizes, sizes)
+        return arriving.then(lambda y: _combined(op, y.view(x.shape), x))
 
-    def all_gather(self, x: Tensor) -> Tensor:
-        """The members' tensors one after the other, flat; all have the same size."""
+    def _all_gather(self, x: Tensor) -> Arriving:
         if self.size == 1 or x.numel() == 0:
-            return x.reshape(-1)
+            return Arriving(x.reshape(-1))
         if x.dtype in _SENT_AS_BYTES:
-            return self.all_gather(_as_bytes(x)).view(x.dtype)
+            dtype = x.dtype
+            return self._all_gather(_as_bytes(x)).then(lambda y: y.view(dtype))
         x = _dense(x).view(-1)
         if torch.compiler.is_compiling():
             ops = torch.ops._c10d_functional
-            return _wait(ops.all_gather_into_tensor(x, self.size, self.name))
+            return Arriving(_wait(ops.all_gather_into_tensor(x, self.size, self.name)))
         out = x.new_empty(x.numel() * self.size)
-        self._connection.process_group._allgather_base(out, x, self._gather_options).wait()
-        return out
+        group = self._connection.process_group
+        return Arriving(out, group._allgather_base(out, x, self._gather_options), x)
 
-    def reduce_scatter(self, x: Tensor) -> Tensor:
+    def _reduce_scatter(self, x: Tensor) -> Arriving:
         """The sum over the members of their rows for this one; `x` is one equal row per member."""
         if self.size == 1 or x.numel() == 0:
-            return x.reshape(-1)
+            return Arriving(x.reshape(-1))
         if x.dtype in _REDUCED_AS:
-            return self.reduce_scatter(x.to(_REDUCED_AS[x.dtype])).to(x.dtype)
+            dtype = x.dtype
+            return self._reduce_scatter(x.to(_REDUCED_AS[dtype])).then(lambda y: y.to(dtype))
         x = _dense(x).view(-1)
         if self.gloo:
-            return self._sum_rows(self.exchange(x))
+            return self._exchange(x).then(self._sum_rows)
         if torch.compiler.is_compiling():
             ops = torch.ops._c10d_functional
-            return _wait(ops.reduce_scatter_tensor(x, "sum", self.size, self.name))
+            return Arriving(_wait(ops.reduce_scatter_tensor(x, "sum", self.size, self.name)))
         out = x.new_empty(x.numel() // self.size)
-        self._connection.process_group._reduce_scatter_base(out, x, self._scatter_options).wait()
-        return out
+        group = self._connection.process_group
+        return Arriving(out, group._reduce_scatter_base(out, x, self._scatter_options), x)
 
     def _sum_rows(self, x: Tensor) -> Tensor:
         rows = x.view(self.size, -1)
         return rows[0] + rows[1] if self.size == 2 else rows.sum(0, dtype=x.dtype)
 
-    def exchange(
+    def _exchange(
         self, x: Tensor, sent: list[int] | None = None, received: list[int] | None = None
-    ) -> Tensor:
+    ) -> Arriving:
         """All-to-all of the flat `x`: `sent` elements to each member, `received` from each.
 
         Without sizes, equal shares.
         """
         if self.size == 1:
-            return x
+            return Arriving(x)
         if x.dtype in _SENT_AS_BYTES:
-            scale = x.element_size()
-            bytes_sent = [n * scale for n in sent] if sent is not None else None
-            bytes_received = [n * scale for n in received] if received is not None else None
-            return self.exchange(_as_bytes(x), bytes_sent, bytes_received).view(x.dtype)
+            return self._exchange_bytes(x, sent, received)
         x = _dense(x)
         if torch.compiler.is_compiling():
             share = [x.numel() // self.size] * self.size
             swapped = torch.ops._c10d_functional.all_to_all_single(
                 x, received if received is not None else share, sent or share, self.name
             )
-            return _wait(swapped)
+            return Arriving(_wait(swapped))
         out = x.new_empty(sum(received) if received is not None else x.numel())
-        call = self._connection.process_group.alltoall_base(
+        work = self._connection.process_group.alltoall_base(
             out, x, received or [], sent or [], self._exchange_options
         )
-        call.wait()
-        return out
+        return Arriving(out, work, x)
+
+    def _exchange_bytes(
+        self, x: Tensor, sent: list[int] | None, received: list[int] | None
+    ) -> Arriving:
+        scale, dtype = x.element_size(), x.dtype
+        bytes_sent, bytes_received = (
+            [n * scale for n in counts] if counts is not None else None
+            for counts in (sent, received)
+        )
+        arriving = self._exchange(_as_bytes(x), bytes_sent, bytes_received)
+        return arriving.then(lambda y: y.view(dtype))
 
 
-def _options(kind: Callable[[], T]) -> T:
-    """Options of one call: on the current stream, where the backend has streams."""
+def _combined(op: ReduceOp, received: Tensor, x: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():
+        return _LOCAL[op](received, x)
+    return _LOCAL[op](received, x, out=received)
+
+
+def _options(kind: Callable[[], T], aside: bool) -> T:
+    """Options of one call: on the current stream or aside, where the backend has streams."""
     options = kind()
     if hasattr(options, "asyncOp"):
-        options.asyncOp = False
+        options.asyncOp = aside
     return options
 
 

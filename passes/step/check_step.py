@@ -11,7 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import fx
 
 from shardlang.ir.node import info
-from shardlang.ir.step import StepProgram, collectives_of, is_bucket, is_collective
+from shardlang.ir.step import (
+    StepProgram,
+    collectives_of,
+    is_bucket,
+    is_collective,
+    is_start,
+    is_wait,
+)
 from shardlang.passes.invariants.invariant import InvariantError
 
 Check = Callable[[StepProgram], Iterator[str]]
@@ -89,5 +96,26 @@ def buckets_match(program: StepProgram) -> Iterator[str]:
             yield f"`{node}` makes collectives of different kinds or groups"
 
 
-CHECKS: tuple[Check, ...] = (names_unique, values_there, forward_alone, ends_match, buckets_match)
+def starts_waited(program: StepProgram) -> Iterator[str]:
+    """A start is read by one wait, which stands in its half and reads nothing else."""
+    for node in program.graph.nodes:
+        if is_wait(node) and not all(is_start(x) for x in node.all_input_nodes):
+            yield f"`{node}` waits for what is no start"
+        if not is_start(node):
+            continue
+        readers = list(node.users)
+        if len(readers) != 1 or not is_wait(readers[0]):
+            yield f"`{node}` is read by {', '.join(f'`{x}`' for x in readers) or 'nothing'}"
+        elif info(readers[0]).backward != info(node).backward:
+            yield f"`{node}` is waited for in the other half"
+
+
+CHECKS: tuple[Check, ...] = (
+    names_unique,
+    values_there,
+    forward_alone,
+    ends_match,
+    buckets_match,
+    starts_waited,
+)
 """The invariants, each by the name of its check."""

@@ -10,10 +10,11 @@ from shardlang.ir.step_options import StepOptions
 from shardlang.passes.step.check_step import check_step
 from shardlang.passes.step.differentiate import differentiate
 from shardlang.passes.step.regather import regather
+from shardlang.passes.step.schedule import schedule
 
 StepPass = Callable[[StepProgram, StepOptions], StepProgram]
 
-STEP_PASSES: tuple[StepPass, ...] = (regather,)
+STEP_PASSES: tuple[StepPass, ...] = (regather, schedule)
 """The passes on the program that `differentiate` has written, in order."""
 
 

@@ -2,13 +2,15 @@
 
 Beside aten ops and local functions its nodes call what stands here: a collective is one direction
 of a change of layout, and `record` and `pull` are the two directions of an op whose ops are not
-written out.
+written out. A collective that other ops may run beside is a start, which gives a handle, and the
+wait for it, which gives what the collective gives.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import torch
@@ -61,9 +63,70 @@ def apply_collectives(
     raise AssertionError("a collective has no meaning outside a runtime")
 
 
+class Stream(str, Enum):
+    """What is sent in order; what streams of one group send does not wait for one another."""
+
+    ACTIVATIONS = "activations"
+    GATHERS = "gathers"
+    """Parameters, which are there before the step begins."""
+    GRADIENTS = "gradients"
+    """What nothing in the step reads any more."""
+
+    __str__ = str.__str__
+
+
+def start_collective(x: Tensor, collective: Collective, stream: Stream) -> object:
+    """Placeholder target of the start of a collective: a handle, which its wait alone reads."""
+    raise AssertionError("a collective has no meaning outside a runtime")
+
+
+def start_collectives(
+    xs: tuple[Tensor, ...], collectives: tuple[Collective, ...], stream: Stream
+) -> object:
+    """Placeholder target of the start of several collectives that are sent as one call."""
+    raise AssertionError("a collective has no meaning outside a runtime")
+
+
+def wait_collective(started: object) -> object:
+    """Placeholder target of a wait: what the collective, or the several of one call, give."""
+    raise AssertionError("a collective has no meaning outside a runtime")
+
+
+STARTS: Mapping[Callable[..., object], Callable[..., object]] = {
+    apply_collective: start_collective,
+    apply_collectives: start_collectives,
+}
+"""The start of a collective, by the collective as one call."""
+
+
 def is_collective(node: fx.Node) -> bool:
-    """Whether a node of a step program is one collective, or several sent as one call."""
-    return node.op == "call_function" and node.target in (apply_collective, apply_collectives)
+    """Whether a node of a step program sends one collective, or several as one call."""
+    return node.op == "call_function" and (node.target in STARTS or is_start(node))
+
+
+def is_start(node: fx.Node) -> bool:
+    """Whether a node starts a collective that another node waits for."""
+    return node.target in (start_collective, start_collectives)
+
+
+def is_wait(node: fx.Node) -> bool:
+    """Whether a node waits for a collective."""
+    return node.target is wait_collective
+
+
+def started_by(node: fx.Node) -> fx.Node:
+    """The start that a wait waits for."""
+    (start,) = node.all_input_nodes
+    return start
+
+
+def stream_of(node: fx.Node) -> Stream:
+    """The stream in which a collective is sent."""
+    if not is_start(node):
+        return Stream.ACTIVATIONS
+    stream = node.args[2]
+    assert isinstance(stream, Stream), f"{node} is sent in no stream"
+    return stream
 
 
 def collectives_of(node: fx.Node) -> list[tuple[fx.Node, Collective]]:
@@ -75,7 +138,7 @@ def collectives_of(node: fx.Node) -> list[tuple[fx.Node, Collective]]:
 
 def is_bucket(node: fx.Node) -> bool:
     """Whether a node makes several collectives as one call."""
-    return node.target is apply_collectives
+    return node.target in (apply_collectives, start_collectives)
 
 
 def routed_by(node: fx.Node) -> fx.Node | None:

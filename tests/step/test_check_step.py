@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from torch import fx
 
 from shardlang.compiler.driver import compile_spec
 from shardlang.ir.node import info, set_info
 from shardlang.ir.program import differentiable
-from shardlang.ir.step import StepProgram, apply_collectives, is_bucket
+from shardlang.ir.step import StepProgram, is_bucket, is_collective, is_wait, started_by
 from shardlang.passes.invariants.invariant import InvariantError
 from shardlang.passes.step.check_step import CHECKS, check_step
 from shardlang.passes.step.write_step import write_step
@@ -31,11 +30,6 @@ def written() -> StepProgram:
     program = compile_spec(spec_of(SPEC)).program
     trained = [leaf.name for leaf in program.leaves if leaf.trainable]
     return write_step(program, trained, differentiable(program)[:1])
-
-
-def bucket_of(step: StepProgram) -> fx.Node:
-    """A node that makes several collectives."""
-    return next(n for n in step.graph.nodes if n.target is apply_collectives and is_bucket(n))
 
 
 def same_name(step: StepProgram) -> None:
@@ -60,10 +54,16 @@ def one_gradient_less(step: StepProgram) -> None:
 
 
 def a_collective_less(step: StepProgram) -> None:
-    node = bucket_of(step)
-    values, collectives = node.args
+    node = next(n for n in step.graph.nodes if is_collective(n) and is_bucket(n))
+    values, collectives, stream = node.args
     assert isinstance(collectives, tuple)
-    node.args = (values, collectives[1:])
+    node.args = (values, collectives[1:], stream)
+
+
+def a_handle_read(step: StepProgram) -> None:
+    wait = next(n for n in step.graph.nodes if is_wait(n))
+    reader = next(iter(wait.users))
+    reader.replace_input_with(wait, started_by(wait))
 
 
 FAULTS: dict[str, Callable[[StepProgram], None]] = {
@@ -72,6 +72,7 @@ FAULTS: dict[str, Callable[[StepProgram], None]] = {
     "forward_alone": read_of_the_backward,
     "ends_match": one_gradient_less,
     "buckets_match": a_collective_less,
+    "starts_waited": a_handle_read,
 }
 
 

@@ -1,0 +1,158 @@
+"""Where starts and waits stand, that nothing else changes, and that faults in them are found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, fx
+
+from shardlang.compiler.driver import compile_spec
+from shardlang.ir.node import info
+from shardlang.ir.program import LocalProgram, differentiable
+from shardlang.ir.step import (
+    StepProgram,
+    Stream,
+    collectives_of,
+    is_start,
+    is_wait,
+    started_by,
+    stream_of,
+)
+from shardlang.ir.step_options import StepOptions
+from shardlang.passes.invariants.invariant import InvariantError
+from shardlang.passes.step import write_step as written
+from shardlang.passes.step.check_step import check_step
+from shardlang.passes.step.schedule import schedule
+from shardlang.runtime.simulate import DeviceFault
+from shardlang.runtime.simulate_step import StepSimulator
+from shardlang.spec import load_spec_text
+
+MODELS = Path(__file__).with_name("layers.py")
+SPEC = f"""
+mesh {{ dp = 3 }}
+model "{MODELS}:Layers"(count = 3)
+input x : f64[7, 5] [dp, _]
+store "**" over dp regather
+"""
+
+
+def program(text: str = SPEC) -> LocalProgram:
+    """The forward program of a spec."""
+    spec, found = load_spec_text(text, str(MODELS.with_name("case.shard")))
+    assert spec is not None, found
+    return compile_spec(spec).program
+
+
+def step_of(text: str = SPEC, prefetch: int | None = None) -> StepProgram:
+    """The step program of a spec."""
+    made = program(text)
+    made.step = StepOptions(prefetch)
+    trained = [leaf.name for leaf in made.leaves if leaf.trainable]
+    return written.write_step(made, trained, differentiable(made))
+
+
+def text_of(step: StepProgram, stream: Stream, backward: bool) -> str:
+    """Starts and waits of a stream in one half, by the order of the starts, and products between.
+
+    `+0 -0 +1 .. -1`: two products stand between the second start and its wait.
+    """
+    order: dict[fx.Node, int] = {}
+    found = ""
+    for node in step.graph.nodes:
+        if node.op != "call_function" or info(node).backward != backward:
+            continue
+        start = started_by(node) if is_wait(node) else node
+        if is_start(start) and stream_of(start) is stream:
+            number = order.setdefault(start, len(order))
+            found += f" {'-' if is_wait(node) else '+'}{number} "
+        elif "mm" in str(node.target) or "linear" in str(node.target):
+            found += "."
+    return " ".join(found.split())
+
+
+def test_the_next_gather_starts_when_the_one_before_it_is_there() -> None:
+    step = step_of()
+    assert text_of(step, Stream.GATHERS, False) == "+0 -0 +1 .. -1 +2 .. -2 .."
+    assert text_of(step, Stream.GATHERS, True) == "+0 -0 +1 .... -1 +2 .... -2 ..."
+
+
+def test_a_gradient_is_waited_for_when_the_next_one_starts_and_at_the_end() -> None:
+    assert text_of(step_of(), Stream.GRADIENTS, True) == ".... +0 .... -0 +1 ... -1 +2 -2"
+
+
+def test_sums_that_take_the_place_of_gradients_are_waited_for_at_the_end() -> None:
+    step = step_of(SPEC.replace('store "**" over dp regather', ""))
+    assert text_of(step, Stream.GRADIENTS, True) == "........... +0 -0"
+
+
+def test_as_many_gathers_are_in_flight_as_prefetch_has_bytes_for() -> None:
+    layer = 8 * (5 * 7 + 7 + 7 * 5 + 5)
+    two = text_of(step_of(prefetch=2 * layer), Stream.GATHERS, False)
+    assert two == "+0 +1 -0 +2 .. -1 .. -2 .."
+    less = text_of(step_of(prefetch=2 * layer - 1), Stream.GATHERS, False)
+    assert less == "+0 -0 +1 .. -1 +2 .. -2 .."
+    none = text_of(step_of(prefetch=layer - 1), Stream.GATHERS, False)
+    assert none == "+0 -0 .. +1 -1 .. +2 -2 .."
+
+
+TENSOR = f"""
+mesh {{ tp = 2 }}
+model "{MODELS}:Layers"(count = 3)
+input x : f64[7, 5] [_, _]
+param "layers.*.up.*" [tp, ...]
+param "layers.*.down.weight" [_, tp]
+"""
+
+
+# the numbers
+
+
+def simulated(step: StepProgram) -> list[Tensor]:
+    """Results and gradients on all devices."""
+    sim, values = StepSimulator(step), dict[str, list[Tensor]]()
+    torch.manual_seed(3)
+    for leaf in step.leaves:
+        values[leaf.name] = sim.place(torch.randn(leaf.layout.shape).to(leaf.dtype), leaf.layout)
+    ones = {
+        name: [torch.ones((), dtype=torch.float64)] * len(sim.coords) for name in step.cotangents
+    }
+    results, gradients = sim.run(values, ones)
+    return [x for shards in (*results, *gradients.values()) for x in shards]
+
+
+def unscheduled(text: str, monkeypatch: pytest.MonkeyPatch) -> StepProgram:
+    """The step program without starts and waits."""
+    passes = tuple(one for one in written.STEP_PASSES if one is not schedule)
+    with monkeypatch.context() as patch:
+        patch.setattr(written, "STEP_PASSES", passes)
+        return step_of(text)
+
+
+@pytest.mark.parametrize("text", [SPEC, SPEC.replace("regather", ""), TENSOR])
+def test_results_are_bitwise_those_without(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = unscheduled(text, monkeypatch)
+    assert not any(is_start(node) for node in plain.graph.nodes)
+    for prefetch in (None, 0, 1 << 30):
+        pairs = zip(simulated(plain), simulated(step_of(text, prefetch)), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_write_between_start_and_wait_is_found() -> None:
+    step = step_of()
+    start = next(n for n in step.graph.nodes if is_start(n) and info(n).backward)
+    (written_to, _), *_ = collectives_of(start)
+    with step.graph.inserting_after(start):
+        step.graph.call_function(torch.ops.aten.zero_.default, (written_to,))
+    with pytest.raises(DeviceFault, match="written before it was waited for"):
+        simulated(step)
+
+
+def test_a_wait_behind_a_reader_is_found() -> None:
+    step = step_of()
+    wait = next(n for n in step.graph.nodes if is_wait(n))
+    item = next(iter(wait.users))
+    item.append(wait)
+    with pytest.raises(InvariantError, match=f"values_there: `{item}` reads `{wait}`"):
+        check_step(step, "planting")
