@@ -106,6 +106,14 @@ def _random(rule: Rule) -> t.Random:
     return t.Random(chosen(rule.token(0), t.RANDOM_MODES), span=rule.span)
 
 
+def _schedule(rule: Rule) -> t.Schedule:
+    return t.Schedule(tuple(map(_prefetch, rule.rules())), span=rule.span)
+
+
+def _prefetch(rule: Rule) -> t.Prefetch:
+    return t.Prefetch(leaf.scalar(rule.rule(0)), span=rule.span)
+
+
 def _expect(rule: Rule) -> t.Expect:
     items = tuple(leaf.either(item, _EXPECT_ITEMS) for item in rule.rules())
     return t.Expect(items, span=rule.span)
@@ -179,5 +187,6 @@ _STATEMENTS: dict[str, Callable[[Rule], t.Statement]] = {
     "value": _value,
     "optimizer": _optimizer,
     "random": _random,
+    "schedule": _schedule,
     "expect": _expect,
 }

@@ -249,6 +249,11 @@ def _(node: t.Random) -> str:
 
 
 @_text.register
+def _(node: t.Prefetch) -> str:
+    return f"prefetch {_text(node.size)}"
+
+
+@_text.register
 def _(node: t.Select) -> str:
     words = [] if node.phase is None else [node.phase]
     words.append(node.op)
@@ -288,4 +293,4 @@ def _(node: t.LocalBytes) -> str:
     return f"local bytes {_text(node.name)} {node.comparison} {_text(node.bound)}"
 
 
-_BLOCKS = (t.Mesh, t.Dims, t.Expect)
+_BLOCKS = (t.Mesh, t.Dims, t.Schedule, t.Expect)

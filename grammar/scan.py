@@ -32,6 +32,7 @@ FORMS = {
     "value": 'value "MODULES".out [LAYOUT]',
     "optimizer": "optimizer NAME(NAME = VALUE)",
     "random": "random fast",
+    "schedule": "schedule { prefetch SIZE }",
     "expect": 'expect { forbid COLLECTIVE over AXES in "MODULES" }',
 }
 """How each statement is written."""
@@ -63,7 +64,7 @@ LATER = {
 LATER_STORES = ("gradients", "optimizer")
 """Words kept for what `store` may once store apart from the parameters."""
 
-_BLOCKS = ("mesh", "dims", "expect")
+_BLOCKS = ("mesh", "dims", "schedule", "expect")
 
 _TOKEN = re.compile(
     r"""

@@ -73,12 +73,14 @@ __all__ = [
     "Output",
     "Param",
     "Part",
+    "Prefetch",
     "Product",
     "Random",
     "RandomMode",
     "Ref",
     "RestEntry",
     "Scalar",
+    "Schedule",
     "Select",
     "Selector",
     "Side",
@@ -234,6 +236,20 @@ class Random(Item):
 
 
 @dataclass(frozen=True, slots=True)
+class Prefetch(Item):
+    """`prefetch 512MiB`, inside `schedule`."""
+
+    size: Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule(Item):
+    """`schedule { ... }`."""
+
+    items: tuple[Prefetch, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Select(Node):
     """`[phase] op [over axes] [in "modules"]`: some collectives of the plan."""
 
@@ -302,11 +318,11 @@ class Expect(Item):
     items: tuple[ExpectItem, ...]
 
 
-Block: TypeAlias = "Mesh | Dims | Expect"
-BlockItem: TypeAlias = "AxisDecl | DimsEntry | ExpectItem"
+Block: TypeAlias = "Mesh | Dims | Schedule | Expect"
+BlockItem: TypeAlias = "AxisDecl | DimsEntry | Prefetch | ExpectItem"
 Statement: TypeAlias = (
     "Use | Let | Mesh | Dims | Model | Input | Output | Loss | Param | Buffer | Store"
-    " | ValueStatement | Optimizer | Random | Expect"
+    " | ValueStatement | Optimizer | Random | Schedule | Expect"
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import singledispatch
 
 from shardlang.grammar import tree as t
@@ -40,6 +41,15 @@ def _(node: t.Optimizer, draft: Draft) -> None:
 def _(node: t.Random, draft: Draft) -> None:
     draft.state("random", "", node.span)
     draft.random = node.mode
+
+
+@resolve_statement.register
+def _(node: t.Schedule, draft: Draft) -> None:
+    for item in node.items:
+        size = draft.scope.integer(item.size, "what `prefetch` may hold", "SH0238", least=0)
+        if size is not None:
+            draft.state("prefetch", "", item.span)
+            draft.step = replace(draft.step, prefetch=size)
 
 
 @resolve_statement.register

@@ -42,6 +42,7 @@ loss loss
 store "**" over dp regather
 optimizer adamw(lr = 0.01, betas = [0.9, 0.95], clip = 0.5)
 random fast
+schedule {{ prefetch 1MiB }}
 expect {{
   forbid send_recv over dp in "blocks.*"
   forward all_reduce over tp >= 0

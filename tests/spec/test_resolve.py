@@ -9,6 +9,7 @@ import pytest
 from shardlang.grammar.diagnostics import Diagnostic
 from shardlang.grammar.patterns import compile_pattern
 from shardlang.ir.mesh import Axis
+from shardlang.ir.step_options import NO_OPTIONS, StepOptions
 from shardlang.spec import Spec, load_spec, load_spec_text
 from shardlang.spec.types import Axes, ExpectCount, LayoutExpr, Open, Rest, SelectExpr, Whole
 
@@ -66,6 +67,7 @@ def test_names_are_replaced_by_axes_and_values() -> None:
     loss total
     optimizer adamw(lr = 3e-4, betas = [0.9, 0.95], clip = 1)
     random fast
+    schedule { prefetch n prefetch 512MiB }
     expect { bytes forward all_reduce over heads in "up" <= 1KiB }
     """
     spec = resolved(text)
@@ -88,6 +90,7 @@ def test_names_are_replaced_by_axes_and_values() -> None:
     assert spec.optimizer is not None
     assert spec.optimizer.kwargs == {"lr": 3e-4, "betas": (0.9, 0.95), "clip": 1}
     assert (spec.random, resolved(BASE).random) == ("fast", "exact")
+    assert (spec.step, resolved(BASE).step) == (StepOptions(prefetch=2**29), NO_OPTIONS)
     select = SelectExpr("all_reduce", "forward", ("tp",), compile_pattern("up"))
     assert spec.expects == (ExpectCount("bytes", select, "<=", 1024),)
 

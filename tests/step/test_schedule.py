@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ store "**" over dp regather
 """
 
 
+@functools.cache
 def program(text: str = SPEC) -> LocalProgram:
     """The forward program of a spec."""
     spec, found = load_spec_text(text, str(MODELS.with_name("case.shard")))
