@@ -27,8 +27,9 @@ def cut(full: Tensor, sharding: Sharding) -> Sharded:
     if moved.requires_grad and torch.is_grad_enabled():
         made: Sharded = _Cut.apply(moved, sharding)  # type: ignore[no-untyped-call]
         return made
-    held = sharding.cut(moved.detach()).contiguous()
-    return sharded(held.view(held.shape) if held is full else held, sharding)
+    part = sharding.cut(moved.detach())
+    held = part.clone(memory_format=torch.contiguous_format) if sharding.split else part
+    return sharded(held.contiguous(), sharding)
 
 
 class Leaving:

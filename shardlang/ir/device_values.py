@@ -180,6 +180,11 @@ def specialise(args: _TreeT, coord: Coord) -> _TreeT:
     return made
 
 
+def at_device(value: object, coord: Coord) -> object:
+    """One argument on the device at `coord`."""
+    return value.at(coord) if isinstance(value, _KINDS) else value
+
+
 def differ(args: object) -> bool:
     """Whether some argument depends on the device."""
     leaves = pytree.tree_leaves(args, is_leaf=lambda x: isinstance(x, _KINDS))
