@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+from collections.abc import Callable
 
 import torch.distributed as dist
+from torch import fx
 
 from shardlang.ir.program import LocalProgram
+from shardlang.ir.step import (
+    StepProgram,
+    collectives_of,
+    is_collective,
+    is_wait,
+    started_by,
+    stream_of,
+)
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.watch import named
@@ -20,18 +31,42 @@ def check_same_program(program: LocalProgram, groups: Groups) -> None:
     Raises:
         RunError: SH0602, on every rank, naming the ranks that differ from rank 0.
     """
+    if groups.mesh.devices > 1:
+        _check_same(program.fingerprint(), lambda: program.text().splitlines(), groups)
+
+
+def check_same_collectives(step: StepProgram, groups: Groups) -> None:
+    """Compare in which order the ranks start and wait for collectives, as of their programs.
+
+    Raises:
+        RunError: SH0602, on every rank, naming the ranks that differ from rank 0.
+    """
+    if groups.mesh.devices > 1:
+        lines = [_line(node) for node in step.graph.nodes if is_collective(node) or is_wait(node)]
+        found = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        _check_same(found, lambda: lines, groups)
+
+
+def _line(node: fx.Node) -> str:
+    """What a node sends, or for what it waits."""
+    if is_wait(node):
+        return f"{node.name}: wait for {started_by(node).name}"
+    sent = "; ".join(f"{x.name}: {collective}" for x, collective in collectives_of(node))
+    return f"{node.name}: {sent}, {stream_of(node)}"
+
+
+def _check_same(mine: str, lines: Callable[[], list[str]], groups: Groups) -> None:
+    """Compare a hash of all ranks; where they differ, say by which line."""
     world = groups.mesh.devices
-    if world == 1:
-        return
     prints: list[str] = [""] * world
     label = "comparison of the programs of all ranks"
-    named(label, dist.all_gather_object, prints, program.fingerprint())
+    named(label, dist.all_gather_object, prints, mine)
     others = [rank for rank in range(world) if prints[rank] != prints[0]]
     if not others:
         return
     texts: list[list[str]] = [[]] * world
-    mine = program.text().splitlines() if groups.rank in (0, others[0]) else []
-    named(label, dist.all_gather_object, texts, mine)
+    told = lines() if groups.rank in (0, others[0]) else []
+    named(label, dist.all_gather_object, texts, told)
     listed = ", ".join(str(rank) for rank in others[:8]) + (", …" if len(others) > 8 else "")
     plural = "s" if len(others) > 1 else ""
     verb = "hold" if plural else "holds"

@@ -18,6 +18,7 @@ from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.program import LocalProgram, differentiable
 from shardlang.ir.step import StepProgram
 from shardlang.runtime.autograd import Context
+from shardlang.runtime.checks import check_same_collectives
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.lanes import lanes
@@ -34,10 +35,14 @@ class Stepped:
     def __init__(
         self, program: LocalProgram, groups: Groups, trained: frozenset[str], write: StepWriter
     ) -> None:
-        """Load forward and backward. Collective: construct it on every rank."""
-        self.program, self.trained, self.write = program, trained, write
+        """Load forward and backward. Collective: construct it on every rank.
+
+        Raises:
+            RunError: SH0602, the ranks have written different programs.
+        """
+        self.program, self.groups, self.trained, self.write = program, groups, trained, write
         self.ends = differentiable(program)
-        whole = write(program, trained, self.ends)
+        whole = self._written(self.ends)
         self.lanes = lanes(whole, groups)
         self.forward = load_forward(whole, self.lanes)
         self.outputs = [r.name for r in program.results]
@@ -57,10 +62,16 @@ class Stepped:
         made: Sequence[Tensor] = _Step.apply(self, *leaves)  # type: ignore[no-untyped-call]
         return made
 
+    def _written(self, given: Collection[str]) -> StepProgram:
+        """The step for the results whose cotangents are given, the same on all ranks."""
+        step = self.write(self.program, self.trained, given)
+        check_same_collectives(step, self.groups)
+        return step
+
     def backward(self, given: tuple[str, ...]) -> tuple[Half, list[int]]:
         """The backward from some results, and the places of the leaves whose gradients it gives."""
         if given not in self._backwards:
-            step = self.write(self.program, self.trained, given)
+            step = self._written(given)
             places = {leaf.name: i for i, leaf in enumerate(self.program.leaves)}
             half = load_backward(step, self.lanes, self.forward.saved)
             self._backwards[given] = half, [places[name] for name in step.gradients]

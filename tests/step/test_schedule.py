@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from spawn import spawn
 from torch import Tensor, fx
 
 from shardlang.compiler.driver import compile_spec
@@ -29,6 +31,7 @@ from shardlang.passes.step.schedule import schedule
 from shardlang.runtime.simulate import DeviceFault
 from shardlang.runtime.simulate_step import StepSimulator
 from shardlang.spec import load_spec_text
+from tests.step.on_ranks import SPECS
 
 MODELS = Path(__file__).with_name("layers.py")
 SPEC = f"""
@@ -158,3 +161,47 @@ def test_a_wait_behind_a_reader_is_found() -> None:
     item.append(wait)
     with pytest.raises(InvariantError, match=f"values_there: `{item}` reads `{wait}`"):
         check_step(step, "planting")
+
+
+# on processes
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What two gloo processes found."""
+    return spawn("tests.step.on_ranks:everything", 2, tmp_path_factory.mktemp("ranks"), 240)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_processes_send_what_the_text_says_and_compute_the_same(
+    ran: list[dict[str, Any]], name: str
+) -> None:
+    """Kind, order and bytes of each call; over process groups of their own, where there are more.
+
+    The plan has the same calls, those of each kind in the same order.
+    """
+    for found in (rank[name] for rank in ran):
+        assert found["same"] and found["norm"] > 1
+        assert [(op, size) for op, _, size in found["sent"]] == [
+            (op, size) for op, _, size in found["text"]
+        ]
+        assert sorted(found["sent plainly"], key=str) == sorted(
+            ((op, "", size) for op, _, size in found["sent"]), key=str
+        )
+        for kind in {op for op, _, _ in found["sent"]}:
+            planned = [size for _, op, size in found["plan"] if op == kind]
+            assert [size for op, _, size in found["sent"] if op == kind] == planned
+
+
+def test_streams_over_one_group_have_process_groups_of_their_own(ran: list[dict[str, Any]]) -> None:
+    for found in ran:
+        for name in ("stored", "kept"):
+            streams = [("" if s == "activations" else s) for _, s, _ in found[name]["text"]]
+            assert [stream for _, stream, _ in found[name]["sent"]] == streams
+            assert set(streams) == {"", "gathers", "gradients"}
+
+
+def test_another_order_on_one_rank_is_refused_on_all(ran: list[dict[str, Any]]) -> None:
+    for found in ran:
+        assert found["other order"].startswith("SH0602: rank 1 holds another program than rank 0: ")
+        assert "_start" in found["other order"]
