@@ -106,6 +106,15 @@ def _random(rule: Rule) -> t.Random:
     return t.Random(chosen(rule.token(0), t.RANDOM_MODES), span=rule.span)
 
 
+def _recompute(rule: Rule) -> t.Recompute:
+    what = rule.rule(0)
+    return t.Recompute(
+        leaf.text(what, 0) if what.name == "modules" else None,
+        leaf.scalar(what.rule(0)) if what.name == "budget" else None,
+        span=rule.span,
+    )
+
+
 def _schedule(rule: Rule) -> t.Schedule:
     return t.Schedule(tuple(map(_prefetch, rule.rules())), span=rule.span)
 
@@ -187,6 +196,7 @@ _STATEMENTS: dict[str, Callable[[Rule], t.Statement]] = {
     "value": _value,
     "optimizer": _optimizer,
     "random": _random,
+    "recompute": _recompute,
     "schedule": _schedule,
     "expect": _expect,
 }

@@ -174,6 +174,10 @@ CODES: dict[str, Code] = {
         "`tp:4` is the major part of an axis, `tp/4` what is left behind it. The numbers of shards"
         " at which parts of one axis begin and end divide its size and one another.",
     ),
+    "SH0236": Code(
+        "bad budget",
+        "The bytes that a step may take, as in `recompute to 12GiB`, are at least 1.",
+    ),
     "SH0238": Code(
         "bad number of bytes",
         "What `prefetch` may hold is at least 0 bytes; with 0, every gather is made at its use.",

@@ -254,6 +254,13 @@ def _(node: t.Prefetch) -> str:
 
 
 @_text.register
+def _(node: t.Recompute) -> str:
+    if node.pattern is not None:
+        return f"recompute {_text(node.pattern)}"
+    return f"recompute {'selective' if node.budget is None else f'to {_text(node.budget)}'}"
+
+
+@_text.register
 def _(node: t.Select) -> str:
     words = [] if node.phase is None else [node.phase]
     words.append(node.op)

@@ -32,6 +32,7 @@ FORMS = {
     "value": 'value "MODULES".out [LAYOUT]',
     "optimizer": "optimizer NAME(NAME = VALUE)",
     "random": "random fast",
+    "recompute": 'recompute "MODULES"',
     "schedule": "schedule { prefetch SIZE }",
     "expect": 'expect { forbid COLLECTIVE over AXES in "MODULES" }',
 }
@@ -49,10 +50,6 @@ LATER = {
         "the types that parts are computed in",
         'build the model in its type, by `hf("config.json", dtype = "bfloat16")` or by'
         " `.to(torch.bfloat16)` in the build function, and leave this out",
-    ),
-    "recompute": (
-        "activations that the backward computes again",
-        "call `torch.utils.checkpoint` in the model, and leave this out",
     ),
     "cluster": (
         "nodes and the links between them",

@@ -26,6 +26,8 @@ _WORDS: dict[str, tuple[str, ...]] = {
     **{word.upper(): (word,) for word in STATEMENTS},
     "REGATHER": ("regather",),
     "MODE": ("exact", "fast"),
+    "SELECTIVE": ("selective",),
+    "TO": ("to",),
     "SIDE": ("in", "out"),
     "BYTES": ("bytes",),
     "PHASE": ("forward", "backward", "update"),

@@ -236,6 +236,14 @@ class Random(Item):
 
 
 @dataclass(frozen=True, slots=True)
+class Recompute(Item):
+    """`recompute "pattern"`, `recompute to budget`, or `recompute selective` without either."""
+
+    pattern: Text | None = None
+    budget: Scalar | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Prefetch(Item):
     """`prefetch 512MiB`, inside `schedule`."""
 
@@ -322,7 +330,7 @@ Block: TypeAlias = "Mesh | Dims | Schedule | Expect"
 BlockItem: TypeAlias = "AxisDecl | DimsEntry | Prefetch | ExpectItem"
 Statement: TypeAlias = (
     "Use | Let | Mesh | Dims | Model | Input | Output | Loss | Param | Buffer | Store"
-    " | ValueStatement | Optimizer | Random | Schedule | Expect"
+    " | ValueStatement | Optimizer | Random | Recompute | Schedule | Expect"
 )
 
 

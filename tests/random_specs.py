@@ -223,6 +223,8 @@ class SpecMaker:
             self.model,
             lambda: t.Optimizer(self.ident(["adamw", "sgd"]), self.many(self.argument, 0, 3)),
             lambda: t.Random(self.rng.choice(["exact", "fast"])),
+            lambda: t.Recompute(self.rng.choice([self.pattern(), None])),
+            lambda: t.Recompute(budget=t.Size(self.rng.randint(1, 9), "GiB")),
         ]
         return self.rng.choice(rare if self.chance(0.1) else makers)()
 

@@ -59,7 +59,8 @@ BUILDS = {
     "shardlang/ir/parse_nodes.py",  # placeholders of a parsed graph
     "passes/normalize/inline_regions.py",  # copies what export traced
     "passes/step/differentiate.py",  # the graph of a step, which begins as a copy
-    "passes/step/regather.py",  # copies of gathers
+    "passes/step/again.py",  # copies of values of the forward
+    "passes/step/dropouts.py",  # the ops of a dropout, which have no records yet
     "passes/step/fold_views.py",  # the ops of a trace, which have no records yet
     "passes/step/numbers.py",  # the same
     "passes/step/op_tape.py",  # the same

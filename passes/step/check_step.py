@@ -64,6 +64,13 @@ def forward_alone(program: StepProgram) -> Iterator[str]:
                 yield f"`{node}` of the forward reads `{source}` of the backward"
 
 
+def draws_once(program: StepProgram) -> Iterator[str]:
+    """The backward draws nothing: it reads what the forward has drawn."""
+    for node in program.graph.nodes:
+        if node.op == "call_function" and info(node).backward and info(node).random:
+            yield f"`{node}` of the backward draws"
+
+
 def ends_match(program: StepProgram) -> Iterator[str]:
     """The graph takes and returns what the program says, the results from the forward."""
     results, gradients = program.returned
@@ -114,6 +121,7 @@ CHECKS: tuple[Check, ...] = (
     names_unique,
     values_there,
     forward_alone,
+    draws_once,
     ends_match,
     buckets_match,
     starts_waited,

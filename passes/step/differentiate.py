@@ -34,6 +34,7 @@ from shardlang.ir.step import (
     record,
 )
 from shardlang.passes.step.by_itself import by_itself
+from shardlang.passes.step.dropouts import draws
 from shardlang.passes.step.fold_views import gives_view
 from shardlang.passes.step.local_calls import operands_of
 from shardlang.passes.step.steps_back import (
@@ -244,7 +245,7 @@ class _Differentiation:
     def _origin(self, target: Target) -> NodeInfo:
         """The record of a node that the model does not name."""
         place = info(self.at) if self.at is not None else NodeInfo()
-        random = place.random and _draws(target)
+        random = place.random and draws(target)
         return NodeInfo(module=place.module, source=place.source, random=random)
 
     # backward
@@ -351,8 +352,3 @@ def _drop_unread(graph: fx.Graph) -> None:
     for node in reversed(graph.nodes):
         if node.op == "call_function" and not node.users and not info(node).random:
             graph.erase_node(node)
-
-
-def _draws(target: object) -> bool:
-    tags = target.tags if isinstance(target, torch._ops.OpOverload) else ()
-    return target is record or torch.Tag.nondeterministic_seeded in tags

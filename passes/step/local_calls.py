@@ -17,6 +17,7 @@ from shardlang.ir.device_values import differ, specialise
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Coord, Mesh
 from shardlang.ir.node import info, is_ordered, layout_of
+from shardlang.passes.step.dropouts import written_out_dropout
 from shardlang.passes.step.numbers import NotNumbers, unify
 from shardlang.passes.step.op_call import NotTraced, OpCall, Shard, Slot
 from shardlang.passes.step.traced import Traced
@@ -47,7 +48,9 @@ class Calls:
     def of(self, node: fx.Node, wants: Wants) -> Traced | None:
         """The ops of a node; None where it is to be recorded."""
         operands = operands_of(node)
-        if info(node).random or any(is_ordered(n) for n in (node, *operands)):
+        if info(node).random:
+            return written_out_dropout(node, wants.wanted)
+        if any(is_ordered(n) for n in (node, *operands)):
             return None
         try:
             return self._traced_of(node, operands, wants)

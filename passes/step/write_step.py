@@ -9,12 +9,13 @@ from shardlang.ir.step import StepProgram
 from shardlang.ir.step_options import StepOptions
 from shardlang.passes.step.check_step import check_step
 from shardlang.passes.step.differentiate import differentiate
+from shardlang.passes.step.recompute import recompute
 from shardlang.passes.step.regather import regather
 from shardlang.passes.step.schedule import schedule
 
 StepPass = Callable[[StepProgram, StepOptions], StepProgram]
 
-STEP_PASSES: tuple[StepPass, ...] = (regather, schedule)
+STEP_PASSES: tuple[StepPass, ...] = (recompute, regather, schedule)
 """The passes on the program that `differentiate` has written, in order."""
 
 

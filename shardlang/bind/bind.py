@@ -35,6 +35,7 @@ def bind(spec: Spec, names: ModelNames) -> tuple[Binding | None, list[Diagnostic
         storage=_axes(stores, spec),
         regather=frozenset(name for name, decl in stores.items() if decl.regather),
         loss=_bind_loss(spec, names, findings),
+        recompute=_bind_recompute(spec, names, findings),
     )
     _check_expects(spec, names, findings)
     found = in_order(findings.found)
@@ -119,6 +120,23 @@ def _bind_loss(spec: Spec, names: ModelNames, findings: Findings) -> str | None:
         findings.found.append(error("SH0311", message, spec.loss.span, help=help))
         return None
     return matched[0]
+
+
+def _bind_recompute(spec: Spec, names: ModelNames, findings: Findings) -> tuple[str, ...]:
+    """The modules that are computed again, without those inside others."""
+    found: dict[str, None] = {}
+    for decl in spec.recomputes:
+        matched = decl.pattern.select(names.modules)
+        if not matched:
+            known = [name for name in names.modules if name]
+            findings.unmatched(decl.pattern, decl.span, MODULE, known)
+        found.update(dict.fromkeys(matched))
+    return tuple(name for name in found if not any(_inside(name, other) for other in found))
+
+
+def _inside(name: str, other: str) -> bool:
+    """Whether a module is a part of another one."""
+    return name != other and (not other or name.startswith(f"{other}."))
 
 
 def _check_expects(spec: Spec, names: ModelNames, findings: Findings) -> None:

@@ -41,6 +41,7 @@ class Binding:
         storage: the axes over which each stored parameter is sharded further at rest.
         regather: the parameters gathered again for the backward instead of being kept.
         loss: the name of the output stated to be the loss.
+        recompute: the modules that the backward computes again, none inside another.
     """
 
     params: Mapping[str, Stated]
@@ -51,3 +52,4 @@ class Binding:
     storage: Mapping[str, tuple[Axis, ...]]
     regather: frozenset[str]
     loss: str | None
+    recompute: tuple[str, ...] = ()

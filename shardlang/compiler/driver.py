@@ -36,6 +36,7 @@ from shardlang.ir.mesh import Mesh
 from shardlang.ir.node import tensor_of
 from shardlang.ir.printed_type import dtype_name
 from shardlang.ir.program import LocalProgram
+from shardlang.ir.step_options import StepOptions
 from shardlang.passes.pipeline import PIPELINE, Pass
 from shardlang.passes.rewrite.localize import to_program
 from shardlang.spec.types import InputDecl, Spec
@@ -166,8 +167,14 @@ def statements_of(spec: Spec, binding: Binding, captured: Captured) -> Statement
         },
         loss=loss_name(binding, captured),
         fast_random=spec.random == "fast",
-        step=spec.step,
+        step=_step_options(spec, binding),
     )
+
+
+def _step_options(spec: Spec, binding: Binding) -> StepOptions:
+    """The options of the passes on the step program, in names of the model."""
+    recompute = replace(spec.step.recompute, modules=binding.recompute)
+    return replace(spec.step, recompute=recompute)
 
 
 def compile_spec(

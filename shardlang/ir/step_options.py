@@ -6,15 +6,33 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Recompute:
+    """What the backward computes again instead of keeping it.
+
+    Attributes:
+        modules: modules, none inside another, of which all is computed again.
+        selective: whatever is cheap is computed again, wherever it stands.
+        budget_bytes: as much is computed again as it takes for the step to reach no higher peak of
+            live bytes on a device; None where that is not limited.
+    """
+
+    modules: tuple[str, ...] = ()
+    selective: bool = False
+    budget_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StepOptions:
     """The options of the passes on a step program.
 
     Attributes:
         prefetch: bytes of gathered parameters that may be in flight; None for what the pass
             `schedule` chooses by itself.
+        recompute: what the backward computes again.
     """
 
     prefetch: int | None = None
+    recompute: Recompute = Recompute()
 
 
 NO_OPTIONS = StepOptions()

@@ -272,25 +272,3 @@ def drawn_by(
         for i, (p, shape, where) in enumerate(zip(parameters, shapes, places, strict=True))
     ]
     return drawn(make, at, sizes, *full)
-
-
-def dropped(
-    x: Tensor,
-    make: Callable[..., Tensor],
-    at: Sequence[Place],
-    shape: Sequence[int],
-    strides: Sequence[int],
-    p: float,
-) -> Tensor:
-    """Dropout by this device's shard of the mask that one device would draw for the whole."""
-    ones = x.new_empty_strided(shape, strides).fill_(1)
-    return x * cut_out(make(ones, p, True), at, x.shape)
-
-
-def dropped_with_mask(
-    x: Tensor, at: Sequence[Place], shape: Sequence[int], strides: Sequence[int], p: float
-) -> tuple[Tensor, Tensor]:
-    """Dropout and its mask, as `dropped`."""
-    ones = x.new_empty_strided(shape, strides).fill_(1)
-    scale, mask = torch.ops.aten.native_dropout(ones, p, True)
-    return x * cut_out(scale, at, x.shape), cut_out(mask, at, x.shape)

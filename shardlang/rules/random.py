@@ -16,7 +16,7 @@ from shardlang.ir.device_values import LocalSize, PartNumber, size_at
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import info
 from shardlang.ir.rule import Sharding
-from shardlang.rules import local, streams
+from shardlang.rules import dropout, local, streams
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.local_shape import PlaceArgument, place
 from shardlang.rules.op_rule import Streams
@@ -73,7 +73,7 @@ def _dropout(call: Call, sharding: Sharding) -> LocalCall:
         return call.replace()
     x, layout = call.operand("input"), sharding.result()
     args = (x, call.target, _places(layout), layout.shape, _strides(call), call["p"])
-    return local.dropped, args, {}
+    return dropout.dropped, args, {}
 
 
 def _native_dropout(call: Call, sharding: Sharding) -> LocalCall:
@@ -81,7 +81,7 @@ def _native_dropout(call: Call, sharding: Sharding) -> LocalCall:
         return call.replace()
     x, layout = call.operand("input"), sharding.result()
     args = (x, _places(layout), layout.shape, _strides(call), call["p"])
-    return local.dropped_with_mask, args, {}
+    return dropout.dropped_with_mask, args, {}
 
 
 def _dropout_apart(call: Call, sharding: Sharding, source: Streams) -> LocalCall:

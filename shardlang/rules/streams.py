@@ -134,7 +134,15 @@ def dropped_apart(
     x: Tensor, key: Tensor, draw: int, part: int, p: float, dims: int | None = None
 ) -> Tensor:
     """Dropout of this device's shard; with `dims`, whole slices of the first so many dims."""
-    return _scaled(x, _kept(key, draw, part, _size(x, dims), p, device=x.device), p)
+    return scaled(x, kept_apart(x, key, draw, part, p, dims), p)
+
+
+def kept_apart(
+    x: Tensor, key: Tensor, draw: int, part: int, p: float, dims: int | None = None
+) -> Tensor:
+    """The mask of `dropped_apart`."""
+    mask: Tensor = _kept(key, draw, part, _size(x, dims), p, device=x.device)
+    return mask
 
 
 def _size(x: Tensor, dims: int | None) -> Sequence[int]:
@@ -146,11 +154,11 @@ def dropped_with_mask_apart(
     x: Tensor, key: Tensor, draw: int, part: int, p: float
 ) -> tuple[Tensor, Tensor]:
     """Dropout of this device's shard, and its mask."""
-    kept = _kept(key, draw, part, x.shape, p, device=x.device)
-    return _scaled(x, kept, p), kept
+    kept = kept_apart(x, key, draw, part, p)
+    return scaled(x, kept, p), kept
 
 
-def _scaled(x: Tensor, kept: Tensor, p: float) -> Tensor:
+def scaled(x: Tensor, kept: Tensor, p: float) -> Tensor:
     """What is kept of `x`, so that its mean stays."""
     scale = 1 / (1 - p) if p < 1 else 0.0
     if x.dtype.itemsize < 4:

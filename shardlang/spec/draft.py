@@ -16,6 +16,7 @@ from shardlang.spec.types import (
     LossDecl,
     ModelRef,
     OptimizerDecl,
+    RecomputeDecl,
     StoreDecl,
     ValueDecl,
 )
@@ -38,6 +39,7 @@ class Draft:
     optimizer: OptimizerDecl | None = None
     random: RandomMode = "exact"
     step: StepOptions = NO_OPTIONS
+    recomputes: list[RecomputeDecl] = field(default_factory=list)
     expects: list[Expectation] = field(default_factory=list)
     stated: dict[tuple[str, str], Span] = field(default_factory=dict)
 

@@ -14,6 +14,7 @@ from shardlang.spec.draft import Draft
 from shardlang.spec.expects import resolve_expect
 from shardlang.spec.layouts import resolve_layout
 from shardlang.spec.models import resolve_model, resolve_optimizer
+from shardlang.spec.recompute import resolve_recompute
 from shardlang.spec.scope import Scope
 from shardlang.spec.types import InputDecl, LayoutDecl, LayoutExpr, LossDecl, StoreDecl, ValueDecl
 
@@ -41,6 +42,11 @@ def _(node: t.Optimizer, draft: Draft) -> None:
 def _(node: t.Random, draft: Draft) -> None:
     draft.state("random", "", node.span)
     draft.random = node.mode
+
+
+@resolve_statement.register
+def _(node: t.Recompute, draft: Draft) -> None:
+    resolve_recompute(node, draft)
 
 
 @resolve_statement.register

@@ -140,6 +140,14 @@ class StoreDecl:
 
 
 @dataclass(frozen=True, slots=True)
+class RecomputeDecl:
+    """Modules all of which the backward computes again."""
+
+    pattern: Pattern
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class LossDecl:
     """The output that is the loss."""
 
@@ -241,7 +249,8 @@ class Spec:
             not declared `as model`.
         outputs: layouts of the model's results; an unstated one keeps the layout it has.
         random: `exact`, what one device draws, or `fast`, a stream for each shard.
-        step: the options of the passes on the step program.
+        step: the options of the passes on the step program that name nothing of the model.
+        recomputes: the modules that the backward computes again.
     """
 
     path: Path
@@ -259,6 +268,7 @@ class Spec:
     optimizer: OptimizerDecl | None = None
     random: RandomMode = "exact"
     step: StepOptions = NO_OPTIONS
+    recomputes: tuple[RecomputeDecl, ...] = ()
     expects: tuple[Expectation, ...] = ()
 
     @property

@@ -26,7 +26,9 @@ HABITS = {
     'param "a" [tp];': ("1:15", "remove it"),
     "pipeline { stages = 4 }": ("1:1", "an axis that splits data or tensors"),
     "precision bf16": ("1:1", "torch.bfloat16"),
-    'recompute "layers.*"': ("1:1", "torch.utils.checkpoint"),
+    "recompute layers.*": ("1:11", '`recompute "MODULES"`'),
+    "recompute to 12GB": ("1:14", "sizes are written `512MiB`"),
+    "recompute selctive": ("1:11", "did you mean `selective`"),
     "cluster { nodes = 2 }": ("1:1", "torchrun"),
 }
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shardlang.rules import local
+from shardlang.rules import dropout, local
 
 aten: Any = torch.ops.aten
 X = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
@@ -26,7 +26,7 @@ CALLS: list[tuple[str, Callable[[Tensor], Any]]] = [
     ("run_totals with gaps", lambda x: local.run_totals(x, 1, [0, 1, 2, 5], False, [1, 5, 6])),
     ("scanned", lambda x: local.scanned(x, x[:, :2], 1, [0, 4], True, 4)),
     ("drawn", lambda x: local.drawn(aten.rand.default, [0, [1, 5, 6]], [5, 3], [5, 7])),
-    ("dropped", lambda x: local.dropped(x, aten.dropout.default, WHOLE, (5, 7), (7, 1), 0.3)),
+    ("dropped", lambda x: dropout.dropped(x, aten.dropout.default, WHOLE, (5, 7), (7, 1), 0.3)),
     (
         "drawn_by",
         lambda x: local.drawn_by(
@@ -69,5 +69,5 @@ def test_every_device_draws_the_whole_mask() -> None:
     torch.manual_seed(5)
     whole = aten.dropout(torch.ones(5, 7), 0.3, True)
     torch.manual_seed(5)
-    part = local.dropped(torch.ones(5, 3), aten.dropout.default, WHOLE, (5, 7), (7, 1), 0.3)
+    part = dropout.dropped(torch.ones(5, 3), aten.dropout.default, WHOLE, (5, 7), (7, 1), 0.3)
     assert torch.equal(part, whole[:, 4:])

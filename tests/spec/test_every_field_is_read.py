@@ -42,6 +42,7 @@ loss loss
 store "**" over dp regather
 optimizer adamw(lr = 0.01, betas = [0.9, 0.95], clip = 0.5)
 random fast
+recompute "blocks.*"
 schedule {{ prefetch 1MiB }}
 expect {{
   forbid send_recv over dp in "blocks.*"
@@ -65,7 +66,7 @@ PLACES = {"span", "trivia", "foot", "file"}
 NOT_STATED = {"Node", "Item", "Trivia", "ModelNames"}
 """Where a thing stands, what is written around it, and what binding knows of the model."""
 
-TOLD = {"Spec.path", "Spec.sets", "Number.text"}
+TOLD = {"Spec.path", "Spec.sets", "Number.text", "Recompute.budget"}
 """What the documents and the formatter repeat."""
 
 

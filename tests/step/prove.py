@@ -66,9 +66,14 @@ class Proof:
 
 def prove(subject: Subject, seed: int = 0) -> Proof:
     """Differentiate a program, simulate its step in float64, and compare it with the model."""
-    program, reference = _of(subject, seed)
+    program, reference = laid_out(subject, seed)
     step = write_step(program, reference.trainable, reference.cotangents)
-    results, gradients = _simulated(step, reference)
+    return proof_of(step, reference)
+
+
+def proof_of(step: StepProgram, reference: Reference) -> Proof:
+    """Simulate a step, and compare it with the model."""
+    results, gradients = simulated(step, reference)
     named = [r.name for r in step.results]
     errors = _errors(step, reference.results, dict(zip(named, results, strict=True)))
     wanted = {n: g for n, g in reference.gradients.items() if g is not None}
@@ -77,7 +82,8 @@ def prove(subject: Subject, seed: int = 0) -> Proof:
     return Proof(errors, recorded, step)
 
 
-def _of(subject: Subject, seed: int) -> tuple[LocalProgram, Reference]:
+def laid_out(subject: Subject, seed: int = 0) -> tuple[LocalProgram, Reference]:
+    """The program of the model in float64, and what the model itself gives."""
     captured = subject.captured
     raised = raise_to_float64(captured.graph)
     program = to_program(run_passes(build_graph(captured, subject.statements, raised)))
@@ -88,9 +94,10 @@ def _of(subject: Subject, seed: int) -> tuple[LocalProgram, Reference]:
     return program, Reference(Setting(captured, drawn, values, trained, program.loss, seed))
 
 
-def _simulated(
+def simulated(
     step: StepProgram, reference: Reference
 ) -> tuple[list[list[Tensor]], dict[str, list[Tensor]]]:
+    """Results and gradients of a step on every device."""
     coords = list(step.mesh.coords())
     layouts = {r.name: r.layout for r in step.results}
     leaves = {

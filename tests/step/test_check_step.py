@@ -49,6 +49,11 @@ def read_of_the_backward(step: StepProgram) -> None:
     set_info(source, replace(info(source), backward=True))
 
 
+def drawn_twice(step: StepProgram) -> None:
+    node = next(n for n in step.graph.nodes if n.op == "call_function" and info(n).backward)
+    set_info(node, replace(info(node), random=True))
+
+
 def one_gradient_less(step: StepProgram) -> None:
     step.gradients = step.gradients[1:]
 
@@ -70,6 +75,7 @@ FAULTS: dict[str, Callable[[StepProgram], None]] = {
     "names_unique": same_name,
     "values_there": read_too_early,
     "forward_alone": read_of_the_backward,
+    "draws_once": drawn_twice,
     "ends_match": one_gradient_less,
     "buckets_match": a_collective_less,
     "starts_waited": a_handle_read,

@@ -29,18 +29,18 @@ CASES = (
     Case(
         "Words",
         'mesh { dp = 2 tp = 3 }\ninput ids : i64[5, 7] below 11 [dp, _]\nparam "table.*" [tp, _]',
-        {"dropped": 2},
+        {},
     ),
     Case(
         "Words",
         'mesh { dp = 2 tp = 4 }\ninput ids : i64[5, 7] below 11 [_, dp]\nstore "**" over tp',
-        {"dropped": 2},
+        {},
     ),
     Case(
         "Heads",
         "mesh { dp = 2 tp = 3 }\ninput x : f32[3, 4, 10] [dp, _, _]\n"
         'param "into.weight" [tp, _]\nparam "out.weight" [_, tp]',
-        {"dropped": 2},
+        {},
     ),
     Case("Turning", 'mesh { dp = 3 }\ninput x : f32[5, 6] [dp, _]\nstore "**" over dp', {}),
     Case("Memory", "mesh { dp = 2 }\ninput x : f32[5, 3, 5] [dp, _, _]", {}),

@@ -1,0 +1,184 @@
+"""What is computed again is the same: results and gradients are those of the model, to the bit."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, fx
+
+from shardlang.compiler.driver import compile_spec
+from shardlang.ir.graph import is_item
+from shardlang.ir.node import info, set_info
+from shardlang.ir.program import LocalProgram
+from shardlang.ir.step import StepProgram, collectives_of, is_collective, record
+from shardlang.ir.step_options import NO_OPTIONS
+from shardlang.passes.invariants.invariant import InvariantError
+from shardlang.passes.step.check_step import check_step
+from shardlang.passes.step.dropouts import draws
+from shardlang.passes.step.write_step import write_step
+from shardlang.proof.reference import Reference
+from shardlang.rules.dropout import PARTS
+from shardlang.runtime.step_executor import saved_by
+from shardlang.spec import load_spec_text
+from tests.step.prove import Subject, laid_out, proof_of, simulated
+from tests.step.test_differentiate import CASES, MODELS
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+
+LAYERS = {
+    "llama/sp": "model.layers.*",
+    "llama/fsdp_tp": "model.layers.*",
+    "gpt2/gpt2": "transformer.h.*",
+    "gpt2/fast": "transformer.h.*",
+}
+"""Examples, and what is computed again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Two:
+    """A step that keeps everything, and one that computes some of it again."""
+
+    program: LocalProgram
+    reference: Reference
+    kept: StepProgram
+    again: StepProgram
+
+
+@functools.cache
+def two(text: str, folder: Path) -> Two:
+    """Both steps of a spec."""
+    spec, found = load_spec_text(text, str(folder / "case.shard"))
+    assert spec is not None, found
+    program, reference = laid_out(Subject.of(compile_spec(spec)))
+    plain = replace(program, step=NO_OPTIONS)
+    kept, again = (
+        write_step(one, reference.trainable, reference.cotangents) for one in (plain, program)
+    )
+    return Two(program, reference, kept, again)
+
+
+def example(name: str, what: str) -> Two:
+    """Both steps of an example."""
+    file = EXAMPLES / f"{name}.shard"
+    return two(f'use "{file.name}"\nrecompute {what}\n', file.parent)
+
+
+def case(name: str, number: int = 0) -> Two:
+    """Both steps of a small model, all of which is computed again."""
+    found = [one for one in CASES if one.name == name][number]
+    return two(f'model "{found.file}:{found.name}"\n{found.lines}\nrecompute "**"\n', MODELS.parent)
+
+
+def backward(step: StepProgram) -> list[fx.Node]:
+    """The calls of the backward."""
+    return [n for n in step.graph.nodes if n.op == "call_function" and info(n).backward]
+
+
+def kept_values(step: StepProgram) -> set[str]:
+    """What the backward reads of the forward beside leaves."""
+    leaves = {n.name for n in step.graph.find_nodes(op="placeholder")}
+    return set(saved_by(step)) - leaves
+
+
+def check(both: Two) -> None:
+    """The second step computes something again, and gives what the model and the first step do."""
+    assert len(backward(both.again)) > len(backward(both.kept))
+    made = proof_of(both.again, both.reference)
+    assert made.worst < 1e-11, made.errors
+    (a, b), (c, d) = (simulated(s, both.reference) for s in (both.kept, both.again))
+    assert same(a, c) and same([*b.values()], [*d.values()])
+
+
+def same(one: list[list[Tensor]], other: list[list[Tensor]]) -> bool:
+    """Whether the values of all devices are equal, bit by bit."""
+    pairs = zip(one, other, strict=True)
+    return all(torch.equal(a, b) for x, y in pairs for a, b in zip(x, y, strict=True))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_of_an_example(name: str) -> None:
+    check(example(name, f'"{LAYERS[name]}"'))
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [(c.name, CASES[:i].count(c)) for i, c in enumerate(CASES)]
+)
+def test_all_of_a_model(name: str, number: int) -> None:
+    check(case(name, number))
+
+
+def test_a_layer_leaves_what_comes_in() -> None:
+    """Of the layers of a Llama nothing is kept but parameters, their results and the angles."""
+    both = example("llama/sp", '"model.layers.*"')
+    left = [n for n in both.again.graph.nodes if n.name in kept_values(both.again)]
+    inside = [info(n).module for n in left if "model.layers." in info(n).module and not is_item(n)]
+    angles = ["model.layers.0.self_attn"] * 2
+    assert inside == [*angles, "model.layers.0", "model.layers.1"]
+    assert len(kept_values(both.again)) < len(kept_values(both.kept)) - 20
+
+
+def test_collectives_of_a_layer_are_made_again_and_gathers_of_parameters_are_not() -> None:
+    def gathers(step: StepProgram) -> int:
+        nodes = [n for n in backward(step) if is_collective(n) and "gather" in info(n).change]
+        return sum(c.kind == "all_gather" for n in nodes for _, c in collectives_of(n))
+
+    sequence = example("llama/sp", '"model.layers.*"')
+    assert gathers(sequence.again) == gathers(sequence.kept) + 4
+    stored = example("llama/fsdp_tp", '"model.layers.*"')
+    assert gathers(stored.again) == gathers(stored.kept)
+
+
+def test_a_record_is_made_again_as_a_whole() -> None:
+    both = example("vit/vit", '"**.layers.*"')
+    assert [n.target for n in backward(both.again)].count(record) == 2
+
+
+def test_of_a_dropout_the_mask_is_kept() -> None:
+    both = example("gpt2/gpt2", '"transformer.h.*"')
+    masks = {n.name for n in both.again.graph.nodes if draws(n.target) and info(n).random}
+    assert len(masks) == 7
+    assert masks <= kept_values(both.again)
+    assert not any(draws(n.target) for n in backward(both.again) if n.target is not record)
+
+
+@pytest.mark.parametrize("name", ["gpt2/gpt2", "gpt2/fast"])
+def test_a_mask_that_is_drawn_again_is_seen(name: str) -> None:
+    both = example(name, '"transformer.h.*"')
+    step = write_step(both.program, both.reference.trainable, both.reference.cotangents)
+    drawn = [n for n in step.graph.nodes if info(n).random and draws(n.target)]
+    mask = next(n for n in reversed(drawn) if any(info(u).backward for u in n.users))
+    readers = [u for u in mask.users if info(u).backward]
+    with step.graph.inserting_before(readers[0]):
+        other = step.graph.node_copy(mask)
+    set_info(other, replace(info(mask), backward=True))
+    if other.args[-1] is None:
+        other.args = (*other.args[:2], 99, *other.args[3:])
+    for reader in readers:
+        reader.replace_input_with(mask, other)
+    assert proof_of(step, both.reference).worst > 1e-4
+    with pytest.raises(InvariantError, match="draws_once"):
+        check_step(step, "planting")
+
+
+X = torch.linspace(-1, 1, 48).view(4, 3, 4)
+
+
+@pytest.mark.parametrize("op", [op for op in PARTS if op.__class__.__name__ == "OpOverload"])
+@pytest.mark.parametrize("p", [0.3, 1.0])
+def test_the_two_parts_of_a_dropout_are_the_dropout(op: Callable[..., object], p: float) -> None:
+    parts, x = PARTS[op], X.clone().requires_grad_()
+    torch.manual_seed(3)
+    made = op(x, p, True)
+    first = made[0] if isinstance(made, tuple) else made
+    assert isinstance(first, Tensor)
+    (gradient,) = torch.autograd.grad(first.sin().sum(), x)
+    torch.manual_seed(3)
+    mask = parts.mask(X, p, True)
+    assert isinstance(mask, Tensor) and mask.dtype is torch.bool
+    assert torch.equal(parts.thin(X, mask, p), first)
+    assert torch.equal(parts.thin(first.cos(), mask, p), gradient)
