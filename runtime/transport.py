@@ -61,7 +61,7 @@ class Arriving:
         """What arrives; on a GPU, where the current stream has waited for it."""
         if self._work is not None:
             self._work.wait()
-        out, self._message = self._out, None
+        out, self._message, self._work = self._out, None, None
         return out if self._then is None else self._then(out)
 
     def then(self, made: Callable[[Tensor], Tensor]) -> Arriving:

@@ -13,7 +13,14 @@ from torch import fx
 
 from shardlang.cost.step_calls import StepCalls
 from shardlang.ir.node import info
-from shardlang.ir.step import StepProgram, collectives_of, is_bucket, is_collective
+from shardlang.ir.step import (
+    StepProgram,
+    collectives_of,
+    is_bucket,
+    is_start,
+    is_wait,
+    started_by,
+)
 
 
 @dataclass(slots=True)
@@ -41,7 +48,7 @@ def half_of(program: StepProgram, calls: StepCalls, *, backward: bool) -> Half:
     for node in program.graph.nodes:
         if node.op != "call_function" or info(node).backward is not backward or node in half.same:
             continue
-        if is_collective(node) and calls.does_nothing(node):
+        if calls.does_nothing(node):
             half.same.update((made, half.variable(source)) for made, source in _kept(node))
             continue
         half.statements.append(node)
@@ -54,8 +61,11 @@ def half_of(program: StepProgram, calls: StepCalls, *, backward: bool) -> Half:
 
 def _kept(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
     """What a collective gives, with what it is given, where it moves nothing."""
-    pairs = collectives_of(node)
-    if not is_bucket(node):
+    if is_start(node):
+        return
+    sent = started_by(node) if is_wait(node) else node
+    pairs = collectives_of(sent)
+    if not is_bucket(sent):
         yield node, pairs[0][0]
         return
     for item in node.users:

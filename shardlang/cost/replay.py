@@ -1,9 +1,9 @@
 """One step on one device, statement by statement: which storages it makes, and when each is freed.
 
 The rules are those of the eager executor. A variable is freed behind the last statement that reads
-it; what the backward reads of the forward lies in a list until then; leaves, results and cotangents
-are the caller's, and stay. A gradient that lies otherwise than its parameter is copied when it
-becomes the parameter's `grad`.
+it; what the backward reads of the forward lies in a list until then; leaves, results and
+cotangents are the caller's, and stay. A gradient that becomes the `grad` of its parameter is copied
+where it lies otherwise, and on a mesh of several devices always.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ class Replay:
         given = [half.variable(node) for node in gradients]
         for place, variable in enumerate(given):
             value, last = self._values[variable], variable not in given[place + 1 :]
-            owned = variable.op == "call_function"
-            if not self._becomes_gradient(value, owned and given.count(variable) == 1):
+            owned, alone = variable.op == "call_function", self.program.mesh.devices == 1
+            if not self._becomes_gradient(value, alone and owned and given.count(variable) == 1):
                 self._copy_gradient(value)
                 if owned and last:
                     self._release(value)
@@ -178,7 +178,7 @@ class Replay:
         return True
 
     def _copy_gradient(self, value: Value) -> None:
-        """A gradient that lies otherwise than its parameter, or that others hold, is copied."""
+        """A gradient is copied to memory of its own."""
         of = _one(value).type
         assert isinstance(of, TensorType)
         number = self._new(of.bytes, None, len(self.statements))

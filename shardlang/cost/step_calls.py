@@ -14,8 +14,23 @@ from shardlang.ir.collective import Collective
 from shardlang.ir.device_values import at_device
 from shardlang.ir.experts.row_exchange import router_at
 from shardlang.ir.mesh import Axis, Coord, Mesh
-from shardlang.ir.step import collectives_of, is_bucket, is_collective, routed_by
-from shardlang.runtime.collectives import Sent, connected, run_together
+from shardlang.ir.step import (
+    collectives_of,
+    is_bucket,
+    is_collective,
+    is_start,
+    is_wait,
+    routed_by,
+    started_by,
+)
+from shardlang.runtime.collectives import (
+    Sent,
+    Started,
+    StartedTogether,
+    connected,
+    run_together,
+    waited,
+)
 from shardlang.runtime.groups import Connection, Group, between, members
 from shardlang.runtime.lower import lower
 from shardlang.runtime.moves import Move, keep
@@ -23,16 +38,20 @@ from shardlang.runtime.routes import carry
 from shardlang.runtime.transport import Wire
 
 
-class _Silent:
-    """A process group in whose calls nothing arrives, and its calls."""
+class _Work:
+    """A call in which nothing arrives; it holds its tensors, as calls do."""
+
+    def __init__(self, *held: object) -> None:
+        self._held = held
 
     def wait(self) -> None:
-        """A call is done at once."""
+        """It is done at once."""
 
-    def _called(self, *args: object) -> _Silent:
-        return self
 
-    allreduce = alltoall_base = _allgather_base = _reduce_scatter_base = _called
+class _Silent:
+    """A process group that sends nothing."""
+
+    allreduce = alltoall_base = _allgather_base = _reduce_scatter_base = _Work
 
 
 class _Unconnected(Connection):
@@ -77,14 +96,21 @@ class StepCalls:
         self._moves: dict[Collective, Move] = {}
 
     def does_nothing(self, node: fx.Node) -> bool:
-        """Whether a collective moves nothing here; its values are then those that it is given."""
-        pairs = collectives_of(node)
-        return routed_by(node) is None and all(self._move(c) is keep for _, c in pairs)
+        """Whether a collective, or the start or wait of one, moves nothing here.
+
+        What it gives is then what it is given.
+        """
+        sent = started_by(node) if is_wait(node) else node
+        if not is_collective(sent) or routed_by(sent) is not None:
+            return False
+        return all(self._move(c) is keep for _, c in collectives_of(sent))
 
     def of(self, node: fx.Node) -> tuple[Call, list[fx.Node]]:
         """The call of a node, and its operands."""
         if is_collective(node):
             return self._collective(node)
+        if is_wait(node):
+            return Call(waited, waited), [started_by(node)]
         operands: list[fx.Node] = []
 
         def here(value: object) -> object:
@@ -107,11 +133,13 @@ class StepCalls:
         values, ways = [x for x, _ in pairs], tuple(c for _, c in pairs)
         if by is not None:
             return Call(partial(_routed, ways[0], self.site), (ways, self._where)), [*values, by]
-        actions = [connected(self._move(c)) for c in ways]
-        key = ways, is_bucket(node), self._where
+        aside = is_start(node)
+        actions = [connected(self._move(c), aside) for c in ways]
+        key = ways, is_bucket(node), aside, self._where
         if is_bucket(node):
-            return Call(lambda *xs: run_together(actions, xs), key), values
-        return Call(actions[0], key), values
+            together = StartedTogether if aside else run_together
+            return Call(lambda *xs: together(actions, xs), key), values
+        return Call(partial(Started, actions[0]) if aside else actions[0], key), values
 
 
 def _mapped(value: object, change: Callable[[object], object]) -> object:

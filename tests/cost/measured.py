@@ -5,42 +5,49 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
+from unittest.mock import patch
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from shardlang.api import Program
 from shardlang.capture import InputSpec
 from shardlang.cost.meter import Meter
-from shardlang.ir.compat import OpOverload
+from shardlang.ir.program import differentiable
+from shardlang.ir.step import StepProgram
+from shardlang.passes.step.write_step import write_step
 from shardlang.runtime.module import ShardedModule, held
+from shardlang.runtime.transport import Arriving
 
 
-class CalmMeter(Meter):
-    """A meter that lets the threads of gloo let go of the tensors of a call that is done."""
+class Waited:
+    """A call whose threads have let go of its tensors when it has been waited for."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._sent = False
+    def __init__(self, work: dist.Work) -> None:
+        self._work: dist.Work | None = work
 
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        if self._sent:
-            time.sleep(0.002)
-        self._sent = func.namespace == "c10d"
-        return super().__torch_dispatch__(func, types, args, kwargs)
+    def wait(self) -> None:
+        """Wait for the call, and for its threads, which hold its tensors for a moment longer."""
+        assert self._work is not None
+        self._work.wait()
+        self._work = None
+        time.sleep(0.002)
+
+
+def step_of(program: Program) -> StepProgram:
+    """The step from the loss of a program, or from every output."""
+    local, train = program.local, program.compiled.train
+    trained = [leaf.name for leaf in local.leaves if leaf.trainable and train]
+    return write_step(local, trained, [local.loss] if local.loss else differentiable(local))
 
 
 def measured_peak(program: Program, steps: int = 1) -> int:
     """The most bytes that are alive in the forward and backward of a loop on this device.
 
     The first step, in which the backward is loaded and ranks compare more, is not measured; of
-    several, the least is taken, since threads of gloo may hold tensors for a moment longer.
+    several, the least is taken, since threads of gloo may hold tensors longer than we wait.
     """
     module = program.load()
     given = module.shard_inputs(**_batch(program.compiled.inputs))
@@ -52,10 +59,17 @@ def _peak_of_one(program: Program, module: ShardedModule, given: Mapping[str, ob
     module.zero_grad(set_to_none=True)
     gc.collect()
     loaded, shards = held(module).variants.choose((), given)
-    with CalmMeter() as meter:
+    with Meter() as meter, patch.object(Arriving, "__init__", _arriving):
         meter.count(loaded._leaves(shards))
         _step(program, module, given)
     return meter.peak
+
+
+_INIT = Arriving.__init__
+
+
+def _arriving(self: Arriving, out: Tensor, work: Any = None, message: Tensor | None = None) -> None:
+    _INIT(self, out, None if work is None else Waited(work), message)  # type: ignore[arg-type]
 
 
 def _step(program: Program, module: ShardedModule, given: Mapping[str, object]) -> None:

@@ -8,12 +8,9 @@ import pytest
 
 import shardlang
 from shardlang.api import Program
-from shardlang.compiler.driver import Compiled
 from shardlang.cost.live import peak_bytes
-from shardlang.ir.program import differentiable
-from shardlang.ir.step import StepProgram
-from shardlang.passes.step.write_step import write_step
-from tests.cost.measured import measured_peak
+from tests.cost.measured import measured_peak, step_of
+from tests.runtime.spawn import spawn
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -31,13 +28,6 @@ ALONE = {
 """Configuration, task and inputs of models that run on one device."""
 
 
-def step_of(compiled: Compiled) -> StepProgram:
-    """The step of a compiled model, from its loss or from every output."""
-    program = compiled.program
-    trained = [leaf.name for leaf in program.leaves if leaf.trainable and compiled.train]
-    return write_step(program, trained, [program.loss] if program.loss else differentiable(program))
-
-
 def on_one_device(name: str, folder: Path) -> Program:
     """A model as it is, on a mesh of one device."""
     config, task, inputs = ALONE[name]
@@ -52,4 +42,10 @@ def on_one_device(name: str, folder: Path) -> Program:
 @pytest.mark.parametrize("name", ALONE)
 def test_the_peak_is_the_measured_one(name: str, tmp_path: Path) -> None:
     program = on_one_device(name, tmp_path)
-    assert peak_bytes(step_of(program.compiled)) == measured_peak(program)
+    assert peak_bytes(step_of(program)) == measured_peak(program)
+
+
+def test_the_peaks_between_devices_are_the_measured_ones(tmp_path: Path) -> None:
+    """Of every spec, the predicted and the measured peak of each device."""
+    for found in spawn("live_on_ranks:peaks", 4, tmp_path, 240):
+        assert found["predicted"] == found["measured"]
