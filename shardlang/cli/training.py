@@ -16,6 +16,8 @@ from shardlang.cli.common import Context
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import torch
+
     from shardlang.compiler.driver import Compiled
     from shardlang.runtime.groups import Groups
     from shardlang.runtime.module import ShardedModule
@@ -87,7 +89,7 @@ def _train(
     if stop.number:
         found["interrupted"] = True
     elif options.reference:
-        found["reference"] = _reference(context, run, records)
+        found["reference"] = _reference(context, run, records, groups.device)
     return found, stop.number
 
 
@@ -155,14 +157,18 @@ def _nobody_reads(stop: Stop) -> None:
     stop.ask(signal.SIGPIPE)
 
 
-def _reference(context: Context, run: Run, records: list[Record]) -> dict[str, object]:
-    """Train the plain model, and say how the losses compare."""
+def _reference(
+    context: Context, run: Run, records: list[Record], device: torch.device
+) -> dict[str, object]:
+    """Train the plain model on the run's device, and say how the losses compare."""
     from shardlang.runtime.progress import is_terminal, show_bar
     from shardlang.training.run import compare, not_finite
 
     seen = is_terminal() and not context.is_json
     steps = run.recipe.steps
-    plain = run.reference(lambda found: show_bar(found, steps, "reference") if seen else found)
+    plain = run.reference(
+        lambda found: show_bar(found, steps, "reference") if seen else found, device
+    )
     fault = not_finite(plain, "in the reference, ")
     if fault is not None:
         raise fault

@@ -89,6 +89,10 @@ Handler: TypeAlias = "Callable[[OpOverload, tuple[object, ...], dict[str, object
 """What computes an op with its arguments."""
 
 
+_Layer: TypeAlias = "tuple[torch.Tensor, tuple[torch.Tensor, ...]]"
+"""What one layer of an LSTM gives: its outputs, and its last states."""
+
+
 class _DTensorHandler(Protocol):
     """The same, as DTensor calls it."""
 
@@ -257,6 +261,26 @@ def forget_constant(fake: object) -> None:
     """
     if isinstance(fake, FakeTensor) and isinstance(fake.constant, FakeTensor):
         fake.constant = None
+
+
+def _mend_lstm() -> None:
+    """Let traces give the states of an LSTM the shape that it gives them.
+
+    The decomposition of torch 2.11 squeezes the wrong dim of them, and leaves one dim too many.
+    """
+    from torch._decomp import decompositions
+
+    layer: Callable[..., _Layer] = decompositions.one_layer_lstm
+
+    def mended(*args: object, **kwargs: object) -> _Layer:
+        out, states = layer(*args, **kwargs)
+        return out, tuple(x.reshape(x.shape[-2:]) for x in states)
+
+    decompositions.one_layer_lstm = mended
+
+
+if torch.__version__ < "2.13":
+    _mend_lstm()
 
 
 def unsupported(message: str) -> Exception:

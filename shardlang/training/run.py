@@ -132,9 +132,12 @@ class Run:
         whole = given if stop is None else stop.batches(given)
         return list(show(train(trainee, whole, self.recipe)))
 
-    def reference(self, show: Show) -> list[Record]:
-        """Train the ordinary model on this process alone."""
-        trainee = plain_trainee(self.compiled, self.recipe.seed)
+    def reference(self, show: Show, device: torch.device | None = None) -> list[Record]:
+        """Train the ordinary model on this process alone.
+
+        On the device of the run it draws what the run draws: other devices draw other numbers.
+        """
+        trainee = plain_trainee(self.compiled, self.recipe.seed, device)
         return list(show(train(trainee, self._batches(), self.recipe)))
 
     def _batches(self) -> Iterator[Batch]:

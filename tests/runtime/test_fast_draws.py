@@ -19,6 +19,9 @@ from shardlang.ir.device_values import PartNumber
 from shardlang.ir.layout import Layout
 from shardlang.rules import random
 from shardlang.rules.op_rule import Streams
+from shardlang.runtime.train import PlainTrainee
+from shardlang.training import run as training_run
+from shardlang.training.run import Run, batches, recipe_of
 
 P, STEPS = 0.1, 24
 SIGMAS = 5
@@ -121,6 +124,19 @@ def test_the_kept_fraction_is_right(drawn: Drawn, split_over: dict[int, tuple[st
         total, kept = total + n, kept + k
     assert total > 700_000
     assert abs(kept - total * (1 - P)) < SIGMAS * (total * P * (1 - P)) ** 0.5
+
+
+def test_the_plain_model_trains_on_the_device_of_the_run(
+    compiled: Compiled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU draws other masks than a CPU."""
+    found: list[PlainTrainee] = []
+    monkeypatch.setattr(training_run, "train", lambda trainee, *_: [found.append(trainee)])
+    device = torch.device("meta")
+    Run(compiled, recipe_of(compiled, 1, 0)).reference(list, device)
+    batch = found[0].prepare(next(batches(compiled, 0)))
+    tensors = [*found[0].module.parameters(), *batch.values()]
+    assert {x.device for x in tensors if isinstance(x, Tensor)} == {device}
 
 
 def test_replicas_that_draw_apart_are_found(
