@@ -83,8 +83,8 @@ def _buffer(rule: Rule) -> t.Buffer:
 
 
 def _store(rule: Rule) -> t.Store:
-    pattern = leaf.text(rule, 0)
-    return t.Store(pattern, leaf.product(rule.rule(1)), rule.has(2), span=rule.span)
+    pattern, axes = leaf.text(rule, 1), leaf.product(rule.rule(2))
+    return t.Store(pattern, axes, rule.has(3), str(rule.maybe_token(0) or ""), span=rule.span)
 
 
 def _value(rule: Rule) -> t.ValueStatement:

@@ -153,6 +153,11 @@ CODES: dict[str, Code] = {
         "layout and shape of different rank",
         "The layout of an input has one entry per dim of its stated shape.",
     ),
+    "SH0229": Code(
+        "gathering again what is kept",
+        "`regather` is for parameters that are stored split. `store gradients` and"
+        " `store optimizer` keep the parameter itself as it is used.",
+    ),
     "SH0230": Code("unused name", "A let or dim that nothing refers to."),
     "SH0231": Code(
         "unused axis",
@@ -365,7 +370,10 @@ CODES: dict[str, Code] = {
         "data that does not fit",
         "The data has other names, types or shapes, or is not made of the model's tokens.",
     ),
-    "SH0606": Code("optimizer that cannot be made", "Its name or its arguments are unknown."),
+    "SH0606": Code(
+        "optimizer that cannot be made",
+        "Its name or its arguments are unknown, or no module is loaded that it could train.",
+    ),
     "SH0607": Code("device not available", "This machine has no such device, or too few."),
     "SH0608": Code("checkpoint that does not fit", "The weights have other names or shapes."),
     "SH0609": Code(
@@ -411,6 +419,11 @@ CODES: dict[str, Code] = {
     "SH0641": Code(
         "parameter that changed too soon",
         "The backward reads parameters and buffers again, so they must be as they were.",
+    ),
+    "SH0642": Code(
+        "optimizer that would not split its states",
+        "Under `store gradients` or `store optimizer` the states of the optimizer are split, and"
+        " the parameters are gathered after its step. The spec's own optimizer does both.",
     ),
 }
 """Every code, by number."""

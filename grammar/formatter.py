@@ -235,7 +235,8 @@ def _(node: t.Loss) -> str:
 @_text.register
 def _(node: t.Store) -> str:
     regather = " regather" if node.regather else ""
-    return f"store {_text(node.pattern)} over {_text(node.axes)}{regather}"
+    what = f"{node.what} " if node.what else ""
+    return f"store {what}{_text(node.pattern)} over {_text(node.axes)}{regather}"
 
 
 @_text.register

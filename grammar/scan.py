@@ -58,9 +58,6 @@ LATER = {
 }
 """Words kept for statements that do not exist yet: what for, and what to do till then."""
 
-LATER_STORES = ("gradients", "optimizer")
-"""Words kept for what `store` may once store apart from the parameters."""
-
 _BLOCKS = ("mesh", "dims", "schedule", "expect")
 
 _TOKEN = re.compile(

@@ -12,7 +12,6 @@ from shardlang.grammar.habits import OPS, habit, stray, whole_name
 from shardlang.grammar.scan import (
     FORMS,
     LATER,
-    LATER_STORES,
     STATEMENTS,
     Source,
     Token,
@@ -25,6 +24,7 @@ _CLOSE = {closer: opener for opener, closer in _OPEN.items()}
 _WORDS: dict[str, tuple[str, ...]] = {
     **{word.upper(): (word,) for word in STATEMENTS},
     "REGATHER": ("regather",),
+    "STORED": ("gradients", "optimizer"),
     "MODE": ("exact", "fast"),
     "SELECTIVE": ("selective",),
     "TO": ("to",),
@@ -161,15 +161,13 @@ def explain_failure(syntax: Syntax, failure: Failure, begin: int) -> tuple[Diagn
     resume = syntax.next_statement(failure.offset, start)
     if found is not None and found.text in LATER and "USE" in failure.expected:
         return _not_supported(syntax, found), syntax.next_statement(found.end, start)
-    if found is not None and _is_later_store(syntax, found):
-        return _stored_later(syntax, found), syntax.next_statement(found.end, start)
     form = _form(syntax, start, failure.offset)
     if found is not None and found.kind == "word" and _may_start_statement(failure, found):
         return _unknown_statement(syntax, found), syntax.next_statement(found.end, start)
     if found is None or found.start == resume:
         return _cut_short(syntax, failure, found, form), resume
     span = syntax.source.span(found.start, found.end)
-    if found.kind in ("word", "mark") and failure.expected == {"STRING"}:
+    if found.kind in ("word", "mark") and failure.expected - {"STORED"} == {"STRING"}:
         return _unquoted(syntax, found), resume
     if found.text in ("over", "as") and "NAME" in failure.expected:
         return reserved_name(syntax, found.start), resume
@@ -260,22 +258,6 @@ def _not_supported(syntax: Syntax, found: Token) -> Diagnostic:
         syntax.source.span(found.start, found.end),
         notes=[f"the language keeps the word for {LATER[found.text][0]}"],
         help=LATER[found.text][1],
-    )
-
-
-def _is_later_store(syntax: Syntax, found: Token) -> bool:
-    before = [token for token in syntax.tokens if token.end <= found.start][-1:]
-    return found.text in LATER_STORES and [token.text for token in before] == ["store"]
-
-
-def _stored_later(syntax: Syntax, found: Token) -> Diagnostic:
-    """Storage that a later version will have."""
-    return error(
-        "SH0108",
-        f"`store {found.text}` is not supported yet",
-        syntax.source.span(found.start, found.end),
-        notes=["a parameter's gradient and optimizer state are split as the parameter is"],
-        help=f"remove `{found.text}`",
     )
 
 

@@ -198,11 +198,12 @@ class Buffer(Item):
 
 @dataclass(frozen=True, slots=True)
 class Store(Item):
-    """`store "pattern" over axes [regather]`."""
+    """`store [gradients | optimizer] "pattern" over axes [regather]`."""
 
     pattern: Text
     axes: Product
     regather: bool = False
+    what: str = ""
 
 
 @dataclass(frozen=True, slots=True)

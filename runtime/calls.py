@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ from shardlang.ir.leaf import Leaf, LeafKind, ResultKind
 from shardlang.ir.node import info
 from shardlang.ir.printed_type import dtype_name
 from shardlang.ir.program import LocalProgram, apply_reshard, nodes_of_results
+from shardlang.ir.step import UpdateProgram
 from shardlang.runtime.border import Leaving, taken
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.executor import load_program
@@ -109,6 +110,7 @@ class Made:
 
     Attributes:
         write: writes the step program.
+        update: writes what is gathered after an update of some parameters, by name.
         rebuild: puts the model's own output around the program's.
         constants: whole values of its constants and of the buffers outside the state dict.
         replaced: the buffers that the model replaces by new tensors.
@@ -117,6 +119,7 @@ class Made:
 
     program: LocalProgram
     write: StepWriter
+    update: Callable[[Collection[str]], UpdateProgram]
     rebuild: Callable[[Sequence[object]], object]
     constants: Mapping[str, Tensor]
     replaced: frozenset[str] = frozenset()
@@ -153,7 +156,7 @@ class LoadedProgram:
         again = any(info(node).regather for node in program.graph.nodes)
         self._regather = Regather() if again else None
         self._run = load_program(program, groups, self._regather)
-        self._groups, self._write = groups, made.write
+        self._groups, self._write, self.update = groups, made.write, made.update
         self._stepped: dict[frozenset[str], Stepped] = {}
 
     @outside_itself
@@ -203,7 +206,7 @@ class LoadedProgram:
 
     @outside_itself
     def _results(self, given: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        leaves = self._leaves(given)
+        leaves = self._leaves(given, torch.compiler.is_compiling())
         results = self._computed(leaves)
         if self._mutations:
             self._write_back(results)
@@ -219,20 +222,33 @@ class LoadedProgram:
         trained = frozenset(leaf.name for leaf, x in pairs if x.requires_grad)
         if not trained or not torch.is_grad_enabled():
             with torch.no_grad():
-                plain: Sequence[Tensor] = self._run(*leaves)
+                plain: Sequence[Tensor] = self._run(*map(local, leaves))
             return plain
+        return self._with_gradients(trained, leaves)
+
+    @outside
+    def _with_gradients(
+        self, trained: frozenset[str], leaves: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
         if trained not in self._stepped:
             self._stepped[trained] = Stepped(self.program, self._groups, trained, self._write)
         return self._stepped[trained](leaves)
 
     @outside
-    def _leaves(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+    def _leaves(self, given: Mapping[str, Tensor], compiling: bool) -> list[Tensor]:
+        """The leaves; a parameter that is kept gathered as it is, as its gradient lies otherwise.
+
+        Compiled code takes plain tensors alone, and gives such a gradient in its place in zeros.
+        """
         return [
             given[leaf.name]
             if leaf.kind is LeafKind.INPUT
-            else local(tensor_at(self._slots[leaf.name][0]))
+            else self._held(leaf, tensor_at(self._slots[leaf.name][0]), compiling)
             for leaf in self.program.leaves
         ]
+
+    def _held(self, leaf: Leaf, tensor: Tensor, compiling: bool) -> Tensor:
+        return local(tensor) if leaf.gathered is None or compiling else tensor
 
     @outside
     @torch.no_grad()

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from shardlang.runtime.errors import RunError
 from shardlang.runtime.tensor import Sharded
 
 
@@ -80,11 +81,24 @@ def _written(tensors: Iterable[Tensor]) -> int:
 def before_step(optimizer: Optimizer) -> None:
     """Take the writes of an optimizer's step off, and remember the step for `steps_since`."""
     params = list(_sharded(optimizer))
+    if not getattr(optimizer, "splits_state", False):
+        _refuse_whole_states(optimizer, params)
     for param in params:
         param.excused -= param.version
     if params:
         _STEPS[_words(optimizer)] += 1
         _Taken.count += 1
+
+
+def _refuse_whole_states(optimizer: Optimizer, params: Iterable[Sharded]) -> None:
+    if any(param.gradient is not None and param.grad is not None for param in params):
+        name = type(optimizer).__name__
+        raise RunError(
+            "SH0642",
+            f"the spec stores gradients or optimizer states split, and `{name}` would keep its"
+            " states as the parameters lie",
+            help="take the spec's optimizer: `optimizer = program.optimizer()`",
+        )
 
 
 def after_step(optimizer: Optimizer) -> None:

@@ -118,6 +118,17 @@ def run_together(actions: Sequence[Action], xs: Sequence[Tensor]) -> list[Tensor
     return StartedTogether(actions, xs).wait()
 
 
+@dataclass(slots=True)
+class InPlace:
+    """A gradient that comes back in parts, in its place in zeros of the value's shape."""
+
+    scatter: Action
+    pad: Action
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.pad(self.scatter(x))
+
+
 class _Returns(Context, Protocol):
     back: Action
 
@@ -162,8 +173,9 @@ class _ApplyTogether(torch.autograd.Function):
             done = run_together(
                 [ctx.reshards.backwards[i] for i in present], list(present.values())
             )
+            pads = ctx.reshards.pads
             for i, grad in zip(present, done, strict=True):
-                found[i] = grad
+                found[i] = pads[i](grad) if pads else grad
         return None, *found
 
 
@@ -173,10 +185,15 @@ class RunReshard:
     __name__: str
     __qualname__: str
 
-    def __init__(self, reshard: Reshard, groups: Groups, where: str = "") -> None:
+    def __init__(
+        self, reshard: Reshard, groups: Groups, where: str = "", held: bool = False
+    ) -> None:
+        """`held`: the value is at hand, so there is nothing to do forward."""
         self.label = label_of(reshard, where)
-        self.forward = connected(lower(reshard.forward, groups, f"forward {self.label}"))
-        self.backward = connected(lower(reshard.adjoint, groups, f"backward {self.label}"))
+        there = connected(lower(reshard.forward, groups, f"forward {self.label}"))
+        back = connected(lower(reshard.adjoint, groups, f"backward {self.label}"))
+        self.forward = keep if held else there
+        self.backward = InPlace(back, _pad(reshard, groups)) if held else back
         self._trivial = self.forward is keep and self.backward is keep
         self._differentiable = reshard.differentiable
 
@@ -197,18 +214,28 @@ class RunReshards:
     __name__: str
     __qualname__: str
 
-    def __init__(self, reshards: Sequence[Reshard], groups: Groups, where: str = "") -> None:
+    def __init__(
+        self, reshards: Sequence[Reshard], groups: Groups, where: str = "", held: bool = False
+    ) -> None:
+        """`held`: the values are at hand, so there is nothing to do forward."""
         self.label = label_of(reshards[0], where)
         assert all(reshard.differentiable for reshard in reshards), "a max or min has no gradient"
         forward, backward = f"forward {self.label}", f"backward {self.label}"
-        self.forwards = [connected(lower(s.forward, groups, forward)) for s in reshards]
+        there = [connected(lower(s.forward, groups, forward)) for s in reshards]
+        self.forwards = [keep for _ in there] if held else there
         self.backwards = [connected(lower(s.adjoint, groups, backward)) for s in reshards]
+        self.pads = [_pad(s, groups) for s in reshards] if held else []
 
     def __call__(self, xs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if torch.is_grad_enabled() and any(x.requires_grad for x in xs):
             out: tuple[Tensor, ...] = _ApplyTogether.apply(self, *xs)  # type: ignore[no-untyped-call]
             return out
         return tuple(run_together(self.forwards, xs))
+
+
+def _pad(held: Reshard, groups: Groups) -> Action:
+    """From the part of a gradient to zeros of the value's shape around it."""
+    return connected(lower(Reshard(held.axes, held.dst, held.src).adjoint, groups))
 
 
 class RunRoute:

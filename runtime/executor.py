@@ -15,9 +15,9 @@ from torch.fx.node import Argument, map_aggregate
 
 from shardlang.ir.device_values import LocalShardAt, specialise
 from shardlang.ir.experts.route import RouteAt
-from shardlang.ir.graph import regathered, reshards_of
+from shardlang.ir.graph import is_held, is_reshard, regathered, reshards_of
 from shardlang.ir.node import info
-from shardlang.ir.program import LocalProgram, apply_reshard, apply_reshards
+from shardlang.ir.program import LocalProgram
 from shardlang.ir.reshard import Reshard
 from shardlang.runtime.collectives import RunReshard, RunReshards, RunRoute
 from shardlang.runtime.groups import Groups
@@ -41,7 +41,7 @@ def load_program(
     env: dict[fx.Node, fx.Node] = {}
     names = {leaf.node: leaf.name for leaf in program.leaves}
     for node in program.graph.nodes:
-        if node.op == "call_function" and node.target in (apply_reshard, apply_reshards):
+        if is_reshard(node):
             env[node] = _reshard_call(graph, node, env, groups, regather, names)
         elif node.op == "output":
             found = [env[result] for result in node.args[0] if result is not None]
@@ -70,12 +70,13 @@ def _reshard_call(
     args = (fx.map_arg(sources, lambda n: env[n]),)
     again = {place: parameter_of(item, names) for place, item in regathered(node).items()}
     if not isinstance(reshards, Reshard):
-        each = RunReshards([reshard for _, reshard in reshards_of(node)], groups, where)
+        every = [reshard for _, reshard in reshards_of(node)]
+        each = RunReshards(every, groups, where, is_held(node))
         if regather is not None and again:
             watched_all = regather.watch_all(each, again)
             return graph.call_function(_named(watched_all, node.name), args)
         return graph.call_function(_named(each, node.name), args)
-    made = RunReshard(reshards, groups, where)
+    made = RunReshard(reshards, groups, where, is_held(node))
     if regather is not None and again:
         return graph.call_function(_named(regather.watch(made, again[0]), node.name), args)
     return graph.call_function(_named(made, node.name), args)

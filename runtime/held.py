@@ -44,4 +44,4 @@ class Held:
         """Every tensor of the state dict whole, on rank 0 alone, one at a time. Collective."""
         self.variants.check_together()
         for leaf, tensor in self.tensors():
-            yield leaf, whole_on_first(tensor.detach(), leaf.layout, self.groups)
+            yield leaf, whole_on_first(tensor.detach(), leaf.at_rest, self.groups)

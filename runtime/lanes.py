@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch import fx
 
 from shardlang.ir.mesh import Axis
-from shardlang.ir.step import StepProgram, Stream, collectives_of, is_collective, stream_of
+from shardlang.ir.step import Stream, collectives_of, is_collective, stream_of
 from shardlang.runtime.groups import Group, Groups, between
 
 
@@ -45,10 +46,10 @@ class Lane:
         return self.groups.of(key, self.stream if apart else "")
 
 
-def lanes(program: StepProgram, groups: Groups) -> dict[Stream, Lane]:
-    """The lane of every stream; the same on every rank."""
+def lanes(graph: fx.Graph, groups: Groups) -> dict[Stream, Lane]:
+    """The lane of every stream of a graph; the same on every rank."""
     streams: dict[tuple[Axis, ...], set[Stream]] = {}
-    for node in filter(is_collective, program.graph.nodes):
+    for node in filter(is_collective, graph.nodes):
         for _, collective in collectives_of(node):
             if collective.sends:
                 key = between(groups.mesh, collective.axes)

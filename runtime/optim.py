@@ -1,16 +1,21 @@
-"""Optimizers on local shards, and the one thing that is not local: the norm of all gradients."""
+"""Optimizers by name: of a plain model, or on this device's parts of a sharded one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from shardlang.ir.leaf import LeafKind
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.lanes import lanes
 from shardlang.runtime.module import ShardedModule, held
+from shardlang.runtime.sharding import Sharding
+from shardlang.runtime.step_executor import load_update
+from shardlang.runtime.tensor import sharded
 from shardlang.runtime.transport import Wire
+from shardlang.runtime.update import DeviceUpdate
 from shardlang.runtime.watch import named
 from shardlang.runtime.whole import held_shard
 
@@ -51,40 +56,107 @@ def _can_fuse(params: list[nn.Parameter]) -> bool:
     return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params)
 
 
-class GradNorm:
-    """The 2-norm of all gradients of a sharded module, every element counted once.
+class ShardedOptimizer(torch.optim.Optimizer):
+    """An optimizer of torch on this device's parts of a sharded module's parameters.
 
-    A shard counts on the first device along the axes that do not split it; one all-reduce of a
-    single number adds up the rest.
+    To a loop it is that optimizer: `step`, `zero_grad`, `param_groups`, the states by parameter and
+    the state dict are as torch has them, the states tensors that lie as the gradients do. A step
+    begins with the clipping that the spec states, and ends with the gathers of the parameters whose
+    value is kept gathered.
     """
 
-    def __init__(self, module: ShardedModule) -> None:
-        groups = held(module).groups
-        self._transport = Wire(groups.everyone())
-        self._device = groups.device
-        self._counted: list[Tensor] = []
-        for leaf, tensor in held(module).tensors():
-            split = set(leaf.layout.sharded)
-            rest = (axis for axis in groups.mesh.axes if axis not in split)
-            if leaf.kind is LeafKind.PARAM and all(groups.coord[axis.name] == 0 for axis in rest):
-                self._counted.append(tensor)
+    splits_state: ClassVar[bool] = True
+    """States lie as the spec says, which they would not under an optimizer of torch alone."""
+
+    def __init__(self, module: ShardedModule, name: str, arguments: Mapping[str, object]) -> None:
+        """Make the optimizer for what the module trains now. Collective.
+
+        Raises:
+            RunError: SH0606, an unknown optimizer or argument.
+        """
+        own = held(module)
+        groups = self._groups = own.groups
+        leaves = {x.name: (x, p) for x, p in own.tensors() if p.requires_grad}
+        self._params = {name: tensor for name, (_, tensor) in leaves.items()}
+        self._leaves = {name: leaf for name, (leaf, _) in leaves.items()}
+        values = {name: held_shard(tensor) for name, tensor in self._params.items()}
+        self.parts = DeviceUpdate(list(self._leaves.values()), values, groups.mesh, groups.coord)
+        self.inner = make_optimizer(self.parts.tensors, name, arguments)
+        clip = arguments.get("clip")
+        self._largest = clip if isinstance(clip, (int, float)) else None
+        self._norm: Tensor | None = None
+        program = own.variants.declared.update(self._params.keys())
+        self._gathered, self._gather = (
+            program.names,
+            load_update(program, lanes(program.graph, groups)),
+        )
+        self._transport, self._loaded = Wire(groups.everyone()), False
+        super().__init__(list(self._params.values()), self.inner.defaults)
+
+    def load(self) -> None:
+        """Take the gradients of the parameters, and what was written to parameters and states."""
+        found = {name: p.grad for name, p in self._params.items() if p.grad is not None}
+        self.parts.load({name: held_shard(grad) for name, grad in found.items()})
+        self._loaded, self._norm = True, None
 
     @torch.no_grad()
-    def __call__(self) -> Tensor:
-        """The norm, the same on every device. Collective."""
-        squares = squared_norm(self._counted, self._device)
-        return named("norm of the gradients", self._transport.all_reduce, squares).sqrt()
+    def norm(self) -> Tensor:
+        """The 2-norm of the gradients taken last, in float64, the same everywhere. Collective."""
+        if self._norm is None:
+            reduce = self._transport.all_reduce
+            self._norm = named("norm of the gradients", reduce, self.parts.squares()).sqrt()
+        return self._norm
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
+        """Change the parameters by their gradients. Collective.
+
+        Args:
+            closure: as torch has it: computes the loss and the gradients.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if not self._loaded:
+            self.load()
+        if self._largest is not None:
+            self.parts.clip(self.norm(), self._largest)
+        self._take_states()
+        self.inner.step()
+        self._loaded = False
+        self.parts.drop()
+        self._show_states()
+        if self._gathered:
+            self._gather(*self.parts.held(self._gathered))
+        return loss
+
+    def _take_states(self) -> None:
+        """Work by the settings and states that this optimizer shows, which may have been loaded."""
+        for shown, group in zip(self.param_groups, self.inner.param_groups, strict=True):
+            group.update({key: value for key, value in shown.items() if key != "params"})
+        for name, param in self._params.items():
+            if param in self.state:
+                states = {key: _local(value) for key, value in self.state[param].items()}
+                self.inner.state[self.parts.parts[name].tensor] = states
+
+    def _show_states(self) -> None:
+        """Show the states under the module's parameters, as tensors that lie as gradients do."""
+        for name, param in self._params.items():
+            tensor = self.parts.parts[name].tensor
+            shown = self.state[param]
+            for key, value in self.inner.state.get(tensor, {}).items():
+                if _local(shown.get(key)) is not value:
+                    shown[key] = self._around(name, value)
+
+    def _around(self, name: str, value: object) -> object:
+        part, groups = self.parts.parts[name].tensor, self._groups
+        if not isinstance(value, Tensor) or value.shape != part.shape or not value.dim():
+            return value
+        if groups.mesh.devices == 1:
+            return value
+        return sharded(value, Sharding(self._leaves[name].layout, groups))
 
 
-def squared_norm(params: Iterable[Tensor], device: torch.device) -> Tensor:
-    """The sum of squares of all gradients, in float64."""
-    grads = [held_shard(param.grad) for param in params if param.grad is not None]
-    if not grads:
-        return torch.zeros((), dtype=torch.float64, device=device)
-    return torch.nn.utils.get_total_norm(grads).double().square()
-
-
-def clip(params: Iterable[Tensor], norm: Tensor, largest: float) -> None:
-    """Scale all gradients so that their norm is at most `largest`."""
-    scaled = [param for param in params if param.grad is not None]
-    torch.nn.utils.clip_grads_with_norm_(scaled, largest, norm.float(), foreach=True)
+def _local(value: object) -> object:
+    return held_shard(value) if isinstance(value, Tensor) else value

@@ -45,7 +45,8 @@ def cut_states(optimizer: Optimizer) -> None:
 def _cut(value: Tensor, param: Sharded) -> Tensor:
     if value.shape != param.shape or not value.dim():
         return value
-    return sharded(shard(value, param.sharding).clone(), param.sharding)
+    lies = param.gradient or param.sharding
+    return sharded(shard(value, lies).clone(), lies)
 
 
 def install() -> None:

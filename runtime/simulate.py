@@ -65,6 +65,7 @@ class Simulator:
         self.program, self.watch = program, watch
         self.mesh = program.mesh
         self.coords = list(program.mesh.coords())
+        assert not any(leaf.gathered for leaf in program.leaves), "simulated by its step program"
         self._names = {leaf.node: leaf.name for leaf in program.leaves}
         again = any(info(node).regather for node in program.graph.nodes)
         self._regathers = [Regather() for _ in self.coords] if again else []

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from shardlang.ir.device_values import specialise
 from shardlang.ir.layout import Layout
+from shardlang.ir.mesh import Mesh
 from shardlang.ir.node import info
 from shardlang.ir.shards import shard_of
 from shardlang.ir.step import (
@@ -49,37 +50,23 @@ class Started:
         return self._made
 
 
-class StepSimulator:
-    """Runs a `StepProgram` on simulated devices."""
+class GraphSimulator:
+    """Runs a graph of a step on simulated devices."""
 
-    def __init__(self, program: StepProgram, watch: Watch | None = None) -> None:
-        self.program, self.mesh, self.watch = program, program.mesh, watch
-        self.coords = list(program.mesh.coords())
+    def __init__(self, mesh: Mesh, graph: fx.Graph, watch: Watch | None = None) -> None:
+        self.mesh, self.graph, self.watch = mesh, graph, watch
+        self.coords = list(mesh.coords())
         self._devices = range(len(self.coords))
-        self._last = last_uses(program.graph)
-
-    def place(self, full: Tensor, layout: Layout) -> list[Tensor]:
-        """The shards of a whole value."""
-        return [shard_of(full, layout, at).detach().clone() for at in self.coords]
+        self._last = last_uses(graph)
 
     @torch.no_grad()
-    def run(
-        self, leaves: Mapping[str, Sequence[Tensor]], cotangents: Mapping[str, Sequence[Tensor]]
-    ) -> tuple[list[PerDevice], dict[str, PerDevice]]:
-        """Run the program on local tensors by device.
-
-        Returns:
-            For every result its local values, and for every leaf with a gradient those of it.
-        """
-        given = [leaves[leaf.name] for leaf in self.program.leaves]
-        given += [cotangents[name] for name in self.program.cotangents]
+    def execute(self, given: Sequence[Sequence[Tensor]]) -> dict[fx.Node, PerDevice]:
+        """Run it on the local tensors of every input, and give what it returns by node."""
         todo = iter(given)
         values: dict[fx.Node, PerDevice] = {}
-        for node in self.program.graph.nodes:
+        for node in self.graph.nodes:
             if node.op == "output":
-                results, gradients = self.program.returned
-                made = dict(zip(self.program.gradients, gradients, strict=True))
-                return [values[n] for n in results], {k: values[n] for k, n in made.items()}
+                break
             values[node] = (
                 list(next(todo)) if node.op == "placeholder" else self._call(node, values)
             )
@@ -87,7 +74,7 @@ class StepSimulator:
                 self.watch(node, values[node])
             for dead in self._last.get(node, ()):
                 values.pop(dead, None)
-        raise AssertionError("the graph has no output")
+        return values
 
     def _call(self, node: fx.Node, values: Mapping[fx.Node, PerDevice]) -> PerDevice:
         with blaming(node):
@@ -125,3 +112,30 @@ class StepSimulator:
             with blaming(node, device):
                 out.append(node.target(*args, **kwargs))
         return out
+
+
+class StepSimulator(GraphSimulator):
+    """Runs a `StepProgram` on simulated devices."""
+
+    def __init__(self, program: StepProgram, watch: Watch | None = None) -> None:
+        super().__init__(program.mesh, program.graph, watch)
+        self.program = program
+
+    def place(self, full: Tensor, layout: Layout) -> list[Tensor]:
+        """The shards of a whole value."""
+        return [shard_of(full, layout, at).detach().clone() for at in self.coords]
+
+    def run(
+        self, leaves: Mapping[str, Sequence[Tensor]], cotangents: Mapping[str, Sequence[Tensor]]
+    ) -> tuple[list[PerDevice], dict[str, PerDevice]]:
+        """Run the program on local tensors by device.
+
+        Returns:
+            For every result its local values, and for every leaf with a gradient those of it.
+        """
+        given = [leaves[leaf.name] for leaf in self.program.leaves]
+        given += [cotangents[name] for name in self.program.cotangents]
+        values = self.execute(given)
+        results, gradients = self.program.returned
+        made = dict(zip(self.program.gradients, gradients, strict=True))
+        return [values[n] for n in results], {k: values[n] for k, n in made.items()}

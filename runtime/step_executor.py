@@ -26,6 +26,7 @@ from shardlang.ir.node import info
 from shardlang.ir.step import (
     StepProgram,
     Stream,
+    UpdateProgram,
     collectives_of,
     is_bucket,
     is_collective,
@@ -108,6 +109,16 @@ def load_backward(program: StepProgram, lanes: Lanes, saved: Sequence[str]) -> H
     _, gradients = program.returned
     loading.graph.output(tuple(loading.value(n) for n in gradients))
     return Half(fx.GraphModule(loading.held, loading.graph, "Backward"), tuple(saved))
+
+
+def load_update(program: UpdateProgram, lanes: Lanes) -> fx.GraphModule:
+    """The gathers after an update: call it with values and parts. Collective to load."""
+    loading = _Loading(lanes)
+    for node in program.graph.nodes:
+        if node.op != "output":
+            loading.add(node)
+    loading.graph.output(())
+    return fx.GraphModule(loading.held, loading.graph, "Update")
 
 
 def taken(values: list[object], place: int) -> object:

@@ -23,7 +23,10 @@ from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.lanes import lanes
 from shardlang.runtime.once import once
+from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.step_executor import Half, load_backward, load_forward
+from shardlang.runtime.tensor import own, sharded
+from shardlang.runtime.whole import held_shard
 
 StepWriter = Callable[[LocalProgram, Collection[str], Collection[str]], StepProgram]
 """Writes the step program for the leaves that are trained and the results with a cotangent."""
@@ -43,7 +46,7 @@ class Stepped:
         self.program, self.groups, self.trained, self.write = program, groups, trained, write
         self.ends = differentiable(program)
         whole = self._written(self.ends)
-        self.lanes = lanes(whole, groups)
+        self.lanes = lanes(whole.graph, groups)
         self.forward = load_forward(whole, self.lanes)
         self.outputs = [r.name for r in program.results]
         written = {r.name for r in program.results if r.kind is ResultKind.MUTATION}
@@ -51,6 +54,11 @@ class Stepped:
             leaf.name
             for leaf in program.leaves
             if leaf.kind is not LeafKind.INPUT and leaf.name not in written
+        }
+        self.parts = {
+            i: Sharding(leaf.layout.unlabelled(), groups)
+            for i, leaf in enumerate(program.leaves)
+            if leaf.gathered is not None and groups.mesh.devices > 1
         }
         loss = [name for name in self.ends if program.loss in (None, name)]
         self._backwards: dict[tuple[str, ...], tuple[Half, list[int]]] = {}
@@ -102,6 +110,7 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: _Saving, stepped: Stepped, *leaves: Tensor) -> tuple[Tensor, ...]:
         ctx.stepped = stepped
+        leaves = tuple(map(held_shard, leaves))
         held = zip(stepped.program.leaves, leaves, strict=True)
         ctx.versions = {
             leaf.name: (x, x._version)
@@ -132,7 +141,8 @@ class _Step(torch.autograd.Function):
         made = half.run(saved, list(given.values()))
         found: list[Tensor | None] = [None] * len(stepped.program.leaves)
         for place, gradient in zip(places, made, strict=True):
-            found[place] = gradient
+            part = stepped.parts.get(place)
+            found[place] = gradient if part is None else sharded(own(gradient), part)
         return None, *found
 
 

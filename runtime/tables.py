@@ -28,7 +28,7 @@ class Tables:
 
     def __init__(self, root: nn.Module, first: LocalProgram, groups: Groups) -> None:
         self._root, self._groups = root, groups
-        self._layouts = {leaf.name: leaf.layout for leaf in first.leaves}
+        self._layouts = {leaf.name: leaf.at_rest for leaf in first.leaves}
         self._held: list[tuple[Leaf, list[Slot]]] = []
 
     def fill(self, made: Made, tensors: Mapping[str, Tensor], transient: Collection[str]) -> None:
@@ -50,7 +50,7 @@ class Tables:
 
     def held(self) -> dict[str, tuple[Tensor, Layout]]:
         """This device's shard of every parameter and buffer, with its layout."""
-        return {leaf.name: (held_shard(tensor_at(s)), leaf.layout) for leaf, (s, *_) in self._held}
+        return {leaf.name: (held_shard(tensor_at(s)), leaf.at_rest) for leaf, (s, *_) in self._held}
 
     def slot(self, leaf: Leaf) -> Slot:
         """Where the tensor of a leaf is found."""
@@ -68,7 +68,7 @@ class Tables:
         slots = {leaf.name: self._slots(made, leaf) for leaf in leaves}
         loaded = LoadedProgram(made, self._groups, slots)
         constants = [leaf for leaf in leaves if leaf.kind is LeafKind.CONSTANT]
-        held = {leaf.name: (tensor_at(slots[leaf.name][0]), leaf.layout) for leaf in constants}
+        held = {leaf.name: (tensor_at(slots[leaf.name][0]), leaf.at_rest) for leaf in constants}
         check_replicas(held, self._groups)
         return loaded
 
@@ -77,13 +77,17 @@ class Tables:
         if leaf.kind is LeafKind.CONSTANT:
             shard = checked(leaf, self._constant(made, leaf), self._groups)
             return [({leaf.name: shard}, leaf.name)]
-        if self._layouts.setdefault(leaf.name, leaf.layout) != leaf.layout:
+        if self._layouts.setdefault(leaf.name, leaf.at_rest) != leaf.at_rest:
             raise RunError("SH0605", f"`{leaf.name}` lies elsewhere for such a call")
         owner, last = owner_of(self._root, leaf.name)
         if owner._parameters.get(last) is None and owner._buffers.get(last) is None:
             shard = checked(leaf, self._constant(made, leaf), self._groups)
             register(self._root, leaf, shard, self._groups, made.constants.keys())
             self._held.append((leaf, self.slots(leaf)))
+        if leaf.gathered is not None:
+            tensor = tensor_at(self.slot(leaf))
+            if isinstance(tensor, Sharded):
+                tensor.gradient = Sharding(leaf.layout, self._groups)
         return self.slots(leaf)
 
     def slots(self, leaf: Leaf) -> list[Slot]:
@@ -113,8 +117,8 @@ class Tables:
 
     def _fits(self, found: Tensor | None, leaf: Leaf) -> bool:
         if self._groups.mesh.devices == 1:
-            return isinstance(found, Tensor) and tuple(found.shape) == leaf.layout.shape
-        return isinstance(found, Sharded) and found.sharding.layout == leaf.layout.unlabelled()
+            return isinstance(found, Tensor) and tuple(found.shape) == leaf.at_rest.shape
+        return isinstance(found, Sharded) and found.sharding.layout == leaf.at_rest.unlabelled()
 
     def _constant(self, made: Made, leaf: Leaf) -> dict[str, Tensor]:
         """This device's shard of a constant, or of a buffer that no state dict holds.
@@ -124,7 +128,7 @@ class Tables:
         if leaf.name not in made.constants:
             return {}
         whole = made.constants[leaf.name]
-        return {leaf.name: shard_of(whole, leaf.layout, self._groups.coord).clone()}
+        return {leaf.name: shard_of(whole, leaf.at_rest, self._groups.coord).clone()}
 
 
 def checked(leaf: Leaf, tensors: Mapping[str, Tensor], groups: Groups) -> Tensor:
@@ -133,7 +137,7 @@ def checked(leaf: Leaf, tensors: Mapping[str, Tensor], groups: Groups) -> Tensor
     Raises:
         RunError: SH0608, it is missing or has another shape.
     """
-    shape = leaf.layout.local_shape(groups.coord)
+    shape = leaf.at_rest.local_shape(groups.coord)
     if leaf.name not in tensors:
         raise RunError("SH0608", f"the weights lack `{leaf.name}`", help=_WEIGHTS)
     shard = tensors[leaf.name].detach()
@@ -157,7 +161,7 @@ def register(
 
     Buffers in `transient`, under any of their names, stay out of the state dict.
     """
-    tensor = sharded(shard, Sharding(leaf.layout, groups)) if groups.mesh.devices > 1 else shard
+    tensor = sharded(shard, Sharding(leaf.at_rest, groups)) if groups.mesh.devices > 1 else shard
     value = nn.Parameter(tensor, leaf.trainable) if leaf.kind is LeafKind.PARAM else tensor
     for name in (leaf.name, *leaf.aliases):
         owner, last = owner_of(root, name)
@@ -192,7 +196,7 @@ def _replaced(leaf: Leaf, found: Tensor | None) -> RunError:
     return RunError(
         "SH0613",
         f"`{leaf.name}` is {what}{shape} now, and the program runs on a tensor that lies as"
-        f" {leaf.layout}",
+        f" {leaf.at_rest}",
         help="change its values in place (`p.copy_(new)` under `torch.no_grad()`), or change the"
         " model before it is compiled",
     )

@@ -8,7 +8,7 @@ is in `tensor_ops`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from shardlang.ir.layout import Layout
 from shardlang.runtime import tensor_files
 from shardlang.runtime.autograd import WithSharding
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.narrowing import Narrowing
 from shardlang.runtime.once import once
 from shardlang.runtime.outside import outside
 from shardlang.runtime.sharding import Sharding, alike
@@ -36,10 +37,12 @@ class Sharded(ShardedBase):
 
     Attributes:
         excused: how many writes were not by hand, but an optimizer's.
+        gradient: how the gradient lies, where it does not lie as the tensor.
         operations: what they do, from `tensor_ops`.
     """
 
     excused: int = 0
+    gradient: Sharding | None = None
     operations: ClassVar[Callable[[OpOverload, Args, Kwargs], object]]
 
     @classmethod
@@ -153,7 +156,7 @@ class Sharded(ShardedBase):
         if isinstance(known, Sharded):
             return known
         copy = sharded(self._local_tensor.clone(), self.sharding, self.requires_grad)
-        copy.__dict__.update({k: v for k, v in self.__dict__.items() if k == "_is_param"})
+        copy.__dict__.update({k: v for k, v in self.__dict__.items() if k in _OF_PARAMETERS})
         if self.grad is not None and not hasattr(self, "_is_param"):
             copy.grad = self.grad.__deepcopy__(memo)  # type: ignore[no-untyped-call]
         memo[id(self)] = copy
@@ -161,7 +164,7 @@ class Sharded(ShardedBase):
 
     def __copy__(self) -> Sharded:
         copy = sharded(self._local_tensor, self.sharding, self.requires_grad)
-        copy.__dict__.update({k: v for k, v in self.__dict__.items() if k == "_is_param"})
+        copy.__dict__.update({k: v for k, v in self.__dict__.items() if k in _OF_PARAMETERS})
         return copy
 
     def storage(self) -> NoReturn:
@@ -198,6 +201,10 @@ class Sharded(ShardedBase):
 
     def __get_tensor_shard__(self, index: MetadataIndex) -> Tensor:
         return tensor_files.chunk_at(self, index)
+
+
+_OF_PARAMETERS = ("_is_param", "gradient")
+"""What a copy of a parameter is too."""
 
 
 def sharded(
@@ -247,26 +254,34 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, Sharded) else tensor
 
 
+class _InParts(WithSharding, Protocol):
+    part: Narrowing | None
+
+
 class _LocalShard(torch.autograd.Function):
-    """The shard of a tensor; the gradient is a tensor that lies alike."""
+    """The shard of a tensor; the gradient is a tensor that lies alike, or as `gradient` says."""
 
     @staticmethod
-    def forward(ctx: WithSharding, tensor: Sharded) -> Tensor:
+    def forward(ctx: _InParts, tensor: Sharded) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.sharding = tensor.sharding
+        ctx.sharding, ctx.part = tensor.gradient or tensor.sharding, None
+        if tensor.gradient is not None:
+            wide, narrow = tensor.sharding.layout, tensor.gradient.layout
+            ctx.part = Narrowing.of(wide, narrow, tensor.sharding.groups.coord)
         return tensor._local_tensor.detach()
 
     @staticmethod
-    def backward(ctx: WithSharding, grad: Tensor | None) -> Sharded | None:
+    def backward(ctx: _InParts, grad: Tensor | None) -> Sharded | None:
         if grad is None:
             return None
-        if grad.requires_grad:
+        if grad.requires_grad and ctx.part is None:
             made: Sharded = _FromShard.apply(grad, ctx.sharding)  # type: ignore[no-untyped-call]
             return made
-        return sharded(_own(grad), ctx.sharding)
+        mine = grad if ctx.part is None else ctx.part(grad)
+        return sharded(own(mine), ctx.sharding)
 
 
-def _own(shard: Tensor) -> Tensor:
+def own(shard: Tensor) -> Tensor:
     """A gradient's shard in contiguous memory of its own, as the parameter's shard lies.
 
     Fused optimizers walk both as flat memory, and whatever changes gradients in place, such as
@@ -282,7 +297,7 @@ class _FromShard(torch.autograd.Function):
     @staticmethod
     def forward(ctx: WithSharding, shard: Tensor, sharding: Sharding) -> Sharded:
         ctx.sharding = sharding
-        return sharded(_own(shard), sharding)
+        return sharded(own(shard), sharding)
 
     @staticmethod
     def backward(ctx: WithSharding, grad: Tensor) -> tuple[Tensor, None]:
@@ -301,4 +316,4 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: WithSharding, *grads: Tensor) -> Sharded:
-        return sharded(_own(shard(grads[0], ctx.sharding)), ctx.sharding)
+        return sharded(own(shard(grads[0], ctx.sharding)), ctx.sharding)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule, held
-from shardlang.runtime.optim import DEFAULT, GradNorm, clip, make_optimizer, squared_norm
+from shardlang.runtime.optim import DEFAULT, ShardedOptimizer, make_optimizer
+from shardlang.runtime.update import clip, squared_norm
 
 
 class Trainee(Protocol):
@@ -31,8 +32,28 @@ class Trainee(Protocol):
         """The loss of a prepared batch; None for a model without one."""
         ...
 
-    def grad_norm(self) -> Tensor:
+    def optimizer(self, name: str, arguments: Mapping[str, object]) -> Updates:
+        """The optimizer by name, for what is trained."""
+        ...
+
+
+class Updates(Protocol):
+    """An optimizer as the loop sees it."""
+
+    def load(self) -> None:
+        """Take the gradients."""
+        ...
+
+    def norm(self) -> Tensor:
         """The norm of all gradients of the whole model."""
+        ...
+
+    def step(self) -> object:
+        """Clip the gradients where that is stated, and change the parameters."""
+        ...
+
+    def zero_grad(self) -> None:
+        """Let go of the gradients."""
         ...
 
 
@@ -41,10 +62,10 @@ class ShardedTrainee:
 
     def __init__(self, module: ShardedModule) -> None:
         self.module: nn.Module = module
+        self._sharded = module
         self._variants = held(module).variants
         self._loss = held(module).program.loss
         self.has_loss = self._loss is not None
-        self.grad_norm = GradNorm(module)
 
     def prepare(self, batch: Batch) -> Batch:
         """This device's shards; every input that is declared must be there."""
@@ -55,6 +76,10 @@ class ShardedTrainee:
         loaded, shards = self._variants.choose((), batch)
         outputs = loaded.named_outputs(shards)
         return outputs[self._loss] if self._loss is not None else None
+
+    def optimizer(self, name: str, arguments: Mapping[str, object]) -> Updates:
+        """The optimizer on this device's parts."""
+        return ShardedOptimizer(self._sharded, name, arguments)
 
 
 class PlainTrainee:
@@ -83,9 +108,37 @@ class PlainTrainee:
         """The loss, by the function that the caller gave."""
         return self._loss_of(self.module, batch)
 
-    def grad_norm(self) -> Tensor:
+    def optimizer(self, name: str, arguments: Mapping[str, object]) -> Updates:
+        """The optimizer of torch."""
+        params = [param for param in self.module.parameters() if param.requires_grad]
+        clip = arguments.get("clip")
+        largest = clip if isinstance(clip, (int, float)) else None
+        return _PlainUpdates(params, make_optimizer(params, name, arguments), self._device, largest)
+
+
+@dataclass(frozen=True, slots=True)
+class _PlainUpdates:
+    params: Sequence[nn.Parameter]
+    inner: torch.optim.Optimizer
+    device: torch.device
+    largest: float | None
+
+    def load(self) -> None:
+        """The optimizer finds the gradients by itself."""
+
+    def norm(self) -> Tensor:
         """The norm of all gradients."""
-        return squared_norm(self.module.parameters(), self._device).sqrt()
+        return squared_norm((param.grad for param in self.params), self.device).sqrt()
+
+    def step(self) -> None:
+        """Clip the gradients, and change the parameters."""
+        if self.largest is not None:
+            clip(self.params, self.norm(), self.largest)
+        self.inner.step()
+
+    def zero_grad(self) -> None:
+        """Let go of the gradients."""
+        self.inner.zero_grad()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +194,11 @@ def train(trainee: Trainee, batches: Iterable[Batch], recipe: Recipe) -> Iterato
     """
     torch.manual_seed(recipe.seed)
     _check_trainable(trainee)
-    optimizer = make_optimizer(trainee.module.parameters(), recipe.optimizer, recipe.arguments)
-    largest = recipe.arguments.get("clip")
-    assert largest is None or isinstance(largest, (int, float)), "the recipe was checked"
+    optimizer = trainee.optimizer(recipe.optimizer, recipe.arguments)
     for step, whole in zip(range(1, recipe.steps + 1), batches, strict=False):
         batch = trainee.prepare(_dict(whole))
         began = time.perf_counter()
-        loss, norm = _one_step(trainee, batch, optimizer, largest)
+        loss, norm = one_step(trainee, batch, optimizer)
         taken = time.perf_counter() - began
         record = Record(step, loss, norm, taken, count_tokens(whole) / taken)
         yield record
@@ -176,12 +227,15 @@ def _check_trainable(trainee: Trainee) -> None:
         )
 
 
-def _one_step(
-    trainee: Trainee, batch: Batch, optimizer: torch.optim.Optimizer, largest: float | None
+def one_step(
+    trainee: Trainee, batch: Batch, optimizer: Updates
 ) -> tuple[float | None, float | None]:
     """Forward, backward and update; the loss and the norm of the gradients before clipping.
 
     There is no update by numbers that are not finite.
+
+    Raises:
+        RunError: SH0631, the loss needs no gradient.
     """
     loss = trainee.loss(batch)
     if loss is None:
@@ -193,9 +247,8 @@ def _one_step(
             help="name the output that is the loss: `loss NAME`",
         )
     loss.backward()  # type: ignore[no-untyped-call]
-    norm = trainee.grad_norm()
-    if largest is not None:
-        clip(trainee.module.parameters(), norm, largest)
+    optimizer.load()
+    norm = optimizer.norm()
     found = loss.item(), norm.item()
     if all(map(math.isfinite, found)):
         optimizer.step()

@@ -24,6 +24,8 @@ from shardlang.spec import Spec, load_spec
 if TYPE_CHECKING:
     from shardlang.proof.report import Report
     from shardlang.runtime.module import ShardedModule
+    from shardlang.runtime.optim import ShardedOptimizer
+    from shardlang.training.step import StepResult, Training
 
 
 def compile(
@@ -66,6 +68,7 @@ class Program:
 
     def __init__(self, compiled: Compiled) -> None:
         self.compiled = compiled
+        self._training: Training | None = None
 
     def __repr__(self) -> str:
         from shardlang.plan import plan_of
@@ -112,9 +115,46 @@ class Program:
         """
         from shardlang.runtime.groups import join
         from shardlang.training.run import sharded_module
+        from shardlang.training.step import Training
 
         kind = torch.device(device).type
-        return sharded_module(self.compiled, join(self.compiled.program.mesh, kind), seed)
+        module = sharded_module(self.compiled, join(self.compiled.program.mesh, kind), seed)
+        self._training = Training(self.compiled, module)
+        return module
+
+    def optimizer(self) -> ShardedOptimizer:
+        """The spec's optimizer (AdamW with lr 1e-3 if it states none), for the module loaded last.
+
+        Its states lie as the spec stores them. `step` clips the gradients where the spec says so.
+        Collective.
+
+        Raises:
+            RunError: SH0606, nothing is loaded, or the optimizer cannot be made.
+        """
+        return self._loaded().optimizer
+
+    def step(self, batch: Mapping[str, Tensor]) -> StepResult:
+        """Train the module loaded last on one whole batch: forward, backward, update. Collective.
+
+        Every rank gives the same whole batch. Where the loss, or the norm of the gradients, is not
+        finite, no parameter changes.
+
+        Raises:
+            RunError: SH0606, nothing is loaded; SH0631, the program has no loss to train by;
+                else as for a call of the module.
+        """
+        return self._loaded().step(batch)
+
+    def _loaded(self) -> Training:
+        from shardlang.runtime.errors import RunError
+
+        if self._training is None:
+            raise RunError(
+                "SH0606",
+                "nothing is loaded that could be trained",
+                help="call `module = program.load()` first, on every rank",
+            )
+        return self._training
 
     def verify(self, seed: int = 0) -> Report:
         """Prove in float64, on simulated devices, that the program equals the model.

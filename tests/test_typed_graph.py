@@ -61,6 +61,7 @@ BUILDS = {
     "passes/step/differentiate.py",  # the graph of a step, which begins as a copy
     "passes/step/again.py",  # copies of values of the forward
     "passes/step/dropouts.py",  # the ops of a dropout, which have no records yet
+    "passes/step/write_update.py",  # the inputs of the update
     "passes/step/fold_views.py",  # the ops of a trace, which have no records yet
     "passes/step/numbers.py",  # the same
     "passes/step/op_tape.py",  # the same

@@ -24,8 +24,9 @@ from shardlang.ir.node import info, tensor_of
 from shardlang.ir.program import apply_reshard
 from shardlang.ir.reshard import Change
 
-Key = tuple[int, tuple[Axis, ...], torch.dtype]
-"""What gathers of one call have in common: how many came before, their axes, their dtype."""
+Key = tuple[int, tuple[Axis, ...], torch.dtype, bool]
+"""What gathers of one call have in common: how many came before, their axes, their dtype, and
+whether they are made after the update."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ class Gathered:
     def key(self) -> Key:
         """What all gathers of a bucket share."""
         reshard = reshard_of(self.node)
-        return self.depth, reshard.axes, tensor_of(self.node).dtype
+        held = info(self.node).held
+        return self.depth, reshard.axes, tensor_of(self.node).dtype, held
 
     @property
     def back(self) -> Kind | None:

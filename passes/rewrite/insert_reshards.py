@@ -28,7 +28,7 @@ from shardlang.ir.graph import (
     sharding_of,
 )
 from shardlang.ir.layout import Layout
-from shardlang.ir.leaf import ResultKind
+from shardlang.ir.leaf import ResultKind, Stored
 from shardlang.ir.node import NodeInfo, info, set_info
 from shardlang.ir.program import apply_reshard
 from shardlang.ir.records import FullGather
@@ -72,6 +72,8 @@ class InsertReshards:
         for node, leaf in graph.placeholders():
             if leaf.regather:
                 mark_regathered(node)
+            if leaf.splits is not Stored.VALUE:
+                mark_held(node)
         return graph
 
 
@@ -160,6 +162,14 @@ def mark_regathered(node: fx.Node) -> None:
         ):
             set_info(user, replace(info(user), regather=True))
             mark_regathered(user)
+
+
+def mark_held(node: fx.Node) -> None:
+    """Mark the gathers between a parameter as its state is split and as it is used."""
+    for user in node.users:
+        if is_reshard(user):
+            set_info(user, replace(info(user), held=True))
+            mark_held(user)
 
 
 def read_in_backward(value: fx.Node) -> bool:

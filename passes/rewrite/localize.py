@@ -5,6 +5,7 @@ Sizes and offsets become functions of the device coordinate, so one text serves 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -12,7 +13,15 @@ from typing import ClassVar
 from torch import fx
 
 from shardlang.ir.compat import OpOverload
-from shardlang.ir.graph import ShardGraph, constrain, is_item, is_reshard, sharding_of
+from shardlang.ir.graph import (
+    ShardGraph,
+    constrain,
+    held_values,
+    is_item,
+    is_reshard,
+    sharding_of,
+)
+from shardlang.ir.layout import Layout
 from shardlang.ir.node import info, layout_of, set_info
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.rewriter import Rewriter
@@ -109,7 +118,11 @@ def _draw_in_order(node: fx.Node) -> None:
 
 def to_program(graph: ShardGraph) -> LocalProgram:
     """The program, once all passes have run."""
-    leaves = tuple(replace(leaf, layout=layout_of(node)) for node, leaf in graph.placeholders())
+    held = held_values(graph.graph)
+    leaves = tuple(
+        replace(leaf, layout=layout_of(node), gathered=_gathered(node, held))
+        for node, leaf in graph.placeholders()
+    )
     results = tuple(
         replace(result, layout=layout_of(node))
         for result, node in zip(graph.results, graph.result_nodes, strict=True)
@@ -119,3 +132,12 @@ def to_program(graph: ShardGraph) -> LocalProgram:
         graph.mesh, graph.graph, leaves, results, graph.loss, graph.data_axes, graph.info,
         graph.step,
     )  # fmt: skip
+
+
+def _gathered(node: fx.Node, held: Mapping[fx.Node, fx.Node]) -> Layout | None:
+    """The layout in which the value of a leaf is held, where that is not the one of its state."""
+    layout = None
+    while node in held:
+        node = held[node]
+        layout = layout_of(node).unlabelled()
+    return layout

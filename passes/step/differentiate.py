@@ -19,7 +19,7 @@ from torch.fx.node import Target
 from shardlang.ir.arguments import Args, Kwargs
 from shardlang.ir.compat import tree_map_only
 from shardlang.ir.device_values import size_at
-from shardlang.ir.graph import is_item, is_reshard, producer, reshards_of
+from shardlang.ir.graph import is_held, is_item, is_reshard, producer, read_by, reshards_of
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import ResultKind
 from shardlang.ir.node import NodeInfo, info, results_of, set_info
@@ -77,6 +77,7 @@ class _Differentiation:
         self.program, self.graph = program, fx.Graph()
         names = set(trained)
         self.leaves = {leaf.node: leaf.name for leaf in program.leaves}
+        self.kept = {leaf.node: leaf.gathered for leaf in program.leaves}
         self.trained = {
             self.leaves[n.name]: n
             for n in program.graph.find_nodes(op="placeholder")
@@ -98,7 +99,7 @@ class _Differentiation:
         nodes = list(self.program.graph.nodes)
         for node in nodes:
             if node.op == "placeholder":
-                self._copy(node)
+                self._leaf(node)
         names = self._cotangents(self._results(self.given))
         for node in nodes:
             if node.op == "call_function":
@@ -126,13 +127,24 @@ class _Differentiation:
         self.made[node] = self.graph.node_copy(node, lambda n: self._now(n))
         set_info(self.made[node], info(node))
 
+    def _leaf(self, node: fx.Node) -> None:
+        """A leaf, as its value lies at rest."""
+        self._copy(node)
+        gathered = self.kept[node.name]
+        if gathered is not None:
+            set_info(self.made[node], replace(info(node), layout=gathered))
+
     def _now(self, node: fx.Node) -> fx.Node:
         """A value of the forward program in the step program."""
         return self.made[node]
 
     def _forward(self, node: fx.Node) -> None:
         self.at = node
-        if is_reshard(node):
+        if info(node).held:
+            self.made[node] = self._now(read_by(node)[0])
+        elif is_held(node):
+            return
+        elif is_reshard(node):
             self._collective(node)
         elif is_item(node) and producer(node)[0] in self.steps:
             self.made[node] = self._part(*producer(node), node)

@@ -33,7 +33,7 @@ def bind(spec: Spec, names: ModelNames) -> tuple[Binding | None, list[Diagnostic
         outputs=_bind_outputs(spec.outputs, names.outputs, findings),
         values=bind_values(spec.values, names, findings),
         storage=_axes(stores, spec),
-        regather=frozenset(name for name, decl in stores.items() if decl.regather),
+        stores=stores,
         loss=_bind_loss(spec, names, findings),
         recompute=_bind_recompute(spec, names, findings),
     )

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from shardlang.ir.leaf import ValueKey
 from shardlang.ir.mesh import Axis
 from shardlang.ir.records import Stated
+from shardlang.spec.types import StoreDecl
 
 Shape: TypeAlias = "tuple[int, ...]"
 
@@ -39,7 +40,7 @@ class Binding:
 
     Attributes:
         storage: the axes over which each stored parameter is sharded further at rest.
-        regather: the parameters gathered again for the backward instead of being kept.
+        stores: the statement by which each of them is stored.
         loss: the name of the output stated to be the loss.
         recompute: the modules that the backward computes again, none inside another.
     """
@@ -50,6 +51,6 @@ class Binding:
     outputs: Mapping[str, Stated]
     values: Mapping[ValueKey, Stated]
     storage: Mapping[str, tuple[Axis, ...]]
-    regather: frozenset[str]
+    stores: Mapping[str, StoreDecl]
     loss: str | None
     recompute: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from torch import nn
 from shardlang.capture.errors import CaptureError, first_line
 from shardlang.capture.generators import draws, seeded
 from shardlang.capture.held import Path, held_tensors
+from shardlang.capture.seeding import unseeded
 from shardlang.capture.shared_memory import check_memory
 from shardlang.capture.tape import CannotReplayError, Tape
 from shardlang.ir.compat import FakeTensor, FakeTensorMode, export_fake_mode, storage_key
@@ -26,9 +27,9 @@ class Deferred:
     """A module on fake tensors, with the means to compute each tensor's initial value.
 
     The constructor is recorded (see `Tape`). A constructor that cannot be recorded, because it
-    loads files, draws from numpy or Python, or computes on data in ways the tape does not see, is
-    run for real with all generators seeded instead: that takes the whole model's memory once per
-    `tensors` call.
+    loads files, seeds the generator, draws from numpy or Python, or computes on data in ways the
+    tape does not see, is run for real with all generators seeded instead: that takes the whole
+    model's memory once per `tensors` call.
     `reason` then says what stood in the way.
     """
 
@@ -41,7 +42,8 @@ class Deferred:
             with self._tape.recording(), warnings.catch_warnings(), seeded(TRACED), hushed():
                 warnings.simplefilter("ignore")
                 before = dict(draws())
-                self.module = build()
+                with unseeded(CannotReplayError("the constructor seeds the generator")):
+                    self.module = build()
                 self._check_draws(before)
             self._check_replay()
         except CaptureError:

@@ -1,4 +1,4 @@
-"""Seeds that a forward sets: a trace does not hold them, so they are refused."""
+"""Seeds that a model's own code sets, which neither a trace nor a recorded constructor holds."""
 
 from __future__ import annotations
 
@@ -11,16 +11,38 @@ import torch
 
 from shardlang.capture.errors import CaptureError, is_model_file
 
+_SEEDING = (
+    (torch, "manual_seed"), (torch.random, "manual_seed"), (torch, "set_rng_state"),
+    (torch.random, "set_rng_state"), (torch.random, "fork_rng"),
+)  # fmt: skip
+
 
 @contextlib.contextmanager
 def refuse_seeding() -> Iterator[None]:
     """Raise SH0358 inside the body where the model's own code seeds the generator or forks it."""
+    with _guarded(_refusing):
+        yield
+
+
+@contextlib.contextmanager
+def unseeded(error: Exception) -> Iterator[None]:
+    """Raise an error inside the body where anything seeds the generator or forks it."""
+
+    def raising(_: object) -> Callable[..., object]:
+        def seeds(*args: object, **kwargs: object) -> object:
+            raise error
+
+        return seeds
+
+    with _guarded(raising):
+        yield
+
+
+@contextlib.contextmanager
+def _guarded(guard: Callable[[Callable[..., object]], Callable[..., object]]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        for owner, name in (
-            (torch, "manual_seed"), (torch.random, "manual_seed"), (torch, "set_rng_state"),
-            (torch.random, "set_rng_state"), (torch.random, "fork_rng"),
-        ):  # fmt: skip
-            stack.enter_context(mock.patch.object(owner, name, _refusing(getattr(owner, name))))
+        for owner, name in _SEEDING:
+            stack.enter_context(mock.patch.object(owner, name, guard(getattr(owner, name))))
         yield
 
 

@@ -9,7 +9,7 @@ from torch import fx
 
 from shardlang.capture import Captured
 from shardlang.ir.graph import ShardGraph, constrain
-from shardlang.ir.leaf import Leaf, ResultKind, ValueKey
+from shardlang.ir.leaf import Leaf, ResultKind, Stored, ValueKey
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
 from shardlang.ir.records import Stated
@@ -22,6 +22,7 @@ class Storage:
     """Axes over which a parameter is also split at rest."""
 
     axes: tuple[Axis, ...]
+    splits: Stored = Stored.VALUE
     regather: bool = False
 
 
@@ -90,7 +91,9 @@ def _leaf(node: fx.Node, leaf: Leaf, statements: Statements) -> Leaf:
         set_info(node, replace(info(node), stated=statements.leaves[leaf.name]))
     storage = statements.stores.get(leaf.name, Storage(()))
     dtype = tensor_of(node).dtype
-    return replace(leaf, dtype=dtype, store=storage.axes, regather=storage.regather)
+    return replace(
+        leaf, dtype=dtype, store=storage.axes, splits=storage.splits, regather=storage.regather
+    )
 
 
 def _after(node: fx.Node) -> fx.Node:

@@ -31,7 +31,7 @@ from shardlang.grammar.diagnostics import (
     quote,
 )  # fmt: skip
 from shardlang.ir.graph import ShardError, ShardGraph
-from shardlang.ir.leaf import LeafKind
+from shardlang.ir.leaf import LeafKind, Stored
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.node import tensor_of
 from shardlang.ir.printed_type import dtype_name
@@ -163,7 +163,8 @@ def statements_of(spec: Spec, binding: Binding, captured: Captured) -> Statement
         values=binding.values,
         outputs=binding.outputs,
         stores={
-            name: Storage(axes, name in binding.regather) for name, axes in binding.storage.items()
+            name: Storage(axes, Stored(binding.stores[name].what), binding.stores[name].regather)
+            for name, axes in binding.storage.items()
         },
         loss=loss_name(binding, captured),
         fast_random=spec.random == "fast",

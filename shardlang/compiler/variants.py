@@ -31,6 +31,7 @@ from shardlang.ir.records import Stated
 from shardlang.passes.pipeline import run_passes
 from shardlang.passes.rewrite.localize import to_program
 from shardlang.passes.step.write_step import write_step
+from shardlang.passes.step.write_update import write_update
 from shardlang.runtime.calls import Argument, Call, Given, Made
 from shardlang.runtime.errors import RunError
 from shardlang.spec.types import Axes, InputDecl, LayoutExpr, Rest, Whole
@@ -126,6 +127,7 @@ def made(compiled: Compiled, seed: int) -> Made:
     return Made(
         compiled.program,
         write_step,
+        functools.partial(write_update, compiled.program),
         captured.rebuild_output,
         captured.constant_values(compiled.source.deferred, seed),
         captured.replaced,

@@ -27,4 +27,4 @@ def step_bytes(program: LocalProgram, train: bool) -> int:
 
 def leaf_bytes(program: LocalProgram) -> int:
     """Bytes of all leaves on the fullest device."""
-    return sum(local_bytes(leaf.layout, leaf.dtype) for leaf in program.leaves)
+    return sum(local_bytes(leaf.at_rest, leaf.dtype) for leaf in program.leaves)

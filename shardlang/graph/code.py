@@ -42,7 +42,7 @@ class _Writer:
         yield f"# mesh {mesh}: each of {mesh.devices} devices runs this on its own shards"
         yield "def program("
         for leaf in self.program.leaves:
-            type_ = printed_type(leaf.dtype, leaf.layout)
+            type_ = printed_type(leaf.dtype, leaf.at_rest)
             yield _commented(f"{_INDENT}{leaf.node},", f"{leaf.kind} {leaf.name}: {type_}")
         yield "):"
         module = ""

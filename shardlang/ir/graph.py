@@ -160,6 +160,29 @@ def regathered(node: fx.Node) -> dict[int, fx.Node]:
     return {place: item for place, item in items_of(node).items() if info(item).regather}
 
 
+def held_values(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """The gathered value of every leaf, or gathered value, that is gathered after the update."""
+    found = {}
+    for node in reshard_nodes(graph):
+        pairs = reshards_of(node)
+        found.update({held_of(pairs[i][0]): x for i, x in items_of(node).items() if info(x).held})
+    return found
+
+
+def held_of(node: fx.Node) -> fx.Node:
+    """The leaf, or the value gathered of one, that a held gather reads as it lies or varied."""
+    while node.op != "placeholder" and not info(node).held:
+        source = laid_out_from(node)
+        assert source is not None, f"{node} is not made of a leaf by changes of layout"
+        node = source
+    return node
+
+
+def is_held(node: fx.Node) -> bool:
+    """Whether the values of a reshard node are at hand as what it reads."""
+    return is_reshard(node) and any(info(x).held for x in items_of(node).values())
+
+
 def is_item(node: fx.Node) -> bool:
     """Whether the node picks one result of an op with several."""
     return node.op == "call_function" and node.target is operator.getitem

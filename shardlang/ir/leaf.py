@@ -35,6 +35,16 @@ class ResultKind(str, Enum):
     __str__ = str.__str__
 
 
+class Stored(str, Enum):
+    """What storage splits: each of these with what comes after it."""
+
+    VALUE = "value"
+    GRADIENTS = "gradients"
+    OPTIMIZER = "optimizer"
+
+    __str__ = str.__str__
+
+
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """One placeholder of a graph.
@@ -42,11 +52,14 @@ class Leaf:
     Attributes:
         name: a parameter's or buffer's dotted name, an input's dotted name, or a constant's name.
         node: the placeholder's fx name.
-        layout: its layout at rest, global shape included; whole until the passes place it.
+        layout: how its gradient and optimizer state lie, and its value too unless it is kept
+            gathered; global shape included; whole until the passes place it.
         aliases: other names of a tied parameter or shared buffer.
         persistent: of a buffer, whether it belongs to the state dict.
         store: axes over which the tensor is also split at rest.
+        splits: what storage splits; a value that it does not split is kept gathered.
         regather: gather it again for the backward instead of keeping it.
+        gathered: the layout of a value that is kept gathered, which follows from the program.
     """
 
     name: str
@@ -58,7 +71,14 @@ class Leaf:
     aliases: tuple[str, ...] = ()
     persistent: bool = True
     store: tuple[Axis, ...] = ()
+    splits: Stored = Stored.VALUE
     regather: bool = False
+    gathered: Layout | None = None
+
+    @property
+    def at_rest(self) -> Layout:
+        """How its value lies between steps."""
+        return self.layout if self.gathered is None else self.gathered
 
     @property
     def shape(self) -> tuple[int, ...]:

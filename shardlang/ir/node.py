@@ -42,6 +42,7 @@ class NodeInfo:
         reader: the node for which a reshard was inserted.
         full_gather: the change of layout that the reshard is part of, if it passes a wider layout.
         regather: gather again for the backward instead of keeping the value.
+        held: a gather that is made once after every update: its value is at hand.
         random: whether the op draws random numbers, from `localize` on.
         backward: whether a node of a step program belongs to the backward.
         change: the name of the change of layout of which a collective is one direction.
@@ -61,6 +62,7 @@ class NodeInfo:
     reader: str = ""
     full_gather: FullGather | None = None
     regather: bool = False
+    held: bool = False
     random: bool = False
     backward: bool = False
     change: str = ""

@@ -12,7 +12,7 @@ from torch.fx.node import Argument
 
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.layout import Layout
-from shardlang.ir.leaf import Leaf
+from shardlang.ir.leaf import Leaf, Stored
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import NodeInfo
 from shardlang.ir.origin import Origin
@@ -179,6 +179,9 @@ class ClauseReader(CallReader):
     def store(self, meta: Meta, axes: Axes) -> Clause[Leaf]:
         return Clause("store", place_of(meta), lambda leaf: replace(leaf, store=axes))
 
+    def apart(self, meta: Meta, what: str) -> Clause[Leaf]:
+        return Clause("apart", place_of(meta), lambda leaf: replace(leaf, splits=Stored(what)))
+
     def kept(self, meta: Meta) -> Clause[Leaf]:
         return Clause("regather", place_of(meta), lambda leaf: replace(leaf, regather=True))
 
@@ -190,6 +193,7 @@ def _of_record(word: str, meta: Meta, add: Callable[[NodeInfo], NodeInfo]) -> Cl
 RECORDED: dict[str, Callable[[NodeInfo], NodeInfo]] = {
     "no_grad": lambda record: replace(record, no_grad=True),
     "regather": lambda record: replace(record, regather=True),
+    "held": lambda record: replace(record, held=True),
     "random": lambda record: replace(record, random=True),
 }
 """Flags that stand in the record under their own names."""

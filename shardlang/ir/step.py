@@ -51,6 +51,22 @@ class StepProgram:
         return list(results), list(gradients)
 
 
+@dataclass(frozen=True, slots=True)
+class UpdateProgram:
+    """What every device runs after the optimizer has changed its parts of the parameters.
+
+    The graph takes the values of some parameters, then this device's parts of them, gathers the
+    parts of all devices and writes them into the values. It returns nothing.
+
+    Attributes:
+        names: the parameters, in order.
+    """
+
+    mesh: Mesh
+    graph: fx.Graph
+    names: tuple[str, ...]
+
+
 def apply_collective(x: Tensor, collective: Collective, groups: Tensor | None = None) -> Tensor:
     """Placeholder target of a collective; `groups` are those of the rows that a route moves."""
     raise AssertionError("a collective has no meaning outside a runtime")

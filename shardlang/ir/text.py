@@ -24,7 +24,7 @@ from shardlang.ir.experts.strategies import Strategies
 from shardlang.ir.graph import ShardError, ShardGraph
 from shardlang.ir.implied import implied_factors, implied_gradient, implied_linear
 from shardlang.ir.layout import Layout
-from shardlang.ir.leaf import Leaf, Result
+from shardlang.ir.leaf import Leaf, Result, Stored
 from shardlang.ir.mesh import Axis, Mesh, product
 from shardlang.ir.node import NodeInfo, info, results_of
 from shardlang.ir.records import Stated
@@ -165,6 +165,7 @@ def leaf_text(leaf: Leaf) -> str:
     words += ["nonpersistent"] * (not leaf.persistent)
     words += [f"also {', '.join(map(quoted, leaf.aliases))}"] if leaf.aliases else []
     words += [f"store {product(leaf.store)}"] if leaf.store else []
+    words += [str(leaf.splits)] if leaf.splits is not Stored.VALUE else []
     words += ["regather"] * leaf.regather
     return " ".join(words)
 
@@ -228,7 +229,7 @@ def record_clauses(record: NodeInfo) -> Iterator[str]:
     if record.full_gather is not None:
         gather = record.full_gather
         yield f"within {gather.start} to {gather.widest} to {gather.end}"
-    for flag in ("no_grad", "regather", "random"):
+    for flag in ("no_grad", "regather", "held", "random"):
         if getattr(record, flag):
             yield flag
 

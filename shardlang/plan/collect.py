@@ -12,7 +12,7 @@ from torch import fx
 from shardlang.cost.reshards import sent_backward, sent_forward
 from shardlang.cost.ring import ring_bytes
 from shardlang.ir.collective import Kind
-from shardlang.ir.graph import is_item, regathered, reshard_nodes, reshards_of
+from shardlang.ir.graph import is_held, is_item, items_of, regathered, reshard_nodes, reshards_of
 from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.mesh import joined
 from shardlang.ir.node import info
@@ -53,6 +53,7 @@ def make_plan(
             *collector.forward(),
             *collector.backward(),
             *_update(program, optimizer if train else None),
+            *(collector.update() if train else ()),
         ),
         estimate_memory(program, collector.flowing, optimizer, train),
     )
@@ -76,13 +77,23 @@ class Collector:
         """The forward calls, in program order."""
         for node in self.nodes:
             pairs = reshards_of(node)
-            if pairs[0][1].forward.sends:
+            if pairs[0][1].forward.sends and not is_held(node):
                 reason = (
                     self.reasons.gathers(pairs)
                     if len(pairs) > 1
                     else self.reasons.forward(node, *pairs[0])
                 )
                 yield self._row(node, steps_of(node), Phase.FORWARD, reason)
+
+    def update(self) -> Iterator[CollectiveRow]:
+        """The gathers of parameters whose value is kept gathered."""
+        for node in self.nodes:
+            held = items_of(node) if is_held(node) else {}
+            steps = [(node, i) for i, item in held.items() if item in self.flowing]
+            pairs = [self.bounds.pairs[step] for step in steps]
+            if pairs and pairs[0][1].forward.sends:
+                row = self._row(node, steps, Phase.FORWARD, self.reasons.held(pairs))
+                yield replace(row, phase=Phase.UPDATE)
 
     def backward(self) -> Iterator[CollectiveRow]:
         """The backward calls, in the order in which the backward comes to them."""
@@ -142,7 +153,7 @@ def _leaves(program: LocalProgram) -> Iterator[TensorRow]:
     for leaf in program.leaves:
         if leaf.kind in (LeafKind.PARAM, LeafKind.BUFFER, LeafKind.INPUT):
             yield TensorRow(
-                leaf.name, leaf.kind, leaf.dtype, leaf.layout.unlabelled(), leaf.trainable
+                leaf.name, leaf.kind, leaf.dtype, leaf.at_rest.unlabelled(), leaf.trainable
             )
 
 

@@ -96,6 +96,12 @@ class Reasons:
         how = "stored" if stored else "laid out"
         return f"{len(pairs)} parameters are {how} over {over}, gathered together before use"
 
+    def held(self, pairs: list[tuple[fx.Node, Reshard]]) -> str:
+        """Why parameters are gathered after the update."""
+        many = len(pairs) > 1
+        what = f"{len(pairs)} parameters" if many else f"`{self.names(pairs[0][0])}`"
+        return f"the updated parts of {what}, gathered for the next step"
+
     def _varied(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> str:
         axes = reshard.adjoint.axes
         over, name = product(axes), self.names.within(value, module_of(node, backward=True))

@@ -11,6 +11,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Coord
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.shards import shard_of
+from shardlang.ir.step import StepProgram
 from shardlang.passes.step.write_step import write_step
 from shardlang.proof.conditioning import Conditioning, Rounding
 from shardlang.proof.distance import gap, is_finite, size
@@ -23,17 +24,12 @@ LARGEST = 1e-4
 """Where rounding makes a larger difference, a fault could hide behind it."""
 
 
-def compare(program: LocalProgram, reference: Reference) -> Report:
-    """Simulate the program and compare it with the reference, device by device.
-
-    Raises:
-        DeviceFault: an op fails on a device.
-    """
-    run = Simulated(program, reference)
+def compare(program: LocalProgram, reference: Reference, run: Simulated) -> Report:
+    """Compare a simulated program with the reference, device by device."""
     named = run.results
     layouts = {r.name: r.layout for r in program.results}
     report = Report(program.mesh.devices, count=len(reference.trainable))
-    top = _largest(reference.results)
+    top = largest(reference.results)
     for name, want in reference.results.items():
         report.outputs[name] = difference(named[name], want, layouts[name], run.coords, top)
     if program.loss is not None:
@@ -49,31 +45,45 @@ class Simulated:
     """The step program on simulated devices, with the values and cotangents of a reference."""
 
     def __init__(
-        self, program: LocalProgram, reference: Reference, watch: Watch | None = None
+        self,
+        program: LocalProgram,
+        reference: Reference,
+        watch: Watch | None = None,
+        after: tuple[Simulated, Mapping[str, PerDevice]] | None = None,
     ) -> None:
         """Run it.
+
+        Args:
+            after: an earlier run of the program, and the parameters that an update left.
 
         Raises:
             DeviceFault: an op fails on a device.
         """
-        self.step = write_step(program, reference.trainable, reference.cotangents)
+        before, updated = after or (None, {})
+        wanted = reference.trainable, reference.cotangents
+        self.step: StepProgram = before.step if before else write_step(program, *wanted)
         sim = StepSimulator(self.step, watch)
         self.coords = sim.coords
-        leaves = {x.name: sim.place(reference.values[x.name], x.layout) for x in program.leaves}
+        self.leaves: dict[str, PerDevice] = {
+            x.name: updated[x.name]
+            if x.name in updated
+            else sim.place(reference.values[x.name], x.at_rest)
+            for x in program.leaves
+        }
         layouts = {r.name: r.layout for r in program.results}
         given = {
             name: sim.place(reference.cotangents[name], layouts[name])
             for name in self.step.cotangents
         }
         torch.manual_seed(reference.seed)
-        made, self.gradients = sim.run(leaves, given)
+        made, self.gradients = sim.run(self.leaves, given)
         names = [r.name for r in program.results]
         self.results: dict[str, PerDevice] = dict(zip(names, made, strict=True))
 
 
 def explain(report: Report, reference: Reference) -> None:
     """Put into a report which of its differences rounding explains."""
-    tops = _largest(reference.results), _largest(reference.gradients)
+    tops = largest(reference.results), largest(reference.gradients)
     results, gradients = (
         lambda _, a, b, top=top: gap(a, b) / scale_of(b, top) for top in tops
     )  # fmt: skip
@@ -90,7 +100,8 @@ def explain(report: Report, reference: Reference) -> None:
             errors[name] = found.beside_terms
 
 
-def _largest(values: Mapping[str, Tensor | None]) -> float:
+def largest(values: Mapping[str, Tensor | None]) -> float:
+    """The largest number of all tensors."""
     return max(map(size, values.values()), default=0.0)
 
 
@@ -111,7 +122,7 @@ def _compare_gradients(
     run: Simulated,
 ) -> None:
     report.gradients = {}
-    top = _largest(reference.gradients)
+    top = largest(reference.gradients)
     layouts = {leaf.name: leaf.layout for leaf in program.leaves}
     for name, given in reference.gradients.items():
         mine = run.gradients.get(name)

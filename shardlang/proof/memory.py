@@ -26,7 +26,7 @@ def estimate_bytes(captured: Captured, program: LocalProgram, train: bool) -> in
     as well in train mode; so do all values of the graph, which autograd keeps.
     """
     leaves = WIDE.itemsize * sum(math.prod(leaf.shape) for leaf in captured.leaves)
-    local = sum(_spread(leaf.layout, program) for leaf in program.leaves)
+    local = sum(_spread(leaf.at_rest, program) for leaf in program.leaves)
     calls = [node for node in captured.graph.nodes if node.op == "call_function"]
     values = WIDE.itemsize * sum(map(_numel, calls))
     spread = sum(

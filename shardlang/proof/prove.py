@@ -12,7 +12,9 @@ from shardlang.ir.graph import ShardError
 from shardlang.proof.memory import available_bytes, estimate_bytes, readable
 from shardlang.proof.report import Report
 from shardlang.proof.shrink import CannotShrink, check_same_decisions, shrink
+from shardlang.proof.updates import ADAMW, Recipe
 from shardlang.proof.verify import verify
+from shardlang.spec.types import Spec
 
 
 def _silent(_: str) -> None:
@@ -45,12 +47,17 @@ def verify_compiled(
     try:
         report = verify(
             compiled.captured, compiled.statements, compiled.source, compiled.inputs,
-            seed=seed, train=compiled.train,
+            seed=seed, train=compiled.train, recipe=_recipe(compiled.spec),
         )  # fmt: skip
     except (CaptureError, ShardError) as failure:
         raise CompileError([at_model(failure, compiled.spec)]) from failure
     report.cut = list(cut)
     return report
+
+
+def _recipe(spec: Spec) -> Recipe:
+    stated = spec.optimizer
+    return ADAMW if stated is None else Recipe(stated.name, stated.kwargs)
 
 
 def _shrunk(large: Compiled) -> tuple[Compiled, tuple[str, ...]]:

@@ -30,6 +30,9 @@ class Report:
     that cancel there; numbers that are not finite are compared position by position.
 
     Attributes:
+        updates: of every parameter, and of every state of its optimizer, after two updates; None
+            where there is nothing to train, or rounding explains a difference before.
+        recipe: the optimizer.
         count: number of trainable parameters; those that have no gradient on either side are
             listed in `unused`, those whose gradient is zero everywhere in `zero`.
         not_finite: outputs and parameters whose value or gradient holds infinite or undefined
@@ -45,6 +48,8 @@ class Report:
     loss: dict[str, float] | None = None
     outputs: dict[str, float] = field(default_factory=dict)
     gradients: dict[str, float] | None = None
+    updates: dict[str, float] | None = None
+    recipe: str = ""
     count: int = 0
     unused: list[str] = field(default_factory=list)
     zero: list[str] = field(default_factory=list)
@@ -74,7 +79,8 @@ class Report:
     def equal(self) -> bool:
         """Whether the program computes what the reference does, as far as rounding shows it."""
         something = bool(self.outputs or self.gradients)
-        return something and not unexplained(self.excess(), self.explained)
+        updated = all(error <= TOLERANCE for error in (self.updates or {}).values())
+        return something and updated and not unexplained(self.excess(), self.explained)
 
     @property
     def traced_as_eager(self) -> bool:
@@ -115,6 +121,7 @@ class Report:
             "loss": loss or None,
             "outputs": worst(self.outputs).to_json(),
             "gradients": gradients,
+            "updates": None if self.updates is None else worst(self.updates).to_json(),
             "not_compared": self.not_compared or None,
             "not_finite": {what: names for what, names in self.not_finite.items() if names},
             "conditioning": [each.to_json() for each in self.all_explained],
@@ -137,6 +144,8 @@ def summary(report: Report) -> str:
     if (loss := report.loss) is not None:
         lines.append(f"  loss       {loss['sharded']:.12g}, error {loss['error']:.1e}")
     lines += [f"  outputs    {_error(report.outputs)}", *_gradients(report)]
+    if report.updates:
+        lines.append(f"  updates    {_error(report.updates)}, after two steps of {report.recipe}")
     for what, names in report.not_finite.items():
         if names:
             lines.append(f"  not finite {what} {some(names)}, the same on both sides")

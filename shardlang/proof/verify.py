@@ -13,7 +13,7 @@ from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram
 from shardlang.passes.pipeline import run_passes
 from shardlang.passes.rewrite.localize import to_program
-from shardlang.proof.compare import compare, explain
+from shardlang.proof.compare import Simulated, compare, explain
 from shardlang.proof.differences import TOLERANCE, Mismatch
 from shardlang.proof.draws import with_program_draws
 from shardlang.proof.eager import compare_eager, run_model
@@ -21,6 +21,7 @@ from shardlang.proof.inputs import proof_inputs
 from shardlang.proof.locate import first_difference
 from shardlang.proof.reference import Reference, Setting
 from shardlang.proof.report import Report
+from shardlang.proof.updates import ADAMW, Recipe, compare_updates
 from shardlang.proof.values import all_values
 from shardlang.runtime.simulate import DeviceFault
 
@@ -33,11 +34,13 @@ def verify(
     *,
     seed: int = 0,
     train: bool = True,
+    recipe: Recipe = ADAMW,
 ) -> Report:
     """Prove that the sharded program computes what the model computes.
 
     Every floating dtype is raised to float64 on both sides. Outputs, loss and the gradient of every
-    parameter are compared on every device; then those of the model itself, run eagerly at its own
+    parameter are compared on every device, and the parameters and the optimizer's states after two
+    updates; then those of the model itself, run eagerly at its own
     dtype, are compared with the reference. Where shards draw random numbers apart, the reference
     takes the numbers that they draw (`shardlang.proof.draws`). Inputs are the model file's own
     first batch where there is one that fits (`shardlang.proof.inputs`). What differs by more than
@@ -58,7 +61,11 @@ def verify(
     setting = Setting(captured, drawn, values, trainable, program.loss, seed)
     reference = _reference(setting, source)
     try:
-        report = compare(program, reference)
+        run = Simulated(program, reference)
+        report = compare(program, reference, run)
+        if train and program.loss and report.gradients and report.equal and not report.explained:
+            report.updates = compare_updates(program, reference, run, recipe)
+            report.recipe = str(recipe)
     except DeviceFault as fault:
         return failed(program, fault)
     report.draws_apart, report.inputs = draws_apart, fed

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import singledispatch
 
 from shardlang.grammar import tree as t
-from shardlang.grammar.diagnostics import Label, error, join_words, quote
+from shardlang.grammar.diagnostics import Diagnostic, Label, error, join_words, quote
 from shardlang.grammar.formatter import format_node
 from shardlang.grammar.patterns import Pattern, literal_pattern, nearest
 from shardlang.spec.draft import Draft
@@ -177,8 +177,20 @@ def _(node: t.Store, draft: Draft) -> None:
     pattern = draft.scope.pattern(node.pattern)
     axes = draft.scope.axes_of(node.axes)
     draft.state("store", format_node(node.pattern), node.pattern.span)
+    if node.regather and node.what:
+        draft.scope.report(_kept_already(node))
     if pattern is not None and axes is not None:
-        draft.stores.append(StoreDecl(pattern, axes, node.regather, node.pattern.span))
+        span = node.pattern.span
+        draft.stores.append(StoreDecl(pattern, axes, node.regather, node.what or "value", span))
+
+
+def _kept_already(node: t.Store) -> Diagnostic:
+    return error(
+        "SH0229",
+        f"`store {node.what}` leaves nothing to gather again: the parameter is kept as it is used",
+        node.span,
+        help=f"remove `regather`, or split the parameter too by removing `{node.what}`",
+    )
 
 
 @resolve_statement.register

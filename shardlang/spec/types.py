@@ -131,11 +131,16 @@ class ValueDecl:
 
 @dataclass(frozen=True, slots=True)
 class StoreDecl:
-    """Sharding at rest; with `regather`, gathered again for the backward."""
+    """Sharding at rest; with `regather`, gathered again for the backward.
+
+    Attributes:
+        what: what is split: `value`, `gradients` or `optimizer`, each with what comes after it.
+    """
 
     pattern: Pattern
     axes: tuple[str, ...]
     regather: bool = False
+    what: str = "value"
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 

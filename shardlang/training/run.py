@@ -35,7 +35,7 @@ def sharded_module(compiled: Compiled, groups: Groups, seed: int = 0) -> Sharded
     No rank ever holds more than one whole tensor beside its own shards. Where one rank cannot read
     or make them, all say why.
     """
-    layouts = {leaf.name: leaf.layout for leaf in compiled.program.leaves}
+    layouts = {leaf.name: leaf.at_rest for leaf in compiled.program.leaves}
 
     def mine(name: str, full: Tensor) -> Tensor:
         if name not in layouts:

@@ -127,7 +127,8 @@ def test_storage_skips_scalars() -> None:
         "layers.0.weight": "dp*tp", "layers.1.weight": "dp*tp", "up.weight": "dp",
         "norm.bias": "dp", "frozen": "dp",
     }  # fmt: skip
-    assert binding.regather == {"layers.0.weight", "layers.1.weight"}
+    regather = {name for name, decl in binding.stores.items() if decl.regather}
+    assert regather == {"layers.0.weight", "layers.1.weight"}
 
 
 def test_one_fault_on_many_tensors_is_one_finding() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.runtime.groups import Groups, join
 from shardlang.runtime.module import ShardedModule, held
-from shardlang.runtime.optim import GradNorm
+from shardlang.runtime.optim import ShardedOptimizer
 from shardlang.runtime.save import save
 from shardlang.runtime.train import Record
 from shardlang.runtime.whole import whole
@@ -69,9 +69,15 @@ def _forward(module: ShardedModule) -> dict[str, Any]:
         "structure": {name: type(value).__name__ for name, value in out.items()},
         "loss": out["loss"].detach(),
         "logits": out["extra"][0].full_tensor().detach(),
-        "norm": GradNorm(module)(),
+        "norm": _norm(module),
         "calls": module.get_buffer("blocks.1.calls").full_tensor(),
     }
+
+
+def _norm(module: ShardedModule) -> torch.Tensor:
+    optimizer = ShardedOptimizer(module, "sgd", {})
+    optimizer.load()
+    return optimizer.norm()
 
 
 def _gradients(module: ShardedModule, groups: Groups) -> dict[str, Any]:
@@ -115,7 +121,7 @@ def _compiled(module: ShardedModule) -> dict[str, Any]:
     module.zero_grad()
     out = run(**module.shard_inputs(**batch()))
     out["loss"].backward()
-    return {"compiled": (out["loss"].detach(), GradNorm(module)())}
+    return {"compiled": (out["loss"].detach(), _norm(module))}
 
 
 def _training(found: Compiled, groups: Groups, steps: int = 4) -> list[Record]:

@@ -1,0 +1,132 @@
+"""The update of a step: the optimizer on this device's parts, and the gathers after it.
+
+An optimizer's state lies as the gradients do (`Leaf.layout`). Where a parameter's value is kept
+gathered, the optimizer sees this device's part of it alone, and the parts of all devices are
+gathered into the values afterwards. One device's share of that is here; what joins the devices is
+`UpdateProgram`, which the simulator runs too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from shardlang.ir.leaf import Leaf
+from shardlang.ir.mesh import Coord, Mesh
+from shardlang.runtime.narrowing import Narrowing
+
+
+@dataclass(slots=True)
+class Part:
+    """This device's part of one parameter.
+
+    Attributes:
+        value: this device's shard of the value.
+        tensor: the part, on which the optimizer works.
+        cut: from the value to the part; None where they are the same.
+        own: whether the part has memory of its own, apart from the value.
+    """
+
+    value: Tensor
+    tensor: nn.Parameter
+    cut: Narrowing | None
+    own: bool
+
+    @staticmethod
+    @torch.no_grad()
+    def of(leaf: Leaf, value: Tensor, coord: Coord) -> Part:
+        """The part of a parameter on the device at a coordinate."""
+        value = value.detach()
+        if leaf.gathered is None:
+            return Part(value, nn.Parameter(value), None, False)
+        cut = Narrowing.of(leaf.gathered, leaf.layout, coord)
+        part = cut(value)
+        own = not (cut.contiguous and part.is_contiguous())
+        return Part(value, nn.Parameter(part.contiguous()), cut, own)
+
+    def of_gradient(self, given: Tensor) -> Tensor:
+        """This device's part of a gradient, which may lie as the value does."""
+        same = self.cut is None or given.shape == self.tensor.shape
+        return given if same or self.cut is None else self.cut(given)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over what was written to the value."""
+        if self.own and self.cut is not None:
+            self.tensor.copy_(self.cut(self.value))
+
+
+class DeviceUpdate:
+    """An optimizer on one device's parts of some parameters.
+
+    Attributes:
+        parts: by the name of the parameter.
+    """
+
+    def __init__(
+        self, leaves: Sequence[Leaf], values: Mapping[str, Tensor], mesh: Mesh, coord: Coord
+    ) -> None:
+        """Cut the parts.
+
+        Args:
+            leaves: the parameters that are trained.
+            values: this device's shards of their values, by name.
+        """
+        self.parts = {leaf.name: Part.of(leaf, values[leaf.name], coord) for leaf in leaves}
+        axes = [axis.name for axis in mesh.axes]
+        self._counted = [self.parts[x.name].tensor for x in leaves if _counts(x, axes, coord)]
+
+    @property
+    def tensors(self) -> list[nn.Parameter]:
+        """What an optimizer works on."""
+        return [part.tensor for part in self.parts.values()]
+
+    def load(self, gradients: Mapping[str, Tensor]) -> None:
+        """Take gradients, which may be whole, and what was written to the values."""
+        for name, part in self.parts.items():
+            part.refresh()
+            given = gradients.get(name)
+            part.tensor.grad = None if given is None else part.of_gradient(given)
+
+    def squares(self) -> Tensor:
+        """The sum of squares of the gradients that this device counts, in float64."""
+        return squared_norm((x.grad for x in self._counted), self.tensors[0].device)
+
+    def clip(self, norm: Tensor, largest: float) -> None:
+        """Scale the gradients, of which `norm` is the norm of all, so that it is `largest`."""
+        clip(self.tensors, norm, largest)
+
+    def drop(self) -> None:
+        """Let go of the gradients."""
+        for tensor in self.tensors:
+            tensor.grad = None
+
+    def held(self, names: Sequence[str]) -> list[Tensor]:
+        """The values of some parameters, and then their parts, as `UpdateProgram` takes them."""
+        parts = [self.parts[name] for name in names]
+        return [part.value for part in parts] + [part.tensor.detach() for part in parts]
+
+
+def _counts(leaf: Leaf, axes: Sequence[str], coord: Coord) -> bool:
+    """Whether a device counts its part of a gradient for the norm: the first that holds it."""
+    split = {axis.name for axis in leaf.layout.sharded}
+    return all(coord[name] == 0 for name in axes if name not in split)
+
+
+def squared_norm(gradients: Iterable[Tensor | None], device: torch.device) -> Tensor:
+    """The sum of squares of all gradients that are there, in float64."""
+    found = [x for x in gradients if x is not None]
+    if not found:
+        return torch.zeros((), dtype=torch.float64, device=device)
+    return torch.nn.utils.get_total_norm(found).double().square()
+
+
+def clip(params: Iterable[Tensor], norm: Tensor, largest: float) -> None:
+    """Scale all gradients so that their norm is at most `largest`."""
+    scaled = [param for param in params if param.grad is not None]
+    if not any(param.dtype is torch.float64 for param in scaled):
+        norm = norm.float()
+    torch.nn.utils.clip_grads_with_norm_(scaled, largest, norm, foreach=True)

@@ -1,0 +1,173 @@
+"""Two updates: the parameters and the optimizer's states after them, beside the plain model's.
+
+The second forward and backward run on what the first update left on every device, so a parameter
+that is gathered too early, or not at all, shows. Every device's optimizer and what joins them are
+those of the run (`runtime.update`, `UpdateProgram`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from shardlang.ir.leaf import Leaf
+from shardlang.ir.program import LocalProgram
+from shardlang.passes.step.write_update import write_update
+from shardlang.proof.compare import Simulated, difference, largest
+from shardlang.proof.reference import Reference
+from shardlang.runtime.optim import DEFAULT, make_optimizer
+from shardlang.runtime.simulate_step import GraphSimulator
+from shardlang.runtime.update import DeviceUpdate, clip, squared_norm
+
+LEAST_EPS = 1e-8
+"""Adam divides by the size of a gradient and eps. Where both are nothing but rounding, so is the
+quotient: the proof takes no smaller eps than this."""
+
+UPDATES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The optimizer by name, and its arguments, `clip` included."""
+
+    name: str
+    arguments: Mapping[str, object]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def provable(self) -> Mapping[str, object]:
+        """The arguments, with an eps that rounding does not swamp."""
+        eps = self.arguments.get("eps")
+        small = isinstance(eps, float) and eps < LEAST_EPS
+        return {**self.arguments, "eps": LEAST_EPS} if small else self.arguments
+
+    @property
+    def largest(self) -> float | None:
+        """The norm that gradients are clipped to."""
+        found = self.arguments.get("clip")
+        return float(found) if isinstance(found, (int, float)) else None
+
+
+ADAMW = Recipe(*DEFAULT)
+"""Where a spec states no optimizer."""
+
+
+def compare_updates(
+    program: LocalProgram, reference: Reference, run: Simulated, recipe: Recipe
+) -> dict[str, float]:
+    """The largest difference of every parameter and of its states, after two updates.
+
+    Args:
+        run: the simulated devices after a forward and backward, which stand as `reference` says.
+    """
+    names = {name for name, x in reference.gradients.items() if x is not None} | set(run.gradients)
+    leaves = [leaf for leaf in program.leaves if leaf.name in names]
+    plain, devices = _Plain(reference, leaves, recipe), _Devices(program, leaves, run, recipe)
+    for _ in range(UPDATES - 1):
+        plain.step(reference)
+        devices.step(run)
+        values = {**reference.values, **plain.values}
+        reference = Reference(reference.setting.of(reference.graph, values))
+        run = Simulated(program, reference, after=(run, devices.values))
+    plain.step(reference)
+    devices.step(run)
+    return _differences(plain, devices, leaves)
+
+
+class _Plain:
+    """The plain model's parameters and their optimizer."""
+
+    def __init__(self, reference: Reference, leaves: Sequence[Leaf], recipe: Recipe) -> None:
+        self.params = {x.name: nn.Parameter(reference.values[x.name].clone()) for x in leaves}
+        self.recipe = recipe
+        self.optimizer = make_optimizer(self.params.values(), recipe.name, recipe.provable)
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """The parameters now."""
+        return {name: x.detach() for name, x in self.params.items()}
+
+    def step(self, reference: Reference) -> None:
+        """One update by the gradients of a reference."""
+        for name, x in self.params.items():
+            given = reference.gradients[name]
+            x.grad = None if given is None else given.clone()
+        if self.recipe.largest is not None:
+            squares = squared_norm((x.grad for x in self.params.values()), torch.device("cpu"))
+            clip(self.params.values(), squares.sqrt(), self.recipe.largest)
+        self.optimizer.step()
+
+
+class _Devices:
+    """Every device's parts of the parameters, and the optimizers on them."""
+
+    def __init__(
+        self, program: LocalProgram, leaves: Sequence[Leaf], run: Simulated, recipe: Recipe
+    ) -> None:
+        self.program, self.recipe, self.coords = program, recipe, run.coords
+        self.names = [leaf.name for leaf in leaves]
+        self.values = {leaf.name: run.leaves[leaf.name] for leaf in leaves}
+        self.parts = [
+            DeviceUpdate(leaves, {n: x[d] for n, x in self.values.items()}, program.mesh, at)
+            for d, at in enumerate(run.coords)
+        ]
+        self.optimizers = [
+            make_optimizer(each.tensors, recipe.name, recipe.provable) for each in self.parts
+        ]
+        self.update = write_update(program, self.names)
+
+    def states(self, name: str) -> list[dict[str, Tensor]]:
+        """A parameter's states on every device."""
+        pairs = zip(self.optimizers, self.parts, strict=True)
+        return [_states(optimizer, each.parts[name].tensor) for optimizer, each in pairs]
+
+    def step(self, run: Simulated) -> None:
+        """One update by the gradients of a run."""
+        for d, each in enumerate(self.parts):
+            each.load({name: x[d].clone() for name, x in run.gradients.items()})
+        if self.recipe.largest is not None:
+            norm = torch.stack([each.squares() for each in self.parts]).sum().sqrt()
+            for each in self.parts:
+                each.clip(norm, self.recipe.largest)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        given = [each.held(self.update.names) for each in self.parts]
+        GraphSimulator(self.update.mesh, self.update.graph).execute(list(zip(*given, strict=True)))
+
+
+def _differences(plain: _Plain, devices: _Devices, leaves: Sequence[Leaf]) -> dict[str, float]:
+    values = plain.values
+    states = {name: _states(plain.optimizer, x) for name, x in plain.params.items()}
+    tops = {key: largest({n: x.get(key) for n, x in states.items()}) for key in _keys(states)}
+    top, found = largest(values), dict[str, float]()
+    for leaf in leaves:
+        name, wide = leaf.name, leaf.at_rest
+        found[name] = difference(devices.values[name], values[name], wide, devices.coords, top)
+        own = devices.states(name)
+        for key in sorted({*states[name], *own[0]}):
+            want, shards = states[name].get(key), [state.get(key) for state in own]
+            there = [x for x in shards if x is not None]
+            error = math.inf
+            if want is not None and len(there) == len(shards):
+                error = difference(there, want, leaf.layout, devices.coords, tops[key])
+            found[f"{key} of {name}"] = error
+    return found
+
+
+def _keys(states: Mapping[str, Mapping[str, Tensor]]) -> set[str]:
+    return {key for one in states.values() for key in one}
+
+
+def _states(optimizer: torch.optim.Optimizer, x: Tensor) -> dict[str, Tensor]:
+    """The states that are as large as the parameter."""
+    return {
+        key: value
+        for key, value in optimizer.state[x].items()
+        if isinstance(value, Tensor) and value.shape == x.shape and value.dim()
+    }

@@ -1,0 +1,59 @@
+"""Training by hand: a loaded module, the spec's optimizer, and one batch after another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from shardlang.compiler.driver import Compiled
+from shardlang.runtime.errors import RunError
+from shardlang.runtime.module import ShardedModule
+from shardlang.runtime.optim import DEFAULT, ShardedOptimizer
+from shardlang.runtime.train import ShardedTrainee, one_step
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step gave.
+
+    Attributes:
+        grad_norm: the norm of all gradients before clipping.
+    """
+
+    loss: float
+    grad_norm: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether both are finite; if not, the step changed no parameter."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+class Training:
+    """A loaded module and what trains it."""
+
+    def __init__(self, compiled: Compiled, module: ShardedModule) -> None:
+        self._compiled, self._module = compiled, module
+        self._trainee = ShardedTrainee(module)
+
+    @cached_property
+    def optimizer(self) -> ShardedOptimizer:
+        """The spec's optimizer on the module. Collective."""
+        stated = self._compiled.spec.optimizer
+        name, arguments = (stated.name, stated.kwargs) if stated is not None else DEFAULT
+        return ShardedOptimizer(self._module, name, arguments)
+
+    def step(self, batch: Mapping[str, Tensor]) -> StepResult:
+        """Train on one whole batch. Collective."""
+        loss, norm = one_step(self._trainee, self._trainee.prepare(batch), self.optimizer)
+        if loss is None or norm is None:
+            raise RunError(
+                "SH0631",
+                "the program has no loss to train by",
+                help="name the output that is the loss: `loss NAME`",
+            )
+        return StepResult(loss, norm)

@@ -1,0 +1,82 @@
+"""What `store` splits: values, gradients or states, proven and trained on four processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import stored
+import torch
+from spawn import spawn
+from torch import nn
+from zero_on_ranks import SPECS, STEPS, TRAINED, batch, program
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return spawn("zero_on_ranks:everything", 4, tmp_path_factory.mktemp("ranks"), 300)
+
+
+@pytest.fixture(scope="module")
+def plain() -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """One process: the losses, the parameters and the first state of each at the end."""
+    model = stored.stacked()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    losses = []
+    for step in range(STEPS):
+        loss = model(**batch(step))["loss"]
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+    named = dict(model.named_parameters())
+    states = {name: optimizer.state[p]["exp_avg"] for name, p in named.items()}
+    return torch.stack(losses), {n: p.detach() for n, p in named.items()}, states
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_it_is_proven(name: str) -> None:
+    report = program(name).verify()
+    assert report.ok, report
+    assert report.updates and max(report.updates.values()) < 1e-10
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_twenty_steps_are_those_of_one_process(ran: list[Any], plain: Any, name: str) -> None:
+    want_losses, want, want_states = plain
+    for trained, _ in ran:
+        losses, whole, states, _ = trained[name]
+        torch.testing.assert_close(losses, want_losses, rtol=1e-10, atol=0)
+        for key, value in want.items():
+            torch.testing.assert_close(whole[key], value, rtol=1e-9, atol=1e-11)
+        for key, value in states.items():
+            torch.testing.assert_close(value, want_states[key], rtol=1e-8, atol=1e-12)
+
+
+def test_what_lies_at_rest(ran: list[Any]) -> None:
+    """Numbers of parameters, gradients and states on the fullest rank, in parts of all of them.
+
+    A quarter is a little more: a dim that the axis does not divide has one index more, and a number
+    alone is on every rank.
+    """
+    total = sum(p.numel() * 8 for p in stored.stacked().parameters())
+    assert _fullest(ran, "ddp") == [total, total, 2 * total - 16]
+    for name, split in (("optimizer", 1), ("gradients", 1), ("regather", 0)):
+        found = _fullest(ran, name)
+        assert found[:split] == [total] * split
+        for bytes_, whole in zip(found[split:], [total, total, 2 * total][split:], strict=True):
+            assert whole / 4 <= bytes_ < whole / 4 * 1.4
+
+
+def _fullest(ran: list[Any], name: str) -> list[int]:
+    return [max(sizes) for sizes in zip(*(trained[name][3] for trained, _ in ran), strict=True)]
+
+
+def test_a_loop_of_ones_own(ran: list[Any]) -> None:
+    """States are saved and loaded, a gradient by hand counts, torch's own optimizer is refused."""
+    for _, found in ran:
+        assert found["again"] == found["then"] != found["first"]
+        assert found["refused"] == "SH0642"
+        torch.testing.assert_close(*found["norms"])
+        assert found["compiled"] < 1e-12
