@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
+from shardlang.ir.compat import map_leaves
 from shardlang.ir.device_values import differ, specialise
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Coord, Mesh
@@ -72,13 +72,14 @@ class Calls:
         return unify(traces, [places[key] for key in keys], node, self.mesh)
 
     def _call(self, node: fx.Node, operands: list[fx.Node], wants: Wants, coord: Coord) -> OpCall:
-        count = iter(range(len(operands)))
-        args, kwargs = pytree.tree_map_only(
-            fx.Node, lambda _: Slot(next(count)), specialise((node.args, node.kwargs), coord)
+        slots = map(Slot, range(len(operands)))
+        args, kwargs = map_leaves(
+            specialise((node.args, node.kwargs), coord),
+            lambda one: next(slots) if isinstance(one, fx.Node) else one,
         )
         assert callable(node.target)
         shards = tuple(shard_at(operand, coord) for operand in operands)
-        return OpCall(node.target, args, dict(kwargs), shards, wants.wanted, wants.given)
+        return OpCall(node.target, args, kwargs, shards, wants.wanted, wants.given)
 
 
 def _is_even(node: fx.Node) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from shardlang.ir.arguments import Kwargs
 from shardlang.rules.schema import Operator
 
 
@@ -42,7 +43,7 @@ class OpCall:
 
     target: Operator
     args: tuple[object, ...]
-    kwargs: dict[str, object]
+    kwargs: Kwargs
     shards: tuple[Shard, ...]
     wanted: tuple[int, ...]
     given: tuple[int, ...]

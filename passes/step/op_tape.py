@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import Argument
 
-from shardlang.ir.arguments import Args, Kwargs
 from shardlang.ir.compat import (
     OpOverload,
     TorchDispatchMode,
-    tree_map_only,
+    map_leaves,
     unset_fake_temporarily,
 )
 from shardlang.passes.step.op_call import NotTraced
@@ -47,16 +46,26 @@ class OpTape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.graph.output(tuple(nodes))
 
     def __torch_dispatch__(
-        self, func: OpOverload, types: object, args: Args = (), kwargs: Kwargs | None = None
+        self,
+        func: OpOverload,
+        types: object,
+        args: tuple[Argument, ...] = (),
+        kwargs: dict[str, Argument] | None = None,
     ) -> object:
         made: object = func(*args, **(kwargs or {}))
         if func in _MADE_OF_NUMBERS:
             node = self._numbers(args[0])
         else:
-            given = tree_map_only(Tensor, self._node_of, (args, dict(kwargs or {})))
-            node = self.graph.call_function(func, *given)
+            node = self.graph.call_function(func, *self._as_nodes(args, kwargs or {}))
         self._note(made, node)
         return made
+
+    def _as_nodes(
+        self, args: tuple[Argument, ...], kwargs: dict[str, Argument]
+    ) -> tuple[tuple[Argument, ...], dict[str, Argument]]:
+        return map_leaves(
+            (args, kwargs), lambda one: self._node_of(one) if isinstance(one, Tensor) else one
+        )
 
     def _node_of(self, tensor: Tensor) -> fx.Node:
         """The node whose value a tensor is.

@@ -7,9 +7,10 @@ Checked with torch 2.11, 2.13 and 2.15.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 import torch
+from torch._C import _fx_map_aggregate
 from torch._C._distributed_c10d import (
     AllgatherOptions,
     AllreduceOptions,
@@ -70,6 +71,7 @@ __all__ = [
     "forget_constant",
     "forget_process_groups",
     "keeps_graph",
+    "map_leaves",
     "overload_names",
     "route_operations",
     "storage_key",
@@ -120,6 +122,18 @@ CHATTY_LOGGERS = (
     "torch._export",
 )
 """Loggers that comment on a failing trace before its exception arrives."""
+
+
+_TreeT = TypeVar("_TreeT")
+
+
+def map_leaves(tree: _TreeT, change: Callable[[object], object]) -> _TreeT:
+    """Change all that is in the tuples, lists, dicts and slices of a call's arguments.
+
+    Several times faster than `tree_map`, which looks up how to open every type that it meets.
+    """
+    made: _TreeT = _fx_map_aggregate(tree, change)
+    return made
 
 
 def export_fake_mode() -> FakeTensorMode:

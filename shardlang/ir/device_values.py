@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-import torch.utils._pytree as pytree
-
+from shardlang.ir.compat import map_leaves
 from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
@@ -174,10 +173,7 @@ _KINDS = (
 
 def specialise(args: _TreeT, coord: Coord) -> _TreeT:
     """Replace every device-dependent argument by its value at `coord`."""
-    made: _TreeT = pytree.tree_map_only(
-        _KINDS, lambda value: value.at(coord), args, is_leaf=lambda x: isinstance(x, _KINDS)
-    )
-    return made
+    return map_leaves(args, lambda one: one.at(coord) if isinstance(one, _KINDS) else one)
 
 
 def at_device(value: object, coord: Coord) -> object:
@@ -187,5 +183,6 @@ def at_device(value: object, coord: Coord) -> object:
 
 def differ(args: object) -> bool:
     """Whether some argument depends on the device."""
-    leaves = pytree.tree_leaves(args, is_leaf=lambda x: isinstance(x, _KINDS))
-    return any(isinstance(leaf, _KINDS) for leaf in leaves)
+    found: list[object] = []
+    map_leaves(args, lambda one: found.append(one) if isinstance(one, _KINDS) else None)
+    return bool(found)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from shardlang.ir.collective import ReduceOp
 from shardlang.ir.dim_layout import DimLayout
@@ -39,7 +40,7 @@ class Operand:
     @property
     def factors(self) -> frozenset[str]:
         """Every factor in the operand."""
-        return frozenset(f for dim in self.dims for block in dim for f in block)
+        return _factors_of((self.dims,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ class Rule:
     @property
     def outer(self) -> frozenset[str]:
         """Factors that some result has."""
-        return frozenset(f for dims in self.results for dim in dims for block in dim for f in block)
+        return _factors_of(self.results)
 
     @property
     def inner(self) -> frozenset[str]:
@@ -152,18 +153,31 @@ class Rule:
         A factor that is linked to a result's (`[pre|mid] -> mid`), be it through others, is split
         together with it, and so leaves nothing to add up.
         """
-        outer, beside = self.outer, set[str]()
-        while (
-            joined := {
-                name
-                for group in self.linked
-                if not outer.isdisjoint(group) or not beside.isdisjoint(group)
-                for name in group
-            }
-            - beside
-        ):
-            beside |= joined
-        return frozenset(name for name, _ in self.sizes) - outer - beside
+        return _inner(self.results, self.linked, self.sizes)
+
+
+@lru_cache(maxsize=4096)
+def _inner(
+    results: tuple[tuple[DimSpec, ...], ...],
+    linked: tuple[tuple[str, ...], ...],
+    sizes: tuple[tuple[str, int], ...],
+) -> frozenset[str]:
+    outer, beside = _factors_of(results), set[str]()
+    while (
+        joined := {
+            name
+            for group in linked
+            if not outer.isdisjoint(group) or not beside.isdisjoint(group)
+            for name in group
+        }
+        - beside
+    ):
+        beside |= joined
+    return frozenset(name for name, _ in sizes) - outer - beside
+
+
+def _factors_of(tensors: Iterable[tuple[DimSpec, ...]]) -> frozenset[str]:
+    return frozenset(f for dims in tensors for dim in dims for block in dim for f in block)
 
 
 @dataclass(slots=True)
