@@ -160,6 +160,9 @@ class Wire:
             dtype = x.dtype
             return self._reduce_scatter(x.to(_REDUCED_AS[dtype])).then(lambda y: y.to(dtype))
         x = _dense(x).view(-1)
+        if x.is_complex():
+            pairs = self._reduce_scatter(torch.view_as_real(x))
+            return pairs.then(lambda y: torch.view_as_complex(y.view(-1, 2)))
         if self.gloo:
             return self._exchange(x).then(self._sum_rows)
         if torch.compiler.is_compiling():

@@ -51,9 +51,22 @@ def stream_seed(key: int, draw: int, part: int) -> int:
     return (base & ~_HALF) | _mixed_half((base + part) & _HALF)
 
 
+
+define("stream_key() -> Tensor", draws=True)
+_key = implement(
+    "stream_key",
+    lambda: torch.randint(1 << 62, (), dtype=torch.int64, device="cpu"),
+    lambda: torch.empty((), dtype=torch.int64, device="cpu"),
+)
+
+
 def stream_key() -> Tensor:
-    """The key of one run of the program: the same on all devices, which are seeded alike."""
-    return torch.randint(1 << 62, (), dtype=torch.int64, device="cpu")
+    """The key of one run of the program: the same on all devices, which are seeded alike.
+
+    It is an op of its own: inductor would draw another number, and make code for the CPU to do so.
+    """
+    key: Tensor = _key()
+    return key
 
 
 def key_node(graph: fx.Graph) -> fx.Node:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from shardlang.ir.device_values import PartNumber
@@ -230,6 +231,13 @@ def test_a_key_takes_one_number() -> None:
     torch.manual_seed(11)
     assert [int(torch.randint(1 << 62, ())) for _ in range(3)] == keys
     assert len(set(keys)) == 3
+
+
+def test_a_compiler_finds_an_op_in_which_the_key_is_drawn() -> None:
+    """It draws random numbers of its own in the place of aten's."""
+    traced = make_fx(lambda x: x + streams.stream_key())(torch.tensor(0))
+    called = [n.target for n in traced.graph.nodes if n.op == "call_function"]
+    assert called == [torch.ops.shardlang.stream_key.default, aten.add.Tensor]
 
 
 def test_the_mask_is_the_same_in_every_dtype() -> None:

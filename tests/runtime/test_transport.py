@@ -41,6 +41,7 @@ class Twin:
         return self._do(options, lambda: out.copy_(torch.cat([x, 10 * x])))
 
     def _reduce_scatter_base(self, out: Tensor, x: Tensor, options: Any) -> Work | None:
+        assert not x.is_complex(), "NCCL has no complex numbers"
         return self._do(options, lambda: out.copy_(11 * x.view(2, -1)[0]))
 
     def alltoall_base(self, out: Tensor, x: Tensor, *rest: Any) -> Work | None:
@@ -48,12 +49,14 @@ class Twin:
         return self._do(rest[-1], lambda: out.copy_(torch.cat([mine, 10 * mine])))
 
 
+def wire_of_twins(aside: bool = False) -> Wire:
+    coords = ({"tp": 0}, {"tp": 1})
+    return Wire(Group((Axis("tp", 2),), coords, 0, (0, 1), "nccl", Connection(Twin())), aside)
+
+
 @pytest.mark.parametrize("aside", [False, True])
 def test_calls_give_the_same_on_the_current_stream_and_beside_it(aside: bool) -> None:
-    coords = ({"tp": 0}, {"tp": 1})
-    group = Group((Axis("tp", 2),), coords, 0, (0, 1), "nccl", Connection(Twin()))
-    wire = Wire(group, aside)
-    x = torch.tensor([1.0, -2.0, 3.0, 5.0])
+    wire, x = wire_of_twins(aside), torch.tensor([1.0, -2.0, 3.0, 5.0])
 
     def made(call: Call) -> list[float]:
         found: list[float] = wire.start(call, x.clone()).wait().tolist()
@@ -63,3 +66,8 @@ def test_calls_give_the_same_on_the_current_stream_and_beside_it(aside: bool) ->
     assert made(Call("all_gather")) == [1, -2, 3, 5, 10, -20, 30, 50]
     assert made(Call("reduce_scatter")) == [11, -22]
     assert made(Call("exchange")) == [1, -2, 10, -20]
+
+
+def test_complex_numbers_are_scattered_as_pairs() -> None:
+    x = torch.tensor([1 + 2j, -3j, 4.0, 5 - 1j])
+    assert wire_of_twins().start(Call("reduce_scatter"), x).wait().tolist() == [11 + 22j, -33j]
