@@ -2,7 +2,8 @@
 
 The gradients of replicated parameters are all-reduced in buckets: the `vary` reshards of parameters
 of one axis set and dtype become one call, up to a size, in the order of their use, so that a bucket
-is complete as soon as the layers it belongs to have done their backward. The gathers of parameters
+is complete as soon as the layers it belongs to have done their backward. A bucket holds no more
+than a part of all, so that most are sent while the backward goes on. The gathers of parameters
 become one call for each block of the model (`gather_buckets`), which stands where the first of them
 stood; its adjoint is one reduce-scatter. Before all, reshards over parts of
 one axis become one (`join_parts`).
@@ -29,6 +30,12 @@ from shardlang.passes.invariants.buckets import buckets_alike
 from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.rewrite.gather_buckets import gather_buckets
 from shardlang.passes.rewrite.join_parts import join_parts
+
+PARTS = 6
+"""Reductions over one group are sent in so many parts at least, but for small ones."""
+
+SMALL_BYTES = 2**20
+"""What is sent as one call in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +83,10 @@ class FuseCollectives:
     def buckets(self, nodes: list[fx.Node]) -> Iterator[list[fx.Node]]:
         """Consecutive nodes, as many as fit."""
         bucket: list[fx.Node] = []
-        filled = 0
-        for node in nodes:
-            size = value_bytes(node)
-            if bucket and filled + size > self.bucket_bytes:
+        sizes, filled = [value_bytes(node) for node in nodes], 0
+        limit = min(self.bucket_bytes, max(SMALL_BYTES, sum(sizes) // PARTS))
+        for node, size in zip(nodes, sizes, strict=True):
+            if bucket and filled + size > limit:
                 yield bucket
                 bucket, filled = [], 0
             bucket.append(node)

@@ -2,8 +2,8 @@
 
 A block's parameters are gathered where the first of them is used. What lies outside of blocks, an
 embedding and a head, goes together in the order of use, module by module, as long as it fits: a
-parameter that comes in early takes memory until its own use, so a large one comes early only where
-nothing else is gathered between.
+parameter that comes in early takes memory until its own use, and its gradient waits for the others,
+so one of more than 1 MiB comes early only where nothing else is gathered between.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, tensor_of
 from shardlang.ir.program import apply_reshard
 from shardlang.ir.reshard import Change
+
+EARLY_BYTES = 2**20
+"""The most that comes in early where a block is gathered before it is used."""
 
 Key = tuple[int, tuple[Axis, ...], torch.dtype, bool]
 """What gathers of one call have in common: how many came before, their axes, their dtype, and
@@ -71,7 +74,7 @@ class Bucket:
     Attributes:
         block: their block, or empty.
         filled: bytes of what they make.
-        apart: whether others are gathered between the last of them and what comes next.
+        apart: whether a block is gathered behind the first of them.
     """
 
     block: str
@@ -85,8 +88,10 @@ class Bucket:
         self.filled += sum(value_bytes(one.node) for one in unit)
 
     def takes(self, unit: list[Gathered], limit: int) -> bool:
-        """Whether more may come in; what is too large may where it is used right after the rest."""
+        """Whether more may come in; what is large may where it is used right after the rest."""
         size = sum(value_bytes(one.node) for one in unit)
+        if self.apart and size > EARLY_BYTES:
+            return False
         if size > limit:
             return self.filled <= limit and not self.apart
         return self.filled + size <= limit
@@ -123,13 +128,12 @@ def _filled(gathers: list[Gathered], limit: int) -> Iterator[Bucket]:
         block = unit[0].block
         if block:
             blocks.setdefault(block, Bucket(block)).add(unit)
-            outside.apart = True
+            outside.apart = bool(outside.members)
             continue
         if not outside.takes(unit, limit):
             yield outside
             outside = Bucket("")
         outside.add(unit)
-        outside.apart = False
     yield outside
     yield from blocks.values()
 

@@ -10,6 +10,9 @@ one order, and few are in flight at once:
 - A gradient that nothing reads any more is waited for when the next one of its group is to start,
   since what it is reduced from lies there till then; or at the end, if the sum takes its place.
 - Of activations and their gradients two may be in flight.
+
+Ops that only put together what a start sends, views and sums, come forward to it. So the gradient
+of an activation is in flight while a product makes that of the weight.
 """
 
 from __future__ import annotations
@@ -31,10 +34,12 @@ from shardlang.ir.step import (
     stream_of,
 )
 from shardlang.ir.step_options import StepOptions
+from shardlang.passes.step.fold_views import gives_view
 from shardlang.passes.step.split import (
     bytes_given,
     given_at_once,
     is_alone,
+    is_pointwise,
     only_returned,
     split,
     summed_in_place,
@@ -42,6 +47,9 @@ from shardlang.passes.step.split import (
 
 AHEAD = 2
 """Collectives of activations that may be in flight over one group."""
+
+NEAR = 16
+"""So many places an op may come forward that only puts together what a start sends."""
 
 Lane = tuple[Stream, tuple[str, ...]]
 """A stream over one group of devices."""
@@ -73,6 +81,8 @@ class _Order:
         self._waits = {started_by(node): node for node in program.graph.nodes if is_wait(node)}
         self._next: dict[Lane, deque[fx.Node]] = {}
         self._flying: dict[Lane, list[fx.Node]] = {}
+        self._places: dict[fx.Node, int] = {}
+        self._place = 0
 
     def add(self, nodes: Collection[fx.Node]) -> None:
         """The nodes of one half, in the order of its text."""
@@ -81,8 +91,9 @@ class _Order:
             self._next.setdefault(lane, deque()).append(start)
             self._flying.setdefault(lane, [])
         self._start()
-        for node in nodes:
-            if not is_start(node) and not self._is_late(node):
+        self._places = {node: place for place, node in enumerate(nodes)}
+        for self._place, node in enumerate(nodes):
+            if node not in self._done and not is_start(node) and not self._is_late(node):
                 for source in node.all_input_nodes:
                     self._make(source)
                 self._start()
@@ -93,14 +104,14 @@ class _Order:
 
     def _is_late(self, node: fx.Node) -> bool:
         """Whether a node is made no sooner than another one reads it."""
-        if node in self._done or is_wait(node):
+        if is_wait(node):
             return True
         source = next((x for x in node.all_input_nodes if x.op != "placeholder"), None)
         if source is None or source in self._done or not is_alone(node):
             return False
         if is_item(node) and is_wait(source):
             return True
-        return node in self._returned and source in self._returned
+        return node in self._returned and source in self._returned and self._is_late(source)
 
     def _make(self, node: fx.Node) -> None:
         """Put a node behind the others, and before it what it reads."""
@@ -144,9 +155,15 @@ class _Order:
         """Whether a value is there, or is made of what is there by ops that may stand anywhere."""
         if node in self._done or node in self._given:
             return True
-        if is_start(node) or is_wait(node) or not self._is_late(node):
+        if is_start(node) or is_wait(node) or not (self._is_late(node) or self._is_near(node)):
             return False
         return all(self._is_there(x) for x in node.all_input_nodes)
+
+    def _is_near(self, node: fx.Node) -> bool:
+        """Whether an op costs little and comes next, so that it can as well stand here."""
+        if self._places.get(node, 0) > self._place + NEAR or info(node).random:
+            return False
+        return gives_view(node.target) or is_pointwise(node.target)
 
     def _has_room(self, lane: Lane, start: fx.Node) -> bool:
         """Whether one more may be in flight; gradients make room by waiting for one before."""

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from shardlang.ir.collective import Kind
+from shardlang.ir.compat import OpOverload
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.node import info
@@ -85,6 +86,11 @@ def _leads_out(user: fx.Node, found: set[fx.Node]) -> bool:
 def is_alone(node: fx.Node) -> bool:
     """Whether an op reads one value beside leaves."""
     return len([x for x in node.all_input_nodes if x.op != "placeholder"]) == 1
+
+
+def is_pointwise(target: object) -> bool:
+    """Whether each element that an op gives follows from one element of each operand."""
+    return isinstance(target, OpOverload) and torch.Tag.pointwise in target.tags
 
 
 def summed_in_place(start: fx.Node) -> bool:

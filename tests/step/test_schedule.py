@@ -111,6 +111,21 @@ param "layers.*.down.weight" [_, tp]
 """
 
 
+TENSOR = f"""
+mesh {{ tp = 2 }}
+model "{MODELS}:Layers"(count = 3)
+input x : f64[7, 5] [_, _]
+param "layers.*.up.*" [tp, ...]
+param "layers.*.down.weight" [_, tp]
+"""
+
+
+def test_the_gradient_of_an_activation_flies_beside_that_of_the_weight() -> None:
+    """The product for the weight stands between the start and the wait."""
+    backward = text_of(step_of(TENSOR), Stream.ACTIVATIONS, True)
+    assert backward == "... +0 . -0 ... +1 . -1 ..."
+
+
 # the numbers
 
 
