@@ -60,7 +60,7 @@ def _peak_of_one(program: Program, module: ShardedModule, given: Mapping[str, ob
     gc.collect()
     loaded, shards = held(module).variants.choose((), given)
     with Meter() as meter, patch.object(Arriving, "__init__", _arriving):
-        meter.count(loaded._leaves(shards))
+        meter.count(loaded._leaves(shards, False))
         _step(program, module, given)
     return meter.peak
 
