@@ -58,7 +58,8 @@ BUILDS = {
     "shardlang/capture/naming.py",  # placeholders under the model's names
     "shardlang/ir/parse_nodes.py",  # placeholders of a parsed graph
     "passes/normalize/inline_regions.py",  # copies what export traced
-    "passes/step/differentiate.py",  # the graph of a step, which begins as a copy
+    "passes/step/differentiate.py",  # the graph of a step: its cotangents, and what nothing reads
+    "passes/step/step_writer.py",  # the graph of a step, which begins as a copy
     "passes/step/again.py",  # copies of values of the forward
     "passes/step/dropouts.py",  # the ops of a dropout, which have no records yet
     "passes/step/write_update.py",  # the inputs of the update

@@ -1,0 +1,103 @@
+"""The graph of a step while it is written: every node with its record."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import replace
+
+from torch import fx
+from torch.fx.node import Target
+
+from shardlang.ir.arguments import Args, Kwargs
+from shardlang.ir.graph import reshards_of
+from shardlang.ir.node import NodeInfo, info, set_info
+from shardlang.ir.rewriter import Rewriter
+from shardlang.passes.step.dropouts import draws
+from shardlang.passes.step.fold_views import gives_view
+from shardlang.passes.step.steps_back import Value, places_of
+
+
+class StepWriter:
+    """Writes the nodes of a step program, those of one node of the forward program after another.
+
+    Attributes:
+        made: by node of the forward program, the node that gives its value.
+        parts: the same for the tensors of nodes that give several.
+        at: the node of the forward program whose nodes are written.
+        returning: whether it is its backward that is written.
+    """
+
+    def __init__(self) -> None:
+        self.graph = fx.Graph()
+        self.made: dict[fx.Node, fx.Node] = {}
+        self.parts: dict[Value, fx.Node] = {}
+        self.at: fx.Node | None = None
+        self.returning = False
+        self._edit = Rewriter(self.graph)
+        self._views: dict[str, fx.Node] = {}
+        self._origins: dict[tuple[str, str, bool, bool], NodeInfo] = {}
+
+    def now(self, node: fx.Node) -> fx.Node:
+        """The node that gives a value of the forward program."""
+        return self.made[node]
+
+    def copy(self, node: fx.Node) -> None:
+        """Write a node as it is."""
+        self.made[node] = self.graph.node_copy(node, self.made.__getitem__)
+        set_info(self.made[node], info(node))
+
+    def part(self, source: fx.Node, index: int, item: fx.Node | None) -> fx.Node:
+        """One tensor of a node that gives several, under the name of its `item` if it has one."""
+        if (source, index) not in self.parts:
+            place = places_of(source)[index]
+            taken = (self.made[source], place)
+            self.parts[source, index] = self.add(operator.getitem, taken, like=item)
+        return self.parts[source, index]
+
+    def emit(
+        self, node: fx.Node, env: dict[fx.Node, fx.Node], like: fx.Node | None = None
+    ) -> fx.Node:
+        """Write a node of a trace; the backward makes equal views once."""
+        args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+        if not (self.returning and gives_view(node.target)):
+            return self.add(node.target, args, kwargs, like=like)
+        same = str((node.target, args, kwargs))
+        if same not in self._views:
+            self._views[same] = self.add(node.target, args, kwargs, like=like)
+        return self._views[same]
+
+    def add(
+        self,
+        target: Target,
+        args: Args,
+        kwargs: Kwargs | None = None,
+        *,
+        like: fx.Node | None = None,
+        changes: fx.Node | None = None,
+        name: str | None = None,
+    ) -> fx.Node:
+        """Add a call.
+
+        Args:
+            like: the node whose value it gives, and whose name it takes.
+            changes: the reshard node of which it is one direction.
+        """
+        if like is None:
+            known = self._origin(target)
+        else:
+            known, name = info(like), like.name
+            known = replace(known, backward=True) if self.returning else known
+        if changes is not None:
+            known = replace(known, change=reshards_of(changes)[0][1].kind.value)
+        return self._edit.add(target, args, kwargs, record=known, name=name)
+
+    def _origin(self, target: Target) -> NodeInfo:
+        """The record of a node that the model does not name; nodes of one origin share it."""
+        place = info(self.at) if self.at is not None else NodeInfo()
+        key = (place.module, place.source, place.random and draws(target), self.returning)
+        if key not in self._origins:
+            module, source, random, backward = key
+            self._origins[key] = NodeInfo(
+                module=module, source=source, random=random, backward=backward
+            )
+        return self._origins[key]
