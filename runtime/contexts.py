@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from shardlang.ir.compat import under_transforms
+from shardlang.ir.compat import inside_dual_level, under_transforms
 from shardlang.runtime.errors import RunError
 
 
@@ -35,7 +35,7 @@ def refuse_tangents(tensors: Iterable[Tensor]) -> None:
     Raises:
         RunError: SH0613.
     """
-    if any(map(_has_tangent, tensors)):
+    if inside_dual_level() and any(map(_has_tangent, tensors)):
         raise _transformed()
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
+from operator import is_
 from typing import NoReturn
 
 import torch
@@ -59,15 +60,21 @@ class Standin:
         held = self.module.__dict__
         if type(self.module) is not self.kind:
             raise self._changed("its class", f"`{type(self.module).__name__}`")
-        for name, value in self.settings.items():
-            if held.get(name, _LACKING) is not value and not _same(held.get(name), value):
-                raise self._changed(f"`{name}`", _text(held.get(name, _LACKING)))
+        if not all(map(is_, map(held.get, self.settings), self.settings.values())):
+            self._check_settings(held)
         if len(held) != self.size:
             self._check_new(held)
         self._check_children(held["_modules"])
-        self._check_tensors({**held["_parameters"], **held["_buffers"]})
-        if self.name and any(held[table] for table in _HOOKS):
+        self._check_tensors(held["_parameters"])
+        self._check_tensors(held["_buffers"])
+        if self.name and any(map(held.__getitem__, _HOOKS)):
             raise _hooked(self.name)
+
+    def _check_settings(self, held: Mapping[str, object]) -> None:
+        for name, value in self.settings.items():
+            found = held.get(name, _LACKING)
+            if found is not value and not _same(found, value):
+                raise self._changed(f"`{name}`", _text(found))
 
     def _check_new(self, held: Mapping[str, object]) -> None:
         """A name that the model's forward could read is not free for notes of a loop."""
@@ -76,6 +83,11 @@ class Standin:
                 raise self._changed(f"`{name}`", _text(held[name]))
 
     def _check_children(self, found: Mapping[str, nn.Module | None]) -> None:
+        known = self.children
+        if not found and not known:
+            return
+        if found.keys() == known.keys() and all(map(is_, found.values(), known.values())):
+            return
         for name in found.keys() | self.children.keys():
             child = found.get(name, _LACKING)
             if child is not self.children.get(name, _LACKING):
@@ -83,7 +95,7 @@ class Standin:
 
     def _check_tensors(self, found: Mapping[str, Tensor | None]) -> None:
         for name, tensor in found.items():
-            if name not in self.tensors and tensor is not None:
+            if tensor is not None and name not in self.tensors:
                 raise self._changed(f"the tensor `{name}`", "one that the model did not have")
 
     def _changed(self, what: str, found: str) -> RunError:

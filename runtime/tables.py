@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -23,13 +24,28 @@ from shardlang.runtime.whole import held_shard
 _WEIGHTS = "give every parameter's and buffer's shard, cut as the program's leaves lie"
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A leaf, where its tensor is found under each of its names, and how that lies as a whole."""
+
+    leaf: Leaf
+    slots: list[Slot]
+    shape: tuple[int, ...]
+    layout: Layout
+
+    @staticmethod
+    def of(leaf: Leaf, slots: list[Slot]) -> _Held:
+        return _Held(leaf, slots, leaf.at_rest.shape, leaf.at_rest.unlabelled())
+
+
 class Tables:
     """The parameters and buffers of a module tree, under the names of a program's leaves."""
 
     def __init__(self, root: nn.Module, first: LocalProgram, groups: Groups) -> None:
         self._root, self._groups = root, groups
         self._layouts = {leaf.name: leaf.at_rest for leaf in first.leaves}
-        self._held: list[tuple[Leaf, list[Slot]]] = []
+        self._alone = groups.mesh.devices == 1
+        self._held: list[_Held] = []
 
     def fill(self, made: Made, tensors: Mapping[str, Tensor], transient: Collection[str]) -> None:
         """Register every parameter and buffer of the first program. Collective.
@@ -45,12 +61,15 @@ class Tables:
         for leaf in kept:
             shard = checked(leaf, {**self._constant(made, leaf), **tensors}, self._groups)
             register(self._root, leaf, shard, self._groups, transient)
-            self._held.append((leaf, self.slots(leaf)))
+            self._held.append(_Held.of(leaf, self.slots(leaf)))
         check_replicas(self.held(), self._groups)
 
     def held(self) -> dict[str, tuple[Tensor, Layout]]:
         """This device's shard of every parameter and buffer, with its layout."""
-        return {leaf.name: (held_shard(tensor_at(s)), leaf.at_rest) for leaf, (s, *_) in self._held}
+        return {
+            one.leaf.name: (held_shard(tensor_at(one.slots[0])), one.leaf.at_rest)
+            for one in self._held
+        }
 
     def slot(self, leaf: Leaf) -> Slot:
         """Where the tensor of a leaf is found."""
@@ -83,7 +102,7 @@ class Tables:
         if owner._parameters.get(last) is None and owner._buffers.get(last) is None:
             shard = checked(leaf, self._constant(made, leaf), self._groups)
             register(self._root, leaf, shard, self._groups, made.constants.keys())
-            self._held.append((leaf, self.slots(leaf)))
+            self._held.append(_Held.of(leaf, self.slots(leaf)))
         if leaf.gathered is not None:
             tensor = tensor_at(self.slot(leaf))
             if isinstance(tensor, Sharded):
@@ -98,7 +117,7 @@ class Tables:
         """The same tables of a copy of the module."""
         other = copy.copy(self)
         other._root, other._layouts = root, dict(self._layouts)
-        other._held = [(leaf, other.slots(leaf)) for leaf, _ in self._held]
+        other._held = [replace(one, slots=other.slots(one.leaf)) for one in self._held]
         return other
 
     def check(self) -> None:
@@ -107,18 +126,19 @@ class Tables:
         Raises:
             RunError: SH0613, one is missing, lies elsewhere, or is no longer tied.
         """
-        for leaf, (slot, *others) in self._held:
-            found = slot[0].get(slot[1])
-            if not self._fits(found, leaf):
-                raise _replaced(leaf, found)
-            for name, (table, key) in zip(leaf.aliases, others, strict=True):
+        for one in self._held:
+            (table, key), *others = one.slots
+            found = table.get(key)
+            if not self._fits(found, one):
+                raise _replaced(one.leaf, found)
+            for name, (table, key) in zip(one.leaf.aliases, others, strict=True):
                 if table.get(key) is not found:
-                    raise _untied(leaf.name, name)
+                    raise _untied(one.leaf.name, name)
 
-    def _fits(self, found: Tensor | None, leaf: Leaf) -> bool:
-        if self._groups.mesh.devices == 1:
-            return isinstance(found, Tensor) and tuple(found.shape) == leaf.at_rest.shape
-        return isinstance(found, Sharded) and found.sharding.layout == leaf.at_rest.unlabelled()
+    def _fits(self, found: Tensor | None, held: _Held) -> bool:
+        if self._alone:
+            return isinstance(found, Tensor) and found.shape == held.shape
+        return isinstance(found, Sharded) and found.sharding.layout == held.layout
 
     def _constant(self, made: Made, leaf: Leaf) -> dict[str, Tensor]:
         """This device's shard of a constant, or of a buffer that no state dict holds.

@@ -30,6 +30,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
     unset_fake_temporarily,
 )
+from torch.autograd import forward_ad
 from torch.distributed.distributed_c10d import _get_default_store
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.proxy import TracerBase
@@ -70,6 +71,7 @@ __all__ = [
     "export_fake_mode",
     "forget_constant",
     "forget_process_groups",
+    "inside_dual_level",
     "keeps_graph",
     "map_leaves",
     "overload_names",
@@ -146,6 +148,11 @@ def export_fake_mode() -> FakeTensorMode:
 def under_transforms() -> bool:
     """Whether the code runs inside `grad`, `vmap` or another transform of `torch.func`."""
     return bool(torch._C._are_functorch_transforms_active())
+
+
+def inside_dual_level() -> bool:
+    """Whether the code runs inside `torch.autograd.forward_ad.dual_level`."""
+    return forward_ad._current_level >= 0
 
 
 def default_store() -> Store:

@@ -51,7 +51,6 @@ def stream_seed(key: int, draw: int, part: int) -> int:
     return (base & ~_HALF) | _mixed_half((base + part) & _HALF)
 
 
-
 define("stream_key() -> Tensor", draws=True)
 _key = implement(
     "stream_key",
