@@ -354,6 +354,11 @@ CODES: dict[str, Code] = {
         "loss without a gradient",
         "No gradient flows from the loss to any parameter, so that nothing can be trained.",
     ),
+    "SH0512": Code(
+        "step that does not fit",
+        "However much the backward computes again, the step's peak of live bytes is above the"
+        " budget of `recompute to`. The message gives the least peak that was found.",
+    ),
     # SH06xx: run
     "SH0601": Code(
         "other number of processes",

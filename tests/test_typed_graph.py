@@ -65,6 +65,7 @@ BUILDS = {
     "passes/step/write_update.py",  # the inputs of the update
     "passes/step/fold_views.py",  # the ops of a trace, which have no records yet
     "passes/step/numbers.py",  # the same
+    "passes/step/prices.py",  # one call, for which a rule is asked
     "passes/step/op_tape.py",  # the same
     "passes/step/traced.py",  # the same
     "runtime/step_executor.py",  # a graph for one device, that is only run

@@ -1,6 +1,6 @@
 """recompute: compute values of the forward again in the backward, instead of keeping them.
 
-Which values these are, `recomputed` decides; how they are made again, `again`.
+Which values these are beside those of modules, `decide` says; how they are made again, `again`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from shardlang.passes.step.regions import inside_modules
 
 def recompute(program: StepProgram, options: StepOptions) -> StepProgram:
     """Let the backward compute again what the options say."""
-    if options.recompute.modules:
-        make_again(program.graph, inside_modules(program, options.recompute.modules))
+    named, modules = set(options.recompute.values), options.recompute.modules
+    again = {node for node in program.graph.nodes if node.name in named}
+    if modules:
+        again |= inside_modules(program, modules)
+    if again:
+        make_again(program.graph, again)
     return program

@@ -39,6 +39,7 @@ from shardlang.ir.program import LocalProgram
 from shardlang.ir.step_options import StepOptions
 from shardlang.passes.pipeline import PIPELINE, Pass
 from shardlang.passes.rewrite.localize import to_program
+from shardlang.passes.step.decide import decide
 from shardlang.spec.types import InputDecl, Spec
 
 DTYPES = {
@@ -216,12 +217,18 @@ def compile_spec(
     for refusal in graph.info.refusals:
         found.append(replace(at_model(refusal, spec), severity="note"))
     program = to_program(graph) if passes is PIPELINE else _no_program(graph)
+    try:
+        trained = [leaf.name for leaf in program.leaves if leaf.trainable]
+        program.step = decide(program, trained if source.mode == "train" else ())
+    except ShardError as failure:
+        raise CompileError([*found, at_model(failure, spec)]) from failure
+    statements = replace(statements, step=program.step)
     return Compiled(spec, source, inputs, captured, binding, statements, graph, program, found)
 
 
 def _no_program(graph: ShardGraph) -> LocalProgram:
     """An empty program, where the passes stop before one exists."""
-    return LocalProgram(graph.mesh, graph.graph, (), ())
+    return LocalProgram(graph.mesh, graph.graph, (), (), step=graph.step)
 
 
 def module_source(model: nn.Module | Callable[[], nn.Module]) -> ModelSource:

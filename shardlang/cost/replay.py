@@ -70,6 +70,7 @@ class Replay:
         returned: the storages of the results.
         gradients: the storages in which the gradients lie in the end.
         saved: the storages of what the forward hands to the backward, without leaves.
+        made: what every node gives.
         peak: the most bytes that are alive at once.
         peak_at: the number of the statement at which they are.
     """
@@ -82,6 +83,7 @@ class Replay:
         self.returned, self.gradients, self.saved = set[int](), set[int](), set[int]()
         self.live = self.peak = self.middle = 0
         self.peak_at = -1
+        self.made: dict[fx.Node, Value] = {}
         self._values: dict[fx.Node, Value] = {}
 
     def run(self, also_saved: Collection[str] = ()) -> None:
@@ -105,7 +107,7 @@ class Replay:
                 shape, dtype = layout_of(node).local_shape(self.coord), tensor_of(node).dtype
                 size, born = math.prod(shape) * dtype.itemsize, len(self.statements) - 1
                 made = TensorType.dense(shape, dtype, node.name in trained)
-                self._values[node] = Held(made, (self._new(size, node, born),))
+                self._values[node] = self.made[node] = Held(made, (self._new(size, node, born),))
                 self._hold(self._values[node])
 
     def _forward(self, results: Sequence[fx.Node], saved: Sequence[fx.Node]) -> None:
@@ -148,11 +150,12 @@ class Replay:
         for node in half.statements:
             value, inside = self._made(node, half)
             self._did(node, inside)
-            self._values[node] = value
+            self._values[node] = self.made[node] = value
             self._hold(value)
             for variable in half.freed.get(node, ()):
                 if variable not in kept and variable.op == "call_function":
                     self._release(self._values[variable])
+        self.made.update({node: self.made[variable] for node, variable in half.same.items()})
 
     def _made(self, node: fx.Node, half: Half) -> tuple[Value, int]:
         """What a statement gives, and the most bytes that it holds at once."""

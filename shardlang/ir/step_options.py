@@ -14,11 +14,13 @@ class Recompute:
         selective: whatever is cheap is computed again, wherever it stands.
         budget_bytes: as much is computed again as it takes for the step to reach no higher peak of
             live bytes on a device; None where that is not limited.
+        values: values of the forward, by name, that are computed again: what has been decided.
     """
 
     modules: tuple[str, ...] = ()
     selective: bool = False
     budget_bytes: int | None = None
+    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

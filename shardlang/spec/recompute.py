@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from shardlang.grammar import tree as t
-from shardlang.grammar.diagnostics import error
 from shardlang.grammar.formatter import format_node
 from shardlang.ir.step_options import Recompute
 from shardlang.spec.draft import Draft
@@ -23,9 +22,6 @@ def resolve_recompute(node: t.Recompute, draft: Draft) -> None:
         budget = draft.scope.integer(node.budget, "the budget of `recompute`", "SH0236")
     chosen = Recompute(selective=node.budget is None, budget_bytes=budget)
     draft.step = replace(draft.step, recompute=chosen)
-    message = "`recompute` is supported for patterns of modules alone so far"
-    if node.budget is None or budget is not None:
-        draft.scope.report(error("SH0108", message, node.span, help='write `recompute "MODULES"`'))
 
 
 def _modules(written: t.Text, draft: Draft) -> None:

@@ -43,6 +43,7 @@ store "**" over dp regather
 optimizer adamw(lr = 0.01, betas = [0.9, 0.95], clip = 0.5)
 random fast
 recompute "blocks.*"
+recompute to 1GiB
 schedule {{ prefetch 1MiB }}
 expect {{
   forbid send_recv over dp in "blocks.*"
@@ -66,7 +67,7 @@ PLACES = {"span", "trivia", "foot", "file"}
 NOT_STATED = {"Node", "Item", "Trivia", "ModelNames"}
 """Where a thing stands, what is written around it, and what binding knows of the model."""
 
-TOLD = {"Spec.path", "Spec.sets", "Number.text", "Recompute.budget"}
+TOLD = {"Spec.path", "Spec.sets", "Number.text"}
 """What the documents and the formatter repeat."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,22 +12,27 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from shardlang.compiler.driver import compile_spec
+from shardlang.compiler.driver import CompileError, compile_spec
+from shardlang.cost.live import peak_bytes
 from shardlang.ir.graph import is_item
 from shardlang.ir.node import info, set_info
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.step import StepProgram, collectives_of, is_collective, record
 from shardlang.ir.step_options import NO_OPTIONS
 from shardlang.passes.invariants.invariant import InvariantError
+from shardlang.passes.step.cheap import is_cheap
 from shardlang.passes.step.check_step import check_step
+from shardlang.passes.step.choose import Choosing
 from shardlang.passes.step.dropouts import draws
+from shardlang.passes.step.prices import Prices
+from shardlang.passes.step.regions import repeatable
 from shardlang.passes.step.write_step import write_step
 from shardlang.proof.reference import Reference
 from shardlang.rules.dropout import PARTS
 from shardlang.runtime.step_executor import saved_by
 from shardlang.spec import load_spec_text
 from tests.step.prove import Subject, laid_out, proof_of, simulated
-from tests.step.test_differentiate import CASES, MODELS
+from tests.step.test_differentiate import CASES, MODELS, Case
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
@@ -68,10 +74,16 @@ def example(name: str, what: str) -> Two:
     return two(f'use "{file.name}"\nrecompute {what}\n', file.parent)
 
 
-def case(name: str, number: int = 0) -> Two:
-    """Both steps of a small model, all of which is computed again."""
-    found = [one for one in CASES if one.name == name][number]
-    return two(f'model "{found.file}:{found.name}"\n{found.lines}\nrecompute "**"\n', MODELS.parent)
+DEEP = Case(
+    "Deep", "mesh { dp = 2 }\ninput x : f64[257, 8] [dp, _]", {}, MODELS.with_name("deep.py")
+)
+
+
+def case(name: str, number: int = 0, what: str = '"**"') -> Two:
+    """Both steps of a small model, of which something is computed again."""
+    found = [one for one in (*CASES, DEEP) if one.name == name][number]
+    said = f"recompute {what}\n" if what else ""
+    return two(f'model "{found.file}:{found.name}"\n{found.lines}\n{said}', MODELS.parent)
 
 
 def backward(step: StepProgram) -> list[fx.Node]:
@@ -83,6 +95,12 @@ def kept_values(step: StepProgram) -> set[str]:
     """What the backward reads of the forward beside leaves."""
     leaves = {n.name for n in step.graph.find_nodes(op="placeholder")}
     return set(saved_by(step)) - leaves
+
+
+def saved_bytes(step: StepProgram) -> int:
+    """The bytes that the forward hands to the backward, beside leaves, on the first device."""
+    replay = Prices.of(step).replay
+    return sum(replay.storages[number].bytes for number in replay.saved)
 
 
 def check(both: Two) -> None:
@@ -110,6 +128,51 @@ def test_layers_of_an_example(name: str) -> None:
 )
 def test_all_of_a_model(name: str, number: int) -> None:
     check(case(name, number))
+
+
+@pytest.mark.parametrize(("name", "number"), [("Heads", 0), ("Words", 1), ("Memory", 0)])
+def test_what_is_cheap(name: str, number: int) -> None:
+    """Nothing else is computed again, and the backward keeps fewer bytes."""
+    both = case(name, number, "selective")
+    check(both)
+    more = len(backward(both.again)) - len(backward(both.kept))
+    named = both.program.step.recompute.values
+    again = [n for n in both.kept.graph.nodes if n.name in named]
+    assert 0 < more <= len(again)
+    assert all(is_cheap(node) for node in again)
+    assert saved_bytes(both.again) < saved_bytes(both.kept)
+
+
+@pytest.mark.parametrize("part", [0.9, 0.6])
+def test_a_budget_is_met(part: float) -> None:
+    most = peak_bytes(case("Deep", what="").kept)
+    both = case("Deep", what=f"to {int(most * part)}")
+    check(both)
+    assert part * 0.8 * most < peak_bytes(both.again) <= part * most
+
+
+def test_a_budget_that_cannot_be_met_is_refused_with_the_least_peak() -> None:
+    with pytest.raises(CompileError) as caught:
+        case("Deep", what="to 1KiB")
+    (finding,) = [found for found in caught.value.diagnostics if found.is_error]
+    assert finding.code == "SH0512"
+    assert finding.help is not None
+    least = re.search(r"recompute to (\d+)", finding.help)
+    assert least is not None
+    assert peak_bytes(case("Deep", what=f"to {least[1]}").again) <= int(least[1])
+
+
+def test_the_cut_is_the_cheapest_choice() -> None:
+    """Of all sets of values that may be computed again."""
+    choosing = Choosing.of(case("Deep", what="").kept, ())
+    may = [n for n in repeatable(choosing.program) if choosing.prices.work(n)][:11]
+    cut = choosing.cut(may)
+    sets = [{n for i, n in enumerate(may) if mask >> i & 1} for mask in range(1 << len(may))]
+    every = [cut.choice(one) for one in sets]
+    for per_byte, per_work in ((1, 0), (1, 1), (7, 2), (100, 1), (1, 100)):
+        best = min(per_byte * one.bytes + per_work * one.work for one in every)
+        made = cut.cheapest(per_byte, per_work)
+        assert per_byte * made.bytes + per_work * made.work == best
 
 
 def test_a_layer_leaves_what_comes_in() -> None:
