@@ -28,7 +28,7 @@ _BY_PLACE = (Kind.PERMUTE, Kind.EXCHANGE, Kind.HALO, Kind.FOLD)
 
 def unlike_devices(program: StepProgram) -> list[Coord]:
     """The first device of each kind, where all devices of a kind hold the same number of bytes."""
-    layouts = {leaf.layout for leaf in program.leaves}
+    layouts = {layout for leaf in program.leaves for layout in (leaf.layout, leaf.at_rest)}
     traits = [_shape(layout) for layout in layouts if not _is_even(layout)]
     traits += [trait for one in _collectives(program) for trait in _of_collective(one)]
     traits += [trait for one in _numbers(program) for trait in _of_number(one)]

@@ -8,7 +8,7 @@ that the call holds at once. Storages are numbered: those of the operands first,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from shardlang.cost.meter import Meter
-from shardlang.ir.compat import FakeTensorMode
+from shardlang.ir.compat import NO_FAKE_RESULT, FakeTensorMode
 
 
 class TensorType(NamedTuple):
@@ -88,10 +88,21 @@ class Call:
     Attributes:
         run: takes the operands, in order.
         key: equal for calls that do the same.
+        expected: the same, where `run` fails without values.
     """
 
     run: Callable[..., object]
     key: Hashable
+    expected: Callable[..., object] | None = None
+
+    def made(self, operands: Sequence[object]) -> object:
+        """What it gives for fake operands."""
+        if self.expected is None:
+            return self.run(*operands)
+        try:
+            return self.run(*operands)
+        except (*NO_FAKE_RESULT, RuntimeError, TypeError, ValueError, IndexError):
+            return self.expected(*operands)
 
 
 @dataclass(slots=True, eq=False)
@@ -148,7 +159,7 @@ def _learned(call: Call, types: tuple[TensorType | Opaque, ...]) -> Effect:
         operands = [_operand(one) for one in types]
         given = [number for number, _ in meter.alive()]
         start = meter.peak = meter.live
-        result = call.run(*operands)
+        result = call.made(operands)
         sizes, objects = dict(meter.alive()), list(_objects(result))
         value = _value(result, effect, meter)
         del result, operands
@@ -167,7 +178,7 @@ def _operand(one: TensorType | Opaque) -> object:
     """A fake operand."""
     if isinstance(one, TensorType):
         return one.made()
-    made = one.maker.call.run(*map(_operand, one.maker.types))
+    made = one.maker.call.made([_operand(of) for of in one.maker.types])
     for index in one.place:
         assert isinstance(made, (tuple, list))
         made = made[index]

@@ -6,11 +6,12 @@ gloo. Kernels may need more for themselves, and allocators round.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
 from shardlang.cost.devices import unlike_devices
 from shardlang.cost.replay import Replay
+from shardlang.ir.mesh import Coord
 from shardlang.ir.step import StepProgram
 
 
@@ -28,15 +29,24 @@ def peak_bytes(program: StepProgram, also_saved: Collection[str] = ()) -> int:
     return fullest(program, also_saved).peak
 
 
-def fullest(program: StepProgram, also_saved: Collection[str] = ()) -> Replay:
-    """A step on the device that needs the most bytes; on the first of several such."""
+def fullest(
+    program: StepProgram,
+    also_saved: Collection[str] = (),
+    beside: Callable[[Coord], int] = lambda coord: 0,
+) -> Replay:
+    """A step on the device that needs the most bytes; on the first of several such.
+
+    Args:
+        beside: bytes that a device holds all the time beside those of the step.
+    """
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_fullest, program, also_saved).result()
+        made = thread.submit(_on_unlike_devices, program, also_saved).result()
+    return max(made, key=lambda one: one.peak + beside(one.coord))
 
 
-def _fullest(program: StepProgram, also_saved: Collection[str]) -> Replay:
+def _on_unlike_devices(program: StepProgram, also_saved: Collection[str]) -> list[Replay]:
     """In a thread of its own, away from the caller's modes of torch."""
     made = [Replay(program, coord, "gloo") for coord in unlike_devices(program)]
     for one in made:
         one.run(also_saved)
-    return max(made, key=lambda one: one.peak)
+    return made

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, fx
 
 from shardlang.cost.effects import Call
-from shardlang.ir.collective import Collective
+from shardlang.cost.expected import expected
+from shardlang.ir.collective import Collective, Kind
 from shardlang.ir.device_values import at_device
-from shardlang.ir.experts.row_exchange import router_at
+from shardlang.ir.experts.row_exchange import RowExchange
+from shardlang.ir.factor import split
 from shardlang.ir.mesh import Axis, Coord, Mesh
 from shardlang.ir.step import (
     collectives_of,
@@ -121,7 +123,8 @@ class StepCalls:
 
         args = _mapped((node.args, node.kwargs), here)
         assert callable(node.target)
-        return Call(partial(_run, node.target, args), (node.target, repr(args))), operands
+        run, key = partial(_run, node.target, args), (node.target, repr(args))
+        return Call(run, key, partial(expected, node, self.site.coord)), operands
 
     def _move(self, collective: Collective) -> Move:
         if collective not in self._moves:
@@ -163,8 +166,11 @@ def _run(target: Callable[..., object], given: object, *operands: object) -> obj
 
 
 def _routed(collective: Collective, site: Site, x: Tensor, by: Tensor) -> Tensor:
-    """Rows on a route, by the groups that they belong to."""
-    assert collective.route is not None
-    exchange = router_at(collective.route.at(site.coord), site.device).exchange(by)
+    """Rows on a route, of which data decides how many go where: equal shares are expected."""
     group = site.of(collective.axes)
+    rows = [layout.local_shape(site.coord)[0] for layout in (collective.src, collective.dst)]
+    out, back = rows if collective.kind is Kind.DISPATCH else reversed(rows)
+    order = torch.empty(out, dtype=torch.int64)
+    shares = ([split(n, group.size, i)[1] for i in range(group.size)] for n in (out, back))
+    exchange = RowExchange(order, *shares)
     return Sent(carry(collective, group, exchange, x, ""), Wire(group))(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from shardlang.ir.mesh import joined
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_reshards, with_gradient
 from shardlang.plan.bounds import Bounds, Step, steps_of
-from shardlang.plan.memory import estimate_memory
+from shardlang.plan.memory import memory_of
 from shardlang.plan.names import Names, module_of
 from shardlang.plan.reasons import Reasons
 from shardlang.plan.types import CollectiveRow, Phase, Plan, TensorRow, Value
@@ -55,7 +56,7 @@ def make_plan(
             *_update(program, optimizer if train else None),
             *(collector.update() if train else ()),
         ),
-        estimate_memory(program, collector.flowing, optimizer, train),
+        functools.cache(lambda: memory_of(program, optimizer, train)),
     )
 
 

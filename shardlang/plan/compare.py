@@ -49,7 +49,7 @@ class Comparison:
     @property
     def memory_bytes(self) -> int:
         """Bytes of memory that the fullest device needs more in the second plan."""
-        return self.after.memory.total_bytes - self.before.memory.total_bytes
+        return self.after.memory.peak_bytes - self.before.memory.peak_bytes
 
     @property
     def same(self) -> bool:

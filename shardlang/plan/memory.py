@@ -1,41 +1,91 @@
-"""Bytes on the fullest device: what is certain, and an estimate of the activations."""
+"""The memory of a step on the fullest device: what is alive when, to the byte."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
-from torch import fx
-
-from shardlang.cost.memory import kept_bytes, leaf_bytes, optimizer_states
+from shardlang.cost.composition import Kind, compositions
+from shardlang.cost.live import fullest
+from shardlang.cost.memory import leaf_bytes, state_bytes
+from shardlang.cost.replay import Replay
 from shardlang.ir.leaf import LeafKind
-from shardlang.ir.program import LocalProgram
-from shardlang.plan.types import Memory
+from shardlang.ir.mesh import Coord
+from shardlang.ir.node import info
+from shardlang.ir.program import LocalProgram, differentiable, nodes_of_results
+from shardlang.ir.step import StepProgram
+from shardlang.ir.values import sources
+from shardlang.passes.step.differentiate import differentiate
+from shardlang.passes.step.write_step import write_step
+from shardlang.plan.types import Memory, Moment, Phase
+from shardlang.runtime.step_executor import saved_by
 
 if TYPE_CHECKING:
     from shardlang.spec.types import OptimizerDecl
 
 
-def estimate_memory(
-    program: LocalProgram,
-    flowing: set[fx.Node],
-    optimizer: OptimizerDecl | None,
-    train: bool = True,
+def memory_of(
+    program: LocalProgram, optimizer: OptimizerDecl | None = None, train: bool = True
 ) -> Memory:
-    """Bytes on the first device, which holds the largest shard of everything.
+    """The memory of one step, from the loss or every output, on the device that needs the most.
 
     Args:
-        flowing: the nodes through which a gradient flows.
         optimizer: as the spec states it; AdamW is assumed where it states none.
+        train: whether there is a backward at all.
     """
-    params = [leaf for leaf in program.leaves if leaf.kind is LeafKind.PARAM]
-    trained = leaf_bytes(p for p in params if p.trainable) if train else 0
     name = optimizer.name if optimizer is not None else "adamw"
-    momentum = optimizer is not None and bool(optimizer.kwargs.get("momentum", 0))
+    options = optimizer.kwargs if optimizer is not None else {}
+    step, also_saved = step_to_measure(program, train)
+    updated = [leaf for leaf in program.leaves if leaf.name in step.gradients]
+
+    def state(coord: Coord) -> int:
+        return state_bytes(updated, coord, name, options)
+
+    replay = fullest(step, also_saved, state)
+    moments = tuple(_moments(replay, state(replay.coord)))
+    kinds = {leaf.kind for leaf in program.leaves} - {LeafKind.PARAM, LeafKind.INPUT}
     return Memory(
-        params_bytes=leaf_bytes(params),
-        buffers_bytes=leaf_bytes(b for b in program.leaves if b.kind is LeafKind.BUFFER),
-        gradients_bytes=trained,
-        optimizer_bytes=trained * optimizer_states(name, momentum=momentum),
-        activations_bytes=kept_bytes(program, flowing),
+        params_bytes=_at_rest(program, {LeafKind.PARAM}, replay.coord),
+        buffers_bytes=_at_rest(program, kinds, replay.coord),
+        gradients_bytes=sum(replay.storages[number].bytes for number in replay.gradients),
+        optimizer_bytes=state(replay.coord),
         optimizer_name=name if optimizer is not None else "adamw (assumed)",
+        moments=moments,
     )
+
+
+def step_to_measure(program: LocalProgram, train: bool) -> tuple[StepProgram, Collection[str]]:
+    """The step that a loop runs, and what its forward saves beside what the backward reads."""
+    trained = [leaf.name for leaf in program.leaves if leaf.trainable and train]
+    ends = differentiable(program)
+    if not trained or not ends:
+        return differentiate(program, (), (), ()), ()
+    step = write_step(program, trained, [program.loss] if program.loss in ends else ends)
+    if program.loss not in ends or _lead_to_loss(program, ends):
+        return step, ()
+    return step, saved_by(write_step(program, trained, ends))
+
+
+def _lead_to_loss(program: LocalProgram, ends: Collection[str]) -> bool:
+    """Whether the loss is computed from all other results at which a gradient may start.
+
+    A backward from one of these reads no more than one from the loss.
+    """
+    names = [result.name for result in program.results]
+    nodes = dict(zip(names, nodes_of_results(program), strict=True))
+    read = sources(program.graph, [nodes[program.loss or ""]], lambda node: True)
+    return all(nodes[end] in read for end in ends)
+
+
+def _at_rest(program: LocalProgram, kinds: Collection[LeafKind], coord: Coord) -> int:
+    return leaf_bytes((leaf for leaf in program.leaves if leaf.kind in kinds), coord)
+
+
+def _moments(replay: Replay, state: int) -> Iterator[Moment]:
+    pairs = zip(replay.statements, compositions(replay), strict=True)
+    for number, (statement, held) in enumerate(pairs):
+        phase = Phase.FORWARD if number <= replay.middle else Phase.BACKWARD
+        node = statement.node
+        module, name = (info(node).module, node.name) if node is not None else ("", "")
+        bytes_of = {kind: held[kind] for kind in Kind} | {Kind.OPTIMIZER: state}
+        yield Moment(phase, module, name, bytes_of)

@@ -20,6 +20,7 @@ from shardlang.plan.fold import (
     skeleton_of_sentence,
     split_prefix,
 )
+from shardlang.plan.render_memory import print_memory
 from shardlang.plan.text import bytes_text, mesh_lines, seconds_text, shape_text
 from shardlang.plan.totals import Total, bound_of, total_of, totals_of
 from shardlang.plan.types import CollectiveRow, Phase, Plan, TensorRow
@@ -53,7 +54,8 @@ def render_plan(plan: Plan, color: bool = False, width: int = 80) -> str:
     for phase in Phase:
         _phase(console, plan, phase)
     _totals(console, plan)
-    _memory(console, plan)
+    heading(console, "memory on the fullest device")
+    print_memory(console, plan.memory)
     console.print()
     console.print(summary(plan), style="bold")
     return text_of(console)
@@ -231,29 +233,10 @@ def _time_lines(plan: Plan) -> Iterator[str]:
     yield f"estimate: {seconds_text(seconds)} on the links ({paces})"
 
 
-def _memory(console: Console, plan: Plan) -> None:
-    memory = plan.memory
-    heading(console, "memory on the fullest device")
-    parts = {
-        "parameters": memory.params_bytes,
-        "buffers": memory.buffers_bytes,
-        "gradients": memory.gradients_bytes,
-        f"state of {memory.optimizer_name}": memory.optimizer_bytes,
-        "activations (estimate: all that autograd keeps)": memory.activations_bytes,
-    }
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column()
-    table.add_column(justify="right")
-    for name, count in parts.items():
-        if count:
-            table.add_row(name, bytes_text(count))
-    console.print(Padding(table, (0, 0, 0, 2)))
-
-
 def summary(plan: Plan) -> str:
     """One line: devices, calls, bytes and memory."""
     total = total_of(plan.collectives)
     sent = f"{calls_text(total.count)} sending {bytes_text(total.bytes)} a step"
     calls = sent if total.count else "no collectives"
-    memory = bytes_text(plan.memory.total_bytes)
-    return f"{plan.mesh.devices} devices: {calls}, about {memory} of memory each"
+    memory = bytes_text(plan.memory.peak_bytes)
+    return f"{plan.mesh.devices} devices: {calls}, at most {memory} of memory each"

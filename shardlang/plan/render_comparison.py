@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from shardlang.cost.composition import Kind
 from shardlang.plan.compare import CallsChange, Comparison, TensorChange
 from shardlang.plan.fold import fold, join_names, skeleton
 from shardlang.plan.render import OP_COLORS, console_for, heading, text_of
@@ -104,15 +105,9 @@ def _two_columns() -> Table:
 
 def _memory(console: Console, comparison: Comparison) -> None:
     old, new = comparison.before.memory, comparison.after.memory
-    parts = {
-        "parameters": (old.params_bytes, new.params_bytes),
-        "buffers": (old.buffers_bytes, new.buffers_bytes),
-        "gradients": (old.gradients_bytes, new.gradients_bytes),
-        "optimizer state": (old.optimizer_bytes, new.optimizer_bytes),
-        "activations (estimate)": (old.activations_bytes, new.activations_bytes),
-        "all": (old.total_bytes, new.total_bytes),
-    }
-    heading(console, "memory on the fullest device")
+    parts = {kind.value: (old.peak.held[kind], new.peak.held[kind]) for kind in Kind}
+    parts["all"] = old.peak_bytes, new.peak_bytes
+    heading(console, "memory on the fullest device, at the peak")
     table = _two_columns()
     for name, (was, now) in parts.items():
         if was or now:

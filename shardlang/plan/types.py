@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 import torch
 
+from shardlang.cost.composition import Kind
 from shardlang.cost.held import local_bytes
 from shardlang.ir.collective import COMMUNICATING
 from shardlang.ir.layout import Layout
@@ -138,38 +140,69 @@ class CollectiveRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """A statement of a step, and what lies in memory when it holds the most.
+
+    Attributes:
+        module: the module to which it belongs; empty for the model itself.
+        node: its name in the program; empty behind the forward and behind the backward.
+        held: bytes by kind, all kinds.
+    """
+
+    phase: Phase
+    module: str
+    node: str
+    held: Mapping[Kind, int]
+
+    @property
+    def bytes(self) -> int:
+        """All that lies there."""
+        return sum(self.held.values())
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """Bytes on the fullest device.
 
     Attributes:
+        params_bytes: of the parameters at rest; so are the bytes of buffers.
+        gradients_bytes: of all gradients together, when the backward is done.
+        optimizer_bytes: of the state that the optimizer keeps.
         optimizer_name: the optimizer whose state is counted.
-        activations_bytes: an estimate of what is kept for the backward; see `memory`.
+        moments: one for each statement of the step, in order.
     """
 
     params_bytes: int
     buffers_bytes: int
     gradients_bytes: int
     optimizer_bytes: int
-    activations_bytes: int
     optimizer_name: str
+    moments: tuple[Moment, ...] = field(repr=False)
 
     @property
-    def total_bytes(self) -> int:
-        """All of it together."""
-        state = self.params_bytes + self.buffers_bytes + self.gradients_bytes
-        return state + self.optimizer_bytes + self.activations_bytes
+    def peak(self) -> Moment:
+        """The first moment at which the most lies there."""
+        return max(self.moments, key=lambda moment: moment.bytes)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that lies there at once."""
+        return self.peak.bytes
 
     def to_json(self) -> dict[str, object]:
         """The `memory` entry of the plan document."""
+        peak = self.peak
         return {
+            "peak_bytes": peak.bytes,
+            "at": peak.module,
+            "phase": peak.phase,
+            "node": peak.node,
             "params_bytes": self.params_bytes,
             "buffers_bytes": self.buffers_bytes,
             "gradients_bytes": self.gradients_bytes,
             "optimizer": self.optimizer_name,
             "optimizer_bytes": self.optimizer_bytes,
-            "activations_bytes": self.activations_bytes,
-            "activations_are": "estimated",
-            "total_bytes": self.total_bytes,
+            "at_peak": {kind.value: count for kind, count in peak.held.items()},
         }
 
 
@@ -181,7 +214,12 @@ class Plan:
     data_axes: frozenset[str]
     tensors: tuple[TensorRow, ...]
     collectives: tuple[CollectiveRow, ...]
-    memory: Memory
+    measure: Callable[[], Memory] = field(compare=False, repr=False)
+
+    @property
+    def memory(self) -> Memory:
+        """The memory of the step; it is worked out when it is first asked for."""
+        return self.measure()
 
     def tensor(self, name: str) -> TensorRow:
         """The tensor of that name. Raises KeyError."""

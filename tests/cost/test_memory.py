@@ -1,46 +1,46 @@
-"""Bytes that stay in memory, against what torch really holds."""
+"""What a device holds between steps, against what torch really holds."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-from shardlang.cost.memory import kept_bytes, leaf_bytes, optimizer_states
-from shardlang.ir.leaf import LeafKind
-from shardlang.ir.program import with_gradient
-from tests.plan.plans import FSDP, STACK, compiled
+from shardlang.cost.memory import leaf_bytes, state_bytes
+from shardlang.ir.layout import Layout
+from shardlang.ir.leaf import Leaf, LeafKind
+from tests.plan.plans import FSDP, compiled
 
-OPTIMIZERS = {
-    "adamw": (torch.optim.AdamW, {}),
-    "adam": (torch.optim.Adam, {}),
-    "sgd": (torch.optim.SGD, {"lr": 0.1}),
-    "sgd, momentum": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+OPTIMIZERS: dict[str, tuple[str, Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
+    "adamw": ("adamw", torch.optim.AdamW, {}),
+    "adamw, largest": ("adamw", torch.optim.AdamW, {"amsgrad": True}),
+    "adam": ("adam", torch.optim.Adam, {}),
+    "sgd": ("sgd", torch.optim.SGD, {"lr": 0.1}),
+    "sgd, momentum": ("sgd", torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_state_of_an_optimizer(name: str) -> None:
-    make, options = OPTIMIZERS[name]
-    parameter = torch.nn.Parameter(torch.ones(3, 5))
-    optimizer = make([parameter], **options)
-    parameter.sum().backward()
+@pytest.mark.parametrize("case", OPTIMIZERS)
+def test_the_state_of_an_optimizer(case: str) -> None:
+    name, make, options = OPTIMIZERS[case]
+    shapes = {"a": (3, 5), "b": (7,)}
+    parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes.values()]
+    optimizer = make(parameters, **options)
+    sum(one.sum() for one in parameters).backward()
     optimizer.step()
-    held = [x for x in optimizer.state[parameter].values() if x is not None and x.dim() == 2]
-    kind = name.split(",")[0]
-    assert optimizer_states(kind, momentum="momentum" in options) == len(held)
+    kept = [x for one in parameters for x in optimizer.state[one].values() if x is not None]
+    leaves = [
+        Leaf(name, LeafKind.PARAM, name, torch.float32, Layout.whole(shape), True)
+        for name, shape in shapes.items()
+    ]
+    assert state_bytes(leaves, {}, name, options) == sum(x.nbytes for x in kept)
 
 
 def test_leaves_at_rest() -> None:
     """Three blocks of two matrices of 24 x 8 and their biases, a quarter of each."""
-    params = [p for p in compiled(FSDP).program.leaves if p.kind is LeafKind.PARAM]
-    assert leaf_bytes(params) == 3 * (2 * 24 * 8 + 24 + 8) * 4 // 4
-
-
-def test_what_a_backward_keeps() -> None:
-    """Of every block: its input for `up`, `up`'s result for gelu, gelu's result for `down`.
-
-    The input of the first block, 2 x 12 x 8 on a device, is a leaf. The loss squares the last sum.
-    """
-    program = compiled(STACK).program
-    whole, split = 2 * 12 * 8 * 4, 2 * 12 * 24 // 4 * 4
-    assert kept_bytes(program, with_gradient(program)) == 3 * 2 * split + 2 * whole + whole
+    program = compiled(FSDP).program
+    params = [leaf for leaf in program.leaves if leaf.kind is LeafKind.PARAM]
+    at = program.mesh.coord(0)
+    assert leaf_bytes(params, at) == 3 * (2 * 24 * 8 + 24 + 8) * 4 // 4

@@ -108,7 +108,8 @@ def test_nothing_goes_back_in_eval_mode() -> None:
     found = plan(STACK.replace('stack"()', 'stack"(mode = "eval")'))
     assert found.select(phase=Phase.BACKWARD) == ()
     assert sums(found, "forward", "tp") == sums(plan(STACK), "forward", "tp")
-    assert found.memory.gradients_bytes == found.memory.activations_bytes == 0
+    assert found.memory.gradients_bytes == found.memory.optimizer_bytes == 0
+    assert {moment.phase for moment in found.memory.moments} == {Phase.FORWARD}
 
 
 def test_one_device_sends_nothing() -> None:

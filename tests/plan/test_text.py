@@ -27,7 +27,7 @@ def test_a_plan_fits_80_columns(text: str) -> None:
 
 def test_the_last_line_sums_it_up() -> None:
     last = render_plan(plan(TP)).split("\n")[-1]
-    assert last == "8 devices: 2 calls sending 1.55 KiB a step, about 2.84 KiB of memory each"
+    assert last == "8 devices: 2 calls sending 1.55 KiB a step, at most 5.46 KiB of memory each"
 
 
 def test_repeated_layers_are_one() -> None:
