@@ -37,8 +37,8 @@ SPECS = {
     "tensor": 'input x : f64[4, 6] [_, _]\nparam "layers.*.up.*" [d, ...]\n'
     'param "layers.*.down.weight" [_, d]',
 }
-Sent = tuple[str, str, int]
-"""Op and stream of one call, and the bytes that this rank sends."""
+Sent = tuple[str, str, int, int]
+"""Op and stream of one call, the bytes that this rank sends, and the products made before it."""
 
 
 class Boundary(TorchDispatchMode):
@@ -51,6 +51,7 @@ class Boundary(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.sent: list[Sent] = []
+        self.products = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -59,17 +60,17 @@ class Boundary(TorchDispatchMode):
         if op in ("_allgather_base_", "alltoall_base_"):
             group = next(a for a in args if isinstance(a, torch.ScriptObject))
             stream = dist.ProcessGroup.unbox(group).group_desc.partition(" ")[2]
-            self.sent.append(_sent(op, args, stream))
+            name, sent = _sent(op, args)
+            self.sent.append((name, stream, sent, self.products))
+        self.products += op in ("mm", "addmm")
         return func(*args, **(kwargs or {}))
 
 
-def _sent(op: str, args: Any, stream: str) -> Sent:
+def _sent(op: str, args: Any) -> tuple[str, int]:
     message: Tensor = args[1]
     if op == "_allgather_base_":
-        return "all_gather", stream, message.nbytes
-    if args[4]:
-        return "all_reduce", stream, message.nbytes
-    return "reduce_scatter", stream, message.nbytes // 2
+        return "all_gather", message.nbytes
+    return ("all_reduce", message.nbytes) if args[4] else ("reduce_scatter", message.nbytes // 2)
 
 
 @contextmanager
@@ -108,12 +109,14 @@ def of_text(made: LocalProgram) -> list[Sent]:
     """What the step for the loss sends, by its text; every value is of float64."""
     trained = [leaf.name for leaf in made.leaves if leaf.trainable]
     step = written.write_step(made, trained, differentiable(made))
-    pairs = [(n, [c for _, c in collectives_of(n)]) for n in step.graph.nodes if is_collective(n)]
-    return [
-        (sent[0].op, str(stream_of(node)), sum(sent_bytes(c, 8) for c in sent))
-        for node, sent in pairs
-        if sent[0].sends
-    ]
+    found, products = list[Sent](), 0
+    for node in step.graph.nodes:
+        products += "mm" in str(node.target) or "linear" in str(node.target)
+        sent = [c for _, c in collectives_of(node) if c.sends] if is_collective(node) else []
+        if sent:
+            size = sum(sent_bytes(one, 8) for one in sent)
+            found.append((sent[0].op, str(stream_of(node)), size, products))
+    return found
 
 
 def of_plan(made: Program) -> list[tuple[str, str, int]]:

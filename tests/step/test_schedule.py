@@ -28,10 +28,11 @@ from shardlang.passes.invariants.invariant import InvariantError
 from shardlang.passes.step import write_step as written
 from shardlang.passes.step.check_step import check_step
 from shardlang.passes.step.schedule import schedule
-from shardlang.runtime.simulate import DeviceFault
+from shardlang.runtime.simulate import DeviceFault, Watch
 from shardlang.runtime.simulate_step import StepSimulator
 from shardlang.spec import load_spec_text
 from tests.step.on_ranks import SPECS
+from tests.step.timeline import Timeline
 
 MODELS = Path(__file__).with_name("layers.py")
 SPEC = f"""
@@ -129,9 +130,9 @@ def test_the_gradient_of_an_activation_flies_beside_that_of_the_weight() -> None
 # the numbers
 
 
-def simulated(step: StepProgram) -> list[Tensor]:
+def simulated(step: StepProgram, watch: Watch | None = None) -> list[Tensor]:
     """Results and gradients on all devices."""
-    sim, values = StepSimulator(step), dict[str, list[Tensor]]()
+    sim, values = StepSimulator(step, watch), dict[str, list[Tensor]]()
     torch.manual_seed(3)
     for leaf in step.leaves:
         values[leaf.name] = sim.place(torch.randn(leaf.layout.shape).to(leaf.dtype), leaf.layout)
@@ -178,6 +179,25 @@ def test_a_wait_behind_a_reader_is_found() -> None:
         check_step(step, "planting")
 
 
+@pytest.mark.parametrize(("times", "least"), [(0.5, 0.87), (1.0, 0.8)])
+def test_a_step_hides_what_it_sends(
+    times: float, least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gather of a layer takes `times` as long as the forward of one; all share one link.
+
+    What nothing can hide is the first gather of each half and the last reduction: 3 of 24 calls. At
+    1.0 the link sends for longer than the products take.
+    """
+    text = SPEC.replace("dp = 3", "dp = 2").replace("count = 3", "count = 8")
+    text = text.replace("f64[7, 5]", "f64[64, 5]")
+    layer, sent = 32 * 2 * 5 * 7, 8 * (5 * 7 + 7 + 7 * 5 + 5) / 2
+    plain, aside = Timeline(times * layer / sent), Timeline(times * layer / sent)
+    simulated(unscheduled(text, monkeypatch), plain)
+    simulated(step_of(text), aside)
+    assert plain.hidden == pytest.approx(0) and aside.sending == pytest.approx(plain.sending)
+    assert aside.hidden > least
+
+
 # on processes
 
 
@@ -191,28 +211,26 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_processes_send_what_the_text_says_and_compute_the_same(
     ran: list[dict[str, Any]], name: str
 ) -> None:
-    """Kind, order and bytes of each call; over process groups of their own, where there are more.
+    """Kind and bytes of each call, in their order, and how many products are made before it.
 
     The plan has the same calls, those of each kind in the same order.
     """
     for found in (rank[name] for rank in ran):
         assert found["same"] and found["norm"] > 1
-        assert [(op, size) for op, _, size in found["sent"]] == [
-            (op, size) for op, _, size in found["text"]
-        ]
-        assert sorted(found["sent plainly"], key=str) == sorted(
-            ((op, "", size) for op, _, size in found["sent"]), key=str
-        )
-        for kind in {op for op, _, _ in found["sent"]}:
+        sent = [(op, size, products) for op, _, size, products in found["sent"]]
+        assert sent == [(op, size, products) for op, _, size, products in found["text"]]
+        plainly = [(op, stream, size) for op, stream, size, _ in found["sent plainly"]]
+        assert sorted(plainly) == sorted((op, "", size) for op, size, _ in sent)
+        for kind in {op for op, _, _ in sent}:
             planned = [size for _, op, size in found["plan"] if op == kind]
-            assert [size for op, _, size in found["sent"] if op == kind] == planned
+            assert [size for op, size, _ in sent if op == kind] == planned
 
 
 def test_streams_over_one_group_have_process_groups_of_their_own(ran: list[dict[str, Any]]) -> None:
     for found in ran:
         for name in ("stored", "kept"):
-            streams = [("" if s == "activations" else s) for _, s, _ in found[name]["text"]]
-            assert [stream for _, stream, _ in found[name]["sent"]] == streams
+            streams = [("" if s == "activations" else s) for _, s, _, _ in found[name]["text"]]
+            assert [stream for _, stream, _, _ in found[name]["sent"]] == streams
             assert set(streams) == {"", "gathers", "gradients"}
 
 
