@@ -18,11 +18,13 @@ of an activation is in flight while a product makes that of the weight.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from torch import fx
 
 from shardlang.ir.graph import is_item
+from shardlang.ir.leaf import LeafKind
+from shardlang.ir.mesh import Mesh
 from shardlang.ir.node import info
 from shardlang.ir.step import (
     StepProgram,
@@ -57,13 +59,23 @@ Lane = tuple[Stream, tuple[str, ...]]
 
 def schedule(program: StepProgram, options: StepOptions) -> StepProgram:
     """Part every collective into its start and its wait, and put these in their places."""
-    split(program)
-    nodes = [node for node in program.graph.nodes if node.op == "call_function"]
-    order = _Order(program, options.prefetch)
+    taken = program.graph.find_nodes(op="placeholder")[: len(program.leaves)]
+    pairs = zip(taken, program.leaves, strict=True)
+    held = [node for node, leaf in pairs if leaf.kind is not LeafKind.INPUT]
+    start_early(program.graph, program.mesh, held, options)
+    return program
+
+
+def start_early(
+    graph: fx.Graph, mesh: Mesh, held: Collection[fx.Node], options: StepOptions
+) -> None:
+    """The same for a graph of a step; `held` are the inputs that may be gathered ahead."""
+    split(graph, held)
+    nodes = [node for node in graph.nodes if node.op == "call_function"]
+    order = _Order(graph, mesh, held, options.prefetch)
     for backward in (False, True):
         order.add([node for node in nodes if info(node).backward == backward])
-    _relink(program.graph, order.made)
-    return program
+    _relink(graph, order.made)
 
 
 class _Order:
@@ -73,12 +85,14 @@ class _Order:
         made: the nodes so far.
     """
 
-    def __init__(self, program: StepProgram, prefetch: int | None) -> None:
+    def __init__(
+        self, graph: fx.Graph, mesh: Mesh, held: Collection[fx.Node], prefetch: int | None
+    ) -> None:
         self.made: list[fx.Node] = []
-        self._mesh, self._prefetch = program.mesh, prefetch
-        self._done = set(program.graph.find_nodes(op="placeholder"))
-        self._given, self._returned = given_at_once(program), only_returned(program.graph)
-        self._waits = {started_by(node): node for node in program.graph.nodes if is_wait(node)}
+        self._mesh, self._prefetch = mesh, prefetch
+        self._done = set(graph.find_nodes(op="placeholder"))
+        self._given, self._returned = given_at_once(graph, held), only_returned(graph)
+        self._waits = {started_by(node): node for node in graph.nodes if is_wait(node)}
         self._next: dict[Lane, deque[fx.Node]] = {}
         self._flying: dict[Lane, list[fx.Node]] = {}
         self._places: dict[fx.Node, int] = {}
@@ -188,10 +202,10 @@ def _lane(start: fx.Node) -> Lane:
     return stream_of(start), tuple(axis.name for axis in first.axes)
 
 
-def _relink(graph: fx.Graph, nodes: Collection[fx.Node]) -> None:
-    """Let the nodes stand in an order, behind the placeholders."""
-    last = graph.find_nodes(op="placeholder")[-1]
-    for node in nodes:
-        if last.next is not node:
-            last.append(node)
-        last = node
+def _relink(graph: fx.Graph, nodes: Sequence[fx.Node]) -> None:
+    """Let the nodes stand in an order, before the output."""
+    behind = graph.output_node()
+    for node in reversed(nodes):
+        if node.next is not behind:
+            behind.prepend(node)
+        behind = node

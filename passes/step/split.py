@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -10,13 +11,11 @@ from torch import fx
 
 from shardlang.ir.collective import Kind
 from shardlang.ir.compat import OpOverload
-from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.node import info
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.step import (
     STARTS,
-    StepProgram,
     Stream,
     collectives_of,
     is_bucket,
@@ -26,10 +25,14 @@ from shardlang.ir.step import (
 )
 
 
-def split(program: StepProgram) -> None:
-    """Part every collective that sends; one of rows on a route stays, whose sizes are data."""
-    given, returned = given_at_once(program), only_returned(program.graph)
-    for node in list(program.graph.nodes):
+def split(graph: fx.Graph, held: Iterable[fx.Node]) -> None:
+    """Part every collective that sends; one of rows on a route stays, whose sizes are data.
+
+    Args:
+        held: the inputs that are gathered ahead of their use.
+    """
+    given, returned = given_at_once(graph, held), only_returned(graph)
+    for node in list(graph.nodes):
         if _sends(node):
             _part(node, _stream(node, given, returned))
 
@@ -54,12 +57,10 @@ def _part(node: fx.Node, stream: Stream) -> None:
     edit.become(node, wait_collective, (start,))
 
 
-def given_at_once(program: StepProgram) -> set[fx.Node]:
-    """Parameters and buffers, and what follows from them alone without a collective."""
-    taken = program.graph.find_nodes(op="placeholder")[: len(program.leaves)]
-    pairs = zip(taken, program.leaves, strict=True)
-    found = {node for node, leaf in pairs if leaf.kind is not LeafKind.INPUT}
-    for node in program.graph.nodes:
+def given_at_once(graph: fx.Graph, held: Iterable[fx.Node]) -> set[fx.Node]:
+    """Some inputs, and what follows from them alone without a collective."""
+    found = set(held)
+    for node in graph.nodes:
         if node.op != "call_function" or is_collective(node) or info(node).random:
             continue
         if node.all_input_nodes and found.issuperset(node.all_input_nodes):

@@ -1,7 +1,8 @@
 """write_update: what is gathered after the update, of parameters whose value is kept gathered.
 
 The optimizer has changed this device's part of each. Here the parts of all devices are gathered
-into the values, by the calls that the forward program holds (`held`), bucket by bucket.
+into the values, by the calls that the forward program holds (`held`), bucket by bucket: the next
+one is in flight while the one before it is written.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from shardlang.ir.node import NodeInfo, info, layout_of, set_info
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.step import UpdateProgram, apply_collective, apply_collectives
+from shardlang.passes.step.schedule import start_early
 from shardlang.passes.step.steps_back import is_bundle
 
 
@@ -55,6 +57,8 @@ class _Gathers:
             if is_held(node):
                 self._gather(node)
         self.graph.output(())
+        parts = self.graph.find_nodes(op="placeholder")[len(held) :]
+        start_early(self.graph, self.program.mesh, parts, self.program.step)
         self.graph.lint()
         return UpdateProgram(self.program.mesh, self.graph, tuple(x.name for x in held.values()))
 

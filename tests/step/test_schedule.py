@@ -28,6 +28,7 @@ from shardlang.passes.invariants.invariant import InvariantError
 from shardlang.passes.step import write_step as written
 from shardlang.passes.step.check_step import check_step
 from shardlang.passes.step.schedule import schedule
+from shardlang.passes.step.write_update import write_update
 from shardlang.runtime.simulate import DeviceFault, Watch
 from shardlang.runtime.simulate_step import StepSimulator
 from shardlang.spec import load_spec_text
@@ -101,6 +102,14 @@ def test_as_many_gathers_are_in_flight_as_prefetch_has_bytes_for() -> None:
     assert less == "+0 -0 +1 .. -1 +2 .. -2 .."
     none = text_of(step_of(prefetch=layer - 1), Stream.GATHERS, False)
     assert none == "+0 -0 .. +1 -1 .. +2 -2 .."
+
+
+def test_after_the_update_the_next_gather_is_in_flight_while_one_is_written() -> None:
+    made = program(SPEC.replace('store "**" over dp regather', 'store optimizer "**" over dp'))
+    graph = write_update(made, [leaf.name for leaf in made.leaves if leaf.trainable]).graph
+    words = {"start_collectives": "+", "wait_collective": "-", "copy_.default": "."}
+    found = [words.get(getattr(node.target, "__name__", ""), "") for node in graph.nodes]
+    assert "".join(found) == "+-+....-+....-...."
 
 
 TENSOR = f"""
