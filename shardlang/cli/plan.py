@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 @click.command("plan")
 @click.argument("spec_path", metavar="SPEC")
 @click.option("--against", metavar="SPEC2", help="Show what differs from the plan of SPEC2.")
+@click.option("--memory", metavar="FILE.svg", help="Draw what is alive over the step.")
 @common_options
-def command(context: Context, spec_path: str, against: str | None) -> None:
+def command(context: Context, spec_path: str, against: str | None, memory: str | None) -> None:
     """Show layouts, collectives, bytes and memory of SPEC.
 
     Exits with 1 if an `expect` line of SPEC does not hold.
     """
+    if memory is not None and Path(memory).suffix.lower() != ".svg":
+        raise click.BadParameter(f"'{memory}' does not end in .svg", param_hint="--memory")
     from shardlang.plan import plan_document
     from shardlang.plan.expectations import check_expects
 
@@ -37,6 +41,9 @@ def command(context: Context, spec_path: str, against: str | None) -> None:
     else:
         assert against is not None
         document["against"] = _compare(context, other, plan, against, spec_path)
+    if memory is not None:
+        _draw(context, plan, spec_path, memory)
+        document["picture"] = memory
     if any(finding.is_error for finding in context.findings):
         context.fail(document)
     context.finish(document)
@@ -54,6 +61,17 @@ def _show(context: Context, plan: Plan) -> None:
 
     if not context.is_json:
         context.show(render_plan(plan, use_color(sys.stdout), _width()))
+
+
+def _draw(context: Context, plan: Plan, spec_path: str, path: str) -> None:
+    from shardlang.plan.memory_picture import memory_svg
+
+    title = f"{Path(spec_path).name}: live bytes on the fullest device"
+    try:
+        Path(path).write_text(memory_svg(plan.memory, title))
+    except OSError as fault:
+        raise click.UsageError(f"cannot write '{path}': {fault.strerror}") from fault
+    context.say(f"wrote {path}")
 
 
 def _compare(context: Context, before: Plan, after: Plan, old: str, new: str) -> dict[str, object]:
