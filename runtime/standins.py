@@ -64,9 +64,10 @@ class Standin:
             self._check_settings(held)
         if len(held) != self.size:
             self._check_new(held)
-        self._check_children(held["_modules"])
-        self._check_tensors(held["_parameters"])
-        self._check_tensors(held["_buffers"])
+        if held["_modules"] or self.children:
+            self._check_children(held["_modules"])
+        for tensors in filter(None, (held["_parameters"], held["_buffers"])):
+            self._check_tensors(tensors)
         if self.name and any(map(held.__getitem__, _HOOKS)):
             raise _hooked(self.name)
 
@@ -84,8 +85,6 @@ class Standin:
 
     def _check_children(self, found: Mapping[str, nn.Module | None]) -> None:
         known = self.children
-        if not found and not known:
-            return
         if found.keys() == known.keys() and all(map(is_, found.values(), known.values())):
             return
         for name in found.keys() | self.children.keys():
