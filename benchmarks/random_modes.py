@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shardlang.rules import local, streams
+from shardlang.rules import streams
+from shardlang.rules.dropout import dropped
 
 ROWS, COLUMNS, P = 4096, 2048, 0.1
 _MMAP_THRESHOLD = -3
@@ -31,7 +32,7 @@ Dropout = Callable[[Tensor], Tensor]
 def exact(x: Tensor) -> Tensor:
     """What `random exact` runs."""
     shape = (ROWS, COLUMNS)
-    return local.dropped(x, aten.dropout.default, [0, 0], shape, (COLUMNS, 1), P)
+    return dropped(x, aten.dropout.default, [0, 0], shape, (COLUMNS, 1), P)
 
 
 def fast(x: Tensor) -> Tensor:

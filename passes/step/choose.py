@@ -11,7 +11,7 @@ from shardlang.ir.node import info
 from shardlang.ir.step import StepProgram
 from shardlang.passes.step.cheap import is_cheap
 from shardlang.passes.step.cut import Choice, Cut
-from shardlang.passes.step.hull import between, hull
+from shardlang.passes.step.hull import hull, packed, parts_of
 from shardlang.passes.step.prices import Prices
 from shardlang.passes.step.regather import gathered_again
 from shardlang.passes.step.regions import inside_modules, repeatable
@@ -78,6 +78,9 @@ def cheap_again(program: StepProgram, modules: Collection[str]) -> Choice:
     cheap = [n for n in repeatable(program) if is_cheap(n)]
     return choosing.cut(cheap, choosing.crossing.best()).fewest_bytes()
 
+
+TRIES = 6
+"""How often the bytes that may be kept between two choices are halved."""
 
 Peak = Callable[[Collection[fx.Node]], int]
 """The peak of live bytes of the step that computes some values again."""
@@ -152,7 +155,19 @@ class _Search:
             return
         place = self._first(choices[: choices.index(found) + 1])
         if place:
-            self._first(between(cut, choices[place - 1], choices[place]))
+            self._between(cut, choices, place)
+
+    def _between(self, cut: Cut, choices: Sequence[Choice], place: int) -> None:
+        """Look for the most bytes below those of a choice that does not fit which do."""
+        parts = parts_of(cut, choices)
+        low, high = choices[place].bytes, choices[place - 1].bytes
+        for _ in range(TRIES):
+            middle = (low + high) // 2
+            made = packed(cut, choices[0], parts, middle)
+            if made is not None and self.fits(made):
+                low = middle
+            else:
+                high = middle
 
     def _is_cheaper(self, choice: Choice) -> bool:
         return self.best is None or choice.work < self.best.work

@@ -90,9 +90,13 @@ class Cut:
                 needed.add(node)
         kept = frozenset().union(*(self.prices.storages(n) for n in needed - again))
         left = kept.difference(self.there)
-        work = sum(self._work[n] for n in needed & again if n in self._work)
+        work = sum(self._work_of(n) for n in needed & again)
         sizes = self.prices.replay.storages
         return Choice(frozenset(again & needed), sum(sizes[n].bytes for n in left), work)
+
+    def _work_of(self, node: fx.Node) -> int:
+        """The operations of a value that may be computed again."""
+        return self._work.get(node, 0)
 
     def _add(self, net: nx.DiGraph, node: fx.Node, per_byte: int, per_work: int) -> None:
         """The edges of one value."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import networkx as nx
+from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import fx
 
 from shardlang.passes.step.cut import Choice, Cut
@@ -32,30 +35,63 @@ def _inside(cut: Cut, one: Choice, other: Choice, left: list[int]) -> Iterator[C
         yield from _inside(cut, made, other, left)
 
 
-def between(cut: Cut, one: Choice, other: Choice) -> list[Choice]:
-    """The choices that compute again more and more of what the second does beside the first.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Values that one choice computes again and the one before it on the hull does not.
 
-    What is computed again together goes together, that first which saves the most for its work; of
-    equals that first which the forward makes first, since it is needed last.
+    Attributes:
+        gain: bytes that are then not kept.
+        work: operations that it takes.
     """
-    again, made = set(one.again), [one]
-    for part in _parts(cut, one, other):
-        again |= part
-        made.append(cut.choice(again))
-    return [*made, other]
+
+    nodes: frozenset[fx.Node]
+    gain: int
+    work: int
 
 
-def _parts(cut: Cut, one: Choice, other: Choice) -> list[set[fx.Node]]:
-    """What is computed again in the second alone, apart where nothing of it reads the other."""
+def parts_of(cut: Cut, choices: Sequence[Choice]) -> list[Part]:
+    """The steps of a hull, each apart where nothing of it reads the other."""
+    return [
+        part for one, other in itertools.pairwise(choices) for part in _between(cut, one, other)
+    ]
+
+
+def _between(cut: Cut, one: Choice, other: Choice) -> Iterator[Part]:
     more, net = other.again - one.again, nx.Graph()
     net.add_nodes_from(node for node in cut.forward if node in more)
     net.add_edges_from((n, source) for n in more for source in n.all_input_nodes if source in more)
-    parts = [set(part) for part in nx.connected_components(net)]
-    choices = [cut.choice(one.again | part) for part in parts]
-    order = {node: place for place, node in enumerate(cut.forward)}
+    for nodes in nx.connected_components(net):
+        made = cut.choice(one.again | nodes)
+        yield Part(frozenset(nodes), one.bytes - made.bytes, made.work - one.work)
 
-    def rank(place: int) -> tuple[float, int]:
-        gain, work = one.bytes - choices[place].bytes, choices[place].work - one.work
-        return -gain / max(work, 1), min(order[n] for n in parts[place])
 
-    return [parts[place] for place in sorted(range(len(parts)), key=rank)]
+def packed(cut: Cut, first: Choice, parts: Sequence[Part], most_bytes: int) -> Choice | None:
+    """The parts of a hull with the least work that keep no more than some bytes.
+
+    A knapsack, solved as an integer program; a part comes with the earlier ones that it touches.
+    """
+    gains = LinearConstraint([[part.gain for part in parts]], lb=first.bytes - most_bytes)
+    order = [_row(len(parts), late, early) for late, early in _touching(parts)]
+    rules = [gains, LinearConstraint(order, ub=0)] if order else [gains]
+    work = [part.work for part in parts]
+    found = milp(work, constraints=rules, integrality=[1] * len(parts), bounds=Bounds(0, 1))
+    if found.x is None:
+        return None
+    taken = [part.nodes for part, value in zip(parts, found.x, strict=True) if value > 0.5]
+    made = cut.choice(first.again.union(*taken))
+    return made if made.bytes <= most_bytes else None
+
+
+def _row(count: int, late: int, early: int) -> list[int]:
+    """The coefficients that say that one part is not taken without another."""
+    row = [0] * count
+    row[late], row[early] = 1, -1
+    return row
+
+
+def _touching(parts: Sequence[Part]) -> Iterator[tuple[int, int]]:
+    """The pairs of parts of which the later reads the earlier, or the other way round."""
+    of = {node: place for place, part in enumerate(parts) for node in part.nodes}
+    for late, part in enumerate(parts):
+        beside = {of.get(n) for node in part.nodes for n in (*node.all_input_nodes, *node.users)}
+        yield from ((late, early) for early in beside if early is not None and early < late)
