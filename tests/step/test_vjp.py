@@ -68,3 +68,28 @@ def test_an_op_that_may_copy_is_kept() -> None:
     made, gradients = run(call(torch.ops.aten.contiguous.default, (4, 3)), [x], [x])
     assert made.is_contiguous()
     assert gradients[0] is x
+
+
+KEPT = torch.ones(3, dtype=torch.float64)
+
+
+def test_a_tensor_of_the_op_itself_is_not_traced() -> None:
+    with pytest.raises(NotTraced):
+        trace(call(lambda x: x * KEPT, (4, 3)))
+
+
+def chosen(x: Tensor) -> Tensor:
+    """Reads rows by a list of numbers, and writes to what it has read."""
+    return x[[3, 1, 3]].mul_(x[:3])
+
+
+def test_lists_of_numbers_are_written_out() -> None:
+    x, c = torch.randn(4, 3, dtype=torch.float64), torch.randn(3, 3, dtype=torch.float64)
+    leaf = x.clone().requires_grad_()
+    want = chosen(leaf)
+    want.backward(c)
+    made, (gradient,) = run(call(chosen, (4, 3)), [x], [c])
+    torch.testing.assert_close(made, want.detach(), rtol=0, atol=0)
+    torch.testing.assert_close(gradient, leaf.grad, rtol=0, atol=0)
+    lists = [n.args for n in trace(call(chosen, (4, 3))).nodes() if n.target is torch.tensor]
+    assert lists[0] == ([3, 1, 3],)
