@@ -48,9 +48,15 @@ class Part:
         return Part(value, nn.Parameter(part.contiguous()), cut, own)
 
     def of_gradient(self, given: Tensor) -> Tensor:
-        """This device's part of a gradient, which may lie as the value does."""
+        """This device's part of a gradient, which may lie as the value does.
+
+        It has the strides of the parameter: fused optimizers read both in the order of memory.
+        """
         same = self.cut is None or given.shape == self.tensor.shape
-        return given if same or self.cut is None else self.cut(given)
+        part = given if same or self.cut is None else self.cut(given)
+        if part.stride() == self.tensor.stride():
+            return part
+        return torch.empty_like(self.tensor, dtype=part.dtype).copy_(part)
 
     @torch.no_grad()
     def refresh(self) -> None:
