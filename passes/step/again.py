@@ -16,17 +16,20 @@ from torch import fx
 from shardlang.ir.graph import is_item
 from shardlang.ir.node import NodeInfo, info, set_info
 from shardlang.ir.rewriter import Rewriter
-from shardlang.ir.step import apply_collectives, collectives_of, is_bucket
+from shardlang.ir.step import StepProgram, apply_collectives, collectives_of, is_bucket
 
 
-def make_again(graph: fx.Graph, again: Collection[fx.Node]) -> None:
+def make_again(program: StepProgram, again: Collection[fx.Node]) -> None:
     """Let the backward read none of some values of the forward, but copies of them.
 
     Args:
         again: with an item of what an op gives, the op, and with a bucket those of its items that
             the backward may make again.
     """
-    _Copying(graph, again).run()
+    copying = _Copying(program.graph, again)
+    copying.run()
+    made = {node.name: copy.name for node, copy in copying.copies.items()}
+    program.again = {**program.again, **made}
 
 
 class _Copying:

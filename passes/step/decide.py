@@ -6,13 +6,14 @@ made on the step that starts at the loss, or at all results where there is none.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from torch import fx
 
-from shardlang.cost.live import peak_bytes
+from shardlang.cost.live import fullest
 from shardlang.ir.graph import ShardError
+from shardlang.ir.mesh import Coord
 from shardlang.ir.program import LocalProgram, differentiable
 from shardlang.ir.rewriter import copy_graph
 from shardlang.ir.step import StepProgram
@@ -22,12 +23,16 @@ from shardlang.passes.step.cut import Choice
 from shardlang.passes.step.differentiate import differentiate
 from shardlang.passes.step.write_step import STEP_PASSES
 
+Beside = Callable[[Coord], int]
+"""Bytes that a device holds all the time beside those of the step."""
 
-def decide(program: LocalProgram, trained: Collection[str]) -> StepOptions:
+
+def decide(program: LocalProgram, trained: Collection[str], beside: Beside) -> StepOptions:
     """The options of a program's step, with the values that are computed again.
 
     Args:
         trained: the leaves that are trained, by name.
+        beside: the state of the optimizer.
 
     Raises:
         ShardError: SH0512, no choice fits the budget.
@@ -35,7 +40,7 @@ def decide(program: LocalProgram, trained: Collection[str]) -> StepOptions:
     wanted = program.step.recompute
     if not trained or not (wanted.selective or wanted.budget_bytes):
         return program.step
-    names = sorted(n.name for n in chosen(from_loss(program, trained), program.step).again)
+    names = sorted(n.name for n in chosen(from_loss(program, trained), program.step, beside).again)
     return replace(program.step, recompute=replace(wanted, values=tuple(names)))
 
 
@@ -46,7 +51,7 @@ def from_loss(program: LocalProgram, trained: Collection[str]) -> StepProgram:
     return differentiate(program, trained, given, ends)
 
 
-def chosen(step: StepProgram, options: StepOptions) -> Choice:
+def chosen(step: StepProgram, options: StepOptions, beside: Beside) -> Choice:
     """What is computed again in a step.
 
     Raises:
@@ -57,7 +62,8 @@ def chosen(step: StepProgram, options: StepOptions) -> Choice:
         return cheap_again(step, modules)
 
     def peak(again: Collection[fx.Node]) -> int:
-        return peak_bytes(with_again(step, options, again))
+        replay = fullest(with_again(step, options, again), beside=beside)
+        return replay.peak + beside(replay.coord)
 
     try:
         return fitting(step, modules, budget, peak)
@@ -70,7 +76,7 @@ def with_again(step: StepProgram, options: StepOptions, again: Collection[fx.Nod
     graph, _ = copy_graph(step.graph)
     values = tuple(node.name for node in again)
     options = replace(options, recompute=Recompute(values=values))
-    made = replace(step, graph=graph)
+    made = replace(step, graph=graph, again={})
     for one in STEP_PASSES:
         made = one(made, options)
     return made

@@ -18,5 +18,5 @@ def recompute(program: StepProgram, options: StepOptions) -> StepProgram:
     if modules:
         again |= inside_modules(program, modules)
     if again:
-        make_again(program.graph, again)
+        make_again(program, again)
     return program

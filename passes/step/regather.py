@@ -20,7 +20,7 @@ from shardlang.passes.step.fold_views import gives_view
 def regather(program: StepProgram, options: StepOptions) -> StepProgram:
     """Read no gathered parameter of the forward in the backward."""
     if found := gathered_again(program.graph):
-        make_again(program.graph, found)
+        make_again(program, found)
     return program
 
 

@@ -24,6 +24,7 @@ from shardlang.compiler.at_model import at_model
 from shardlang.compiler.build import Statements, Storage
 from shardlang.compiler.loss import loss_finding, loss_name, output_nodes
 from shardlang.compiler.parts import in_order
+from shardlang.cost.memory import state_bytes
 from shardlang.grammar.diagnostics import (
     Diagnostic,
     has_errors,
@@ -32,7 +33,7 @@ from shardlang.grammar.diagnostics import (
 )  # fmt: skip
 from shardlang.ir.graph import ShardError, ShardGraph
 from shardlang.ir.leaf import LeafKind, Stored
-from shardlang.ir.mesh import Mesh
+from shardlang.ir.mesh import Coord, Mesh
 from shardlang.ir.node import tensor_of
 from shardlang.ir.printed_type import dtype_name
 from shardlang.ir.program import LocalProgram
@@ -219,11 +220,20 @@ def compile_spec(
     program = to_program(graph) if passes is PIPELINE else _no_program(graph)
     try:
         trained = [leaf.name for leaf in program.leaves if leaf.trainable]
-        program.step = decide(program, trained if source.mode == "train" else ())
+        trained = trained if source.mode == "train" else []
+        program.step = decide(program, trained, _state_bytes(spec, program))
     except ShardError as failure:
         raise CompileError([*found, at_model(failure, spec)]) from failure
     statements = replace(statements, step=program.step)
     return Compiled(spec, source, inputs, captured, binding, statements, graph, program, found)
+
+
+def _state_bytes(spec: Spec, program: LocalProgram) -> Callable[[Coord], int]:
+    """What the optimizer holds on each device; AdamW is assumed where the spec states none."""
+    leaves = [leaf for leaf in program.leaves if leaf.trainable]
+    stated = spec.optimizer
+    name, options = (stated.name, stated.kwargs) if stated is not None else ("adamw", {})
+    return lambda coord: state_bytes(leaves, coord, name, options)
 
 
 def _no_program(graph: ShardGraph) -> LocalProgram:

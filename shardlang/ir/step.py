@@ -33,6 +33,7 @@ class StepProgram:
         cotangents: the results whose cotangent is given, by name.
         gradients: the leaves whose gradient is returned, by name.
         adjoints: value of the forward program to the node with its whole gradient, by name.
+        again: value of the forward to the node of the backward that makes it again, by name.
     """
 
     mesh: Mesh
@@ -42,6 +43,7 @@ class StepProgram:
     cotangents: tuple[str, ...]
     gradients: tuple[str, ...]
     adjoints: Mapping[str, str] = field(default_factory=dict)
+    again: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def returned(self) -> tuple[list[fx.Node], list[fx.Node]]:

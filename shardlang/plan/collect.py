@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from shardlang.plan.bounds import Bounds, Step, steps_of
 from shardlang.plan.memory import memory_of
 from shardlang.plan.names import Names, module_of
 from shardlang.plan.reasons import Reasons
+from shardlang.plan.recomputed import recomputed_of
 from shardlang.plan.types import CollectiveRow, Phase, Plan, TensorRow, Value
 from shardlang.plan.values import module_values
 
@@ -45,7 +46,8 @@ def make_plan(
     """
     found = dict(values or {})
     names = Names.of(program, {value.node: name for name, value in reversed(found.items())})
-    collector = Collector(program, names, with_gradient(program) if train else set())
+    flowing, again = with_gradient(program) if train else set(), recomputed_of(program, train)
+    collector = Collector(program, names, flowing, again.again if again is not None else {})
     return Plan(
         program.mesh,
         frozenset(axis.name for axis in joined(sorted(program.data_axes))),
@@ -57,6 +59,7 @@ def make_plan(
             *(collector.update() if train else ()),
         ),
         functools.cache(lambda: memory_of(program, optimizer, train)),
+        again,
     )
 
 
@@ -69,8 +72,10 @@ def plan_of(compiled: Compiled) -> Plan:
 class Collector:
     """Reads the collectives off a program's reshard nodes."""
 
-    def __init__(self, program: LocalProgram, names: Names, flowing: set[fx.Node]) -> None:
-        self.nodes = list(reshard_nodes(program.graph))
+    def __init__(
+        self, program: LocalProgram, names: Names, flowing: set[fx.Node], again: Collection[str]
+    ) -> None:
+        self.nodes, self.again = list(reshard_nodes(program.graph)), again
         self.names, self.flowing = names, flowing
         self.reasons, self.bounds = Reasons(program, names), Bounds(self.nodes)
 
@@ -101,7 +106,9 @@ class Collector:
         for node in reversed(self.nodes):
             steps, again = self._with_gradient(node), self._regathered(node)
             if again:
-                yield self._again(node, again)
+                yield self._again(node, again, "gathered again for the backward, as stored")
+            if node.name in self.again and reshards_of(node)[0][1].forward.sends:
+                yield self._again(node, steps_of(node), "made again, as `recompute` says")
             pairs = [self.bounds.pairs[step] for step in steps]
             if not pairs or not pairs[0][1].adjoint.sends:
                 continue
@@ -109,9 +116,9 @@ class Collector:
             reason = self.reasons.bucket(pairs) if many else self.reasons.backward(node, *pairs[0])
             yield self._row(node, steps, Phase.BACKWARD, reason)
 
-    def _again(self, node: fx.Node, steps: list[Step]) -> CollectiveRow:
-        """The gather of a stored parameter that its backward asks for once more."""
-        row = self._row(node, steps, Phase.FORWARD, "gathered again for the backward, as stored")
+    def _again(self, node: fx.Node, steps: list[Step], reason: str) -> CollectiveRow:
+        """A call of the forward that the backward makes once more."""
+        row = self._row(node, steps, Phase.FORWARD, reason)
         return replace(row, phase=Phase.BACKWARD)
 
     def _with_gradient(self, node: fx.Node) -> list[Step]:

@@ -7,7 +7,7 @@ from shardlang.plan.types import Phase, Plan
 
 
 def plan_document(plan: Plan) -> dict[str, object]:
-    """`mesh`, `devices`, `tensors`, `collectives`, `totals`, `bound` and `memory`."""
+    """`mesh`, `devices`, `tensors`, `collectives`, `totals`, `bound`, `memory`, `recompute`."""
     return {
         "mesh": {axis.name: axis.size for axis in plan.mesh.whole.axes},
         "devices": plan.mesh.devices,
@@ -16,4 +16,5 @@ def plan_document(plan: Plan) -> dict[str, object]:
         "totals": totals_json(totals_of(plan.collectives)),
         "bound": {phase: bound_of(plan.select(phase=phase)) for phase in Phase},
         "memory": plan.memory.to_json(),
+        "recompute": None if plan.recomputed is None else plan.recomputed.to_json(),
     }

@@ -20,7 +20,7 @@ from shardlang.plan.fold import (
     skeleton_of_sentence,
     split_prefix,
 )
-from shardlang.plan.render_memory import print_memory
+from shardlang.plan.render_memory import print_memory, recomputed_text
 from shardlang.plan.text import bytes_text, mesh_lines, seconds_text, shape_text
 from shardlang.plan.totals import Total, bound_of, total_of, totals_of
 from shardlang.plan.types import CollectiveRow, Phase, Plan, TensorRow
@@ -56,6 +56,8 @@ def render_plan(plan: Plan, color: bool = False, width: int = 80) -> str:
     _totals(console, plan)
     heading(console, "memory on the fullest device")
     print_memory(console, plan.memory)
+    if plan.recomputed is not None:
+        console.print(Padding(recomputed_text(plan.recomputed), (0, 0, 0, 2)), style="dim")
     console.print()
     console.print(summary(plan), style="bold")
     return text_of(console)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from shardlang.cost.composition import Kind
 from shardlang.plan.text import bytes_text
-from shardlang.plan.types import Memory, Moment
+from shardlang.plan.types import Memory, Moment, Recomputed
 
 
 def print_memory(console: Console, memory: Memory) -> None:
@@ -26,6 +26,14 @@ def print_memory(console: Console, memory: Memory) -> None:
     table.add_row("all", *map(_cell, (peak.bytes, sum(rest.values()))))
     console.print(Padding(table, (0, 0, 0, 2)))
     console.print(Padding(f"the peak is in the {place_of(peak)}", (0, 0, 0, 2)), style="dim")
+
+
+def recomputed_text(found: Recomputed) -> str:
+    """What is computed again, in one line."""
+    flops = f"{found.flops:,} flops" if found.flops else "no flops of products"
+    saved = bytes_text(abs(found.saved_bytes))
+    kept = f"{saved} {'less' if found.saved_bytes >= 0 else 'more'} kept for the backward"
+    return f"{len(found.again)} ops are computed again: {flops}, {kept}"
 
 
 def at_rest(memory: Memory) -> Mapping[Kind, int]:

@@ -207,6 +207,25 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class Recomputed:
+    """What `recompute` does to a step, on the first device.
+
+    Attributes:
+        again: by name, the values that are computed again.
+        flops: operations of the products among them.
+        saved_bytes: bytes that the forward does not keep for the backward because of it.
+    """
+
+    again: Mapping[str, str]
+    flops: int = 0
+    saved_bytes: int = 0
+
+    def to_json(self) -> dict[str, object]:
+        """The entry of the plan document."""
+        return {"ops": len(self.again), "flops": self.flops, "saved_bytes": self.saved_bytes}
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that one program moves and holds in one optimizer step."""
 
@@ -215,6 +234,7 @@ class Plan:
     tensors: tuple[TensorRow, ...]
     collectives: tuple[CollectiveRow, ...]
     measure: Callable[[], Memory] = field(compare=False, repr=False)
+    recomputed: Recomputed | None = None
 
     @property
     def memory(self) -> Memory:
