@@ -16,7 +16,7 @@ from torch import Tensor
 from shardlang.ir.compat import clear_saved, keeps_graph
 from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.program import LocalProgram, differentiable
-from shardlang.ir.step import StepProgram
+from shardlang.ir.step import StepProgram, arrives
 from shardlang.runtime.autograd import Context
 from shardlang.runtime.checks import check_same_collectives
 from shardlang.runtime.errors import RunError
@@ -25,7 +25,7 @@ from shardlang.runtime.lanes import lanes
 from shardlang.runtime.once import once
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.step_executor import Half, load_backward, load_forward
-from shardlang.runtime.tensor import own, sharded
+from shardlang.runtime.tensor import arrived, own, sharded
 from shardlang.runtime.whole import held_shard
 
 StepWriter = Callable[[LocalProgram, Collection[str], Collection[str]], StepProgram]
@@ -61,7 +61,7 @@ class Stepped:
             if leaf.gathered is not None and groups.mesh.devices > 1
         }
         loss = [name for name in self.ends if program.loss in (None, name)]
-        self._backwards: dict[tuple[str, ...], tuple[Half, list[int]]] = {}
+        self._backwards: dict[tuple[str, ...], tuple[Half, list[tuple[int, bool]]]] = {}
         if loss:
             self.backward(tuple(loss))
 
@@ -76,13 +76,17 @@ class Stepped:
         check_same_collectives(step, self.groups)
         return step
 
-    def backward(self, given: tuple[str, ...]) -> tuple[Half, list[int]]:
-        """The backward from some results, and the places of the leaves whose gradients it gives."""
+    def backward(self, given: tuple[str, ...]) -> tuple[Half, list[tuple[int, bool]]]:
+        """The backward from some results, and of each gradient that it gives the place of the leaf.
+
+        With each place comes whether the gradient arrives in memory of its own.
+        """
         if given not in self._backwards:
             step = self._written(given)
             places = {leaf.name: i for i, leaf in enumerate(self.program.leaves)}
             half = load_backward(step, self.lanes, self.forward.saved)
-            self._backwards[given] = half, [places[name] for name in step.gradients]
+            pairs = zip(step.gradients, step.returned[1], strict=True)
+            self._backwards[given] = half, [(places[name], arrives(node)) for name, node in pairs]
         return self._backwards[given]
 
 
@@ -138,10 +142,11 @@ class _Step(torch.autograd.Function):
         if not keeps_graph():
             clear_saved(ctx)
             ctx.records = None
-        made = half.run(saved, list(given.values()))
+        made = list(half.run(saved, list(given.values())))
         found: list[Tensor | None] = [None] * len(stepped.program.leaves)
-        for place, gradient in zip(places, made, strict=True):
-            part = stepped.parts.get(place)
+        for place, own_memory in places:
+            gradient, part = made.pop(0), stepped.parts.get(place)
+            gradient = arrived(gradient) if own_memory else gradient
             found[place] = gradient if part is None else sharded(own(gradient), part)
         return None, *found
 

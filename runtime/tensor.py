@@ -286,9 +286,22 @@ def own(shard: Tensor) -> Tensor:
 
     Fused optimizers walk both as flat memory, and whatever changes gradients in place, such as
     clipping, must find each of them once. Autograd hands one gradient to both terms of a sum, and
-    the loop's own tensor to `backward(gradient)`; a bucket's gradients are views of one buffer.
+    the loop's own tensor to `backward(gradient)`. What a collective has brought is taken as it is:
+    a bucket's gradients are views of one buffer, and no two of them of the same part.
     """
+    if _ARRIVED in shard.__dict__ and shard.is_contiguous():
+        return shard.detach()
     return shard.detach().clone(memory_format=torch.contiguous_format)
+
+
+_ARRIVED = "_shardlang_arrived"
+"""The mark of a gradient that lies in memory which nobody else uses."""
+
+
+def arrived(gradient: Tensor) -> Tensor:
+    """Say of a gradient that nobody else uses its memory."""
+    gradient.__dict__[_ARRIVED] = True
+    return gradient
 
 
 class _FromShard(torch.autograd.Function):

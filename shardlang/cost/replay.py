@@ -3,7 +3,7 @@
 The rules are those of the eager executor. A variable is freed behind the last statement that reads
 it; what the backward reads of the forward lies in a list until then; leaves, results and
 cotangents are the caller's, and stay. A gradient that becomes the `grad` of its parameter is copied
-where it lies otherwise, and on a mesh of several devices always.
+where it lies otherwise; on a mesh of several devices also where no collective has brought it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from shardlang.cost.step_calls import StepCalls
 from shardlang.ir.leaf import ResultKind
 from shardlang.ir.mesh import Coord
 from shardlang.ir.node import info, layout_of, tensor_of
-from shardlang.ir.step import StepProgram
+from shardlang.ir.step import StepProgram, arrives
 
 
 @dataclass(slots=True)
@@ -140,7 +140,8 @@ class Replay:
         given = [half.variable(node) for node in gradients]
         for place, variable in enumerate(given):
             value, last = self._values[variable], variable not in given[place + 1 :]
-            owned, alone = variable.op == "call_function", self.program.mesh.devices == 1
+            owned = variable.op == "call_function"
+            alone = arrives(variable) or self.program.mesh.devices == 1
             if not self._becomes_gradient(value, alone and owned and given.count(variable) == 1):
                 self._copy_gradient(value)
                 if owned and last:

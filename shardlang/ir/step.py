@@ -8,6 +8,7 @@ wait for it, which gives what the collective gives.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -17,7 +18,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
-from shardlang.ir.collective import Collective
+from shardlang.ir.collective import Collective, Kind
 from shardlang.ir.leaf import Leaf, Result
 from shardlang.ir.mesh import Mesh
 
@@ -152,6 +153,17 @@ def collectives_of(node: fx.Node) -> list[tuple[fx.Node, Collective]]:
     given: Any = node.args
     values, collectives, *_ = given
     return list(zip(values, collectives, strict=True)) if is_bucket(node) else [given[:2]]
+
+
+def arrives(node: fx.Node) -> bool:
+    """Whether a value is what a collective brings of other devices, so that nobody else has it."""
+    source = node.args[0] if node.target is operator.getitem else node
+    if isinstance(source, fx.Node) and is_wait(source):
+        source = started_by(source)
+    if not isinstance(source, fx.Node) or not is_collective(source):
+        return False
+    ways = [collective for _, collective in collectives_of(source)]
+    return all(one.sends and one.kind is not Kind.PERMUTE for one in ways)
 
 
 def is_bucket(node: fx.Node) -> bool:

@@ -256,7 +256,8 @@ def _shards_of_gradients(model: Any) -> dict[str, Tensor]:
 
 
 def _places(tensors: dict[str, Tensor]) -> set[int]:
-    return {x.untyped_storage().data_ptr() for x in tensors.values()}
+    """Where they lie; gradients that were reduced together may lie in one storage."""
+    return {x.data_ptr() for x in tensors.values()}
 
 
 class Hidden(nn.Module):
