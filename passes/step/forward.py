@@ -60,10 +60,9 @@ class ForwardWriter:
         if traced.whole:
             self._itself(step, traced)
             return
-        last = {r: i for i, r in enumerate(r for r in traced.results if r is not None)}
+        named = _named(step.node, traced)
         for one in traced.forward:
-            like = step.node if len(last) == 1 and one in last else None
-            step.saved[one] = self.writer.emit(one, step.saved, like)
+            step.saved[one] = self.writer.emit(one, step.saved, named.get(one))
         results = [r and step.saved[r] for r in traced.results]
         if not traced.several:
             assert results[0] is not None
@@ -80,7 +79,7 @@ class ForwardWriter:
         if not traced.several:
             step.saved[results[0]] = self.writer.made[node]
             return
-        items = {u.args[1]: u for u in node.users if is_item(u)}
+        items = _items(node)
         for index, (result, place) in enumerate(zip(results, places_of(node), strict=True)):
             if any(result in n.all_input_nodes for n in traced.backward):
                 step.saved[result] = self.writer.part(node, index, items.get(place))
@@ -97,8 +96,25 @@ class ForwardWriter:
         several = isinstance(value, (list, tuple))
         kept = len(value) if isinstance(value, (list, tuple)) else 1
         step.kept = self.writer.add(operator.getitem, (made, kept))
+        items = _items(node)
         for index, place in enumerate(places):
-            part = self.writer.add(operator.getitem, (made, place), like=None if several else node)
+            like = items.get(place) if several else node
+            part = self.writer.add(operator.getitem, (made, place), like=like)
             self.writer.parts[node, index] = part
             if not several:
                 self.writer.made[node] = part
+
+
+def _named(node: fx.Node, traced: Traced) -> dict[fx.Node, fx.Node]:
+    """By op of a trace that gives a result, the node of the forward program that is this result."""
+    results = [r for r in traced.results if r is not None]
+    if not traced.several:
+        return {results[0]: node}
+    items = _items(node)
+    pairs = zip(results, places_of(node), strict=True)
+    return {result: items[place] for result, place in pairs if place in items}
+
+
+def _items(node: fx.Node) -> dict[object, fx.Node]:
+    """By place among the results of a node, what picks it."""
+    return {user.args[1]: user for user in node.users if is_item(user)}

@@ -9,7 +9,7 @@ from torch import fx
 from torch.fx.node import Target
 
 from shardlang.ir.arguments import Args, Kwargs
-from shardlang.ir.graph import reshards_of
+from shardlang.ir.graph import op_name, reshards_of
 from shardlang.ir.node import NodeInfo, info, set_info
 from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.step.dropouts import draws
@@ -83,13 +83,19 @@ class StepWriter:
             changes: the reshard node of which it is one direction.
         """
         if like is None:
-            known = self._origin(target)
+            known, name = self._origin(target), name or self._name(target)
         else:
             known, name = info(like), like.name
             known = replace(known, backward=True) if self.returning else known
         if changes is not None:
             known = replace(known, change=reshards_of(changes)[0][1].kind.value)
         return self._edit.add(target, args, kwargs, record=known, name=name)
+
+    def _name(self, target: Target) -> str | None:
+        """A name that no node of the forward program has: by theirs their values are found."""
+        if self.returning or self.at is None:
+            return None
+        return f"{self.at.name}_{op_name(target).partition('.')[0]}"
 
     def _origin(self, target: Target) -> NodeInfo:
         """The record of a node that the model does not name; nodes of one origin share it."""

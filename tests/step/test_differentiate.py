@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from shardlang.compiler.driver import compile_spec
+from shardlang.compiler.driver import Compiled, compile_spec
+from shardlang.ir.node import info
+from shardlang.ir.program import differentiable
+from shardlang.passes.step import local_calls
+from shardlang.passes.step.differentiate import differentiate
 from shardlang.spec import load_spec_text
 from tests.step.prove import Proof, Subject, prove
 
@@ -65,12 +69,17 @@ CASES = (
 )
 
 
-def proof(case: Case) -> Proof:
-    """The proof of a case."""
+def compiled(case: Case) -> Compiled:
+    """A case, compiled."""
     text = f'model "{case.file}:{case.name}"\n{case.lines}\n'
     spec, found = load_spec_text(text, str(MODELS.with_name("case.shard")))
     assert spec is not None, found
-    return prove(Subject.of(compile_spec(spec)))
+    return compile_spec(spec)
+
+
+def proof(case: Case) -> Proof:
+    """The proof of a case."""
+    return prove(Subject.of(compiled(case)))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name}-{case.lines.split('}')[0]}")
@@ -78,3 +87,19 @@ def test_results_and_gradients_are_those_of_the_model(case: Case) -> None:
     made = proof(case)
     assert made.worst < 1e-12, made.errors
     assert dict(made.recorded) == case.recorded
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[-1]], ids=lambda case: case.name)
+def test_values_keep_their_names_and_equal_calls_are_traced_once(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = compiled(case).program
+    trained, ends = [x.name for x in program.leaves if x.trainable], differentiable(program)
+    step = differentiate(program, trained, ends, ends)
+    known = {n.name: info(n) for n in program.graph.nodes if n.op != "output"}
+    for node in step.graph.nodes:
+        if node.name in known:
+            assert info(node).layout == known[node.name].layout, node
+            assert not info(node).backward, node
+    monkeypatch.setattr(local_calls, "trace", None)
+    differentiate(program, trained, ends[:1], ends)
