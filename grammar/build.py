@@ -115,6 +115,10 @@ def _recompute(rule: Rule) -> t.Recompute:
     )
 
 
+def _accumulate(rule: Rule) -> t.Accumulate:
+    return t.Accumulate(leaf.scalar(rule.rule(0)), span=rule.span)
+
+
 def _schedule(rule: Rule) -> t.Schedule:
     return t.Schedule(tuple(map(_prefetch, rule.rules())), span=rule.span)
 
@@ -197,6 +201,7 @@ _STATEMENTS: dict[str, Callable[[Rule], t.Statement]] = {
     "optimizer": _optimizer,
     "random": _random,
     "recompute": _recompute,
+    "accumulate": _accumulate,
     "schedule": _schedule,
     "expect": _expect,
 }

@@ -158,6 +158,11 @@ CODES: dict[str, Code] = {
         "`regather` is for parameters that are stored split. `store gradients` and"
         " `store optimizer` keep the parameter itself as it is used.",
     ),
+    "SH0242": Code(
+        "bad number of microbatches",
+        "`accumulate` cuts the first dim of the inputs into that many parts, at least 1 and at most"
+        " so many that every device has a row of each.",
+    ),
     "SH0230": Code("unused name", "A let or dim that nothing refers to."),
     "SH0231": Code(
         "unused axis",
@@ -316,6 +321,11 @@ CODES: dict[str, Code] = {
         " device would gather it at every step.",
     ),
     # SH05xx: plan and expect
+    "SH0409": Code(
+        "batch that cannot be accumulated",
+        "Under `accumulate` a step computes one microbatch after the other. An op that needs all of"
+        " them at once, as the statistics of a batch norm do, stands in the way.",
+    ),
     "SH0501": Code(
         "expectation not met",
         "The number of collectives, or of bytes, is not as expected. The notes list the largest, or"

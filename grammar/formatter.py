@@ -250,6 +250,11 @@ def _(node: t.Random) -> str:
 
 
 @_text.register
+def _(node: t.Accumulate) -> str:
+    return f"accumulate {_text(node.count)}"
+
+
+@_text.register
 def _(node: t.Prefetch) -> str:
     return f"prefetch {_text(node.size)}"
 

@@ -33,6 +33,7 @@ FORMS = {
     "optimizer": "optimizer NAME(NAME = VALUE)",
     "random": "random fast",
     "recompute": 'recompute "MODULES"',
+    "accumulate": "accumulate COUNT",
     "schedule": "schedule { prefetch SIZE }",
     "expect": 'expect { forbid COLLECTIVE over AXES in "MODULES" }',
 }

@@ -42,6 +42,7 @@ __all__ = [
     "NO_TRIVIA",
     "RANDOM_MODES",
     "SIDES",
+    "Accumulate",
     "Argument",
     "AxesEntry",
     "AxisDecl",
@@ -252,6 +253,13 @@ class Prefetch(Item):
 
 
 @dataclass(frozen=True, slots=True)
+class Accumulate(Item):
+    """`accumulate 8`."""
+
+    count: Scalar
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule(Item):
     """`schedule { ... }`."""
 
@@ -331,7 +339,8 @@ Block: TypeAlias = "Mesh | Dims | Schedule | Expect"
 BlockItem: TypeAlias = "AxisDecl | DimsEntry | Prefetch | ExpectItem"
 Statement: TypeAlias = (
     "Use | Let | Mesh | Dims | Model | Input | Output | Loss | Param | Buffer | Store"
-    " | ValueStatement | Optimizer | Random | Recompute | Schedule | Expect"
+    " | ValueStatement | Optimizer | Random | Recompute | Schedule | Accumulate"
+    " | Expect"
 )
 
 

@@ -12,7 +12,7 @@ from shardlang.runtime.errors import RunError
 from shardlang.runtime.lanes import lanes
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.sharding import Sharding
-from shardlang.runtime.step_executor import load_update
+from shardlang.runtime.step_executor import load_graph
 from shardlang.runtime.tensor import sharded
 from shardlang.runtime.transport import Wire
 from shardlang.runtime.update import DeviceUpdate
@@ -88,7 +88,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         program = own.variants.declared.update(self._params.keys())
         self._gathered, self._gather = (
             program.names,
-            load_update(program, lanes(program.graph, groups)),
+            load_graph(program.graph, lanes(program.graph, groups)),
         )
         self._transport, self._loaded = Wire(groups.everyone()), False
         super().__init__(list(self._params.values()), self.inner.defaults)

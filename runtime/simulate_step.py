@@ -117,8 +117,11 @@ class GraphSimulator:
 class StepSimulator(GraphSimulator):
     """Runs a `StepProgram` on simulated devices."""
 
-    def __init__(self, program: StepProgram, watch: Watch | None = None) -> None:
-        super().__init__(program.mesh, program.graph, watch)
+    def __init__(
+        self, program: StepProgram, watch: Watch | None = None, mesh: Mesh | None = None
+    ) -> None:
+        """`mesh`: the program's own, or the devices as they compute one microbatch."""
+        super().__init__(mesh or program.mesh, program.graph, watch)
         self.program = program
 
     def place(self, full: Tensor, layout: Layout) -> list[Tensor]:

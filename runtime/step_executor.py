@@ -26,7 +26,6 @@ from shardlang.ir.node import info
 from shardlang.ir.step import (
     StepProgram,
     Stream,
-    UpdateProgram,
     collectives_of,
     is_bucket,
     is_collective,
@@ -111,14 +110,14 @@ def load_backward(program: StepProgram, lanes: Lanes, saved: Sequence[str]) -> H
     return Half(fx.GraphModule(loading.held, loading.graph, "Backward"), tuple(saved))
 
 
-def load_update(program: UpdateProgram, lanes: Lanes) -> fx.GraphModule:
-    """The gathers after an update: call it with values and parts. Collective to load."""
+def load_graph(graph: fx.Graph, lanes: Lanes) -> fx.GraphModule:
+    """A whole graph, such as the gathers after an update. Collective to load."""
     loading = _Loading(lanes)
-    for node in program.graph.nodes:
+    for node in graph.nodes:
         if node.op != "output":
             loading.add(node)
-    loading.graph.output(())
-    return fx.GraphModule(loading.held, loading.graph, "Update")
+    loading.graph.output(fx.map_arg(graph.output_node().args[0], loading.value))
+    return fx.GraphModule(loading.held, loading.graph, "Piece")
 
 
 def taken(values: list[object], place: int) -> object:

@@ -28,8 +28,12 @@ class Trainee(Protocol):
         """What this process needs of a whole batch."""
         ...
 
-    def loss(self, batch: Batch) -> Tensor | None:
-        """The loss of a prepared batch; None for a model without one."""
+    def backward(self, batch: Batch) -> Tensor | None:
+        """The loss of a prepared batch, whose gradients the parameters get; None without a loss.
+
+        Raises:
+            RunError: SH0631, the loss needs no gradient.
+        """
         ...
 
     def optimizer(self, name: str, arguments: Mapping[str, object]) -> Updates:
@@ -71,11 +75,11 @@ class ShardedTrainee:
         """This device's shards; every input that is declared must be there."""
         return self._variants.shard((), batch, strict=True)
 
-    def loss(self, batch: Batch) -> Tensor | None:
-        """The loss, whole on every device."""
+    def backward(self, batch: Batch) -> Tensor | None:
+        """The loss, whole on every device; every parameter gets its gradient."""
         loaded, shards = self._variants.choose((), batch)
         outputs = loaded.named_outputs(shards)
-        return outputs[self._loss] if self._loss is not None else None
+        return _from_loss(outputs[self._loss] if self._loss is not None else None)
 
     def optimizer(self, name: str, arguments: Mapping[str, object]) -> Updates:
         """The optimizer on this device's parts."""
@@ -104,9 +108,9 @@ class PlainTrainee:
             for name, value in batch.items()
         }
 
-    def loss(self, batch: Batch) -> Tensor | None:
-        """The loss, by the function that the caller gave."""
-        return self._loss_of(self.module, batch)
+    def backward(self, batch: Batch) -> Tensor | None:
+        """The loss, by the function that the caller gave; every parameter gets its gradient."""
+        return _from_loss(self._loss_of(self.module, batch))
 
     def optimizer(self, name: str, arguments: Mapping[str, object]) -> Updates:
         """The optimizer of torch."""
@@ -237,16 +241,9 @@ def one_step(
     Raises:
         RunError: SH0631, the loss needs no gradient.
     """
-    loss = trainee.loss(batch)
+    loss = trainee.backward(batch)
     if loss is None:
         return None, None
-    if not loss.requires_grad:
-        raise RunError(
-            "SH0631",
-            "the loss needs no gradient, so nothing can be trained by it",
-            help="name the output that is the loss: `loss NAME`",
-        )
-    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.load()
     norm = optimizer.norm()
     found = loss.item(), norm.item()
@@ -254,6 +251,19 @@ def one_step(
         optimizer.step()
     optimizer.zero_grad()
     return found
+
+
+def _from_loss(loss: Tensor | None) -> Tensor | None:
+    """The loss, after its backward."""
+    if loss is not None and not loss.requires_grad:
+        raise RunError(
+            "SH0631",
+            "the loss needs no gradient, so nothing can be trained by it",
+            help="name the output that is the loss: `loss NAME`",
+        )
+    if loss is not None:
+        loss.backward()  # type: ignore[no-untyped-call]
+    return loss
 
 
 def count_tokens(batch: Batch) -> int:

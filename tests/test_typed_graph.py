@@ -63,6 +63,7 @@ BUILDS = {
     "passes/step/again.py",  # copies of values of the forward
     "passes/step/dropouts.py",  # the ops of a dropout, which have no records yet
     "passes/step/write_update.py",  # the inputs of the update
+    "passes/step/microbatches.py",  # copies of parts of a step
     "passes/step/fold_views.py",  # the ops of a trace, which have no records yet
     "passes/step/numbers.py",  # the same
     "passes/step/prices.py",  # one call, for which a rule is asked

@@ -27,9 +27,9 @@ from shardlang.ir.reshard import Change
 EARLY_BYTES = 2**20
 """The most that comes in early where a block is gathered before it is used."""
 
-Key = tuple[int, tuple[Axis, ...], torch.dtype, bool]
+Key = tuple[int, tuple[Axis, ...], torch.dtype, str]
 """What gathers of one call have in common: how many came before, their axes, their dtype, and
-whether they are made after the update."""
+what storage splits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Gathered:
     def key(self) -> Key:
         """What all gathers of a bucket share."""
         reshard = reshard_of(self.node)
-        held = info(self.node).held
-        return self.depth, reshard.axes, tensor_of(self.node).dtype, held
+        dtype = tensor_of(self.node).dtype
+        return self.depth, reshard.axes, dtype, str(self.leaf.splits)
 
     @property
     def back(self) -> Kind | None:

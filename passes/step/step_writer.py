@@ -10,7 +10,7 @@ from torch.fx.node import Target
 
 from shardlang.ir.arguments import Args, Kwargs
 from shardlang.ir.graph import op_name, reshards_of
-from shardlang.ir.node import NodeInfo, info, set_info
+from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
 from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.step.dropouts import draws
 from shardlang.passes.step.fold_views import gives_view
@@ -88,7 +88,9 @@ class StepWriter:
             known, name = info(like), like.name
             known = replace(known, backward=True) if self.returning else known
         if changes is not None:
-            known = replace(known, change=reshards_of(changes)[0][1].kind.value)
+            value, reshard = reshards_of(changes)[0]
+            dtype = tensor_of(value).dtype
+            known = replace(known, change=reshard.kind.value, dtype=dtype)
         return self._edit.add(target, args, kwargs, record=known, name=name)
 
     def _name(self, target: Target) -> str | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
+from shardlang.ir.accumulated import MICROBATCH, AccumulatedStep
 from shardlang.ir.program import LocalProgram, differentiable
 from shardlang.ir.step import StepProgram
 from shardlang.ir.step_options import StepOptions
 from shardlang.passes.step.check_step import check_step
 from shardlang.passes.step.differentiate import differentiate
+from shardlang.passes.step.microbatches import split_microbatches
 from shardlang.passes.step.recompute import recompute
 from shardlang.passes.step.regather import regather
 from shardlang.passes.step.schedule import schedule
@@ -32,9 +35,27 @@ def write_step(
         InvariantError: the step program is not whole after a pass.
     """
     ends = differentiable(program) if trained else ()
-    step = differentiate(program, trained, given, ends)
+    return _passed(differentiate(program, trained, given, ends), program.step)
+
+
+def write_accumulated(program: LocalProgram, trained: Collection[str]) -> AccumulatedStep:
+    """A step of several microbatches, of a program with an axis of them, from the loss alone.
+
+    Raises:
+        ShardError: SH0409, an op needs all microbatches at once.
+        InvariantError: the step program is not whole after a pass.
+    """
+    assert program.loss is not None, "what is accumulated is the gradient of a loss"
+    ends = (program.loss,)
+    step = differentiate(program, trained, ends, ends)
+    split = split_microbatches(step, program.mesh[MICROBATCH], program.loss)
+    return replace(split, main=_passed(split.main, program.step))
+
+
+def _passed(step: StepProgram, options: StepOptions) -> StepProgram:
+    """The program after all passes."""
     check_step(step, differentiate.__name__)
     for one in STEP_PASSES:
-        step = one(step, program.step)
+        step = one(step, options)
         check_step(step, one.__name__)
     return step

@@ -131,7 +131,7 @@ def made(compiled: Compiled, seed: int) -> Made:
         captured.rebuild_output,
         captured.constant_values(compiled.source.deferred, seed),
         captured.replaced,
-        functools.partial(_check_numbers, limits(captured)),
+        check=functools.partial(_check_numbers, limits(captured)),
     )
 
 
@@ -161,12 +161,12 @@ def compiled_for(
     spec = replace(compiled.spec, inputs=_declared(compiled, given))
     mesh = compiled.program.mesh
     other = compile_spec(spec, source, inputs=_specs(compiled, given), mesh=mesh)
-    after = _layouts(other, "param", "buffer", "input")
-    before = {**_layouts(compiled, "param", "buffer"), **(inputs or {})}
+    after = layouts_of(other, "param", "buffer", "input")
+    before = {**layouts_of(compiled, "param", "buffer"), **(inputs or {})}
     kept = {name: layout for name, layout in before.items() if name in after}
     if all(after[name] == layout for name, layout in kept.items()):
         return other
-    return _pinned(other, kept)
+    return pinned(other, kept)
 
 
 def _specs(compiled: Compiled, given: Mapping[str, Given]) -> tuple[InputSpec, ...]:
@@ -212,12 +212,12 @@ def _shards(entry: Axes, mesh: Mesh) -> int:
     return math.prod(axis.size for axis in mesh.named(entry.axes))
 
 
-def _layouts(compiled: Compiled, *kinds: str) -> dict[str, Layout]:
-    """Where leaves lie at rest."""
+def layouts_of(compiled: Compiled, *kinds: str) -> dict[str, Layout]:
+    """The layouts of the leaves of some kinds, by name."""
     return {x.name: x.layout.unlabelled() for x in compiled.program.leaves if x.kind in kinds}
 
 
-def _pinned(compiled: Compiled, before: Mapping[str, Layout]) -> Compiled:
+def pinned(compiled: Compiled, before: Mapping[str, Layout]) -> Compiled:
     """The same, with the layouts stated as they were."""
     stores = compiled.statements.stores
     stated = {

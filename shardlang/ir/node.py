@@ -46,6 +46,7 @@ class NodeInfo:
         random: whether the op draws random numbers, from `localize` on.
         backward: whether a node of a step program belongs to the backward.
         change: the name of the change of layout of which a collective is one direction.
+        dtype: of what a collective moves.
     """
 
     value: Value = None
@@ -66,6 +67,7 @@ class NodeInfo:
     random: bool = False
     backward: bool = False
     change: str = ""
+    dtype: torch.dtype | None = None
 
 
 _NOTHING = NodeInfo()

@@ -18,6 +18,7 @@ from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.mesh import joined
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_reshards, with_gradient
+from shardlang.plan.accumulated import accumulated_rows
 from shardlang.plan.bounds import Bounds, Step, steps_of
 from shardlang.plan.memory import memory_of
 from shardlang.plan.names import Names, module_of
@@ -64,9 +65,23 @@ def make_plan(
 
 
 def plan_of(compiled: Compiled) -> Plan:
-    """The plan of a compiled spec."""
+    """The plan of a compiled spec.
+
+    Raises:
+        CompileError: the batch cannot be cut into microbatches.
+    """
     values = module_values(compiled.captured, compiled.graph)
-    return make_plan(compiled.program, values, compiled.spec.optimizer, compiled.train)
+    optimizer = compiled.spec.optimizer
+    plan = make_plan(compiled.program, values, optimizer, compiled.train)
+    stated = compiled.spec.accumulate
+    if stated is None or stated.count == 1 or not compiled.train or not compiled.program.loss:
+        return plan
+    from shardlang.compiler.accumulate import accumulated, accumulated_step
+
+    step = accumulated_step(accumulated(compiled))
+    update = (row for row in plan.collectives if row.phase is Phase.UPDATE)
+    memory = functools.cache(lambda: memory_of(compiled.program, optimizer, True, step))
+    return replace(plan, collectives=(*accumulated_rows(step), *update), measure=memory)
 
 
 class Collector:

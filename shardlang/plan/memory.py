@@ -9,6 +9,7 @@ from shardlang.cost.composition import Kind, compositions
 from shardlang.cost.live import fullest
 from shardlang.cost.memory import leaf_bytes, state_bytes
 from shardlang.cost.replay import Replay
+from shardlang.ir.accumulated import AccumulatedStep
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Coord
 from shardlang.ir.node import info
@@ -25,29 +26,38 @@ if TYPE_CHECKING:
 
 
 def memory_of(
-    program: LocalProgram, optimizer: OptimizerDecl | None = None, train: bool = True
+    program: LocalProgram,
+    optimizer: OptimizerDecl | None = None,
+    train: bool = True,
+    accumulated: AccumulatedStep | None = None,
 ) -> Memory:
     """The memory of one step, from the loss or every output, on the device that needs the most.
 
     Args:
         optimizer: as the spec states it; AdamW is assumed where it states none.
         train: whether there is a backward at all.
+        accumulated: the step where it has several microbatches: what is measured is one of them,
+            beside the sums of those before.
     """
     name = optimizer.name if optimizer is not None else "adamw"
     options = optimizer.kwargs if optimizer is not None else {}
     step, also_saved = step_to_measure(program, train)
     updated = [leaf for leaf in program.leaves if leaf.name in step.gradients]
+    if accumulated is not None:
+        step, also_saved = accumulated.main, ()
 
     def state(coord: Coord) -> int:
         return state_bytes(updated, coord, name, options)
 
     replay = fullest(step, also_saved, state)
-    moments = tuple(_moments(replay, state(replay.coord)))
+    given = sum(replay.storages[number].bytes for number in replay.gradients)
+    sums = given if accumulated is not None else 0
+    moments = tuple(_moments(replay, state(replay.coord), sums))
     kinds = {leaf.kind for leaf in program.leaves} - {LeafKind.PARAM, LeafKind.INPUT}
     return Memory(
         params_bytes=_at_rest(program, {LeafKind.PARAM}, replay.coord),
         buffers_bytes=_at_rest(program, kinds, replay.coord),
-        gradients_bytes=sum(replay.storages[number].bytes for number in replay.gradients),
+        gradients_bytes=given,
         optimizer_bytes=state(replay.coord),
         optimizer_name=name if optimizer is not None else "adamw (assumed)",
         moments=moments,
@@ -81,11 +91,13 @@ def _at_rest(program: LocalProgram, kinds: Collection[LeafKind], coord: Coord) -
     return leaf_bytes((leaf for leaf in program.leaves if leaf.kind in kinds), coord)
 
 
-def _moments(replay: Replay, state: int) -> Iterator[Moment]:
+def _moments(replay: Replay, state: int, sums: int) -> Iterator[Moment]:
+    """The moments of a step, beside an optimizer's states and sums of gradients."""
     pairs = zip(replay.statements, compositions(replay), strict=True)
     for number, (statement, held) in enumerate(pairs):
         phase = Phase.FORWARD if number <= replay.middle else Phase.BACKWARD
         node = statement.node
         module, name = (info(node).module, node.name) if node is not None else ("", "")
         bytes_of = {kind: held[kind] for kind in Kind} | {Kind.OPTIMIZER: state}
+        bytes_of[Kind.GRADIENTS] += sums
         yield Moment(phase, module, name, bytes_of)

@@ -79,6 +79,11 @@ class Simulated:
         made, self.gradients = sim.run(self.leaves, given)
         names = [r.name for r in program.results]
         self.results: dict[str, PerDevice] = dict(zip(names, made, strict=True))
+        self._program = program
+
+    def again(self, reference: Reference, values: Mapping[str, PerDevice]) -> Simulated:
+        """The program once more, on parameters that an update left."""
+        return Simulated(self._program, reference, after=(self, values))
 
 
 def explain(report: Report, reference: Reference) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shardlang.capture import CaptureError
+from shardlang.capture import Captured, CaptureError
+from shardlang.compiler.accumulate import accumulated
 from shardlang.compiler.at_model import at_model
+from shardlang.compiler.build import Statements
 from shardlang.compiler.driver import Compiled, CompileError, compile_spec
 from shardlang.grammar.diagnostics import error
 from shardlang.ir.graph import ShardError
@@ -47,7 +49,7 @@ def verify_compiled(
     try:
         report = verify(
             compiled.captured, compiled.statements, compiled.source, compiled.inputs,
-            seed=seed, train=compiled.train, recipe=_recipe(compiled.spec),
+            seed=seed, train=compiled.train, recipe=_recipe(compiled.spec), along=_along(compiled),
         )  # fmt: skip
     except (CaptureError, ShardError) as failure:
         raise CompileError([at_model(failure, compiled.spec)]) from failure
@@ -58,6 +60,15 @@ def verify_compiled(
 def _recipe(spec: Spec) -> Recipe:
     stated = spec.optimizer
     return ADAMW if stated is None else Recipe(stated.name, stated.kwargs)
+
+
+def _along(compiled: Compiled) -> tuple[Captured, Statements] | None:
+    """What is stated along an axis of microbatches, where the spec has several."""
+    stated = compiled.spec.accumulate
+    if stated is None or stated.count == 1 or not compiled.train:
+        return None
+    made = accumulated(compiled)
+    return made.captured, made.statements
 
 
 def _shrunk(large: Compiled) -> tuple[Compiled, tuple[str, ...]]:

@@ -30,6 +30,8 @@ class Report:
     that cancel there; numbers that are not finite are compared position by position.
 
     Attributes:
+        accumulated: of the loss and every gradient of the step of several microbatches.
+        microbatches: how many these are.
         updates: of every parameter, and of every state of its optimizer, after two updates; None
             where there is nothing to train, or rounding explains a difference before.
         recipe: the optimizer.
@@ -48,6 +50,8 @@ class Report:
     loss: dict[str, float] | None = None
     outputs: dict[str, float] = field(default_factory=dict)
     gradients: dict[str, float] | None = None
+    accumulated: dict[str, float] | None = None
+    microbatches: int = 1
     updates: dict[str, float] | None = None
     recipe: str = ""
     count: int = 0
@@ -79,7 +83,8 @@ class Report:
     def equal(self) -> bool:
         """Whether the program computes what the reference does, as far as rounding shows it."""
         something = bool(self.outputs or self.gradients)
-        updated = all(error <= TOLERANCE for error in (self.updates or {}).values())
+        more = [*(self.updates or {}).values(), *(self.accumulated or {}).values()]
+        updated = all(error <= TOLERANCE for error in more)
         return something and updated and not unexplained(self.excess(), self.explained)
 
     @property
@@ -121,6 +126,7 @@ class Report:
             "loss": loss or None,
             "outputs": worst(self.outputs).to_json(),
             "gradients": gradients,
+            "accumulated": None if self.accumulated is None else worst(self.accumulated).to_json(),
             "updates": None if self.updates is None else worst(self.updates).to_json(),
             "not_compared": self.not_compared or None,
             "not_finite": {what: names for what, names in self.not_finite.items() if names},
@@ -144,6 +150,9 @@ def summary(report: Report) -> str:
     if (loss := report.loss) is not None:
         lines.append(f"  loss       {loss['sharded']:.12g}, error {loss['error']:.1e}")
     lines += [f"  outputs    {_error(report.outputs)}", *_gradients(report)]
+    if report.accumulated:
+        many = f"in {report.microbatches} microbatches"
+        lines.append(f"  accumulate {_error(report.accumulated)}, {many}")
     if report.updates:
         lines.append(f"  updates    {_error(report.updates)}, after two steps of {report.recipe}")
     for what, names in report.not_finite.items():

@@ -10,16 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from shardlang.ir.accumulated import mesh_of
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.program import LocalProgram
 from shardlang.passes.step.write_update import write_update
-from shardlang.proof.compare import Simulated, difference, largest
+from shardlang.proof.compare import difference, largest
 from shardlang.proof.reference import Reference
 from shardlang.runtime.optim import DEFAULT, make_optimizer
+from shardlang.runtime.simulate import PerDevice
 from shardlang.runtime.simulate_step import GraphSimulator
 from shardlang.runtime.update import DeviceUpdate, clip, squared_norm
 
@@ -59,7 +62,7 @@ ADAMW = Recipe(*DEFAULT)
 
 
 def compare_updates(
-    program: LocalProgram, reference: Reference, run: Simulated, recipe: Recipe
+    program: LocalProgram, reference: Reference, run: Ran, recipe: Recipe
 ) -> dict[str, float]:
     """The largest difference of every parameter and of its states, after two updates.
 
@@ -74,10 +77,22 @@ def compare_updates(
         devices.step(run)
         values = {**reference.values, **plain.values}
         reference = Reference(reference.setting.of(reference.graph, values))
-        run = Simulated(program, reference, after=(run, devices.values))
+        run = run.again(reference, devices.values)
     plain.step(reference)
     devices.step(run)
     return _differences(plain, devices, leaves)
+
+
+class Ran(Protocol):
+    """Simulated devices after a forward and backward."""
+
+    coords: list[dict[str, int]]
+    leaves: dict[str, PerDevice]
+    gradients: dict[str, PerDevice]
+
+    def again(self, reference: Reference, values: Mapping[str, PerDevice]) -> Ran:
+        """The same once more, on parameters that an update left."""
+        ...
 
 
 class _Plain:
@@ -108,13 +123,14 @@ class _Devices:
     """Every device's parts of the parameters, and the optimizers on them."""
 
     def __init__(
-        self, program: LocalProgram, leaves: Sequence[Leaf], run: Simulated, recipe: Recipe
+        self, program: LocalProgram, leaves: Sequence[Leaf], run: Ran, recipe: Recipe
     ) -> None:
         self.program, self.recipe, self.coords = program, recipe, run.coords
         self.names = [leaf.name for leaf in leaves]
         self.values = {leaf.name: run.leaves[leaf.name] for leaf in leaves}
+        mesh = mesh_of(program)
         self.parts = [
-            DeviceUpdate(leaves, {n: x[d] for n, x in self.values.items()}, program.mesh, at)
+            DeviceUpdate(leaves, {n: x[d] for n, x in self.values.items()}, mesh, at)
             for d, at in enumerate(run.coords)
         ]
         self.optimizers = [
@@ -127,7 +143,7 @@ class _Devices:
         pairs = zip(self.optimizers, self.parts, strict=True)
         return [_states(optimizer, each.parts[name].tensor) for optimizer, each in pairs]
 
-    def step(self, run: Simulated) -> None:
+    def step(self, run: Ran) -> None:
         """One update by the gradients of a run."""
         for d, each in enumerate(self.parts):
             each.load({name: x[d].clone() for name, x in run.gradients.items()})
@@ -138,7 +154,8 @@ class _Devices:
         for optimizer in self.optimizers:
             optimizer.step()
         given = [each.held(self.update.names) for each in self.parts]
-        GraphSimulator(self.update.mesh, self.update.graph).execute(list(zip(*given, strict=True)))
+        mesh = mesh_of(self.program)
+        GraphSimulator(mesh, self.update.graph).execute(list(zip(*given, strict=True)))
 
 
 def _differences(plain: _Plain, devices: _Devices, leaves: Sequence[Leaf]) -> dict[str, float]:

@@ -9,10 +9,12 @@ from torch import fx
 from shardlang.capture import Captured, InputSpec, ModelSource, raise_to_float64
 from shardlang.capture.index_bounds import check_values
 from shardlang.compiler.build import Statements, build_graph
+from shardlang.ir.accumulated import MICROBATCH
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram
 from shardlang.passes.pipeline import run_passes
 from shardlang.passes.rewrite.localize import to_program
+from shardlang.proof.accumulated import SimulatedAccumulation
 from shardlang.proof.compare import Simulated, compare, explain
 from shardlang.proof.differences import TOLERANCE, Mismatch
 from shardlang.proof.draws import with_program_draws
@@ -35,6 +37,7 @@ def verify(
     seed: int = 0,
     train: bool = True,
     recipe: Recipe = ADAMW,
+    along: tuple[Captured, Statements] | None = None,
 ) -> Report:
     """Prove that the sharded program computes what the model computes.
 
@@ -45,6 +48,10 @@ def verify(
     takes the numbers that they draw (`shardlang.proof.draws`). Inputs are the model file's own
     first batch where there is one that fits (`shardlang.proof.inputs`). What differs by more than
     the tolerance is held against what rounding does (`shardlang.proof.conditioning`).
+
+    Args:
+        along: what is stated of the model along an axis of microbatches: the step that is computed
+            so is compared too, and the updates follow it.
 
     Raises:
         ShardError: the model cannot be sharded as stated.
@@ -64,7 +71,10 @@ def verify(
         run = Simulated(program, reference)
         report = compare(program, reference, run)
         if train and program.loss and report.gradients and report.equal and not report.explained:
-            report.updates = compare_updates(program, reference, run, recipe)
+            if along is None:
+                report.updates = compare_updates(program, reference, run, recipe)
+            else:
+                _compare_accumulated(along, reference, recipe, report)
             report.recipe = str(recipe)
     except DeviceFault as fault:
         return failed(program, fault)
@@ -76,6 +86,25 @@ def verify(
     if not report.equal and report.traced_as_eager:
         report.first = first_difference(program, reference) or first_leaf(program, report)
     return report
+
+
+def _compare_accumulated(
+    along: tuple[Captured, Statements], reference: Reference, recipe: Recipe, report: Report
+) -> None:
+    """The step of several microbatches, and two updates by it, beside the reference.
+
+    Where shards draw random numbers apart, those of a microbatch do too, and the reference takes
+    them.
+    """
+    captured, statements = along
+    raised = raise_to_float64(captured.graph)
+    program = to_program(run_passes(build_graph(captured, statements, raised)))
+    drawn, draws_apart = with_program_draws(raised, program)
+    if draws_apart:
+        reference = Reference(reference.setting.of(drawn, reference.values))
+    run = SimulatedAccumulation(program, reference)
+    report.accumulated, report.microbatches = run.differences(), program.mesh[MICROBATCH].size
+    report.updates = compare_updates(program, reference, run, recipe)
 
 
 def _reference(setting: Setting, source: ModelSource) -> Reference:

@@ -10,6 +10,7 @@ from shardlang.grammar.tree import RandomMode
 from shardlang.ir.step_options import NO_OPTIONS, StepOptions
 from shardlang.spec.scope import Scope
 from shardlang.spec.types import (
+    AccumulateDecl,
     Expectation,
     InputDecl,
     LayoutDecl,
@@ -38,6 +39,7 @@ class Draft:
     stores: list[StoreDecl] = field(default_factory=list)
     optimizer: OptimizerDecl | None = None
     random: RandomMode = "exact"
+    accumulate: AccumulateDecl | None = None
     step: StepOptions = NO_OPTIONS
     recomputes: list[RecomputeDecl] = field(default_factory=list)
     expects: list[Expectation] = field(default_factory=list)

@@ -113,6 +113,7 @@ def _spec(
         stores=tuple(draft.stores),
         optimizer=draft.optimizer,
         random=draft.random,
+        accumulate=draft.accumulate,
         step=draft.step,
         recomputes=tuple(draft.recomputes),
         expects=tuple(draft.expects),

@@ -16,7 +16,15 @@ from shardlang.spec.layouts import resolve_layout
 from shardlang.spec.models import resolve_model, resolve_optimizer
 from shardlang.spec.recompute import resolve_recompute
 from shardlang.spec.scope import Scope
-from shardlang.spec.types import InputDecl, LayoutDecl, LayoutExpr, LossDecl, StoreDecl, ValueDecl
+from shardlang.spec.types import (
+    AccumulateDecl,
+    InputDecl,
+    LayoutDecl,
+    LayoutExpr,
+    LossDecl,
+    StoreDecl,
+    ValueDecl,
+)
 
 INTEGERS = ("i64", "i32", "i16", "i8", "u8")
 DTYPES = (*INTEGERS, "f64", "f32", "f16", "bf16", "bool")
@@ -47,6 +55,14 @@ def _(node: t.Random, draft: Draft) -> None:
 @resolve_statement.register
 def _(node: t.Recompute, draft: Draft) -> None:
     resolve_recompute(node, draft)
+
+
+@resolve_statement.register
+def _(node: t.Accumulate, draft: Draft) -> None:
+    count = draft.scope.integer(node.count, "a number of microbatches", "SH0242")
+    draft.state("accumulate", "", node.span)
+    if count is not None:
+        draft.accumulate = AccumulateDecl(count, node.span)
 
 
 @resolve_statement.register

@@ -161,6 +161,14 @@ class LossDecl:
 
 
 @dataclass(frozen=True, slots=True)
+class AccumulateDecl:
+    """The number of microbatches of a step."""
+
+    count: int
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class OptimizerDecl:
     """An optimizer and its arguments; see `shardlang.spec.optimizers` for the known ones."""
 
@@ -253,6 +261,7 @@ class Spec:
         data_axes: axes declared `as data`, and those that shard the first dim of an input and are
             not declared `as model`.
         outputs: layouts of the model's results; an unstated one keeps the layout it has.
+        accumulate: how many microbatches the batch of a step is cut into.
         random: `exact`, what one device draws, or `fast`, a stream for each shard.
         step: the options of the passes on the step program that name nothing of the model.
         recomputes: the modules that the backward computes again.
@@ -272,6 +281,7 @@ class Spec:
     stores: tuple[StoreDecl, ...] = ()
     optimizer: OptimizerDecl | None = None
     random: RandomMode = "exact"
+    accumulate: AccumulateDecl | None = None
     step: StepOptions = NO_OPTIONS
     recomputes: tuple[RecomputeDecl, ...] = ()
     expects: tuple[Expectation, ...] = ()

@@ -24,8 +24,9 @@ from shardlang.runtime.groups import Groups
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import DEFAULT
 from shardlang.runtime.stop import Stop
-from shardlang.runtime.train import PlainTrainee, Recipe, Record, ShardedTrainee, train
+from shardlang.runtime.train import PlainTrainee, Recipe, Record, train
 from shardlang.runtime.whole import held_shard
+from shardlang.training.step import trainee_of
 from shardlang.training.tokens import Tokenizer, tokenizer_of
 
 
@@ -127,7 +128,7 @@ class Run:
 
     def sharded(self, module: ShardedModule, show: Show, stop: Stop | None = None) -> list[Record]:
         """Train the sharded model, until `stop` says so. Collective."""
-        trainee = ShardedTrainee(module)
+        trainee = trainee_of(self.compiled, module, self.recipe.seed)
         given = self._batches()
         whole = given if stop is None else stop.batches(given)
         return list(show(train(trainee, whole, self.recipe)))

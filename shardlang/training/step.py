@@ -14,6 +14,7 @@ from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule
 from shardlang.runtime.optim import DEFAULT, ShardedOptimizer
 from shardlang.runtime.train import ShardedTrainee, one_step
+from shardlang.training.accumulated import AccumulatedTrainee
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,24 @@ class StepResult:
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
+def trainee_of(compiled: Compiled, module: ShardedModule, seed: int = 0) -> ShardedTrainee:
+    """A loaded module as the training loop sees it. Collective.
+
+    Raises:
+        CompileError: the batch cannot be cut into microbatches.
+    """
+    stated = compiled.spec.accumulate
+    if stated is None or stated.count == 1:
+        return ShardedTrainee(module)
+    return AccumulatedTrainee(compiled, module, seed)
+
+
 class Training:
     """A loaded module and what trains it."""
 
     def __init__(self, compiled: Compiled, module: ShardedModule) -> None:
         self._compiled, self._module = compiled, module
-        self._trainee = ShardedTrainee(module)
+        self._trainee = trainee_of(compiled, module)
 
     @cached_property
     def optimizer(self) -> ShardedOptimizer:

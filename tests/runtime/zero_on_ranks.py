@@ -27,6 +27,17 @@ SPECS = {
     "hybrid": ("mesh { r = 2 s = 2 }", "r*s", 'store "**" over s'),
     "hybrid, gradients": ("mesh { r = 2 s = 2 }", "r*s", 'store gradients "**" over s'),
     "two axes": ("mesh { r = 2 s = 2 }", "r*s", 'store optimizer "**" over r*s'),
+    "accumulated": ("mesh { dp = 4 }", "dp", "accumulate 2"),
+    "accumulated, optimizer": (
+        "mesh { dp = 2 }",
+        "dp",
+        'accumulate 4 store optimizer "**" over dp',
+    ),
+    "accumulated, hybrid": (
+        "mesh { r = 2 s = 2 }",
+        "r*s",
+        'accumulate 2 store gradients "blocks.**" over s store "{embed,head}.*" over r*s regather',
+    ),
     "by pattern": (
         "mesh { dp = 4 }",
         "dp",
@@ -41,7 +52,9 @@ SPECS = {
 }
 """Mesh, axes of the batch, and what is stored."""
 
-TRAINED = [name for name in SPECS if name not in ("value", "hybrid", "two axes")]
+TRAINED = [
+    name for name in SPECS if name not in ("value", "hybrid", "two axes", "accumulated, optimizer")
+]
 """Those that are trained; the others are only proven."""
 
 STEPS = 20
@@ -74,8 +87,11 @@ def trained() -> dict[str, Any]:
     for name in TRAINED:
         made = program(name)
         module, optimizer = made.load(), made.optimizer()
-        losses = []
+        losses, at_rest = [], (0, 0, 0)
         for step in range(STEPS):
+            if "accumulate" in name:
+                losses.append(torch.tensor(made.step(batch(step)).loss, dtype=torch.float64))
+                continue
             loss = module(**module.shard_inputs(**batch(step)))["loss"]
             loss.backward()
             at_rest = _bytes(module, optimizer)

@@ -44,6 +44,7 @@ optimizer adamw(lr = 0.01, betas = [0.9, 0.95], clip = 0.5)
 random fast
 recompute "blocks.*"
 recompute to 1GiB
+accumulate 2
 schedule {{ prefetch 1MiB }}
 expect {{
   forbid send_recv over dp in "blocks.*"

@@ -1,0 +1,195 @@
+"""A step of several microbatches on this device: one after the other, with what joins them.
+
+Every microbatch draws from the same state of the generators: a value that is split along the
+microbatches draws the numbers of all of them, and keeps its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, fx
+
+from shardlang.ir.accumulated import AccumulatedStep, Piece, mesh_at
+from shardlang.ir.collective import Kind
+from shardlang.ir.device_values import specialise
+from shardlang.ir.leaf import ResultKind
+from shardlang.ir.mesh import Axis
+from shardlang.ir.step import StepProgram, collectives_of, is_collective
+from shardlang.runtime.groups import Group, Groups
+from shardlang.runtime.lanes import lanes
+from shardlang.runtime.step_executor import load_backward, load_forward, load_graph
+
+
+class GroupsAt(Groups):
+    """The groups of this device, as it computes one microbatch."""
+
+    def __init__(self, groups: Groups, mesh: AccumulatedStep, microbatch: int) -> None:
+        super().__init__(mesh_at(mesh.main.mesh, mesh.axis, microbatch), groups.rank, groups.device)
+        self._inner, self._at = groups, {mesh.axis.name: microbatch}
+
+    def of(self, axes: Iterable[Axis], stream: str = "") -> Group:
+        """The group along `axes`, its members at the same microbatch."""
+        found = self._inner.of(axes, stream)
+        return replace(found, coords=tuple({**at, **self._at} for at in found.coords))
+
+
+Run = Callable[..., Sequence[Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """The code of one microbatch, or of all where they do not differ."""
+
+    early: Run
+    forward: Callable[..., tuple[Sequence[Tensor], Sequence[object]]]
+    backward: Run
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulated:
+    """What a step of several microbatches gives.
+
+    Attributes:
+        loss: of all of them together.
+        gradients: by the names of the leaves, as `Leaf.layout` says.
+        written: the new values of buffers, by name.
+    """
+
+    loss: Tensor
+    gradients: Mapping[str, Tensor]
+    written: Mapping[str, Tensor]
+
+
+class Accumulating:
+    """A step of several microbatches, loaded on this device."""
+
+    def __init__(self, step: AccumulatedStep, groups: Groups) -> None:
+        """Load it. Collective: construct it on every rank."""
+        self.step, count = step, step.axis.size
+        at = [GroupsAt(groups, step, i) for i in range(count)]
+        self.coords = [one.coord for one in at]
+        same = differ_nowhere(step, self.coords)
+        first = self._load(at[0])
+        self._loaded = [first] + [first if same else self._load(one) for one in at[1:]]
+        self._finish = load_graph(step.finish.graph, lanes(step.finish.graph, at[0]))
+        self._reduce = load_graph(step.reduce.graph, lanes(step.reduce.graph, at[0]))
+
+    def _load(self, groups: GroupsAt) -> _Loaded:
+        step, main = self.step, self.step.main
+        streams = lanes(main.graph, groups)
+        forward = load_forward(main, streams)
+        backward = load_backward(main, streams, forward.saved)
+        early = load_graph(step.early.graph, lanes(step.early.graph, groups))
+        return _Loaded(early, forward.run, backward.run)
+
+    @torch.no_grad()
+    def __call__(self, leaves: Sequence[Mapping[str, Tensor]]) -> Accumulated:
+        """Run the step. Collective.
+
+        Args:
+            leaves: for every microbatch, this device's shards of all leaves by name.
+        """
+        step, states = self.step, _states()
+        totals = summed(
+            dict(zip(step.early.gives, one.early(*_given(step.early, own)), strict=True))
+            for one, own in zip(self._loaded, leaves, strict=True)
+        )
+        parts: dict[str, Tensor] = {}
+        written: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}
+        for number, (one, own) in enumerate(zip(self._loaded, leaves, strict=True)):
+            _restore(states)
+            written = self._one(one, {**own, **totals}, number, parts, sums)
+        (loss,) = self._finish(*_given(step.finish, {**leaves[0], **totals, **parts}))
+        gradients = self._reduce(*_given(step.reduce, sums))
+        return Accumulated(loss, dict(zip(step.reduce.gives, gradients, strict=True)), written)
+
+    def _one(
+        self,
+        loaded: _Loaded,
+        have: Mapping[str, Tensor],
+        number: int,
+        parts: dict[str, Tensor],
+        sums: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Forward and backward of one microbatch; its parts are added. Gives what is written."""
+        main = self.step.main
+        results, saved = loaded.forward(*(have[leaf.name] for leaf in main.leaves))
+        kept = list(saved)
+        del saved
+        ends, written = divided(main, results)
+        add_up(parts, ends, number)
+        device = next(iter(ends.values())).device
+        seed = torch.ones(self.step.loss.layout.shape, dtype=self.step.loss.dtype, device=device)
+        del results, ends
+        given = loaded.backward(kept, [seed])
+        add_up(sums, dict(zip(main.gradients, given, strict=True)), number)
+        return written
+
+
+def divided(
+    main: StepProgram, results: Sequence[Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The results that are parts of totals, and those that are new values of buffers, by name."""
+    pairs = list(zip(main.results, results, strict=True))
+    ends = {r.name: x for r, x in pairs if r.kind is ResultKind.OUTPUT}
+    return ends, {r.name: x for r, x in pairs if r.kind is ResultKind.MUTATION}
+
+
+def _given(piece: Piece, values: Mapping[str, Tensor]) -> list[Tensor]:
+    return [values[name] for name in piece.takes]
+
+
+def add_up(into: dict[str, Tensor], values: Mapping[str, Tensor], number: int) -> None:
+    """Add the values of one microbatch; the first ones are taken as they are, and not changed."""
+    for name, value in values.items():
+        if number == 0:
+            into[name] = value
+        elif number == 1:
+            into[name] = into[name] + value
+        else:
+            into[name].add_(value)
+
+
+def summed(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The sums by name."""
+    found: dict[str, Tensor] = {}
+    for number, values in enumerate(parts):
+        add_up(found, values, number)
+    return found
+
+
+def differ_nowhere(step: AccumulatedStep, coords: Sequence[Mapping[str, int]]) -> bool:
+    """Whether the code of all microbatches is the same on a device."""
+    graphs = (step.early.graph, step.main.graph)
+    return all(_alike(node, coords) for graph in graphs for node in graph.nodes)
+
+
+def _alike(node: fx.Node, coords: Sequence[Mapping[str, int]]) -> bool:
+    first, *others = (_here(node, at) for at in coords)
+    return all(one == first for one in others)
+
+
+def _here(node: fx.Node, at: Mapping[str, int]) -> str:
+    """What a node does at a coordinate, in words."""
+    if not is_collective(node):
+        return str(specialise((node.args, node.kwargs), at))
+    found = []
+    for x, c in collectives_of(node):
+        first = c.kind is Kind.FIRST and all(at[axis.name] == 0 for axis in c.axes)
+        found.append((x.name, c.kind, c.src.local_shape(at), c.dst.local_shape(at), first))
+    return str(found)
+
+
+def _states() -> tuple[Tensor, list[Tensor]]:
+    on_gpus = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if on_gpus else []
+
+
+def _restore(states: tuple[Tensor, list[Tensor]]) -> None:
+    torch.set_rng_state(states[0])
+    if states[1]:
+        torch.cuda.set_rng_state_all(states[1])

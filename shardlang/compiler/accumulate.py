@@ -1,0 +1,105 @@
+"""The program of a step of several microbatches: the spec, with an axis along which they lie.
+
+The axis splits the first dim of the inputs, more major than any other. What the spec states of
+values and outputs is stated of each microbatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from shardlang.compiler.at_model import at_model
+from shardlang.compiler.driver import Compiled, CompileError, compile_spec
+from shardlang.compiler.variants import layouts_of, pinned
+from shardlang.grammar.diagnostics import Span, error
+from shardlang.ir.accumulated import MICROBATCH, AccumulatedStep
+from shardlang.ir.graph import ShardError
+from shardlang.ir.mesh import Axis, Mesh
+from shardlang.passes.step.write_step import write_accumulated
+from shardlang.spec.types import Axes, InputDecl, LayoutExpr, Open, Spec, Whole
+
+
+def accumulated(compiled: Compiled) -> Compiled:
+    """The same spec along an axis of microbatches, its parameters where they lie.
+
+    Raises:
+        CompileError: SH0242, the batch has too few rows; or it cannot be compiled so.
+    """
+    spec, mesh = compiled.spec, compiled.program.mesh
+    assert spec.accumulate is not None
+    axis = Axis(MICROBATCH, spec.accumulate.count)
+    rows = spec.inputs[0].shape[0] if spec.inputs and spec.inputs[0].shape else 1
+    _check_rows(spec, rows, spec.accumulate.span)
+    batch = _axes(spec.inputs[0].layout) if spec.inputs else ()
+    along = replace(
+        spec,
+        mesh=Mesh((axis, *spec.mesh.axes)),
+        data_axes=spec.data_axes | {MICROBATCH},
+        inputs=tuple(_input(decl, rows) for decl in spec.inputs),
+        values=tuple(replace(x, layout=_stated(x.layout, batch)) for x in spec.values),
+        outputs=tuple(replace(x, layout=_stated(x.layout, batch)) for x in spec.outputs),
+    )
+    inputs, source = compiled.inputs, compiled.source
+    made = compile_spec(along, source, inputs=inputs, mesh=Mesh((axis, *mesh.axes)))
+    before, after = (layouts_of(x, "param", "buffer") for x in (compiled, made))
+    kept = {name: layout for name, layout in before.items() if name in after}
+    return made if all(after[name] == x for name, x in kept.items()) else pinned(made, kept)
+
+
+def accumulated_step(along: Compiled, trained: Collection[str] | None = None) -> AccumulatedStep:
+    """The step of a program along its microbatches.
+
+    Args:
+        trained: the parameters whose gradients it gives; what the model trains if not given.
+
+    Raises:
+        CompileError: SH0409, an op needs all microbatches at once.
+    """
+    if trained is None:
+        trained = [leaf.name for leaf in along.program.leaves if leaf.trainable]
+    try:
+        return write_accumulated(along.program, trained)
+    except ShardError as failure:
+        raise CompileError([at_model(failure, along.spec)]) from failure
+
+
+def _check_rows(spec: Spec, rows: int, at: Span) -> None:
+    assert spec.accumulate is not None
+    shards = 1
+    for name in _axes(spec.inputs[0].layout):
+        shards *= next(axis.size for axis in spec.mesh.named((name,)))
+    if rows < spec.accumulate.count * shards:
+        message = f"{rows} rows are too few for {spec.accumulate.count} microbatches"
+        message += f" on {shards} devices each" if shards > 1 else ""
+        help = "give the inputs more rows, or accumulate fewer microbatches"
+        raise CompileError([error("SH0242", message, at, help=help)])
+
+
+def _axes(layout: LayoutExpr) -> tuple[str, ...]:
+    """The axes that split the first dim."""
+    first = layout.entries[0] if layout.entries else None
+    return first.axes if isinstance(first, Axes) else ()
+
+
+def _input(decl: InputDecl, rows: int) -> InputDecl:
+    """An input with the rows of the batch is split; any other is the same for all microbatches."""
+    if not decl.shape or decl.shape[0] != rows:
+        return decl
+    first, *rest = decl.layout.entries
+    axes = first.axes if isinstance(first, Axes) else ()
+    blocks = first.blocks if isinstance(first, Axes) else None
+    entry = Axes((MICROBATCH, *axes), blocks, first.span)
+    return replace(decl, layout=replace(decl.layout, entries=(entry, *rest)))
+
+
+def _stated(layout: LayoutExpr, batch: tuple[str, ...]) -> LayoutExpr:
+    """A layout of a value: a dim that is split as the batch is lies along microbatches too."""
+    entries = list(layout.entries)
+    for i, entry in enumerate(entries):
+        if isinstance(entry, Axes) and batch and entry.axes[: len(batch)] == batch:
+            entries[i] = replace(entry, axes=(MICROBATCH, *entry.axes))
+            return replace(layout, entries=tuple(entries))
+    if not batch and entries and isinstance(entries[0], Whole):
+        entries[0] = Open(entries[0].span)
+    return replace(layout, entries=tuple(entries))

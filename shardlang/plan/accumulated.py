@@ -1,0 +1,64 @@
+"""The collectives of a step of several microbatches: those of each, and those of all together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from torch import fx
+
+from shardlang.cost.bound import least_bytes
+from shardlang.cost.ring import sent_bytes
+from shardlang.ir.accumulated import AccumulatedStep
+from shardlang.ir.collective import Collective, Kind
+from shardlang.ir.mesh import joined
+from shardlang.ir.node import info
+from shardlang.ir.step import collectives_of, is_collective
+from shardlang.plan.types import CollectiveRow, Phase
+
+
+def accumulated_rows(step: AccumulatedStep) -> Iterator[CollectiveRow]:
+    """One row for every call, forward first; `count` says how often a step makes it."""
+    times = step.axis.size
+    each, once = f"for each of {times} microbatches", f"once for all {times} microbatches"
+    forward = [node for node in step.main.graph.nodes if not info(node).backward]
+    backward = [node for node in step.main.graph.nodes if info(node).backward]
+    early = "a total that the microbatches need first"
+    yield from _rows(step.early.graph.nodes, Phase.FORWARD, times, f"{early}, {each}")
+    yield from _rows(forward, Phase.FORWARD, times, each)
+    yield from _rows(step.finish.graph.nodes, Phase.FORWARD, 1, once)
+    yield from _rows(backward, Phase.BACKWARD, times, each)
+    yield from _rows(step.reduce.graph.nodes, Phase.BACKWARD, 1, f"gradients, {once}")
+
+
+def _rows(
+    nodes: Iterable[fx.Node],
+    phase: Phase,
+    times: int,
+    reason: str,
+) -> Iterator[CollectiveRow]:
+    for node in nodes:
+        pairs = collectives_of(node) if is_collective(node) else []
+        pairs = [(x, c) for x, c in pairs if c.sends]
+        if not pairs:
+            continue
+        first, dtype = pairs[0][1], info(node).dtype
+        assert dtype is not None, f"nothing is known of what {node} moves"
+        what = f"{len(pairs)} values" if len(pairs) > 1 else f"`{pairs[0][0].name}`"
+        yield CollectiveRow(
+            op=first.op,
+            axes=tuple(axis.name for axis in joined(first.axes)),
+            phase=phase,
+            module=info(node).module,
+            tensors=tuple(x.name for x, _ in pairs),
+            count=times,
+            bytes=times * sum(sent_bytes(c, dtype.itemsize) for _, c in pairs),
+            bound=times * sum(_least(c, dtype.itemsize) for _, c in pairs),
+            reason=f"{first.op} of {what}, {reason}",
+            node=node.name,
+            full_gather=first.kind is Kind.ALL_GATHER and info(node).full_gather is not None,
+        )
+
+
+def _least(collective: Collective, itemsize: int) -> int:
+    sent = sent_bytes(collective, itemsize)
+    return min(sent, least_bytes(collective.src, collective.dst, itemsize))

@@ -1,0 +1,158 @@
+"""Microbatches: the result is that of the large batch, whatever counts in it, however stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import shardlang
+from shardlang.api import Program
+from shardlang.compiler.accumulate import accumulated
+from shardlang.compiler.driver import CompileError
+from shardlang.ir.accumulated import AccumulatedStep
+from shardlang.ir.collective import Kind
+from shardlang.ir.step import collectives_of, is_collective
+from shardlang.passes.step.write_step import write_accumulated
+
+
+class Words(nn.Module):
+    """Rows whose labels count unevenly, positions that all rows share, a table that is tied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.places = nn.Embedding(9, 6), nn.Embedding(5, 6)
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(2))
+        self.drop, self.norm = nn.Dropout(0.3), nn.LayerNorm(6)
+
+    def forward(self, ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        x = self.table(ids) + self.places(torch.arange(5))
+        for layer in self.layers:
+            x = x + self.drop(torch.tanh(layer(x)))
+        scores = self.norm(x) @ self.table.weight.T
+        loss = F.cross_entropy(
+            scores.flatten(0, 1), torch.where(labels > 5, -100, labels).flatten()
+        )
+        penalty = sum(p.square().sum() for p in self.layers.parameters())
+        return {"loss": loss + 0.01 * penalty, "scores": scores}
+
+
+class Normed(nn.Module):
+    """The statistics of a batch norm are of all rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"loss": self.norm(self.up(x)).sin().mean()}
+
+
+class Rooted(nn.Module):
+    """A loss that is no sum over the rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"loss": self.up(x).square().mean().sqrt()}
+
+
+WORDS = (
+    "input ids : i64[12, 5] below 9 [{axes}, _]\ninput labels : i64[12, 5] below 9 [{axes}, _]\n"
+)
+ROWS = "input x : f32[8, 4] [dp, _]\n"
+
+
+def program(folder: Path, model: type[nn.Module], text: str) -> Program:
+    path = folder / "spec.shard"
+    path.write_text(text)
+    return shardlang.compile(path, model=model)
+
+
+STORES = {
+    "one device": ("dp = 1", "dp", ""),
+    "data": ("dp = 2", "dp", ""),
+    "uneven": ("dp = 2", "dp", "accumulate 5"),
+    "optimizer": ("dp = 2", "dp", 'store optimizer "**" over dp'),
+    "gradients": ("dp = 2", "dp", 'store gradients "**" over dp random fast'),
+    "value": ("dp = 2", "dp", 'store "**" over dp regather'),
+    "recompute": ("dp = 2", "dp", 'store "**" over dp recompute "layers.*"'),
+    "width": ("dp = 2 tp = 2", "dp", 'param "layers.*.weight" [tp, _] store "**" over dp'),
+    "values": ("dp = 2", "dp", 'value "layers.*" [dp, _, _] output scores [dp, _, _]'),
+}
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_it_is_the_large_batch(tmp_path: Path, name: str) -> None:
+    mesh, axes, rest = STORES[name]
+    text = f"mesh {{ {mesh} }}\n{WORDS.format(axes=axes)}accumulate 3\n{rest}\n"
+    report = program(tmp_path, Words, text).verify()
+    assert report.ok, report
+    assert report.accumulated and report.updates
+    assert report.microbatches == (5 if name == "uneven" else 3)
+    assert max(report.accumulated.values()) < 1e-12 > max(report.updates.values()) / 100
+
+
+REFUSED = {
+    Normed: "norm",
+    Rooted: "",
+}
+
+
+@pytest.mark.parametrize("model", REFUSED)
+def test_what_needs_all_rows_at_once_is_refused(tmp_path: Path, model: type[nn.Module]) -> None:
+    made = program(tmp_path, model, f"mesh {{ dp = 2 }}\n{ROWS}accumulate 2\n")
+    with pytest.raises(CompileError) as error:
+        made.verify()
+    (found,) = error.value.diagnostics
+    assert found.code == "SH0409"
+    assert not REFUSED[model] or REFUSED[model] in str(found.notes)
+
+
+def test_more_microbatches_than_rows(tmp_path: Path) -> None:
+    made = program(tmp_path, Rooted, f"mesh {{ dp = 2 }}\n{ROWS}accumulate 5\n")
+    with pytest.raises(CompileError) as error:
+        made.verify()
+    assert [found.code for found in error.value.diagnostics] == ["SH0242"]
+
+
+def _step(folder: Path, rest: str) -> AccumulatedStep:
+    text = f"mesh {{ dp = 2 }}\n{WORDS.format(axes='dp')}accumulate 3\n{rest}\n"
+    made = accumulated(program(folder, Words, text).compiled).program
+    return write_accumulated(made, [leaf.name for leaf in made.leaves if leaf.trainable])
+
+
+def _kinds(graph: torch.fx.Graph) -> set[Kind]:
+    return {
+        c.kind
+        for node in graph.nodes
+        if is_collective(node)
+        for _, c in collectives_of(node)
+        if c.sends and node.name and "total" not in node.name
+    }
+
+
+def test_where_gradients_are_reduced(tmp_path: Path) -> None:
+    """Once for each step, but for those that are stored split, which no device holds whole."""
+    for rest in ("", 'store optimizer "**" over dp'):
+        assert _kinds(_step(tmp_path, rest).reduce.graph) & {Kind.ALL_REDUCE, Kind.REDUCE_SCATTER}
+    split = _step(tmp_path, 'store gradients "**" over dp')
+    assert _kinds(split.reduce.graph) == set()
+    assert Kind.REDUCE_SCATTER in _kinds(split.main.graph)
+
+
+def test_a_gradient_that_is_summed_twice_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted fault: what all microbatches have alike counts for each of them."""
+    from shardlang.passes.step import microbatches
+
+    monkeypatch.setattr(microbatches._Split, "_first_alone", lambda self, x, kept: x)
+    text = f"mesh {{ dp = 2 }}\n{WORDS.format(axes='dp')}accumulate 3\n"
+    report = program(tmp_path, Words, text).verify()
+    assert not report.ok
