@@ -22,6 +22,11 @@ SPECS = {
     'store "**" over d regather\n',
     "dp x tp": "mesh { d = 2 tp = 2 }\ninput ids, labels : i64[9] below 7 [d]\n" + SPLIT,
     "few rows": "mesh { d = 4 }\ninput ids, labels : i64[4] below 7 [d]\n",
+    "gradients in parts": "mesh { d = 4 }\ninput ids, labels : i64[8] below 7 [d]\n"
+    'store gradients "**" over d\n',
+    "recompute": "mesh { d = 2 tp = 2 }\ninput ids, labels : i64[9] below 7 [d]\n"
+    + SPLIT
+    + 'recompute "blocks.*"\n',
 }
 
 
