@@ -99,6 +99,17 @@ optimizer sgd(lr = 0.1)
 """,
     **{f"regather, {how}": _ROTATED.replace("HOW", how)
        for how in ("complex", "conjugated", "negated")},
+    "recompute, modules and what is cheap": """
+mesh { a = 2 }
+model "tests/step/deep.py:Deep"
+input x : f64[5, 8] [_, _]
+param "**.up.*" [a, ...]
+param "**.down.weight" [_, a]
+store "**.norm.*" over a regather
+optimizer sgd(lr = 0.01)
+recompute "blocks.{1..3}"
+recompute selective
+""",
 }  # fmt: skip
 
 

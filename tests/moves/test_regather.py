@@ -51,6 +51,9 @@ def test_they_are_proven(name: str) -> None:
     assert max(report.gradients.values()) < 1e-12
     reshards = [s for n in found.local.graph.nodes for s in n.args if isinstance(s, Reshard)]
     marked = any(info(node).regather for node in found.local.graph.nodes)
+    if name.startswith("recompute"):
+        assert found.local.step.recompute.values
+        return
     assert (
         marked
         if name in AGAIN
