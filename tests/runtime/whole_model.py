@@ -144,6 +144,6 @@ def _plain(found: Compiled) -> dict[str, Any]:
         "loss": out["loss"].detach(),
         "logits": out["extra"][0].detach(),
         "grads": {name: param.grad for name, param in params},
-        "norm": trainee.grad_norm(),
+        "norm": trainee.optimizer("sgd", {}).norm(),
         "training": _reference(found),
     }
