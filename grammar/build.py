@@ -119,6 +119,14 @@ def _accumulate(rule: Rule) -> t.Accumulate:
     return t.Accumulate(leaf.scalar(rule.rule(0)), span=rule.span)
 
 
+def _precision(rule: Rule) -> t.Precision:
+    return t.Precision(tuple(map(_master, rule.rules())), span=rule.span)
+
+
+def _master(rule: Rule) -> t.Master:
+    return t.Master(leaf.ident(rule, 0), span=rule.span)
+
+
 def _schedule(rule: Rule) -> t.Schedule:
     return t.Schedule(tuple(map(_prefetch, rule.rules())), span=rule.span)
 
@@ -202,6 +210,7 @@ _STATEMENTS: dict[str, Callable[[Rule], t.Statement]] = {
     "random": _random,
     "recompute": _recompute,
     "accumulate": _accumulate,
+    "precision": _precision,
     "schedule": _schedule,
     "expect": _expect,
 }

@@ -163,6 +163,10 @@ CODES: dict[str, Code] = {
         "`accumulate` cuts the first dim of the inputs into that many parts, at least 1 and at most"
         " so many that every device has a row of each.",
     ),
+    "SH0243": Code(
+        "bad precision",
+        "Master weights are f32: a copy of narrower parameters that the optimizer updates.",
+    ),
     "SH0230": Code("unused name", "A let or dim that nothing refers to."),
     "SH0231": Code(
         "unused axis",

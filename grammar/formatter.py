@@ -255,6 +255,11 @@ def _(node: t.Accumulate) -> str:
 
 
 @_text.register
+def _(node: t.Master) -> str:
+    return f"master = {_text(node.dtype)}"
+
+
+@_text.register
 def _(node: t.Prefetch) -> str:
     return f"prefetch {_text(node.size)}"
 
@@ -306,4 +311,4 @@ def _(node: t.LocalBytes) -> str:
     return f"local bytes {_text(node.name)} {node.comparison} {_text(node.bound)}"
 
 
-_BLOCKS = (t.Mesh, t.Dims, t.Schedule, t.Expect)
+_BLOCKS = (t.Mesh, t.Dims, t.Precision, t.Schedule, t.Expect)

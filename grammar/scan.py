@@ -34,6 +34,7 @@ FORMS = {
     "random": "random fast",
     "recompute": 'recompute "MODULES"',
     "accumulate": "accumulate COUNT",
+    "precision": "precision { master = TYPE }",
     "schedule": "schedule { prefetch SIZE }",
     "expect": 'expect { forbid COLLECTIVE over AXES in "MODULES" }',
 }
@@ -47,11 +48,6 @@ LATER = {
         "stages of layers on devices of their own",
         "give the devices to an axis that splits data or tensors, and leave this out",
     ),
-    "precision": (
-        "the types that parts are computed in",
-        'build the model in its type, by `hf("config.json", dtype = "bfloat16")` or by'
-        " `.to(torch.bfloat16)` in the build function, and leave this out",
-    ),
     "cluster": (
         "nodes and the links between them",
         "start one process for each device, by `torchrun` on several nodes, and leave this out",
@@ -59,7 +55,7 @@ LATER = {
 }
 """Words kept for statements that do not exist yet: what for, and what to do till then."""
 
-_BLOCKS = ("mesh", "dims", "schedule", "expect")
+_BLOCKS = ("mesh", "dims", "precision", "schedule", "expect")
 
 _TOKEN = re.compile(
     r"""

@@ -41,6 +41,8 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "FORBID": ("forbid",),
     "LAYOUT": ("layout",),
     "LOCAL": ("local",),
+    "PREFETCH": ("prefetch",),
+    "MASTER": ("master",),
 }
 """The words that each keyword terminal stands for."""
 

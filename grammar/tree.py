@@ -74,6 +74,7 @@ __all__ = [
     "Output",
     "Param",
     "Part",
+    "Precision",
     "Prefetch",
     "Product",
     "Random",
@@ -260,6 +261,20 @@ class Accumulate(Item):
 
 
 @dataclass(frozen=True, slots=True)
+class Master(Item):
+    """`master = f32`, inside `precision`."""
+
+    dtype: Ident
+
+
+@dataclass(frozen=True, slots=True)
+class Precision(Item):
+    """`precision { ... }`."""
+
+    items: tuple[Master, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule(Item):
     """`schedule { ... }`."""
 
@@ -335,12 +350,12 @@ class Expect(Item):
     items: tuple[ExpectItem, ...]
 
 
-Block: TypeAlias = "Mesh | Dims | Schedule | Expect"
+Block: TypeAlias = "Mesh | Dims | Precision | Schedule | Expect"
 BlockItem: TypeAlias = "AxisDecl | DimsEntry | Prefetch | ExpectItem"
 Statement: TypeAlias = (
     "Use | Let | Mesh | Dims | Model | Input | Output | Loss | Param | Buffer | Store"
     " | ValueStatement | Optimizer | Random | Recompute | Schedule | Accumulate"
-    " | Expect"
+    " | Precision | Expect"
 )
 
 

@@ -93,10 +93,11 @@ class Accumulating:
             leaves: for every microbatch, this device's shards of all leaves by name.
         """
         step, states = self.step, _states()
-        totals = summed(
+        early = [
             dict(zip(step.early.gives, one.early(*_given(step.early, own)), strict=True))
             for one, own in zip(self._loaded, leaves, strict=True)
-        )
+        ]
+        totals = totals_of(early, step.joins)
         parts: dict[str, Tensor] = {}
         written: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
@@ -154,11 +155,12 @@ def add_up(into: dict[str, Tensor], values: Mapping[str, Tensor], number: int) -
             into[name].add_(value)
 
 
-def summed(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The sums by name."""
+def totals_of(parts: Sequence[Mapping[str, Tensor]], joins: Mapping[str, int]) -> dict[str, Tensor]:
+    """The totals by name, of the parts that the microbatches have: sums, or one after the other."""
     found: dict[str, Tensor] = {}
-    for number, values in enumerate(parts):
-        add_up(found, values, number)
+    for name in parts[0]:
+        each = [values[name] for values in parts]
+        found[name] = torch.cat(each, joins[name]) if name in joins else sum(each[1:], each[0])
     return found
 
 

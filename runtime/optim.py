@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,10 @@ def _can_fuse(params: list[nn.Parameter]) -> bool:
     return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params)
 
 
+MASTER = "master"
+"""The name of a master weight among the states of a parameter."""
+
+
 class ShardedOptimizer(torch.optim.Optimizer):
     """An optimizer of torch on this device's parts of a sharded module's parameters.
 
@@ -68,8 +72,17 @@ class ShardedOptimizer(torch.optim.Optimizer):
     splits_state: ClassVar[bool] = True
     """States lie as the spec says, which they would not under an optimizer of torch alone."""
 
-    def __init__(self, module: ShardedModule, name: str, arguments: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        module: ShardedModule,
+        name: str,
+        arguments: Mapping[str, object],
+        master: torch.dtype | None = None,
+    ) -> None:
         """Make the optimizer for what the module trains now. Collective.
+
+        Args:
+            master: the type of the master weights of narrower parameters.
 
         Raises:
             RunError: SH0606, an unknown optimizer or argument.
@@ -80,7 +93,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._params = {name: tensor for name, (_, tensor) in leaves.items()}
         self._leaves = {name: leaf for name, (leaf, _) in leaves.items()}
         values = {name: held_shard(tensor) for name, tensor in self._params.items()}
-        self.parts = DeviceUpdate(list(self._leaves.values()), values, groups.mesh, groups.coord)
+        leaves_of = list(self._leaves.values())
+        self.parts = DeviceUpdate(leaves_of, values, groups.mesh, groups.coord, master)
         self.inner = make_optimizer(self.parts.tensors, name, arguments)
         clip = arguments.get("clip")
         self._largest = clip if isinstance(clip, (int, float)) else None
@@ -127,9 +141,21 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._loaded = False
         self.parts.drop()
         self._show_states()
+        self.parts.give()
         if self._gathered:
             self._gather(*self.parts.held(self._gathered))
+        self.parts.settle()
         return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` gave; states keep their types, as those of master weights."""
+        super().load_state_dict(state_dict)
+        ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        for number, param in zip(ids, params, strict=True):
+            for key, value in state_dict["state"].get(number, {}).items():
+                if isinstance(value, Tensor) and value.dim():
+                    self.state[param][key] = value.to(self._groups.device)
 
     def _take_states(self) -> None:
         """Work by the settings and states that this optimizer shows, which may have been loaded."""
@@ -138,7 +164,11 @@ class ShardedOptimizer(torch.optim.Optimizer):
         for name, param in self._params.items():
             if param in self.state:
                 states = {key: _local(value) for key, value in self.state[param].items()}
-                self.inner.state[self.parts.parts[name].tensor] = states
+                part = self.parts.parts[name]
+                given = states.pop(MASTER, part.tensor)
+                if isinstance(given, Tensor) and given.data_ptr() != part.tensor.data_ptr():
+                    part.tensor.copy_(given)
+                self.inner.state[part.tensor] = states
 
     def _show_states(self) -> None:
         """Show the states under the module's parameters, as tensors that lie as gradients do."""
@@ -148,6 +178,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
             for key, value in self.inner.state.get(tensor, {}).items():
                 if _local(shown.get(key)) is not value:
                     shown[key] = self._around(name, value)
+            if tensor.dtype != param.dtype:
+                shown[MASTER] = self._around(name, tensor.detach())
 
     def _around(self, name: str, value: object) -> object:
         part, groups = self.parts.parts[name].tensor, self._groups

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from shardlang.ir.accumulated import AccumulatedStep, MeshAt, Piece, mesh_at
 from shardlang.ir.leaf import ResultKind
+from shardlang.runtime.accumulate import totals_of
 from shardlang.runtime.simulate import PerDevice
 from shardlang.runtime.simulate_step import GraphSimulator, StepSimulator
 
@@ -35,9 +36,13 @@ class AccumulatedSimulator:
     def run(self, leaves: Sequence[Mapping[str, PerDevice]]) -> SimulatedStep:
         """Run the step; `leaves` are those of every microbatch, by name and device."""
         step, state = self.step, torch.get_rng_state()
-        totals: ByName = {}
-        for mesh, own in zip(self.meshes, leaves, strict=True):
-            _add(totals, _run(step.early, mesh, own))
+        early = [_run(step.early, mesh, own) for mesh, own in zip(self.meshes, leaves, strict=True)]
+        devices = range(self.meshes[0].devices)
+        made = [
+            totals_of([{n: x[d] for n, x in one.items()} for one in early], step.joins)
+            for d in devices
+        ]
+        totals = {name: [one[name] for one in made] for name in step.early.gives}
         parts, sums, written = ByName(), ByName(), ByName()
         for mesh, own in zip(self.meshes, leaves, strict=True):
             torch.set_rng_state(state)

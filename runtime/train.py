@@ -15,7 +15,7 @@ from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import DEFAULT, ShardedOptimizer, make_optimizer
-from shardlang.runtime.update import clip, squared_norm
+from shardlang.runtime.update import Part, clip, squared_norm
 
 
 class Trainee(Protocol):
@@ -36,8 +36,10 @@ class Trainee(Protocol):
         """
         ...
 
-    def optimizer(self, name: str, arguments: Mapping[str, object]) -> Updates:
-        """The optimizer by name, for what is trained."""
+    def optimizer(
+        self, name: str, arguments: Mapping[str, object], master: torch.dtype | None = None
+    ) -> Updates:
+        """The optimizer by name, for what is trained, with master weights of that type."""
         ...
 
 
@@ -81,9 +83,11 @@ class ShardedTrainee:
         outputs = loaded.named_outputs(shards)
         return _from_loss(outputs[self._loss] if self._loss is not None else None)
 
-    def optimizer(self, name: str, arguments: Mapping[str, object]) -> Updates:
+    def optimizer(
+        self, name: str, arguments: Mapping[str, object], master: torch.dtype | None = None
+    ) -> Updates:
         """The optimizer on this device's parts."""
-        return ShardedOptimizer(self._sharded, name, arguments)
+        return ShardedOptimizer(self._sharded, name, arguments, master)
 
 
 class PlainTrainee:
@@ -112,37 +116,48 @@ class PlainTrainee:
         """The loss, by the function that the caller gave; every parameter gets its gradient."""
         return _from_loss(self._loss_of(self.module, batch))
 
-    def optimizer(self, name: str, arguments: Mapping[str, object]) -> Updates:
+    def optimizer(
+        self, name: str, arguments: Mapping[str, object], master: torch.dtype | None = None
+    ) -> Updates:
         """The optimizer of torch."""
         params = [param for param in self.module.parameters() if param.requires_grad]
+        parts = [Part.of(param, None, master) for param in params]
         clip = arguments.get("clip")
         largest = clip if isinstance(clip, (int, float)) else None
-        return _PlainUpdates(params, make_optimizer(params, name, arguments), self._device, largest)
+        inner = make_optimizer([part.tensor for part in parts], name, arguments)
+        return _PlainUpdates(params, parts, inner, self._device, largest)
 
 
 @dataclass(frozen=True, slots=True)
 class _PlainUpdates:
     params: Sequence[nn.Parameter]
+    parts: Sequence[Part]
     inner: torch.optim.Optimizer
     device: torch.device
     largest: float | None
 
     def load(self) -> None:
-        """The optimizer finds the gradients by itself."""
+        """Take the gradients."""
+        for param, part in zip(self.params, self.parts, strict=True):
+            part.tensor.grad = None if param.grad is None else part.of_gradient(param.grad)
 
     def norm(self) -> Tensor:
         """The norm of all gradients."""
-        return squared_norm((param.grad for param in self.params), self.device).sqrt()
+        return squared_norm((part.tensor.grad for part in self.parts), self.device).sqrt()
 
     def step(self) -> None:
         """Clip the gradients, and change the parameters."""
         if self.largest is not None:
-            clip(self.params, self.norm(), self.largest)
+            clip([part.tensor for part in self.parts], self.norm(), self.largest)
         self.inner.step()
+        for part in self.parts:
+            part.give()
 
     def zero_grad(self) -> None:
         """Let go of the gradients."""
         self.inner.zero_grad()
+        for param in self.params:
+            param.grad = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +194,17 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to train: the optimizer with its arguments (`clip` included), the steps and the seed."""
+    """How to train: the optimizer with its arguments (`clip` included), the steps and the seed.
+
+    Attributes:
+        master: the type of the master weights of narrower parameters; None without these.
+    """
 
     steps: int
     optimizer: str = DEFAULT[0]
     arguments: Mapping[str, object] = field(default_factory=lambda: dict(DEFAULT[1]))
     seed: int = 0
+    master: torch.dtype | None = None
 
 
 def train(trainee: Trainee, batches: Iterable[Batch], recipe: Recipe) -> Iterator[Record]:
@@ -198,7 +218,7 @@ def train(trainee: Trainee, batches: Iterable[Batch], recipe: Recipe) -> Iterato
     """
     torch.manual_seed(recipe.seed)
     _check_trainable(trainee)
-    optimizer = trainee.optimizer(recipe.optimizer, recipe.arguments)
+    optimizer = trainee.optimizer(recipe.optimizer, recipe.arguments, recipe.master)
     for step, whole in zip(range(1, recipe.steps + 1), batches, strict=False):
         batch = trainee.prepare(_dict(whole))
         began = time.perf_counter()

@@ -8,7 +8,7 @@ gathered into the values afterwards. One device's share of that is here; what jo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,25 +27,34 @@ class Part:
         value: this device's shard of the value.
         tensor: the part, on which the optimizer works.
         cut: from the value to the part; None where they are the same.
-        own: whether the part has memory of its own, apart from the value.
+        own: whether the part has memory of its own, apart from the value: as a master weight, which
+            is wider than the value, or where the value holds it in several stretches.
+        seen: the version of the value that the part stands for.
     """
 
     value: Tensor
     tensor: nn.Parameter
     cut: Narrowing | None
     own: bool
+    seen: int
 
     @staticmethod
     @torch.no_grad()
-    def of(leaf: Leaf, value: Tensor, coord: Coord) -> Part:
-        """The part of a parameter on the device at a coordinate."""
+    def of(
+        value: Tensor, cut: Narrowing | None, master: torch.dtype | None, apart: bool = False
+    ) -> Part:
+        """The part that `cut` makes of a value, in the type of master weights if that is wider.
+
+        Args:
+            apart: it has memory of its own whatever its type.
+        """
         value = value.detach()
-        if leaf.gathered is None:
-            return Part(value, nn.Parameter(value), None, False)
-        cut = Narrowing.of(leaf.gathered, leaf.layout, coord)
-        part = cut(value)
-        own = not (cut.contiguous and part.is_contiguous())
-        return Part(value, nn.Parameter(part.contiguous()), cut, own)
+        part = value if cut is None else cut(value)
+        dtype = wider(value.dtype, master)
+        own = apart or dtype != value.dtype or not part.is_contiguous()
+        own = own or (cut is not None and not cut.contiguous)
+        held = part.to(dtype, copy=True).contiguous() if own else part
+        return Part(value, nn.Parameter(held), cut, own, value._version)
 
     def of_gradient(self, given: Tensor) -> Tensor:
         """This device's part of a gradient, which may lie as the value does.
@@ -54,15 +63,32 @@ class Part:
         """
         same = self.cut is None or given.shape == self.tensor.shape
         part = given if same or self.cut is None else self.cut(given)
-        if part.stride() == self.tensor.stride():
+        if part.stride() == self.tensor.stride() and part.dtype == self.tensor.dtype:
             return part
-        return torch.empty_like(self.tensor, dtype=part.dtype).copy_(part)
+        return torch.empty_like(self.tensor).copy_(part)
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over what was written to the value."""
-        if self.own and self.cut is not None:
-            self.tensor.copy_(self.cut(self.value))
+        """Take over what was written to the value by others."""
+        if self.own and self.value._version != self.seen:
+            self.tensor.copy_(self.value if self.cut is None else self.cut(self.value))
+            self.seen = self.value._version
+
+    @torch.no_grad()
+    def give(self) -> None:
+        """Write the part to the value, where it lies apart and is not gathered into it."""
+        if self.own and self.cut is None:
+            self.value.copy_(self.tensor)
+
+    def narrowed(self) -> Tensor:
+        """The part in the type of the value."""
+        return self.tensor.detach().to(self.value.dtype)
+
+
+def wider(dtype: torch.dtype, master: torch.dtype | None) -> torch.dtype:
+    """The type in which a parameter is updated."""
+    narrow = master is not None and dtype.is_floating_point and dtype.itemsize < master.itemsize
+    return master if narrow and master is not None else dtype
 
 
 class DeviceUpdate:
@@ -73,15 +99,29 @@ class DeviceUpdate:
     """
 
     def __init__(
-        self, leaves: Sequence[Leaf], values: Mapping[str, Tensor], mesh: Mesh, coord: Coord
+        self,
+        leaves: Sequence[Leaf],
+        values: Mapping[str, Tensor],
+        mesh: Mesh,
+        coord: Coord,
+        master: torch.dtype | None = None,
+        apart: Collection[str] = (),
     ) -> None:
         """Cut the parts.
 
         Args:
             leaves: the parameters that are trained.
             values: this device's shards of their values, by name.
+            master: the type of the master weights of narrower parameters.
+            apart: parameters that have one whatever their type.
         """
-        self.parts = {leaf.name: Part.of(leaf, values[leaf.name], coord) for leaf in leaves}
+        cuts = {
+            x.name: Narrowing.of(x.gathered, x.layout, coord) if x.gathered else None
+            for x in leaves
+        }
+        self.parts = {
+            x.name: Part.of(values[x.name], cuts[x.name], master, x.name in apart) for x in leaves
+        }
         axes = [axis.name for axis in mesh.axes]
         self._counted = [self.parts[x.name].tensor for x in leaves if _counts(x, axes, coord)]
 
@@ -113,7 +153,17 @@ class DeviceUpdate:
     def held(self, names: Sequence[str]) -> list[Tensor]:
         """The values of some parameters, and then their parts, as `UpdateProgram` takes them."""
         parts = [self.parts[name] for name in names]
-        return [part.value for part in parts] + [part.tensor.detach() for part in parts]
+        return [part.value for part in parts] + [part.narrowed() for part in parts]
+
+    def give(self) -> None:
+        """Write parts that lie apart from their values to them, but for those that are gathered."""
+        for part in self.parts.values():
+            part.give()
+
+    def settle(self) -> None:
+        """Note that the values stand for the parts: all that was written to them is theirs."""
+        for part in self.parts.values():
+            part.seen = part.value._version
 
 
 def _counts(leaf: Leaf, axes: Sequence[str], coord: Coord) -> bool:

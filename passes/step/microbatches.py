@@ -9,15 +9,13 @@ microbatch, goes to `reduce`: everything but gradients that are stored split.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
-import torch
 from torch import fx
 
 from shardlang.ir.accumulated import AccumulatedStep, Piece
 from shardlang.ir.collective import Collective, Kind, ReduceOp
-from shardlang.ir.graph import ShardError, is_item
+from shardlang.ir.graph import is_item
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, LeafKind, Result, ResultKind, Stored
 from shardlang.ir.mesh import Axis
@@ -29,6 +27,18 @@ from shardlang.ir.step import (
     collectives_of,
     is_bucket,
     is_collective,
+)
+from shardlang.passes.step.over_microbatches import (
+    after_of,
+    before_of,
+    drop_unread,
+    gathered_within,
+    is_reduction,
+    joins_gradients,
+    refused,
+    summed,
+    values_of,
+    without,
 )
 
 
@@ -51,6 +61,7 @@ class _Split:
         self.leaves = {leaf.node: leaf for leaf in step.leaves}
         results, self.gradients = step.returned
         self.summed: set[fx.Node] = set()
+        self.joined: dict[fx.Node, int] = {}
         named = dict(zip((r.name for r in step.results), results, strict=True))
         self.loss = named[loss]
         result = next(r for r in step.results if r.name == loss)
@@ -59,23 +70,31 @@ class _Split:
 
     def run(self) -> AccumulatedStep:
         """Strip the axis off all collectives, and put every value where it belongs."""
+        self._drop_other_results()
         sums = [node for node in self.graph.nodes if self._crosses(node)]
         self.summed = set(sums)
         for node in sums:
             self._strip(node)
-        forward = [x for node in sums if not info(node).backward for x in _values(node)]
+        forward = [x for node in sums if not info(node).backward for x in values_of(node)]
         first = [x for x in forward if not self._is_trained(x)]
         last = [x for x in forward if x not in set(first)]
-        after = _after(last)
+        after = after_of(last)
         self._check_last(last, after)
-        reduced = _after([x for node in sums if info(node).backward for x in _values(node)])
+        reduced = after_of([x for node in sums if info(node).backward for x in values_of(node)])
         self._once(reduced)
         reduce, carried = self._reduce(reduced)
         totals = {node: f"total {i}" for i, node in enumerate((*first, *last))}
+        joins = {totals[x]: self.joined[x] for x in first if x in self.joined}
         early = self._piece(first, {}, [totals[x] for x in first])
         finish = self._piece([self.loss], totals, ["loss"])
         main = self._main(first, last, totals, carried)
-        return AccumulatedStep(self.axis, early, main, finish, reduce, self.result)
+        return AccumulatedStep(self.axis, early, main, finish, reduce, self.result, joins)
+
+    def _drop_other_results(self) -> None:
+        """What a step does not return need not be made."""
+        wanted = (self.loss, *(x for _, x in self.written))
+        self.graph.output_node().args = ((wanted, tuple(self.gradients)),)
+        drop_unread(self.graph)
 
     def _crosses(self, node: fx.Node) -> bool:
         if not is_collective(node):
@@ -83,29 +102,45 @@ class _Split:
         return any(c.sends and self.axis in c.axes for _, c in collectives_of(node))
 
     def _strip(self, node: fx.Node) -> None:
-        """Leave the sum over the microbatches out of a collective."""
+        """Leave the microbatches out of a collective: what is left of it is done for each.
+
+        A sum over them is a sum over time. What is made of inputs alone may be gathered over time
+        too, where the rows of a microbatch stand together.
+        """
         made = []
-        for _, collective in collectives_of(node):
-            if collective.kind is not Kind.ALL_REDUCE or collective.reduce is not ReduceOp.SUM:
-                raise _refused(node, f"takes part in a {collective.kind.value} over microbatches")
-            made.append(_without(collective, self.axis))
-        stripped = tuple(made) if is_bucket(node) else made[0]
-        self.edit.become(node, node.target, (node.args[0], stripped, *node.args[2:]), {})
+        for x, collective in collectives_of(node):
+            stripped = None
+            if collective.kind is Kind.ALL_REDUCE and collective.reduce is ReduceOp.SUM:
+                stripped = without(collective, self.axis)
+            elif collective.kind is Kind.ALL_GATHER and not self._is_trained(x):
+                stripped = gathered_within(collective, self.axis)
+            if stripped is None or (info(node).backward and stripped.kind is Kind.ALL_GATHER):
+                reader = info(node).reader or node.name
+                raise refused(node, f"`{reader}` needs the rows of all microbatches at once")
+            made.append(stripped)
+            if collective.kind is Kind.ALL_GATHER:
+                dim, _, _ = collective.cut()
+                self.joined.update(dict.fromkeys(values_of(node), dim))
+        given = tuple(made) if is_bucket(node) else made[0]
+        self.edit.become(node, node.target, (node.args[0], given, *node.args[2:]), {})
 
     def _is_trained(self, node: fx.Node) -> bool:
         """Whether a value is made of parameters."""
-        leaves = (self.leaves.get(x.name) for x in _before([node]))
+        leaves = (self.leaves.get(x.name) for x in before_of([node]))
         return any(leaf is not None and leaf.kind is LeafKind.PARAM for leaf in leaves)
 
     def _check_last(self, last: list[fx.Node], after: set[fx.Node]) -> None:
-        for node in {*last, *after}:
-            if any(info(user).backward for user in node.users):
-                raise _refused(node, "is read by the backward, and made of all microbatches")
+        for node in last:
+            made_of = after_of([node])
+            if any(info(user).backward for x in made_of for user in x.users):
+                raise refused(
+                    summed(node), "the backward needs this sum over all rows of the batch"
+                )
         for result, node in self.written:
             if node in after or self.axis in layout_of(node).sharded:
-                raise _refused(node, f"writes `{result.name}` from all microbatches")
+                raise refused(node, f"`{result.name}` is written from all rows of the batch")
         if self.loss not in after and self.loss not in last:
-            raise _refused(self.loss, "is no sum over the rows of the batch")
+            raise refused(self.loss, "the loss is no sum over the rows of the batch")
 
     # the backward
 
@@ -116,9 +151,9 @@ class _Split:
         well be done to every part, if all else that it reads is the same for all microbatches.
         """
         own = {leaf.node for leaf in self.step.leaves if self.axis in leaf.at_rest.sharded}
-        apart = _after(x for x in self.graph.find_nodes(op="placeholder") if x.name in own)
+        apart = after_of(x for x in self.graph.find_nodes(op="placeholder") if x.name in own)
         cotangents = [x for x in self.graph.find_nodes(op="placeholder") if info(x).backward]
-        gradients, kept = _after(cotangents), dict[fx.Node, fx.Node]()
+        gradients, kept = after_of(cotangents), dict[fx.Node, fx.Node]()
         for node in [n for n in self.graph.nodes if n in reduced]:
             if is_item(node) and is_collective(node.all_input_nodes[0]):
                 continue
@@ -126,8 +161,8 @@ class _Split:
                 if x in gradients and x not in reduced:
                     node.replace_input_with(x, self._first_alone(x, kept))
                 elif x in apart and x not in gradients:
-                    what = "takes a gradient that is summed over all microbatches"
-                    raise _refused(node, what)
+                    what = f"the backward of `{info(node).module or 'the model'}` needs a gradient"
+                    raise refused(node, f"{what} over all rows of the batch")
         self.gradients = [x if x in reduced else self._first_alone(x, kept) for x in self.gradients]
 
     def _first_alone(self, x: fx.Node, kept: dict[fx.Node, fx.Node]) -> fx.Node:
@@ -166,7 +201,7 @@ class _Split:
             readers = [user for user in node.users if user.op != "output"]
             if node in stays or not all(user in found for user in readers):
                 continue
-            if (readers or node in ends) and (_is_reduction(node) or _joins(node, reduced)):
+            if (readers or node in ends) and (is_reduction(node) or joins_gradients(node, reduced)):
                 found.add(node)
         return {node: None for node in self.graph.nodes if node in found}
 
@@ -178,15 +213,15 @@ class _Split:
             x for name, x in pairs
             if leaf_of[name].store and leaf_of[name].splits is not Stored.OPTIMIZER
         ]  # fmt: skip
-        found = _before(apart)
-        return found | {x for node in found if is_collective(node) for x in _values(node)}
+        found = before_of(apart)
+        return found | {x for node in found if is_collective(node) for x in values_of(node)}
 
     # the forward
 
     def _piece(self, ends: list[fx.Node], totals: dict[fx.Node, str], gives: list[str]) -> Piece:
         """The graph that makes some values of leaves and totals."""
         graph, made = fx.Graph(), dict[fx.Node, fx.Node]()
-        needed = _before(ends, set(totals))
+        needed = before_of(ends, set(totals))
         takes = []
         for node in self.graph.nodes:
             if node not in needed or node.op == "output":
@@ -196,7 +231,8 @@ class _Split:
                 continue
             takes.append(totals[node] if leaf is None else leaf.name)
             if leaf is not None and totals and self.axis in leaf.layout.sharded:
-                raise _refused(node, "is read by what is made of all microbatches")
+                what = f"`{leaf.name}` is read beside a sum over all rows of the batch"
+                raise refused(node, what)
             made[node] = graph.placeholder(node.name)
             set_info(made[node], info(node))
         for node in self.graph.nodes:
@@ -229,76 +265,9 @@ class _Split:
         output = self.graph.output_node()
         given = tuple(last), tuple(x for _, x in self.written)
         output.args = (((*given[0], *given[1]), tuple(carried.values())),)
-        _drop_unread(self.graph)
+        drop_unread(self.graph)
         self.graph.lint()
         return StepProgram(
             self.step.mesh, self.graph, tuple(leaves),
             (*results, *(r for r, _ in self.written)), self.step.cotangents, tuple(carried),
         )  # fmt: skip
-
-
-def _without(collective: Collective, axis: Axis) -> Collective:
-    """An all-reduce without one axis."""
-    axes = tuple(one for one in collective.axes if one != axis)
-    src = replace(collective.src, partial=collective.src.partial - {axis})
-    kind = collective.kind if axes else Kind.NOTHING
-    return replace(collective, kind=kind, axes=axes, src=src)
-
-
-def _is_reduction(node: fx.Node) -> bool:
-    """Whether a node reduces or scatters gradients, or is one of those that come of it."""
-    if is_item(node):
-        return is_collective(node.all_input_nodes[0])
-    if not info(node).backward or not is_collective(node):
-        return False
-    kinds = {collective.kind for _, collective in collectives_of(node)}
-    return kinds <= {Kind.NOTHING, Kind.ALL_REDUCE, Kind.REDUCE_SCATTER}
-
-
-def _joins(node: fx.Node, reduced: set[fx.Node]) -> bool:
-    """Whether a node adds up gradients that are summed over microbatches."""
-    return node in reduced and node.target is torch.ops.aten.add.Tensor
-
-
-def _values(node: fx.Node) -> list[fx.Node]:
-    """The values that a collective node gives."""
-    return list(node.users) if is_bucket(node) else [node]
-
-
-def _after(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """The nodes, and everything that is made of them."""
-    found, todo = set(nodes), list(nodes)
-    while todo:
-        for user in todo.pop().users:
-            if user not in found and user.op != "output":
-                found.add(user)
-                todo.append(user)
-    return found
-
-
-def _before(nodes: Iterable[fx.Node], until: set[fx.Node] | None = None) -> set[fx.Node]:
-    """The nodes, and everything that they are made of, up to some nodes."""
-    ends = until or set()
-    found, todo = set(nodes), list(nodes)
-    while todo:
-        node = todo.pop()
-        for source in () if node in ends else node.all_input_nodes:
-            if source not in found:
-                found.add(source)
-                todo.append(source)
-    return found
-
-
-def _drop_unread(graph: fx.Graph) -> None:
-    for node in reversed(graph.nodes):
-        if node.op == "call_function" and not node.users and not info(node).random:
-            graph.erase_node(node)
-
-
-def _refused(node: fx.Node, what: str) -> ShardError:
-    return ShardError(
-        "SH0409",
-        f"`{node.name}` {what}, so the batch cannot be accumulated",
-        node=node,
-        help="leave `accumulate` out, or let the model compute this row by row",
-    )

@@ -30,9 +30,9 @@ def command(context: Context, spec_path: str, no_model: bool) -> None:
 
 
 def _check_with_model(context: Context, spec: Spec) -> None:
-    """Compile, and compare the plan with the expectations if there are any."""
+    """Compile, cut the batch where that is stated, and compare the plan with the expectations."""
     compiled = context.compile(spec)
-    if not spec.expects:
+    if not spec.expects and spec.accumulate is None:
         return
     from shardlang.plan import plan_of
     from shardlang.plan.expectations import check_expects

@@ -233,7 +233,13 @@ def _state_bytes(spec: Spec, program: LocalProgram) -> Callable[[Coord], int]:
     leaves = [leaf for leaf in program.leaves if leaf.trainable]
     stated = spec.optimizer
     name, options = (stated.name, stated.kwargs) if stated is not None else ("adamw", {})
-    return lambda coord: state_bytes(leaves, coord, name, options)
+    master = master_of(spec)
+    return lambda coord: state_bytes(leaves, coord, name, options, master)
+
+
+def master_of(spec: Spec) -> torch.dtype | None:
+    """The type of the master weights that a spec states."""
+    return None if spec.master is None else DTYPES[spec.master]
 
 
 def _no_program(graph: ShardGraph) -> LocalProgram:

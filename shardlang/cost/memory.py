@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+import torch
+
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import Coord
+from shardlang.runtime.update import wider
 
 _COPIES = {"adam": 2, "adamw": 2}
 """Tensors as large as the parameter that an optimizer keeps for each."""
@@ -22,19 +25,28 @@ def leaf_bytes(leaves: Iterable[Leaf], coord: Coord) -> int:
 
 
 def state_bytes(
-    leaves: Iterable[Leaf], coord: Coord, name: str, options: Mapping[str, object]
+    leaves: Iterable[Leaf],
+    coord: Coord,
+    name: str,
+    options: Mapping[str, object],
+    master: torch.dtype | None = None,
 ) -> int:
     """Bytes of what an optimizer keeps for some parameters on the device at `coord`.
 
     Args:
         name: `sgd`, `adam` or `adamw`.
         options: its arguments.
+        master: the type of the master weights of narrower parameters, which count too.
     """
-    parts = [_bytes(leaf, leaf.layout, coord) for leaf in leaves]
+    parts, weights = [], 0
+    for leaf in leaves:
+        dtype = wider(leaf.dtype, master)
+        parts.append(math.prod(leaf.layout.local_shape(coord)) * dtype.itemsize)
+        weights += parts[-1] if dtype != leaf.dtype else 0
     if name not in _COPIES:
-        return sum(parts) if options.get("momentum") else 0
+        return weights + (sum(parts) if options.get("momentum") else 0)
     copies = _COPIES[name] + bool(options.get("amsgrad"))
-    return copies * sum(parts) + _STEP_BYTES * len(parts)
+    return weights + copies * sum(parts) + _STEP_BYTES * len(parts)
 
 
 def _bytes(leaf: Leaf, layout: Layout, coord: Coord) -> int:

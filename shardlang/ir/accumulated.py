@@ -6,6 +6,7 @@ inserted, as if devices stood along it. What these would sum is summed over time
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -45,6 +46,7 @@ class AccumulatedStep:
         finish: leaves and totals to the loss.
         reduce: summed parts to gradients, by the names of the leaves.
         loss: the result that gradients start from.
+        joins: totals that are no sums: their parts follow one another along a dim.
     """
 
     axis: Axis
@@ -53,6 +55,7 @@ class AccumulatedStep:
     finish: Piece
     reduce: Piece
     loss: Result
+    joins: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ def make_plan(
     values: Mapping[str, Value] | None = None,
     optimizer: OptimizerDecl | None = None,
     train: bool = True,
+    master: torch.dtype | None = None,
 ) -> Plan:
     """The plan of a program.
 
@@ -44,6 +45,7 @@ def make_plan(
         values: the modules' own tensors by name (`model.norm.out`).
         optimizer: as the spec states it; AdamW is assumed where it states none.
         train: whether there is a backward at all.
+        master: the type of the master weights of narrower parameters.
     """
     found = dict(values or {})
     names = Names.of(program, {value.node: name for name, value in reversed(found.items())})
@@ -59,7 +61,7 @@ def make_plan(
             *_update(program, optimizer if train else None),
             *(collector.update() if train else ()),
         ),
-        functools.cache(lambda: memory_of(program, optimizer, train)),
+        functools.cache(lambda: memory_of(program, optimizer, train, master=master)),
         again,
     )
 
@@ -70,17 +72,19 @@ def plan_of(compiled: Compiled) -> Plan:
     Raises:
         CompileError: the batch cannot be cut into microbatches.
     """
+    from shardlang.compiler.accumulate import accumulated, accumulated_step
+    from shardlang.compiler.driver import master_of
+
     values = module_values(compiled.captured, compiled.graph)
     optimizer = compiled.spec.optimizer
-    plan = make_plan(compiled.program, values, optimizer, compiled.train)
+    master = master_of(compiled.spec)
+    plan = make_plan(compiled.program, values, optimizer, compiled.train, master)
     stated = compiled.spec.accumulate
     if stated is None or stated.count == 1 or not compiled.train or not compiled.program.loss:
         return plan
-    from shardlang.compiler.accumulate import accumulated, accumulated_step
-
     step = accumulated_step(accumulated(compiled))
     update = (row for row in plan.collectives if row.phase is Phase.UPDATE)
-    memory = functools.cache(lambda: memory_of(compiled.program, optimizer, True, step))
+    memory = functools.cache(lambda: memory_of(compiled.program, optimizer, True, step, master))
     return replace(plan, collectives=(*accumulated_rows(step), *update), measure=memory)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
+import torch
+
 from shardlang.cost.composition import Kind, compositions
 from shardlang.cost.live import fullest
 from shardlang.cost.memory import leaf_bytes, state_bytes
@@ -30,6 +32,7 @@ def memory_of(
     optimizer: OptimizerDecl | None = None,
     train: bool = True,
     accumulated: AccumulatedStep | None = None,
+    master: torch.dtype | None = None,
 ) -> Memory:
     """The memory of one step, from the loss or every output, on the device that needs the most.
 
@@ -38,6 +41,7 @@ def memory_of(
         train: whether there is a backward at all.
         accumulated: the step where it has several microbatches: what is measured is one of them,
             beside the sums of those before.
+        master: the type of the master weights of narrower parameters.
     """
     name = optimizer.name if optimizer is not None else "adamw"
     options = optimizer.kwargs if optimizer is not None else {}
@@ -47,7 +51,7 @@ def memory_of(
         step, also_saved = accumulated.main, ()
 
     def state(coord: Coord) -> int:
-        return state_bytes(updated, coord, name, options)
+        return state_bytes(updated, coord, name, options, master)
 
     replay = fullest(step, also_saved, state)
     given = sum(replay.storages[number].bytes for number in replay.gradients)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from shardlang.capture import Captured, CaptureError
 from shardlang.compiler.accumulate import accumulated
 from shardlang.compiler.at_model import at_model
 from shardlang.compiler.build import Statements
-from shardlang.compiler.driver import Compiled, CompileError, compile_spec
+from shardlang.compiler.driver import Compiled, CompileError, compile_spec, master_of
 from shardlang.grammar.diagnostics import error
 from shardlang.ir.graph import ShardError
 from shardlang.proof.memory import available_bytes, estimate_bytes, readable
@@ -16,7 +17,7 @@ from shardlang.proof.report import Report
 from shardlang.proof.shrink import CannotShrink, check_same_decisions, shrink
 from shardlang.proof.updates import ADAMW, Recipe
 from shardlang.proof.verify import verify
-from shardlang.spec.types import Spec
+from shardlang.runtime.update import wider
 
 
 def _silent(_: str) -> None:
@@ -49,7 +50,7 @@ def verify_compiled(
     try:
         report = verify(
             compiled.captured, compiled.statements, compiled.source, compiled.inputs,
-            seed=seed, train=compiled.train, recipe=_recipe(compiled.spec), along=_along(compiled),
+            seed=seed, train=compiled.train, recipe=_recipe(compiled), along=_along(compiled),
         )  # fmt: skip
     except (CaptureError, ShardError) as failure:
         raise CompileError([at_model(failure, compiled.spec)]) from failure
@@ -57,9 +58,13 @@ def verify_compiled(
     return report
 
 
-def _recipe(spec: Spec) -> Recipe:
+def _recipe(compiled: Compiled) -> Recipe:
+    spec, leaves = compiled.spec, compiled.captured.leaves
+    master = master_of(spec)
+    masters = (x.name for x in leaves if wider(x.dtype, master) != x.dtype)
     stated = spec.optimizer
-    return ADAMW if stated is None else Recipe(stated.name, stated.kwargs)
+    chosen = ADAMW if stated is None else Recipe(stated.name, stated.kwargs)
+    return replace(chosen, masters=frozenset(masters))
 
 
 def _along(compiled: Compiled) -> tuple[Captured, Statements] | None:

@@ -35,10 +35,15 @@ UPDATES = 2
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The optimizer by name, and its arguments, `clip` included."""
+    """The optimizer by name, and its arguments, `clip` included.
+
+    Attributes:
+        masters: the parameters that have master weights.
+    """
 
     name: str
     arguments: Mapping[str, object]
+    masters: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         return self.name
@@ -128,9 +133,9 @@ class _Devices:
         self.program, self.recipe, self.coords = program, recipe, run.coords
         self.names = [leaf.name for leaf in leaves]
         self.values = {leaf.name: run.leaves[leaf.name] for leaf in leaves}
-        mesh = mesh_of(program)
+        mesh, masters = mesh_of(program), recipe.masters
         self.parts = [
-            DeviceUpdate(leaves, {n: x[d] for n, x in self.values.items()}, mesh, at)
+            DeviceUpdate(leaves, {n: x[d] for n, x in self.values.items()}, mesh, at, apart=masters)
             for d, at in enumerate(run.coords)
         ]
         self.optimizers = [
@@ -153,9 +158,13 @@ class _Devices:
                 each.clip(norm, self.recipe.largest)
         for optimizer in self.optimizers:
             optimizer.step()
+        for each in self.parts:
+            each.give()
         given = [each.held(self.update.names) for each in self.parts]
         mesh = mesh_of(self.program)
         GraphSimulator(mesh, self.update.graph).execute(list(zip(*given, strict=True)))
+        for each in self.parts:
+            each.settle()
 
 
 def _differences(plain: _Plain, devices: _Devices, leaves: Sequence[Leaf]) -> dict[str, float]:

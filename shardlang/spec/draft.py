@@ -40,6 +40,7 @@ class Draft:
     optimizer: OptimizerDecl | None = None
     random: RandomMode = "exact"
     accumulate: AccumulateDecl | None = None
+    master: str | None = None
     step: StepOptions = NO_OPTIONS
     recomputes: list[RecomputeDecl] = field(default_factory=list)
     expects: list[Expectation] = field(default_factory=list)

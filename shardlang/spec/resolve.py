@@ -114,6 +114,7 @@ def _spec(
         optimizer=draft.optimizer,
         random=draft.random,
         accumulate=draft.accumulate,
+        master=draft.master,
         step=draft.step,
         recomputes=tuple(draft.recomputes),
         expects=tuple(draft.expects),

@@ -66,6 +66,18 @@ def _(node: t.Accumulate, draft: Draft) -> None:
 
 
 @resolve_statement.register
+def _(node: t.Precision, draft: Draft) -> None:
+    for item in node.items:
+        draft.state("precision master", "", item.span)
+        if item.dtype.text == "f32":
+            draft.master = item.dtype.text
+            continue
+        message = f"master weights are f32, not {item.dtype.text}"
+        help = "write `master = f32`"
+        draft.scope.report(error("SH0243", message, item.dtype.span, help=help))
+
+
+@resolve_statement.register
 def _(node: t.Schedule, draft: Draft) -> None:
     for item in node.items:
         size = draft.scope.integer(item.size, "what `prefetch` may hold", "SH0238", least=0)

@@ -262,6 +262,7 @@ class Spec:
             not declared `as model`.
         outputs: layouts of the model's results; an unstated one keeps the layout it has.
         accumulate: how many microbatches the batch of a step is cut into.
+        master: the type of the master weights of narrower parameters; None without these.
         random: `exact`, what one device draws, or `fast`, a stream for each shard.
         step: the options of the passes on the step program that name nothing of the model.
         recomputes: the modules that the backward computes again.
@@ -282,6 +283,7 @@ class Spec:
     optimizer: OptimizerDecl | None = None
     random: RandomMode = "exact"
     accumulate: AccumulateDecl | None = None
+    master: str | None = None
     step: StepOptions = NO_OPTIONS
     recomputes: tuple[RecomputeDecl, ...] = ()
     expects: tuple[Expectation, ...] = ()

@@ -25,7 +25,7 @@ HABITS = {
     "input x : torch.float32[2] [_]": ("1:16", "`f32`"),
     'param "a" [tp];': ("1:15", "remove it"),
     "pipeline { stages = 4 }": ("1:1", "an axis that splits data or tensors"),
-    "precision bf16": ("1:1", "torch.bfloat16"),
+    "precision bf16": ("1:11", "`precision { master = TYPE }`"),
     "recompute layers.*": ("1:11", '`recompute "MODULES"`'),
     "recompute to 12GB": ("1:14", "sizes are written `512MiB`"),
     "recompute selctive": ("1:11", "did you mean `selective`"),
@@ -49,7 +49,7 @@ def test_every_terminal_has_a_word() -> None:
 
 
 def test_reserved_statements_say_what_for() -> None:
-    _, findings = parse("precision bf16")
+    _, findings = parse("cluster { nodes = 2 }")
     assert findings[0].notes == (
-        "the language keeps the word for the types that parts are computed in",
+        "the language keeps the word for nodes and the links between them",
     )

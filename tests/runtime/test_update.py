@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from pathlib import Path
 
+import pytest
+import torch
+from torch import Tensor, nn
+
+import shardlang
+from shardlang.plan.collect import plan_of
 from shardlang.runtime.optim import DEFAULT, make_optimizer
 from shardlang.runtime.update import Part
 
@@ -13,10 +18,82 @@ def test_a_gradient_may_lie_otherwise_than_its_parameter() -> None:
     """Its numbers are taken by their indices, by an optimizer of one kernel too."""
     value = torch.linspace(-1, 1, 60, dtype=torch.float64).view(2, 6, 5)
     given = torch.linspace(-3, 2, 60, dtype=torch.float64).view(2, 5, 6).transpose(1, 2)
-    part = Part(value.clone(), nn.Parameter(value.clone()), None, False)
+    part = Part.of(value.clone(), None, None)
     part.tensor.grad = part.of_gradient(given)
     make_optimizer([part.tensor], *DEFAULT).step()
     plain = nn.Parameter(value.clone())
     plain.grad = given.contiguous()
     torch.optim.AdamW([plain], **DEFAULT[1], foreach=False).step()
     torch.testing.assert_close(part.tensor, plain, rtol=0, atol=1e-12)
+
+
+def test_a_master_weight_is_updated_and_given() -> None:
+    """What is too small for the narrow type adds up; what is written to the value is taken over."""
+    value = torch.linspace(1, 2, 12).bfloat16().view(3, 4)
+    part = Part.of(value, None, torch.float32)
+    optimizer = make_optimizer([part.tensor], "sgd", {"lr": 1.0})
+    wide = value.float()
+    for _ in range(20):
+        part.tensor.grad = part.of_gradient(torch.full((3, 4), 1e-3).bfloat16())
+        optimizer.step()
+        wide -= torch.full((3, 4), 1e-3).bfloat16().float()
+        part.give()
+        part.seen = value._version
+        part.refresh()
+    torch.testing.assert_close(part.tensor.detach(), wide, rtol=1e-6, atol=0)
+    assert torch.equal(value, wide.bfloat16())
+    value.fill_(3.0)
+    part.refresh()
+    assert torch.equal(part.tensor, torch.full((3, 4), 3.0))
+
+
+class Narrow(nn.Module):
+    """Parameters in bf16, whose numbers divide over 4 devices, and a count that is no parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = (nn.Linear(64, 64, bias=False) for _ in range(2))
+        self.bfloat16()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"loss": self.down(torch.tanh(self.up(x))).float().square().mean()}
+
+
+STORES = {
+    "": (2, 2, 12),
+    'accumulate 2 store optimizer "**" over dp': (2, 2, 12 / 4),
+    'store gradients "**" over dp': (2, 2 / 4, 12 / 4),
+    'store "**" over dp': (2 / 4, 2 / 4, 12 / 4),
+}
+"""Bytes at rest for each parameter: its own, those of its gradient and of its states."""
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_bytes_at_rest_are_those_of_the_formulas(tmp_path: Path, store: str) -> None:
+    path = tmp_path / "spec.shard"
+    text = "mesh { dp = 4 }\ninput x : bf16[16, 64] [dp, _]\nprecision { master = f32 }\n"
+    path.write_text(text + store + "\n")
+    made = shardlang.compile(path, model=Narrow)
+    memory = plan_of(made.compiled).memory
+    count, params = 2 * 64 * 64, 2
+    steps = 4 * params
+    found = memory.params_bytes, memory.gradients_bytes, memory.optimizer_bytes - steps
+    assert found == tuple(bytes_ * count for bytes_ in STORES[store])
+
+
+@pytest.mark.parametrize("fault", ["give", "held"])
+def test_a_master_weight_that_is_not_written_back_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    path = tmp_path / "spec.shard"
+    text = "mesh { dp = 4 }\ninput x : bf16[16, 64] [dp, _]\nprecision { master = f32 }\n"
+    path.write_text(text + ('store optimizer "**" over dp\n' if fault == "held" else ""))
+    made = shardlang.compile(path, model=Narrow)
+    assert made.verify().ok
+    if fault == "give":
+        monkeypatch.setattr(Part, "give", lambda self: None)
+    else:
+        old = lambda self: self.cut(self.value) if self.cut is not None else self.value  # noqa: E731
+        monkeypatch.setattr(Part, "narrowed", old)
+    report = made.verify()
+    assert not report.ok and report.updates and max(report.updates.values()) > 1e-6

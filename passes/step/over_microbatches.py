@@ -1,0 +1,109 @@
+"""For the split into microbatches: collectives without their axis, and ways through the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import fx
+
+from shardlang.ir.collective import Collective, Kind
+from shardlang.ir.dim_layout import DimLayout
+from shardlang.ir.graph import ShardError, is_item
+from shardlang.ir.mesh import Axis
+from shardlang.ir.node import info
+from shardlang.ir.step import collectives_of, is_bucket, is_collective
+
+
+def without(collective: Collective, axis: Axis) -> Collective:
+    """An all-reduce without one axis."""
+    axes = tuple(one for one in collective.axes if one != axis)
+    src = replace(collective.src, partial=collective.src.partial - {axis})
+    kind = collective.kind if axes else Kind.NOTHING
+    return replace(collective, kind=kind, axes=axes, src=src)
+
+
+def is_reduction(node: fx.Node) -> bool:
+    """Whether a node reduces or scatters gradients, or is one of those that come of it."""
+    if is_item(node):
+        return is_collective(node.all_input_nodes[0])
+    if not info(node).backward or not is_collective(node):
+        return False
+    kinds = {collective.kind for _, collective in collectives_of(node)}
+    return kinds <= {Kind.NOTHING, Kind.ALL_REDUCE, Kind.REDUCE_SCATTER}
+
+
+def joins_gradients(node: fx.Node, reduced: set[fx.Node]) -> bool:
+    """Whether a node adds up gradients that are summed over microbatches."""
+    return node in reduced and node.target is torch.ops.aten.add.Tensor
+
+
+def gathered_within(collective: Collective, axis: Axis) -> Collective | None:
+    """What an all-gather does within each microbatch; None where their rows do not stand together.
+
+    The microbatches then follow one another along the dim.
+    """
+    place, narrow, wide = collective.cut()
+    if not narrow.plain or wide.axes or not narrow.axes or narrow.axes[0] != axis:
+        return None
+    rest = tuple(one for one in collective.axes if one != axis)
+    if set(narrow.axes) != {axis, *rest}:
+        return None
+    each = DimLayout.shard(narrow.size, (axis,))
+    dst = collective.dst.replaced(place, each)
+    kind = collective.kind if rest else Kind.NOTHING
+    return replace(collective, kind=kind, axes=rest, dst=dst)
+
+
+def values_of(node: fx.Node) -> list[fx.Node]:
+    """The values that a collective node gives."""
+    return list(node.users) if is_bucket(node) else [node]
+
+
+def after_of(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """The nodes, and everything that is made of them."""
+    found, todo = set(nodes), list(nodes)
+    while todo:
+        for user in todo.pop().users:
+            if user not in found and user.op != "output":
+                found.add(user)
+                todo.append(user)
+    return found
+
+
+def before_of(nodes: Iterable[fx.Node], until: set[fx.Node] | None = None) -> set[fx.Node]:
+    """The nodes, and everything that they are made of, up to some nodes."""
+    ends = until or set()
+    found, todo = set(nodes), list(nodes)
+    while todo:
+        node = todo.pop()
+        for source in () if node in ends else node.all_input_nodes:
+            if source not in found:
+                found.add(source)
+                todo.append(source)
+    return found
+
+
+def drop_unread(graph: fx.Graph) -> None:
+    for node in reversed(graph.nodes):
+        if node.op == "call_function" and not node.users and not info(node).random:
+            graph.erase_node(node)
+
+
+def refused(node: fx.Node, what: str) -> ShardError:
+    return ShardError(
+        "SH0409",
+        f"{what}, so the batch cannot be accumulated",
+        node=node,
+        help="leave `accumulate` out, or let the model compute this row by row",
+    )
+
+
+def summed(node: fx.Node) -> fx.Node:
+    """What the collective adds up that gives a value."""
+    collective = node.all_input_nodes[0] if is_item(node) else node
+    pairs = collectives_of(collective)
+    place = node.args[1] if is_item(node) else 0
+    assert isinstance(place, int)
+    return pairs[place][0]
