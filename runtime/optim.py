@@ -147,6 +147,20 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self.parts.settle()
         return loss
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refused once the optimizer is made: it works on the parts of the module's parameters.
+
+        Raises:
+            RunError: SH0606.
+        """
+        if self.param_groups:
+            raise RunError(
+                "SH0606",
+                "the optimizer of a program trains the parameters of its module alone",
+                help="give other parameters an optimizer of torch, and step both",
+            )
+        super().add_param_group(param_group)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave; states keep their types, as those of master weights."""
         super().load_state_dict(state_dict)

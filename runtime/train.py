@@ -220,7 +220,7 @@ def train(trainee: Trainee, batches: Iterable[Batch], recipe: Recipe) -> Iterato
     _check_trainable(trainee)
     optimizer = trainee.optimizer(recipe.optimizer, recipe.arguments, recipe.master)
     for step, whole in zip(range(1, recipe.steps + 1), batches, strict=False):
-        batch = trainee.prepare(_dict(whole))
+        batch = trainee.prepare(as_batch(whole))
         began = time.perf_counter()
         loss, norm = one_step(trainee, batch, optimizer)
         taken = time.perf_counter() - began
@@ -230,8 +230,12 @@ def train(trainee: Trainee, batches: Iterable[Batch], recipe: Recipe) -> Iterato
             return
 
 
-def _dict(batch: object) -> Batch:
-    """The batch. Raises SH0605 for one that is not a dict."""
+def as_batch(batch: object) -> Batch:
+    """The batch.
+
+    Raises:
+        RunError: SH0605, it is no dict.
+    """
     if isinstance(batch, Mapping):
         return batch
     raise RunError(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from shardlang.compiler.accumulate import accumulated, accumulated_step
-from shardlang.compiler.driver import Compiled
+from shardlang.compiler.driver import Compiled, CompileError
+from shardlang.compiler.variants import compiled_for
 from shardlang.ir.leaf import Leaf, LeafKind
 from shardlang.ir.shards import shard_of
 from shardlang.runtime.accumulate import Accumulating
 from shardlang.runtime.checks import check_same_program
 from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.groups import Groups
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.tensor import own, sharded
@@ -22,8 +25,35 @@ from shardlang.runtime.train import ShardedTrainee
 from shardlang.runtime.whole import held_shard
 
 
+class _Along:
+    """The program along its microbatches, for inputs of some shapes."""
+
+    def __init__(self, compiled: Compiled, groups: Groups, seed: int) -> None:
+        """Compile it. Collective.
+
+        Raises:
+            CompileError: the batch cannot be cut so.
+            RunError: SH0602, the ranks hold different programs.
+        """
+        self._compiled, self._groups = accumulated(compiled), groups
+        self.program = self._compiled.program
+        check_same_program(self.program, groups)
+        self.constants = self._compiled.captured.constant_values(compiled.source.deferred, seed)
+        self._steps: dict[frozenset[str], Accumulating] = {}
+
+    def step(self, trained: frozenset[str]) -> Accumulating:
+        """The step for what is trained."""
+        if trained not in self._steps:
+            step = accumulated_step(self._compiled, sorted(trained))
+            self._steps[trained] = Accumulating(step, self._groups)
+        return self._steps[trained]
+
+
 class AccumulatedTrainee(ShardedTrainee):
-    """The sharded model, its batch cut into microbatches."""
+    """The sharded model, its batch cut into microbatches.
+
+    A batch of other sizes than declared gets a program of its own.
+    """
 
     def __init__(self, compiled: Compiled, module: ShardedModule, seed: int = 0) -> None:
         """Compile the step along its microbatches. Collective.
@@ -32,56 +62,55 @@ class AccumulatedTrainee(ShardedTrainee):
             CompileError: it cannot be computed so.
         """
         super().__init__(module)
-        self._held = held(module)
-        self._compiled = accumulated(compiled)
-        self.program = self._compiled.program
-        check_same_program(self.program, self._held.groups)
-        constants = self._compiled.captured.constant_values(compiled.source.deferred, seed)
-        self._constants = constants
-        self._steps: dict[frozenset[str], Accumulating] = {}
+        self._held, self._compiled, self._seed = held(module), compiled, seed
+        declared = self._declared = self._held.variants.compiler.declared
+        shapes = tuple(one.shape for one in declared.inputs)
+        self._along = {shapes: _Along(compiled, self._held.groups, seed)}
 
     def prepare(self, batch: Batch) -> Batch:
-        """The whole batch, which the ranks compare; it has the declared sizes.
-
-        Raises:
-            RunError: SH0605, it has others.
-        """
+        """The whole batch, which the ranks compare."""
         super().prepare(batch)
-        for leaf in self.program.leaves:
-            given = batch.get(leaf.name) if leaf.kind is LeafKind.INPUT else None
-            if isinstance(given, Tensor) and tuple(given.shape) != leaf.layout.shape:
-                raise RunError(
-                    "SH0605",
-                    f"input `{leaf.name}` is {list(given.shape)}, and a batch that is cut into"
-                    f" microbatches is {list(leaf.layout.shape)}, as declared",
-                    help="leave such a batch out, or leave `accumulate` out of the spec",
-                )
         return batch
 
     def backward(self, batch: Batch) -> Tensor | None:
-        """The loss of all microbatches; their gradients are added to those of the parameters."""
-        step = self._step()
-        made = step([self._leaves(batch, at) for at in step.coords])
-        lies = {leaf.name: leaf for leaf in self.program.leaves}
+        """The loss of all microbatches; their gradients are added to those of the parameters.
+
+        Raises:
+            RunError: SH0605, a batch of these sizes cannot be cut into microbatches.
+        """
+        along = self._for(batch)
+        params = {leaf.name: p for leaf, p in self._held.tensors() if leaf.kind is LeafKind.PARAM}
+        step = along.step(frozenset(name for name, p in params.items() if p.requires_grad))
+        leaves = along.program.leaves
+        made = step(
+            [{x.name: self._leaf(x, batch, at, along) for x in leaves} for at in step.coords]
+        )
+        lies = {leaf.name: leaf for leaf in leaves}
         for name, gradient in made.gradients.items():
             self._give(lies[name], gradient)
         self._write(made.written)
         return made.loss
 
-    def _step(self) -> Accumulating:
-        """The step for what is trained now."""
-        params = {leaf.name: p for leaf, p in self._held.tensors() if leaf.kind is LeafKind.PARAM}
-        trained = frozenset(name for name, p in params.items() if p.requires_grad)
-        if trained not in self._steps:
-            step = accumulated_step(self._compiled, sorted(trained))
-            self._steps[trained] = Accumulating(step, self._held.groups)
-        return self._steps[trained]
+    def _for(self, batch: Batch) -> _Along:
+        """The program for the shapes of a batch."""
+        inputs = self._declared.inputs
+        shapes = tuple(tuple(torch.as_tensor(batch[one.name]).shape) for one in inputs)
+        if shapes not in self._along:
+            pairs = zip(inputs, shapes, strict=True)
+            given = tuple(replace(one, shape=shape) for one, shape in pairs)
+            try:
+                other = compiled_for(self._compiled, replace(self._declared, inputs=given))
+                self._along[shapes] = _Along(other, self._held.groups, self._seed)
+            except CompileError as error:
+                raise RunError(
+                    "SH0605",
+                    f"a batch of {shapes[0][0]} rows cannot be cut into microbatches: {error}",
+                    help="leave such a batch out, or accumulate fewer microbatches",
+                ) from error
+        return self._along[shapes]
 
-    def _leaves(self, batch: Batch, at: Mapping[str, int]) -> dict[str, Tensor]:
-        """This device's shards of all leaves for one microbatch."""
-        return {leaf.name: self._leaf(leaf, batch, at) for leaf in self.program.leaves}
-
-    def _leaf(self, leaf: Leaf, batch: Batch, at: Mapping[str, int]) -> Tensor:
+    def _leaf(self, leaf: Leaf, batch: Batch, at: Mapping[str, int], along: _Along) -> Tensor:
+        """This device's shard of a leaf for one microbatch."""
         if leaf.kind is LeafKind.INPUT:
             whole = batch[leaf.name]
             assert isinstance(whole, Tensor)
@@ -89,7 +118,7 @@ class AccumulatedTrainee(ShardedTrainee):
         if leaf.name in self._held.slots:
             table, key = self._held.slots[leaf.name]
             return held_shard(table[key]).detach()
-        whole = self._constants[leaf.name]
+        whole = along.constants[leaf.name]
         return shard_of(whole, leaf.layout, at).to(self._held.groups.device)
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from shardlang.compiler.driver import Compiled, master_of
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule
 from shardlang.runtime.optim import DEFAULT, ShardedOptimizer
-from shardlang.runtime.train import ShardedTrainee, one_step
+from shardlang.runtime.train import ShardedTrainee, as_batch, one_step
 from shardlang.training.accumulated import AccumulatedTrainee
 
 
@@ -61,8 +61,10 @@ class Training:
         return ShardedOptimizer(self._module, name, arguments, master_of(self._compiled.spec))
 
     def step(self, batch: Mapping[str, Tensor]) -> StepResult:
-        """Train on one whole batch. Collective."""
-        loss, norm = one_step(self._trainee, self._trainee.prepare(batch), self.optimizer)
+        """Train on one whole batch, whatever gradients lie there. Collective."""
+        self.optimizer.zero_grad()
+        given = self._trainee.prepare(as_batch(batch))
+        loss, norm = one_step(self._trainee, given, self.optimizer)
         if loss is None or norm is None:
             raise RunError(
                 "SH0631",

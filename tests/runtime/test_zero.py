@@ -9,7 +9,7 @@ import stored
 import torch
 from spawn import spawn
 from torch import nn
-from zero_on_ranks import SPECS, STEPS, TRAINED, batch, program
+from zero_on_ranks import SPECS, STEPS, TRAINED, batch, longer, program
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +75,16 @@ def _fullest(ran: list[Any], name: str) -> list[int]:
 
 def test_a_loop_of_ones_own(ran: list[Any]) -> None:
     """States are saved and loaded, a gradient by hand counts, torch's own optimizer is refused."""
+    model = stored.stacked()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    want = [model(**longer())["loss"]]
+    want[0].backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+    optimizer.step()
+    want = [want[0].item(), model(**batch(1))["loss"].item()]
     for _, found in ran:
         assert found["again"] == found["then"] != found["first"]
-        assert found["refused"] == "SH0642"
+        assert (found["refused"], found["added"]) == ("SH0642", "SH0606")
         torch.testing.assert_close(*found["norms"])
         assert found["compiled"] < 1e-12
+        assert found["longer"] == pytest.approx(want, rel=1e-12)

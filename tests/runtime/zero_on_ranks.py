@@ -136,6 +136,10 @@ def by_hand() -> dict[str, Any]:
         plain.step()
     except RunError as error:
         found["refused"] = error.code
+    try:
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
+    except RunError as error:
+        found["added"] = error.code
     total = torch.nn.utils.clip_grad_norm_(module.parameters(), 1e9)
     optimizer.load()
     found["norms"] = float(total), float(optimizer.norm())
@@ -148,7 +152,16 @@ def by_hand() -> dict[str, Any]:
     compiled(**shards)["loss"].backward()
     gaps = [(p.grad.full_tensor() - want[n]).abs().max() for n, p in module.named_parameters()]
     found["compiled"] = float(max(gaps))
+    made = program("accumulated")
+    made.load()
+    found["longer"] = [made.step(longer()).loss, made.step(batch(1)).loss]
     return found
+
+
+def longer() -> dict[str, Tensor]:
+    """A batch of another size than declared, which does not divide into microbatches alike."""
+    ids, labels = torch.randint(0, 7, (2, 11), generator=torch.Generator().manual_seed(5))
+    return {"ids": ids, "labels": labels}
 
 
 def everything() -> tuple[dict[str, Any], dict[str, Any]]:
