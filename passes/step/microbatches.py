@@ -180,6 +180,7 @@ class _Split:
         graph, made, carried = fx.Graph(), dict[fx.Node, fx.Node](), dict[str, fx.Node]()
         sources = [x for n in moved for x in n.all_input_nodes if x not in moved]
         for x in dict.fromkeys([*sources, *(x for x in self.gradients if x not in moved)]):
+            assert not (is_collective(x) and is_bucket(x)), f"{x} is no tensor that adds up"
             carried[f"part {len(carried)}"] = x
             made[x] = graph.placeholder(f"part_{len(made)}")
             set_info(made[x], info(x))
@@ -203,6 +204,7 @@ class _Split:
                 continue
             if (readers or node in ends) and (is_reduction(node) or joins_gradients(node, reduced)):
                 found.add(node)
+        found -= {x for x in found if is_item(x) and x.all_input_nodes[0] not in found}
         return {node: None for node in self.graph.nodes if node in found}
 
     def _stored(self) -> set[fx.Node]:

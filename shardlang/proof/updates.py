@@ -26,9 +26,9 @@ from shardlang.runtime.simulate import PerDevice
 from shardlang.runtime.simulate_step import GraphSimulator
 from shardlang.runtime.update import DeviceUpdate, clip, squared_norm
 
-LEAST_EPS = 1e-8
-"""Adam divides by the size of a gradient and eps. Where both are nothing but rounding, so is the
-quotient: the proof takes no smaller eps than this."""
+LEAST_EPS = 1e-6
+"""Adam divides by the size of a gradient and eps. Where a gradient is nothing but rounding, so is
+the quotient for a small eps: the proof takes no smaller one than this."""
 
 UPDATES = 2
 
@@ -51,9 +51,11 @@ class Recipe:
     @property
     def provable(self) -> Mapping[str, object]:
         """The arguments, with an eps that rounding does not swamp."""
+        if self.name == "sgd":
+            return self.arguments
         eps = self.arguments.get("eps")
-        small = isinstance(eps, float) and eps < LEAST_EPS
-        return {**self.arguments, "eps": LEAST_EPS} if small else self.arguments
+        stated = eps if isinstance(eps, float) else 0.0
+        return {**self.arguments, "eps": max(stated, LEAST_EPS)}
 
     @property
     def largest(self) -> float | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from shardlang.ir.layout import Layout
 from shardlang.ir.program import LocalProgram
 from shardlang.passes.step.write_step import write_step
+from shardlang.passes.step.write_update import write_update
 from shardlang.runtime.calls import Argument, Call, Given, Made
 from tests.real.subjects import Subject
 
@@ -46,23 +48,27 @@ class Maker:
     def make(self, call: Call, inputs: Mapping[str, Layout]) -> Made:
         """The program for a batch of another size."""
         if call == self.declared:
-            rebuild = self._subject.captured.rebuild_output
-            return Made(
-                self._program, write_step, rebuild, self._constants, self._subject.captured.replaced
-            )
+            own = self._subject.captured
+            return _made(self._program, own.rebuild_output, self._constants, own.replaced)
         other = self._subject.resized({one.name: one.shape for one in call.inputs})
         captured = other.captured
-        return Made(
-            other.program(),
-            write_step,
-            captured.rebuild_output,
-            captured.constants,
-            captured.replaced,
+        return _made(
+            other.program(), captured.rebuild_output, captured.constants, captured.replaced
         )
 
     def modes_after(self, evaluated: frozenset[str], mode: bool) -> frozenset[str]:
         """Modes play no part."""
         return evaluated
+
+
+def _made(
+    program: LocalProgram,
+    rebuild: Callable[[Sequence[object]], object],
+    constants: Mapping[str, Tensor],
+    replaced: frozenset[str],
+) -> Made:
+    update = functools.partial(write_update, program)
+    return Made(program, write_step, update, rebuild, constants, replaced)
 
 
 def _tree(program: LocalProgram) -> nn.Module:

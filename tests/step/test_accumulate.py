@@ -83,6 +83,12 @@ STORES = {
     "value": ("dp = 2", "dp", 'store "**" over dp regather'),
     "recompute": ("dp = 2", "dp", 'store "**" over dp recompute "layers.*"'),
     "width": ("dp = 2 tp = 2", "dp", 'param "layers.*.weight" [tp, _] store "**" over dp'),
+    "whole": ("tp = 2", "_", 'store optimizer "**" over tp'),
+    "two axes": (
+        "dp = 2 tp = 2",
+        "dp",
+        'param "layers.*.weight" [tp, _] store optimizer "**" over dp*tp',
+    ),
     "values": ("dp = 2", "dp", 'value "layers.*" [dp, _, _] output scores [dp, _, _]'),
 }
 
