@@ -15,7 +15,7 @@ from shardlang.runtime.groups import Groups, join
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import ShardedOptimizer
 from shardlang.runtime.save import save
-from shardlang.runtime.train import Record
+from shardlang.runtime.train import PlainTrainee, Record
 from shardlang.runtime.whole import whole
 from shardlang.spec import load_spec
 from shardlang.training.run import Run, plain_trainee, recipe_of, sharded_module
@@ -133,6 +133,12 @@ def _reference(found: Compiled, steps: int = 4) -> list[Record]:
     return Run(found, recipe_of(found, steps, SEED)).reference(list)
 
 
+def _plain_norm(trainee: PlainTrainee) -> torch.Tensor:
+    optimizer = trainee.optimizer("sgd", {})
+    optimizer.load()
+    return optimizer.norm()
+
+
 def _plain(found: Compiled) -> dict[str, Any]:
     trainee = plain_trainee(found, SEED)
     start = {name: value.clone() for name, value in trainee.module.state_dict().items()}
@@ -144,6 +150,6 @@ def _plain(found: Compiled) -> dict[str, Any]:
         "loss": out["loss"].detach(),
         "logits": out["extra"][0].detach(),
         "grads": {name: param.grad for name, param in params},
-        "norm": trainee.optimizer("sgd", {}).norm(),
+        "norm": _plain_norm(trainee),
         "training": _reference(found),
     }
