@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from shardlang.ir.accumulated import AccumulatedStep, MeshAt, Piece, mesh_at
 from shardlang.ir.leaf import ResultKind
@@ -71,11 +71,5 @@ def _add(into: ByName, values: Mapping[str, PerDevice]) -> None:
     for name, value in values.items():
         known = into.get(name)
         into[name] = (
-            list(value)
-            if known is None
-            else [_sum(a, b) for a, b in zip(known, value, strict=True)]
+            list(value) if known is None else [a + b for a, b in zip(known, value, strict=True)]
         )
-
-
-def _sum(a: Tensor, b: Tensor) -> Tensor:
-    return a + b

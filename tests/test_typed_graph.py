@@ -64,7 +64,7 @@ BUILDS = {
     "passes/step/dropouts.py",  # the ops of a dropout, which have no records yet
     "passes/step/write_update.py",  # the inputs of the update
     "passes/step/microbatches.py",  # copies of parts of a step
-    "passes/step/over_microbatches.py",  # drops what nothing reads any more
+    "passes/step/unread.py",  # drops what nothing reads
     "passes/step/fold_views.py",  # the ops of a trace, which have no records yet
     "passes/step/numbers.py",  # the same
     "passes/step/prices.py",  # one call, for which a rule is asked

@@ -23,6 +23,7 @@ from shardlang.passes.step.by_itself import by_itself
 from shardlang.passes.step.forward import ForwardWriter
 from shardlang.passes.step.step_writer import StepWriter
 from shardlang.passes.step.steps_back import Step, steps_back, value_of
+from shardlang.passes.step.unread import drop_unread
 
 
 def differentiate(
@@ -113,7 +114,7 @@ class _Differentiation:
             if (n, 0) in self.backward.gradients
         }
         self.writer.graph.output((tuple(results), tuple(found.values())))
-        _drop_unread(self.writer.graph)
+        drop_unread(self.writer.graph)
         return StepProgram(
             self.program.mesh, self.writer.graph, self.program.leaves, self.program.results, names,
             tuple(found), self._adjoints(),
@@ -125,10 +126,3 @@ class _Differentiation:
             for node in self.program.graph.nodes
         }
         return {name: gradient.name for name, gradient in found.items() if gradient is not None}
-
-
-def _drop_unread(graph: fx.Graph) -> None:
-    """Drop what nothing reads: all but draws, without which later draws would be others."""
-    for node in reversed(graph.nodes):
-        if node.op == "call_function" and not node.users and not info(node).random:
-            graph.erase_node(node)

@@ -31,7 +31,6 @@ from shardlang.ir.step import (
 from shardlang.passes.step.over_microbatches import (
     after_of,
     before_of,
-    drop_unread,
     gathered_within,
     is_reduction,
     joins_gradients,
@@ -40,6 +39,7 @@ from shardlang.passes.step.over_microbatches import (
     values_of,
     without,
 )
+from shardlang.passes.step.unread import drop_unread
 
 
 def split_microbatches(step: StepProgram, axis: Axis, loss: str) -> AccumulatedStep:

@@ -85,12 +85,6 @@ def before_of(nodes: Iterable[fx.Node], until: set[fx.Node] | None = None) -> se
     return found
 
 
-def drop_unread(graph: fx.Graph) -> None:
-    for node in reversed(graph.nodes):
-        if node.op == "call_function" and not node.users and not info(node).random:
-            graph.erase_node(node)
-
-
 def refused(node: fx.Node, what: str) -> ShardError:
     return ShardError(
         "SH0409",
