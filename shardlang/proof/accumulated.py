@@ -59,7 +59,7 @@ class SimulatedAccumulation:
         made = self.simulator.run(
             [self._at(number) for number in range(len(self.simulator.meshes))]
         )
-        self.gradients, self.loss = made.gradients, made.loss
+        self.gradients, self.loss, self.written = made.gradients, made.loss, made.written
 
     def _at(self, number: int) -> dict[str, PerDevice]:
         """All leaves of one microbatch; the parameters are those of all."""
@@ -77,13 +77,17 @@ class SimulatedAccumulation:
         return SimulatedAccumulation(self.program, reference, (self, values))
 
     def differences(self) -> dict[str, float]:
-        """The loss and every gradient beside the reference."""
+        """The loss, the buffers that it writes and every gradient beside the reference."""
         name = self.program.loss
         assert name is not None
         result = next(r for r in self.program.results if r.name == name)
         want = self.reference.results[name]
         scale = largest(self.reference.results)
         found = {name: difference(self.loss, want, result.layout, self.coords, scale)}
+        layouts = {leaf.name: leaf.at_rest for leaf in self.program.leaves}
+        for buffer, value in self.written.items():
+            want = self.reference.results[buffer]
+            found[buffer] = difference(value, want, layouts[buffer], self.coords, scale)
         top = largest(self.reference.gradients)
         for leaf in self.program.leaves:
             given = self.reference.gradients.get(leaf.name)

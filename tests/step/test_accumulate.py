@@ -27,8 +27,11 @@ class Words(nn.Module):
         self.table, self.places = nn.Embedding(9, 6), nn.Embedding(5, 6)
         self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(2))
         self.drop, self.norm = nn.Dropout(0.3), nn.LayerNorm(6)
+        self.calls: Tensor
+        self.register_buffer("calls", torch.zeros(()))
 
     def forward(self, ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        self.calls += 1
         x = self.table(ids) + self.places(torch.arange(5))
         for layer in self.layers:
             x = x + self.drop(torch.tanh(layer(x)))
@@ -99,7 +102,7 @@ def test_it_is_the_large_batch(tmp_path: Path, name: str) -> None:
     text = f"mesh {{ {mesh} }}\n{WORDS.format(axes=axes)}accumulate 3\n{rest}\n"
     report = program(tmp_path, Words, text).verify()
     assert report.ok, report
-    assert report.accumulated and report.updates
+    assert report.accumulated and report.updates and "calls" in report.accumulated
     assert report.microbatches == (5 if name == "uneven" else 3)
     assert max(report.accumulated.values()) < 1e-12 > max(report.updates.values()) / 100
 
