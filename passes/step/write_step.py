@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from shardlang.ir.accumulated import MICROBATCH, AccumulatedStep
+from shardlang.ir.collection import rarely_collected
 from shardlang.ir.program import LocalProgram, differentiable
 from shardlang.ir.step import StepProgram
 from shardlang.ir.step_options import StepOptions
@@ -22,6 +23,7 @@ STEP_PASSES: tuple[StepPass, ...] = (recompute, regather, schedule)
 """The passes on the program that `differentiate` has written, in order."""
 
 
+@rarely_collected()
 def write_step(
     program: LocalProgram, trained: Collection[str], given: Collection[str]
 ) -> StepProgram:

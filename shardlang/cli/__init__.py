@@ -12,6 +12,8 @@ from pathlib import Path
 
 import click
 
+from shardlang.ir.collection import rarely_collected
+
 COMMANDS = {
     "fmt": "Print specs in canonical form.",
     "check": "Report everything that is wrong with a spec.",
@@ -99,7 +101,9 @@ def main(args: Sequence[str] | None = None) -> None:
     Exits with 0 when all is clean, 1 on findings, 2 on wrong usage or an internal error, 130 on
     Ctrl-C.
     """
-    sys.exit(execute(args))
+    with rarely_collected():
+        status = execute(args)
+    sys.exit(status)
 
 
 def execute(args: Sequence[str] | None = None) -> int:

@@ -31,6 +31,7 @@ from shardlang.grammar.diagnostics import (
     join_words,
     quote,
 )  # fmt: skip
+from shardlang.ir.collection import rarely_collected
 from shardlang.ir.graph import ShardError, ShardGraph
 from shardlang.ir.leaf import LeafKind, Stored
 from shardlang.ir.mesh import Coord, Mesh
@@ -180,6 +181,7 @@ def _step_options(spec: Spec, binding: Binding) -> StepOptions:
     return replace(spec.step, recompute=recompute)
 
 
+@rarely_collected()
 def compile_spec(
     spec: Spec,
     source: ModelSource | None = None,

@@ -12,6 +12,7 @@ from torch import fx
 
 from shardlang.cost.reshards import sent_backward, sent_forward
 from shardlang.cost.ring import ring_bytes
+from shardlang.ir.collection import rarely_collected
 from shardlang.ir.collective import Kind
 from shardlang.ir.graph import is_held, is_item, items_of, regathered, reshard_nodes, reshards_of
 from shardlang.ir.leaf import LeafKind, ResultKind
@@ -66,6 +67,7 @@ def make_plan(
     )
 
 
+@rarely_collected()
 def plan_of(compiled: Compiled) -> Plan:
     """The plan of a compiled spec.
 

@@ -10,6 +10,7 @@ from shardlang.capture import Captured, InputSpec, ModelSource, raise_to_float64
 from shardlang.capture.index_bounds import check_values
 from shardlang.compiler.build import Statements, build_graph
 from shardlang.ir.accumulated import MICROBATCH
+from shardlang.ir.collection import rarely_collected
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram
 from shardlang.passes.pipeline import run_passes
@@ -28,6 +29,7 @@ from shardlang.proof.values import all_values
 from shardlang.runtime.simulate import DeviceFault
 
 
+@rarely_collected()
 def verify(
     captured: Captured,
     statements: Statements,
