@@ -120,11 +120,11 @@ def _accumulate(rule: Rule) -> t.Accumulate:
 
 
 def _precision(rule: Rule) -> t.Precision:
-    return t.Precision(tuple(map(_master, rule.rules())), span=rule.span)
+    return t.Precision(tuple(map(_typed, rule.rules())), span=rule.span)
 
 
-def _master(rule: Rule) -> t.Master:
-    return t.Master(leaf.ident(rule, 0), span=rule.span)
+def _typed(rule: Rule) -> t.Typed:
+    return t.Typed(chosen(rule.token(0), t.TYPED), leaf.ident(rule, 1), span=rule.span)
 
 
 def _schedule(rule: Rule) -> t.Schedule:

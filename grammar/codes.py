@@ -165,7 +165,8 @@ CODES: dict[str, Code] = {
     ),
     "SH0243": Code(
         "bad precision",
-        "Master weights are f32: a copy of narrower parameters that the optimizer updates.",
+        "Master weights, a copy of narrower parameters that the optimizer updates, are f32, and so"
+        " are the sums of gradients of narrower parameters. Neither is narrower than a parameter.",
     ),
     "SH0230": Code("unused name", "A let or dim that nothing refers to."),
     "SH0231": Code(

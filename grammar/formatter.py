@@ -255,8 +255,8 @@ def _(node: t.Accumulate) -> str:
 
 
 @_text.register
-def _(node: t.Master) -> str:
-    return f"master = {_text(node.dtype)}"
+def _(node: t.Typed) -> str:
+    return f"{node.what} = {_text(node.dtype)}"
 
 
 @_text.register

@@ -34,7 +34,7 @@ FORMS = {
     "random": "random fast",
     "recompute": 'recompute "MODULES"',
     "accumulate": "accumulate COUNT",
-    "precision": "precision { master = TYPE }",
+    "precision": "precision { reduce = TYPE }",
     "schedule": "schedule { prefetch SIZE }",
     "expect": 'expect { forbid COLLECTIVE over AXES in "MODULES" }',
 }

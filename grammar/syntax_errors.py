@@ -42,7 +42,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "LAYOUT": ("layout",),
     "LOCAL": ("local",),
     "PREFETCH": ("prefetch",),
-    "MASTER": ("master",),
+    "TYPED": ("master", "reduce"),
 }
 """The words that each keyword terminal stands for."""
 

@@ -42,6 +42,7 @@ __all__ = [
     "NO_TRIVIA",
     "RANDOM_MODES",
     "SIDES",
+    "TYPED",
     "Accumulate",
     "Argument",
     "AxesEntry",
@@ -93,6 +94,8 @@ __all__ = [
     "TimesBound",
     "Tree",
     "Trivia",
+    "Typed",
+    "TypedWhat",
     "Use",
     "Value",
     "ValueStatement",
@@ -229,6 +232,8 @@ AxisRole = Literal["data", "model"]
 AXIS_ROLES: tuple[AxisRole, ...] = ("data", "model")
 RandomMode = Literal["exact", "fast"]
 RANDOM_MODES: tuple[RandomMode, ...] = ("exact", "fast")
+TypedWhat = Literal["master", "reduce"]
+TYPED: tuple[TypedWhat, ...] = ("master", "reduce")
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,9 +266,10 @@ class Accumulate(Item):
 
 
 @dataclass(frozen=True, slots=True)
-class Master(Item):
-    """`master = f32`, inside `precision`."""
+class Typed(Item):
+    """`master = f32`, inside `precision`: the type of something."""
 
+    what: TypedWhat
     dtype: Ident
 
 
@@ -271,7 +277,7 @@ class Master(Item):
 class Precision(Item):
     """`precision { ... }`."""
 
-    items: tuple[Master, ...]
+    items: tuple[Typed, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from shardlang.ir.collective import Kind
 from shardlang.ir.device_values import specialise
 from shardlang.ir.leaf import ResultKind
 from shardlang.ir.mesh import Axis
+from shardlang.ir.precision import wider
 from shardlang.ir.step import StepProgram, collectives_of, is_collective
 from shardlang.runtime.groups import Group, Groups
 from shardlang.runtime.lanes import lanes
@@ -127,7 +128,9 @@ class Accumulating:
         seed = torch.ones(self.step.loss.layout.shape, dtype=self.step.loss.dtype, device=device)
         del results, ends
         given = loaded.backward(kept, [seed])
-        add_up(sums, dict(zip(main.gradients, given, strict=True)), number)
+        gradients = dict(zip(main.gradients, given, strict=True))
+        del given
+        add_up(sums, gradients, number, self.step.wide)
         return written
 
 
@@ -144,12 +147,21 @@ def _given(piece: Piece, values: Mapping[str, Tensor]) -> list[Tensor]:
     return [values[name] for name in piece.takes]
 
 
-def add_up(into: dict[str, Tensor], values: Mapping[str, Tensor], number: int) -> None:
-    """Add the values of one microbatch; the first ones are taken as they are, and not changed."""
+def add_up(
+    into: dict[str, Tensor],
+    values: Mapping[str, Tensor],
+    number: int,
+    wide: torch.dtype | None = None,
+) -> None:
+    """Add the values of one microbatch; the first ones are not changed.
+
+    Args:
+        wide: the type of the sums of narrower values.
+    """
     for name, value in values.items():
         if number == 0:
-            into[name] = value
-        elif number == 1:
+            into[name] = value.to(wider(value.dtype, wide))
+        elif number == 1 and into[name].dtype == value.dtype:
             into[name] = into[name] + value
         else:
             into[name].add_(value)

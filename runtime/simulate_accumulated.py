@@ -10,6 +10,7 @@ from torch import fx
 
 from shardlang.ir.accumulated import AccumulatedStep, MeshAt, Piece, mesh_at
 from shardlang.ir.leaf import ResultKind
+from shardlang.ir.precision import wider
 from shardlang.runtime.accumulate import totals_of
 from shardlang.runtime.simulate import PerDevice
 from shardlang.runtime.simulate_step import GraphSimulator, StepSimulator
@@ -53,7 +54,7 @@ class AccumulatedSimulator:
             pairs = list(zip(step.main.results, results, strict=True))
             _add(parts, {r.name: x for r, x in pairs if r.kind is ResultKind.OUTPUT})
             written = {r.name: x for r, x in pairs if r.kind is ResultKind.MUTATION}
-            _add(sums, gradients)
+            _add(sums, {name: _widened(x, step.wide) for name, x in gradients.items()})
         first = self.meshes[0]
         loss = _run(step.finish, first, {**leaves[0], **totals, **parts})
         return SimulatedStep(loss["loss"], _run(step.reduce, first, sums), written)
@@ -65,6 +66,10 @@ def _run(piece: Piece, mesh: MeshAt, values: Mapping[str, PerDevice]) -> ByName:
     assert isinstance(returned, tuple)
     nodes = [node for node in returned if isinstance(node, fx.Node)]
     return {name: made[node] for name, node in zip(piece.gives, nodes, strict=True)}
+
+
+def _widened(values: PerDevice, wide: torch.dtype | None) -> PerDevice:
+    return [x.to(wider(x.dtype, wide)) for x in values]
 
 
 def _add(into: ByName, values: Mapping[str, PerDevice]) -> None:

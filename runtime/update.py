@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import Coord, Mesh
+from shardlang.ir.precision import wider
 from shardlang.runtime.narrowing import Narrowing
 
 
@@ -83,12 +84,6 @@ class Part:
     def narrowed(self) -> Tensor:
         """The part in the type of the value."""
         return self.tensor.detach().to(self.value.dtype)
-
-
-def wider(dtype: torch.dtype, master: torch.dtype | None) -> torch.dtype:
-    """The type in which a parameter is updated."""
-    narrow = master is not None and dtype.is_floating_point and dtype.itemsize < master.itemsize
-    return master if narrow and master is not None else dtype
 
 
 class DeviceUpdate:

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
+from shardlang.ir.collective import Collective
 from shardlang.ir.device_values import size_at
 from shardlang.ir.graph import is_item, is_reshard, reshards_of
 from shardlang.ir.layout import Layout
-from shardlang.ir.node import info, results_of
-from shardlang.ir.step import apply_collective, apply_collectives, pull
+from shardlang.ir.node import info, results_of, tensor_of
+from shardlang.ir.reduced import Reduced
+from shardlang.ir.step import apply_collective, apply_collectives, cast, pull
 from shardlang.passes.step.local_calls import operands_of
 from shardlang.passes.step.step_writer import StepWriter
 from shardlang.passes.step.steps_back import Step, Value, is_bundle, places_of, value_of
@@ -26,29 +28,46 @@ class BackwardWriter:
         gradients: the whole gradient of every value that one has reached, so far.
     """
 
-    def __init__(self, writer: StepWriter) -> None:
-        self.writer = writer
+    def __init__(self, writer: StepWriter, reduced: Reduced) -> None:
+        self.writer, self._reduced = writer, reduced
+        self._wide: dict[fx.Node, torch.dtype] = {}
         self.gradients: dict[Value, fx.Node] = {}
 
     def give(self, value: Value, gradient: fx.Node) -> None:
         """Add to the gradient of a value."""
         known = self.gradients.get(value)
         if known is not None:
+            kinds = [self._wide[x] for x in (known, gradient) if x in self._wide]
             gradient = self.writer.add(torch.ops.aten.add.Tensor, (known, gradient))
+            self._wide.update((gradient, kind) for kind in kinds[:1])
         self.gradients[value] = gradient
+
+    def returned(self, leaf: fx.Node) -> fx.Node:
+        """The gradient of a leaf, in the leaf's own type."""
+        return self._in(self.gradients[leaf, 0], tensor_of(leaf).dtype)
+
+    def _in(self, gradient: fx.Node, dtype: torch.dtype) -> fx.Node:
+        """A gradient in the type of its value; one that was reduced may have a wider one."""
+        narrow = self._wide.get(gradient, dtype) != dtype
+        return self.writer.add(cast, (gradient, dtype)) if narrow else gradient
+
+    def _given(self, step: Step) -> list[fx.Node | None]:
+        """The gradients of what an op gives, as the backward of the op takes them."""
+        types = [x.dtype for x in results_of(info(step.node).value)]
+        found = ((self.gradients.get((step.node, i)), i) for i in step.wants.given)
+        return [None if x is None else self._in(x, types[i]) for x, i in found]
 
     def write(self, step: Step) -> None:
         """Write the backward of a node that a gradient reaches."""
-        given = [self.gradients.get((step.node, i)) for i in step.wants.given]
-        if not any(given):
+        if not any((step.node, i) in self.gradients for i in step.wants.given):
             return
         self.writer.at = step.node
         if is_reshard(step.node):
             self._back_over(step)
         elif step.traced is None:
-            self._pulled(step, given)
+            self._pulled(step, self._given(step))
         else:
-            self._traced_back(step, step.traced, given)
+            self._traced_back(step, step.traced, self._given(step))
 
     def _traced_back(self, step: Step, traced: Traced, given: Sequence[fx.Node | None]) -> None:
         env = step.saved
@@ -84,13 +103,36 @@ class BackwardWriter:
     def _back_over(self, step: Step) -> None:
         pairs = reshards_of(step.node)
         there = [i for i in step.wants.wanted if (step.node, i) in self.gradients]
-        xs = tuple(self.gradients[step.node, i] for i in there)
         ways = tuple(pairs[i][1].adjoint for i in there)
+        values = [pairs[i][0] for i in there]
+        given = zip(there, values, ways, strict=True)
+        xs = tuple(self._sent(self.gradients[step.node, i], x, way) for i, x, way in given)
+        dtype = self._wide.get(xs[0])
         if not is_bundle(step.node):
             groups = [self.writer.now(by) for by in step.node.args[2:] if isinstance(by, fx.Node)]
-            made = self.writer.add(apply_collective, (xs[0], ways[0], *groups), changes=step.node)
-            self.give(value_of(pairs[0][0]), made)
+            args = (xs[0], ways[0], *groups)
+            made = self.writer.add(apply_collective, args, changes=step.node, dtype=dtype)
+            self._arrived(values[0], made, xs[0])
             return
-        made = self.writer.add(apply_collectives, (xs, ways), changes=step.node)
-        for place, i in enumerate(there):
-            self.give(value_of(pairs[i][0]), self.writer.add(operator.getitem, (made, place)))
+        made = self.writer.add(apply_collectives, (xs, ways), changes=step.node, dtype=dtype)
+        for place, x in enumerate(xs):
+            item = self.writer.add(operator.getitem, (made, place))
+            self._arrived(values[place], item, x)
+
+    def _sent(self, gradient: fx.Node, value: fx.Node, way: Collective) -> fx.Node:
+        """The gradient of a value in the type in which a collective takes it."""
+        own = tensor_of(value).dtype
+        known = self._wide.get(gradient, own)
+        wanted = self._reduced.dtype(value, way) if way.sends else known
+        if known == wanted:
+            return gradient
+        made = self.writer.add(cast, (gradient, wanted))
+        if wanted != own:
+            self._wide[made] = wanted
+        return made
+
+    def _arrived(self, value: fx.Node, gradient: fx.Node, sent: fx.Node) -> None:
+        """Give a value what a collective has made of a gradient, which keeps its type."""
+        if sent in self._wide:
+            self._wide[gradient] = self._wide[sent]
+        self.give(value_of(value), gradient)

@@ -20,6 +20,7 @@ from shardlang.ir.step import (
     is_wait,
 )
 from shardlang.passes.invariants.invariant import InvariantError
+from shardlang.passes.step.narrow_sums import narrow_sums
 
 Check = Callable[[StepProgram], Iterator[str]]
 
@@ -117,6 +118,15 @@ def starts_waited(program: StepProgram) -> Iterator[str]:
             yield f"`{node}` is waited for in the other half"
 
 
+def sums_wide(program: StepProgram) -> Iterator[str]:
+    """Gradients are reduced in no narrower type than the spec states."""
+    types = {leaf.name: leaf.dtype for leaf in program.leaves}
+    pairs = zip(program.gradients, program.returned[1], strict=True)
+    ends = [(node, types[name]) for name, node in pairs if name in types]
+    for node in narrow_sums(ends, program.wide):
+        yield f"`{node}` is made in a narrower type than {program.wide}"
+
+
 CHECKS: tuple[Check, ...] = (
     names_unique,
     values_there,
@@ -125,5 +135,6 @@ CHECKS: tuple[Check, ...] = (
     ends_match,
     buckets_match,
     starts_waited,
+    sums_wide,
 )
 """The invariants, each by the name of its check."""

@@ -17,6 +17,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import ResultKind
 from shardlang.ir.node import NodeInfo, info, set_info
 from shardlang.ir.program import LocalProgram, nodes_of_results
+from shardlang.ir.reduced import Reduced
 from shardlang.ir.step import StepProgram
 from shardlang.passes.step.backward import BackwardWriter
 from shardlang.passes.step.by_itself import by_itself
@@ -53,7 +54,7 @@ class _Differentiation:
             if names[n.name] in trained
         }
         self.writer = StepWriter()
-        self.backward = BackwardWriter(self.writer)
+        self.backward = BackwardWriter(self.writer, Reduced(program))
 
     def run(self, given: Collection[str], ready_for: Collection[str]) -> StepProgram:
         """Find out who is asked for what, write the forward, write the backward."""
@@ -109,7 +110,7 @@ class _Differentiation:
     def _returned(self, names: tuple[str, ...]) -> StepProgram:
         results = [self.writer.now(n) for n in nodes_of_results(self.program)]
         found = {
-            name: self.backward.gradients[n, 0]
+            name: self.backward.returned(n)
             for name, n in self.trained.items()
             if (n, 0) in self.backward.gradients
         }
@@ -117,7 +118,7 @@ class _Differentiation:
         drop_unread(self.writer.graph)
         return StepProgram(
             self.program.mesh, self.writer.graph, self.program.leaves, self.program.results, names,
-            tuple(found), self._adjoints(),
+            tuple(found), self._adjoints(), wide=self.program.step.precision.reduce,
         )  # fmt: skip
 
     def _adjoints(self) -> dict[str, str]:

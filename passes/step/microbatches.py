@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import fx
 
 from shardlang.ir.accumulated import AccumulatedStep, Piece
@@ -19,11 +20,13 @@ from shardlang.ir.graph import is_item
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, LeafKind, Result, ResultKind, Stored
 from shardlang.ir.mesh import Axis
-from shardlang.ir.node import info, layout_of, set_info, tensor_of
+from shardlang.ir.node import NodeInfo, info, layout_of, set_info, tensor_of
+from shardlang.ir.precision import wider
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.step import (
     StepProgram,
     apply_collective,
+    cast,
     collectives_of,
     is_bucket,
     is_collective,
@@ -42,21 +45,24 @@ from shardlang.passes.step.over_microbatches import (
 from shardlang.passes.step.unread import drop_unread
 
 
-def split_microbatches(step: StepProgram, axis: Axis, loss: str) -> AccumulatedStep:
+def split_microbatches(
+    step: StepProgram, axis: Axis, loss: str, wide: torch.dtype | None = None
+) -> AccumulatedStep:
     """Split a step.
 
     Args:
         step: forward and backward, from the loss alone.
+        wide: the type in which narrower gradients are summed.
 
     Raises:
         ShardError: SH0409, an op needs all microbatches at once.
     """
-    return _Split(step, axis, loss).run()
+    return _Split(step, axis, loss, wide).run()
 
 
 class _Split:
-    def __init__(self, step: StepProgram, axis: Axis, loss: str) -> None:
-        self.step, self.axis, self.graph = step, axis, step.graph
+    def __init__(self, step: StepProgram, axis: Axis, loss: str, wide: torch.dtype | None) -> None:
+        self.step, self.axis, self.graph, self.wide = step, axis, step.graph, wide
         self.edit = Rewriter(step.graph)
         self.leaves = {leaf.node: leaf for leaf in step.leaves}
         results, self.gradients = step.returned
@@ -88,7 +94,9 @@ class _Split:
         early = self._piece(first, {}, [totals[x] for x in first])
         finish = self._piece([self.loss], totals, ["loss"])
         main = self._main(first, last, totals, carried)
-        return AccumulatedStep(self.axis, early, main, finish, reduce, self.result, joins)
+        return AccumulatedStep(
+            self.axis, early, main, finish, reduce, self.result, joins, self.wide
+        )
 
     def _drop_other_results(self) -> None:
         """What a step does not return need not be made."""
@@ -187,8 +195,17 @@ class _Split:
         for node in moved:
             made[node] = graph.node_copy(node, made.__getitem__)
             set_info(made[node], info(node))
-        graph.output(tuple(made[x] for x in self.gradients))
+        pairs = zip(self.step.gradients, self.gradients, strict=True)
+        graph.output(tuple(self._rounded(name, made[x]) for name, x in pairs))
         return Piece(graph, tuple(carried), self.step.gradients), carried
+
+    def _rounded(self, name: str, gradient: fx.Node) -> fx.Node:
+        """A gradient of summed parts in the type of its leaf."""
+        dtype = next(leaf.dtype for leaf in self.step.leaves if leaf.name == name)
+        if wider(dtype, self.wide) == dtype or gradient.target is cast:
+            return gradient
+        record = NodeInfo(info(gradient).value, info(gradient).module, backward=True)
+        return Rewriter(gradient.graph).add(cast, (gradient, dtype), record=record)
 
     def _moved(self, reduced: set[fx.Node]) -> dict[fx.Node, None]:
         """What is done once for all microbatches: reductions that lead to nothing else, in order.
@@ -202,7 +219,8 @@ class _Split:
             readers = [user for user in node.users if user.op != "output"]
             if node in stays or not all(user in found for user in readers):
                 continue
-            if (readers or node in ends) and (is_reduction(node) or joins_gradients(node, reduced)):
+            moves = is_reduction(node) or node.target is cast or joins_gradients(node, reduced)
+            if moves and (readers or node in ends):
                 found.add(node)
         found -= {x for x in found if is_item(x) and x.all_input_nodes[0] not in found}
         return {node: None for node in self.graph.nodes if node in found}
@@ -212,7 +230,8 @@ class _Split:
         leaf_of = {leaf.name: leaf for leaf in self.step.leaves}
         pairs = zip(self.step.gradients, self.gradients, strict=True)
         apart = [
-            x for name, x in pairs
+            x.all_input_nodes[0] if x.target is cast else x
+            for name, x in pairs
             if leaf_of[name].store and leaf_of[name].splits is not Stored.OPTIMIZER
         ]  # fmt: skip
         found = before_of(apart)
@@ -272,4 +291,5 @@ class _Split:
         return StepProgram(
             self.step.mesh, self.graph, tuple(leaves),
             (*results, *(r for r, _ in self.written)), self.step.cotangents, tuple(carried),
+            wide=self.wide,
         )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from dataclasses import replace
 
+import torch
 from torch import fx
 from torch.fx.node import Target
 
@@ -74,6 +75,7 @@ class StepWriter:
         *,
         like: fx.Node | None = None,
         changes: fx.Node | None = None,
+        dtype: torch.dtype | None = None,
         name: str | None = None,
     ) -> fx.Node:
         """Add a call.
@@ -81,6 +83,7 @@ class StepWriter:
         Args:
             like: the node whose value it gives, and whose name it takes.
             changes: the reshard node of which it is one direction.
+            dtype: in which it sends, if not in that of the value.
         """
         if like is None:
             known, name = self._origin(target), name or self._name(target)
@@ -89,7 +92,7 @@ class StepWriter:
             known = replace(known, backward=True) if self.returning else known
         if changes is not None:
             value, reshard = reshards_of(changes)[0]
-            dtype = tensor_of(value).dtype
+            dtype = dtype or tensor_of(value).dtype
             known = replace(known, change=reshard.kind.value, dtype=dtype)
         return self._edit.add(target, args, kwargs, record=known, name=name)
 

@@ -50,7 +50,10 @@ def write_accumulated(program: LocalProgram, trained: Collection[str]) -> Accumu
     assert program.loss is not None, "what is accumulated is the gradient of a loss"
     ends = (program.loss,)
     step = differentiate(program, trained, ends, ends)
-    split = split_microbatches(step, program.mesh[MICROBATCH], program.loss)
+    check_step(step, differentiate.__name__)
+    split = split_microbatches(
+        step, program.mesh[MICROBATCH], program.loss, program.step.precision.reduce
+    )
     return replace(split, main=_passed(split.main, program.step))
 
 

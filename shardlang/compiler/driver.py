@@ -24,6 +24,7 @@ from shardlang.compiler.at_model import at_model
 from shardlang.compiler.build import Statements, Storage
 from shardlang.compiler.loss import loss_finding, loss_name, output_nodes
 from shardlang.compiler.parts import in_order
+from shardlang.compiler.precision import check_precision, precision_of
 from shardlang.cost.memory import state_bytes
 from shardlang.grammar.diagnostics import (
     Diagnostic,
@@ -178,7 +179,7 @@ def statements_of(spec: Spec, binding: Binding, captured: Captured) -> Statement
 def _step_options(spec: Spec, binding: Binding) -> StepOptions:
     """The options of the passes on the step program, in names of the model."""
     recompute = replace(spec.step.recompute, modules=binding.recompute)
-    return replace(spec.step, recompute=recompute)
+    return replace(spec.step, recompute=recompute, precision=precision_of(spec.precision))
 
 
 @rarely_collected()
@@ -213,6 +214,8 @@ def compile_spec(
     statements = statements_of(spec, binding, captured)
     if source.mode == "train" and (finding := loss_finding(spec, statements.loss, captured)):
         raise CompileError([*found, finding])
+    if wrong := check_precision(spec.precision, captured.leaves):
+        raise CompileError([*found, *wrong])
     try:
         statements, graph = in_order(captured, statements, source.mode == "train", passes, mesh)
     except ShardError as failure:
@@ -235,13 +238,8 @@ def _state_bytes(spec: Spec, program: LocalProgram) -> Callable[[Coord], int]:
     leaves = [leaf for leaf in program.leaves if leaf.trainable]
     stated = spec.optimizer
     name, options = (stated.name, stated.kwargs) if stated is not None else ("adamw", {})
-    master = master_of(spec)
+    master = precision_of(spec.precision).master
     return lambda coord: state_bytes(leaves, coord, name, options, master)
-
-
-def master_of(spec: Spec) -> torch.dtype | None:
-    """The type of the master weights that a spec states."""
-    return None if spec.master is None else DTYPES[spec.master]
 
 
 def _no_program(graph: ShardGraph) -> LocalProgram:

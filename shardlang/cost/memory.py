@@ -10,7 +10,7 @@ import torch
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import Coord
-from shardlang.runtime.update import wider
+from shardlang.ir.precision import wider
 
 _COPIES = {"adam": 2, "adamw": 2}
 """Tensors as large as the parameter that an optimizer keeps for each."""

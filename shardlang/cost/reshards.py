@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from shardlang.cost.ring import sent_bytes
 from shardlang.ir.graph import Pair
 from shardlang.ir.node import tensor_of
+from shardlang.ir.reduced import Reduced
 from shardlang.ir.reshard import Change, Reshard
 
 
@@ -33,8 +34,7 @@ def sent_forward(pairs: Iterable[Pair]) -> int:
     )
 
 
-def sent_backward(pairs: Iterable[Pair]) -> int:
+def sent_backward(pairs: Iterable[Pair], reduced: Reduced) -> int:
     """Bytes that the busiest device sends in one backward call of some reshards."""
-    return sum(
-        sent_bytes(reshard.adjoint, tensor_of(value).dtype.itemsize) for value, reshard in pairs
-    )
+    ways = [(value, reshard.adjoint) for value, reshard in pairs]
+    return sum(sent_bytes(way, reduced.bytes_of(value, way)) for value, way in ways)

@@ -26,6 +26,7 @@ from shardlang.ir.mesh import product
 from shardlang.ir.node import has_several, info, tensor_of
 from shardlang.ir.printed_type import dtype_name, printed_type
 from shardlang.ir.program import LocalProgram, apply_reshards, with_gradient
+from shardlang.ir.reduced import Reduced
 from shardlang.ir.reshard import Change
 from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.plan.names import module_of, op_name
@@ -53,9 +54,11 @@ class Reader:
     stage: Drawn
     program: LocalProgram | None = None
     leaves: dict[fx.Node, Leaf] = field(init=False)
+    reduced: Reduced | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.leaves = dict(self.graph.placeholders())
+        self.reduced = None if self.program is None else Reduced(self.program)
 
     def picture(self) -> Picture:
         """One box per leaf, op, reshard and result."""
@@ -92,7 +95,7 @@ class Reader:
         if node.op == "placeholder":
             return self._leaf(node, flowing)
         if is_reshard(node):
-            lines = reshard_lines(node, flowing)
+            lines = reshard_lines(node, flowing, self.reduced)
             return Box(node.name, BoxKind.RESHARD, module_of(node), lines, lines[0].split(" ")[0])
         declared = find(node.target)
         light = declared is None or declared.passes
@@ -103,7 +106,7 @@ class Reader:
         leaf = self.leaves[node]
         of_module = leaf.kind is not LeafKind.INPUT
         module, _, short = leaf.name.rpartition(".") if of_module else ("", "", leaf.name)
-        lines = (short, *self._type(node), *_reduced(node, flowing))
+        lines = (short, *self._type(node), *_reduced(node, flowing, self.reduced))
         return Box(node.name, BoxKind(leaf.kind.value), module, lines)
 
     def _arrow(self, operand: fx.Node, node: fx.Node, flowing: set[fx.Node]) -> Arrow:
@@ -183,7 +186,7 @@ def _is_vary(node: fx.Node) -> bool:
     return reshards_of(node)[0][1].kind is Change.VARY
 
 
-def reshard_lines(node: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
+def reshard_lines(node: fx.Node, flowing: set[fx.Node], reduced: Reduced | None) -> tuple[str, ...]:
     """`all_gather tp`, the bytes forward, and what the backward does."""
     pairs = reshards_of(node)
     reshard = pairs[0][1]
@@ -204,23 +207,24 @@ def reshard_lines(node: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
         lines.append(f"again backward: {bytes_text(sent_forward(again))}")
     back = [pairs[place] for place, item in items_of(node).items() if item in flowing]
     if back and back[0][1].adjoint.sends:
-        lines.append(_gradient_text(back))
+        lines.append(_gradient_text(back, reduced))
     return tuple(lines)
 
 
-def _gradient_text(pairs: list[Pair]) -> str:
+def _gradient_text(pairs: list[Pair], reduced: Reduced | None) -> str:
+    assert reduced is not None, "a gradient flows in a program alone"
     back = pairs[0][1].adjoint
     axes = product(back.axes)
-    return f"grad: {back.op} {axes} {bytes_text(sent_backward(pairs))}"
+    return f"grad: {back.op} {axes} {bytes_text(sent_backward(pairs, reduced))}"
 
 
-def _reduced(leaf: fx.Node, flowing: set[fx.Node]) -> tuple[str, ...]:
+def _reduced(leaf: fx.Node, flowing: set[fx.Node], reduced: Reduced | None) -> tuple[str, ...]:
     """How the gradient of a leaf is reduced, by the reshards that are not drawn."""
     lines = []
     for user in leaf.users:
         if is_reshard(user) and _is_vary(user) and user in flowing:
             pair = next(pair for pair in reshards_of(user) if pair[0] is leaf)
-            lines.append(_gradient_text([pair]))
+            lines.append(_gradient_text([pair], reduced))
     return tuple(lines)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import fx
 
 from shardlang.ir.leaf import Result
@@ -47,6 +48,7 @@ class AccumulatedStep:
         reduce: summed parts to gradients, by the names of the leaves.
         loss: the result that gradients start from.
         joins: totals that are no sums: their parts follow one another along a dim.
+        wide: the type in which parts of gradients are summed that are narrower.
     """
 
     axis: Axis
@@ -56,6 +58,7 @@ class AccumulatedStep:
     reduce: Piece
     loss: Result
     joins: Mapping[str, int] = field(default_factory=dict)
+    wide: torch.dtype | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ class StepProgram:
         gradients: the leaves whose gradient is returned, by name.
         adjoints: value of the forward program to the node with its whole gradient, by name.
         again: value of the forward to the node of the backward that makes it again, by name.
+        wide: the type in which gradients of narrower leaves are reduced.
     """
 
     mesh: Mesh
@@ -45,6 +46,7 @@ class StepProgram:
     gradients: tuple[str, ...]
     adjoints: Mapping[str, str] = field(default_factory=dict)
     again: Mapping[str, str] = field(default_factory=dict)
+    wide: torch.dtype | None = None
 
     @property
     def returned(self) -> tuple[list[fx.Node], list[fx.Node]]:
@@ -68,6 +70,11 @@ class UpdateProgram:
     mesh: Mesh
     graph: fx.Graph
     names: tuple[str, ...]
+
+
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A value in another type."""
+    return x.to(dtype)
 
 
 def apply_collective(x: Tensor, collective: Collective, groups: Tensor | None = None) -> Tensor:
@@ -156,7 +163,9 @@ def collectives_of(node: fx.Node) -> list[tuple[fx.Node, Collective]]:
 
 
 def arrives(node: fx.Node) -> bool:
-    """Whether a value is what a collective brings of other devices, so that nobody else has it."""
+    """Whether nobody else has a value: a collective brings it of other devices, or it is a cast."""
+    if node.target is cast:
+        return True
     source = node.args[0] if node.target is operator.getitem else node
     if isinstance(source, fx.Node) and is_wait(source):
         source = started_by(source)

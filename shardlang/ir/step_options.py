@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shardlang.ir.precision import OWN_TYPES, Precision
+
 
 @dataclass(frozen=True, slots=True)
 class Recompute:
@@ -31,10 +33,12 @@ class StepOptions:
         prefetch: bytes of gathered parameters that may be in flight; None for what the pass
             `schedule` chooses by itself.
         recompute: what the backward computes again.
+        precision: the types beside those of the model.
     """
 
     prefetch: int | None = None
     recompute: Recompute = Recompute()
+    precision: Precision = OWN_TYPES
 
 
 NO_OPTIONS = StepOptions()

@@ -18,6 +18,7 @@ from shardlang.ir.collective import ReduceOp
 from shardlang.ir.graph import Pair, is_item, is_reshard, reshards_of
 from shardlang.ir.node import tensor_of
 from shardlang.ir.program import apply_reshards
+from shardlang.ir.reduced import Reduced
 
 Step = tuple[fx.Node, int]
 """One change of a reshard node: the node, and the place of the change in it."""
@@ -30,7 +31,9 @@ Shares = dict[Step, int]
 class Bounds:
     """What the reshards of one program must send at least, forward and backward."""
 
-    def __init__(self, nodes: Iterable[fx.Node]) -> None:
+    def __init__(self, nodes: Iterable[fx.Node], reduced: Reduced | None = None) -> None:
+        """`reduced`: in what gradients are sent; in the types of their values if not given."""
+        self._reduced = reduced
         self.pairs: Mapping[Step, Pair] = {
             step: reshards_of(node)[step[1]] for node in nodes for step in steps_of(node)
         }
@@ -74,14 +77,18 @@ class Bounds:
         if self._is_alone(way[0]):
             return sum(sent.values()), sent
         ends = (last.dst.dual(), first.src.dual()) if back else (first.src, last.dst)
-        return least_bytes(*ends, self._itemsize(way[0])), sent
+        return least_bytes(*ends, self._itemsize(way[0], back=back)), sent
 
-    def _itemsize(self, step: Step) -> int:
-        return tensor_of(self.pairs[step][0]).dtype.itemsize
+    def _itemsize(self, step: Step, *, back: bool) -> int:
+        value, reshard = self.pairs[step]
+        if back and self._reduced is not None:
+            return self._reduced.bytes_of(value, reshard.adjoint)
+        return tensor_of(value).dtype.itemsize
 
     def _sent(self, step: Step, *, back: bool) -> int:
         reshard = self.pairs[step][1]
-        return sent_bytes(reshard.adjoint if back else reshard.forward, self._itemsize(step))
+        way = reshard.adjoint if back else reshard.forward
+        return sent_bytes(way, self._itemsize(step, back=back))
 
 
 def steps_of(node: fx.Node) -> list[Step]:

@@ -19,6 +19,7 @@ from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.mesh import joined
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_reshards, with_gradient
+from shardlang.ir.reduced import Reduced
 from shardlang.plan.accumulated import accumulated_rows
 from shardlang.plan.bounds import Bounds, Step, steps_of
 from shardlang.plan.memory import memory_of
@@ -75,11 +76,10 @@ def plan_of(compiled: Compiled) -> Plan:
         CompileError: the batch cannot be cut into microbatches.
     """
     from shardlang.compiler.accumulate import accumulated, accumulated_step
-    from shardlang.compiler.driver import master_of
 
     values = module_values(compiled.captured, compiled.graph)
     optimizer = compiled.spec.optimizer
-    master = master_of(compiled.spec)
+    master = compiled.program.step.precision.master
     plan = make_plan(compiled.program, values, optimizer, compiled.train, master)
     stated = compiled.spec.accumulate
     if stated is None or stated.count == 1 or not compiled.train or not compiled.program.loss:
@@ -97,8 +97,8 @@ class Collector:
         self, program: LocalProgram, names: Names, flowing: set[fx.Node], again: Collection[str]
     ) -> None:
         self.nodes, self.again = list(reshard_nodes(program.graph)), again
-        self.names, self.flowing = names, flowing
-        self.reasons, self.bounds = Reasons(program, names), Bounds(self.nodes)
+        self.names, self.flowing, self.reduced = names, flowing, Reduced(program)
+        self.reasons, self.bounds = Reasons(program, names), Bounds(self.nodes, self.reduced)
 
     def forward(self) -> Iterator[CollectiveRow]:
         """The forward calls, in program order."""
@@ -170,7 +170,7 @@ class Collector:
             module=module_of(node, backward=not is_forward),
             tensors=tuple(self.names(value) for value, _ in pairs),
             count=1,
-            bytes=sent_forward(pairs) if is_forward else sent_backward(pairs),
+            bytes=sent_forward(pairs) if is_forward else sent_backward(pairs, self.reduced),
             bound=sum(bounds[step] for step in steps),
             reason=reason,
             node=node.name,

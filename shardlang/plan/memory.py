@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 
 from shardlang.cost.composition import Kind, compositions
+from shardlang.cost.effects import Held, TensorType
 from shardlang.cost.live import fullest
 from shardlang.cost.memory import leaf_bytes, state_bytes
 from shardlang.cost.replay import Replay
@@ -15,6 +17,7 @@ from shardlang.ir.accumulated import AccumulatedStep
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Coord
 from shardlang.ir.node import info
+from shardlang.ir.precision import wider
 from shardlang.ir.program import LocalProgram, differentiable, nodes_of_results
 from shardlang.ir.step import StepProgram
 from shardlang.ir.values import sources
@@ -55,17 +58,25 @@ def memory_of(
 
     replay = fullest(step, also_saved, state)
     given = sum(replay.storages[number].bytes for number in replay.gradients)
-    sums = given if accumulated is not None else 0
+    sums = 0 if accumulated is None else _sums(replay, accumulated)
     moments = tuple(_moments(replay, state(replay.coord), sums))
     kinds = {leaf.kind for leaf in program.leaves} - {LeafKind.PARAM, LeafKind.INPUT}
     return Memory(
         params_bytes=_at_rest(program, {LeafKind.PARAM}, replay.coord),
         buffers_bytes=_at_rest(program, kinds, replay.coord),
-        gradients_bytes=given,
+        gradients_bytes=sums or given,
         optimizer_bytes=state(replay.coord),
         optimizer_name=name if optimizer is not None else "adamw (assumed)",
         moments=moments,
     )
+
+
+def _sums(replay: Replay, step: AccumulatedStep) -> int:
+    """Bytes of the sums of gradients over microbatches."""
+    given = (replay.made[node] for node in step.main.returned[1])
+    types = [x.type for x in given if isinstance(x, Held)]
+    tensors = [x for x in types if isinstance(x, TensorType)]
+    return sum(math.prod(x.shape) * wider(x.dtype, step.wide).itemsize for x in tensors)
 
 
 def step_to_measure(program: LocalProgram, train: bool) -> tuple[StepProgram, Collection[str]]:

@@ -9,15 +9,15 @@ from shardlang.capture import Captured, CaptureError
 from shardlang.compiler.accumulate import accumulated
 from shardlang.compiler.at_model import at_model
 from shardlang.compiler.build import Statements
-from shardlang.compiler.driver import Compiled, CompileError, compile_spec, master_of
+from shardlang.compiler.driver import Compiled, CompileError, compile_spec
 from shardlang.grammar.diagnostics import error
 from shardlang.ir.graph import ShardError
+from shardlang.ir.precision import wider
 from shardlang.proof.memory import available_bytes, estimate_bytes, readable
 from shardlang.proof.report import Report
 from shardlang.proof.shrink import CannotShrink, check_same_decisions, shrink
 from shardlang.proof.updates import ADAMW, Recipe
 from shardlang.proof.verify import verify
-from shardlang.runtime.update import wider
 
 
 def _silent(_: str) -> None:
@@ -60,7 +60,7 @@ def verify_compiled(
 
 def _recipe(compiled: Compiled) -> Recipe:
     spec, leaves = compiled.spec, compiled.captured.leaves
-    master = master_of(spec)
+    master = compiled.program.step.precision.master
     masters = (x.name for x in leaves if wider(x.dtype, master) != x.dtype)
     stated = spec.optimizer
     chosen = ADAMW if stated is None else Recipe(stated.name, stated.kwargs)

@@ -17,6 +17,7 @@ from shardlang.spec.types import (
     LossDecl,
     ModelRef,
     OptimizerDecl,
+    PrecisionDecl,
     RecomputeDecl,
     StoreDecl,
     ValueDecl,
@@ -40,7 +41,7 @@ class Draft:
     optimizer: OptimizerDecl | None = None
     random: RandomMode = "exact"
     accumulate: AccumulateDecl | None = None
-    master: str | None = None
+    precision: PrecisionDecl = field(default_factory=PrecisionDecl)
     step: StepOptions = NO_OPTIONS
     recomputes: list[RecomputeDecl] = field(default_factory=list)
     expects: list[Expectation] = field(default_factory=list)

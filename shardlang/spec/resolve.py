@@ -114,7 +114,7 @@ def _spec(
         optimizer=draft.optimizer,
         random=draft.random,
         accumulate=draft.accumulate,
-        master=draft.master,
+        precision=draft.precision,
         step=draft.step,
         recomputes=tuple(draft.recomputes),
         expects=tuple(draft.expects),

@@ -14,6 +14,7 @@ from shardlang.spec.draft import Draft
 from shardlang.spec.expects import resolve_expect
 from shardlang.spec.layouts import resolve_layout
 from shardlang.spec.models import resolve_model, resolve_optimizer
+from shardlang.spec.precision import resolve_precision
 from shardlang.spec.recompute import resolve_recompute
 from shardlang.spec.scope import Scope
 from shardlang.spec.types import (
@@ -67,14 +68,7 @@ def _(node: t.Accumulate, draft: Draft) -> None:
 
 @resolve_statement.register
 def _(node: t.Precision, draft: Draft) -> None:
-    for item in node.items:
-        draft.state("precision master", "", item.span)
-        if item.dtype.text == "f32":
-            draft.master = item.dtype.text
-            continue
-        message = f"master weights are f32, not {item.dtype.text}"
-        help = "write `master = f32`"
-        draft.scope.report(error("SH0243", message, item.dtype.span, help=help))
+    resolve_precision(node, draft)
 
 
 @resolve_statement.register

@@ -252,6 +252,27 @@ Expectation: TypeAlias = (
 
 
 @dataclass(frozen=True, slots=True)
+class TypeDecl:
+    """A type that a spec states of something."""
+
+    dtype: str
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionDecl:
+    """`precision { ... }`: types beside those of the model; None where nothing is stated.
+
+    Attributes:
+        reduce: in which gradients of narrower parameters are reduced.
+        master: of the master weights of narrower parameters.
+    """
+
+    reduce: TypeDecl | None = None
+    master: TypeDecl | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """A whole spec. Of two statements about one tensor, the later in its tuple wins.
 
@@ -262,7 +283,7 @@ class Spec:
             not declared `as model`.
         outputs: layouts of the model's results; an unstated one keeps the layout it has.
         accumulate: how many microbatches the batch of a step is cut into.
-        master: the type of the master weights of narrower parameters; None without these.
+        precision: the types beside those of the model.
         random: `exact`, what one device draws, or `fast`, a stream for each shard.
         step: the options of the passes on the step program that name nothing of the model.
         recomputes: the modules that the backward computes again.
@@ -283,7 +304,7 @@ class Spec:
     optimizer: OptimizerDecl | None = None
     random: RandomMode = "exact"
     accumulate: AccumulateDecl | None = None
-    master: str | None = None
+    precision: PrecisionDecl = PrecisionDecl()
     step: StepOptions = NO_OPTIONS
     recomputes: tuple[RecomputeDecl, ...] = ()
     expects: tuple[Expectation, ...] = ()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from shardlang.capture import load_plain, make_inputs, materialize
 from shardlang.capture.nest import tensors
-from shardlang.compiler.driver import Compiled, master_of
+from shardlang.compiler.driver import Compiled
 from shardlang.compiler.variants import Programs
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.shards import shard_of
@@ -111,7 +111,7 @@ def recipe_of(compiled: Compiled, steps: int, seed: int) -> Recipe:
     """How to train, as the spec's `optimizer` statement says."""
     stated = compiled.spec.optimizer
     name, arguments = (stated.name, stated.kwargs) if stated is not None else DEFAULT
-    return Recipe(steps, name, arguments, seed, master_of(compiled.spec))
+    return Recipe(steps, name, arguments, seed, compiled.program.step.precision.master)
 
 
 Show = Callable[[Iterator[Record]], Iterator[Record]]

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from shardlang.compiler.driver import Compiled, master_of
+from shardlang.compiler.driver import Compiled
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule
 from shardlang.runtime.optim import DEFAULT, ShardedOptimizer
@@ -58,7 +58,9 @@ class Training:
         """The spec's optimizer on the module. Collective."""
         stated = self._compiled.spec.optimizer
         name, arguments = (stated.name, stated.kwargs) if stated is not None else DEFAULT
-        return ShardedOptimizer(self._module, name, arguments, master_of(self._compiled.spec))
+        return ShardedOptimizer(
+            self._module, name, arguments, self._compiled.program.step.precision.master
+        )
 
     def step(self, batch: Mapping[str, Tensor]) -> StepResult:
         """Train on one whole batch, whatever gradients lie there. Collective."""

@@ -45,7 +45,7 @@ random fast
 recompute "blocks.*"
 recompute to 1GiB
 accumulate 2
-precision {{ master = f32 }}
+precision {{ master = f32 reduce = f32 }}
 schedule {{ prefetch 1MiB }}
 expect {{
   forbid send_recv over dp in "blocks.*"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import torch
 
 from shardlang.compiler.driver import compile_spec
 from shardlang.ir.node import info, set_info
@@ -71,6 +72,11 @@ def a_handle_read(step: StepProgram) -> None:
     reader.replace_input_with(wait, started_by(wait))
 
 
+def narrow_parameters(step: StepProgram) -> None:
+    step.wide = torch.float32
+    step.leaves = tuple(replace(leaf, dtype=torch.bfloat16) for leaf in step.leaves)
+
+
 FAULTS: dict[str, Callable[[StepProgram], None]] = {
     "names_unique": same_name,
     "values_there": read_too_early,
@@ -79,6 +85,7 @@ FAULTS: dict[str, Callable[[StepProgram], None]] = {
     "ends_match": one_gradient_less,
     "buckets_match": a_collective_less,
     "starts_waited": a_handle_read,
+    "sums_wide": narrow_parameters,
 }
 
 

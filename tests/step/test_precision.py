@@ -1,0 +1,167 @@
+"""The types that a spec states, in numbers: those of the plain model with the same casts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import shardlang
+from shardlang.api import Program
+from shardlang.compiler.accumulate import accumulated
+from shardlang.compiler.driver import CompileError
+from shardlang.ir.shards import shard_of
+from shardlang.ir.step import StepProgram, cast, collectives_of, is_collective
+from shardlang.passes.invariants.invariant import InvariantError
+from shardlang.passes.step.check_step import check_step
+from shardlang.passes.step.write_step import write_accumulated, write_step
+from shardlang.plan.collect import plan_of
+from shardlang.runtime.simulate_accumulated import AccumulatedSimulator
+from shardlang.runtime.simulate_step import StepSimulator
+
+ROWS = 14
+PARAMS = ("up.weight", "up.bias", "down.weight")
+
+
+class Narrow(nn.Module):
+    """Parameters in bf16; the loss is made in f32, a sum over the rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.up, self.down = nn.Linear(9, 7), nn.Linear(7, 5, bias=False)
+        self.bfloat16()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"loss": self.down(torch.tanh(self.up(x))).float().square().sum() / ROWS}
+
+
+def program(folder: Path, *lines: str, devices: int = 4) -> Program:
+    path = folder / "spec.shard"
+    head = (f"mesh {{ dp = {devices} }}", f"input x : bf16[{ROWS}, 9] [dp, _]")
+    path.write_text("\n".join((*head, *lines, "")))
+    return shardlang.compile(path, model=Narrow)
+
+
+def rows() -> Tensor:
+    """Rows of which the later ones count for more, so that a narrow sum loses the first."""
+    drawn = torch.randn(ROWS, 9, generator=torch.Generator().manual_seed(3))
+    return (drawn * torch.linspace(0.2, 3, ROWS)[:, None]).bfloat16()
+
+
+def gradients(x: Tensor) -> list[Tensor]:
+    """Those of the plain model from some rows."""
+    model = Narrow()
+    model(x)["loss"].backward()
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def summed(parts: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """The gradients of parts of the rows, added up in a type, and rounded once."""
+    each = [gradients(part) for part in parts]
+    return [sum(x.to(dtype) for x in one).bfloat16() for one in zip(*each, strict=True)]
+
+
+def simulated(made: Program) -> list[list[Tensor]]:
+    """The gradients on every device, by the very step program at its own types."""
+    step = write_step(made.local, PARAMS, ["loss"])
+    sim, held = StepSimulator(step), {**dict(Narrow().named_parameters()), "x": rows()}
+    leaves = {leaf.name: sim.place(held[leaf.name], leaf.at_rest) for leaf in step.leaves}
+    _, found = sim.run(leaves, {"loss": [torch.ones(()) for _ in sim.coords]})
+    return [list(one) for one in zip(*found.values(), strict=True)]
+
+
+STORES = ("", 'store gradients "**" over dp', 'store "**" over dp')
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_gradients_are_reduced_in_the_stated_type(tmp_path: Path, store: str) -> None:
+    """Those of the plain model on each device's rows, added up in f32 and rounded once."""
+    made = program(tmp_path, "precision { reduce = f32 }", store)
+    parts = list(rows().split([4, 4, 3, 3]))
+    want, narrow = summed(parts, torch.float32), summed(parts, torch.bfloat16)
+    assert not all(torch.equal(a, b) for a, b in zip(want, narrow, strict=True))
+    layouts = {leaf.name: leaf.layout for leaf in made.local.leaves}
+    for found, at in zip(simulated(made), made.local.mesh.coords(), strict=True):
+        for name, mine, whole in zip(PARAMS, found, want, strict=True):
+            assert torch.equal(mine, shard_of(whole, layouts[name], at))
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_the_sums_of_microbatches_have_it_too(tmp_path: Path, store: str) -> None:
+    """Sums over devices and microbatches are made in f32, whichever comes first."""
+    made = accumulated(
+        program(tmp_path, "precision { reduce = f32 }", store, "accumulate 3", devices=2).compiled
+    ).program
+    sim = AccumulatedSimulator(write_accumulated(made, PARAMS))
+    held = {**dict(Narrow().named_parameters()), "x": rows()}
+    leaves = [
+        {
+            leaf.name: [
+                shard_of(held[leaf.name], leaf.at_rest, at).detach() for at in mesh.coords()
+            ]
+            for leaf in made.leaves
+        }
+        for mesh in sim.meshes
+    ]
+    found = sim.run(leaves).gradients
+    parts = [x for piece in leaves for x in piece["x"]]
+    want, narrow = summed(parts, torch.float32), summed(parts, torch.bfloat16)
+    layouts = {leaf.name: leaf.layout for leaf in made.leaves}
+    gaps = [0.0, 0.0]
+    for name, *sums in zip(PARAMS, want, narrow, strict=True):
+        for mine, at in zip(found[name], sim.meshes[0].coords(), strict=True):
+            assert mine.dtype is torch.bfloat16
+            for i, whole in enumerate(sums):
+                gaps[i] += float((mine - shard_of(whole, layouts[name], at)).abs().sum())
+    assert gaps[0] < 0.1 * gaps[1]
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_what_is_reduced_is_priced_in_its_type(tmp_path: Path, store: str) -> None:
+    """Twice the bytes, in a step of one microbatch and of several; gathers as before."""
+    for more in ("", "accumulate 2"):
+        sent = {
+            stated: [
+                (row.op, row.phase, row.bytes)
+                for row in plan_of(program(tmp_path, stated, store, more).compiled).collectives
+            ]
+            for stated in ("", "precision { reduce = f32 }")
+        }
+        pairs = list(zip(*sent.values(), strict=True))
+        assert any(phase == "backward" for (_, phase, _), _ in pairs)
+        for (op, phase, bytes_), wide in pairs:
+            assert wide == (op, phase, bytes_ * (2 if phase == "backward" else 1))
+
+
+def uncast(step: StepProgram) -> None:
+    """Let a reduction take what a cast was made of."""
+    sends = (n for n in step.graph.nodes if is_collective(n))
+    given = (x for n in sends for x, _ in collectives_of(n) if x.target is cast)
+    node: fx.Node = next(given)
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    node.replace_all_uses_with(source)
+
+
+def test_a_narrow_reduction_is_found(tmp_path: Path) -> None:
+    made = program(tmp_path, "precision { reduce = f32 }")
+    step = write_step(made.local, PARAMS, ["loss"])
+    uncast(step)
+    with pytest.raises(InvariantError, match="sums_wide"):
+        check_step(step, "planting")
+
+
+@pytest.mark.parametrize("key", ["reduce", "master"])
+def test_no_type_is_narrower_than_a_parameter(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "spec.shard"
+    path.write_text(
+        f"mesh {{ dp = 2 }}\ninput x : f64[8, 9] [dp, _]\nprecision {{ {key} = f32 }}\n"
+    )
+    with pytest.raises(CompileError) as raised:
+        shardlang.compile(path, model=lambda: Narrow().double())
+    (found,) = raised.value.diagnostics
+    assert (found.code, found.span.line) == ("SH0243", 3)
+    assert found.message == f"`up.weight` is f64, wider than `{key} = f32`"
