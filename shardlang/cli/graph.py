@@ -13,7 +13,8 @@ from shardlang.cli.common import Context, common_options
 if TYPE_CHECKING:
     from shardlang.passes.pipeline import Pass
 
-STAGES = ("traced", "propagated", "rewritten")
+STAGES = ("traced", "propagated", "rewritten", "step")
+PHASES = ("forward", "backward", "update")
 _MANY = 400
 """How many arrows Graphviz lays out in well under a minute."""
 
@@ -25,9 +26,12 @@ _FASTER = "layers that are alike are drawn once without --no-factored, a .dot fi
 @click.option(
     "--stage",
     type=click.Choice(STAGES),
-    default="rewritten",
+    default="step",
     show_default=True,
-    help="As the model does it; with layouts; or with collectives too.",
+    help="As the model does it; with layouts; with reshards; or all that a device runs.",
+)
+@click.option(
+    "--phase", type=click.Choice(PHASES), multiple=True, help="Draw this phase of the step alone."
 )
 @click.option("--after", metavar="PASS", help="Print the graph's text after a pass instead.")
 @click.option("--long", is_flag=True, help="With --after: modules, source lines and reasons too.")
@@ -40,12 +44,13 @@ def command(
     context: Context,
     spec_path: str,
     stage: str,
+    phase: tuple[str, ...],
     after: str | None,
     long: bool,
     no_factored: bool,
     output: str | None,
 ) -> None:
-    """Draw the graph of SPEC, as DOT on stdout or into a file.
+    """Draw the step of SPEC, as DOT on stdout or into a file: forward, backward and update.
 
     Modules are nested boxes, layers that are alike are drawn once.
     """
@@ -55,6 +60,8 @@ def command(
         return
     if long:
         raise click.UsageError("--long belongs to --after: a picture has one form")
+    if phase and stage != "step":
+        raise click.UsageError("--phase belongs to --stage step: before it there is no backward")
     from shardlang.graph import FORMATS, DrawError, dot_of, write
 
     if output is not None and Path(output).suffix.lower() not in FORMATS:
@@ -63,10 +70,12 @@ def command(
         )
     from shardlang.graph.draw import STAGES as PASSES
     from shardlang.graph.picture import Drawn
+    from shardlang.plan.types import Phase
 
     drawn = Drawn(stage)
     compiled = context.compile(context.load_spec(spec_path), PASSES[drawn])
-    text = dot_of(compiled, drawn, factored=not no_factored)
+    phases = [Phase(one) for one in phase or PHASES]
+    text = dot_of(compiled, drawn, factored=not no_factored, phases=phases)
     if output is None:
         context.show(text.rstrip("\n"))
         context.finish({"stage": stage, "dot": text})
@@ -84,7 +93,7 @@ def command(
 def refuse_beside_after() -> None:
     """Refuse the options of a picture, which a text does not have."""
     context = click.get_current_context()
-    for name in ("stage", "no_factored", "output"):
+    for name in ("stage", "phase", "no_factored", "output"):
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             option = name.replace("_", "-")
             raise click.UsageError(f"--{option} belongs to a picture; --after prints a text")

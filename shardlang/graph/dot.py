@@ -26,6 +26,9 @@ _LOCAL: Style = {
 }
 """Reshards that send nothing forward, only their gradient."""
 
+_AGAIN: Style = {"style": "filled,dashed", "fillcolor": "#ecfccb", "color": "#4d7c0f"}
+"""What the backward makes once more."""
+
 _KINDS: dict[BoxKind, Style] = {
     BoxKind.OP: {
         "shape": "box",
@@ -119,20 +122,30 @@ def _box(box: Box) -> str:
     if box.title or box.params:
         return f'{quote(box.id)} [shape=plain, style="", label=<{_table(box)}>]'
     style = dict(_RESHARDS.get(box.op, _LOCAL) if box.kind is BoxKind.RESHARD else _KINDS[box.kind])
-    return f"{quote(box.id)} [{_pairs({'label': _label(box.lines)} | style)}]"
+    style |= _again(box)
+    style |= {"penwidth": "3"} if box.flight else {}
+    return f"{quote(box.id)} [{_pairs({'label': _label(box.text)} | style)}]"
+
+
+def _again(box: Box) -> Style:
+    """The style of what the backward makes once more; a collective keeps its colour."""
+    if not box.again:
+        return {}
+    return {"style": _AGAIN["style"]} if box.kind is BoxKind.RESHARD else _AGAIN
 
 
 def _table(box: Box) -> str:
     """A box with the name of its module above and its parameters below."""
     head = f"<b>{html(box.title)}</b><br/>" if box.title else ""
-    cells = [f'<tr><td border="0">{head}{html(_label(box.lines))}</td></tr>']
+    cells = [f'<tr><td border="0">{head}{html(_label(box.text))}</td></tr>']
     paper = _KINDS[BoxKind.PARAM]
+    style = {"fillcolor": "white", "color": _KINDS[BoxKind.OP]["color"]} | _again(box)
     for lines in box.params:
         text = f'<font point-size="9">{html(_label(lines))}</font>'
         cells.append(f'<tr><td bgcolor="{paper["fillcolor"]}" border="0">{text}</td></tr>')
     return (
         '<table border="1" cellborder="0" cellspacing="0" cellpadding="3" style="rounded" '
-        f'bgcolor="white" color="{_KINDS[BoxKind.OP]["color"]}">{"".join(cells)}</table>'
+        f'bgcolor="{style["fillcolor"]}" color="{style["color"]}">{"".join(cells)}</table>'
     )
 
 
@@ -161,6 +174,7 @@ def _legend(picture: Picture, mesh: Mesh) -> Iterator[str]:
     ]
     if any(box.params for box in boxes) and not any(box.kind is BoxKind.PARAM for box in boxes):
         rows.insert(0, ("parameter", _KINDS[BoxKind.PARAM]))
+    rows += [("once more in the backward", _AGAIN)] if any(box.again for box in boxes) else []
     reshards = [box.op for box in boxes if box.kind is BoxKind.RESHARD]
     rows += [(op, style) for op, style in _RESHARDS.items() if op in reshards]
     if any(op not in _RESHARDS for op in reshards):
@@ -179,12 +193,14 @@ def _notes(picture: Picture, mesh: Mesh) -> str:
     axis = mesh.whole.axes[-1].name
     texts = [line for arrow in picture.arrows.values() for line in arrow.lines]
     for box in picture.boxes.values():
-        texts += [line for lines in (box.lines, *box.params) for line in lines]
+        texts += [line for lines in (box.text, *box.params) for line in lines]
     notes = {
         "@": f"@{axis} split over {axis}",
         " +": f"+{axis} a summand on each {axis} device",
         " ~": f"~{axis} whole, each {axis} device with a summand of the gradient",
         "grad: ": "grad: the collective of the gradient; bytes: what the busiest device sends",
+        "reads ": "reads: what is kept of the forward, or a parameter",
+        "beside ": "beside: so many ops are computed between its start and its wait",
         "needs": "needs, red: the layout has still to be changed",
     }
     return "\n".join(note for mark, note in notes.items() if any(mark in text for text in texts))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shardlang.compiler.whole_step import whole_step
 from shardlang.graph.dot import dot_text
 from shardlang.graph.fold import (
     join_light,
@@ -18,7 +20,9 @@ from shardlang.graph.fold import (
 from shardlang.graph.picture import Drawn, Picture
 from shardlang.graph.read import Reader
 from shardlang.graph.repeats import fold_repeats
+from shardlang.graph.step_picture import step_picture
 from shardlang.passes.pipeline import PIPELINE, PROPAGATE, Pass
+from shardlang.plan.types import Phase
 
 if TYPE_CHECKING:
     from shardlang.compiler.driver import Compiled
@@ -27,6 +31,7 @@ STAGES: dict[Drawn, tuple[Pass, ...]] = {
     Drawn.TRACED: (),
     Drawn.PROPAGATED: PROPAGATE,
     Drawn.REWRITTEN: PIPELINE,
+    Drawn.STEP: PIPELINE,
 }
 """Stage to the passes that lead to it."""
 
@@ -45,9 +50,21 @@ class DrawError(ValueError):
 
 
 def picture_of(
-    compiled: Compiled, stage: Drawn = Drawn.REWRITTEN, factored: bool = True
+    compiled: Compiled,
+    stage: Drawn = Drawn.STEP,
+    factored: bool = True,
+    phases: Collection[Phase] = tuple(Phase),
 ) -> Picture:
-    """The picture of a spec that was compiled with the passes of a stage."""
+    """The picture of a spec that was compiled with the passes of a stage.
+
+    Args:
+        phases: what is drawn of a step. Where nothing is trained there is a forward alone, and the
+            rewritten program is drawn.
+    """
+    step = whole_step(compiled) if stage is Drawn.STEP else None
+    if step is not None:
+        return step_picture(compiled, step, factored, phases)
+    stage = Drawn.REWRITTEN if stage is Drawn.STEP else stage
     program = compiled.program if stage is Drawn.REWRITTEN and compiled.train else None
     picture = Reader(compiled.graph, stage, program).picture()
     for smaller in FOLDS:
@@ -55,14 +72,21 @@ def picture_of(
     return fold_repeats(picture) if factored else picture
 
 
-def dot_of(compiled: Compiled, stage: Drawn = Drawn.REWRITTEN, factored: bool = True) -> str:
+def dot_of(
+    compiled: Compiled,
+    stage: Drawn = Drawn.STEP,
+    factored: bool = True,
+    phases: Collection[Phase] = tuple(Phase),
+) -> str:
     """DOT text of a spec that was compiled with the passes of a stage.
 
     Args:
         factored: whether repeated layers are drawn once.
+        phases: what is drawn of a step.
     """
-    title = f"{compiled.spec.path.name}, {stage}"
-    return dot_text(picture_of(compiled, stage, factored), title, compiled.graph.mesh)
+    shown = ", ".join(phases) if len(phases) < len(Phase) else stage
+    picture = picture_of(compiled, stage, factored, phases)
+    return dot_text(picture, f"{compiled.spec.path.name}, {shown}", compiled.graph.mesh)
 
 
 def write(text: str, path: Path) -> None:

@@ -5,13 +5,14 @@ Each function takes a picture and returns a smaller one of the same program.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import networkx as nx
 
-from shardlang.graph.picture import Box, BoxKind, Picture, common_module
+from shardlang.graph.picture import Arrow, Box, BoxKind, Picture, common_module
 
 Joinable = Callable[[Box, Box], bool]
 
@@ -35,7 +36,9 @@ def _without_parameters(picture: Picture) -> set[str]:
     tainted: set[str] = set()
     for name, box in picture.boxes.items():
         sources = [arrow.source for arrow in into[name]]
-        if box.kind is BoxKind.PARAM or any(source in tainted for source in sources):
+        gathers = box.kind is BoxKind.RESHARD and not sources
+        parameters = box.kind is BoxKind.PARAM or box.params or gathers
+        if parameters or any(source in tainted for source in sources):
             tainted.add(name)
         elif box.kind in (BoxKind.OP, BoxKind.BUFFER, BoxKind.CONSTANT):
             side.add(name)
@@ -56,18 +59,39 @@ def join_light(picture: Picture) -> Picture:
     return _join(picture, _alike, _joined)
 
 
+def join_siblings(picture: Picture) -> Picture:
+    """Join pointwise ops, or ops of a backward, that read one box and stand in one module."""
+    pairs = [
+        ends
+        for arrows in picture.out_of().values()
+        for ends in itertools.pairwise(_readers_in_order(picture, arrows))
+    ]
+    return _join(picture, _alike, _joined, pairs)
+
+
+def _readers_in_order(picture: Picture, arrows: list[Arrow]) -> list[str]:
+    """The targets of some arrows, those of one module beside one another."""
+    names = [arrow.target for arrow in arrows]
+    return sorted(names, key=lambda name: picture.boxes[name].module)
+
+
 def _join(
-    picture: Picture, joinable: Joinable, write: Callable[[list[Box]], Box | None]
+    picture: Picture,
+    joinable: Joinable,
+    write: Callable[[list[Box]], Box | None],
+    pairs: Iterable[tuple[str, str]] | None = None,
 ) -> Picture:
-    """Join neighbours into groups, as long as that makes no circle of arrows.
+    """Join boxes into groups, as long as that makes no circle of arrows.
 
     Args:
         write: the box of a group of several; None keeps them apart.
+        pairs: what may be joined; neighbours if not given.
     """
     order = {name: i for i, name in enumerate(picture.boxes)}
     names: dict[str, str | None] = {}
     joined: dict[str, Box] = {}
-    for name, members in _groups(picture, joinable, order).items():
+    pairs = picture.arrows if pairs is None else pairs
+    for name, members in _groups(picture, joinable, order, pairs).items():
         boxes = [picture.boxes[member] for member in sorted(members, key=order.__getitem__)]
         box = write(boxes) if len(boxes) > 1 else None
         if box is not None:
@@ -78,19 +102,24 @@ def _join(
     return made
 
 
-def _groups(picture: Picture, joinable: Joinable, order: dict[str, int]) -> dict[str, list[str]]:
-    """Groups of neighbours by the name of their first member."""
+def _groups(
+    picture: Picture, joinable: Joinable, order: dict[str, int], pairs: Iterable[tuple[str, str]]
+) -> dict[str, list[str]]:
+    """Groups by the name of their first member."""
     net = nx.DiGraph()
     net.add_nodes_from(order)
     net.add_edges_from(picture.arrows)
     group = {name: name for name in order}
     members = {name: [name] for name in order}
-    for source, target in sorted(picture.arrows, key=lambda ends: (order[ends[1]], order[ends[0]])):
+    for source, target in sorted(pairs, key=lambda ends: (order[ends[1]], order[ends[0]])):
         one, other = group[source], group[target]
         if one == other or not joinable(picture.boxes[source], picture.boxes[target]):
             continue
-        last = max(order[name] for name in members[other])
-        if _only_direct(net, one, other, order, last):
+        ends = [max(order[name] for name in members[end]) for end in (one, other)]
+        if all(
+            _only_direct(net, *way, order, last)
+            for way, last in (((one, other), ends[1]), ((other, one), ends[0]))
+        ):
             kept, gone = sorted((one, other), key=order.__getitem__)
             for name in members.pop(gone):
                 group[name] = kept
@@ -101,11 +130,12 @@ def _groups(picture: Picture, joinable: Joinable, order: dict[str, int]) -> dict
 
 def _alike(one: Box, other: Box) -> bool:
     light = one.light and other.light
-    return light and one.kind == other.kind is BoxKind.OP and one.module == other.module
+    ops = one.kind is other.kind is BoxKind.OP and one.again == other.again
+    return light and ops and one.module == other.module
 
 
 def _only_direct(net: nx.DiGraph, one: str, other: str, order: dict[str, int], last: int) -> bool:
-    """Whether nothing lies between two neighbours, so that joining them makes no circle.
+    """Whether nothing lies between one and another, so that joining them makes no circle.
 
     A group has the name of its first member, so what comes after `last` leads nowhere.
     """
@@ -114,7 +144,7 @@ def _only_direct(net: nx.DiGraph, one: str, other: str, order: dict[str, int], l
         filter_node=lambda name: order[name] <= last,
         filter_edge=lambda source, target: (source, target) != (one, other),
     )
-    return not nx.has_path(between, one, other)
+    return order[one] > last or not nx.has_path(between, one, other)
 
 
 def _contract(net: nx.DiGraph, one: str, other: str) -> None:
@@ -125,7 +155,9 @@ def _contract(net: nx.DiGraph, one: str, other: str) -> None:
 
 def _joined(boxes: list[Box]) -> Box:
     names = tuple(name for box in boxes for name in box.names)
-    return replace(boxes[0], lines=(_most(names),), names=names)
+    reads = tuple(dict.fromkeys(name for box in boxes for name in box.reads))
+    params = tuple(lines for box in boxes for lines in box.params)
+    return replace(boxes[0], lines=(_most(names),), names=names, params=params, reads=reads)
 
 
 def _most(names: Iterable[str], count: int = 5) -> str:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from enum import Enum
+
+MOST_READ = 4
+"""So many names a box says that it reads."""
+
+_NUMBERED = re.compile(r"(?:(.*?)\.)?(\d+)(?:\.(.*))?")
 
 
 class BoxKind(str, Enum):
@@ -21,11 +27,12 @@ class BoxKind(str, Enum):
 
 
 class Drawn(str, Enum):
-    """Which stage of the passes a picture shows."""
+    """Which stage of the passes a picture shows; `STEP` is all that a device runs in training."""
 
     TRACED = "traced"
     PROPAGATED = "propagated"
     REWRITTEN = "rewritten"
+    STEP = "step"
 
     __str__ = str.__str__
 
@@ -43,6 +50,11 @@ class Box:
         names: for several ops in one box, the names of all.
         title: the module that the box stands for alone, without the names of those around it.
         params: lines of each parameter that this box alone reads.
+        reads: what it reads of another half of a step.
+        again: whether the backward makes a value of the forward once more.
+        flight: where a collective starts, and where it is waited for.
+
+    What a box reads, and its flight, may differ between layers that are otherwise alike.
     """
 
     id: str
@@ -54,6 +66,17 @@ class Box:
     names: tuple[str, ...] = ()
     title: str = ""
     params: tuple[tuple[str, ...], ...] = ()
+    reads: tuple[str, ...] = ()
+    flight: tuple[str, ...] = ()
+    again: bool = False
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """All lines that are drawn."""
+        few = self.reads if len(self.reads) <= MOST_READ else (*self.reads[:MOST_READ], "…")
+        again = ("again",) if self.again else ()
+        reads = (f"reads {', '.join(few)}",) if few else ()
+        return (*self.lines, *again, *reads, *self.flight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +141,21 @@ class Picture:
 def inside(module: str, outer: str) -> bool:
     """Whether a module is another one or lies within it."""
     return not outer or module == outer or module.startswith(outer + ".")
+
+
+def seen_from(module: str, other: str) -> str:
+    """Where another module is, as seen from one: one of another layer is named by its distance.
+
+    >>> seen_from("h.3.mlp.up", "h.4.mlp.down")
+    ' in mlp.down, 1 layer on'
+    """
+    here, there = _NUMBERED.fullmatch(module), _NUMBERED.fullmatch(other)
+    if here is None or there is None or here[1] != there[1]:
+        return f" in {other}" if other else ""
+    distance = int(there[2]) - int(here[2])
+    layers = f"{abs(distance)} layer{'s' * (abs(distance) > 1)}"
+    far = f", {layers} {'on' if distance > 0 else 'before'}" if distance else ""
+    return (f" in {there[3]}" if there[3] else "") + far
 
 
 def common_module(modules: list[str]) -> str:

@@ -71,7 +71,7 @@ class Reader:
                 made.add(self._box(node, flowing))
                 for operand in _values_read(node):
                     made.connect(self._arrow(operand, node, flowing))
-        return _without_unread(made)
+        return without_unread(made)
 
     def _is_through(self, node: fx.Node, flowing: set[fx.Node]) -> bool:
         """Whether a node is not drawn, its value going straight on."""
@@ -97,9 +97,7 @@ class Reader:
         if is_reshard(node):
             lines = reshard_lines(node, flowing, self.reduced)
             return Box(node.name, BoxKind.RESHARD, module_of(node), lines, lines[0].split(" ")[0])
-        declared = find(node.target)
-        light = declared is None or declared.passes
-        name = op_name(node)
+        name, light = op_name(node), is_light(node)
         return Box(node.name, BoxKind.OP, info(node).module, (name,), name, light, (name,))
 
     def _leaf(self, node: fx.Node, flowing: set[fx.Node]) -> Box:
@@ -147,10 +145,7 @@ class Reader:
         layout = self._layout(node)
         if layout is None:
             return (dtype_name(val.dtype) + shape_text(val.shape),)
-        whole = printed_type(val.dtype, layout)
-        if layout.max_local_shape() == layout.shape:
-            return (whole,)
-        return whole, f"local {shape_text(layout.max_local_shape())}"
+        return type_lines(val.dtype, layout)
 
     def _layout(self, node: fx.Node) -> Layout | None:
         if self.stage is Drawn.TRACED:
@@ -166,6 +161,20 @@ class Reader:
                 made.add(Box(name, BoxKind.OUTPUT, "", (title, *self._type(value))))
                 source = self._arrow(value, value, set()).source
                 made.connect(Arrow(source, name))
+
+
+def type_lines(dtype: torch.dtype, layout: Layout) -> tuple[str, ...]:
+    """The printed type, and its local shape where that differs."""
+    whole = printed_type(dtype, layout)
+    if layout.max_local_shape() == layout.shape:
+        return (whole,)
+    return whole, f"local {shape_text(layout.max_local_shape())}"
+
+
+def is_light(node: fx.Node) -> bool:
+    """Whether an op only carries its factors along: pointwise and the like."""
+    declared = find(node.target)
+    return declared is None or declared.passes
 
 
 def _keeps_elements(node: fx.Node) -> bool:
@@ -228,7 +237,7 @@ def _reduced(leaf: fx.Node, flowing: set[fx.Node], reduced: Reduced | None) -> t
     return tuple(lines)
 
 
-def _without_unread(picture: Picture) -> Picture:
+def without_unread(picture: Picture) -> Picture:
     """The picture without leaves that nothing reads."""
     readers = picture.out_of()
     gone: dict[str, str | None] = {

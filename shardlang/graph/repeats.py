@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -93,18 +94,29 @@ def _end(place: int | None, arrow: Arrow) -> tuple[int, tuple[str, ...]]:
 
 def _folded(picture: Picture, run: Run) -> Picture:
     """The picture with the first module of a run in the place of all."""
-    first, last = run.modules[0], run.modules[-1]
-    kept = [box.id for box in _members(picture, first)]
-    names: dict[str, str | None] = {}
-    for module in run.modules[1:]:
-        names.update(dict.fromkeys((box.id for box in _members(picture, module)), None))
-    leaving = dict(zip((box.id for box in _members(picture, last)), kept, strict=True))
+    first = run.modules[0]
+    kept = _members(picture, first)
+    alike: dict[str, list[Box]] = {box.id: [] for box in kept}
+    place: dict[str, tuple[str, str]] = {}
+    for module in run.modules:
+        for box, same in zip(_members(picture, module), kept, strict=True):
+            place[box.id] = module, same.id
+            alike[same.id].append(box)
     made = Picture(repeats={**picture.repeats, first: (run.pattern, len(run.modules))})
-    made.boxes = {name: box for name, box in picture.boxes.items() if name not in names}
+    for name, box in picture.boxes.items():
+        if name in alike:
+            made.add(_typical(box, alike[name]))
+        elif name not in place:
+            made.add(box)
     for arrow in picture.arrows.values():
-        source = (
-            leaving.get(arrow.source, arrow.source) if arrow.target not in names else arrow.source
-        )
-        if source in made.boxes and arrow.target in made.boxes:
-            made.connect(replace(arrow, source=source))
+        ends = [place.get(name, ("", name)) for name in (arrow.source, arrow.target)]
+        if not ends[0][0] or not ends[1][0] or ends[0][0] == ends[1][0]:
+            made.connect(replace(arrow, source=ends[0][1], target=ends[1][1]))
     return made
+
+
+def _typical(box: Box, alike: list[Box]) -> Box:
+    """The box with what most of those say that it stands for."""
+    reads = Counter(one.reads for one in alike).most_common(1)
+    flight = Counter(one.flight for one in alike).most_common(1)
+    return replace(box, reads=reads[0][0], flight=flight[0][0])

@@ -60,7 +60,7 @@ def make_plan(
         (
             *collector.forward(),
             *collector.backward(),
-            *_update(program, optimizer if train else None),
+            *clipping(program, optimizer if train else None),
             *(collector.update() if train else ()),
         ),
         functools.cache(lambda: memory_of(program, optimizer, train, master=master)),
@@ -199,7 +199,7 @@ def _results(program: LocalProgram) -> Iterator[TensorRow]:
             yield TensorRow(result.name, "output", result.dtype, result.layout.unlabelled())
 
 
-def _update(program: LocalProgram, optimizer: OptimizerDecl | None) -> Iterator[CollectiveRow]:
+def clipping(program: LocalProgram, optimizer: OptimizerDecl | None) -> Iterator[CollectiveRow]:
     """The optimizer's own collectives: the norm of all gradients, where it is clipped.
 
     It is one all-reduce of one float64 number over the whole mesh.

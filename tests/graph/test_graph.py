@@ -43,7 +43,7 @@ def same_as_fixture(name: str, text: str) -> None:
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_dot(name: str) -> None:
-    same_as_fixture(f"{name}.dot", dot_of(compiled(TEXTS[name])))
+    same_as_fixture(f"{name}.dot", dot_of(compiled(TEXTS[name]), Drawn.REWRITTEN))
 
 
 @pytest.mark.parametrize("stage", [Drawn.TRACED, Drawn.PROPAGATED], ids=str)
@@ -70,23 +70,24 @@ def test_the_same_spec_gives_the_same_text() -> None:
 
 
 def test_repeated_layers_are_drawn_once() -> None:
-    whole = picture_of(compiled(FSDP), factored=False)
-    folded = picture_of(compiled(FSDP))
+    whole = picture_of(compiled(FSDP), Drawn.REWRITTEN, factored=False)
+    folded = picture_of(compiled(FSDP), Drawn.REWRITTEN)
     assert folded.repeats == {"layers.0": ("layers.{0..2}", 3)}
     layers = [box for box in whole.boxes.values() if box.module.startswith("layers.")]
     drawn = [box for box in folded.boxes.values() if box.module.startswith("layers.")]
     assert len(layers) == 3 * len(drawn)
-    assert '"layers.{0..2}  ×3"' in dot_of(compiled(FSDP))
-    assert "×" not in dot_of(compiled(FSDP), factored=False)
+    assert '"layers.{0..2}  ×3"' in dot_of(compiled(FSDP), Drawn.REWRITTEN)
+    assert "×" not in dot_of(compiled(FSDP), Drawn.REWRITTEN, factored=False)
 
 
 def test_a_layer_that_differs_stands_alone() -> None:
     """What the last block gives is invariant, so its all-reduce has nothing to do backward."""
-    assert picture_of(compiled(STACK)).repeats == {"layers.0": ("layers.{0..1}", 2)}
+    found = picture_of(compiled(STACK), Drawn.REWRITTEN).repeats
+    assert found == {"layers.0": ("layers.{0..1}", 2)}
 
 
 def test_every_collective_has_its_shape() -> None:
-    text = dot_of(compiled(SP))
+    text = dot_of(compiled(SP), Drawn.REWRITTEN)
     assert re.search(r'"all_gather" \[label="all_gather tp.*shape="house"', text)
     assert re.search(r'"reduce_scatter" \[label="reduce_scatter tp.*shape="invhouse"', text)
     assert 'shape="octagon"' in dot_of(compiled(TP))
@@ -96,7 +97,7 @@ def test_what_is_left_out_leads_nowhere() -> None:
     """Every box but a leaf has a source, and every arrow joins two boxes."""
     for text in TEXTS.values():
         for factored in (True, False):
-            picture = picture_of(compiled(text), factored=factored)
+            picture = picture_of(compiled(text), Drawn.REWRITTEN, factored)
             into = picture.into()
             fed = {name for name, arrows in into.items() if arrows}
             rest = {b.kind for name, b in picture.boxes.items() if name not in fed}
