@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,6 +144,25 @@ def top_names(node: ast.Import | ast.ImportFrom) -> set[str]:
     if isinstance(node, ast.ImportFrom):
         return {(node.module or "").split(".")[0]}
     return {alias.name.split(".")[0] for alias in node.names}
+
+
+def declared(extra: str | None = None) -> set[str]:
+    """The packages that an installation brings, or those of an extra."""
+    text = (PACKAGE.parent / "pyproject.toml").read_text()
+    key = extra or "dependencies"
+    (listed,) = re.findall(rf"^{key} = \[(.*?)\]$", text, re.MULTILINE | re.DOTALL)
+    return set(re.findall(r'"([A-Za-z0-9_-]+)', listed))
+
+
+def test_an_installation_brings_what_is_imported() -> None:
+    known = {*sys.stdlib_module_names, "shardlang", *declared(), *declared("hf")}
+    wrong = {
+        module: missing
+        for module, path in MODULES.items()
+        for node in statements(path, typing=False)
+        if (missing := top_names(node) - known)
+    }
+    assert wrong == {}
 
 
 def test_no_module_imports_itself_through_others() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import networkx as nx
-from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import fx
 
 from shardlang.passes.step.cut import Choice, Cut
@@ -70,6 +69,8 @@ def packed(cut: Cut, first: Choice, parts: Sequence[Part], most_bytes: int) -> C
 
     A knapsack, solved as an integer program; a part comes with the earlier ones that it touches.
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
     gains = LinearConstraint([[part.gain for part in parts]], lb=first.bytes - most_bytes)
     order = [_row(len(parts), late, early) for late, early in _touching(parts)]
     rules = [gains, LinearConstraint(order, ub=0)] if order else [gains]
