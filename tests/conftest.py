@@ -1,4 +1,4 @@
-"""The suite's process: garbage is collected rarely, for each collection looks through all models."""
+"""The process of the suite: garbage is collected rarely, for a collection looks at all models."""
 
 from __future__ import annotations
 
