@@ -120,11 +120,16 @@ def _accumulate(rule: Rule) -> t.Accumulate:
 
 
 def _precision(rule: Rule) -> t.Precision:
-    return t.Precision(tuple(map(_typed, rule.rules())), span=rule.span)
+    items = tuple(leaf.either(item, _PRECISION_ITEMS) for item in rule.rules())
+    return t.Precision(items, span=rule.span)
 
 
 def _typed(rule: Rule) -> t.Typed:
     return t.Typed(chosen(rule.token(0), t.TYPED), leaf.ident(rule, 1), span=rule.span)
+
+
+def _loss_scale(rule: Rule) -> t.LossScale:
+    return t.LossScale(leaf.scalar(rule.rule(0)), span=rule.span)
 
 
 def _schedule(rule: Rule) -> t.Schedule:
@@ -192,6 +197,10 @@ _EXPECT_ITEMS: dict[str, Callable[[Rule], t.ExpectItem]] = {
     "layout_is": _layout_is,
     "local_is": _local_is,
     "local_bytes": _local_bytes,
+}
+_PRECISION_ITEMS: dict[str, Callable[[Rule], t.PrecisionItem]] = {
+    "typed": _typed,
+    "loss_scale": _loss_scale,
 }
 _STATEMENTS: dict[str, Callable[[Rule], t.Statement]] = {
     "use": _use,

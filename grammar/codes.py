@@ -166,7 +166,14 @@ CODES: dict[str, Code] = {
     "SH0243": Code(
         "bad precision",
         "Master weights, a copy of narrower parameters that the optimizer updates, are f32, and so"
-        " are the sums of gradients of narrower parameters. Neither is narrower than a parameter.",
+        " are the sums of gradients of narrower parameters. Neither is narrower than a parameter."
+        " `loss_scale` is `dynamic` or a number above 0, for a model that computes in f16; its f16"
+        " parameters have master weights.",
+    ),
+    "SH0244": Code(
+        "f16 without a loss scale",
+        "Gradients below 6e-8 are zero in f16. `precision { loss_scale = dynamic }` multiplies the"
+        " loss, and the optimizer divides the gradients.",
     ),
     "SH0230": Code("unused name", "A let or dim that nothing refers to."),
     "SH0231": Code(
@@ -441,9 +448,15 @@ CODES: dict[str, Code] = {
         "The backward reads parameters and buffers again, so they must be as they were.",
     ),
     "SH0642": Code(
-        "optimizer that would not split its states",
+        "optimizer that would not do as the spec says",
         "Under `store gradients` or `store optimizer` the states of the optimizer are split, and"
-        " the parameters are gathered after its step. The spec's own optimizer does both.",
+        " the parameters are gathered after its step; `precision` may state master weights and a"
+        " scaled loss. The spec's own optimizer does all of this.",
+    ),
+    "SH0643": Code(
+        "loss that is not scaled",
+        "Under `loss_scale` the optimizer divides gradients by the factor of the loss, so the loss"
+        " must have been multiplied: by `optimizer.scale(loss)`, or in `program.step`.",
     ),
 }
 """Every code, by number."""

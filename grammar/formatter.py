@@ -260,6 +260,11 @@ def _(node: t.Typed) -> str:
 
 
 @_text.register
+def _(node: t.LossScale) -> str:
+    return f"loss_scale = {_text(node.value)}"
+
+
+@_text.register
 def _(node: t.Prefetch) -> str:
     return f"prefetch {_text(node.size)}"
 

@@ -43,6 +43,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "LOCAL": ("local",),
     "PREFETCH": ("prefetch",),
     "TYPED": ("master", "reduce"),
+    "LOSS_SCALE": ("loss_scale",),
 }
 """The words that each keyword terminal stands for."""
 

@@ -66,6 +66,7 @@ __all__ = [
     "Let",
     "ListValue",
     "Loss",
+    "LossScale",
     "Mesh",
     "Model",
     "Node",
@@ -76,6 +77,7 @@ __all__ = [
     "Param",
     "Part",
     "Precision",
+    "PrecisionItem",
     "Prefetch",
     "Product",
     "Random",
@@ -274,10 +276,20 @@ class Typed(Item):
 
 
 @dataclass(frozen=True, slots=True)
+class LossScale(Item):
+    """`loss_scale = dynamic` or `loss_scale = 65536`, inside `precision`."""
+
+    value: Scalar
+
+
+PrecisionItem: TypeAlias = "Typed | LossScale"
+
+
+@dataclass(frozen=True, slots=True)
 class Precision(Item):
     """`precision { ... }`."""
 
-    items: tuple[Typed, ...]
+    items: tuple[PrecisionItem, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,11 +87,12 @@ class Accumulating:
         return _Loaded(early, forward.run, backward.run)
 
     @torch.no_grad()
-    def __call__(self, leaves: Sequence[Mapping[str, Tensor]]) -> Accumulated:
+    def __call__(self, leaves: Sequence[Mapping[str, Tensor]], scale: float = 1.0) -> Accumulated:
         """Run the step. Collective.
 
         Args:
             leaves: for every microbatch, this device's shards of all leaves by name.
+            scale: by what the gradients are multiplied.
         """
         step, states = self.step, _states()
         early = [
@@ -104,7 +105,7 @@ class Accumulating:
         sums: dict[str, Tensor] = {}
         for number, (one, own) in enumerate(zip(self._loaded, leaves, strict=True)):
             _restore(states)
-            written = self._one(one, {**own, **totals}, number, parts, sums)
+            written = self._one(one, {**own, **totals}, number, parts, sums, scale)
         (loss,) = self._finish(*_given(step.finish, {**leaves[0], **totals, **parts}))
         gradients = self._reduce(*_given(step.reduce, sums))
         return Accumulated(loss, dict(zip(step.reduce.gives, gradients, strict=True)), written)
@@ -116,6 +117,7 @@ class Accumulating:
         number: int,
         parts: dict[str, Tensor],
         sums: dict[str, Tensor],
+        scale: float,
     ) -> dict[str, Tensor]:
         """Forward and backward of one microbatch; its parts are added. Gives what is written."""
         main = self.step.main
@@ -124,8 +126,9 @@ class Accumulating:
         del saved
         ends, written = divided(main, results)
         add_up(parts, ends, number)
-        device = next(iter(ends.values())).device
-        seed = torch.ones(self.step.loss.layout.shape, dtype=self.step.loss.dtype, device=device)
+        device, shape = next(iter(ends.values())).device, self.step.loss.layout.shape
+        seed = torch.full(shape, scale, dtype=torch.float64, device=device)
+        seed = seed.to(self.step.loss.dtype)
         del results, ends
         given = loaded.backward(kept, [seed])
         gradients = dict(zip(main.gradients, given, strict=True))

@@ -83,6 +83,7 @@ def before_step(optimizer: Optimizer) -> None:
     params = list(_sharded(optimizer))
     if not getattr(optimizer, "splits_state", False):
         _refuse_whole_states(optimizer, params)
+        _refuse_own_types(optimizer)
     for param in params:
         param.excused -= param.version
     if params:
@@ -97,6 +98,28 @@ def _refuse_whole_states(optimizer: Optimizer, params: Iterable[Sharded]) -> Non
             "SH0642",
             f"the spec stores gradients or optimizer states split, and `{name}` would keep its"
             " states as the parameters lie",
+            help="take the spec's optimizer: `optimizer = program.optimizer()`",
+        )
+
+
+_UPDATED = "_shardlang_updated"
+"""The mark of a parameter that only the spec's own optimizer updates as the spec says."""
+
+
+def mark_updated(param: Tensor, what: str) -> None:
+    """Say what the spec states of the update of a parameter, in its own words."""
+    param.__dict__[_UPDATED] = what
+
+
+def _refuse_own_types(optimizer: Optimizer) -> None:
+    params = [x for group in optimizer.param_groups for x in group["params"]]
+    found = (x.__dict__.get(_UPDATED) for x in params if x.grad is not None)
+    what = next((one for one in found if one is not None), None)
+    if what is not None:
+        name = type(optimizer).__name__
+        raise RunError(
+            "SH0642",
+            f"the spec states `{what}`, and `{name}` would update parameters without it",
             help="take the spec's optimizer: `optimizer = program.optimizer()`",
         )
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from shardlang.ir.leaf import LeafKind
 from shardlang.runtime import optim_states, tensor_ops
+from shardlang.runtime.calls import tensor_at
+from shardlang.runtime.changes import mark_updated
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.held import Held
@@ -63,6 +65,10 @@ class ShardedModule(nn.Module):
             for x in made.program.leaves
             if x.kind in (LeafKind.PARAM, LeafKind.BUFFER)
         }
+        stated = made.program.step.precision.updated
+        for leaf in made.program.leaves if stated else ():
+            if leaf.kind is LeafKind.PARAM:
+                mark_updated(tensor_at(slots[leaf.name]), stated)
         kept = frozenset(self.state_dict(keep_vars=True)).intersection(slots)
         self._shardlang = Held(made.program, groups, variants, slots, kept)
 

@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from shardlang.ir.precision import OWN_TYPES, Precision, wider
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.lanes import lanes
+from shardlang.runtime.loss_scale import first_settings, is_mended, note_step, scale_of
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.step_executor import load_graph
@@ -77,12 +79,12 @@ class ShardedOptimizer(torch.optim.Optimizer):
         module: ShardedModule,
         name: str,
         arguments: Mapping[str, object],
-        master: torch.dtype | None = None,
+        precision: Precision = OWN_TYPES,
     ) -> None:
         """Make the optimizer for what the module trains now. Collective.
 
         Args:
-            master: the type of the master weights of narrower parameters.
+            precision: what the spec states of types.
 
         Raises:
             RunError: SH0606, an unknown optimizer or argument.
@@ -94,7 +96,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._leaves = {name: leaf for name, (leaf, _) in leaves.items()}
         values = {name: held_shard(tensor) for name, tensor in self._params.items()}
         leaves_of = list(self._leaves.values())
-        self.parts = DeviceUpdate(leaves_of, values, groups.mesh, groups.coord, master)
+        self.parts = DeviceUpdate(leaves_of, values, groups.mesh, groups.coord, precision.master)
         self.inner = make_optimizer(self.parts.tensors, name, arguments)
         clip = arguments.get("clip")
         self._largest = clip if isinstance(clip, (int, float)) else None
@@ -105,13 +107,45 @@ class ShardedOptimizer(torch.optim.Optimizer):
             load_graph(program.graph, lanes(program.graph, groups)),
         )
         self._transport, self._loaded = Wire(groups.everyone()), False
-        super().__init__(list(self._params.values()), self.inner.defaults)
+        self._scaling, self._is_scaled = precision.loss_scale, False
+        settings = {**self.inner.defaults, **first_settings(self._scaling)}
+        super().__init__(list(self._params.values()), settings)
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """A loss for the backward, times the factor that the spec states; the step undoes it.
+
+        `optimizer.scale(loss).backward()`, for every backward before a step.
+        """
+        return loss.to(wider(loss.dtype, torch.float32)) * self.next_scale()
+
+    def next_scale(self) -> float:
+        """The factor of the loss, which the next step takes for done."""
+        self._is_scaled = True
+        return scale_of(self.param_groups[0], self._scaling)
+
+    @property
+    def is_mended(self) -> bool:
+        """Whether a step with infinite gradients is mended by a smaller factor of the loss."""
+        return is_mended(self.param_groups[0], self._scaling)
 
     def load(self) -> None:
-        """Take the gradients of the parameters, and what was written to parameters and states."""
-        found = {name: p.grad for name, p in self._params.items() if p.grad is not None}
-        self.parts.load({name: held_shard(grad) for name, grad in found.items()})
+        """Take the gradients of the parameters, and what was written to parameters and states.
+
+        Raises:
+            RunError: SH0643, the loss was not scaled as the spec states.
+        """
+        given = {name: p.grad for name, p in self._params.items() if p.grad is not None}
+        found = {name: held_shard(grad) for name, grad in given.items()}
+        if self._scaling is not None and not self._is_scaled:
+            _refuse_unscaled(found.values())
+        self.parts.load(found, scale_of(self.param_groups[0], self._scaling))
         self._loaded, self._norm = True, None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Let go of the gradients, those that were taken included."""
+        super().zero_grad(set_to_none)
+        self.parts.drop()
+        self._loaded = False
 
     @torch.no_grad()
     def norm(self) -> Tensor:
@@ -125,6 +159,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         """Change the parameters by their gradients. Collective.
 
+        Where the spec scales the loss, gradients that are not finite change nothing but the factor.
+
         Args:
             closure: as torch has it: computes the loss and the gradients.
         """
@@ -134,18 +170,32 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 loss = closure()
         if not self._loaded:
             self.load()
+        if self._may_step():
+            self._update()
+        self._loaded = self._is_scaled = False
+        self.parts.drop()
+        return loss
+
+    def _may_step(self) -> bool:
+        """Whether the parameters may be changed: where the loss is scaled, by what is finite."""
+        if self._scaling is None:
+            return True
+        finite = self.parts.may_step(self.norm())
+        if self._is_scaled:
+            note_step(self.param_groups[0], self._scaling, finite)
+        return finite
+
+    def _update(self) -> None:
         if self._largest is not None:
             self.parts.clip(self.norm(), self._largest)
         self._take_states()
         self.inner.step()
-        self._loaded = False
         self.parts.drop()
         self._show_states()
         self.parts.give()
         if self._gathered:
             self._gather(*self.parts.held(self._gathered))
         self.parts.settle()
-        return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refused once the optimizer is made: it works on the parts of the module's parameters.
@@ -202,6 +252,16 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if groups.mesh.devices == 1:
             return value
         return sharded(value, Sharding(self._leaves[name].layout, groups))
+
+
+def _refuse_unscaled(gradients: Iterable[Tensor]) -> None:
+    """Gradients of zeros alone are those with which torch makes the states of an optimizer."""
+    if any(bool(gradient.any()) for gradient in gradients):
+        raise RunError(
+            "SH0643",
+            "the spec states a `loss_scale`, and the loss of these gradients was not scaled",
+            help="write `optimizer.scale(loss).backward()`, or take `program.step(batch)`",
+        )
 
 
 def _local(value: object) -> object:

@@ -11,8 +11,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from shardlang.ir.precision import OWN_TYPES, LossScale, Precision
 from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.loss_scale import first_settings, is_mended, note_step, scale_of
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import DEFAULT, ShardedOptimizer, make_optimizer
 from shardlang.runtime.update import Part, clip, squared_norm
@@ -28,8 +30,11 @@ class Trainee(Protocol):
         """What this process needs of a whole batch."""
         ...
 
-    def backward(self, batch: Batch) -> Tensor | None:
+    def backward(self, batch: Batch, scale: float = 1.0) -> Tensor | None:
         """The loss of a prepared batch, whose gradients the parameters get; None without a loss.
+
+        Args:
+            scale: by what the gradients are multiplied.
 
         Raises:
             RunError: SH0631, the loss needs no gradient.
@@ -37,14 +42,23 @@ class Trainee(Protocol):
         ...
 
     def optimizer(
-        self, name: str, arguments: Mapping[str, object], master: torch.dtype | None = None
+        self, name: str, arguments: Mapping[str, object], precision: Precision = OWN_TYPES
     ) -> Updates:
-        """The optimizer by name, for what is trained, with master weights of that type."""
+        """The optimizer by name, for what is trained, with the types that are stated."""
         ...
 
 
 class Updates(Protocol):
     """An optimizer as the loop sees it."""
+
+    @property
+    def is_mended(self) -> bool:
+        """Whether a step with infinite gradients is mended by a smaller factor of the loss."""
+        ...
+
+    def next_scale(self) -> float:
+        """The factor of the loss, which the step undoes."""
+        ...
 
     def load(self) -> None:
         """Take the gradients."""
@@ -77,17 +91,17 @@ class ShardedTrainee:
         """This device's shards; every input that is declared must be there."""
         return self._variants.shard((), batch, strict=True)
 
-    def backward(self, batch: Batch) -> Tensor | None:
+    def backward(self, batch: Batch, scale: float = 1.0) -> Tensor | None:
         """The loss, whole on every device; every parameter gets its gradient."""
         loaded, shards = self._variants.choose((), batch)
         outputs = loaded.named_outputs(shards)
-        return _from_loss(outputs[self._loss] if self._loss is not None else None)
+        return _from_loss(outputs[self._loss] if self._loss is not None else None, scale)
 
     def optimizer(
-        self, name: str, arguments: Mapping[str, object], master: torch.dtype | None = None
+        self, name: str, arguments: Mapping[str, object], precision: Precision = OWN_TYPES
     ) -> Updates:
         """The optimizer on this device's parts."""
-        return ShardedOptimizer(self._sharded, name, arguments, master)
+        return ShardedOptimizer(self._sharded, name, arguments, precision)
 
 
 class PlainTrainee:
@@ -112,20 +126,23 @@ class PlainTrainee:
             for name, value in batch.items()
         }
 
-    def backward(self, batch: Batch) -> Tensor | None:
+    def backward(self, batch: Batch, scale: float = 1.0) -> Tensor | None:
         """The loss, by the function that the caller gave; every parameter gets its gradient."""
-        return _from_loss(self._loss_of(self.module, batch))
+        return _from_loss(self._loss_of(self.module, batch), scale)
 
     def optimizer(
-        self, name: str, arguments: Mapping[str, object], master: torch.dtype | None = None
+        self, name: str, arguments: Mapping[str, object], precision: Precision = OWN_TYPES
     ) -> Updates:
         """The optimizer of torch."""
         params = [param for param in self.module.parameters() if param.requires_grad]
-        parts = [Part.of(param, None, master) for param in params]
+        parts = [Part.of(param, None, precision.master) for param in params]
         clip = arguments.get("clip")
         largest = clip if isinstance(clip, (int, float)) else None
         inner = make_optimizer([part.tensor for part in parts], name, arguments)
-        return _PlainUpdates(params, parts, inner, self._device, largest)
+        settings = first_settings(precision.loss_scale)
+        return _PlainUpdates(
+            params, parts, inner, self._device, largest, precision.loss_scale, settings
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +152,24 @@ class _PlainUpdates:
     inner: torch.optim.Optimizer
     device: torch.device
     largest: float | None
+    scaling: LossScale | None
+    settings: dict[str, float]
+
+    @property
+    def is_mended(self) -> bool:
+        """Whether a step with infinite gradients is mended by a smaller factor of the loss."""
+        return is_mended(self.settings, self.scaling)
+
+    def next_scale(self) -> float:
+        """The factor of the loss."""
+        return scale_of(self.settings, self.scaling)
 
     def load(self) -> None:
         """Take the gradients."""
+        scale = self.next_scale()
         for param, part in zip(self.params, self.parts, strict=True):
-            part.tensor.grad = None if param.grad is None else part.of_gradient(param.grad)
+            given = param.grad
+            part.tensor.grad = None if given is None else part.of_gradient(given, scale)
 
     def norm(self) -> Tensor:
         """The norm of all gradients."""
@@ -147,6 +177,11 @@ class _PlainUpdates:
 
     def step(self) -> None:
         """Clip the gradients, and change the parameters."""
+        if self.scaling is not None:
+            finite = math.isfinite(self.norm().item())
+            note_step(self.settings, self.scaling, finite)
+            if not finite:
+                return
         if self.largest is not None:
             clip([part.tensor for part in self.parts], self.norm(), self.largest)
         self.inner.step()
@@ -165,6 +200,9 @@ class Record:
     """One step: `loss` and `grad_norm` are None for a model without a loss.
 
     Where one of them is not finite, the step changed no parameter.
+
+    Attributes:
+        skipped: the gradients were not finite, and the next loss is multiplied by less.
     """
 
     step: int
@@ -172,6 +210,7 @@ class Record:
     grad_norm: float | None
     step_s: float
     tokens_per_s: float
+    skipped: bool = False
 
     @property
     def not_finite(self) -> dict[str, str]:
@@ -189,7 +228,9 @@ class Record:
             "step_s": round(self.step_s, 6),
             "tokens_per_s": round(self.tokens_per_s, 1),
         }
-        return {**line, "not_finite": wrong} if wrong else line
+        if wrong:
+            line["not_finite"] = wrong
+        return {**line, "skipped": True} if self.skipped else line
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,18 +238,20 @@ class Recipe:
     """How to train: the optimizer with its arguments (`clip` included), the steps and the seed.
 
     Attributes:
-        master: the type of the master weights of narrower parameters; None without these.
+        precision: the types that are stated, and the factor of the loss.
     """
 
     steps: int
     optimizer: str = DEFAULT[0]
     arguments: Mapping[str, object] = field(default_factory=lambda: dict(DEFAULT[1]))
     seed: int = 0
-    master: torch.dtype | None = None
+    precision: Precision = OWN_TYPES
 
 
 def train(trainee: Trainee, batches: Iterable[Batch], recipe: Recipe) -> Iterator[Record]:
     """Train step by step, yielding a record of each. Ends at a step that is not finite.
+
+    It goes on where a smaller factor of the loss may mend that.
 
     `tokens` are the elements of the first two dims (batch and sequence) of the first integer input,
     or else the rows of the batch.
@@ -218,15 +261,16 @@ def train(trainee: Trainee, batches: Iterable[Batch], recipe: Recipe) -> Iterato
     """
     torch.manual_seed(recipe.seed)
     _check_trainable(trainee)
-    optimizer = trainee.optimizer(recipe.optimizer, recipe.arguments, recipe.master)
+    optimizer = trainee.optimizer(recipe.optimizer, recipe.arguments, recipe.precision)
     for step, whole in zip(range(1, recipe.steps + 1), batches, strict=False):
         batch = trainee.prepare(as_batch(whole))
         began = time.perf_counter()
-        loss, norm = one_step(trainee, batch, optimizer)
+        made = one_step(trainee, batch, optimizer)
         taken = time.perf_counter() - began
-        record = Record(step, loss, norm, taken, count_tokens(whole) / taken)
+        speed = count_tokens(whole) / taken
+        record = Record(step, made.loss, made.norm, taken, speed, made.skipped)
         yield record
-        if record.not_finite:
+        if record.not_finite and not record.skipped:
             return
 
 
@@ -255,30 +299,40 @@ def _check_trainable(trainee: Trainee) -> None:
         )
 
 
-def one_step(
-    trainee: Trainee, batch: Batch, optimizer: Updates
-) -> tuple[float | None, float | None]:
-    """Forward, backward and update; the loss and the norm of the gradients before clipping.
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a step gave: the loss and the norm of the gradients before clipping.
 
-    There is no update by numbers that are not finite.
+    Attributes:
+        skipped: the gradients were not finite, and the next loss is multiplied by less.
+    """
+
+    loss: float | None = None
+    norm: float | None = None
+    skipped: bool = False
+
+
+def one_step(trainee: Trainee, batch: Batch, optimizer: Updates) -> Done:
+    """Forward, backward and update. There is no update by numbers that are not finite.
 
     Raises:
         RunError: SH0631, the loss needs no gradient.
     """
-    loss = trainee.backward(batch)
+    loss = trainee.backward(batch, optimizer.next_scale())
     if loss is None:
-        return None, None
+        return Done()
     optimizer.load()
     norm = optimizer.norm()
     found = loss.item(), norm.item()
-    if all(map(math.isfinite, found)):
+    skipped = math.isfinite(found[0]) and not math.isfinite(found[1]) and optimizer.is_mended
+    if skipped or all(map(math.isfinite, found)):
         optimizer.step()
     optimizer.zero_grad()
-    return found
+    return Done(*found, skipped)
 
 
-def _from_loss(loss: Tensor | None) -> Tensor | None:
-    """The loss, after its backward."""
+def _from_loss(loss: Tensor | None, scale: float) -> Tensor | None:
+    """The loss, after its backward, which starts from a factor."""
     if loss is not None and not loss.requires_grad:
         raise RunError(
             "SH0631",
@@ -286,7 +340,8 @@ def _from_loss(loss: Tensor | None) -> Tensor | None:
             help="name the output that is the loss: `loss NAME`",
         )
     if loss is not None:
-        loss.backward()  # type: ignore[no-untyped-call]
+        given = torch.full_like(loss, scale, dtype=torch.float64).to(loss.dtype)
+        loss.backward(given)  # type: ignore[no-untyped-call]
     return loss
 
 

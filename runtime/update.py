@@ -8,6 +8,7 @@ gathered into the values afterwards. One device's share of that is here; what jo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,16 +58,21 @@ class Part:
         held = part.to(dtype, copy=True).contiguous() if own else part
         return Part(value, nn.Parameter(held), cut, own, value._version)
 
-    def of_gradient(self, given: Tensor) -> Tensor:
+    @torch.no_grad()
+    def of_gradient(self, given: Tensor, scale: float = 1.0) -> Tensor:
         """This device's part of a gradient, which may lie as the value does.
 
         It has the strides of the parameter: fused optimizers read both in the order of memory.
+
+        Args:
+            scale: by what the loss was multiplied, which is undone in the part's own type.
         """
         same = self.cut is None or given.shape == self.tensor.shape
         part = given if same or self.cut is None else self.cut(given)
         if part.stride() == self.tensor.stride() and part.dtype == self.tensor.dtype:
-            return part
-        return torch.empty_like(self.tensor).copy_(part)
+            return part if scale == 1.0 else part / scale
+        made = torch.empty_like(self.tensor).copy_(part)
+        return made if scale == 1.0 else made.div_(scale)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -125,16 +131,24 @@ class DeviceUpdate:
         """What an optimizer works on."""
         return [part.tensor for part in self.parts.values()]
 
-    def load(self, gradients: Mapping[str, Tensor]) -> None:
-        """Take gradients, which may be whole, and what was written to the values."""
+    def load(self, gradients: Mapping[str, Tensor], scale: float = 1.0) -> None:
+        """Take gradients, which may be whole, and what was written to the values.
+
+        Args:
+            scale: by what the loss was multiplied.
+        """
         for name, part in self.parts.items():
             part.refresh()
             given = gradients.get(name)
-            part.tensor.grad = None if given is None else part.of_gradient(given)
+            part.tensor.grad = None if given is None else part.of_gradient(given, scale)
 
     def squares(self) -> Tensor:
         """The sum of squares of the gradients that this device counts, in float64."""
         return squared_norm((x.grad for x in self._counted), self.tensors[0].device)
+
+    def may_step(self, norm: Tensor) -> bool:
+        """Whether all gradients of all devices are finite, of which `norm` is the norm."""
+        return math.isfinite(norm.item())
 
     def clip(self, norm: Tensor, largest: float) -> None:
         """Scale the gradients, of which `norm` is the norm of all, so that it is `largest`."""

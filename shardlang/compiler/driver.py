@@ -214,8 +214,10 @@ def compile_spec(
     statements = statements_of(spec, binding, captured)
     if source.mode == "train" and (finding := loss_finding(spec, statements.loss, captured)):
         raise CompileError([*found, finding])
-    if wrong := check_precision(spec.precision, captured.leaves):
-        raise CompileError([*found, *wrong])
+    if source.mode == "train":
+        found += check_precision(spec, captured)
+    if has_errors(found):
+        raise CompileError(found)
     try:
         statements, graph = in_order(captured, statements, source.mode == "train", passes, mesh)
     except ShardError as failure:

@@ -2,31 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 
 import torch
 
+from shardlang.capture import Captured
 from shardlang.grammar.diagnostics import Diagnostic, error
 from shardlang.ir.leaf import Leaf
-from shardlang.ir.precision import Precision
+from shardlang.ir.node import tensors_of
+from shardlang.ir.precision import LossScale, Precision
 from shardlang.ir.printed_type import dtype_name
-from shardlang.spec.types import PrecisionDecl, TypeDecl
+from shardlang.spec.types import PrecisionDecl, Spec, TypeDecl
 
 _STATED = {"f32": torch.float32}
 
 
 def precision_of(stated: PrecisionDecl) -> Precision:
     """The types that a spec states beside those of the model."""
-    return Precision(_dtype(stated.reduce), _dtype(stated.master))
+    scale = None
+    if stated.loss_scale is not None:
+        factor = stated.loss_scale.factor
+        scale = LossScale() if factor is None else LossScale(factor, dynamic=False)
+    return Precision(_dtype(stated.reduce), _dtype(stated.master), scale)
 
 
 def _dtype(stated: TypeDecl | None) -> torch.dtype | None:
     return None if stated is None else _STATED[stated.dtype]
 
 
-def check_precision(stated: PrecisionDecl, leaves: Iterable[Leaf]) -> list[Diagnostic]:
-    """What does not fit the parameters: types that are narrower than theirs."""
-    trained = [x for x in leaves if x.trainable and x.dtype.is_floating_point]
+def check_precision(spec: Spec, captured: Captured) -> list[Diagnostic]:
+    """What does not fit the model: narrower types than its own, a factor that is not needed, or
+    one that is missing."""
+    trained = [x for x in captured.leaves if x.trainable and x.dtype.is_floating_point]
+    return [*_types(spec.precision, trained), *_scaling(spec, captured, trained)]
+
+
+def _scaling(spec: Spec, captured: Captured, trained: Sequence[Leaf]) -> Iterator[Diagnostic]:
+    stated, half = spec.precision.loss_scale, _computes_half(captured)
+    small = [x for x in trained if x.dtype is torch.float16]
+    if stated is None and half and trained:
+        yield Diagnostic(
+            "SH0244",
+            "warning",
+            "the model computes in f16, in which small gradients vanish",
+            spec.model.span,
+            help="state `precision { loss_scale = dynamic }`, or compute in bf16",
+        )
+    if stated is not None and not half:
+        message = "nothing is computed in f16, so a scaled loss changes no gradient"
+        yield error("SH0243", message, stated.span, help="remove `loss_scale`")
+    elif stated is not None and small and spec.precision.master is None:
+        message = f"`{small[0].name}` is f16, in which its gradient vanishes when it is unscaled"
+        yield error("SH0243", message, stated.span, help="state `master = f32` beside it")
+
+
+def _computes_half(captured: Captured) -> bool:
+    """Whether any op gives numbers in f16."""
+    calls = (node for node in captured.graph.nodes if node.op == "call_function")
+    return any(x.dtype is torch.float16 for node in calls for x in tensors_of(node))
+
+
+def _types(stated: PrecisionDecl, trained: Sequence[Leaf]) -> list[Diagnostic]:
     keys = {"reduce": stated.reduce, "master": stated.master}
     return [
         _narrow(key, one, wide[0])

@@ -9,6 +9,23 @@ if TYPE_CHECKING:
     import torch
 
 
+FIRST_SCALE = 2.0**16
+"""With what a dynamic factor begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossScale:
+    """By what the loss is multiplied before the backward, so that small gradients do not vanish.
+
+    Attributes:
+        first: the factor of the first step.
+        dynamic: whether it follows what overflows.
+    """
+
+    first: float = FIRST_SCALE
+    dynamic: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Precision:
     """What a spec states of types; None where it states nothing.
@@ -16,10 +33,19 @@ class Precision:
     Attributes:
         reduce: in which gradients of narrower parameters are summed, over devices and microbatches.
         master: of the master weights of narrower parameters.
+        loss_scale: by what the loss is multiplied.
     """
 
     reduce: torch.dtype | None = None
     master: torch.dtype | None = None
+    loss_scale: LossScale | None = None
+
+    @property
+    def updated(self) -> str:
+        """What an optimizer has to know of, as the spec states it; empty if nothing."""
+        if self.loss_scale is not None:
+            return "loss_scale"
+        return "master" if self.master is not None else ""
 
 
 OWN_TYPES = Precision()

@@ -60,7 +60,7 @@ def make_plan(
         (
             *collector.forward(),
             *collector.backward(),
-            *clipping(program, optimizer if train else None),
+            *(clipping(program, optimizer) if train else ()),
             *(collector.update() if train else ()),
         ),
         functools.cache(lambda: memory_of(program, optimizer, train, master=master)),
@@ -205,8 +205,9 @@ def clipping(program: LocalProgram, optimizer: OptimizerDecl | None) -> Iterator
     It is one all-reduce of one float64 number over the whole mesh.
     """
     clipped = optimizer is not None and "clip" in optimizer.kwargs
+    scaled = program.step.precision.loss_scale is not None
     axes = tuple(axis.name for axis in program.mesh.whole.axes if axis.size > 1)
-    if not clipped or not axes or not any(leaf.trainable for leaf in program.leaves):
+    if not (clipped or scaled) or not axes or not any(leaf.trainable for leaf in program.leaves):
         return
     sent = ring_bytes(Kind.ALL_REDUCE, torch.float64.itemsize, program.mesh.devices)
     yield CollectiveRow(
@@ -218,5 +219,7 @@ def clipping(program: LocalProgram, optimizer: OptimizerDecl | None) -> Iterator
         count=1,
         bytes=sent,
         bound=sent,
-        reason="clipping needs the norm of all gradients together",
+        reason="clipping needs the norm of all gradients together"
+        if clipped
+        else "all devices step, or none: their gradients are finite together",
     )

@@ -64,7 +64,9 @@ def _recipe(compiled: Compiled) -> Recipe:
     masters = (x.name for x in leaves if wider(x.dtype, master) != x.dtype)
     stated = spec.optimizer
     chosen = ADAMW if stated is None else Recipe(stated.name, stated.kwargs)
-    return replace(chosen, masters=frozenset(masters))
+    scaling = compiled.program.step.precision.loss_scale
+    scale = None if scaling is None else scaling.first
+    return replace(chosen, masters=frozenset(masters), scale=scale)
 
 
 def _along(compiled: Compiled) -> tuple[Captured, Statements] | None:

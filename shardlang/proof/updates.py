@@ -39,11 +39,13 @@ class Recipe:
 
     Attributes:
         masters: the parameters that have master weights.
+        scale: by what the loss is multiplied; None where the spec says nothing of it.
     """
 
     name: str
     arguments: Mapping[str, object]
     masters: frozenset[str] = frozenset()
+    scale: float | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -87,7 +89,23 @@ def compare_updates(
         run = run.again(reference, devices.values)
     plain.step(reference)
     devices.step(run)
+    if recipe.scale is not None:
+        devices.step(_overflown(run, leaves))
     return _differences(plain, devices, leaves)
+
+
+def _overflown(run: Ran, leaves: Sequence[Leaf]) -> Ran:
+    """The same run, in which what the last device has of every gradient is infinite.
+
+    No device may step by it, whatever its own gradients are.
+    """
+    last = run.coords[-1]
+    for leaf in leaves:
+        split = [axis.name for axis in leaf.layout.sharded]
+        for at, gradient in zip(run.coords, run.gradients[leaf.name], strict=True):
+            if all(at[name] == last[name] for name in split):
+                gradient.fill_(math.inf)
+    return run
 
 
 class Ran(Protocol):
@@ -151,14 +169,16 @@ class _Devices:
         return [_states(optimizer, each.parts[name].tensor) for optimizer, each in pairs]
 
     def step(self, run: Ran) -> None:
-        """One update by the gradients of a run."""
+        """One update by the gradients of a run, those of a loss that is scaled as stated."""
+        scale = self.recipe.scale or 1.0
         for d, each in enumerate(self.parts):
-            each.load({name: x[d].clone() for name, x in run.gradients.items()})
-        if self.recipe.largest is not None:
-            norm = torch.stack([each.squares() for each in self.parts]).sum().sqrt()
-            for each in self.parts:
+            each.load({name: x[d] * scale for name, x in run.gradients.items()}, scale)
+        norm = torch.stack([each.squares() for each in self.parts]).sum().sqrt()
+        for each, optimizer in zip(self.parts, self.optimizers, strict=True):
+            if self.recipe.scale is not None and not each.may_step(norm):
+                continue
+            if self.recipe.largest is not None:
                 each.clip(norm, self.recipe.largest)
-        for optimizer in self.optimizers:
             optimizer.step()
         for each in self.parts:
             each.give()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from shardlang.grammar import tree as t
 from shardlang.grammar.diagnostics import Diagnostic, error
 from shardlang.spec.draft import Draft
-from shardlang.spec.types import TypeDecl
+from shardlang.spec.scope import Scope
+from shardlang.spec.types import LossScaleDecl, TypeDecl
 
 _WHAT = {
     "master": "master weights are f32",
@@ -15,21 +17,58 @@ _WHAT = {
 }
 """What each key may state."""
 
+DYNAMIC = "dynamic"
+
 
 def resolve_precision(node: t.Precision, draft: Draft) -> None:
-    """Note the types that are stated."""
+    """Note the types that are stated, and the factor of the loss."""
     for item in node.items:
-        draft.state(f"precision {item.what}", "", item.span)
-        if item.dtype.text != "f32":
-            draft.scope.report(_refused(item))
-            continue
-        stated = TypeDecl(item.dtype.text, item.span)
-        if item.what == "master":
-            draft.precision = replace(draft.precision, master=stated)
+        if isinstance(item, t.LossScale):
+            _loss_scale(item, draft)
         else:
-            draft.precision = replace(draft.precision, reduce=stated)
+            _type(item, draft)
+
+
+def _type(item: t.Typed, draft: Draft) -> None:
+    draft.state(f"precision {item.what}", "", item.span)
+    if item.dtype.text != "f32":
+        draft.scope.report(_refused(item))
+        return
+    stated = TypeDecl(item.dtype.text, item.span)
+    if item.what == "master":
+        draft.precision = replace(draft.precision, master=stated)
+    else:
+        draft.precision = replace(draft.precision, reduce=stated)
 
 
 def _refused(item: t.Typed) -> Diagnostic:
     message = f"{_WHAT[item.what]}, not {item.dtype.text}"
     return error("SH0243", message, item.dtype.span, help=f"write `{item.what} = f32`")
+
+
+def _loss_scale(item: t.LossScale, draft: Draft) -> None:
+    draft.state("precision loss_scale", "", item.span)
+    if isinstance(item.value, t.Ident) and item.value.text == DYNAMIC:
+        draft.precision = replace(draft.precision, loss_scale=LossScaleDecl(None, item.span))
+        return
+    factor = _factor(item, draft.scope)
+    if factor is not None:
+        draft.precision = replace(draft.precision, loss_scale=LossScaleDecl(factor, item.span))
+
+
+def _factor(item: t.LossScale, scope: Scope) -> float | None:
+    value = scope.scalar(item.value)
+    if value is None:
+        return None
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if (
+        isinstance(value, (int, float))
+        and number
+        and 0 < value <= 2.0**127
+        and math.isfinite(value)
+    ):
+        return float(value)
+    message = f"a loss is scaled by a number above 0, not by {value}"
+    help = "write `loss_scale = dynamic`, or a power of 2 such as `65536`"
+    scope.report(error("SH0243", message, item.value.span, help=help))
+    return None

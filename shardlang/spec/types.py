@@ -260,16 +260,26 @@ class TypeDecl:
 
 
 @dataclass(frozen=True, slots=True)
+class LossScaleDecl:
+    """The factor of the loss; None for one that follows what overflows."""
+
+    factor: float | None
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class PrecisionDecl:
     """`precision { ... }`: types beside those of the model; None where nothing is stated.
 
     Attributes:
         reduce: in which gradients of narrower parameters are reduced.
         master: of the master weights of narrower parameters.
+        loss_scale: by what the loss is multiplied before the backward.
     """
 
     reduce: TypeDecl | None = None
     master: TypeDecl | None = None
+    loss_scale: LossScaleDecl | None = None
 
 
 @dataclass(frozen=True, slots=True)

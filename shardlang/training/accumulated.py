@@ -72,7 +72,7 @@ class AccumulatedTrainee(ShardedTrainee):
         super().prepare(batch)
         return batch
 
-    def backward(self, batch: Batch) -> Tensor | None:
+    def backward(self, batch: Batch, scale: float = 1.0) -> Tensor | None:
         """The loss of all microbatches; their gradients are added to those of the parameters.
 
         Raises:
@@ -83,7 +83,7 @@ class AccumulatedTrainee(ShardedTrainee):
         step = along.step(frozenset(name for name, p in params.items() if p.requires_grad))
         leaves = along.program.leaves
         made = step(
-            [{x.name: self._leaf(x, batch, at, along) for x in leaves} for at in step.coords]
+            [{x.name: self._leaf(x, batch, at, along) for x in leaves} for at in step.coords], scale
         )
         lies = {leaf.name: leaf for leaf in leaves}
         for name, gradient in made.gradients.items():

@@ -111,7 +111,7 @@ def recipe_of(compiled: Compiled, steps: int, seed: int) -> Recipe:
     """How to train, as the spec's `optimizer` statement says."""
     stated = compiled.spec.optimizer
     name, arguments = (stated.name, stated.kwargs) if stated is not None else DEFAULT
-    return Recipe(steps, name, arguments, seed, compiled.program.step.precision.master)
+    return Recipe(steps, name, arguments, seed, compiled.program.step.precision)
 
 
 Show = Callable[[Iterator[Record]], Iterator[Record]]
@@ -170,7 +170,7 @@ def summary(run: Run, module: ShardedModule, records: list[Record]) -> dict[str,
 
 def not_finite(records: list[Record], subject: str = "") -> RunError | None:
     """The error of a run that ended at a step that is not finite."""
-    if not records or not records[-1].not_finite:
+    if not records or not records[-1].not_finite or records[-1].skipped:
         return None
     last = records[-1]
     words = {"loss": "the loss is", "grad_norm": "the norm of the gradients is"}

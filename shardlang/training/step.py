@@ -23,10 +23,12 @@ class StepResult:
 
     Attributes:
         grad_norm: the norm of all gradients before clipping.
+        skipped: the gradients were not finite, and the next loss is multiplied by less.
     """
 
     loss: float
     grad_norm: float
+    skipped: bool = False
 
     @property
     def finite(self) -> bool:
@@ -59,18 +61,18 @@ class Training:
         stated = self._compiled.spec.optimizer
         name, arguments = (stated.name, stated.kwargs) if stated is not None else DEFAULT
         return ShardedOptimizer(
-            self._module, name, arguments, self._compiled.program.step.precision.master
+            self._module, name, arguments, self._compiled.program.step.precision
         )
 
     def step(self, batch: Mapping[str, Tensor]) -> StepResult:
         """Train on one whole batch, whatever gradients lie there. Collective."""
         self.optimizer.zero_grad()
         given = self._trainee.prepare(as_batch(batch))
-        loss, norm = one_step(self._trainee, given, self.optimizer)
-        if loss is None or norm is None:
+        made = one_step(self._trainee, given, self.optimizer)
+        if made.loss is None or made.norm is None:
             raise RunError(
                 "SH0631",
                 "the program has no loss to train by",
                 help="name the output that is the loss: `loss NAME`",
             )
-        return StepResult(loss, norm)
+        return StepResult(made.loss, made.norm, made.skipped)

@@ -20,6 +20,7 @@ from shardlang.passes.step.write_step import write_accumulated, write_step
 from shardlang.plan.collect import plan_of
 from shardlang.runtime.simulate_accumulated import AccumulatedSimulator
 from shardlang.runtime.simulate_step import StepSimulator
+from shardlang.runtime.update import DeviceUpdate, Part
 
 ROWS = 14
 PARAMS = ("up.weight", "up.bias", "down.weight")
@@ -165,3 +166,90 @@ def test_no_type_is_narrower_than_a_parameter(tmp_path: Path, key: str) -> None:
     (found,) = raised.value.diagnostics
     assert (found.code, found.span.line) == ("SH0243", 3)
     assert found.message == f"`up.weight` is f64, wider than `{key} = f32`"
+
+
+class Half(nn.Module):
+    """Parameters in f16; small factors let gradients vanish that are not scaled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.up, self.down = nn.Linear(9, 7), nn.Linear(7, 5, bias=False)
+        self.half()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.down(torch.tanh(self.up(x)))
+        return {"loss": y.float().square().sum() * 1e-6}
+
+
+def half(folder: Path, *lines: str, model: type[nn.Module] = Half) -> Program:
+    path = folder / "half.shard"
+    dtype = "bf16" if model is Narrow else "f16"
+    head = ("mesh { dp = 2 tp = 2 }", f"input x : {dtype}[{ROWS}, 9] [dp, _]")
+    split = 'param "up.*" [tp, ...] param "down.weight" [_, tp]'
+    path.write_text("\n".join((*head, split, "optimizer adamw(lr = 0.1, clip = 0.2)", *lines, "")))
+    return shardlang.compile(path, model=model)
+
+
+SCALED = "precision { master = f32 loss_scale = dynamic }"
+STORED = 'store optimizer "**" over dp'
+
+
+@pytest.mark.parametrize(
+    ("model", "stated", "code", "severity"),
+    [
+        (Half, "", "SH0244", "warning"),
+        (Half, "precision { loss_scale = dynamic }", "SH0243", "error"),
+        (Narrow, SCALED, "SH0243", "error"),
+        (Half, "precision { loss_scale = 0 }", "SH0243", "error"),
+    ],
+)
+def test_a_scale_fits_the_model(
+    tmp_path: Path, model: type[nn.Module], stated: str, code: str, severity: str
+) -> None:
+    try:
+        found = half(tmp_path, stated, model=model).diagnostics
+    except CompileError as error:
+        found = error.diagnostics
+    assert [(one.code, one.severity) for one in found] == [(code, severity)]
+    assert found[0].help
+
+
+def _alone(self: DeviceUpdate, norm: Tensor) -> bool:
+    return bool(self.squares().isfinite())
+
+
+def _unscaled_late(self: Part, given: Tensor, scale: float = 1.0) -> Tensor:
+    return of_gradient(self, given)
+
+
+of_gradient = Part.of_gradient
+
+
+@pytest.mark.parametrize("store", ["", STORED])
+def test_faults_of_a_scaled_loss_are_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    """A device that steps or skips by its own gradients alone, and a scale that is not undone."""
+    made = half(tmp_path, SCALED, store)
+    assert made.diagnostics == []
+    assert made.verify().ok
+    for owner, name, fault in (
+        (DeviceUpdate, "may_step", _alone),
+        (Part, "of_gradient", _unscaled_late),
+    ):
+        with monkeypatch.context() as planted:
+            planted.setattr(owner, name, fault)
+            report = made.verify()
+        assert not report.ok and report.updates and max(report.updates.values()) > 1e-6, name
+
+
+def test_the_norm_of_a_scaled_step_is_priced(tmp_path: Path) -> None:
+    """All devices learn whether all gradients are finite: one number, as for clipping."""
+    path = tmp_path / "norm.shard"
+    head = f"mesh {{ dp = 2 }}\ninput x : f16[{ROWS}, 9] [dp, _]\n"
+    for stated, count in ((SCALED, 1), ("", 0)):
+        path.write_text(f"{head}{stated}\n")
+        rows_ = plan_of(shardlang.compile(path, model=Half).compiled).collectives
+        updates = [row for row in rows_ if row.phase == "update"]
+        assert [(row.op, row.bytes) for row in updates] == [("all_reduce", 8)] * count

@@ -1,0 +1,100 @@
+"""Training in the types that a spec states, on two gloo processes."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import precise
+import torch
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+import shardlang
+from shardlang.api import Program
+from shardlang.runtime.errors import RunError
+
+STEPS = 5
+CASES = {
+    "bf16": (precise.bf16, "precision { master = f32 reduce = f32 }"),
+    "bf16, accumulated": (
+        precise.bf16,
+        'precision { master = f32 reduce = f32 } accumulate 3 store gradients "**" over dp',
+    ),
+    "f16": (precise.f16, "precision { master = f32 reduce = f32 loss_scale = dynamic }"),
+    "f16, stored": (
+        precise.f16,
+        'precision { master = f32 reduce = f32 loss_scale = dynamic } store "**" over dp',
+    ),
+    "f16, accumulated": (
+        precise.f16,
+        "precision { master = f32 reduce = f32 loss_scale = dynamic } accumulate 3"
+        ' store optimizer "**" over dp',
+    ),
+}
+"""The model, and what is stated."""
+
+
+def dtype_of(name: str) -> torch.dtype:
+    return torch.float16 if name.startswith("f16") else torch.bfloat16
+
+
+def program(name: str) -> Program:
+    """A spec on its model."""
+    model, stated = CASES[name]
+    path = Path(mkdtemp()) / "spec.shard"
+    kind = "f16" if name.startswith("f16") else "bf16"
+    head = f"mesh {{ dp = 2 }}\ninput x : {kind}[{precise.ROWS}, 9] [dp, _]\n"
+    path.write_text(f"{head}{stated}\noptimizer adamw(lr = 0.01, clip = 0.5)\n")
+    return shardlang.compile(path, model=model)
+
+
+def trained(name: str) -> dict[str, Any]:
+    """The losses, the skipped steps, and the parameters and factors after every step."""
+    made = program(name)
+    module, optimizer = made.load(), made.optimizer()
+    found: dict[str, Any] = {"losses": [], "skipped": [], "params": [], "scales": []}
+    for step in range(STEPS):
+        done = made.step(precise.batch(step, dtype_of(name)))
+        found["losses"].append(done.loss)
+        found["skipped"].append(done.skipped)
+        found["params"].append([p.full_tensor().detach() for p in module.parameters()])
+        found["scales"].append(optimizer.param_groups[0].get("loss_scale"))
+    masters = [optimizer.state[p]["master"] for p in module.parameters()]
+    found["masters"] = [x.full_tensor() for x in masters]
+    return found
+
+
+def by_hand() -> dict[str, Any]:
+    """A loop of one's own: it scales its loss, saves and loads the factor, or is refused."""
+    made = program("f16")
+    module, optimizer = made.load(), made.optimizer()
+    found: dict[str, Any] = {"losses": [], "params": []}
+    for step in range(STEPS):
+        given = module.shard_inputs(**precise.batch(step, torch.float16))
+        loss = module(**given)["loss"]
+        optimizer.scale(loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found["losses"].append(loss.item())
+    found["params"] = [p.full_tensor().detach() for p in module.parameters()]
+    found["saved"] = copy.deepcopy(optimizer.state_dict())["param_groups"][0]["loss_scale"]
+    other = program("f16")
+    fresh, loaded = other.load(), other.optimizer()
+    get_optimizer_state_dict(fresh, loaded)
+    loaded.load_state_dict(optimizer.state_dict())
+    found["loaded"] = loaded.next_scale()
+    module(**module.shard_inputs(**precise.batch(0, torch.float16)))["loss"].backward()
+    plain = torch.optim.AdamW(module.parameters(), lr=0.1)
+    for name, one in (("unscaled", optimizer), ("plain", plain)):
+        try:
+            one.step()
+        except RunError as error:
+            found[name] = error.code
+    return found
+
+
+def everything() -> tuple[dict[str, Any], dict[str, Any]]:
+    """One job."""
+    return {name: trained(name) for name in CASES}, by_hand()

@@ -1,0 +1,66 @@
+"""Training in the types that a spec states: the plain model with the same casts, step by step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import precise
+import pytest
+import torch
+from precision_on_ranks import CASES, STEPS, dtype_of
+from spawn import spawn
+
+from shardlang.ir.precision import LossScale
+from shardlang.runtime import loss_scale
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return spawn("precision_on_ranks:everything", 2, tmp_path_factory.mktemp("ranks"), 300)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_steps_are_those_of_the_plain_model(ran: list[Any], name: str) -> None:
+    """Losses, parameters and master weights; the step that overflows changes nothing anywhere."""
+    model, stated = CASES[name]
+    scaled = "loss_scale" in stated
+    plain = precise.Plain(model(), 6 if "accumulate" in stated else 2, scaled, 0.01, 0.5)
+    before: list[torch.Tensor] = []
+    for step in range(STEPS):
+        loss = plain.step(precise.batch(step, dtype_of(name))["x"])
+        for trained, _ in ran:
+            found = trained[name]
+            assert found["losses"][step] == pytest.approx(loss, rel=1e-3)
+            for mine, want in zip(found["params"][step], plain.params, strict=True):
+                torch.testing.assert_close(mine, want.detach(), rtol=1e-3, atol=1e-6)
+            assert found["skipped"][step] == (scaled and step == precise.OVERFLOWS)
+            assert found["scales"][step] == (plain.scaler.get_scale() if scaled else None)
+            if found["skipped"][step]:
+                assert all(map(torch.equal, found["params"][step], before))
+        before = ran[0][0][name]["params"][step]
+    for trained, _ in ran:
+        for mine, want in zip(trained[name]["masters"], plain.masters, strict=True):
+            assert mine.dtype is torch.float32
+            torch.testing.assert_close(mine, want.detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_a_loop_of_ones_own_scales_its_loss(ran: list[Any]) -> None:
+    for trained, found in ran:
+        step = trained["f16"]
+        assert found["losses"] == step["losses"]
+        assert all(map(torch.equal, found["params"], step["params"][-1]))
+        assert found["saved"] == found["loaded"] == step["scales"][-1] == 2.0**15
+        assert (found["unscaled"], found["plain"]) == ("SH0643", "SH0642")
+
+
+def test_the_factor_follows_the_rule_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_scale, "INTERVAL", 3)
+    stated, settings = LossScale(8.0), loss_scale.first_settings(LossScale(8.0))
+    scale, steps = torch.tensor(8.0), torch.tensor(0, dtype=torch.int32)
+    for finite in (True, True, True, True, False, True, False, True, True, True):
+        loss_scale.note_step(settings, stated, finite)
+        torch._amp_update_scale_(scale, steps, torch.tensor(float(not finite)), 2.0, 0.5, 3)
+        assert settings == {"loss_scale": scale.item(), "finite_steps": steps.item()}
+    fixed = loss_scale.first_settings(LossScale(8.0, dynamic=False))
+    loss_scale.note_step(fixed, LossScale(8.0, dynamic=False), False)
+    assert fixed["loss_scale"] == 8.0
