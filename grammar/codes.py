@@ -458,5 +458,9 @@ CODES: dict[str, Code] = {
         "Under `loss_scale` the optimizer divides gradients by the factor of the loss, so the loss"
         " must have been multiplied: by `optimizer.scale(loss)`, or in `program.step`.",
     ),
+    "SH0644": Code(
+        "step that cannot be compiled",
+        "Under `--compile`, or `load(compile=True)`, the compiler of the regions fails.",
+    ),
 }
 """Every code, by number."""

@@ -21,6 +21,7 @@ from shardlang.ir.precision import wider
 from shardlang.ir.step import StepProgram, collectives_of, is_collective
 from shardlang.runtime.groups import Group, Groups
 from shardlang.runtime.lanes import lanes
+from shardlang.runtime.region import Regions
 from shardlang.runtime.step_executor import load_backward, load_forward, load_graph
 
 
@@ -67,24 +68,28 @@ class Accumulated:
 class Accumulating:
     """A step of several microbatches, loaded on this device."""
 
-    def __init__(self, step: AccumulatedStep, groups: Groups) -> None:
-        """Load it. Collective: construct it on every rank."""
-        self.step, count = step, step.axis.size
+    def __init__(
+        self, step: AccumulatedStep, groups: Groups, regions: Regions | None = None
+    ) -> None:
+        """Load it, to be compiled by `regions`. Collective: construct it on every rank."""
+        self.step, count, self.regions = step, step.axis.size, regions
         at = [GroupsAt(groups, step, i) for i in range(count)]
         self.coords = [one.coord for one in at]
         same = differ_nowhere(step, self.coords)
         first = self._load(at[0])
         self._loaded = [first] + [first if same else self._load(one) for one in at[1:]]
-        self._finish = load_graph(step.finish.graph, lanes(step.finish.graph, at[0]))
-        self._reduce = load_graph(step.reduce.graph, lanes(step.reduce.graph, at[0]))
+        self._finish = self._piece(step.finish, at[0])
+        self._reduce = self._piece(step.reduce, at[0])
 
     def _load(self, groups: GroupsAt) -> _Loaded:
         step, main = self.step, self.step.main
         streams = lanes(main.graph, groups)
-        forward = load_forward(main, streams)
-        backward = load_backward(main, streams, forward.saved)
-        early = load_graph(step.early.graph, lanes(step.early.graph, groups))
-        return _Loaded(early, forward.run, backward.run)
+        forward = load_forward(main, streams, self.regions)
+        backward = load_backward(main, streams, forward.saved, self.regions)
+        return _Loaded(self._piece(step.early, groups), forward.run, backward.run)
+
+    def _piece(self, piece: Piece, groups: GroupsAt) -> Run:
+        return load_graph(piece.graph, lanes(piece.graph, groups), self.regions)
 
     @torch.no_grad()
     def __call__(self, leaves: Sequence[Mapping[str, Tensor]], scale: float = 1.0) -> Accumulated:

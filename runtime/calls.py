@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -19,10 +18,8 @@ from shardlang.ir.program import LocalProgram, apply_reshard, nodes_of_results
 from shardlang.ir.step import UpdateProgram
 from shardlang.runtime.border import Leaving, taken
 from shardlang.runtime.errors import RunError
-from shardlang.runtime.executor import load_program
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.outside import outside, outside_itself
-from shardlang.runtime.regather import Regather
+from shardlang.runtime.region import Regions
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.stepped import Stepped, StepWriter
 from shardlang.runtime.tensor import like, local
@@ -153,23 +150,18 @@ class LoadedProgram:
             (i, r.name) for i, r in enumerate(program.results) if r.kind is ResultKind.MUTATION
         ]
         self.draws = any(info(node).random for node in program.graph.nodes)
-        again = any(info(node).regather for node in program.graph.nodes)
-        self._regather = Regather() if again else None
-        self._run = load_program(program, groups, self._regather)
         self._groups, self._write, self.update = groups, made.write, made.update
-        self._stepped: dict[frozenset[str], Stepped] = {}
+        self._stepped: dict[tuple[frozenset[str], Regions | None], Stepped] = {}
 
-    @outside_itself
-    def __call__(self, given: Mapping[str, Tensor]) -> object:
+    def __call__(self, given: Mapping[str, Tensor], regions: Regions | None = None) -> object:
         """The model's output from this device's shards of its inputs, by name.
 
-        A tensor in it that an axis splits is whole to those who use it. `torch.compile` takes the
-        program alone: what lies around it is done as without.
-        """
-        return self._around(self._results(given))
+        A tensor in it that an axis splits is whole to those who use it.
 
-    @outside
-    def _around(self, results: Sequence[Tensor]) -> object:
+        Args:
+            regions: what compiles the program; None to run it op by op.
+        """
+        results = self._results(given, regions)
         leaving = Leaving(self._within)
         return self.rebuild(
             [leaving.around(i, results[i], sharding) for i, sharding in self._outputs.items()]
@@ -199,58 +191,38 @@ class LoadedProgram:
         other._slots = {**self._slots, **slots}
         return other
 
-    def named_outputs(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def named_outputs(
+        self, given: Mapping[str, Tensor], regions: Regions | None = None
+    ) -> dict[str, Tensor]:
         """This device's shards of the outputs by name, from its shards of the inputs by name."""
-        results = self._results(given)
+        results = self._results(given, regions)
         return {self.program.results[i].name: results[i] for i in self._outputs}
 
-    @outside_itself
-    def _results(self, given: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        leaves = self._leaves(given, torch.compiler.is_compiling())
-        results = self._computed(leaves)
+    def _results(self, given: Mapping[str, Tensor], regions: Regions | None) -> Sequence[Tensor]:
+        """The results of the program; their gradients lead to the leaves that want one."""
+        leaves = self.leaves(given)
+        trained = frozenset[str]()
+        if torch.is_grad_enabled():
+            pairs = zip(self.program.leaves, leaves, strict=True)
+            trained = frozenset(leaf.name for leaf, x in pairs if x.requires_grad)
+        key = trained, regions
+        if key not in self._stepped:
+            stepped = Stepped(self.program, self._groups, trained, self._write, regions)
+            self._stepped[key] = stepped
+        results = self._stepped[key](leaves)
         if self._mutations:
             self._write_back(results)
         return results
 
-    def _computed(self, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The results of the program; their gradients lead to the leaves that want one."""
-        if torch.compiler.is_compiling():
-            with self._regather.saving() if self._regather is not None else nullcontext():
-                compiled: Sequence[Tensor] = self._run(*leaves)
-            return compiled
-        pairs = zip(self.program.leaves, leaves, strict=True)
-        trained = frozenset(leaf.name for leaf, x in pairs if x.requires_grad)
-        if not trained or not torch.is_grad_enabled():
-            with torch.no_grad():
-                plain: Sequence[Tensor] = self._run(*map(local, leaves))
-            return plain
-        return self._with_gradients(trained, leaves)
-
-    @outside
-    def _with_gradients(
-        self, trained: frozenset[str], leaves: Sequence[Tensor]
-    ) -> Sequence[Tensor]:
-        if trained not in self._stepped:
-            self._stepped[trained] = Stepped(self.program, self._groups, trained, self._write)
-        return self._stepped[trained](leaves)
-
-    @outside
-    def _leaves(self, given: Mapping[str, Tensor], compiling: bool) -> list[Tensor]:
-        """The leaves; a parameter that is kept gathered as it is, as its gradient lies otherwise.
-
-        Compiled code takes plain tensors alone, and gives such a gradient in its place in zeros.
-        """
+    def leaves(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        """The leaves; a parameter that is kept gathered as it is: its gradient lies otherwise."""
         return [
             given[leaf.name]
             if leaf.kind is LeafKind.INPUT
-            else self._held(leaf, tensor_at(self._slots[leaf.name][0]), compiling)
+            else _held(leaf, tensor_at(self._slots[leaf.name][0]))
             for leaf in self.program.leaves
         ]
 
-    def _held(self, leaf: Leaf, tensor: Tensor, compiling: bool) -> Tensor:
-        return local(tensor) if leaf.gathered is None or compiling else tensor
-
-    @outside
     @torch.no_grad()
     def _write_back(self, results: Sequence[Tensor]) -> None:
         """Write what the model changes in place, replace what it replaces: autograd may hold it."""
@@ -259,6 +231,10 @@ class LoadedProgram:
                 table[key] = like(table[key], results[place].detach())
             if name not in self._replaced:
                 local(tensor_at(self._slots[name][0])).copy_(results[place])
+
+
+def _held(leaf: Leaf, tensor: Tensor) -> Tensor:
+    return local(tensor) if leaf.gathered is None else tensor
 
 
 def _used_within(program: LocalProgram) -> dict[int, str]:

@@ -1,28 +1,17 @@
-"""Reshards as differentiable functions on one device.
-
-Both directions come from the one table in `shardlang.ir.reshard`: the forward collective, and as
-its derivative the adjoint. (The functional collectives of torch differentiate an all-reduce
-to another all-reduce, which doubles the gradients of a row-parallel layer on two devices.)
-"""
+"""Collectives on one device: a move, and the calls of its group where it sends data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-import torch
 from torch import Tensor
 
+from shardlang.ir.collective import Collective
 from shardlang.ir.experts.row_exchange import router_at
-from shardlang.ir.mesh import product
-from shardlang.ir.reshard import Reshard
-from shardlang.runtime.autograd import Context
 from shardlang.runtime.buckets import Bucket, Tensors, buckets
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.lower import lower
-from shardlang.runtime.moves import SENDING, Move, Sending, keep
-from shardlang.runtime.once import once
+from shardlang.runtime.moves import SENDING, Move, Sending
 from shardlang.runtime.routes import carry
 from shardlang.runtime.transport import Arriving, Wire
 from shardlang.runtime.watch import named
@@ -118,157 +107,17 @@ def run_together(actions: Sequence[Action], xs: Sequence[Tensor]) -> list[Tensor
     return StartedTogether(actions, xs).wait()
 
 
-@dataclass(slots=True)
-class InPlace:
-    """A gradient that comes back in parts, in its place in zeros of the value's shape."""
+class Routed:
+    """One way of a dispatch or collect: call it with this device's rows and the groups of all."""
 
-    scatter: Action
-    pad: Action
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.pad(self.scatter(x))
-
-
-class _Returns(Context, Protocol):
-    back: Action
-
-
-class _ReturnsTogether(Context, Protocol):
-    reshards: RunReshards
-
-
-class _Apply(torch.autograd.Function):
-    """One reshard: `forward` on the shard, `backward` on its gradient."""
-
-    @staticmethod
-    def forward(ctx: _Returns, x: Tensor, forward: Action, backward: Action) -> Tensor:
-        ctx.back = backward
-        return forward(x)
-
-    @staticmethod
-    @once
-    def backward(ctx: _Returns, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.back(grads[0]), None, None
-
-
-class _ApplyTogether(torch.autograd.Function):
-    """Several reshards: their moves together, their gradients together."""
-
-    @staticmethod
-    def forward(ctx: _ReturnsTogether, reshards: RunReshards, *xs: Tensor) -> tuple[Tensor, ...]:
-        ctx.reshards = reshards
-        ctx.set_materialize_grads(False)
-        made = tuple(run_together(reshards.forwards, xs))
-        frozen = [whole for whole, x in zip(made, xs, strict=True) if not x.requires_grad]
-        if frozen:
-            ctx.mark_non_differentiable(*frozen)
-        return made
-
-    @staticmethod
-    @once
-    def backward(ctx: _ReturnsTogether, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        found: list[Tensor | None] = [None] * len(grads)
-        present = {i: grad for i, grad in enumerate(grads) if grad is not None}
-        if present:
-            done = run_together(
-                [ctx.reshards.backwards[i] for i in present], list(present.values())
-            )
-            pads = ctx.reshards.pads
-            for i, grad in zip(present, done, strict=True):
-                found[i] = pads[i](grad) if pads else grad
-        return None, *found
-
-
-class RunReshard:
-    """One reshard, ready to run: call it with this device's shard."""
-
-    __name__: str
-    __qualname__: str
-
-    def __init__(
-        self, reshard: Reshard, groups: Groups, where: str = "", held: bool = False
-    ) -> None:
-        """`held`: the value is at hand, so there is nothing to do forward."""
-        self.label = label_of(reshard, where)
-        there = connected(lower(reshard.forward, groups, f"forward {self.label}"))
-        back = connected(lower(reshard.adjoint, groups, f"backward {self.label}"))
-        self.forward = keep if held else there
-        self.backward = InPlace(back, _pad(reshard, groups)) if held else back
-        self._trivial = self.forward is keep and self.backward is keep
-        self._differentiable = reshard.differentiable
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self._trivial:
-            return x
-        if not self._differentiable:
-            return self.forward(x.detach())
-        if x.requires_grad and torch.is_grad_enabled():
-            out: Tensor = _Apply.apply(x, self.forward, self.backward)  # type: ignore[no-untyped-call]
-            return out
-        return self.forward(x)
-
-
-class RunReshards:
-    """Several reshards of one kind and group, ready to run as one call each way."""
-
-    __name__: str
-    __qualname__: str
-
-    def __init__(
-        self, reshards: Sequence[Reshard], groups: Groups, where: str = "", held: bool = False
-    ) -> None:
-        """`held`: the values are at hand, so there is nothing to do forward."""
-        self.label = label_of(reshards[0], where)
-        assert all(reshard.differentiable for reshard in reshards), "a max or min has no gradient"
-        forward, backward = f"forward {self.label}", f"backward {self.label}"
-        there = [connected(lower(s.forward, groups, forward)) for s in reshards]
-        self.forwards = [keep for _ in there] if held else there
-        self.backwards = [connected(lower(s.adjoint, groups, backward)) for s in reshards]
-        self.pads = [_pad(s, groups) for s in reshards] if held else []
-
-    def __call__(self, xs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        if torch.is_grad_enabled() and any(x.requires_grad for x in xs):
-            out: tuple[Tensor, ...] = _ApplyTogether.apply(self, *xs)  # type: ignore[no-untyped-call]
-            return out
-        return tuple(run_together(self.forwards, xs))
-
-
-def _pad(held: Reshard, groups: Groups) -> Action:
-    """From the part of a gradient to zeros of the value's shape around it."""
-    return connected(lower(Reshard(held.axes, held.dst, held.src).adjoint, groups))
-
-
-class RunRoute:
-    """A dispatch or collect, ready to run: call it with this device's rows and all groups."""
-
-    __name__: str
-    __qualname__: str
-
-    def __init__(self, reshard: Reshard, groups: Groups, where: str = "") -> None:
-        assert reshard.route is not None
-        self.label = label_of(reshard, where)
-        self.router = router_at(reshard.route.at(groups.coord), groups.device)
-        self.group = groups.of(reshard.axes)
+    def __init__(self, collective: Collective, groups: Groups, label: str = "") -> None:
+        assert collective.route is not None
+        self.collective, self.label = collective, label
+        self.router = router_at(collective.route.at(groups.coord), groups.device)
+        self.group = groups.of(collective.axes)
         self.transport = Wire(self.group)
-        self.directions = ("forward", reshard.forward), ("backward", reshard.adjoint)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, x: Tensor, by: Tensor) -> Tensor:
         exchange = self.router.exchange(by)
-        there, back = (
-            Sent(
-                carry(collective, self.group, exchange, x, f"{direction} {self.label}"),
-                self.transport,
-            )
-            for direction, collective in self.directions
-        )
-        if x.requires_grad and torch.is_grad_enabled():
-            out: Tensor = _Apply.apply(x, there, back)  # type: ignore[no-untyped-call]
-            return out
-        return there(x)
-
-
-def label_of(reshard: Reshard, where: str = "") -> str:
-    """The reshard's name for messages: `all_reduce over tp in layers.0.mlp`."""
-    axes = product(reshard.axes)
-    return f"{reshard.kind} over {axes}" + (f" in {where}" if where else "")
+        move = carry(self.collective, self.group, exchange, x, self.label)
+        return Sent(move, self.transport)(x)

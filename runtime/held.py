@@ -10,6 +10,7 @@ from torch import Tensor
 
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.program import LocalProgram
+from shardlang.runtime.backends import Backends
 from shardlang.runtime.calls import Slot, tensor_at
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.variants import Variants
@@ -24,6 +25,7 @@ class Held:
         variants: the programs for other calls; the declared one is the first of them.
         slots: where the tensor of each leaf that is not an input is found.
         kept: the leaves in the state dict.
+        backends: what compiles the programs.
     """
 
     program: LocalProgram
@@ -31,6 +33,7 @@ class Held:
     variants: Variants
     slots: Mapping[str, Slot]
     kept: frozenset[str]
+    backends: Backends
 
     def tensors(self) -> Iterator[tuple[Leaf, Tensor]]:
         """Every tensor of the state dict once, with its leaf."""

@@ -109,25 +109,6 @@ def move_all(moves: Moves, xs: Tensors) -> list[Tensor]:
     return [move.unpack(message, x) for move, message, x in done]
 
 
-def receive_again(
-    moves: Sequence[Sequence[Move]], xs: Sequence[Tensors], device: int
-) -> list[Tensor]:
-    """What one device has after moves that are made together, by itself; all by device first."""
-    mine, own = moves[device], xs[device]
-    out = [x if isinstance(move, SENDING) else move(x) for move, x in zip(mine, own, strict=True)]
-    for number, (bucket, places) in enumerate(buckets(mine, own)):
-        move = mine[places[0]]
-        assert isinstance(move, SENDING)
-        members = [buckets(moves[r], xs[r])[number][0] for r in move.group.ranks]
-        shards = [[xs[r][i] for i in places] for r in move.group.ranks]
-        packed = [member.pack(each) for member, each in zip(members, shards, strict=True)]
-        received = Communicator([m.call for m in members], packed).received(move.group.index)
-        given = [own[place] for place in places]
-        for place, tensor in zip(places, bucket.unpack(received, given), strict=True):
-            out[place] = tensor
-    return out
-
-
 def move_together(moves: Sequence[Sequence[Move]], xs: Sequence[Tensors]) -> list[list[Tensor]]:
     """Several moves on every device, those of one kind in one call; by device, then by move."""
     if len(moves[0]) == 1:

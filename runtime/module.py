@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NoReturn
 
 from torch import Tensor, nn
 
+from shardlang.ir.compat import Backend
 from shardlang.ir.leaf import LeafKind
 from shardlang.runtime import optim_states, tensor_ops
+from shardlang.runtime.backends import Backends, asked_backend
 from shardlang.runtime.calls import tensor_at
 from shardlang.runtime.changes import mark_updated
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.held import Held
-from shardlang.runtime.outside import outside_itself
+from shardlang.runtime.outside import outside, outside_itself
 from shardlang.runtime.standins import Standins
 from shardlang.runtime.tables import Tables, slot_of
 from shardlang.runtime.tensor_files import remember
@@ -39,6 +41,7 @@ class ShardedModule(nn.Module):
         groups: Groups,
         tensors: Mapping[str, Tensor],
         transient: Collection[str] = (),
+        backend: Backend | None = None,
     ) -> None:
         """Load the declared program on this device. Collective: construct it on every rank.
 
@@ -46,6 +49,7 @@ class ShardedModule(nn.Module):
             compiler: makes the programs, the declared one and those for other calls.
             tensors: this device's shard of every parameter and persistent buffer, by name.
             transient: buffers that do not belong to the state dict.
+            backend: what compiles the regions of the programs; None to run them op by op.
 
         Raises:
             RunError: SH0602, the ranks hold different programs; SH0608, a tensor is missing or has
@@ -70,7 +74,7 @@ class ShardedModule(nn.Module):
             if leaf.kind is LeafKind.PARAM:
                 mark_updated(tensor_at(slots[leaf.name]), stated)
         kept = frozenset(self.state_dict(keep_vars=True)).intersection(slots)
-        self._shardlang = Held(made.program, groups, variants, slots, kept)
+        self._shardlang = Held(made.program, groups, variants, slots, kept, Backends(backend))
 
     @outside_itself
     def forward(self, *args: object, **kwargs: object) -> object:
@@ -82,12 +86,22 @@ class ShardedModule(nn.Module):
         in the modules' modes or in which tensors get a gradient, is answered by a program of its
         own, which is compiled when it is first needed. Other changes of the modules are refused.
 
+        Under `torch.compile` its backend compiles the regions of the program, and nothing else.
+
         Raises:
             RunError: SH0605 or SH0613, no program can answer the call; SH0612, the ranks differ in
-                how they call.
+                how they call; SH0644, the backend cannot compile a region, or is to compile
+                one graph.
         """
-        loaded, shards = self._shardlang.variants.choose(args, kwargs)
-        return loaded(shards)
+        return self._answer(asked_backend(), args, kwargs)
+
+    @outside
+    def _answer(
+        self, asked: Backend | None, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> object:
+        mine = self._shardlang
+        loaded, shards = mine.variants.choose(args, kwargs)
+        return loaded(shards, mine.backends.regions(asked))
 
     def shard_inputs(self, *args: object, **kwargs: object) -> dict[str, object]:
         """Whole inputs as keyword arguments for a call, cut where they are split. Collective.

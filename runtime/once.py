@@ -22,7 +22,7 @@ def once(backward: F) -> F:
 
     @functools.wraps(backward)
     def checked(*args: object) -> object:
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if torch.is_grad_enabled():
             raise RunError(
                 "SH0613",
                 "a gradient of the sharded model is to be differentiated again (`create_graph=True`"

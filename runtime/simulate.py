@@ -1,38 +1,32 @@
 """The simulator of a forward program: all devices in one process, node by node in lockstep.
 
 Every device has its own tensors and its own autograd graph; only the reshards join them, by the
-moves of the run itself (`lockstep`). Rules are proven by it, one op at a time, and what
-`torch.compile` takes is this program too. A whole model is proven by its step program
-(`simulate_step`).
+moves of the run itself (`lockstep`). Rules are proven by it, one op at a time, with PyTorch's own
+derivative of the op. A whole model is proven by its step program (`simulate_step`).
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from shardlang.ir.device_values import specialise
-from shardlang.ir.graph import regathered, reshards_of
+from shardlang.ir.graph import reshards_of
 from shardlang.ir.mesh import Coord
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram, apply_reshard, apply_reshards
 from shardlang.ir.shards import shard_of
-from shardlang.runtime.buckets import Tensors
 from shardlang.runtime.lockstep import (
     Guard,
-    lowered,
-    receive_again,
     reshard_on_all,
     reshards_on_all,
     route_on_all,
 )  # fmt: skip
-from shardlang.runtime.moves import Move
-from shardlang.runtime.regather import Again, Kept, Regather, parameter_of, unpacked
 
 PerDevice = list[Any]
 Watch = Callable[[fx.Node, PerDevice], None]
@@ -67,8 +61,6 @@ class Simulator:
         self.coords = list(program.mesh.coords())
         assert not any(leaf.gathered for leaf in program.leaves), "simulated by its step program"
         self._names = {leaf.node: leaf.name for leaf in program.leaves}
-        again = any(info(node).regather for node in program.graph.nodes)
-        self._regathers = [Regather() for _ in self.coords] if again else []
 
     def place(self, name: str, full: Tensor) -> list[Tensor]:
         """The local shards of one leaf's global value."""
@@ -111,37 +103,16 @@ class Simulator:
 
     def _reshard(self, node: fx.Node, values: dict[fx.Node, PerDevice], guard: Guard) -> PerDevice:
         pairs = reshards_of(node)
-        xs = [[values[x][d] for x, _ in pairs] for d in range(len(self.coords))]
         if node.target is apply_reshards:
+            xs = [[values[x][d] for x, _ in pairs] for d in range(len(self.coords))]
             made = reshards_on_all([each for _, each in pairs], xs, self.mesh, guard)
-            self._note(node, xs, made)
             return [tuple(own) for own in made]
         ((source, reshard),) = pairs
         if reshard.route is not None:
             by = node.args[2]
             assert isinstance(by, fx.Node), "a route is along the groups of all rows"
             return route_on_all(reshard, values[source], values[by], self.mesh, guard)
-        out = reshard_on_all(reshard, values[source], self.mesh, guard)
-        self._note(node, xs, [[whole] for whole in out])
-        return out
-
-    def _note(self, node: fx.Node, xs: Sequence[Tensors], made: Sequence[Tensors]) -> None:
-        """Note on every device where the parameters come from that a node gathered."""
-        items = regathered(node)
-        if not items or not torch.is_grad_enabled():
-            return
-        ways = [lowered(reshards_of(node)[i][1].forward, self.mesh) for i in items]
-        moves = list(zip(*ways, strict=True))
-        shards = [
-            [r.packed(own[i].detach()) for i in items]
-            for r, own in zip(self._regathers, xs, strict=True)
-        ]
-        for device, own in enumerate(made):
-            again = Again(functools.partial(_gather_again, moves, shards, device))
-            for shard, (place, item) in zip(shards[device], items.items(), strict=True):
-                source = again.source(parameter_of(item, self._names), shard)
-                if own[place] is not xs[device][place]:
-                    self._regathers[device].note(source, own[place])
+        return reshard_on_all(reshard, values[source], self.mesh, guard)
 
     def _on(
         self, node: fx.Node, device: int, at: Coord, values: dict[fx.Node, PerDevice]
@@ -150,16 +121,8 @@ class Simulator:
         args = fx.map_arg(args, lambda n: values[n][device])
         kwargs = fx.map_arg(kwargs, lambda n: values[n][device])
         assert callable(node.target)
-        hooks = self._regathers[device].hooks() if self._regathers else nullcontext()
-        with blaming(node, device), hooks:
+        with blaming(node, device):
             return node.target(*args, **kwargs)
-
-
-def _gather_again(
-    moves: Sequence[Sequence[Move]], shards: Sequence[Sequence[Tensor | Kept]], device: int
-) -> list[Tensor]:
-    given = [[unpacked(shard) for shard in own] for own in shards]
-    return receive_again(moves, given, device)
 
 
 def last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:

@@ -14,13 +14,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.fx.node import Argument, map_aggregate
 
 from shardlang.ir.collective import Collective
 from shardlang.ir.device_values import LocalShardAt, specialise
 from shardlang.ir.experts.route import RouteAt
-from shardlang.ir.experts.row_exchange import router_at
 from shardlang.ir.mesh import product
 from shardlang.ir.node import info
 from shardlang.ir.step import (
@@ -37,7 +36,7 @@ from shardlang.ir.step import (
     stream_of,
 )
 from shardlang.runtime.collectives import (
-    Sent,
+    Routed,
     Started,
     StartedTogether,
     connected,
@@ -45,12 +44,13 @@ from shardlang.runtime.collectives import (
     waited,
 )
 from shardlang.runtime.direct import direct
-from shardlang.runtime.groups import Groups
+from shardlang.runtime.handed import taken
 from shardlang.runtime.lanes import Lane
 from shardlang.runtime.lower import lower
 from shardlang.runtime.moves import keep
-from shardlang.runtime.routes import carry
-from shardlang.runtime.transport import Wire
+from shardlang.runtime.opaque import opaque
+from shardlang.runtime.region import Regions
+from shardlang.runtime.regions import Code, cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Half:
         saved: the names of the values that are handed over, in order.
     """
 
-    run: fx.GraphModule
+    run: Callable[..., Any]
     saved: tuple[str, ...]
 
 
@@ -83,9 +83,9 @@ Lanes = Mapping[Stream, Lane]
 """Where the collectives of each stream are sent."""
 
 
-def load_forward(program: StepProgram, lanes: Lanes) -> Half:
-    """The forward. Collective: call it on every rank."""
-    loading, saved = _Loading(lanes), saved_by(program)
+def load_forward(program: StepProgram, lanes: Lanes, regions: Regions | None = None) -> Half:
+    """The forward; with `regions` compiled by them. Collective: call it on every rank."""
+    loading, saved = _Loading(program.graph, lanes, regions), saved_by(program)
     for node in program.graph.nodes:
         if node.op != "output" and not info(node).backward:
             loading.add(node)
@@ -93,12 +93,14 @@ def load_forward(program: StepProgram, lanes: Lanes) -> Half:
     given = tuple(loading.env[n.name] for n in results)
     kept = tuple(loading.env[name] for name in saved)
     loading.graph.output((given, kept))
-    return Half(fx.GraphModule(loading.held, loading.graph, "Forward"), saved)
+    return Half(loading.code("Forward"), saved)
 
 
-def load_backward(program: StepProgram, lanes: Lanes, saved: Sequence[str]) -> Half:
+def load_backward(
+    program: StepProgram, lanes: Lanes, saved: Sequence[str], regions: Regions | None = None
+) -> Half:
     """The backward, which takes the values `saved`. Collective: call it on every rank."""
-    loading = _Loading(lanes)
+    loading = _Loading(program.graph, lanes, regions)
     loading.take_from(loading.graph.placeholder("saved"), saved)
     cotangents = [n for n in program.graph.find_nodes(op="placeholder") if info(n).backward]
     loading.take_from(loading.graph.placeholder("cotangents"), [n.name for n in cotangents])
@@ -107,30 +109,26 @@ def load_backward(program: StepProgram, lanes: Lanes, saved: Sequence[str]) -> H
             loading.add(node)
     _, gradients = program.returned
     loading.graph.output(tuple(loading.value(n) for n in gradients))
-    return Half(fx.GraphModule(loading.held, loading.graph, "Backward"), tuple(saved))
+    return Half(loading.code("Backward"), tuple(saved))
 
 
-def load_graph(graph: fx.Graph, lanes: Lanes) -> fx.GraphModule:
+def load_graph(graph: fx.Graph, lanes: Lanes, regions: Regions | None = None) -> Callable[..., Any]:
     """A whole graph, such as the gathers after an update. Collective to load."""
-    loading = _Loading(lanes)
+    loading = _Loading(graph, lanes, regions)
     for node in graph.nodes:
         if node.op != "output":
             loading.add(node)
     loading.graph.output(fx.map_arg(graph.output_node().args[0], loading.value))
-    return fx.GraphModule(loading.held, loading.graph, "Piece")
-
-
-def taken(values: list[object], place: int) -> object:
-    """A value of a list, which no longer holds it."""
-    value, values[place] = values[place], None
-    return value
+    return loading.code("Piece")
 
 
 class _Loading:
     """The code of one half while it is written."""
 
-    def __init__(self, lanes: Lanes) -> None:
-        self.lanes, self.graph = lanes, fx.Graph()
+    def __init__(self, program: fx.Graph, lanes: Lanes, regions: Regions | None) -> None:
+        self.lanes, self.graph, self.regions = lanes, fx.Graph(), regions
+        self._opaque = opaque(program) if regions is not None else set()
+        self._computed: dict[fx.Node, object] = {}
         self.groups = lanes[Stream.ACTIVATIONS].groups
         self.env: dict[str, fx.Node] = {}
         self.held: dict[str, object] = {}
@@ -140,6 +138,14 @@ class _Loading:
     def take_from(self, values: fx.Node, names: Sequence[str]) -> None:
         """Values by name that lie in a list."""
         self._lists.update({name: (values, place) for place, name in enumerate(names)})
+
+    def code(self, name: str) -> Callable[..., Any]:
+        """The code that has been written, as a function."""
+        graph = self.graph
+        if self.regions is not None:
+            graph = cut(Code(graph, self._computed, self.held), self.regions, _Named)
+        made: Callable[..., Any] = fx.GraphModule(self.held, graph, name).forward
+        return made
 
     def value(self, node: fx.Node) -> fx.Node:
         """A value of the program; one that lies in a list is taken from it when first read."""
@@ -185,7 +191,10 @@ class _Loading:
         if node.target is record:
             return self._recorded(node)
         args, kwargs = self._here(node)
-        return self.graph.create_node(node.op, direct(node.target), args, kwargs)
+        made = self.graph.create_node(node.op, direct(node.target), args, kwargs)
+        if node not in self._opaque:
+            self._computed[made] = node.target
+        return made
 
     def _here(self, node: fx.Node) -> tuple[Any, Any]:
         """The arguments of a node on this device."""
@@ -214,7 +223,7 @@ class _Loading:
         values = [self.value(x) for x, _ in pairs]
         label = label_of(node, pairs[0][1])
         if by is not None:
-            route = _Routed(pairs[0][1], self.groups, label)
+            route = Routed(pairs[0][1], self.groups, label)
             return self._call(route, node, (values[0], self.value(by)))
         lane, aside = self.lanes[stream_of(node)], is_start(node)
         actions = [connected(lower(c, lane, label), aside) for _, c in pairs]
@@ -249,22 +258,6 @@ class _Named:
 
     def __call__(self, *args: object) -> object:
         return self.call(*args)
-
-
-class _Routed:
-    """One direction of a dispatch or collect: call it with this device's rows and all groups."""
-
-    def __init__(self, collective: Collective, groups: Groups, label: str) -> None:
-        assert collective.route is not None
-        self.collective, self.label = collective, label
-        self.router = router_at(collective.route.at(groups.coord), groups.device)
-        self.group = groups.of(collective.axes)
-        self.transport = Wire(self.group)
-
-    def __call__(self, x: Tensor, by: Tensor) -> Tensor:
-        exchange = self.router.exchange(by)
-        move = carry(self.collective, self.group, exchange, x, self.label)
-        return Sent(move, self.transport)(x)
 
 
 def label_of(node: fx.Node, collective: Collective) -> str:

@@ -23,6 +23,7 @@ from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.lanes import lanes
 from shardlang.runtime.once import once
+from shardlang.runtime.region import Regions
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.step_executor import Half, load_backward, load_forward
 from shardlang.runtime.tensor import arrived, own, sharded
@@ -36,18 +37,28 @@ class Stepped:
     """A program with its gradients, for one choice of leaves that get one."""
 
     def __init__(
-        self, program: LocalProgram, groups: Groups, trained: frozenset[str], write: StepWriter
+        self,
+        program: LocalProgram,
+        groups: Groups,
+        trained: frozenset[str],
+        write: StepWriter,
+        regions: Regions | None = None,
     ) -> None:
         """Load forward and backward. Collective: construct it on every rank.
+
+        Args:
+            trained: the leaves that get a gradient; none to run the forward alone.
+            regions: what compiles them; None to run them op by op.
 
         Raises:
             RunError: SH0602, the ranks have written different programs.
         """
         self.program, self.groups, self.trained, self.write = program, groups, trained, write
-        self.ends = differentiable(program)
+        self.regions = regions
+        self.ends = differentiable(program) if trained else []
         whole = self._written(self.ends)
         self.lanes = lanes(whole.graph, groups)
-        self.forward = load_forward(whole, self.lanes)
+        self.forward = load_forward(whole, self.lanes, regions)
         self.outputs = [r.name for r in program.results]
         written = {r.name for r in program.results if r.kind is ResultKind.MUTATION}
         self.unwritten = {
@@ -67,8 +78,15 @@ class Stepped:
 
     def __call__(self, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
         """The results, whose gradients lead to the leaves."""
+        if not self.trained:
+            return self._forward_alone(leaves)
         made: Sequence[Tensor] = _Step.apply(self, *leaves)  # type: ignore[no-untyped-call]
         return made
+
+    @torch.no_grad()
+    def _forward_alone(self, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+        results, _ = self.forward.run(*map(held_shard, leaves))
+        return tuple(results)
 
     def _written(self, given: Collection[str]) -> StepProgram:
         """The step for the results whose cotangents are given, the same on all ranks."""
@@ -84,7 +102,7 @@ class Stepped:
         if given not in self._backwards:
             step = self._written(given)
             places = {leaf.name: i for i, leaf in enumerate(self.program.leaves)}
-            half = load_backward(step, self.lanes, self.forward.saved)
+            half = load_backward(step, self.lanes, self.forward.saved, self.regions)
             pairs = zip(step.gradients, step.returned[1], strict=True)
             self._backwards[given] = half, [(places[name], arrives(node)) for name, node in pairs]
         return self._backwards[given]

@@ -83,7 +83,7 @@ class ShardedTrainee:
     def __init__(self, module: ShardedModule) -> None:
         self.module: nn.Module = module
         self._sharded = module
-        self._variants = held(module).variants
+        self._variants, self._backends = held(module).variants, held(module).backends
         self._loss = held(module).program.loss
         self.has_loss = self._loss is not None
 
@@ -94,7 +94,7 @@ class ShardedTrainee:
     def backward(self, batch: Batch, scale: float = 1.0) -> Tensor | None:
         """The loss, whole on every device; every parameter gets its gradient."""
         loaded, shards = self._variants.choose((), batch)
-        outputs = loaded.named_outputs(shards)
+        outputs = loaded.named_outputs(shards, self._backends.regions())
         return _from_loss(outputs[self._loss] if self._loss is not None else None, scale)
 
     def optimizer(

@@ -1,8 +1,7 @@
 """What goes over the transport: the four calls that move data between the members of a group.
 
-Tensors of any memory in, dense ones out, inputs unchanged. Under `torch.compile` they are
-`_c10d_functional` ops, which inductor sees and schedules; in eager mode the calls of the process
-group itself, which cost the least. This is the one module that uses them.
+Tensors of any memory in, dense ones out, inputs unchanged. They are the calls of the process group
+itself, which cost the least. This is the one module that uses them.
 
 gloo has no true reduce-scatter (it all-reduces everything) and its ring all-reduce takes two rounds
 where two members need one: both are built on the all-to-all here, which sends the same bytes as the
@@ -83,9 +82,8 @@ class Wire:
         self.index = group.index
         self.gloo = group.backend == "gloo"
         self.pair = self.gloo and group.size == 2
-        self.name = ""
         if group.connection is not None:
-            self._connection, self.name = group.connection, group.connection.name
+            self._connection = group.connection
         self._reduce_options = {op: _options(AllreduceOptions, aside) for op in _OPS}
         for op, options in self._reduce_options.items():
             options.reduceOp = _OPS[op]
@@ -124,9 +122,6 @@ class Wire:
             return self._all_reduce(x.to(_REDUCED_AS[dtype]), op).then(lambda y: y.to(dtype))
         if self.pair:
             return self._swap_and_add(_dense(x), op)
-        if torch.compiler.is_compiling():
-            reduced = torch.ops._c10d_functional.all_reduce(_dense(x), op.value, self.name)
-            return Arriving(_wait(reduced))
         out = x if spare else x.clone(memory_format=torch.contiguous_format)
         group = self._connection.process_group
         return Arriving(out, group.allreduce([out], self._reduce_options[op]))
@@ -145,9 +140,6 @@ class Wire:
             dtype = x.dtype
             return self._all_gather(_as_bytes(x)).then(lambda y: y.view(dtype))
         x = _dense(x).view(-1)
-        if torch.compiler.is_compiling():
-            ops = torch.ops._c10d_functional
-            return Arriving(_wait(ops.all_gather_into_tensor(x, self.size, self.name)))
         out = x.new_empty(x.numel() * self.size)
         group = self._connection.process_group
         return Arriving(out, group._allgather_base(out, x, self._gather_options), x)
@@ -165,9 +157,6 @@ class Wire:
             return pairs.then(lambda y: torch.view_as_complex(y.view(-1, 2)))
         if self.gloo:
             return self._exchange(x).then(self._sum_rows)
-        if torch.compiler.is_compiling():
-            ops = torch.ops._c10d_functional
-            return Arriving(_wait(ops.reduce_scatter_tensor(x, "sum", self.size, self.name)))
         out = x.new_empty(x.numel() // self.size)
         group = self._connection.process_group
         return Arriving(out, group._reduce_scatter_base(out, x, self._scatter_options), x)
@@ -188,12 +177,6 @@ class Wire:
         if x.dtype in _SENT_AS_BYTES:
             return self._exchange_bytes(x, sent, received)
         x = _dense(x)
-        if torch.compiler.is_compiling():
-            share = [x.numel() // self.size] * self.size
-            swapped = torch.ops._c10d_functional.all_to_all_single(
-                x, received if received is not None else share, sent or share, self.name
-            )
-            return Arriving(_wait(swapped))
         out = x.new_empty(sum(received) if received is not None else x.numel())
         work = self._connection.process_group.alltoall_base(
             out, x, received or [], sent or [], self._exchange_options
@@ -213,8 +196,6 @@ class Wire:
 
 
 def _combined(op: ReduceOp, received: Tensor, x: Tensor) -> Tensor:
-    if torch.compiler.is_compiling():
-        return _LOCAL[op](received, x)
     return _LOCAL[op](received, x, out=received)
 
 
@@ -224,11 +205,6 @@ def _options(kind: Callable[[], T], aside: bool) -> T:
     if hasattr(options, "asyncOp"):
         options.asyncOp = aside
     return options
-
-
-def _wait(x: Tensor) -> Tensor:
-    done: Tensor = torch.ops._c10d_functional.wait_tensor(x)
-    return done
 
 
 def _as_bytes(x: Tensor) -> Tensor:

@@ -35,7 +35,6 @@ from shardlang.runtime.changes import Changes, Due, steps_taken
 from shardlang.runtime.contexts import refuse_contexts, refuse_tangents
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.kept import Kept
-from shardlang.runtime.outside import outside
 from shardlang.runtime.replicas import (
     beyond_rounding,
     changed_apart,
@@ -164,7 +163,6 @@ class Variants:
             return cut(full, mine)
         return full.to(self.groups.device).contiguous()
 
-    @outside
     def choose(
         self, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> tuple[LoadedProgram, Mapping[str, Tensor]]:

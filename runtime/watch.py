@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-import torch
-
 from shardlang.runtime.peers import lost_in
 
 T = TypeVar("T")
@@ -35,8 +33,6 @@ WATCH = Watch()
 
 def named(label: str, call: Callable[..., T], *args: object) -> T:
     """Make a call while its name stands in the watch; an error that it raises bears the name."""
-    if torch.compiler.is_compiling():
-        return call(*args)
     WATCH.now = label
     try:
         out = call(*args)

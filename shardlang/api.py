@@ -104,21 +104,28 @@ class Program:
         """Warnings and notes of the compilation."""
         return self.compiled.diagnostics
 
-    def load(self, device: str | torch.device = "cpu", seed: int = 0) -> ShardedModule:
+    def load(
+        self, device: str | torch.device = "cpu", seed: int = 0, *, compile: bool = False
+    ) -> ShardedModule:
         """This rank's shards of the model: an ordinary module with local parameters. Collective.
 
         Under torchrun, or any launcher that sets `RANK` and `WORLD_SIZE`, every rank calls this.
-        `device` is `cpu` (gloo) or `cuda` (NCCL).
+        `device` is `cpu` (gloo) or `cuda` (NCCL). With `compile`, inductor compiles what lies
+        between two collectives, at the first step.
 
         Raises:
             RunError: the mesh has another number of devices, or the ranks' programs differ.
         """
+        from shardlang.ir.compat import backend_named
+        from shardlang.runtime.backends import INDUCTOR
         from shardlang.runtime.groups import join
         from shardlang.training.run import sharded_module
         from shardlang.training.step import Training
 
         kind = torch.device(device).type
-        module = sharded_module(self.compiled, join(self.compiled.program.mesh, kind), seed)
+        groups = join(self.compiled.program.mesh, kind)
+        backend = backend_named(INDUCTOR) if compile else None
+        module = sharded_module(self.compiled, groups, seed, backend)
         self._training = Training(self.compiled, module)
         return module
 

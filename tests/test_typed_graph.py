@@ -16,8 +16,12 @@ from shardlang.ir.rewriter import Rewriter
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("passes", "runtime", "shardlang")
 LINKED = {"grammar", "passes", "runtime"}
-READS_META = {"shardlang/ir/node.py", "shardlang/capture/naming.py", "shardlang/ir/parse.py"}
-"""Where the record is kept, where it is made from what export leaves, and lark's own places."""
+READS_META = {
+    "shardlang/ir/node.py",  # where the record is kept
+    "shardlang/capture/naming.py",  # where it is made from what export leaves
+    "shardlang/ir/parse.py",  # lark's own places
+    "shardlang/ir/compat.py",  # what backends of torch.compile read of a graph
+}
 
 
 def files() -> Iterator[tuple[str, ast.Module]]:
@@ -71,7 +75,8 @@ BUILDS = {
     "passes/step/op_tape.py",  # the same
     "passes/step/traced.py",  # the same
     "runtime/step_executor.py",  # a graph for one device, that is only run
-    "runtime/executor.py",  # a graph for one device, that is only run
+    "runtime/regions.py",  # the same, in parts
+    "runtime/region.py",  # a copy of one, for a compiler
     "shardlang/proof/rules/calls.py",  # an interpreter's method of this name
     "shardlang/proof/rules/check.py",  # placeholders of one-op graphs
 }

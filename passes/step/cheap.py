@@ -9,7 +9,7 @@ from shardlang.ir.compat import OpOverload
 from shardlang.ir.graph import is_item
 from shardlang.ir.step import is_collective, record
 from shardlang.ir.traits import OpKind
-from shardlang.passes.step.fold_views import gives_view
+from shardlang.ir.views import gives_view
 from shardlang.rules.dropout import PARTS
 from shardlang.rules.registry import find
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from shardlang.ir.compat import OpOverload
-
 _RESHAPE = torch.ops.aten.reshape.default
 _TRANSPOSES = (torch.ops.aten.t.default, torch.ops.aten.transpose.int)
 
@@ -34,12 +32,3 @@ def _operand(view: fx.Node) -> fx.Node:
     operand = view.args[0]
     assert isinstance(operand, fx.Node)
     return operand
-
-
-def gives_view(target: object) -> bool:
-    """Whether what an op gives may be a view of its first operand."""
-    if not isinstance(target, OpOverload):
-        return False
-    first = target._schema.returns[:1]
-    aliased = any(r.alias_info is not None and not r.alias_info.is_write for r in first)
-    return aliased or target is _RESHAPE

@@ -13,8 +13,8 @@ from shardlang.ir.graph import is_item
 from shardlang.ir.node import info
 from shardlang.ir.step import StepProgram, apply_collective
 from shardlang.ir.step_options import StepOptions
+from shardlang.ir.views import gives_view
 from shardlang.passes.step.again import make_again
-from shardlang.passes.step.fold_views import gives_view
 
 
 def regather(program: StepProgram, options: StepOptions) -> StepProgram:

@@ -15,7 +15,7 @@ from shardlang.ir.graph import is_item
 from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.node import info
 from shardlang.ir.step import StepProgram, is_collective, routed_by
-from shardlang.passes.step.fold_views import gives_view
+from shardlang.ir.views import gives_view
 
 
 def inside_modules(program: StepProgram, modules: Collection[str]) -> set[fx.Node]:

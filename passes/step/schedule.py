@@ -36,7 +36,7 @@ from shardlang.ir.step import (
     stream_of,
 )
 from shardlang.ir.step_options import StepOptions
-from shardlang.passes.step.fold_views import gives_view
+from shardlang.ir.views import gives_view
 from shardlang.passes.step.split import (
     bytes_given,
     given_at_once,

@@ -13,8 +13,8 @@ from shardlang.ir.arguments import Args, Kwargs
 from shardlang.ir.graph import op_name, reshards_of
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
 from shardlang.ir.rewriter import Rewriter
+from shardlang.ir.views import gives_view
 from shardlang.passes.step.dropouts import draws
-from shardlang.passes.step.fold_views import gives_view
 from shardlang.passes.step.steps_back import Value, places_of
 
 

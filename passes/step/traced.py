@@ -11,7 +11,8 @@ import torch.utils._pytree as pytree
 from torch import fx
 
 from shardlang.ir.compat import OpOverload
-from shardlang.passes.step.fold_views import fold_views, gives_view
+from shardlang.ir.views import gives_view
+from shardlang.passes.step.fold_views import fold_views
 from shardlang.passes.step.op_call import NotTraced, OpCall, Slot
 from shardlang.passes.step.op_tape import returned_by
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option(
     "--reference", is_flag=True, help="Also train the plain model in one process, and compare."
 )
+@click.option("--compile", is_flag=True, help="Compile what lies between two collectives.")
 @click.option("--nnodes", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--node-rank", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--rdzv-endpoint", default="", metavar="HOST:PORT", help="Where node 0 listens.")
@@ -52,6 +53,7 @@ def command(
     device: str,
     seed: int,
     reference: bool,
+    compile: bool,
 ) -> None:
     """Train the model of SPEC on the devices of its mesh.
 
@@ -65,7 +67,7 @@ def command(
         _check_alone(nnodes, log_dir)
         from shardlang.cli.training import Options, work
 
-        work(context, spec, Options(steps, data, save, device, seed, reference))
+        work(context, spec, Options(steps, data, save, device, seed, reference, compile))
     else:
         nodes = (nnodes, node_rank, rdzv_endpoint)
         saves = save is not None

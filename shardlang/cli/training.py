@@ -37,6 +37,7 @@ class Options:
     device: str
     seed: int
     reference: bool
+    compile: bool
 
 
 def work(context: Context, spec: Spec, options: Options) -> None:
@@ -66,11 +67,14 @@ def _train(
     context: Context, run: Run, groups: Groups, options: Options
 ) -> tuple[dict[str, object], int]:
     """The summary, on rank 0, and the signal that ended the run early, or 0. Collective."""
+    from shardlang.ir.compat import backend_named
+    from shardlang.runtime.backends import INDUCTOR
     from shardlang.runtime.groups import leave
     from shardlang.runtime.stop import Stop
     from shardlang.training.run import not_finite, sharded_module, summary
 
-    module = sharded_module(run.compiled, groups, options.seed)
+    backend = backend_named(INDUCTOR) if options.compile else None
+    module = sharded_module(run.compiled, groups, options.seed, backend)
     _check_before(context, run, module, groups, options)
     stop = Stop(groups, saves=options.save is not None)
     with stop:

@@ -8,7 +8,7 @@ from torch import fx
 
 from shardlang.ir.node import info
 from shardlang.ir.step import collectives_of, is_bucket, is_collective, is_wait
-from shardlang.passes.step.fold_views import gives_view
+from shardlang.ir.views import gives_view
 
 
 def homes_of(params: Iterable[fx.Node]) -> dict[fx.Node, fx.Node]:

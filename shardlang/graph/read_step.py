@@ -30,7 +30,7 @@ from shardlang.ir.step import (
     record,
     started_by,
 )
-from shardlang.passes.step.fold_views import gives_view
+from shardlang.ir.views import gives_view
 from shardlang.plan.flights import Flight, flights_of
 from shardlang.plan.text import bytes_text
 

@@ -6,10 +6,11 @@ Checked with torch 2.11, 2.13 and 2.15.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 import torch
+from torch import fx
 from torch._C import _fx_map_aggregate
 from torch._C._distributed_c10d import (
     AllgatherOptions,
@@ -48,6 +49,7 @@ __all__ = [
     "AllToAllOptions",
     "AllgatherOptions",
     "AllreduceOptions",
+    "Backend",
     "CustomOpDef",
     "DTensorSpec",
     "DataDependentOutputException",
@@ -62,6 +64,9 @@ __all__ = [
     "Store",
     "TCPStore",
     "TorchDispatchMode",
+    "active_backend",
+    "asks_for_one_graph",
+    "backend_named",
     "clear_saved",
     "default_generator",
     "default_store",
@@ -77,6 +82,7 @@ __all__ = [
     "overload_names",
     "route_operations",
     "storage_key",
+    "takes_list",
     "tree_flatten",
     "tree_leaves",
     "tree_map_only",
@@ -104,6 +110,12 @@ class _DTensorHandler(Protocol):
         self, op_call: OpOverload, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> object: ...
 
+
+Results: TypeAlias = "Callable[..., Sequence[torch.Tensor]]"
+"""A compiled graph."""
+
+Backend: TypeAlias = "Callable[[fx.GraphModule, list[object]], Results]"
+"""What compiles a graph for its inputs, as `torch.compile` calls it."""
 
 STACK_FILTER = (TracerBase, "_filter_traceback_frames")
 """The method by which tracing chooses the stack frames that a node records."""
@@ -311,3 +323,46 @@ def unsupported(message: str) -> Exception:
     error = Unsupported(message)
     error.skip_frame = True
     return error
+
+
+def active_backend() -> Backend | None:
+    """The backend of the `torch.compile` under which the code runs, if it does."""
+    from torch._C._dynamo.eval_frame import get_eval_frame_callback
+
+    callback = get_eval_frame_callback()
+    if not callable(callback):
+        return None
+    from torch._dynamo.eval_frame import innermost_backend
+
+    found: Backend = innermost_backend(callback)
+    return found
+
+
+def asks_for_one_graph() -> bool:
+    """Whether the code runs under a `torch.compile(fullgraph=True)`, as torch 2.13 tells.
+
+    It counts frames then, from 0; the count is below that where nobody asks.
+    """
+    from torch._C._dynamo import eval_frame
+
+    count = getattr(eval_frame, "set_fullgraph_compiled_frame_count", None)
+    if count is None:
+        return False
+    before: int = count(0)
+    if before < 0:
+        count(before)
+    return before >= 0
+
+
+def backend_named(name: str) -> Backend:
+    """A backend of `torch.compile`, such as `inductor`."""
+    from torch._dynamo import lookup_backend
+    from torch._dynamo.eval_frame import innermost_backend
+
+    found: Backend = innermost_backend(lookup_backend(name))
+    return found
+
+
+def takes_list(graph: fx.Graph) -> None:
+    """Say of a graph for a backend that it empties the list that it is given."""
+    graph.find_nodes(op="placeholder")[0].meta["steal_arg"] = True

@@ -9,7 +9,7 @@ from torch import fx
 
 from shardlang.ir.graph import is_item
 from shardlang.ir.step import is_collective, is_start, is_wait, started_by
-from shardlang.passes.step.fold_views import gives_view
+from shardlang.ir.views import gives_view
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from shardlang.runtime.accumulate import Accumulating
 from shardlang.runtime.checks import check_same_program
 from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError
-from shardlang.runtime.groups import Groups
+from shardlang.runtime.held import Held
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.tensor import own, sharded
@@ -28,16 +28,17 @@ from shardlang.runtime.whole import held_shard
 class _Along:
     """The program along its microbatches, for inputs of some shapes."""
 
-    def __init__(self, compiled: Compiled, groups: Groups, seed: int) -> None:
+    def __init__(self, compiled: Compiled, held: Held, seed: int) -> None:
         """Compile it. Collective.
 
         Raises:
             CompileError: the batch cannot be cut so.
             RunError: SH0602, the ranks hold different programs.
         """
-        self._compiled, self._groups = accumulated(compiled), groups
+        self._compiled, self._groups = accumulated(compiled), held.groups
+        self._regions = held.backends.regions()
         self.program = self._compiled.program
-        check_same_program(self.program, groups)
+        check_same_program(self.program, held.groups)
         self.constants = self._compiled.captured.constant_values(compiled.source.deferred, seed)
         self._steps: dict[frozenset[str], Accumulating] = {}
 
@@ -45,7 +46,7 @@ class _Along:
         """The step for what is trained."""
         if trained not in self._steps:
             step = accumulated_step(self._compiled, sorted(trained))
-            self._steps[trained] = Accumulating(step, self._groups)
+            self._steps[trained] = Accumulating(step, self._groups, self._regions)
         return self._steps[trained]
 
 
@@ -65,7 +66,7 @@ class AccumulatedTrainee(ShardedTrainee):
         self._held, self._compiled, self._seed = held(module), compiled, seed
         declared = self._declared = self._held.variants.compiler.declared
         shapes = tuple(one.shape for one in declared.inputs)
-        self._along = {shapes: _Along(compiled, self._held.groups, seed)}
+        self._along = {shapes: _Along(compiled, self._held, seed)}
 
     def prepare(self, batch: Batch) -> Batch:
         """The whole batch, which the ranks compare."""
@@ -100,7 +101,7 @@ class AccumulatedTrainee(ShardedTrainee):
             given = tuple(replace(one, shape=shape) for one, shape in pairs)
             try:
                 other = compiled_for(self._compiled, replace(self._declared, inputs=given))
-                self._along[shapes] = _Along(other, self._held.groups, self._seed)
+                self._along[shapes] = _Along(other, self._held, self._seed)
             except CompileError as error:
                 raise RunError(
                     "SH0605",

@@ -15,6 +15,7 @@ from shardlang.capture import load_plain, make_inputs, materialize
 from shardlang.capture.nest import tensors
 from shardlang.compiler.driver import Compiled
 from shardlang.compiler.variants import Programs
+from shardlang.ir.compat import Backend
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.shards import shard_of
 from shardlang.runtime.agree import Agreement
@@ -30,11 +31,16 @@ from shardlang.training.step import trainee_of
 from shardlang.training.tokens import Tokenizer, tokenizer_of
 
 
-def sharded_module(compiled: Compiled, groups: Groups, seed: int = 0) -> ShardedModule:
+def sharded_module(
+    compiled: Compiled, groups: Groups, seed: int = 0, backend: Backend | None = None
+) -> ShardedModule:
     """The sharded model on this device, with its initial or stored weights. Collective.
 
     No rank ever holds more than one whole tensor beside its own shards. Where one rank cannot read
     or make them, all say why.
+
+    Args:
+        backend: what compiles the regions of the step; None to run it op by op.
     """
     layouts = {leaf.name: leaf.at_rest for leaf in compiled.program.leaves}
 
@@ -45,7 +51,7 @@ def sharded_module(compiled: Compiled, groups: Groups, seed: int = 0) -> Sharded
 
     shards = Agreement(groups).together(lambda: materialize(compiled.source, seed, mine))
     transient = compiled.captured.constants.keys()
-    return ShardedModule(Programs(compiled, seed), groups, shards, transient)
+    return ShardedModule(Programs(compiled, seed), groups, shards, transient, backend)
 
 
 def plain_trainee(

@@ -43,13 +43,13 @@ def step_of(program: Program) -> StepProgram:
     return write_step(local, trained, [local.loss] if local.loss else differentiable(local))
 
 
-def measured_peak(program: Program, steps: int = 1) -> int:
+def measured_peak(program: Program, steps: int = 1, compile: bool = False) -> int:
     """The most bytes that are alive in the forward and backward of a loop on this device.
 
     The first step, in which the backward is loaded and ranks compare more, is not measured; of
     several, the least is taken, since threads of gloo may hold tensors longer than we wait.
     """
-    module = program.load()
+    module = program.load(compile=compile)
     given = module.shard_inputs(**_batch(program.compiled.inputs))
     _step(program, module, given)
     return min(_peak_of_one(program, module, given) for _ in range(steps))
@@ -60,7 +60,7 @@ def _peak_of_one(program: Program, module: ShardedModule, given: Mapping[str, ob
     gc.collect()
     loaded, shards = held(module).variants.choose((), given)
     with Meter() as meter, patch.object(Arriving, "__init__", _arriving):
-        meter.count(loaded._leaves(shards, False))
+        meter.count(loaded.leaves(shards))
         _step(program, module, given)
     return meter.peak
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from shardlang.ir.mesh import Mesh
-from shardlang.runtime.collectives import RunReshard, RunReshards, RunRoute
+from shardlang.runtime.collectives import run_together
 from shardlang.runtime.groups import Groups, join
 from tests.moves.cases import ALL_KINDS, Case, case
 from tests.moves.check import operands, unlike
+from tests.ways import back, routed, there
 
 CASES = 20 * len(ALL_KINDS)
 
@@ -33,26 +34,28 @@ def sample() -> tuple[int, list[str]]:
 
 def _differences(drawn: Case, groups: Groups) -> list[str]:
     rank = groups.rank
-    xs = [operands(one)[rank] for one in drawn.ones]
-    ys = _forward(drawn, xs, groups)
+    xs = [operands(one)[rank].detach() for one in drawn.ones]
+    ys = _moved(drawn, range(len(xs)), xs, groups)
     flowing = [i for i, one in enumerate(drawn.ones) if one.grads]
     seeds = [(drawn.ones[i].grads or [])[rank] for i in flowing]
-    roots, wanted = [ys[i] for i in flowing], [xs[i] for i in flowing]
-    grads = torch.autograd.grad(roots, wanted, seeds) if roots else ()
+    grads = _moved(drawn, flowing, seeds, groups, returning=True) if flowing else []
     found = []
     for i, one in enumerate(drawn.ones):
         want, back = one.expected(drawn.mesh)
-        found += [f"{drawn}: forward, {each}" for each in unlike([ys[i].detach()], [want[rank]])]
+        found += [f"{drawn}: forward, {each}" for each in unlike([ys[i]], [want[rank]])]
         if back:
             mine = [grads[flowing.index(i)]]
             found += [f"{drawn}: backward, {each}" for each in unlike(mine, [back[rank]])]
     return found
 
 
-def _forward(drawn: Case, xs: list[Tensor], groups: Groups) -> list[Tensor]:
+def _moved(
+    drawn: Case, places: Sequence[int], xs: list[Tensor], groups: Groups, returning: bool = False
+) -> list[Tensor]:
+    """What some of the reshards make of values, or of gradients."""
     first = drawn.ones[0]
     if first.by is not None:
-        return [RunRoute(first.reshard, groups)(xs[0], first.known(groups.coord))]
-    if len(xs) == 1:
-        return [RunReshard(first.reshard, groups)(xs[0])]
-    return list(RunReshards([one.reshard for one in drawn.ones], groups)(xs))
+        way = routed(first.reshard, groups)[returning]
+        return [way(xs[0], first.known(groups.coord))]
+    direction = back if returning else there
+    return run_together([direction(drawn.ones[i].reshard, groups) for i in places], xs)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from spawn import spawn
-from torch import Tensor
 
 from shardlang.api import Program
 from shardlang.compiler.driver import compile_spec
@@ -19,9 +17,6 @@ from shardlang.ir.step import StepProgram, collectives_of, is_collective
 from shardlang.ir.step_options import StepOptions
 from shardlang.passes.step import write_step
 from shardlang.passes.step.regather import regather
-from shardlang.runtime.errors import RunError
-from shardlang.runtime.regather import Kept, Source
-from shardlang.runtime.simulate import Simulator
 from tests.moves.models import SPECS, spec_of
 
 AGAIN = [name for name in SPECS if name.startswith("regather")]
@@ -91,46 +86,3 @@ store "**" over ORDER regather
 @pytest.mark.parametrize("order", ["dp*tp", "tp*dp", "dp"])
 def test_stored_over_several_axes(order: str) -> None:
     assert program(STORED.replace("ORDER", order)).verify().ok
-
-
-VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
-    "itself": lambda w: w,
-    "transposed": lambda w: w.transpose(0, 1),
-    "narrow": lambda w: w[1:, 2:],
-    "expanded": lambda w: w[:1].expand(5, -1, -1),
-    "other dtype": lambda w: w.view(torch.int32),
-    "complex": torch.view_as_complex,
-    "conjugated": lambda w: torch.view_as_complex(w).conj(),
-    "conjugated and turned": lambda w: torch.view_as_complex(w).mH,
-    "negated": lambda w: torch.view_as_complex(w).conj().imag,
-    "real of a conjugate": lambda w: torch.view_as_complex(w).conj()[1:].real,
-    "windows": lambda w: w.unfold(0, 2, 1),
-}
-
-
-@pytest.mark.parametrize("view", VIEWS)
-def test_every_view_is_read_again_as_it_was(view: str) -> None:
-    first = torch.arange(30, dtype=torch.float64).view(5, 3, 2)[1:]
-    again = torch.cat([torch.zeros(6, dtype=torch.float64), first.reshape(-1)]).view(5, 3, 2)[1:]
-    saved = VIEWS[view](first)
-    found = Kept.of(Source.of("w", first, lambda: again), saved).again()
-    assert found.dtype == saved.dtype
-    assert torch.equal(found, saved)
-    assert not found.is_set_to(saved)
-
-
-def test_a_parameter_that_changed_is_refused_in_the_simulator_too() -> None:
-    local = program(SPECS["regather, complex"]).local
-    sim = Simulator(local)
-    made = {leaf.name: torch.randn(leaf.layout.shape, dtype=leaf.dtype) for leaf in local.leaves}
-    shards = {name: sim.place(name, full) for name, full in made.items()}
-    for leaf in local.leaves:
-        for shard in shards[leaf.name]:
-            shard.requires_grad_(leaf.trainable)
-    losses = sim.run(shards)[0]
-    with torch.no_grad():
-        shards["w"][0].add_(1)
-    with pytest.raises(RunError, match="`w` changed between") as caught:
-        torch.autograd.backward(losses)
-    assert caught.value.code == "SH0641"
-    assert "optimizer" in caught.value.help

@@ -19,7 +19,6 @@ ALLOWED = {
     "passes/step/": "writes the ops of the backward, in one form each",
     "runtime/direct.py": "the functions of torch that call ops at less cost",
     "runtime/tensor_": "ops of optimizers and loops on sharded tensors, outside programs",
-    "runtime/transport.py": "torch's own collectives",
     "shardlang/capture/hf": "the names of settings of transformers",
     "shardlang/capture/raise_dtype.py": "writes casts into the graph",
     "shardlang/capture/tape.py": "replays what constructors did, in-place ops mostly",

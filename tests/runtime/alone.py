@@ -49,7 +49,7 @@ def _changed_on_one(
     found = {}
     weight, module.bn.eps = module.up.weight, 0.5 if mine else 1e-5
     found["setting"] = refusal(lambda: module(**shards))
-    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    compiled = torch.compile(module, backend="eager")
     found["setting, compiled"] = refusal(lambda: compiled(**shards))
     found["saved"] = refusal(lambda: save(module, Path(mkdtemp())))
     module.bn.eps = 1e-5
@@ -91,7 +91,7 @@ REGATHERED = DP + 'store "**" over dp regather\n'
 def compiled() -> Gaps:
     """Values, metrics and gradients under `torch.compile`, in both modes and two sizes."""
     pair = Pair(DP, n=2)
-    run = torch.compile(pair.module, backend="aot_eager", fullgraph=True)
+    run = torch.compile(pair.module, backend="aot_eager")
     found = {}
     for train, count in ((True, 5), (False, 5), (False, 7)):
         for model in pair.both():

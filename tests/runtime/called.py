@@ -150,6 +150,7 @@ class Pair:
         path.write_text(text.format(n=n))
         self.program: Program = shardlang.compile(path, model=lambda: build().double())
         self.module: ShardedModule = self.program.load(seed=1)
+        self.run: nn.Module | None = None
         self.plain = build().double()
         self.plain.load_state_dict(full(self.module))
 
@@ -161,7 +162,8 @@ class Pair:
         for model in self.both():
             model.zero_grad()
         torch.manual_seed(3)
-        mine = self.module(**self.module.shard_inputs(**batch, **more))["loss"]
+        run = self.module if self.run is None else self.run
+        mine = run(**self.module.shard_inputs(**batch, **more))["loss"]
         torch.manual_seed(3)
         theirs = self.plain(**batch, **more)["loss"]
         if theirs.requires_grad:

@@ -14,9 +14,10 @@ from torch import Tensor
 from shardlang.capture import materialize
 from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.ir.compat import FakeTensor
+from shardlang.passes.step.write_step import write_step
 from shardlang.rules import streams
 from shardlang.runtime.groups import join
-from shardlang.runtime.simulate import Simulator
+from shardlang.runtime.simulate_step import StepSimulator
 from shardlang.spec import load_spec
 from shardlang.training.run import Run, batches, recipe_of, sharded_module
 
@@ -61,31 +62,29 @@ def on_ranks() -> tuple[list[float | None], Masks]:
 
 def simulated(found: Compiled, steps: int = STEPS) -> tuple[list[float], Masks]:
     """The losses of the same run on simulated devices, and the masks of all of them in turn."""
-    sim = Simulator(found.program)
+    program, loss = found.program, str(found.program.loss)
+    trained = [leaf.name for leaf in program.leaves if leaf.trainable]
+    sim = StepSimulator(write_step(program, trained, [loss]))
+    layouts = {leaf.name: leaf.layout for leaf in program.leaves}
     values = materialize(found.source, SEED) | dict(found.captured.constants)
     local = {
-        leaf.name: sim.place(leaf.name, values[leaf.name])
-        for leaf in found.program.leaves
+        leaf.name: sim.place(values[leaf.name], leaf.layout)
+        for leaf in program.leaves
         if leaf.kind != "input"
     }
-    params = [
-        shard.requires_grad_()
-        for leaf in found.program.leaves
-        if leaf.trainable
-        for shard in local[leaf.name]
-    ]
+    params = [shard for name in trained for shard in local[name]]
     optimizer = torch.optim.SGD(params, **dict(recipe_of(found, steps, SEED).arguments))
-    inputs = [leaf.name for leaf in found.program.leaves if leaf.kind == "input"]
-    results = [result.name for result in found.program.results]
-    data = batches(found, SEED)
+    place = [result.name for result in program.results].index(loss)
     losses = []
     torch.manual_seed(SEED)
     with noted() as masks:
-        for _, batch in zip(range(steps), data, strict=False):
-            placed = {name: sim.place(name, batch[name]) for name in inputs}
-            loss = sim.run({**local, **placed})[results.index(str(found.program.loss))]
-            torch.autograd.backward(loss)
+        for _, batch in zip(range(steps), batches(found, SEED), strict=False):
+            inputs = {n: sim.place(x, layouts[n]) for n, x in batch.items() if n not in local}
+            results, grads = sim.run(
+                {**local, **inputs}, {loss: [torch.ones(())] * len(sim.coords)}
+            )
+            for param, grad in zip(params, (g for n in trained for g in grads[n]), strict=True):
+                param.grad = grad
             optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss[0].item())
+            losses.append(results[place][0].item())
     return losses, masks

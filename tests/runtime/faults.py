@@ -13,9 +13,9 @@ from shardlang.ir.reshard import Reshard
 from shardlang.passes.graph_text import read_graph
 from shardlang.passes.rewrite.localize import to_program
 from shardlang.runtime.checks import check_same_program
-from shardlang.runtime.collectives import RunReshard
 from shardlang.runtime.groups import Groups, join
 from shardlang.runtime.stop import Stop
+from tests.ways import there
 
 RANK = int(os.environ.get("RANK", "0"))
 
@@ -23,9 +23,8 @@ RANK = int(os.environ.get("RANK", "0"))
 def _reduce(groups: Groups) -> None:
     whole = known.lay((4, ()))
     axes = groups.mesh.axes
-    RunReshard(Reshard(axes, known.marked(whole, "P", axes), whole), groups, "layers.3")(
-        torch.ones(4)
-    )
+    reshard = Reshard(axes, known.marked(whole, "P", axes), whole)
+    there(reshard, groups, "forward all_reduce over a in layers.3")(torch.ones(4))
 
 
 def killed() -> None:

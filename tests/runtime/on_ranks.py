@@ -13,8 +13,9 @@ from torch import Tensor
 from shardlang.ir.collective import ReduceOp
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.reshard import Reshard
-from shardlang.runtime.collectives import RunReshard, RunReshards
+from shardlang.runtime.collectives import run_together
 from shardlang.runtime.groups import Groups, join
+from tests.ways import back, there
 
 
 def _world() -> dict[Mesh, Groups]:
@@ -26,10 +27,9 @@ def _world() -> dict[Mesh, Groups]:
 
 def _one(reshard: Reshard, groups: Groups) -> tuple[Tensor, Tensor | None]:
     """The result of a reshard on this rank, and the gradient of its operand."""
-    x = known.strided(known.local_value(reshard.src, groups.coord, 1)).requires_grad_()
-    y = RunReshard(reshard, groups)(x)
-    y.backward(known.strided(known.local_value(reshard.dst, groups.coord, 2, dual=True)))
-    return y.detach(), x.grad
+    x = known.strided(known.local_value(reshard.src, groups.coord, 1))
+    grad = known.strided(known.local_value(reshard.dst, groups.coord, 2, dual=True))
+    return there(reshard, groups)(x), back(reshard, groups)(grad)
 
 
 def every_step() -> list[tuple[Tensor, Tensor | None]]:
@@ -43,13 +43,14 @@ def every_bundle() -> list[list[tuple[Tensor, Tensor | None]]]:
     world = _world()
     found = []
     for mesh, reshards in known.buckets(dist.get_world_size()):
-        at = world[mesh].coord
-        xs = [known.local_value(reshard.src, at, 1).requires_grad_() for reshard in reshards]
-        ys = RunReshards(reshards, world[mesh])(xs)
-        grads = [known.local_value(reshard.dst, at, 2, dual=True) for reshard in reshards]
+        groups = world[mesh]
+        xs = [known.local_value(reshard.src, groups.coord, 1) for reshard in reshards]
+        ys = run_together([there(reshard, groups) for reshard in reshards], xs)
         used = [i for i in range(len(ys)) if i != 1]
-        torch.autograd.backward([ys[i] for i in used], [grads[i] for i in used])
-        found.append([(y.detach(), x.grad) for x, y in zip(xs, ys, strict=True)])
+        given = [known.local_value(reshards[i].dst, groups.coord, 2, dual=True) for i in used]
+        made = run_together([back(reshards[i], groups) for i in used], given)
+        grads: dict[int, Tensor] = dict(zip(used, made, strict=True))
+        found.append([(y, grads.get(i)) for i, y in enumerate(ys)])
     return found
 
 
@@ -64,44 +65,14 @@ def other_types() -> dict[str, Any]:
     out: dict[str, Any] = {}
     for dtype in (torch.bool, torch.int16, torch.int64, torch.uint8, torch.bfloat16, torch.float16,
                   torch.complex64):  # fmt: skip
-        gathered = RunReshard(Reshard((axis,), cut, flat), groups)(torch.tensor([me % 2]).to(dtype))
-        total = RunReshard(Reshard((axis,), summed, flat), groups)(torch.ones(n).to(dtype))
-        mine = RunReshard(Reshard((axis,), summed, cut), groups)(torch.ones(n).to(dtype))
+        gathered = there(Reshard((axis,), cut, flat), groups)(torch.tensor([me % 2]).to(dtype))
+        total = there(Reshard((axis,), summed, flat), groups)(torch.ones(n).to(dtype))
+        mine = there(Reshard((axis,), summed, cut), groups)(torch.ones(n).to(dtype))
         out[str(dtype)] = (gathered, total, mine)
     for how in (ReduceOp.MAX, ReduceOp.MIN):
-        extreme = RunReshard(Reshard((axis,), flat, flat, how), groups)
+        extreme = there(Reshard((axis,), flat, flat, how), groups)
         out[how.value] = extreme(torch.arange(n) * (me + 1) - n)
     return out
-
-
-def compiled() -> bool:
-    """A row-parallel layer and a bucket, compiled whole, against the same in eager mode."""
-    world = _world()
-    groups = next(iter(world.values()))
-    axis = groups.mesh.axes[0]
-    picked = [
-        case.reshard
-        for case in known.cases(dist.get_world_size())[::9]
-        if case.mesh == groups.mesh and case.reshard.src.shape not in ((), (0, 3))
-    ]
-    reshards = [RunReshard(reshard, groups) for reshard in picked]
-    whole = known.lay((4, ()), (3, ()))
-    varied = known.marked(whole, "R", (axis,))
-    bucket = RunReshards([Reshard((axis,), whole, varied)] * 2, groups)
-    inputs = [known.local_value(reshard.src, groups.coord, 1) for reshard in picked]
-
-    def work(*xs: Tensor) -> Tensor:
-        pair = bucket((xs[-1], 2 * xs[-1]))
-        total = pair[0].sum() + pair[1].sum()
-        return sum((reshard(x * x).sum() for reshard, x in zip(reshards, xs, strict=False)), total)
-
-    results = []
-    for function in (work, torch.compile(work, backend="aot_eager", fullgraph=True)):
-        xs = [x.clone().requires_grad_() for x in [*inputs, torch.ones(4, 3, dtype=torch.double)]]
-        loss = function(*xs)
-        loss.backward()
-        results.append([loss.detach(), *(x.grad for x in xs)])
-    return all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def everything() -> dict[str, Any]:
@@ -110,5 +81,4 @@ def everything() -> dict[str, Any]:
         "reshards": every_step(),
         "buckets": every_bundle(),
         "types": other_types(),
-        "compiled": compiled() if dist.get_world_size() == 2 else None,
     }

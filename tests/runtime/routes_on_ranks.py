@@ -13,8 +13,8 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Coord, Mesh
 from shardlang.ir.reshard import Reshard
 from shardlang.ir.shards import shard_of
-from shardlang.runtime.collectives import RunRoute
 from shardlang.runtime.groups import Groups, join
+from tests.ways import routed
 
 A, B = Axis("a", 2), Axis("b", 2)
 LINE, GRID = Mesh((A,)), Mesh((A, B))
@@ -47,15 +47,14 @@ def one(route: Route, groups: Groups, choice: str, dtype: torch.dtype) -> dict[s
     """Rows sent and brought back, on this rank."""
     layout = Layout((route.rows, DimLayout.whole(3)))
     numbers = shard_of(torch.tensor(CHOICES[choice]), Layout((route.known,)), groups.coord)
-    there = RunRoute(Reshard(route.axes, layout, layout, route=route), groups)
+    there = routed(Reshard(route.axes, layout, layout, route=route), groups)
     inverse = Route(route.axes, route.rows, route.groups, inverse=True)
-    back = RunRoute(Reshard(route.axes, layout, layout, route=inverse), groups)
-    x = shard_of(rows_of(dtype), layout, groups.coord).requires_grad_()
-    sent = there(x, numbers)
-    home = back(sent * 2, numbers)
-    home.backward(x.detach() + 1)
-    assert x.grad is not None
-    return {"x": x.detach(), "sent": sent.detach(), "home": home.detach(), "grad": x.grad}
+    back = routed(Reshard(route.axes, layout, layout, route=inverse), groups)
+    x = shard_of(rows_of(dtype), layout, groups.coord)
+    sent = there[0](x, numbers)
+    home = back[0](sent * 2, numbers)
+    grad = there[1](back[1](x + 1, numbers) * 2, numbers)
+    return {"x": x, "sent": sent, "home": home, "grad": grad}
 
 
 def every_route() -> list[dict[str, Tensor]]:

@@ -49,7 +49,3 @@ def test_other_types_and_extremes(ran: dict[int, list[Any]], n: int) -> None:
             expected = 1 if name == "torch.bool" else n
             assert total.tolist() == [expected] * n, name
             assert mine.tolist() == [expected], (name, rank)
-
-
-def test_compiled_whole_it_gives_the_same(ran: dict[int, list[Any]]) -> None:
-    assert all(each["compiled"] for each in ran[2])

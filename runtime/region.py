@@ -1,0 +1,132 @@
+"""Regions that are compiled: one for each text and way in which its inputs lie in memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from shardlang.ir.compat import Backend, takes_list
+from shardlang.runtime.errors import RunError
+
+Run = Callable[[list[Tensor]], Sequence[Tensor]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Region:
+    """Ops that are compiled together: a graph that takes one list and gives a tuple.
+
+    Attributes:
+        held: the objects to which its `get_attr` nodes refer, by name.
+    """
+
+    graph: fx.Graph
+    held: Mapping[str, object]
+
+    def text(self) -> tuple[object, ...]:
+        """Equal for regions that compute the same, whatever their values are called."""
+        numbers = {node: f"%{i}" for i, node in enumerate(self.graph.nodes)}
+        return tuple(self._said(node, numbers) for node in self.graph.nodes)
+
+    def _said(self, node: fx.Node, numbers: Mapping[fx.Node, str]) -> tuple[object, ...]:
+        if node.op == "get_attr":
+            return node.op, repr(self.held[str(node.target)])
+        target = node.target if callable(node.target) else node.op
+        args = fx.map_arg((node.args, node.kwargs), lambda n: _Number(numbers[n]))
+        return target, repr(args)
+
+    def module(self) -> fx.GraphModule:
+        """A module of its own, which a backend may change."""
+        graph = fx.Graph()
+        graph.output(graph.graph_copy(self.graph, {}))
+        takes_list(graph)
+        return fx.GraphModule(dict(self.held), graph, "Region")
+
+
+class _Number(str):
+    """A value in a text."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class Regions:
+    """What compiles regions by one backend, and remembers them.
+
+    Attributes:
+        compiled: how many have been compiled.
+        sites: how many times regions stand in programs.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.compiled = self.sites = 0
+        self._known: dict[tuple[object, ...], Region] = {}
+        self._runs: dict[tuple[object, ...], Run] = {}
+
+    def site(self, region: Region, checked: Sequence[int]) -> Site:
+        """A place where a region stands; the inputs in `checked` may lie otherwise in a call."""
+        self.sites += 1
+        text = region.text()
+        return Site(self, self._known.setdefault(text, region), text, checked)
+
+    def run_of(self, region: Region, text: tuple[object, ...], values: Sequence[Tensor]) -> Run:
+        """The compiled region for inputs that lie as these do.
+
+        Raises:
+            RunError: SH0644, the backend cannot compile it.
+        """
+        key = (text, tuple(map(_lies, values)))
+        if key not in self._runs:
+            self._runs[key] = self._compile(region, values)
+            self.compiled += 1
+        return self._runs[key]
+
+    def _compile(self, region: Region, values: Sequence[Tensor]) -> Run:
+        try:
+            return self.backend(region.module(), [list(values)])
+        except Exception as error:
+            reason = next(itertools.chain(str(error).strip().splitlines(), [""]))
+            raise RunError(
+                "SH0644",
+                f"a part of the step cannot be compiled: {type(error).__name__}: {reason}",
+                help="load the program without `compile`; inductor asks for a C++ compiler on a"
+                " CPU, and for Triton on a GPU",
+            ) from error
+
+
+def _lies(x: Tensor) -> tuple[object, ...]:
+    return x.dtype, x.device, tuple(x.shape), x.stride()
+
+
+class Site:
+    """A place in a program where a region stands: compiled at the first call."""
+
+    __slots__ = ("_checked", "_region", "_regions", "_run", "_strides", "_text")
+
+    def __init__(
+        self, regions: Regions, region: Region, text: tuple[object, ...], checked: Sequence[int]
+    ) -> None:
+        self._regions, self._region, self._text = regions, region, text
+        self._checked = checked
+        self._strides: list[tuple[int, tuple[int, ...]]] = []
+        self._run: Run | None = None
+
+    def __call__(self, values: list[Tensor]) -> Sequence[Tensor]:
+        """What the region gives; it empties the list."""
+        if self._run is None:
+            self._run = self._regions.run_of(self._region, self._text, values)
+            self._strides = [(place, values[place].stride()) for place in self._checked]
+        for place, stride in self._strides:
+            if values[place].stride() != stride:
+                values[place] = _laid_out(values[place], stride)
+        return self._run(values)
+
+
+def _laid_out(x: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """A copy that lies in memory as the region was compiled for."""
+    made = torch.empty_strided(x.shape, stride, dtype=x.dtype, device=x.device)
+    return made.copy_(x)

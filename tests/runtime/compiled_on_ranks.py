@@ -1,0 +1,159 @@
+"""Compiled steps on two gloo processes, beside the plain model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from called import Pair, gap
+from stored import stacked
+from torch import Tensor, fx, nn
+from torch._dynamo.utils import counters
+from torch.nn import functional as F
+
+import shardlang
+from shardlang.ir.compat import Backend, Results, backend_named
+from shardlang.runtime.module import held
+from tests.cost.measured import measured_peak
+from tests.experts.models import experts
+
+
+class Block(nn.Module):
+    """Two linears of uneven sizes and a dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(6), nn.Linear(6, 9), nn.Linear(9, 6)
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes `b h`."""
+        made: Tensor = self.drop(self.down(F.gelu(self.up(self.norm(x)))))
+        return x + made
+
+
+class Words(nn.Module):
+    """A table that is tied to the head, and blocks with dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, 6)
+        self.blocks = nn.ModuleList(Block() for _ in range(4))
+
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:
+        """Shape `b`."""
+        x = self.table(ids)
+        for block in self.blocks:
+            x = block(x)
+        return {"loss": F.cross_entropy(x @ self.table.weight.T, (ids + 1) % 7), "x": x}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A spec, the model, and a batch."""
+
+    text: str
+    build: Callable[[], nn.Module]
+    batch: dict[str, Tensor]
+
+
+IDS = {"ids": torch.tensor([3, 1, 6, 6, 0, 2, 5])}
+MIXED = {"ids": torch.tensor([3, 1, 6, 6, 0, 2, 5]), "labels": torch.tensor([1, 1, 0, 4, 5, 2, 3])}
+ROWS = {"x": torch.linspace(-2, 3, 42, dtype=torch.float64).sin().mul(3).view(7, 6)}
+SPLIT = 'param "blocks.*.up.*" [d, ...]\nparam "blocks.*.down.weight" [_, d]\n'
+CASES = {
+    "stored": Case(
+        'mesh {{ d = 2 }}\ninput ids : i64[7] below 7 [d]\nstore "**" over d regather\nloss loss\n',
+        Words,
+        IDS,
+    ),
+    "again": Case(
+        'mesh {{ d = 2 }}\ninput ids : i64[7] below 7 [d]\nrecompute "blocks.*"\nloss loss\n'
+        'store gradients "**" over d\n',
+        Words,
+        IDS,
+    ),
+    "tensor": Case(
+        "mesh {{ d = 2 }}\ninput ids : i64[7] below 7 [_]\nloss loss\n" + SPLIT, Words, IDS
+    ),
+    "routed": Case(
+        'mesh {{ d = 2 }}\ninput x : f64[7, 6] [d, _]\nparam "{{up,down}}" [d, _, _]\nloss loss\n',
+        experts,
+        ROWS,
+    ),
+}
+
+
+class Counting:
+    """A backend, and how often each op stands in what it compiles."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner, self.ops = inner, Counter[str]()
+
+    def __call__(self, module: fx.GraphModule, inputs: list[object]) -> Results:
+        """Compile a region."""
+        self.ops.update(str(n.target) for n in module.graph.nodes if n.op == "call_function")
+        return self.inner(module, inputs)
+
+
+def compared(case: Case) -> dict[str, Any]:
+    """Loss and gradients of two steps and a forward, and how many regions were compiled."""
+    pair = Pair(case.text, case.build, n=2)
+    backend = Counting(backend_named("aot_eager"))
+    pair.run = torch.compile(pair.module, backend=backend)
+    gaps = [pair.step(case.batch) for _ in range(2)]
+    with torch.no_grad():
+        gaps.append(pair.step(case.batch))
+    (regions,) = held(pair.module).backends._asked
+    return {"gap": max(gaps), "regions": (regions.sites, regions.compiled), "ops": backend.ops}
+
+
+ACCUMULATED = (
+    'mesh { d = 2 }\ninput ids, labels : i64[8] below 7 [d]\naccumulate 2\nstore "**" over d\n'
+    "loss loss\noptimizer sgd(lr = 0.1)\n"
+)
+
+
+def accumulated() -> float:
+    """How far parameters are from the plain model's after two steps of microbatches."""
+    path = Path(mkdtemp()) / "spec.shard"
+    path.write_text(ACCUMULATED)
+    program = shardlang.compile(path, model=stacked)
+    with patch("shardlang.runtime.backends.INDUCTOR", "aot_eager"):
+        module = program.load(compile=True)
+    plain = stacked()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
+    batch = {n: torch.cat([x, x[:1]]) for n, x in MIXED.items()}
+    worst = 0.0
+    for _ in range(2):
+        made = program.step(batch)
+        optimizer.zero_grad()
+        loss = plain(**batch)["loss"]
+        loss.backward()
+        optimizer.step()
+        worst = max(worst, abs(made.loss - loss.item()))
+    pairs = zip(module.parameters(), plain.parameters(), strict=True)
+    return max(worst, *(gap(mine.full_tensor(), one) for mine, one in pairs))
+
+
+def peaks() -> tuple[int, int]:
+    """The most live bytes of a step, op by op and compiled."""
+    path = Path(mkdtemp()) / "spec.shard"
+    path.write_text('mesh { d = 2 }\ninput ids, labels : i64[8] below 7 [d]\nstore "**" over d\n')
+    program = shardlang.compile(path, model=stacked)
+    with patch("shardlang.runtime.backends.INDUCTOR", "aot_eager"):
+        return measured_peak(program, 2), measured_peak(program, 2, compile=True)
+
+
+def everything() -> dict[str, Any]:
+    """One job of two processes."""
+    counters.clear()
+    found: dict[str, Any] = {name: compared(case) for name, case in CASES.items()}
+    found["breaks"] = dict(counters["graph_break"])
+    return {**found, "accumulated": accumulated(), "peaks": peaks()}
