@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.fx.node import Argument, map_aggregate
 
 from shardlang.ir.collective import Collective
@@ -52,9 +52,14 @@ from shardlang.runtime.opaque import opaque
 from shardlang.runtime.region import Regions
 from shardlang.runtime.regions import Code, cut
 
+Made = TypeVar("Made")
+
+Forward: TypeAlias = "Half[tuple[Sequence[Tensor], Sequence[object]]]"
+Backward: TypeAlias = "Half[Sequence[Tensor]]"
+
 
 @dataclass(frozen=True, slots=True)
-class Half:
+class Half(Generic[Made]):
     """One half of a step on this device.
 
     Attributes:
@@ -64,7 +69,7 @@ class Half:
         saved: the names of the values that are handed over, in order.
     """
 
-    run: Callable[..., Any]
+    run: Callable[..., Made]
     saved: tuple[str, ...]
 
 
@@ -83,7 +88,7 @@ Lanes = Mapping[Stream, Lane]
 """Where the collectives of each stream are sent."""
 
 
-def load_forward(program: StepProgram, lanes: Lanes, regions: Regions | None = None) -> Half:
+def load_forward(program: StepProgram, lanes: Lanes, regions: Regions | None = None) -> Forward:
     """The forward; with `regions` compiled by them. Collective: call it on every rank."""
     loading, saved = _Loading(program.graph, lanes, regions), saved_by(program)
     for node in program.graph.nodes:
@@ -93,12 +98,12 @@ def load_forward(program: StepProgram, lanes: Lanes, regions: Regions | None = N
     given = tuple(loading.env[n.name] for n in results)
     kept = tuple(loading.env[name] for name in saved)
     loading.graph.output((given, kept))
-    return Half(loading.code("Forward"), saved)
+    return Half(loading.module("Forward").forward, saved)
 
 
 def load_backward(
     program: StepProgram, lanes: Lanes, saved: Sequence[str], regions: Regions | None = None
-) -> Half:
+) -> Backward:
     """The backward, which takes the values `saved`. Collective: call it on every rank."""
     loading = _Loading(program.graph, lanes, regions)
     loading.take_from(loading.graph.placeholder("saved"), saved)
@@ -109,17 +114,20 @@ def load_backward(
             loading.add(node)
     _, gradients = program.returned
     loading.graph.output(tuple(loading.value(n) for n in gradients))
-    return Half(loading.code("Backward"), tuple(saved))
+    return Half(loading.module("Backward").forward, tuple(saved))
 
 
-def load_graph(graph: fx.Graph, lanes: Lanes, regions: Regions | None = None) -> Callable[..., Any]:
+def load_graph(
+    graph: fx.Graph, lanes: Lanes, regions: Regions | None = None
+) -> Callable[..., Sequence[Tensor]]:
     """A whole graph, such as the gathers after an update. Collective to load."""
     loading = _Loading(graph, lanes, regions)
     for node in graph.nodes:
         if node.op != "output":
             loading.add(node)
     loading.graph.output(fx.map_arg(graph.output_node().args[0], loading.value))
-    return loading.code("Piece")
+    run: Callable[..., Sequence[Tensor]] = loading.module("Piece").forward
+    return run
 
 
 class _Loading:
@@ -139,13 +147,12 @@ class _Loading:
         """Values by name that lie in a list."""
         self._lists.update({name: (values, place) for place, name in enumerate(names)})
 
-    def code(self, name: str) -> Callable[..., Any]:
-        """The code that has been written, as a function."""
+    def module(self, name: str) -> fx.GraphModule:
+        """The code that has been written."""
         graph = self.graph
         if self.regions is not None:
             graph = cut(Code(graph, self._computed, self.held), self.regions, _Named)
-        made: Callable[..., Any] = fx.GraphModule(self.held, graph, name).forward
-        return made
+        return fx.GraphModule(self.held, graph, name)
 
     def value(self, node: fx.Node) -> fx.Node:
         """A value of the program; one that lies in a list is taken from it when first read."""

@@ -25,7 +25,7 @@ from shardlang.runtime.lanes import lanes
 from shardlang.runtime.once import once
 from shardlang.runtime.region import Regions
 from shardlang.runtime.sharding import Sharding
-from shardlang.runtime.step_executor import Half, load_backward, load_forward
+from shardlang.runtime.step_executor import Backward, load_backward, load_forward
 from shardlang.runtime.tensor import arrived, own, sharded
 from shardlang.runtime.whole import held_shard
 
@@ -72,7 +72,7 @@ class Stepped:
             if leaf.gathered is not None and groups.mesh.devices > 1
         }
         loss = [name for name in self.ends if program.loss in (None, name)]
-        self._backwards: dict[tuple[str, ...], tuple[Half, list[tuple[int, bool]]]] = {}
+        self._backwards: dict[tuple[str, ...], tuple[Backward, list[tuple[int, bool]]]] = {}
         if loss:
             self.backward(tuple(loss))
 
@@ -94,7 +94,7 @@ class Stepped:
         check_same_collectives(step, self.groups)
         return step
 
-    def backward(self, given: tuple[str, ...]) -> tuple[Half, list[tuple[int, bool]]]:
+    def backward(self, given: tuple[str, ...]) -> tuple[Backward, list[tuple[int, bool]]]:
         """The backward from some results, and of each gradient that it gives the place of the leaf.
 
         With each place comes whether the gradient arrives in memory of its own.
