@@ -27,8 +27,8 @@ Figures = dict[str, tuple[int, int]]
 
 
 def figures_of(plan: Plan) -> Figures:
-    """What a plan sends, without the collectives that it does not have."""
-    totals = totals_of(plan.collectives)
+    """What a plan sends by changes of layout, without the collectives that it does not have."""
+    totals = totals_of(row for row in plan.collectives if row.node)
     return {
         f"{phase} {op}": (total.count, total.bytes)
         for phase, ops in totals.items()

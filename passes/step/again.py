@@ -95,10 +95,15 @@ class _Copying:
 
     def _copied_bucket(self, bucket: fx.Node, before: fx.Node) -> fx.Node:
         pairs = collectives_of(bucket)
-        mine = [pairs[place_of(item)] for item in self._items(bucket)]
+        places = [place_of(item) for item in self._items(bucket)]
+        mine = [pairs[place] for place in places]
         values = tuple(self.copies.get(x, x) for x, _ in mine)
         given = (values, tuple(collective for _, collective in mine))
-        return self.edit.add(apply_collectives, given, record=_back(bucket), before=before)
+        record = _back(bucket)
+        if record.moves is not None:
+            made = tuple(record.moves.places[place] for place in places)
+            record = replace(record, moves=replace(record.moves, places=made))
+        return self.edit.add(apply_collectives, given, record=record, before=before)
 
 
 def _gives_items(node: fx.Node) -> bool:

@@ -101,20 +101,20 @@ class BackwardWriter:
             self.give(value_of(operands[i]), self.writer.add(operator.getitem, (made, place)))
 
     def _back_over(self, step: Step) -> None:
-        pairs = reshards_of(step.node)
-        there = [i for i in step.wants.wanted if (step.node, i) in self.gradients]
+        pairs, node = reshards_of(step.node), step.node
+        there = [i for i in step.wants.wanted if (node, i) in self.gradients]
         ways = tuple(pairs[i][1].adjoint for i in there)
         values = [pairs[i][0] for i in there]
         given = zip(there, values, ways, strict=True)
-        xs = tuple(self._sent(self.gradients[step.node, i], x, way) for i, x, way in given)
-        dtype = self._wide.get(xs[0])
-        if not is_bundle(step.node):
-            groups = [self.writer.now(by) for by in step.node.args[2:] if isinstance(by, fx.Node)]
+        xs = tuple(self._sent(self.gradients[node, i], x, way) for i, x, way in given)
+        dtype, changes = self._wide.get(xs[0]), (node, there)
+        if not is_bundle(node):
+            groups = [self.writer.now(by) for by in node.args[2:] if isinstance(by, fx.Node)]
             args = (xs[0], ways[0], *groups)
-            made = self.writer.add(apply_collective, args, changes=step.node, dtype=dtype)
+            made = self.writer.add(apply_collective, args, changes=changes, dtype=dtype)
             self._arrived(values[0], made, xs[0])
             return
-        made = self.writer.add(apply_collectives, (xs, ways), changes=step.node, dtype=dtype)
+        made = self.writer.add(apply_collectives, (xs, ways), changes=changes, dtype=dtype)
         for place, x in enumerate(xs):
             item = self.writer.add(operator.getitem, (made, place))
             self._arrived(values[place], item, x)

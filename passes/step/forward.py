@@ -41,13 +41,14 @@ class ForwardWriter:
 
     def _collective(self, node: fx.Node) -> None:
         pairs = [(self.writer.now(x), reshard.forward) for x, reshard in reshards_of(node)]
+        changes = node, range(len(pairs))
         if is_bundle(node):
             xs, collectives = zip(*pairs, strict=True)
-            made = self.writer.add(apply_collectives, (xs, collectives), like=node, changes=node)
+            made = self.writer.add(apply_collectives, (xs, collectives), like=node, changes=changes)
         else:
             groups = [self.writer.now(by) for by in node.args[2:] if isinstance(by, fx.Node)]
             given = (*pairs[0], *groups)
-            made = self.writer.add(apply_collective, given, like=node, changes=node)
+            made = self.writer.add(apply_collective, given, like=node, changes=changes)
         self.writer.made[node] = made
 
     def _op(self, step: Step) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -11,7 +12,7 @@ from torch.fx.node import Target
 
 from shardlang.ir.arguments import Args, Kwargs
 from shardlang.ir.graph import op_name, reshards_of
-from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
+from shardlang.ir.node import Moves, NodeInfo, info, set_info, tensor_of
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.views import gives_view
 from shardlang.passes.step.dropouts import draws
@@ -74,7 +75,7 @@ class StepWriter:
         kwargs: Kwargs | None = None,
         *,
         like: fx.Node | None = None,
-        changes: fx.Node | None = None,
+        changes: tuple[fx.Node, Sequence[int]] | None = None,
         dtype: torch.dtype | None = None,
         name: str | None = None,
     ) -> fx.Node:
@@ -82,7 +83,7 @@ class StepWriter:
 
         Args:
             like: the node whose value it gives, and whose name it takes.
-            changes: the reshard node of which it is one direction.
+            changes: the reshard node of which it is one direction, and which of its changes.
             dtype: in which it sends, if not in that of the value.
         """
         if like is None:
@@ -91,9 +92,11 @@ class StepWriter:
             known, name = info(like), like.name
             known = replace(known, backward=True) if self.returning else known
         if changes is not None:
-            value, reshard = reshards_of(changes)[0]
+            node, places = changes
+            value, reshard = reshards_of(node)[places[0]]
+            moves = Moves(node.name, tuple(places), adjoint=self.returning)
             dtype = dtype or tensor_of(value).dtype
-            known = replace(known, change=reshard.kind.value, dtype=dtype)
+            known = replace(known, change=reshard.kind.value, moves=moves, dtype=dtype)
         return self._edit.add(target, args, kwargs, record=known, name=name)
 
     def _name(self, target: Target) -> str | None:

@@ -22,7 +22,7 @@ from shardlang.ir.graph import (
     laid_out_from,
     reshards_of,
 )
-from shardlang.ir.node import NodeInfo, info, layout_of, set_info
+from shardlang.ir.node import Moves, NodeInfo, info, layout_of, set_info, tensor_of
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.step import UpdateProgram, apply_collective, apply_collectives
@@ -69,7 +69,9 @@ class _Gathers:
         if not items:
             return
         given = [(self.made[pairs[i][0]], pairs[i][1].forward) for i, _ in items]
-        record = replace(info(node), held=False, change=pairs[0][1].kind.value)
+        moves = Moves(node.name, tuple(i for i, _ in items))
+        change, dtype = pairs[0][1].kind.value, tensor_of(reshards_of(node)[0][0]).dtype
+        record = replace(info(node), held=False, change=change, moves=moves, dtype=dtype)
         if not is_bundle(node):
             made = self.edit.add(apply_collective, given[0], record=record, name=node.name)
             self._keep(node, made)

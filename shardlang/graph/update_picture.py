@@ -10,7 +10,7 @@ from shardlang.graph.picture import Arrow, Box, BoxKind, Picture
 from shardlang.graph.read_step import HalfReader
 from shardlang.ir.printed_type import dtype_name
 from shardlang.ir.step import UpdateProgram, is_collective
-from shardlang.plan.collect import clipping
+from shardlang.plan.calls import norm_of_gradients
 from shardlang.plan.text import bytes_text
 
 GRADIENTS, CLIP, OPTIMIZER = "gradients", "norm of the gradients", "optimizer"
@@ -20,7 +20,7 @@ GRADIENTS, CLIP, OPTIMIZER = "gradients", "norm of the gradients", "optimizer"
 def update_picture(compiled: Compiled, step: WholeStep) -> Picture:
     """What follows the backward."""
     made = Picture()
-    for row in clipping(compiled.program, compiled.spec.optimizer):
+    for row in norm_of_gradients(compiled.program, compiled.spec.optimizer):
         lines = (f"{row.op} {'*'.join(row.axes)}", "norm of all gradients", bytes_text(row.bytes))
         made.add(Box(CLIP, BoxKind.RESHARD, "", lines, row.op))
     made.add(_optimizer(compiled))

@@ -9,14 +9,13 @@ from shardlang.bind import bind
 from shardlang.capture import Captured
 from shardlang.compiler.driver import CompileError, names_of, statements_of
 from shardlang.compiler.parts import decided
+from shardlang.cost.step import step_bytes
 from shardlang.grammar.diagnostics import Diagnostic, Span, has_errors, start_of_file
 from shardlang.init.layouts import Layouts
 from shardlang.init.names import generic, patterns_for
 from shardlang.init.write import Draft, spec_text
 from shardlang.ir.graph import ShardError
 from shardlang.passes.rewrite.localize import to_program
-from shardlang.plan.collect import make_plan
-from shardlang.plan.totals import total_of
 from shardlang.spec import load_spec_text
 
 _TEXT = "written.shard"
@@ -124,10 +123,9 @@ def _tried(draft: Draft, captured: Captured) -> Trial:
         raise CompileError(_at_model(found, draft, text))
     train = draft.target.source.mode == "train"
     graph = decided(captured, statements_of(spec, binding, captured), train).graph
-    plan = make_plan(to_program(graph), train=train)
     warnings = [one for one in (*findings, *found) if one.severity == "warning"]
     shown = tuple(_at_model(warnings, draft, text))
-    return Trial(draft, text, shown, total_of(plan.collectives).bytes)
+    return Trial(draft, text, shown, step_bytes(to_program(graph), train))
 
 
 def _at_model(findings: Iterable[Diagnostic], draft: Draft, text: str) -> list[Diagnostic]:

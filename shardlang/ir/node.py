@@ -24,6 +24,21 @@ Value: TypeAlias = "torch.Tensor | Sequence[torch.Tensor | None] | None"
 
 
 @dataclass(frozen=True, slots=True)
+class Moves:
+    """The changes of layout of which a collective of a step program is one direction.
+
+    Attributes:
+        node: the reshard node of the forward program, by name.
+        places: those of its changes that are made, in order.
+        adjoint: whether it is the direction of the gradients.
+    """
+
+    node: str
+    places: tuple[int, ...]
+    adjoint: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class NodeInfo:
     """All that is known of one node.
 
@@ -46,6 +61,7 @@ class NodeInfo:
         random: whether the op draws random numbers, from `localize` on.
         backward: whether a node of a step program belongs to the backward.
         change: the name of the change of layout of which a collective is one direction.
+        moves: the same changes in the forward program.
         dtype: of what a collective moves.
     """
 
@@ -67,6 +83,7 @@ class NodeInfo:
     random: bool = False
     backward: bool = False
     change: str = ""
+    moves: Moves | None = None
     dtype: torch.dtype | None = None
 
 

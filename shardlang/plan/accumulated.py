@@ -13,21 +13,29 @@ from shardlang.ir.collective import Collective, Kind
 from shardlang.ir.mesh import joined
 from shardlang.ir.node import info
 from shardlang.ir.step import collectives_of, is_collective
+from shardlang.plan.calls import Part
 from shardlang.plan.types import CollectiveRow, Phase
 
 
-def accumulated_rows(step: AccumulatedStep) -> Iterator[CollectiveRow]:
-    """One row for every call, forward first; `count` says how often a step makes it."""
+def accumulated_parts(step: AccumulatedStep) -> list[Part]:
+    """The calls of all microbatches, and those of all together, in the order of the run."""
     times = step.axis.size
     each, once = f"for each of {times} microbatches", f"once for all {times} microbatches"
     forward = [node for node in step.main.graph.nodes if not info(node).backward]
     backward = [node for node in step.main.graph.nodes if info(node).backward]
     early = "a total that the microbatches need first"
-    yield from _rows(step.early.graph.nodes, Phase.FORWARD, times, f"{early}, {each}")
-    yield from _rows(forward, Phase.FORWARD, times, each)
-    yield from _rows(step.finish.graph.nodes, Phase.FORWARD, 1, once)
-    yield from _rows(backward, Phase.BACKWARD, times, each)
-    yield from _rows(step.reduce.graph.nodes, Phase.BACKWARD, 1, f"gradients, {once}")
+    return [
+        ([*_rows(step.early.graph.nodes, Phase.FORWARD, times, f"{early}, {each}")], times),
+        (
+            [
+                *_rows(forward, Phase.FORWARD, times, each),
+                *_rows(backward, Phase.BACKWARD, times, each),
+            ],
+            times,
+        ),
+        ([*_rows(step.finish.graph.nodes, Phase.FORWARD, 1, once)], 1),
+        ([*_rows(step.reduce.graph.nodes, Phase.BACKWARD, 1, f"gradients, {once}")], 1),
+    ]
 
 
 def _rows(

@@ -7,12 +7,13 @@ from shardlang.plan.types import Phase, Plan
 
 
 def plan_document(plan: Plan) -> dict[str, object]:
-    """`mesh`, `devices`, `tensors`, `collectives`, `totals`, `bound`, `memory`, `recompute`."""
+    """`mesh`, `devices`, `tensors`, `collectives`, their `stretches` and `totals`, and so on."""
     return {
         "mesh": {axis.name: axis.size for axis in plan.mesh.whole.axes},
         "devices": plan.mesh.devices,
         "tensors": [row.to_json() for row in plan.tensors],
         "collectives": [row.to_json() for row in plan.collectives],
+        "stretches": [part.to_json() for part in plan.stretches],
         "totals": totals_json(totals_of(plan.collectives)),
         "bound": {phase: bound_of(plan.select(phase=phase)) for phase in Phase},
         "memory": plan.memory.to_json(),

@@ -32,23 +32,23 @@ if TYPE_CHECKING:
 
 def memory_of(
     program: LocalProgram,
+    step: StepProgram,
+    also_saved: Collection[str],
     optimizer: OptimizerDecl | None = None,
-    train: bool = True,
     accumulated: AccumulatedStep | None = None,
     master: torch.dtype | None = None,
 ) -> Memory:
     """The memory of one step, from the loss or every output, on the device that needs the most.
 
     Args:
+        step: what a loop runs, with what its forward saves beside what the backward reads.
         optimizer: as the spec states it; AdamW is assumed where it states none.
-        train: whether there is a backward at all.
         accumulated: the step where it has several microbatches: what is measured is one of them,
             beside the sums of those before.
         master: the type of the master weights of narrower parameters.
     """
     name = optimizer.name if optimizer is not None else "adamw"
     options = optimizer.kwargs if optimizer is not None else {}
-    step, also_saved = step_to_measure(program, train)
     updated = [leaf for leaf in program.leaves if leaf.name in step.gradients]
     if accumulated is not None:
         step, also_saved = accumulated.main, ()

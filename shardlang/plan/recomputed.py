@@ -6,20 +6,20 @@ from dataclasses import replace
 
 from shardlang.cost.replay import Replay
 from shardlang.ir.program import LocalProgram
+from shardlang.ir.step import StepProgram
 from shardlang.ir.step_options import Recompute
 from shardlang.passes.step.prices import Prices
 from shardlang.plan.memory import step_to_measure
 from shardlang.plan.types import Recomputed
 
 
-def recomputed_of(program: LocalProgram, train: bool) -> Recomputed | None:
+def recomputed_of(program: LocalProgram, step: StepProgram, train: bool) -> Recomputed | None:
     """What the backward computes again; None where the spec asks for nothing."""
     asked = program.step.recompute
     if not train or not (asked.modules or asked.values):
         return None
     options = replace(program.step, recompute=Recompute())
     plain, _ = step_to_measure(replace(program, step=options), train)
-    step, _ = step_to_measure(program, train)
     again = {name: copy for name, copy in step.again.items() if name not in plain.again}
     before, after = Prices.of(plain), Prices.of(step)
     nodes = [node for node in plain.graph.nodes if node.name in again]

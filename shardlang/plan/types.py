@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -104,7 +104,7 @@ class CollectiveRow:
         bytes: what the busiest device sends in all these calls, under ring algorithms.
         bound: what it must send at least for these changes of layout (`shardlang.plan.bounds`).
         reason: what made it necessary.
-        node: the step's name in the program; empty in the update.
+        node: the step's name in the program; empty for the norm of the gradients.
         full_gather: whether it gathers more than devices hold before and after.
     """
 
@@ -137,6 +137,19 @@ class CollectiveRow:
             "node": self.node,
             "full_gather": self.full_gather,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Rows of a plan that stand together, and how often a step makes their calls in turn."""
+
+    first: int
+    end: int
+    times: int
+
+    def to_json(self) -> dict[str, int]:
+        """The entry of the plan document."""
+        return {"first": self.first, "end": self.end, "times": self.times}
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +240,12 @@ class Recomputed:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that one program moves and holds in one optimizer step."""
+    """Everything that one program moves and holds in one optimizer step.
+
+    Attributes:
+        collectives: in the order in which a device first makes their calls.
+        stretches: the parts of a step, in order.
+    """
 
     mesh: Mesh
     data_axes: frozenset[str]
@@ -235,6 +253,13 @@ class Plan:
     collectives: tuple[CollectiveRow, ...]
     measure: Callable[[], Memory] = field(compare=False, repr=False)
     recomputed: Recomputed | None = None
+    stretches: tuple[Stretch, ...] = ()
+
+    def calls(self) -> Iterator[CollectiveRow]:
+        """The row of every call of a step, in the order in which a device makes them."""
+        for part in self.stretches:
+            for _ in range(part.times):
+                yield from self.collectives[part.first : part.end]
 
     @property
     def memory(self) -> Memory:

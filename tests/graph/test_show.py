@@ -30,7 +30,7 @@ def graphviz(folder: Path, script: str) -> str:
 
 def test_repr_says_what_it_is(program: shardlang.Program) -> None:
     text = repr(program)
-    assert text.startswith("<Program of mlp.shard on dp=2, tp=2; 4 devices: 3 calls sending 10.1")
+    assert text.startswith("<Program of mlp.shard on dp=2, tp=2; 4 devices: 4 calls sending 10.1")
 
 
 def test_without_graphviz_there_is_text(

@@ -96,12 +96,15 @@ def test_uneven_shards_travel_as_large_as_the_largest() -> None:
     assert found.tensor("x").local_shape == (2, 3, 8)
 
 
-def test_clipping_reduces_one_number() -> None:
+def test_the_norm_reduces_one_number() -> None:
     found = plan(STACK + "optimizer adamw(lr = 0.001, clip = 1.0)")
     (row,) = found.select(phase=Phase.UPDATE)
     assert (row.op, row.axes, row.count) == ("all_reduce", ("dp", "tp"), 1)
     assert row.bytes == all_reduce(8, 8)
-    assert plan(STACK).select(phase=Phase.UPDATE) == ()
+    assert "clipping" in row.reason
+    (row,) = plan(STACK).select(phase=Phase.UPDATE)
+    assert row.bytes == all_reduce(8, 8) and "finite" in row.reason
+    assert plan(TP).select(phase=Phase.UPDATE) == ()
 
 
 def test_nothing_goes_back_in_eval_mode() -> None:

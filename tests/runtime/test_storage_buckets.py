@@ -90,7 +90,7 @@ def test_a_small_perceptron_is_one_bucket(tmp_path: Path) -> None:
     made = shardlang.compile(path, model=perceptron)
     assert made.verify().ok
     ops = [row.op for row in plan_of(made.compiled).collectives]
-    assert ops == ["all_gather", "all_reduce", "reduce_scatter"]
+    assert ops == ["all_gather", "all_reduce", "reduce_scatter", "all_reduce"]
 
 
 def test_on_processes_a_llama_sends_what_fsdp2_sends(ran: list[dict[str, Any]]) -> None:

@@ -7,9 +7,15 @@ from typing import Any
 import pytest
 import stored
 import torch
+from counts_on_ranks import COUNTS, counted_program
+from counts_on_ranks import SPECS as COUNTED
 from spawn import spawn
 from torch import nn
 from zero_on_ranks import SPECS, STEPS, TRAINED, batch, longer, program
+
+from shardlang.ir.mesh import Mesh
+from shardlang.plan.collect import plan_of
+from shardlang.plan.types import CollectiveRow
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def test_it_is_proven(name: str) -> None:
 @pytest.mark.parametrize("name", TRAINED)
 def test_twenty_steps_are_those_of_one_process(ran: list[Any], plain: Any, name: str) -> None:
     want_losses, want, want_states = plain
-    for trained, _ in ran:
+    for trained, _, _ in ran:
         losses, whole, states, _ = trained[name]
         torch.testing.assert_close(losses, want_losses, rtol=1e-10, atol=0)
         for key, value in want.items():
@@ -70,7 +76,7 @@ def test_what_lies_at_rest(ran: list[Any]) -> None:
 
 
 def _fullest(ran: list[Any], name: str) -> list[int]:
-    return [max(sizes) for sizes in zip(*(trained[name][3] for trained, _ in ran), strict=True)]
+    return [max(sizes) for sizes in zip(*(trained[name][3] for trained, _, _ in ran), strict=True)]
 
 
 def test_a_loop_of_ones_own(ran: list[Any]) -> None:
@@ -82,9 +88,40 @@ def test_a_loop_of_ones_own(ran: list[Any]) -> None:
     nn.utils.clip_grad_norm_(model.parameters(), 0.5)
     optimizer.step()
     want = [want[0].item(), model(**batch(1))["loss"].item()]
-    for _, found in ran:
+    for _, found, _ in ran:
         assert found["again"] == found["then"] != found["first"]
         assert (found["refused"], found["added"]) == ("SH0642", "SH0606")
         torch.testing.assert_close(*found["norms"])
         assert found["compiled"] < 1e-12
         assert found["longer"] == pytest.approx(want, rel=1e-12)
+
+
+def over_gloo(row: CollectiveRow, mesh: Mesh, rank: int) -> tuple[str, tuple[int, ...]]:
+    """How the call of a row is made (`shardlang.runtime.transport`), and between which ranks."""
+    (ranks,) = (sorted(x) for x in mesh.groups(mesh.named(row.axes)) if rank in x)
+    op = {
+        "all_gather": "_allgather_base_",
+        "reduce_scatter": "alltoall_base_",
+        "all_reduce": "alltoall_base_ with sizes" if len(ranks) == 2 else "allreduce_",
+    }[row.op]
+    return op, tuple(ranks)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_step_makes_the_calls_of_its_plan(ran: list[Any], name: str, count: int) -> None:
+    """Forward, backward and update, in order; the bytes are those of the rank that sends most.
+
+    Beside them the ranks compare how they are called.
+    """
+    made = counted_program(name, count)
+    mesh, rows = made.local.mesh, list(plan_of(made.compiled).calls())
+    found = [counted[name, count] for _, _, counted in ran]
+    for rank, (sent, compared) in enumerate(found):
+        assert [call[:2] for call in sent] == [over_gloo(row, mesh, rank) for row in rows]
+        assert compared == {"comparison of the calls of all ranks"}
+    most = [
+        max(bytes_ for *_, bytes_ in calls) for calls in zip(*(x for x, _ in found), strict=True)
+    ]
+    assert most == [row.bytes // row.count for row in rows]
+    assert len(rows) > count

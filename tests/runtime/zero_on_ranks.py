@@ -9,6 +9,7 @@ from typing import Any
 
 import stored
 import torch
+from counts_on_ranks import Counted, counted
 from torch import Tensor
 
 import shardlang
@@ -164,6 +165,6 @@ def longer() -> dict[str, Tensor]:
     return {"ids": ids, "labels": labels}
 
 
-def everything() -> tuple[dict[str, Any], dict[str, Any]]:
+def everything() -> tuple[dict[str, Any], dict[str, Any], Counted]:
     """One job of four processes."""
-    return trained(), by_hand()
+    return trained(), by_hand(), counted()

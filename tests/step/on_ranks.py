@@ -22,6 +22,7 @@ from shardlang.ir.step_options import StepOptions
 from shardlang.passes.step import write_step as written
 from shardlang.passes.step.schedule import schedule
 from shardlang.plan.collect import plan_of
+from shardlang.plan.types import Phase
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.watch import WATCH
 from shardlang.spec import load_spec_text
@@ -120,8 +121,8 @@ def of_text(made: LocalProgram) -> list[Sent]:
 
 
 def of_plan(made: Program) -> list[tuple[str, str, int]]:
-    """Phase, op and bytes of every call of the plan."""
-    rows = plan_of(made.compiled).collectives
+    """Phase, op and bytes of every call of the plan in forward and backward, in order."""
+    rows = [row for row in plan_of(made.compiled).calls() if row.phase is not Phase.UPDATE]
     assert all(row.axes == ("d",) and row.count == 1 for row in rows)
     return [(str(row.phase), row.op, row.bytes) for row in rows]
 

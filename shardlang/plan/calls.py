@@ -1,0 +1,128 @@
+"""The collective calls of a plan, read off the program that every device runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import fx
+
+from shardlang.cost.ring import ring_bytes, sent_bytes
+from shardlang.ir.collective import Kind
+from shardlang.ir.graph import Pair, regathered, reshard_nodes
+from shardlang.ir.mesh import joined
+from shardlang.ir.node import Moves, info
+from shardlang.ir.program import LocalProgram
+from shardlang.ir.reduced import Reduced
+from shardlang.ir.step import StepProgram, collectives_of, is_collective
+from shardlang.passes.step.write_update import write_update
+from shardlang.plan.bounds import Bounds
+from shardlang.plan.names import Names, module_of
+from shardlang.plan.reasons import Reasons
+from shardlang.plan.types import CollectiveRow, Phase
+
+if TYPE_CHECKING:
+    from shardlang.spec.types import OptimizerDecl
+
+Part = tuple[list[CollectiveRow], int]
+"""Calls in the order in which a device makes them, and how often it makes them all in turn."""
+
+
+def step_parts(program: LocalProgram, names: Names, step: StepProgram) -> list[Part]:
+    """The calls of one forward and backward."""
+    return [(list(_Rows(program, names).of(step.graph.nodes)), 1)]
+
+
+def update_parts(
+    program: LocalProgram, names: Names, optimizer: OptimizerDecl | None
+) -> list[Part]:
+    """The calls of the update: the norm of all gradients, and gathers of updated parameters."""
+    trained = [leaf.name for leaf in program.leaves if leaf.trainable]
+    nodes = write_update(program, trained).graph.nodes
+    gathers = _Rows(program, names).of(nodes, Phase.UPDATE)
+    return [([*norm_of_gradients(program, optimizer), *gathers], 1)]
+
+
+def norm_of_gradients(
+    program: LocalProgram, optimizer: OptimizerDecl | None
+) -> Iterator[CollectiveRow]:
+    """The norm of all gradients: one all-reduce of one float64 number over the whole mesh."""
+    why = _asks_for_norm(program, optimizer)
+    axes = tuple(axis.name for axis in program.mesh.whole.axes if axis.size > 1)
+    if not why or not axes or not any(leaf.trainable for leaf in program.leaves):
+        return
+    sent = ring_bytes(Kind.ALL_REDUCE, torch.float64.itemsize, program.mesh.devices)
+    yield CollectiveRow(
+        op="all_reduce",
+        axes=axes,
+        phase=Phase.UPDATE,
+        module="",
+        tensors=("squared norm of the gradients",),
+        count=1,
+        bytes=sent,
+        bound=sent,
+        reason=why,
+    )
+
+
+def _asks_for_norm(program: LocalProgram, optimizer: OptimizerDecl | None) -> str:
+    """Why a step takes the norm; empty if it does not."""
+    if optimizer is not None and "clip" in optimizer.kwargs:
+        return "clipping needs the norm of all gradients together"
+    if program.step.precision.loss_scale is not None:
+        return "all devices step, or none: their gradients are finite together"
+    if program.loss:
+        return "the norm of all gradients: if it is not finite, no parameter is updated"
+    return ""
+
+
+class _Rows:
+    """The calls of a program's step, explained by the reshards of which they are directions."""
+
+    def __init__(self, program: LocalProgram, names: Names) -> None:
+        nodes = list(reshard_nodes(program.graph))
+        self.nodes: Mapping[str, fx.Node] = {node.name: node for node in nodes}
+        self.names, self.bounds = names, Bounds(nodes, Reduced(program))
+        self.reasons = Reasons(program, names)
+
+    def of(self, nodes: Iterable[fx.Node], phase: Phase | None = None) -> Iterator[CollectiveRow]:
+        """One row for every call, in order; of a step a node says which half it is in."""
+        for node in nodes:
+            if is_collective(node) and any(c.sends for _, c in collectives_of(node)):
+                half = Phase.BACKWARD if info(node).backward else Phase.FORWARD
+                yield self._row(node, phase or half)
+
+    def _row(self, node: fx.Node, phase: Phase) -> CollectiveRow:
+        moves, dtype = info(node).moves, info(node).dtype
+        assert moves is not None and dtype is not None, f"nothing is known of what {node} moves"
+        made = [collective for _, collective in collectives_of(node)]
+        there, first = self.nodes[moves.node], made[0]
+        steps = [(there, place) for place in moves.places]
+        pairs = [self.bounds.pairs[step] for step in steps]
+        bounds = self.bounds.backward if moves.adjoint else self.bounds.forward
+        return CollectiveRow(
+            op=first.op,
+            axes=tuple(axis.name for axis in joined(first.axes)),
+            phase=phase,
+            module=module_of(there, backward=moves.adjoint),
+            tensors=tuple(self.names(value) for value, _ in pairs),
+            count=1,
+            bytes=sum(sent_bytes(one, dtype.itemsize) for one in made),
+            bound=sum(bounds[step] for step in steps),
+            reason=self._reason(moves, phase, pairs),
+            node=there.name,
+            full_gather=first.kind is Kind.ALL_GATHER and info(there).full_gather is not None,
+        )
+
+    def _reason(self, moves: Moves, phase: Phase, pairs: list[Pair]) -> str:
+        node, many = self.nodes[moves.node], len(pairs) > 1
+        if phase is Phase.UPDATE:
+            return self.reasons.held(pairs)
+        if moves.adjoint:
+            return self.reasons.bucket(pairs) if many else self.reasons.backward(node, *pairs[0])
+        if phase is Phase.FORWARD:
+            return self.reasons.gathers(pairs) if many else self.reasons.forward(node, *pairs[0])
+        if regathered(node).keys() >= set(moves.places):
+            return "gathered again for the backward, as stored"
+        return "made again, as `recompute` says"
