@@ -186,7 +186,7 @@ class Program:
         return dot_of(self.compiled, factored=factored)
 
     def code(self) -> str:
-        """The program of one device as readable Python."""
+        """The step of one device as readable Python: forward, backward and update."""
         from shardlang.graph.code import code_of
 
-        return code_of(self.local)
+        return code_of(self.compiled)

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
+from torch import fx
+
 from shardlang.cost.devices import unlike_devices
+from shardlang.cost.effects import Held, TensorType
 from shardlang.cost.replay import Replay
 from shardlang.ir.mesh import Coord
 from shardlang.ir.step import StepProgram
@@ -50,3 +53,21 @@ def _on_unlike_devices(program: StepProgram, also_saved: Collection[str]) -> lis
     for one in made:
         one.run(also_saved)
     return made
+
+
+def local_types(program: StepProgram) -> dict[fx.Node, TensorType]:
+    """What every node that gives one tensor gives on the first device."""
+    first = next(iter(program.mesh.coords()))
+
+    def replayed() -> Replay:
+        made = Replay(program, first, "gloo")
+        made.run()
+        return made
+
+    with ThreadPoolExecutor(1) as thread:
+        found = thread.submit(replayed).result().made
+    return {
+        node: value.type
+        for node, value in found.items()
+        if isinstance(value, Held) and isinstance(value.type, TensorType)
+    }

@@ -1,164 +1,175 @@
-"""The program of one device as readable Python: one line an op, types as comments.
+"""The step of one device as readable Python: functions for its phases, one line an op.
 
-It is text to read, not to run: reshards are calls of their names, sizes and offsets that depend on
-the device are `size(...)` and `start(...)` of a printed dim.
+Collectives are calls of their names, and sizes that depend on the device are calls with a printed
+dim, such as `size("7@dp")`. All else is what PyTorch calls it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import torch
 from torch import fx
 
-from shardlang.ir.collective import ReduceOp
-from shardlang.ir.graph import is_item, is_reshard, reshards_of
-from shardlang.ir.layout import Layout
-from shardlang.ir.mesh import joined, product
-from shardlang.ir.node import info
+from shardlang.compiler.driver import Compiled
+from shardlang.compiler.whole_step import WholeStep, half, whole_step
+from shardlang.cost.live import local_types
+from shardlang.graph.code_function import INDENT, Function, commented
+from shardlang.graph.code_names import CodeNames, short_name
+from shardlang.graph.code_pieces import order_lines, piece_lines, update_lines
+from shardlang.graph.read_step import source_of
+from shardlang.ir.accumulated import Piece
+from shardlang.ir.graph import is_item
+from shardlang.ir.leaf import Leaf, Result
+from shardlang.ir.node import returned_nodes
 from shardlang.ir.printed_type import printed_type
-from shardlang.ir.program import LocalProgram, apply_reshard, apply_reshards, with_gradient
-from shardlang.ir.reshard import Reshard
-from shardlang.plan.names import op_name
-
-_INDENT = "    "
-_COLUMN = 56
+from shardlang.ir.step import StepProgram, is_collective, is_wait
+from shardlang.passes.step.write_step import write_step
 
 
-def code_of(program: LocalProgram) -> str:
-    """The text of a program, the same for every device."""
-    return "\n".join(_Writer(program).lines()) + "\n"
+def code_of(compiled: Compiled) -> str:
+    """The text of a step, the same for every device; of a forward alone if nothing is trained."""
+    step = whole_step(compiled)
+    if step is None:
+        return _text(_Step(write_step(compiled.program, (), ())).forward_alone())
+    return _text(_whole(compiled, step))
 
 
-class _Writer:
-    def __init__(self, program: LocalProgram) -> None:
-        self.program = program
-        self.flowing = with_gradient(program)
-        self.names = _names(program)
+def _text(lines: Iterable[str]) -> str:
+    return "\n".join(lines) + "\n"
 
-    def lines(self) -> Iterator[str]:
-        mesh = self.program.mesh
-        yield f"# mesh {mesh}: each of {mesh.devices} devices runs this on its own shards"
-        yield "def program("
-        for leaf in self.program.leaves:
-            type_ = printed_type(leaf.dtype, leaf.at_rest)
-            yield _commented(f"{_INDENT}{leaf.node},", f"{leaf.kind} {leaf.name}: {type_}")
+
+def _whole(compiled: Compiled, step: WholeStep) -> Iterator[str]:
+    several = step.accumulated
+    parts = dict(_parts(several.reduce)) if several is not None else {}
+    writer = _Step(step.step, parts)
+    yield writer.head()
+    if several is not None and several.early.gives:
+        yield from ("", *piece_lines("early", several.early, writer.sums()), "")
+    yield from ("", *writer.forward())
+    yield from ("", "", *writer.backward())
+    if several is not None:
+        yield from ("", "", *piece_lines("finish", several.finish, writer.sums()))
+        yield from ("", "", *piece_lines("reduce", several.reduce, writer.sums()))
+    if step.update is not None:
+        yield from ("", "", *update_lines(step.update, step.step.leaves))
+    yield from ("", "", *order_lines(compiled, step))
+
+
+class _Step:
+    """Writes forward and backward."""
+
+    def __init__(self, step: StepProgram, parts: Mapping[str, str] | None = None) -> None:
+        """`parts`: names for parts of gradients, by the names under which the step gives them."""
+        self.step, self.types = step, local_types(step)
+        self.forward_nodes, self.back_nodes = (half(step.graph, backward=x) for x in (False, True))
+        results, self.gradients = step.returned
+        self.results = list(zip(step.results, results, strict=True))
+        self.leaves = {leaf.node: leaf for leaf in step.leaves}
+        self.names = CodeNames(
+            _known(step, parts or {}), {g: v for v, g in step.adjoints.items()},
+            {copy: value for value, copy in step.again.items()},
+        )  # fmt: skip
+        self.names.add([*self.forward_nodes, *self.back_nodes])
+        self.saved = self._saved()
+
+    def _saved(self) -> dict[str, fx.Node]:
+        """What the forward hands to the backward, by variable."""
+        read = {x for node in self.back_nodes for x in node.all_input_nodes}
+        found: dict[str, fx.Node] = {}
+        for node in self.forward_nodes:
+            if node in read:
+                found.setdefault(self.names(node), node)
+        return found
+
+    def sums(self) -> Mapping[str, str]:
+        """The variables of what is summed over microbatches, by name."""
+        found = {result.name: self.names(node) for result, node in self.results}
+        pairs = zip(self.step.gradients, self.gradients, strict=True)
+        return found | {name: self.names(node) for name, node in pairs}
+
+    def head(self) -> str:
+        """What holds for all functions."""
+        mesh = self.step.mesh
+        return f"# mesh {mesh}: each of {mesh.devices} devices runs this on its own shards"
+
+    def forward_alone(self) -> Iterator[str]:
+        """The forward of a program that is not trained."""
+        yield self.head()
+        yield from self._forward(train=False)
+
+    def forward(self) -> Iterator[str]:
+        """From the leaves to the results and what is saved."""
+        return self._forward(train=True)
+
+    def _forward(self, train: bool) -> Iterator[str]:
+        yield "def forward("
+        for leaf in self.step.leaves:
+            yield commented(f"{INDENT}{self.names.of(leaf.node)},", _leaf_text(leaf))
         yield "):"
-        module = ""
-        for node in self.program.graph.nodes:
-            if node.op == "output":
-                yield from self._return(node)
-            elif node.op != "placeholder" and not _is_bundled(node):
-                if info(node).module != module:
-                    module = info(node).module
-                    yield ""
-                    yield f"{_INDENT}# {module or 'the model itself'}"
-                yield from self._call(node)
-
-    def _call(self, node: fx.Node) -> Iterator[str]:
-        if node.target is apply_reshards:
-            pairs = reshards_of(node)
-            items = {user.args[1]: user for user in node.users}
-            yield f"{_INDENT}# {len(pairs)} reshards, sent as one call"
-            for index, (value, reshard) in enumerate(pairs):
-                if index in items:
-                    yield self._line(items[index], self._reshard(value, reshard), node, reshard)
-        else:
-            own = reshards_of(node)[0][1] if is_reshard(node) else None
-            yield self._line(node, self._right(node), node, own)
-
-    def _line(self, node: fx.Node, right: str, call: fx.Node, reshard: Reshard | None) -> str:
-        """One line: what is computed, its type, and what the gradient needs."""
-        parts = []
-        layout, val = info(node).layout, info(node).value
-        if isinstance(layout, Layout) and isinstance(val, torch.Tensor):
-            parts.append(printed_type(val.dtype, layout))
-        if reshard is not None and call in self.flowing and reshard.adjoint.sends:
-            axes = product(reshard.adjoint.axes)
-            parts.append(f"gradient: {reshard.adjoint.op} over {axes}")
-        return _commented(f"{_INDENT}{self.names[node]} = {right}", "; ".join(parts))
-
-    def _reshard(self, value: fx.Node, reshard: Reshard, *more: str) -> str:
-        return (
-            f"{reshard.kind}({', '.join((self.names[value], _reshard_arguments(reshard), *more))})"
-        )
-
-    def _right(self, node: fx.Node) -> str:
-        if node.target is apply_reshard:
-            groups = [f"by={self.names[by]}" for by in node.all_input_nodes[1:]]
-            return self._reshard(*reshards_of(node)[0], *groups)
-        if is_item(node):
-            return f"{self._text(node.args[0])}[{node.args[1]}]"
-        texts = [self._text(arg) for arg in node.args]
-        texts += [f"{k}={self._text(v)}" for k, v in node.kwargs.items() if k != "device"]
-        space = "aten." if isinstance(node.target, torch._ops.OpOverload) else ""
-        return f"{space}{op_name(node)}({', '.join(texts)})"
-
-    def _text(self, value: object) -> str:
-        if isinstance(value, fx.Node):
-            return self.names[value]
-        if isinstance(value, (list, tuple)):
-            inner = ", ".join(self._text(item) for item in value)
-            return f"[{inner}]" if isinstance(value, list) else f"({inner})"
-        return repr(value)
-
-    def _return(self, node: fx.Node) -> Iterator[str]:
-        returned = node.args[0]
-        assert isinstance(returned, (tuple, list))
-        present = [value for value in returned if value is not None]
+        ends = {node for _, node in self.results} | set(self.saved.values())
+        body = [node for node in self.forward_nodes if node.op == "call_function"]
+        yield from Function(self.names, body, ends, self.types).lines()
         yield ""
-        yield f"{_INDENT}return ("
-        for result, value in zip(self.program.results, present, strict=True):
-            type_ = printed_type(result.dtype, result.layout)
-            text = f"{_INDENT * 2}{self._text(value)},"
-            yield _commented(text, f"{result.kind} {result.name}: {type_}")
-        yield f"{_INDENT})"
+        yield f"{INDENT}return ("
+        for result, node in self.results:
+            yield commented(f"{INDENT * 2}{self.names(node)},", _result_text(result))
+        yield f"{INDENT})" + (", (" if train else "")
+        if train:
+            yield from (f"{INDENT * 2}{name}," for name in self.saved)
+            yield f"{INDENT})"
+
+    def backward(self) -> Iterator[str]:
+        """From what is saved and the gradients of the results to those of the leaves."""
+        yield "def backward("
+        function = Function(self.names, self._body(), set(self.gradients), self.types)
+        for name, node in self.saved.items():
+            leaf = self.leaves.get(node.name)
+            said = function.type_of(node) if leaf is None else _leaf_text(leaf)
+            yield commented(f"{INDENT}{name},", said)
+        cotangents = [node for node in self.back_nodes if node.op == "placeholder"]
+        for name, node in zip(self.step.cotangents, cotangents, strict=True):
+            said = f"gradient of {name}: {function.type_of(node)}"
+            yield commented(f"{INDENT}{self.names(node)},", said)
+        yield "):"
+        yield from function.lines()
+        yield ""
+        yield f"{INDENT}return ("
+        for name, node in zip(self.step.gradients, self.gradients, strict=True):
+            yield commented(f"{INDENT * 2}{self.names(node)},", f"gradient of {name}")
+        yield f"{INDENT})"
+
+    def _body(self) -> Sequence[fx.Node]:
+        return [node for node in self.back_nodes if node.op == "call_function"]
 
 
-def _names(program: LocalProgram) -> dict[fx.Node, str]:
-    """Names for all nodes; a reshard's after its kind, a parameter's from a bucket after it."""
-    names: dict[fx.Node, str] = {}
-    counts = Counter(node.name for node in program.graph.nodes)
-    for node in program.graph.nodes:
-        name = node.name
-        if is_reshard(node) and name.startswith("apply_reshard"):
-            name = reshards_of(node)[0][1].kind
-        elif _is_bundled(node):
-            bucket, index = node.args
-            assert isinstance(bucket, fx.Node) and isinstance(index, int)
-            name = f"{names[reshards_of(bucket)[index][0]].removeprefix('p_')}"
-        if name != node.name:
-            counts[name] += 1
-            name = name if counts[name] == 1 else f"{name}_{counts[name] - 1}"
-        names[node] = name
-    return names
+def _parts(reduce: Piece) -> Iterator[tuple[str, str]]:
+    """The parts that are summed, each with a variable after its gradient."""
+    given = (node for node in reduce.graph.nodes if node.op == "placeholder")
+    names = dict(zip(given, reduce.takes, strict=True))
+    for leaf, node in zip(reduce.gives, returned_nodes(reduce.graph), strict=True):
+        while is_collective(node) or is_wait(node) or is_item(node):
+            node = source_of(node, exactly=True)
+        if node in names:
+            yield names[node], f"grad_{short_name(leaf)}_part"
 
 
-def _is_bundled(node: fx.Node) -> bool:
-    """Whether a node only names one result of a bucket, whose line names it already."""
-    return (
-        is_item(node)
-        and isinstance(node.args[0], fx.Node)
-        and node.args[0].target is apply_reshards
-    )
+def _known(step: StepProgram, parts: Mapping[str, str]) -> Mapping[str, str]:
+    """Names that are given: those of leaves, of cotangents and of results."""
+    results, _ = step.returned
+    cotangents = [n for n in half(step.graph, backward=True) if n.op == "placeholder"]
+    found = {node.name: result.name for result, node in zip(step.results, results, strict=True)}
+    found |= {n.name: f"grad_{k}" for n, k in zip(cotangents, step.cotangents, strict=True)}
+    back = zip(step.gradients, step.returned[1], strict=True)
+    names: dict[str, str] = {leaf.name: f"grad_{short_name(leaf.name)}" for leaf in step.leaves}
+    names |= parts
+    found |= {node.name: names[name] for name, node in back if name in names}
+    return found | {leaf.node: short_name(leaf.name) for leaf in step.leaves}
 
 
-def _reshard_arguments(reshard: Reshard) -> str:
-    """The axes, the dims that change, and how it is reduced."""
-    axes = ", ".join(f'"{axis.name}"' for axis in joined(reshard.axes))
-    before, after = reshard.dims
-    parts = [axes if len(reshard.axes) == 1 else f"({axes})"]
-    if before is not None and after is not None and before != after:
-        parts.append(f"from_dim={before}, to_dim={after}")
-    elif before is not None or after is not None:
-        parts.append(f"dim={after if before is None else before}")
-    if reshard.reads is not None:
-        parts.append(f'reads="{reshard.reads}"')
-    if reshard.reduce is not ReduceOp.SUM:
-        parts.append(f'op="{reshard.reduce}"')
-    return ", ".join(parts)
+def _leaf_text(leaf: Leaf) -> str:
+    layout = leaf.gathered or leaf.at_rest
+    return f"{leaf.kind} {leaf.name}: {printed_type(leaf.dtype, layout)}"
 
 
-def _commented(text: str, comment: str) -> str:
-    return f"{text:<{_COLUMN}}  # {comment}" if comment else text
+def _result_text(result: Result) -> str:
+    return f"{result.kind} {result.name}: {printed_type(result.dtype, result.layout)}"

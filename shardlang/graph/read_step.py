@@ -107,7 +107,7 @@ class HalfReader:
     def drawn(self, node: fx.Node) -> fx.Node:
         """The node that is drawn for one that is not."""
         while self.is_through(node):
-            node = _source(node)
+            node = source_of(node)
         return node
 
     def box(self, node: fx.Node) -> Box:
@@ -177,7 +177,7 @@ class HalfReader:
     def _name(self, node: fx.Node) -> str:
         """A value of another half in two words at most; of a gathered parameter its own."""
         while self.is_through(node):
-            node = _source(node, exactly=True)
+            node = source_of(node, exactly=True)
         sent = [x for x, _ in collectives_of(node)] if is_collective(node) else []
         if sent and sent[0].op == "placeholder":
             node = sent[0]
@@ -223,7 +223,7 @@ def adjoint_types(
     return found
 
 
-def _source(node: fx.Node, exactly: bool = False) -> fx.Node:
+def source_of(node: fx.Node, exactly: bool = False) -> fx.Node:
     """What a node that is not drawn passes on.
 
     Args:

@@ -51,22 +51,17 @@ def test_dot_of_earlier_stages(stage: Drawn) -> None:
     same_as_fixture(f"sp.{stage}.dot", dot_of(compiled_to(stage, SP), stage))
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_code(name: str) -> None:
-    same_as_fixture(f"{name}.py.txt", code_of(compiled(TEXTS[name]).program))
-
-
 def test_the_page_shows_the_code() -> None:
     spec, _ = load_spec(ROOT / "examples/megatron_mlp/mlp.shard")
     assert spec is not None
     page = (ROOT / "docs" / "plan-and-graph.md").read_text()
-    assert f"```python\n{code_of(compile_spec(spec).program)}```\n" in page
+    assert f"```python\n{code_of(compile_spec(spec))}```\n" in page
 
 
 def test_the_same_spec_gives_the_same_text() -> None:
     once, again = compiled(STACK), compiled_to(Drawn.REWRITTEN, STACK)
     assert dot_of(once) == dot_of(again)
-    assert code_of(once.program) == code_of(again.program)
+    assert code_of(once) == code_of(again)
 
 
 def test_repeated_layers_are_drawn_once() -> None:
