@@ -104,7 +104,8 @@ def _optimizer(compiled: Compiled, step: WholeStep) -> Iterator[str]:
     name = f"{stated.name}" if stated is not None else "adamw (assumed)"
     for row in norm_of_gradients(compiled.program, stated):
         axes = ", ".join(f'"{axis}"' for axis in row.axes)
-        call = f"{INDENT}norm = all_reduce(optimizer.squared_norm(gradients), ({axes},))"
+        axes = f"({axes})" if len(row.axes) > 1 else axes
+        call = f"{INDENT}norm = all_reduce(optimizer.squared_norm(gradients), {axes})"
         yield commented(call, "if it is not finite, nothing is updated")
         if stated is not None and "clip" in stated.kwargs:
             yield f"{INDENT}gradients = optimizer.clipped(gradients, norm)"

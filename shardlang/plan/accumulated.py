@@ -14,6 +14,7 @@ from shardlang.ir.mesh import joined
 from shardlang.ir.node import info
 from shardlang.ir.step import collectives_of, is_collective
 from shardlang.plan.calls import Part
+from shardlang.plan.flights import flights_of
 from shardlang.plan.types import CollectiveRow, Phase
 
 
@@ -44,6 +45,8 @@ def _rows(
     times: int,
     reason: str,
 ) -> Iterator[CollectiveRow]:
+    nodes = list(nodes)
+    flights = flights_of(nodes)
     for node in nodes:
         pairs = collectives_of(node) if is_collective(node) else []
         pairs = [(x, c) for x, c in pairs if c.sends]
@@ -64,6 +67,7 @@ def _rows(
             reason=f"{first.op} of {what}, {reason}",
             node=node.name,
             full_gather=first.kind is Kind.ALL_GATHER and info(node).full_gather is not None,
+            flight=flights[node].ends if node in flights else None,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +19,7 @@ from shardlang.ir.reduced import Reduced
 from shardlang.ir.step import StepProgram, collectives_of, is_collective
 from shardlang.passes.step.write_update import write_update
 from shardlang.plan.bounds import Bounds
+from shardlang.plan.flights import flights_of
 from shardlang.plan.names import Names, module_of
 from shardlang.plan.reasons import Reasons
 from shardlang.plan.types import CollectiveRow, Phase
@@ -88,10 +90,13 @@ class _Rows:
 
     def of(self, nodes: Iterable[fx.Node], phase: Phase | None = None) -> Iterator[CollectiveRow]:
         """One row for every call, in order; of a step a node says which half it is in."""
+        nodes = list(nodes)
+        flights = flights_of(nodes)
         for node in nodes:
             if is_collective(node) and any(c.sends for _, c in collectives_of(node)):
                 half = Phase.BACKWARD if info(node).backward else Phase.FORWARD
-                yield self._row(node, phase or half)
+                flight = flights[node].ends if node in flights else None
+                yield replace(self._row(node, phase or half), flight=flight)
 
     def _row(self, node: fx.Node, phase: Phase) -> CollectiveRow:
         moves, dtype = info(node).moves, info(node).dtype

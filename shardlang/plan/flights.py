@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from shardlang.ir.graph import is_item
+from shardlang.ir.node import info
 from shardlang.ir.step import is_collective, is_start, is_wait, started_by
 from shardlang.ir.views import gives_view
 
@@ -28,9 +29,25 @@ class Flight:
     beside: tuple[fx.Node, ...]
     before: fx.Node | None
 
+    @property
+    def ends(self) -> tuple[str, str] | None:
+        """The names of the ops behind which it starts, and before which it is waited for.
+
+        Empty at the beginning or the end of a half; None if nothing is computed in between.
+        """
+        names = (node.name if node is not None else "" for node in (self.after, self.before))
+        return (next(names), next(names)) if self.beside else None
+
 
 def flights_of(nodes: Iterable[fx.Node]) -> dict[fx.Node, Flight]:
-    """Every flight of one half of a step, by its start."""
+    """Every flight of a step, or of one half of it, by its start."""
+    halves: dict[bool, list[fx.Node]] = {False: [], True: []}
+    for node in nodes:
+        halves[info(node).backward].append(node)
+    return _flights(halves[False]) | _flights(halves[True])
+
+
+def _flights(nodes: Iterable[fx.Node]) -> dict[fx.Node, Flight]:
     found: dict[fx.Node, Flight] = {}
     started: dict[fx.Node, int] = {}
     ended: list[tuple[fx.Node, int]] = []

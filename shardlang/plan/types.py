@@ -106,6 +106,8 @@ class CollectiveRow:
         reason: what made it necessary.
         node: the step's name in the program; empty for the norm of the gradients.
         full_gather: whether it gathers more than devices hold before and after.
+        flight: the nodes of the step program behind which it starts and before which it is waited
+            for; None where nothing is computed in between.
     """
 
     op: str
@@ -120,6 +122,7 @@ class CollectiveRow:
     stage: int | None = None
     node: str = ""
     full_gather: bool = False
+    flight: tuple[str, str] | None = None
 
     def to_json(self) -> dict[str, object]:
         """The row of the plan document."""
@@ -136,6 +139,8 @@ class CollectiveRow:
             "reason": self.reason,
             "node": self.node,
             "full_gather": self.full_gather,
+            "starts_after": self.flight[0] if self.flight else None,
+            "waits_before": self.flight[1] if self.flight else None,
         }
 
 

@@ -16,6 +16,7 @@ TENSOR_KEYS = {
 }  # fmt: skip
 ROW_KEYS = {
     "op", "axes", "phase", "module", "tensors", "stage", "count", "bytes", "bound", "reason",
+    "starts_after", "waits_before",
 }  # fmt: skip
 
 
