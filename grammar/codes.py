@@ -165,8 +165,9 @@ CODES: dict[str, Code] = {
     ),
     "SH0243": Code(
         "bad precision",
-        "Master weights, a copy of narrower parameters that the optimizer updates, are f32, and so"
-        " are the sums of gradients of narrower parameters. Neither is narrower than a parameter."
+        "A model computes in bf16 or f16, narrower than its parameters. Master weights, a copy of"
+        " narrower parameters that the optimizer updates, are f32, and so are the sums of"
+        " gradients of narrower parameters, unless `reduce` states the type of `compute`."
         " `loss_scale` is `dynamic` or a number above 0, for a model that computes in f16; its f16"
         " parameters have master weights.",
     ),

@@ -34,7 +34,7 @@ FORMS = {
     "random": "random fast",
     "recompute": 'recompute "MODULES"',
     "accumulate": "accumulate COUNT",
-    "precision": "precision { reduce = TYPE }",
+    "precision": "precision { compute = TYPE }",
     "schedule": "schedule { prefetch SIZE }",
     "expect": 'expect { forbid COLLECTIVE over AXES in "MODULES" }',
 }

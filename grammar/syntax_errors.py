@@ -42,7 +42,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "LAYOUT": ("layout",),
     "LOCAL": ("local",),
     "PREFETCH": ("prefetch",),
-    "TYPED": ("master", "reduce"),
+    "TYPED": ("compute", "master", "reduce"),
     "LOSS_SCALE": ("loss_scale",),
 }
 """The words that each keyword terminal stands for."""

@@ -234,8 +234,8 @@ AxisRole = Literal["data", "model"]
 AXIS_ROLES: tuple[AxisRole, ...] = ("data", "model")
 RandomMode = Literal["exact", "fast"]
 RANDOM_MODES: tuple[RandomMode, ...] = ("exact", "fast")
-TypedWhat = Literal["master", "reduce"]
-TYPED: tuple[TypedWhat, ...] = ("master", "reduce")
+TypedWhat = Literal["compute", "master", "reduce"]
+TYPED: tuple[TypedWhat, ...] = ("compute", "master", "reduce")
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,9 +42,11 @@ class BackwardWriter:
             self._wide.update((gradient, kind) for kind in kinds[:1])
         self.gradients[value] = gradient
 
-    def returned(self, leaf: fx.Node) -> fx.Node:
+    def returned(self, leaf: fx.Node, dtype: torch.dtype) -> fx.Node:
         """The gradient of a leaf, in the leaf's own type."""
-        return self._in(self.gradients[leaf, 0], tensor_of(leaf).dtype)
+        gradient = self.gradients[leaf, 0]
+        known = self._wide.get(gradient, tensor_of(leaf).dtype)
+        return gradient if known == dtype else self.writer.add(cast, (gradient, dtype))
 
     def _in(self, gradient: fx.Node, dtype: torch.dtype) -> fx.Node:
         """A gradient in the type of its value; one that was reduced may have a wider one."""

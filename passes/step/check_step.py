@@ -120,7 +120,7 @@ def starts_waited(program: StepProgram) -> Iterator[str]:
 
 def sums_wide(program: StepProgram) -> Iterator[str]:
     """Gradients are reduced in no narrower type than the spec states."""
-    types = {leaf.name: leaf.dtype for leaf in program.leaves}
+    types = {leaf.name: leaf.computes or leaf.dtype for leaf in program.leaves}
     pairs = zip(program.gradients, program.returned[1], strict=True)
     ends = [(node, types[name]) for name, node in pairs if name in types]
     for node in narrow_sums(ends, program.wide):

@@ -9,7 +9,6 @@ order in which they come. What is saved between the two is what a backward op re
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
 from torch import fx
 
@@ -88,12 +87,10 @@ class _Differentiation:
 
     def _leaves(self) -> None:
         """Write the leaves, as their values lie at rest."""
-        gathered = {leaf.node: leaf.gathered for leaf in self.program.leaves}
+        leaves = {leaf.node: leaf for leaf in self.program.leaves}
         for node in self.program.graph.find_nodes(op="placeholder"):
-            self.writer.copy(node)
-            layout = gathered[node.name]
-            if layout is not None:
-                set_info(self.writer.now(node), replace(info(node), layout=layout))
+            leaf = leaves[node.name]
+            self.writer.leaf(node, leaf.gathered, leaf.dtype)
 
     def _cotangents(self, seeds: Mapping[str, fx.Node]) -> tuple[str, ...]:
         self.writer.returning = True
@@ -109,8 +106,9 @@ class _Differentiation:
 
     def _returned(self, names: tuple[str, ...]) -> StepProgram:
         results = [self.writer.now(n) for n in nodes_of_results(self.program)]
+        dtypes = {leaf.name: leaf.dtype for leaf in self.program.leaves}
         found = {
-            name: self.backward.returned(n)
+            name: self.backward.returned(n, dtypes[name])
             for name, n in self.trained.items()
             if (n, 0) in self.backward.gradients
         }

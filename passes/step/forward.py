@@ -26,6 +26,7 @@ class ForwardWriter:
     def write(self, node: fx.Node) -> None:
         """Write one call."""
         self.writer.at = node
+        self.writer.cast_operands(node)
         if info(node).held:
             self.writer.made[node] = self.writer.now(read_by(node)[0])
         elif is_held(node):

@@ -11,7 +11,7 @@ from torch import fx
 
 from shardlang.ir.graph import is_item
 from shardlang.ir.node import info
-from shardlang.ir.step import StepProgram, apply_collective
+from shardlang.ir.step import StepProgram, apply_collective, cast, is_collective
 from shardlang.ir.step_options import StepOptions
 from shardlang.ir.views import gives_view
 from shardlang.passes.step.again import make_again
@@ -34,7 +34,13 @@ def gathered_again(graph: fx.Graph) -> set[fx.Node]:
             found |= {node, *node.all_input_nodes} if is_item(node) else {node}
         elif gives_view(node.target) and node.args and node.args[0] in found:
             found.add(node)
-    return found
+    return found | _casts(found)
+
+
+def _casts(gathered: set[fx.Node]) -> set[fx.Node]:
+    """What is cast to be gathered, and need not be kept for it."""
+    sent = [node for node in gathered if is_collective(node)]
+    return {x for node in sent for x in node.all_input_nodes if x.target is cast}
 
 
 def _is_gathered(node: fx.Node) -> bool:

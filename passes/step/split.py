@@ -17,6 +17,7 @@ from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.step import (
     STARTS,
     Stream,
+    cast,
     collectives_of,
     is_bucket,
     is_collective,
@@ -91,7 +92,8 @@ def is_alone(node: fx.Node) -> bool:
 
 def is_pointwise(target: object) -> bool:
     """Whether each element that an op gives follows from one element of each operand."""
-    return isinstance(target, OpOverload) and torch.Tag.pointwise in target.tags
+    known = isinstance(target, OpOverload) and torch.Tag.pointwise in target.tags
+    return known or target is cast
 
 
 def summed_in_place(start: fx.Node) -> bool:

@@ -12,8 +12,10 @@ from torch.fx.node import Target
 
 from shardlang.ir.arguments import Args, Kwargs
 from shardlang.ir.graph import op_name, reshards_of
+from shardlang.ir.layout import Layout
 from shardlang.ir.node import Moves, NodeInfo, info, set_info, tensor_of
 from shardlang.ir.rewriter import Rewriter
+from shardlang.ir.step import cast
 from shardlang.ir.views import gives_view
 from shardlang.passes.step.dropouts import draws
 from shardlang.passes.step.steps_back import Value, places_of
@@ -37,11 +39,40 @@ class StepWriter:
         self.returning = False
         self._edit = Rewriter(self.graph)
         self._views: dict[str, fx.Node] = {}
+        self._uncast: dict[fx.Node, fx.Node] = {}
         self._origins: dict[tuple[str, str, bool, bool], NodeInfo] = {}
 
     def now(self, node: fx.Node) -> fx.Node:
         """The node that gives a value of the forward program."""
         return self.made[node]
+
+    def leaf(self, node: fx.Node, layout: Layout | None, dtype: torch.dtype) -> None:
+        """Write a leaf as it lies at rest.
+
+        Args:
+            layout: of a value that lies otherwise than its gradient.
+            dtype: its own, from which it is cast before it is first read.
+        """
+        self.copy(node)
+        made, known = self.made[node], info(node)
+        if layout is not None:
+            set_info(made, replace(known, layout=layout))
+        if tensor_of(node).dtype == dtype:
+            return
+        with self._edit.fake_mode:
+            value = torch.empty_strided(
+                tensor_of(node).shape, tensor_of(node).stride(), dtype=dtype
+            )
+        set_info(made, replace(info(made), value=value))
+        self._uncast[node] = made
+
+    def cast_operands(self, node: fx.Node) -> None:
+        """Cast the leaves that a node of the forward program is the first to read."""
+        for leaf in [x for x in node.all_input_nodes if x in self._uncast]:
+            source = self._uncast.pop(leaf)
+            record = replace(info(source), value=info(leaf).value, module=info(node).module)
+            args = (source, tensor_of(leaf).dtype)
+            self.made[leaf] = self._edit.add(cast, args, record=record, name=f"{leaf.name}_cast")
 
     def copy(self, node: fx.Node) -> None:
         """Write a node as it is."""

@@ -22,7 +22,7 @@ from shardlang.ir.graph import (
     laid_out_from,
     reshards_of,
 )
-from shardlang.ir.node import Moves, NodeInfo, info, layout_of, set_info, tensor_of
+from shardlang.ir.node import Moves, NodeInfo, info, layout_of, set_info
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.step import UpdateProgram, apply_collective, apply_collectives
@@ -41,12 +41,14 @@ class _Gathers:
         self.edit, self.further = Rewriter(self.graph), held_values(program.graph)
         self.values: dict[fx.Node, fx.Node] = {}
         self.made: dict[fx.Node, fx.Node] = {}
+        self.types: dict[fx.Node, torch.dtype] = {}
 
     def run(self) -> UpdateProgram:
         """Write the graph: the values and the parts come in, and the values are written to."""
         inputs = self.program.graph.find_nodes(op="placeholder")
         pairs = zip(inputs, self.program.leaves, strict=True)
         held = {node: leaf for node, leaf in pairs if leaf.name in self.trained and leaf.gathered}
+        self.types = {node: leaf.dtype for node, leaf in held.items()}
         for node, leaf in held.items():
             self.values[node] = self.graph.placeholder(node.name)
             set_info(self.values[node], replace(info(node), layout=leaf.gathered))
@@ -70,7 +72,7 @@ class _Gathers:
             return
         given = [(self.made[pairs[i][0]], pairs[i][1].forward) for i, _ in items]
         moves = Moves(node.name, tuple(i for i, _ in items))
-        change, dtype = pairs[0][1].kind.value, tensor_of(reshards_of(node)[0][0]).dtype
+        change, dtype = pairs[0][1].kind.value, self.types[self._leaf_of(items[0][1])]
         record = replace(info(node), held=False, change=change, moves=moves, dtype=dtype)
         if not is_bundle(node):
             made = self.edit.add(apply_collective, given[0], record=record, name=node.name)
@@ -87,10 +89,13 @@ class _Gathers:
         self.made[node] = made
         if node in self.further:
             return
-        leaf = node
-        while leaf.op != "placeholder":
-            source = laid_out_from(leaf)
-            assert source is not None, f"{leaf} is not gathered of a parameter"
-            leaf = source
+        leaf = self._leaf_of(node)
         record = NodeInfo(info(node).value, info(node).module, layout=layout_of(node))
         self.edit.add(torch.ops.aten.copy_.default, (self.values[leaf], made), record=record)
+
+    def _leaf_of(self, node: fx.Node) -> fx.Node:
+        while node.op != "placeholder":
+            source = laid_out_from(node)
+            assert source is not None, f"{node} is not gathered of a parameter"
+            node = source
+        return node

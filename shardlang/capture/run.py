@@ -41,9 +41,10 @@ def run_graph(
 def _leaf_value(
     captured: Captured, values: Mapping[str, torch.Tensor], leaf: Leaf, node: fx.Node
 ) -> torch.Tensor:
-    """The value of one placeholder; a constant follows the dtype of the graph."""
+    """The value of one placeholder, in the dtype of the graph where it is cast, or a constant."""
     if leaf.name in values:
-        return values[leaf.name]
+        given = values[leaf.name]
+        return given if leaf.computes is None else given.to(tensor_of(node).dtype)
     return captured.constants[leaf.name].to(tensor_of(node).dtype)
 
 

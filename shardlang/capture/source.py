@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from shardlang.capture.compute import call_in
 from shardlang.capture.deferred import Deferred
 from shardlang.capture.errors import CaptureError, first_line, model_line
 from shardlang.capture.nest import nest
@@ -47,6 +48,7 @@ class ModelSource(ABC):
     keeps_modes: bool = False
     setting: Setting = Setting()
     checkpoint: Path | None = None
+    compute: torch.dtype | None = None
 
     @abstractmethod
     def construct(self) -> nn.Module:
@@ -73,6 +75,18 @@ class ModelSource(ABC):
         other.setting = setting
         if setting.evaluated is not None:
             other.mode = "eval" if "" in setting.evaluated else "train"
+        return other
+
+    def computing(self, dtype: torch.dtype | None) -> ModelSource:
+        """The same model, called with its parameters and inputs cast to a type if it is narrower.
+
+        Both share the one on fake tensors.
+        """
+        if dtype == self.compute:
+            return self
+        assert self.deferred is not None
+        other = copy.copy(self)
+        other.compute = dtype
         return other
 
     @functools.cached_property
@@ -116,6 +130,8 @@ class ModelSource(ABC):
         """Call `module` with inputs under their dotted names, and return what it returns."""
         args, kwargs = self.arguments({**inputs, **self.setting.arguments})
         with prints_apart():
+            if self.compute is not None:
+                return call_in(self.compute, module, args, kwargs)
             result: object = module(*args, **kwargs)
         return result
 

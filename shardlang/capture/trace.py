@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from shardlang.capture.aliases import check_aliases
 from shardlang.capture.checks import checks_hold, left_out
+from shardlang.capture.compute import fold_casts
 from shardlang.capture.data_access import data_as_detach
 from shardlang.capture.deferred import Deferred
 from shardlang.capture.errors import CaptureError, model_line
@@ -169,6 +170,7 @@ def _finish(
             annotate(part.graph)
     leaves = bind_leaves(program, source.deferred.module, specs)
     made = normalize(traced)
+    leaves = fold_casts(made.graph, leaves, source.compute)
     named = name_graph(made.graph, leaves, made.final, output.names)
     checks = [*call.seen.checks, *made.checks]
     if source.mode == "train":

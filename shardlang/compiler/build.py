@@ -90,9 +90,15 @@ def _leaf(node: fx.Node, leaf: Leaf, statements: Statements) -> Leaf:
     if leaf.name in statements.leaves:
         set_info(node, replace(info(node), stated=statements.leaves[leaf.name]))
     storage = statements.stores.get(leaf.name, Storage(()))
-    dtype = tensor_of(node).dtype
+    own = tensor_of(node).dtype
+    dtype, computes = (leaf.dtype, own) if leaf.computes == own else (own, None)
     return replace(
-        leaf, dtype=dtype, store=storage.axes, splits=storage.splits, regather=storage.regather
+        leaf,
+        dtype=dtype,
+        computes=computes,
+        store=storage.axes,
+        splits=storage.splits,
+        regather=storage.regather,
     )
 
 

@@ -203,6 +203,7 @@ def compile_spec(
     """
     try:
         source = source_of(spec) if source is None else source
+        source = source.computing(precision_of(spec.precision).compute)
         inputs = input_specs(spec, source) if inputs is None else inputs
         captured = capture(source, inputs, marked(spec))
     except CaptureError as failure:

@@ -14,16 +14,23 @@ from shardlang.ir.precision import LossScale, Precision
 from shardlang.ir.printed_type import dtype_name
 from shardlang.spec.types import PrecisionDecl, Spec, TypeDecl
 
-_STATED = {"f32": torch.float32}
+_STATED = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
 def precision_of(stated: PrecisionDecl) -> Precision:
-    """The types that a spec states beside those of the model."""
+    """The types that a spec states beside those of the model.
+
+    Where the model computes in a narrower type than its parameters have, gradients are reduced in
+    f32 unless the spec says otherwise.
+    """
+    compute, reduce = _dtype(stated.compute), _dtype(stated.reduce)
+    if compute is not None and reduce is None:
+        reduce = torch.float32
     scale = None
     if stated.loss_scale is not None:
         factor = stated.loss_scale.factor
         scale = LossScale() if factor is None else LossScale(factor, dynamic=False)
-    return Precision(_dtype(stated.reduce), _dtype(stated.master), scale)
+    return Precision(compute, reduce, _dtype(stated.master), scale)
 
 
 def _dtype(stated: TypeDecl | None) -> torch.dtype | None:
@@ -64,11 +71,20 @@ def _computes_half(captured: Captured) -> bool:
 
 def _types(stated: PrecisionDecl, trained: Sequence[Leaf]) -> list[Diagnostic]:
     keys = {"reduce": stated.reduce, "master": stated.master}
+    compute = stated.compute
+    if compute is not None and not any(x.computes for x in trained):
+        message = f"no parameter is wider than `compute = {compute.dtype}`"
+        help = "remove `compute`, or build the model with wider parameters"
+        return [error("SH0243", message, compute.span, help=help)]
     return [
         _narrow(key, one, wide[0])
         for key, one in keys.items()
         if one is not None
-        and (wide := [x for x in trained if x.dtype.itemsize > _STATED[one.dtype].itemsize])
+        and (
+            wide := [
+                x for x in trained if (x.computes or x.dtype).itemsize > _STATED[one.dtype].itemsize
+            ]
+        )
     ]
 
 

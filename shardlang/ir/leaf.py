@@ -60,6 +60,7 @@ class Leaf:
         splits: what storage splits; a value that it does not split is kept gathered.
         regather: gather it again for the backward instead of keeping it.
         gathered: the layout of a value that is kept gathered, which follows from the program.
+        computes: the type to which it is cast before the model computes with it; None for its own.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Leaf:
     splits: Stored = Stored.VALUE
     regather: bool = False
     gathered: Layout | None = None
+    computes: torch.dtype | None = None
 
     @property
     def at_rest(self) -> Layout:

@@ -31,11 +31,13 @@ class Precision:
     """What a spec states of types; None where it states nothing.
 
     Attributes:
+        compute: to which wider parameters and inputs are cast before the model computes with them.
         reduce: in which gradients of narrower parameters are summed, over devices and microbatches.
         master: of the master weights of narrower parameters.
         loss_scale: by what the loss is multiplied.
     """
 
+    compute: torch.dtype | None = None
     reduce: torch.dtype | None = None
     master: torch.dtype | None = None
     loss_scale: LossScale | None = None

@@ -13,7 +13,7 @@ from shardlang.cost.ring import ring_bytes, sent_bytes
 from shardlang.ir.collective import Kind
 from shardlang.ir.graph import Pair, regathered, reshard_nodes
 from shardlang.ir.mesh import joined
-from shardlang.ir.node import Moves, info
+from shardlang.ir.node import Moves, info, tensor_of
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.reduced import Reduced
 from shardlang.ir.step import StepProgram, collectives_of, is_collective
@@ -106,6 +106,9 @@ class _Rows:
         steps = [(there, place) for place in moves.places]
         pairs = [self.bounds.pairs[step] for step in steps]
         bounds = self.bounds.backward if moves.adjoint else self.bounds.forward
+        bound = sum(bounds[step] for step in steps)
+        if phase is Phase.UPDATE:
+            bound = bound * dtype.itemsize // tensor_of(pairs[0][0]).dtype.itemsize
         return CollectiveRow(
             op=first.op,
             axes=tuple(axis.name for axis in joined(first.axes)),
@@ -114,7 +117,7 @@ class _Rows:
             tensors=tuple(self.names(value) for value, _ in pairs),
             count=1,
             bytes=sum(sent_bytes(one, dtype.itemsize) for one in made),
-            bound=sum(bounds[step] for step in steps),
+            bound=bound,
             reason=self._reason(moves, phase, pairs),
             node=there.name,
             full_gather=first.kind is Kind.ALL_GATHER and info(there).full_gather is not None,

@@ -6,14 +6,15 @@ import math
 from dataclasses import replace
 
 from shardlang.grammar import tree as t
-from shardlang.grammar.diagnostics import Diagnostic, error
+from shardlang.grammar.diagnostics import error
 from shardlang.spec.draft import Draft
 from shardlang.spec.scope import Scope
 from shardlang.spec.types import LossScaleDecl, TypeDecl
 
-_WHAT = {
-    "master": "master weights are f32",
-    "reduce": "gradients are reduced in f32",
+_TYPES: dict[t.TypedWhat, tuple[str, tuple[str, ...]]] = {
+    "compute": ("a model computes in bf16 or f16", ("bf16", "f16")),
+    "master": ("master weights are f32", ("f32",)),
+    "reduce": ("gradients are reduced in f32, or in the type of `compute`", ("f32", "bf16", "f16")),
 }
 """What each key may state."""
 
@@ -29,21 +30,30 @@ def resolve_precision(node: t.Precision, draft: Draft) -> None:
             _type(item, draft)
 
 
+def check_reduce(draft: Draft) -> None:
+    """Refuse a reduction in a narrower type than the model computes in."""
+    reduce, compute = draft.precision.reduce, draft.precision.compute
+    if reduce is None or reduce.dtype == "f32" or (compute and compute.dtype == reduce.dtype):
+        return
+    message = f"gradients are reduced in f32, or in the type of `compute`, not {reduce.dtype}"
+    draft.scope.report(error("SH0243", message, reduce.span, help="write `reduce = f32`"))
+
+
 def _type(item: t.Typed, draft: Draft) -> None:
     draft.state(f"precision {item.what}", "", item.span)
-    if item.dtype.text != "f32":
-        draft.scope.report(_refused(item))
+    words, types = _TYPES[item.what]
+    if item.dtype.text not in types:
+        help = f"write `{item.what} = {types[0]}`"
+        message = f"{words}, not {item.dtype.text}"
+        draft.scope.report(error("SH0243", message, item.dtype.span, help=help))
         return
     stated = TypeDecl(item.dtype.text, item.span)
-    if item.what == "master":
+    if item.what == "compute":
+        draft.precision = replace(draft.precision, compute=stated)
+    elif item.what == "master":
         draft.precision = replace(draft.precision, master=stated)
     else:
         draft.precision = replace(draft.precision, reduce=stated)
-
-
-def _refused(item: t.Typed) -> Diagnostic:
-    message = f"{_WHAT[item.what]}, not {item.dtype.text}"
-    return error("SH0243", message, item.dtype.span, help=f"write `{item.what} = f32`")
 
 
 def _loss_scale(item: t.LossScale, draft: Draft) -> None:

@@ -17,6 +17,7 @@ from shardlang.ir.mesh import Mesh
 from shardlang.spec.draft import Draft
 from shardlang.spec.gather import Gathered, gather_file, gather_text
 from shardlang.spec.names import Roles, declare_dims, declare_lets, declare_mesh
+from shardlang.spec.precision import check_reduce
 from shardlang.spec.scope import Scope
 from shardlang.spec.statements import resolve_statement
 from shardlang.spec.types import Axes, InputDecl, ModelRef, Scalar, Spec
@@ -58,6 +59,7 @@ def _resolve(
     for fact in gathered.facts:
         draft.folder = fact.folder
         resolve_statement(fact.statement, draft)
+    check_reduce(draft)
     if need_model:
         _check_model(draft, gathered)
     if not has_errors(scope.findings):

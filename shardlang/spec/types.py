@@ -272,11 +272,13 @@ class PrecisionDecl:
     """`precision { ... }`: types beside those of the model; None where nothing is stated.
 
     Attributes:
+        compute: to which wider parameters and inputs are cast.
         reduce: in which gradients of narrower parameters are reduced.
         master: of the master weights of narrower parameters.
         loss_scale: by what the loss is multiplied before the backward.
     """
 
+    compute: TypeDecl | None = None
     reduce: TypeDecl | None = None
     master: TypeDecl | None = None
     loss_scale: LossScaleDecl | None = None

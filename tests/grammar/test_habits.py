@@ -25,7 +25,7 @@ HABITS = {
     "input x : torch.float32[2] [_]": ("1:16", "`f32`"),
     'param "a" [tp];': ("1:15", "remove it"),
     "pipeline { stages = 4 }": ("1:1", "an axis that splits data or tensors"),
-    "precision bf16": ("1:11", "`precision { reduce = TYPE }`"),
+    "precision bf16": ("1:11", "`precision { compute = TYPE }`"),
     "recompute layers.*": ("1:11", '`recompute "MODULES"`'),
     "recompute to 12GB": ("1:14", "sizes are written `512MiB`"),
     "recompute selctive": ("1:11", "did you mean `selective`"),

@@ -21,7 +21,7 @@ EVERYWHERE = """
 mesh { W = W W = 2 over W as data W = 3 } dims { W = W W, x = W*W W = _ } let W = W model W(W = W)
 input W, W : W[W, 2] below W [W, W*W(W)] +W output W [W] loss W store "a" over W*W
 value "m".out.W [W] optimizer W(W = W) random fast
-accumulate W precision { master = W reduce = W loss_scale = W } schedule { prefetch W }
+accumulate W precision { compute = W master = W reduce = W loss_scale = W } schedule { prefetch W }
 expect { forbid all_reduce over W all_reduce over W == W all_gather < 2 }
 """
 """Every place where a name can stand, as W."""

@@ -19,6 +19,7 @@ ALLOWED = {
     "passes/step/": "writes the ops of the backward, in one form each",
     "runtime/direct.py": "the functions of torch that call ops at less cost",
     "runtime/tensor_": "ops of optimizers and loops on sharded tensors, outside programs",
+    "shardlang/capture/compute.py": "finds casts in the graph",
     "shardlang/capture/hf": "the names of settings of transformers",
     "shardlang/capture/raise_dtype.py": "writes casts into the graph",
     "shardlang/capture/tape.py": "replays what constructors did, in-place ops mostly",

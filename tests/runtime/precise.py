@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,11 @@ class Small(nn.Module):
         return {"loss": (squares * x[:, :1].float().abs()).sum() / (10 * ROWS)}
 
 
+def f32() -> nn.Module:
+    """In f32."""
+    return Small(torch.float32)
+
+
 def bf16() -> nn.Module:
     """In bf16."""
     return Small(torch.bfloat16)
@@ -38,7 +45,7 @@ def batch(step: int, dtype: torch.dtype) -> dict[str, Tensor]:
     """Rows of uneven sizes."""
     drawn = torch.randn(ROWS, 9, generator=torch.Generator().manual_seed(step))
     drawn = drawn * torch.linspace(0.2, 2, ROWS)[:, None]
-    if step == OVERFLOWS and dtype is torch.float16:
+    if step == OVERFLOWS and dtype is not torch.bfloat16:
         drawn[-1, 0] = 3e3
     return {"x": drawn.to(dtype)}
 
@@ -46,20 +53,24 @@ def batch(step: int, dtype: torch.dtype) -> dict[str, Tensor]:
 class Plain:
     """The plain model, each device's rows by themselves, and f32 weights that are updated.
 
-    The gradients of the parts are added up in f32 and rounded once.
+    The gradients of the parts are added up in f32 and rounded once, to the type of the parameters.
+
+    Attributes:
+        params: of the type in which the model computes, to which the f32 weights are rounded.
     """
 
-    def __init__(self, model: nn.Module, parts: int, scaled: bool, lr: float, clip: float) -> None:
-        self.model, self.parts, self.clip = model, parts, clip
-        self.params = list(model.parameters())
-        self.masters = [nn.Parameter(p.detach().float()) for p in self.params]
-        self.optimizer = torch.optim.AdamW(self.masters, lr=lr)
+    def __init__(self, own: nn.Module, compute: torch.dtype, parts: int, scaled: bool) -> None:
+        self.model, self.parts, self.clip = copy.deepcopy(own).to(compute), parts, 0.5
+        self.compute, self.own = compute, next(own.parameters()).dtype
+        self.params = list(self.model.parameters())
+        self.masters = [nn.Parameter(p.detach().float()) for p in own.parameters()]
+        self.optimizer = torch.optim.AdamW(self.masters, lr=0.01)
         self.scaler = torch.amp.GradScaler("cpu", enabled=scaled)
 
     def step(self, x: Tensor) -> float:
         """One step; gives the loss."""
         sums, loss = [torch.zeros_like(m) for m in self.masters], 0.0
-        for rows in x.tensor_split(self.parts):
+        for rows in x.to(self.compute).tensor_split(self.parts):
             made = self.model(rows)["loss"]
             self.scaler.scale(made).backward()
             loss += made.item()
@@ -67,8 +78,8 @@ class Plain:
                 assert p.grad is not None
                 total += p.grad
                 p.grad = None
-        for master, total, p in zip(self.masters, sums, self.params, strict=True):
-            master.grad = total.to(p.dtype).float()
+        for master, total in zip(self.masters, sums, strict=True):
+            master.grad = total.to(self.own).float()
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.masters, self.clip)
         self.scaler.step(self.optimizer)

@@ -32,19 +32,34 @@ CASES = {
         "precision { master = f32 reduce = f32 loss_scale = dynamic } accumulate 3"
         ' store optimizer "**" over dp',
     ),
+    "f32, in bf16": (precise.f32, 'precision { compute = bf16 } store "**" over dp regather'),
+    "f32, in f16": (
+        precise.f32,
+        "precision { compute = f16 loss_scale = dynamic } accumulate 3"
+        ' store gradients "**" over dp',
+    ),
 }
 """The model, and what is stated."""
 
 
+TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
 def dtype_of(name: str) -> torch.dtype:
-    return torch.float16 if name.startswith("f16") else torch.bfloat16
+    """That of the parameters."""
+    return TYPES[name.split(",")[0]]
+
+
+def computes(name: str) -> torch.dtype:
+    """That in which the model computes."""
+    return TYPES[name.rpartition("in ")[2].split(",")[0]]
 
 
 def program(name: str) -> Program:
     """A spec on its model."""
     model, stated = CASES[name]
     path = Path(mkdtemp()) / "spec.shard"
-    kind = "f16" if name.startswith("f16") else "bf16"
+    kind = name.split(",")[0]
     head = f"mesh {{ dp = 2 }}\ninput x : {kind}[{precise.ROWS}, 9] [dp, _]\n"
     path.write_text(f"{head}{stated}\noptimizer adamw(lr = 0.01, clip = 0.5)\n")
     return shardlang.compile(path, model=model)
@@ -61,8 +76,11 @@ def trained(name: str) -> dict[str, Any]:
         found["skipped"].append(done.skipped)
         found["params"].append([p.full_tensor().detach() for p in module.parameters()])
         found["scales"].append(optimizer.param_groups[0].get("loss_scale"))
-    masters = [optimizer.state[p]["master"] for p in module.parameters()]
-    found["masters"] = [x.full_tensor() for x in masters]
+    masters = [optimizer.state[p].get("master", p) for p in module.parameters()]
+    found["masters"] = [x.full_tensor().detach() for x in masters]
+    with torch.no_grad():
+        given = module.shard_inputs(**precise.batch(0, dtype_of(name)))
+        found["then"] = module(**given)["loss"].item()
     return found
 
 

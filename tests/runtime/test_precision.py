@@ -7,7 +7,7 @@ from typing import Any
 import precise
 import pytest
 import torch
-from precision_on_ranks import CASES, STEPS, dtype_of
+from precision_on_ranks import CASES, STEPS, computes, dtype_of
 from spawn import spawn
 
 from shardlang.ir.precision import LossScale
@@ -24,21 +24,25 @@ def test_steps_are_those_of_the_plain_model(ran: list[Any], name: str) -> None:
     """Losses, parameters and master weights; the step that overflows changes nothing anywhere."""
     model, stated = CASES[name]
     scaled = "loss_scale" in stated
-    plain = precise.Plain(model(), 6 if "accumulate" in stated else 2, scaled, 0.01, 0.5)
+    parts = 6 if "accumulate" in stated else 2
+    plain = precise.Plain(model(), computes(name), parts, scaled)
     before: list[torch.Tensor] = []
     for step in range(STEPS):
         loss = plain.step(precise.batch(step, dtype_of(name))["x"])
         for trained, _ in ran:
             found = trained[name]
             assert found["losses"][step] == pytest.approx(loss, rel=1e-3)
-            for mine, want in zip(found["params"][step], plain.params, strict=True):
-                torch.testing.assert_close(mine, want.detach(), rtol=1e-3, atol=1e-6)
+            for mine, want in zip(found["params"][step], plain.masters, strict=True):
+                torch.testing.assert_close(mine, want.detach().to(mine.dtype), rtol=1e-3, atol=1e-6)
             assert found["skipped"][step] == (scaled and step == precise.OVERFLOWS)
             assert found["scales"][step] == (plain.scaler.get_scale() if scaled else None)
             if found["skipped"][step]:
                 assert all(map(torch.equal, found["params"][step], before))
         before = ran[0][0][name]["params"][step]
+    first = precise.batch(0, dtype_of(name))["x"].to(plain.compute)
+    then = plain.model(first)["loss"].item()
     for trained, _ in ran:
+        assert trained[name]["then"] == pytest.approx(then, rel=1e-3)
         for mine, want in zip(trained[name]["masters"], plain.masters, strict=True):
             assert mine.dtype is torch.float32
             torch.testing.assert_close(mine, want.detach(), rtol=1e-5, atol=1e-7)

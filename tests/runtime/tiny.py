@@ -47,7 +47,6 @@ class Tiny(nn.Module):
         return {"loss": loss, "extra": (logits,)}
 
 
-def build(vocabulary: int = 11, width: int = 6, inner: int = 7, half: bool = False) -> nn.Module:
-    """The model of the specs beside this file, in f32 or in f16."""
-    made = Tiny(vocabulary, width, inner)
-    return made.half() if half else made
+def build(vocabulary: int = 11, width: int = 6, inner: int = 7) -> nn.Module:
+    """The model of the specs beside this file."""
+    return Tiny(vocabulary, width, inner)

@@ -31,7 +31,7 @@ SPEC = f"""
 use "base.shard"
 mesh {{ dp = 2 as data  tp = 4 over nvlink }}
 dims {{ batch = dp  whole = _ }}
-model "{MODEL}:build"(width = 8, half = true)
+model "{MODEL}:build"(width = 8)
 input ids, labels : i64[rows, 4] below 11 [batch, _]
 param "embed.weight" [tp:2, whole]
 param "blocks.0.up.*" [tp/2:2(1), ...]
@@ -45,7 +45,7 @@ random fast
 recompute "blocks.*"
 recompute to 1GiB
 accumulate 2
-precision {{ master = f32 reduce = f32 loss_scale = dynamic }}
+precision {{ compute = f16 master = f32 reduce = f32 loss_scale = dynamic }}
 schedule {{ prefetch 1MiB }}
 expect {{
   forbid send_recv over dp in "blocks.*"

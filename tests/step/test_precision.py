@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torch.func import functional_call
 
 import shardlang
 from shardlang.api import Program
@@ -248,8 +249,112 @@ def test_the_norm_of_a_scaled_step_is_priced(tmp_path: Path) -> None:
     """All devices learn whether all gradients are finite: one number, as for clipping."""
     path = tmp_path / "norm.shard"
     head = f"mesh {{ dp = 2 }}\ninput x : f16[{ROWS}, 9] [dp, _]\n"
-    for stated, count in ((SCALED, 1), ("", 0)):
-        path.write_text(f"{head}{stated}\n")
-        rows_ = plan_of(shardlang.compile(path, model=Half).compiled).collectives
-        updates = [row for row in rows_ if row.phase == "update"]
-        assert [(row.op, row.bytes) for row in updates] == [("all_reduce", 8)] * count
+    path.write_text(f"{head}{SCALED}\n")
+    rows_ = plan_of(shardlang.compile(path, model=Half).compiled).collectives
+    (norm,) = [row for row in rows_ if row.phase == "update"]
+    assert (norm.op, norm.bytes) == ("all_reduce", 8)
+    assert norm.reason.startswith("all devices step, or none")
+
+
+class Wide(Narrow):
+    """The same in f32, with a buffer whose type counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.float()
+        self.angles: Tensor
+        self.register_buffer("angles", torch.linspace(0.1, 3.1, 7))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = torch.tanh(self.up(x))
+        assert (y.dtype, self.angles.dtype) == (torch.bfloat16, torch.float32)
+        turned = (y * self.angles.sin()).to(y.dtype)
+        return {"loss": self.down(turned).float().square().sum() / ROWS}
+
+
+def wide(folder: Path, *lines: str) -> Program:
+    path = folder / "wide.shard"
+    head = ("mesh { dp = 4 }", f"input x : f32[{ROWS}, 9] [dp, _]")
+    path.write_text("\n".join((*head, *lines, "")))
+    return shardlang.compile(path, model=Wide)
+
+
+def cast_gradients(x: Tensor) -> list[Tensor]:
+    """Those of the plain model, its parameters and input cast, before they are cast back."""
+    model = Wide()
+    params = {n: p.detach().bfloat16().requires_grad_() for n, p in model.named_parameters()}
+    loss = functional_call(model, params, (x.bfloat16(),))["loss"]
+    return list(torch.autograd.grad(loss, list(params.values())))
+
+
+@pytest.mark.parametrize("store", [*STORES, 'store "**" over dp regather'])
+@pytest.mark.parametrize("reduce", ["", "reduce = bf16"])
+def test_a_model_computes_in_the_stated_type(tmp_path: Path, store: str, reduce: str) -> None:
+    """Gradients of the plain model with the same casts, on each device's rows; buffers stay."""
+    made = wide(tmp_path, f"precision {{ compute = bf16 {reduce} }}", store)
+    step = write_step(made.local, PARAMS, ["loss"])
+    model = Wide()
+    held = {**dict(model.named_parameters()), "angles": model.angles, "x": rows().float()}
+    sim = StepSimulator(step)
+    leaves = {leaf.name: sim.place(held[leaf.name], leaf.at_rest) for leaf in step.leaves}
+    _, found = sim.run(leaves, {"loss": [torch.ones(()) for _ in sim.coords]})
+    each = [cast_gradients(part) for part in rows().float().split([4, 4, 3, 3])]
+    dtype = torch.bfloat16 if reduce else torch.float32
+    sums = [sum(x.to(dtype) for x in one).float() for one in zip(*each, strict=True)]
+    layouts = {leaf.name: leaf.layout for leaf in made.local.leaves}
+    for name, whole in zip(PARAMS, sums, strict=True):
+        for mine, at in zip(found[name], sim.coords, strict=True):
+            want = shard_of(whole, layouts[name], at)
+            assert mine.dtype is torch.float32
+            torch.testing.assert_close(
+                mine, want, rtol=2e-2 if reduce else 0, atol=1e-3 if reduce else 0
+            )
+
+
+def test_parts_are_cast_before_they_are_gathered(tmp_path: Path) -> None:
+    """Gathers carry 2 bytes for each number, gradients 4, and gathers after an update 4."""
+    numbers = 3 / 4 * (9 * 8 + 8 + 8 * 5)
+    sent = {}
+    for store in STORES:
+        plan = plan_of(wide(tmp_path, "precision { compute = bf16 }", store).compiled)
+        assert plan.memory.params_bytes > 0
+        for row in plan.collectives:
+            if len(row.tensors) > 1:
+                sent[store, row.op, str(row.phase)] = row.bytes / numbers
+    assert sent == pytest.approx(
+        {
+            ("", "all_reduce", "backward"): 8,
+            (STORES[1], "reduce_scatter", "backward"): 4,
+            (STORES[1], "all_gather", "update"): 4,
+            (STORES[2], "all_gather", "forward"): 2,
+            (STORES[2], "reduce_scatter", "backward"): 4,
+        },
+        rel=0.2,
+    )
+
+
+def test_a_model_that_computes_in_another_type_is_proven(tmp_path: Path) -> None:
+    """The model itself is called with the same casts, so that its own rounding is compared."""
+    report = wide(tmp_path, "precision { compute = bf16 }", STORES[2]).verify()
+    assert report.ok and report.eager is not None
+    assert max(report.eager.outputs.values()) > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ("compute = f64", "a model computes in bf16 or f16, not f64"),
+        ("reduce = bf16", "gradients are reduced in f32, or in the type of `compute`, not bf16"),
+        ("compute = bf16 loss_scale = dynamic", "nothing is computed in f16"),
+    ],
+)
+def test_types_that_do_not_fit_are_refused(tmp_path: Path, stated: str, message: str) -> None:
+    with pytest.raises(CompileError) as raised:
+        wide(tmp_path, f"precision {{ {stated} }}")
+    (found,) = raised.value.diagnostics
+    assert found.code == "SH0243" and found.message.startswith(message) and found.help
+
+
+def test_parameters_that_are_narrow_already_compute_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match="no parameter is wider than `compute = bf16`"):
+        program(tmp_path, "precision { compute = bf16 }")
