@@ -34,8 +34,12 @@ class AccumulatedSimulator:
         self.step = step
         self.meshes = [mesh_at(step.main.mesh, step.axis, i) for i in range(step.axis.size)]
 
-    def run(self, leaves: Sequence[Mapping[str, PerDevice]]) -> SimulatedStep:
-        """Run the step; `leaves` are those of every microbatch, by name and device."""
+    def run(self, leaves: Sequence[Mapping[str, PerDevice]], scale: float = 1.0) -> SimulatedStep:
+        """Run the step; `leaves` are those of every microbatch, by name and device.
+
+        Args:
+            scale: by what the gradients are multiplied.
+        """
         step, state = self.step, torch.get_rng_state()
         early = [_run(step.early, mesh, own) for mesh, own in zip(self.meshes, leaves, strict=True)]
         devices = range(self.meshes[0].devices)
@@ -48,7 +52,7 @@ class AccumulatedSimulator:
         for mesh, own in zip(self.meshes, leaves, strict=True):
             torch.set_rng_state(state)
             simulator = StepSimulator(step.main, mesh=mesh)
-            seed = torch.ones(step.loss.layout.shape, dtype=step.loss.dtype)
+            seed = torch.full(step.loss.layout.shape, scale, dtype=step.loss.dtype)
             seeds = {n: [seed.clone() for _ in simulator.coords] for n in step.main.cotangents}
             results, gradients = simulator.run({**own, **totals}, seeds)
             pairs = list(zip(step.main.results, results, strict=True))

@@ -57,7 +57,8 @@ class SimulatedAccumulation:
         }
         torch.manual_seed(reference.seed)
         made = self.simulator.run(
-            [self._at(number) for number in range(len(self.simulator.meshes))]
+            [self._at(number) for number in range(len(self.simulator.meshes))],
+            reference.setting.scale,
         )
         self.gradients, self.loss, self.written = made.gradients, made.loss, made.written
 

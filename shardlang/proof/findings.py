@@ -47,7 +47,7 @@ def _errors(report: Report) -> Iterator[tuple[str, str]]:
         yield "loss", f"error {report.loss['error']:.1e}"
     eager = report.eager
     compared = {"outputs": report.outputs, "gradients": report.gradients, "updates": report.updates}
-    compared["accumulated"] = report.accumulated
+    compared |= {"accumulated": report.accumulated, "in stated types": report.typed}
     compared |= {"eager": eager.outputs, "eager gradients": eager.gradients} if eager else {}
     for what, errors in compared.items():
         if errors is not None:

@@ -22,6 +22,7 @@ class Setting:
         values: the global value of every leaf.
         trainable: the parameters whose gradients are compared; none in eval mode.
         loss: the result that gradients start from; without one, all results do.
+        scale: with what the gradient of the loss begins.
     """
 
     captured: Captured
@@ -30,6 +31,7 @@ class Setting:
     trainable: Sequence[str]
     loss: str | None
     seed: int
+    scale: float = 1.0
 
     def of(self, graph: fx.Graph, values: Mapping[str, Tensor]) -> Setting:
         """The same with another form of the graph and other values."""
@@ -69,7 +71,8 @@ class Reference:
         if self.loss is None:
             return cotangents(outputs, self.seed)
         loss = outputs[self.loss]
-        return {self.loss: torch.ones_like(loss)} if loss.requires_grad else {}
+        seed = torch.full_like(loss, self.setting.scale)
+        return {self.loss: seed} if loss.requires_grad else {}
 
     def _backward(self, leaves: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
         if not self.cotangents:

@@ -35,6 +35,8 @@ class Report:
         updates: of every parameter, and of every state of its optimizer, after two updates; None
             where there is nothing to train, or rounding explains a difference before.
         recipe: the optimizer.
+        typed: of every gradient in the types that the spec states, the difference from float64 in
+            parts of what rounding allows (`shardlang.proof.typed`); None where it states none.
         count: number of trainable parameters; those that have no gradient on either side are
             listed in `unused`, those whose gradient is zero everywhere in `zero`.
         not_finite: outputs and parameters whose value or gradient holds infinite or undefined
@@ -54,6 +56,7 @@ class Report:
     microbatches: int = 1
     updates: dict[str, float] | None = None
     recipe: str = ""
+    typed: dict[str, float] | None = None
     count: int = 0
     unused: list[str] = field(default_factory=list)
     zero: list[str] = field(default_factory=list)
@@ -85,6 +88,7 @@ class Report:
         something = bool(self.outputs or self.gradients)
         more = [*(self.updates or {}).values(), *(self.accumulated or {}).values()]
         updated = all(error <= TOLERANCE for error in more)
+        updated = updated and all(part <= 1.0 for part in (self.typed or {}).values())
         return something and updated and not unexplained(self.excess(), self.explained)
 
     @property
@@ -128,6 +132,7 @@ class Report:
             "gradients": gradients,
             "accumulated": None if self.accumulated is None else worst(self.accumulated).to_json(),
             "updates": None if self.updates is None else worst(self.updates).to_json(),
+            "typed": None if self.typed is None else worst(self.typed).to_json(),
             "not_compared": self.not_compared or None,
             "not_finite": {what: names for what, names in self.not_finite.items() if names},
             "conditioning": [each.to_json() for each in self.all_explained],
@@ -155,6 +160,9 @@ def summary(report: Report) -> str:
         lines.append(f"  accumulate {_error(report.accumulated)}, {many}")
     if report.updates:
         lines.append(f"  updates    {_error(report.updates)}, after two steps of {report.recipe}")
+    if report.typed:
+        most = f"{worst(report.typed)} of what rounding allows"
+        lines.append(f"  types      gradients at most {most}, in the types of `precision`")
     for what, names in report.not_finite.items():
         if names:
             lines.append(f"  not finite {what} {some(names)}, the same on both sides")

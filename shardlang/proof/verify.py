@@ -24,6 +24,7 @@ from shardlang.proof.inputs import proof_inputs
 from shardlang.proof.locate import first_difference
 from shardlang.proof.reference import Reference, Setting
 from shardlang.proof.report import Report
+from shardlang.proof.typed import compare_typed
 from shardlang.proof.updates import ADAMW, Recipe, compare_updates
 from shardlang.proof.values import all_values
 from shardlang.runtime.simulate import DeviceFault
@@ -55,6 +56,8 @@ def verify(
         along: what is stated of the model along an axis of microbatches: the step that is computed
             so is compared too, and the updates follow it.
 
+    What a spec states of types is compared at these types (`shardlang.proof.typed`).
+
     Raises:
         ShardError: the model cannot be sharded as stated.
         CaptureError: the model fails on these inputs or cannot take them, or the file's `batches`
@@ -78,6 +81,7 @@ def verify(
             else:
                 _compare_accumulated(along, reference, recipe, report)
             report.recipe = str(recipe)
+            report.typed = compare_typed(captured, statements, reference, along)
     except DeviceFault as fault:
         return failed(program, fault)
     report.draws_apart, report.inputs = draws_apart, fed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from shardlang.compiler.driver import CompileError
 from shardlang.ir.shards import shard_of
 from shardlang.ir.step import StepProgram, cast, collectives_of, is_collective
 from shardlang.passes.invariants.invariant import InvariantError
+from shardlang.passes.step import backward
 from shardlang.passes.step.check_step import check_step
 from shardlang.passes.step.write_step import write_accumulated, write_step
 from shardlang.plan.collect import plan_of
@@ -358,3 +360,43 @@ def test_types_that_do_not_fit_are_refused(tmp_path: Path, stated: str, message:
 def test_parameters_that_are_narrow_already_compute_as_they_are(tmp_path: Path) -> None:
     with pytest.raises(CompileError, match="no parameter is wider than `compute = bf16`"):
         program(tmp_path, "precision { compute = bf16 }")
+
+
+TYPED = (
+    (program, "precision { reduce = f32 master = f32 }"),
+    (program, "precision { reduce = f32 } accumulate 3"),
+    (wide, "precision { compute = bf16 }"),
+    (half, SCALED),
+    (half, SCALED + " accumulate 2"),
+)
+
+
+@pytest.mark.parametrize(("make", "stated"), TYPED)
+def test_a_proof_compares_in_the_stated_types(
+    tmp_path: Path, make: Callable[..., Program], stated: str
+) -> None:
+    """No device is farther from float64 than a few times what the plain model is."""
+    report = make(tmp_path, stated, STORED).verify()
+    assert report.ok and report.typed is not None
+    assert set(report.typed) == set(PARAMS) and 0 < max(report.typed.values()) < 1
+    assert "in the types of `precision`" in str(report)
+
+
+def _lost(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A cast that keeps fewer digits than the type has."""
+    return (x * 4096).to(torch.float8_e5m2).to(dtype) / 4096 if dtype is torch.bfloat16 else x
+
+
+def _uncast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x
+
+
+@pytest.mark.parametrize("fault", [_lost, _uncast])
+def test_a_cast_that_is_not_made_as_stated_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[..., Tensor]
+) -> None:
+    """One that loses digits by numbers, one that is left out by the type of what is sent."""
+    made = program(tmp_path, "precision { reduce = f32 }")
+    monkeypatch.setattr(backward, "cast", fault)
+    report = made.verify()
+    assert not report.ok and report.typed is not None and max(report.typed.values()) > 1
