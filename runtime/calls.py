@@ -150,6 +150,7 @@ class LoadedProgram:
             (i, r.name) for i, r in enumerate(program.results) if r.kind is ResultKind.MUTATION
         ]
         self.draws = any(info(node).random for node in program.graph.nodes)
+        self._find_tensors()
         self._groups, self._write, self.update = groups, made.write, made.update
         self._stepped: dict[tuple[frozenset[str], Regions | None], Stepped] = {}
 
@@ -177,9 +178,18 @@ class LoadedProgram:
         for name, x in given.items():
             if not isinstance(x, DTensor) and tuple(x.shape) != self.shapes[name]:
                 raise wrong_shape(name, tuple(x.shape), self.shapes[name])
-        for leaf in self.program.leaves:
-            if leaf.kind is not LeafKind.INPUT:
-                _check_held(leaf, tensor_at(self._slots[leaf.name][0]), self._device)
+        device = self._device
+        for leaf, dtype, (table, key) in self._places:
+            held = table[key]
+            if held.dtype is not dtype or held.device != device:
+                raise _converted(leaf, held, device)
+
+    def _find_tensors(self) -> None:
+        """Where the leaves are found in a call: inputs by name, all others in their places."""
+        slots = {name: slots[0] for name, slots in self._slots.items()}
+        leaves = self.program.leaves
+        self._sources = [(leaf.name, slots.get(leaf.name)) for leaf in leaves]
+        self._places = [(x, x.dtype, slots[x.name]) for x in leaves if x.name in slots]
 
     def shard(self, name: str, given: Tensor) -> Tensor:
         """This device's shard of an input; cut anew, collectively, where it lies otherwise."""
@@ -189,6 +199,7 @@ class LoadedProgram:
         """The same program on other tensors."""
         other = copy.copy(self)
         other._slots = {**self._slots, **slots}
+        other._find_tensors()
         return other
 
     def named_outputs(
@@ -215,13 +226,8 @@ class LoadedProgram:
         return results
 
     def leaves(self, given: Mapping[str, Tensor]) -> list[Tensor]:
-        """The leaves; a parameter that is kept gathered as it is: its gradient lies otherwise."""
-        return [
-            given[leaf.name]
-            if leaf.kind is LeafKind.INPUT
-            else _held(leaf, tensor_at(self._slots[leaf.name][0]))
-            for leaf in self.program.leaves
-        ]
+        """The leaves: this device's shards of inputs, and the tensors of the module."""
+        return [given[name] if slot is None else slot[0][slot[1]] for name, slot in self._sources]
 
     @torch.no_grad()
     def _write_back(self, results: Sequence[Tensor]) -> None:
@@ -231,10 +237,6 @@ class LoadedProgram:
                 table[key] = like(table[key], results[place].detach())
             if name not in self._replaced:
                 local(tensor_at(self._slots[name][0])).copy_(results[place])
-
-
-def _held(leaf: Leaf, tensor: Tensor) -> Tensor:
-    return local(tensor) if leaf.gathered is None else tensor
 
 
 def _used_within(program: LocalProgram) -> dict[int, str]:
@@ -260,13 +262,11 @@ def _reaches(start: fx.Node, ends: set[fx.Node]) -> bool:
     return False
 
 
-def _check_held(leaf: Leaf, held: Tensor, device: torch.device) -> None:
-    if held.dtype == leaf.dtype and held.device == device:
-        return
+def _converted(leaf: Leaf, held: Tensor, device: torch.device) -> RunError:
     mine, found = dtype_name(leaf.dtype), dtype_name(held.dtype)
     if held.dtype == leaf.dtype:
         mine, found = str(device), str(held.device)
-    raise RunError(
+    return RunError(
         "SH0613",
         f"`{leaf.name}` is {found} now, and the program is made for {mine}",
         help="convert the model before it is compiled, and choose the device in `load`",

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.unchanged import Unchanged, may_be_noted
 
 _FIXED = (
     bool, int, float, complex, str, bytes, type(None), type, Enum, torch.dtype, torch.device,
@@ -118,6 +119,8 @@ class Standins:
             made.setdefault(own, _bare(type(own)))
         named = list(model.named_modules())
         self._all = [_standin(name, own, made) for name, own in named]
+        self._unchanged: Unchanged | None = None
+        self._apart: list[Standin] = []
 
     def __iter__(self) -> Iterator[Standin]:
         return iter(self._all)
@@ -132,8 +135,19 @@ class Standins:
         Raises:
             RunError: SH0613.
         """
-        for one in self._all:
+        if self._unchanged is None or not self._unchanged():
+            for one in self._all:
+                one.check()
+            self._note()
+        for one in self._apart:
             one.check()
+
+    def _note(self) -> None:
+        """Take note of the modules as they are; the others are looked at in every call."""
+        noted = [one for one in self._all if may_be_noted(one.module)]
+        self._apart = [one for one in self._all if not may_be_noted(one.module)]
+        settings = [one.settings.keys() for one in noted]
+        self._unchanged = Unchanged([one.module for one in noted], settings)
 
     def copied(self, root: nn.Module, memo: dict[int, object]) -> Standins:
         """The same beneath a copy of the root, with copies of the tensors."""
@@ -144,6 +158,7 @@ class Standins:
             twins[id(one.module)].__dict__.update(copy.deepcopy(one.module.__dict__, memo))
         other = copy.copy(self)
         other._all = [_moved(one, twins) for one in self._all]
+        other._unchanged, other._apart = None, []
         return other
 
 

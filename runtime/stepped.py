@@ -69,7 +69,7 @@ class Stepped:
         self.parts = {
             i: Sharding(leaf.layout.unlabelled(), groups)
             for i, leaf in enumerate(program.leaves)
-            if leaf.gathered is not None and groups.mesh.devices > 1
+            if leaf.kind in (LeafKind.PARAM, LeafKind.BUFFER) and groups.mesh.devices > 1
         }
         loss = [name for name in self.ends if program.loss in (None, name)]
         self._backwards: dict[tuple[str, ...], tuple[Backward, list[tuple[int, bool]]]] = {}

@@ -12,6 +12,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -204,7 +205,8 @@ class Variants:
         refuse_contexts(self.groups.device.type)
         tensors, arguments = self.compiler.flatten(args, kwargs)
         self.check()
-        refuse_tangents((*tensors.values(), *self._parameters()))
+        params = list(self._parameters())
+        refuse_tangents(chain(tensors.values(), params))
         whole = {name: self._whole_shape(name, given) for name, given in tensors.items()}
         call = self._call(whole, tensors, arguments)
         self.compiler.check(call, strict=False)
@@ -213,7 +215,7 @@ class Variants:
         frozen = (f"`{name}` frozen" for name in self._frozen())
         switched = () if torch.is_grad_enabled() else ("gradients off",)
         lines = (*frozen, *switched, *_laid_out(tensors))
-        return Asked(call, tensors, lines, changed=self.changes.since(self._parameters()))
+        return Asked(call, tensors, lines, changed=self.changes.since(params))
 
     def _frozen(self) -> list[str]:
         """The parameters that get no gradient now."""

@@ -20,6 +20,7 @@ from torch._C._distributed_c10d import (
     Store,
     TCPStore,
 )
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch._guards import detect_fake_mode
 from torch._library.custom_ops import CustomOpDef
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
@@ -327,8 +328,6 @@ def unsupported(message: str) -> Exception:
 
 def active_backend() -> Backend | None:
     """The backend of the `torch.compile` under which the code runs, if it does."""
-    from torch._C._dynamo.eval_frame import get_eval_frame_callback
-
     callback = get_eval_frame_callback()
     if not callable(callback):
         return None
