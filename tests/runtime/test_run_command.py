@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from shardlang.cli import execute
+from shardlang.ir import compat
+from shardlang.ir.compat import Backend
 
 HERE = Path(__file__).parent
 SPEC = str(HERE / "tiny.shard")
@@ -79,12 +81,26 @@ def test_ctrl_c_ends_the_run() -> None:
     assert errors.strip() == "interrupted"
 
 
-def test_one_device_runs_in_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_device_runs_in_place_compiled_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = altered(tmp_path, "tp = 2", "tp = 1")
     assert execute(["run", spec, "--set", "copies=1", "--steps", "1"]) == 0
     step, last = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert step["step"] == 1
     assert last["summary"]["devices"] == 1
+    loss, asked = last["summary"]["loss"], []
+
+    def instead(name: str) -> Backend:
+        asked.append(name)
+        return named("aot_eager")
+
+    named = compat.backend_named
+    monkeypatch.setattr(compat, "backend_named", instead)
+    assert execute(["run", spec, "--set", "copies=1", "--steps", "1", "--compile"]) == 0
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert asked == ["inductor"]
+    assert last["summary"]["loss"] == pytest.approx(loss, rel=1e-6)
 
 
 def test_another_number_of_processes_is_refused(
