@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from shardlang.cli.common import Context, common_options
 
 if TYPE_CHECKING:
+    from shardlang.compiler.driver import Compiled
     from shardlang.passes.pipeline import Pass
 
 STAGES = ("traced", "propagated", "rewritten", "step")
@@ -104,15 +105,18 @@ def print_after(context: Context, spec_path: str, after: str, long: bool) -> Non
     from shardlang.ir.text import graph_text
     from shardlang.passes.pipeline import PIPELINE
 
-    compiled = context.compile(context.load_spec(spec_path), passes_to(after))
-    local = after == PIPELINE[-1].name
-    text = graph_text(compiled.graph, local=local, long=long)
+    passes = passes_to(after)
+    compiled = context.compile(context.load_spec(spec_path), passes)
+    if after in step_passes():
+        text = step_after(compiled, after, long)
+    else:
+        text = graph_text(compiled.graph, local=after == PIPELINE[-1].name, long=long)
     context.show(text)
     context.finish({"after": after, "text": text})
 
 
 def passes_to(after: str) -> tuple[Pass, ...]:
-    """The pipeline up to a pass, itself included.
+    """The pipeline up to a pass, itself included; all of it for a pass on the step program.
 
     Raises:
         click.BadParameter: there is no such pass.
@@ -120,9 +124,36 @@ def passes_to(after: str) -> tuple[Pass, ...]:
     from shardlang.passes.pipeline import PIPELINE
 
     names = ["normalize", *(one.name for one in PIPELINE)]
+    if after in step_passes():
+        return PIPELINE
     if after not in names:
-        raise click.BadParameter(f"'{after}' is none of {', '.join(names)}", param_hint="--after")
+        known = ", ".join([*names, *step_passes()])
+        raise click.BadParameter(f"'{after}' is none of {known}", param_hint="--after")
     return PIPELINE[: names.index(after)]
+
+
+def step_passes() -> tuple[str, ...]:
+    """The passes on the step program, by name."""
+    from shardlang.passes.step.write_step import NAMES
+
+    return NAMES
+
+
+def step_after(compiled: Compiled, after: str, long: bool) -> str:
+    """The text of the step program after a pass; of a microbatch where there are several.
+
+    Raises:
+        click.BadParameter: nothing is trained, so there is no step.
+    """
+    from shardlang.compiler.whole_step import whole_step
+    from shardlang.ir.step_text import step_text
+
+    step = whole_step(compiled, after)
+    if step is None:
+        raise click.BadParameter(
+            f"'{after}' works on a step, and nothing is trained", param_hint="--after"
+        )
+    return step_text(step.step, compiled.program.step, long=long)
 
 
 def _reason(fault: Exception) -> str:

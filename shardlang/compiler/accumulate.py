@@ -47,11 +47,14 @@ def accumulated(compiled: Compiled) -> Compiled:
     return made if all(after[name] == x for name, x in kept.items()) else pinned(made, kept)
 
 
-def accumulated_step(along: Compiled, trained: Collection[str] | None = None) -> AccumulatedStep:
+def accumulated_step(
+    along: Compiled, trained: Collection[str] | None = None, last: str | None = None
+) -> AccumulatedStep:
     """The step of a program along its microbatches.
 
     Args:
         trained: the parameters whose gradients it gives; what the model trains if not given.
+        last: the pass after which it ends; the last of all if not given.
 
     Raises:
         CompileError: SH0409, an op needs all microbatches at once.
@@ -59,7 +62,7 @@ def accumulated_step(along: Compiled, trained: Collection[str] | None = None) ->
     if trained is None:
         trained = [leaf.name for leaf in along.program.leaves if leaf.trainable]
     try:
-        return write_accumulated(along.program, trained)
+        return write_accumulated(along.program, trained, last)
     except ShardError as failure:
         raise CompileError([at_model(failure, along.spec)]) from failure
 

@@ -38,10 +38,13 @@ class WholeStep:
         return self.step.mesh
 
 
-def whole_step(compiled: Compiled) -> WholeStep | None:
+def whole_step(compiled: Compiled, last: str | None = None) -> WholeStep | None:
     """The step that starts at the loss, or at every result where there is none.
 
     None where nothing is trained: the program is its forward alone.
+
+    Args:
+        last: the pass after which it ends; the last of all if not given.
 
     Raises:
         CompileError: the batch cannot be cut into microbatches.
@@ -54,9 +57,9 @@ def whole_step(compiled: Compiled) -> WholeStep | None:
     held = update if update.names else None
     stated = compiled.spec.accumulate
     if stated is not None and stated.count > 1 and program.loss:
-        several = accumulated_step(accumulated(compiled))
+        several = accumulated_step(accumulated(compiled), last=last)
         return WholeStep(several.main, held, several)
-    return WholeStep(write_step(program, trained, starts_of(program)), held)
+    return WholeStep(write_step(program, trained, starts_of(program), last), held)
 
 
 def trained_by(compiled: Compiled) -> Sequence[str]:

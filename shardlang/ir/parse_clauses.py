@@ -182,7 +182,7 @@ class ClauseReader(CallReader):
     def apart(self, meta: Meta, what: str) -> Clause[Leaf]:
         return Clause("apart", place_of(meta), lambda leaf: replace(leaf, splits=Stored(what)))
 
-    def kept(self, meta: Meta) -> Clause[Leaf]:
+    def kept(self, meta: Meta, word: Token) -> Clause[Leaf]:
         return Clause("regather", place_of(meta), lambda leaf: replace(leaf, regather=True))
 
 

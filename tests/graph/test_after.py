@@ -8,6 +8,7 @@ import pytest
 
 from shardlang.passes.graph_text import read_graph
 from shardlang.passes.pipeline import PIPELINE
+from shardlang.passes.step.write_step import NAMES
 from tests.commands import ROOT, document, shardlang
 
 SPEC = ROOT / "examples/megatron_mlp/mlp.shard"
@@ -21,6 +22,23 @@ def test_the_text_after_a_pass(after: str, first: str) -> None:
     status, out, err = shardlang("graph", SPEC, "--after", after)
     assert (status, err, out.splitlines()[0]) == (0, "", first)
     assert [leaf.name for leaf in read_graph(out).leaves][-1] == "target"
+
+
+@pytest.mark.parametrize("after", NAMES)
+def test_the_text_of_the_step_after_a_pass(after: str) -> None:
+    status, out, err = shardlang("graph", SPEC, "--after", after)
+    assert (status, err, out.splitlines()[0]) == (0, "", "step")
+    started = "all_reduce_start = start all_reduce[tp](linear_1) in activations" in out
+    assert started == (after == "schedule")
+    assert "backward\ncotangent_0 = gradient" in out and '\ngradients "up.weight" ' in out
+
+
+def test_of_several_microbatches_one_is_printed(tmp_path: Path) -> None:
+    spec = tmp_path / "x.shard"
+    spec.write_text(f'use "{SPEC}"\naccumulate 3\n')
+    _, out, _ = shardlang("graph", spec, "--after", "differentiate", "--long")
+    assert "mesh microbatch = 3, dp = 2, tp = 2" in out and ' in "up" line "mlp.py:' in out
+    assert 'gradients "part 0" ' in out
 
 
 def test_the_document_holds_the_text() -> None:
@@ -47,6 +65,7 @@ def test_it_works_where_a_later_pass_refuses(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("args, said", [
     (("--after", "fuse"), f"'fuse' is none of normalize, {PIPELINE[0].name}, "),
+    (("--after", "fuse"), ", localize, differentiate, recompute, regather, schedule"),
     (("--after", "lower", "--stage", "traced"), "--stage belongs to a picture"),
     (("--after", "lower", "-o", "x.dot"), "--output belongs to a picture"),
     (("--long",), "--long belongs to --after"),
