@@ -13,6 +13,7 @@ from shardlang.graph.code_names import CodeNames, short_name
 from shardlang.ir.accumulated import Piece
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.node import returned_nodes
+from shardlang.ir.printed_type import dtype_name
 from shardlang.ir.step import UpdateProgram
 from shardlang.plan.calls import norm_of_gradients
 
@@ -73,7 +74,7 @@ def order_lines(compiled: Compiled, step: WholeStep) -> Iterator[str]:
     if several is None:
         yield "def step(leaves, optimizer):"
         yield f"{INDENT}results, saved = forward(*leaves)"
-        yield f"{INDENT}gradients = backward(*saved, {_ones(step)})"
+        yield f"{INDENT}gradients = backward(*saved, {_seeds(compiled, step)})"
         yield from _optimizer(compiled, step)
         yield f"{INDENT}return results"
         return
@@ -86,22 +87,28 @@ def order_lines(compiled: Compiled, step: WholeStep) -> Iterator[str]:
     yield f"{INDENT}for leaves in microbatches:"
     yield f"{INDENT * 2}results, saved = forward(*leaves{totals})"
     yield f"{INDENT * 2}sums.add(results)"
-    yield f"{INDENT * 2}parts.add(backward(*saved, {_ones(step)}))"
+    wide = "" if several.wide is None else f"sums in {dtype_name(several.wide)}"
+    yield commented(f"{INDENT * 2}parts.add(backward(*saved, {_seeds(compiled, step)}))", wide)
     yield f"{INDENT}results = finish(*sums)"
     yield f"{INDENT}gradients = reduce(*parts)"
     yield from _optimizer(compiled, step)
     yield f"{INDENT}return results"
 
 
-def _ones(step: WholeStep) -> str:
-    """The gradients of what the backward starts from: one for a loss."""
+def _seeds(compiled: Compiled, step: WholeStep) -> str:
+    """The gradients of what the backward starts from: one for a loss, or its factor."""
     ends = step.step.cotangents
+    if compiled.program.step.precision.loss_scale is not None and len(ends) == 1:
+        return "optimizer.loss_scale"
     return "1.0" if len(ends) == 1 else f"*[1.0] * {len(ends)}"
 
 
 def _optimizer(compiled: Compiled, step: WholeStep) -> Iterator[str]:
-    stated = compiled.spec.optimizer
+    stated, precision = compiled.spec.optimizer, compiled.program.step.precision
     name = f"{stated.name}" if stated is not None else "adamw (assumed)"
+    if precision.loss_scale is not None:
+        call = f"{INDENT}gradients = optimizer.unscaled(gradients)"
+        yield commented(call, "divided by the factor of the loss")
     for row in norm_of_gradients(compiled.program, stated):
         axes = ", ".join(f'"{axis}"' for axis in row.axes)
         axes = f"({axes})" if len(row.axes) > 1 else axes
@@ -109,6 +116,8 @@ def _optimizer(compiled: Compiled, step: WholeStep) -> Iterator[str]:
         yield commented(call, "if it is not finite, nothing is updated")
         if stated is not None and "clip" in stated.kwargs:
             yield f"{INDENT}gradients = optimizer.clipped(gradients, norm)"
-    yield commented(f"{INDENT}optimizer.step(gradients)", f"{name}, on this device's parts")
+    parts = f"{name}, on this device's parts"
+    parts += f" in {dtype_name(precision.master)}" if precision.master is not None else ""
+    yield commented(f"{INDENT}optimizer.step(gradients)", parts)
     if step.update is not None:
         yield f"{INDENT}update(*optimizer.values, *optimizer.parts)"

@@ -33,10 +33,12 @@ def update_picture(compiled: Compiled, step: WholeStep) -> Picture:
 
 
 def _optimizer(compiled: Compiled) -> Box:
-    stated, master = compiled.spec.optimizer, compiled.program.step.precision.master
+    stated, precision = compiled.spec.optimizer, compiled.program.step.precision
+    master = precision.master
     name = stated.name if stated is not None else "adamw (assumed)"
     lines = [name, "on this device's parts"]
     lines += [f"master weights in {dtype_name(master)}"] if master is not None else []
+    lines += ["undoes the factor of the loss"] if precision.loss_scale is not None else []
     return Box(OPTIMIZER, BoxKind.OP, "", tuple(lines), name)
 
 

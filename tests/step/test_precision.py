@@ -400,3 +400,13 @@ def test_a_cast_that_is_not_made_as_stated_is_seen(
     monkeypatch.setattr(backward, "cast", fault)
     report = made.verify()
     assert not report.ok and report.typed is not None and max(report.typed.values()) > 1
+
+
+def test_the_code_of_a_step_says_it(tmp_path: Path) -> None:
+    """Casts stand in the code as they are made; a scaled loss is undone before it is clipped."""
+    code = half(tmp_path, SCALED).code()
+    order = ("backward(*saved, optimizer.loss_scale)", "optimizer.unscaled", "optimizer.clipped")
+    assert [code.index(one) for one in order] == sorted(code.index(one) for one in order)
+    assert "in f32" in code
+    code = wide(tmp_path, "precision { compute = bf16 }", STORES[2], "accumulate 2").code()
+    assert "cast(up_weight, torch.bfloat16)" in code and "sums in f32" in code
