@@ -37,6 +37,7 @@ verify: install ## shardlang verify on every example
 bench: install ## compile time and step time
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/step_time.py
+	for other in fsdp2 ddp megatron plain; do $(BIN)/python benchmarks/train_step.py --against $$other; done
 	$(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/random_modes.py
 
