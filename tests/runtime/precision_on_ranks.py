@@ -9,11 +9,14 @@ from typing import Any
 
 import precise
 import torch
+from counts_on_ranks import Boundary
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
 import shardlang
 from shardlang.api import Program
+from shardlang.cost.live import peak_bytes
 from shardlang.runtime.errors import RunError
+from tests.cost.measured import measured_peak, step_of
 
 STEPS = 5
 CASES = {
@@ -71,7 +74,9 @@ def trained(name: str) -> dict[str, Any]:
     module, optimizer = made.load(), made.optimizer()
     found: dict[str, Any] = {"losses": [], "skipped": [], "params": [], "scales": []}
     for step in range(STEPS):
-        done = made.step(precise.batch(step, dtype_of(name)))
+        with Boundary() as boundary:
+            done = made.step(precise.batch(step, dtype_of(name)))
+        found["sent"] = [bytes_ for *_, bytes_ in boundary.sent]
         found["losses"].append(done.loss)
         found["skipped"].append(done.skipped)
         found["params"].append([p.full_tensor().detach() for p in module.parameters()])
@@ -81,6 +86,8 @@ def trained(name: str) -> dict[str, Any]:
     with torch.no_grad():
         given = module.shard_inputs(**precise.batch(0, dtype_of(name)))
         found["then"] = module(**given)["loss"].item()
+    if "accumulate" not in CASES[name][1]:
+        found["peak"] = peak_bytes(step_of(made)), measured_peak(program(name), 2)
     return found
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import precise
 import pytest
 import torch
-from precision_on_ranks import CASES, STEPS, computes, dtype_of
+from precision_on_ranks import CASES, STEPS, computes, dtype_of, program
 from spawn import spawn
 
 from shardlang.ir.precision import LossScale
+from shardlang.plan.collect import plan_of
 from shardlang.runtime import loss_scale
+from shardlang.runtime.train import train
+from shardlang.training.run import plain_trainee, recipe_of
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,17 @@ def test_steps_are_those_of_the_plain_model(ran: list[Any], name: str) -> None:
             torch.testing.assert_close(mine, want.detach(), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_sent_and_held_is_what_is_planned(ran: list[Any], name: str) -> None:
+    """The bytes of every call in the types that are stated, and the peak of live bytes."""
+    rows = list(plan_of(program(name).compiled).calls())
+    each = zip(*(trained[name]["sent"] for trained, _ in ran), strict=True)
+    assert [max(bytes_) for bytes_ in each] == [row.bytes // row.count for row in rows]
+    if "accumulate" not in CASES[name][1]:
+        planned, measured = zip(*(trained[name]["peak"] for trained, _ in ran), strict=True)
+        assert set(planned) == {max(measured)}
+
+
 def test_a_loop_of_ones_own_scales_its_loss(ran: list[Any]) -> None:
     for trained, found in ran:
         step = trained["f16"]
@@ -55,6 +70,22 @@ def test_a_loop_of_ones_own_scales_its_loss(ran: list[Any]) -> None:
         assert all(map(torch.equal, found["params"], step["params"][-1]))
         assert found["saved"] == found["loaded"] == step["scales"][-1] == 2.0**15
         assert (found["unscaled"], found["plain"]) == ("SH0643", "SH0642")
+
+
+@pytest.mark.parametrize("name", ["bf16", "f16", "f32, in f16"])
+def test_the_reference_of_a_run_is_trained_so(name: str) -> None:
+    """The plain model on one process: the same casts, and a step that is skipped and gone over."""
+    compiled = program(name).compiled
+    plain = precise.Plain(CASES[name][0](), computes(name), 1, "loss_scale" in CASES[name][1])
+    given = [precise.batch(step, dtype_of(name)) for step in range(STEPS)]
+    records = list(train(plain_trainee(compiled, 0), given, recipe_of(compiled, STEPS, 0)))
+    want = [plain.step(one["x"]) for one in given]
+    assert [record.loss for record in records] == pytest.approx(want, rel=1e-4)
+    skipped = [record.step - 1 for record in records if record.skipped]
+    assert skipped == ([] if name == "bf16" else [precise.OVERFLOWS])
+    assert [json.loads(json.dumps(r.as_json())).get("skipped", False) for r in records] == [
+        record.skipped for record in records
+    ]
 
 
 def test_the_factor_follows_the_rule_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
