@@ -41,8 +41,8 @@ _LEAVES = {LeafKind.PARAM: Kind.PARAMETERS, LeafKind.INPUT: Kind.INPUTS}
 
 def compositions(replay: Replay) -> Iterator[Mapping[Kind, int]]:
     """For each statement, the bytes of each kind when it holds the most."""
-    numbers = range(len(replay.storages))
-    kinds = [_Kinds(replay).of(number) for number in numbers]
+    known = _Kinds(replay)
+    kinds = [known.of(number) for number in range(len(replay.storages))]
     born, died = defaultdict[int, list[int]](list), defaultdict[int, list[int]](list)
     for number, storage in enumerate(replay.storages):
         born[storage.born].append(number)
