@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shardlang.ir.compat import Backend, active_backend, asks_for_one_graph
+from shardlang.ir.compat import Backend, active_compiler, asks_for_one_graph, backend_of
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.outside import outside_itself
 from shardlang.runtime.region import Regions
@@ -11,15 +11,18 @@ INDUCTOR = "inductor"
 """What compiles regions unless a `torch.compile` names another backend."""
 
 
+_around, _one_graph = outside_itself(active_compiler), outside_itself(asks_for_one_graph)
+
+
 @outside_itself
-def asked_backend() -> Backend | None:
-    """The backend of the `torch.compile` under which a module is called, if it is.
+def compiler_around() -> object | None:
+    """What a `torch.compile` around the call of a module has put there, if there is one.
 
     Raises:
         RunError: SH0644, it asks for one graph.
     """
-    asked = active_backend()
-    if asked is not None and asks_for_one_graph():
+    around = _around()
+    if around is not None and _one_graph():
         raise RunError(
             "SH0644",
             "a sharded module is compiled in regions between its collectives, and"
@@ -27,26 +30,26 @@ def asked_backend() -> Backend | None:
             help="leave `fullgraph` out, or load the module with `load(compile=True)`: no region"
             " has a break",
         )
-    return asked
+    return around
 
 
 class Backends:
-    """The compiled regions of a module, by backend."""
+    """The compiled regions of a module, by what compiles them."""
 
     def __init__(self, own: Backend | None = None) -> None:
-        """`own`: what compiles calls that no `torch.compile` asks for; None to run them as is."""
+        """`own`: what compiles calls that no `torch.compile` is around; None to run them as is."""
         self.own = None if own is None else Regions(own)
-        self._asked: list[Regions] = []
+        self._others: list[tuple[object, Regions]] = []
 
-    def regions(self, asked: Backend | None = None) -> Regions | None:
-        """What compiles a call; `asked` is the backend of the `torch.compile` around it."""
-        if asked is None:
+    def regions(self, around: object | None = None) -> Regions | None:
+        """What compiles a call; `around` is what `compiler_around` found."""
+        if around is None:
             return self.own
-        found = next((one for one in self._asked if one.backend is asked), None)
-        if found is None:
-            found = Regions(asked)
-            self._asked.append(found)
-        return found
+        for known, regions in self._others:
+            if known is around:
+                return regions
+        self._others.append((around, Regions(backend_of(around))))
+        return self._others[-1][1]
 
     def __deepcopy__(self, memo: dict[int, object]) -> Backends:
         """A copy of a module runs the same code."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from shardlang.ir.compat import Backend
 from shardlang.ir.leaf import LeafKind
 from shardlang.runtime import optim_states, tensor_ops
-from shardlang.runtime.backends import Backends, asked_backend
+from shardlang.runtime.backends import Backends, compiler_around
 from shardlang.runtime.calls import tensor_at
 from shardlang.runtime.changes import mark_updated
 from shardlang.runtime.errors import RunError
@@ -93,15 +93,15 @@ class ShardedModule(nn.Module):
                 how they call; SH0644, the backend cannot compile a region, or is to compile
                 one graph.
         """
-        return self._answer(asked_backend(), args, kwargs)
+        return self._answer(compiler_around(), args, kwargs)
 
     @outside
     def _answer(
-        self, asked: Backend | None, args: Sequence[object], kwargs: Mapping[str, object]
+        self, around: object | None, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> object:
         mine = self._shardlang
         loaded, shards = mine.variants.choose(args, kwargs)
-        return loaded(shards, mine.backends.regions(asked))
+        return loaded(shards, mine.backends.regions(around))
 
     def shard_inputs(self, *args: object, **kwargs: object) -> dict[str, object]:
         """Whole inputs as keyword arguments for a call, cut where they are split. Collective.

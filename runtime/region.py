@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from shardlang.ir.compat import Backend, takes_list
+from shardlang.ir.compat import Backend, compile_graph
 from shardlang.runtime.errors import RunError
 
 Run = Callable[[list[Tensor]], Sequence[Tensor]]
@@ -42,7 +42,6 @@ class Region:
         """A module of its own, which a backend may change."""
         graph = fx.Graph()
         graph.output(graph.graph_copy(self.graph, {}))
-        takes_list(graph)
         return fx.GraphModule(dict(self.held), graph, "Region")
 
 
@@ -87,7 +86,7 @@ class Regions:
 
     def _compile(self, region: Region, values: Sequence[Tensor]) -> Run:
         try:
-            return self.backend(region.module(), [list(values)])
+            return compile_graph(self.backend, region.module(), list(values))
         except Exception as error:
             reason = next(itertools.chain(str(error).strip().splitlines(), [""]))
             raise RunError(

@@ -20,6 +20,7 @@ from torch._C._distributed_c10d import (
     Store,
     TCPStore,
 )
+from torch._C._dynamo import eval_frame
 from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch._guards import detect_fake_mode
 from torch._library.custom_ops import CustomOpDef
@@ -65,10 +66,12 @@ __all__ = [
     "Store",
     "TCPStore",
     "TorchDispatchMode",
-    "active_backend",
+    "active_compiler",
     "asks_for_one_graph",
     "backend_named",
+    "backend_of",
     "clear_saved",
+    "compile_graph",
     "default_generator",
     "default_store",
     "detect_fake_mode",
@@ -83,7 +86,6 @@ __all__ = [
     "overload_names",
     "route_operations",
     "storage_key",
-    "takes_list",
     "tree_flatten",
     "tree_leaves",
     "tree_map_only",
@@ -326,14 +328,18 @@ def unsupported(message: str) -> Exception:
     return error
 
 
-def active_backend() -> Backend | None:
-    """The backend of the `torch.compile` under which the code runs, if it does."""
+def active_compiler() -> object | None:
+    """What `torch.compile` has put around the code that runs; None outside of it."""
     callback = get_eval_frame_callback()
-    if not callable(callback):
-        return None
+    return callback if callable(callback) else None
+
+
+def backend_of(compiler: object) -> Backend:
+    """The backend of an `active_compiler`."""
     from torch._dynamo.eval_frame import innermost_backend
 
-    found: Backend = innermost_backend(callback)
+    assert callable(compiler)
+    found: Backend = innermost_backend(compiler)
     return found
 
 
@@ -342,8 +348,6 @@ def asks_for_one_graph() -> bool:
 
     It counts frames then, from 0; the count is below that where nobody asks.
     """
-    from torch._C._dynamo import eval_frame
-
     count = getattr(eval_frame, "set_fullgraph_compiled_frame_count", None)
     if count is None:
         return False
@@ -362,6 +366,17 @@ def backend_named(name: str) -> Backend:
     return found
 
 
-def takes_list(graph: fx.Graph) -> None:
-    """Say of a graph for a backend that it empties the list that it is given."""
-    graph.find_nodes(op="placeholder")[0].meta["steal_arg"] = True
+def compile_graph(backend: Backend, module: fx.GraphModule, values: list[torch.Tensor]) -> Results:
+    """A graph that takes one list, compiled for a list like this one, which the result empties.
+
+    Backends take such a graph, and flatten the list at every call by a general function; inductor
+    also takes one that is called with the list as it is.
+    """
+    from torch._dynamo.utils import GmWrapper
+
+    module.graph.find_nodes(op="placeholder")[0].meta["steal_arg"] = True
+    if not isinstance(backend, torch._TorchCompileInductorWrapper):
+        return backend(module, [values])
+    boxed = GmWrapper(module, lambda flat: (flat,))
+    made: Results = backend(boxed, values)
+    return made

@@ -110,7 +110,7 @@ def compared(case: Case) -> dict[str, Any]:
     gaps = [pair.step(case.batch) for _ in range(2)]
     with torch.no_grad():
         gaps.append(pair.step(case.batch))
-    (regions,) = held(pair.module).backends._asked
+    ((_, regions),) = held(pair.module).backends._others
     return {"gap": max(gaps), "regions": (regions.sites, regions.compiled), "ops": backend.ops}
 
 
