@@ -1,7 +1,7 @@
-"""Parts of a call that `torch.compile` leaves as they are.
+"""What `torch.compile` leaves as it is.
 
-It takes the program alone. What lies around the program compares the ranks, looks at the modules,
-and makes tensors of our own kind, none of which belongs into a graph.
+A sharded module compiles the regions of its program by itself. What lies around them compares the
+ranks, looks at the modules, and makes tensors of our own kind, none of which belongs into a graph.
 """
 
 from __future__ import annotations
