@@ -64,8 +64,9 @@ def device_text(value: object) -> str:
     if isinstance(value, Combined):
         parts = (device_text(part) or str(part) for part in value.parts)
         return f"({f' {value.sign} '.join(parts)})"
-    if isinstance(value, (LocalSize, LocalStart, LocalIndices, LocalShard)):
-        head, _, rest = repr(value).partition("(")
+    if isinstance(value, (LocalSize, LocalStart, LocalIndices, LocalShard, Route)):
+        text = route_text(value) if isinstance(value, Route) else repr(value)
+        head, _, rest = text.partition("(")
         return f'{head}("{rest[:-1]}")'
     if isinstance(value, PartNumber):
         return f'part("{product(value.axes)}")'
@@ -73,7 +74,7 @@ def device_text(value: object) -> str:
         each = value.numbers if isinstance(value, ByPart) else value.lists
         shown = [x if isinstance(x, int) else list(x) for x in each]
         return f'by_part("{product(value.axes)}", {shown})'
-    return f'"{route_text(value)}"' if isinstance(value, Route) else ""
+    return ""
 
 
 def call_name(target: object) -> str:

@@ -27,7 +27,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import product
 from shardlang.ir.node import info
-from shardlang.ir.printed_type import printed_type
+from shardlang.ir.printed_type import dtype_name, printed_type
 from shardlang.ir.spelling import call_text, quoted, route_text, shown
 from shardlang.ir.step import (
     StepProgram,
@@ -135,6 +135,8 @@ def _options(options: StepOptions) -> Iterator[str]:
     """What the passes are asked for."""
     if options.prefetch is not None:
         yield f"prefetch {options.prefetch}"
+    if options.precision.reduce is not None:
+        yield f"reduce {dtype_name(options.precision.reduce)}"
     if options.recompute.modules:
         yield f"recompute modules {', '.join(map(quoted, options.recompute.modules))}"
     if options.recompute.values:

@@ -133,7 +133,7 @@ class Running:
                 self.space[space] = Op(getattr(torch.ops, space), len(self.coords))
             else:
                 self.space[name] = Op(node.target, len(self.coords))
-        for head in ("size", "start", "indices", "shard", "part"):
+        for head in ("size", "start", "indices", "shard", "part", "route"):
             self.space[head] = lambda text, head=head: table[f'{head}("{text}")']
         self.space["by_part"] = lambda axes, each: table[f'by_part("{axes}", {each})']
 

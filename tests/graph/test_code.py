@@ -16,6 +16,7 @@ from shardlang.ir.accumulated import mesh_at
 from shardlang.ir.node import returned_nodes
 from shardlang.ir.step import StepProgram, collectives_of
 from shardlang.runtime.simulate_step import GraphSimulator, StepSimulator
+from tests.commands import ROOT
 from tests.graph.run_code import Each, Running
 from tests.graph.test_graph import same_as_fixture
 from tests.graph.test_step_picture import ACCUMULATED, AGAIN, HELD, step, untrained
@@ -38,6 +39,7 @@ TEXTS = {
     ),
     "pictures": of_model("Pictures", "input x : f32[2, 3, 9, 8] [_, _, tp, _]"),
     "written": of_model("Written", 'input x : f32[5, 6] [dp, _]\nparam "up.weight" [tp, _]'),
+    "routed": f'use "{ROOT}/examples/moe/routed.shard"',
     "turning": of_model("Turning", 'input x : f32[5, 6] [dp, _]\nparam "up.weight" [tp, _]'),
 }  # fmt: skip
 
