@@ -22,6 +22,7 @@ from shardlang.ir.compat import (
     FakeTensorMode,
     OpOverload,
     TorchDispatchMode,
+    forget_fakes,
     storage_key,
     tree_leaves,
     tree_map_only,
@@ -106,6 +107,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if _reads_data(func) or _writes_real(func, args, kwargs):
             return _run_for_real(func, *self._real(args, kwargs))
         outs: object = func(*args, **kwargs)
+        forget_fakes(self.fake_mode)
         if not given and func.overloadpacket in _EXACT_FACTORIES and _is_small(outs):
             return _run_for_real(func, args, kwargs)
         self._record(func, args, kwargs, outs, given)

@@ -79,6 +79,7 @@ __all__ = [
     "dtensor_spec",
     "export_fake_mode",
     "forget_constant",
+    "forget_fakes",
     "forget_process_groups",
     "inside_dual_level",
     "keeps_graph",
@@ -158,6 +159,16 @@ def export_fake_mode() -> FakeTensorMode:
     return FakeTensorMode(
         shape_env=ShapeEnv(tracked_fakes=[]), allow_non_fake_inputs=True, export=True
     )
+
+
+def forget_fakes(mode: FakeTensorMode) -> None:
+    """Drop the weak references to the fake tensors that a mode has made.
+
+    It keeps one to each that it makes anew, and none to those that it takes from its cache, while
+    `nn.Module.to` exchanges the parts of two tensors only where neither has any.
+    """
+    mode.fake_tensor_converter.meta_converter.tensor_memo.clear()
+
 
 
 def under_transforms() -> bool:

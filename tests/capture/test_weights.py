@@ -221,3 +221,21 @@ def test_large_models_need_no_memory(tmp_path: Path) -> None:
     assert captured.leaf("lm_head.weight").dtype is torch.bfloat16
     assert captured.constants["model.rotary_emb.inv_freq"][1] == pytest.approx(0.8659643)
     assert grown_kib < 500 * 1024
+
+
+class Converted(nn.Module):
+    """A module that changes its own type, in sizes that no other test makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(37, 53)
+        self.to(torch.float64)
+
+
+def test_a_constructor_that_converts_its_tensors_is_recorded_each_time() -> None:
+    """The first build fills the caches of fake tensors, from which a later one takes."""
+    sources = [CallableSource(Converted) for _ in range(4)]
+    values = [materialize(source, 5) for source in sources]
+    assert [source.deferred.reason for source in sources] == [""] * 4
+    assert all(equal(values[0], other) for other in values[1:])
+    assert values[0]["up.weight"].dtype is torch.float64
