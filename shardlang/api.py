@@ -115,7 +115,13 @@ class Program:
 
         Raises:
             RunError: the mesh has another number of devices, or the ranks' programs differ.
+            TypeError: `compile` is neither true nor false.
         """
+        if not isinstance(compile, bool):
+            raise TypeError(
+                f"`compile` is {compile!r}: write `compile=True` for inductor; another backend"
+                " compiles the calls of `torch.compile(program.load(), backend=...)`"
+            )
         from shardlang.ir.compat import backend_named
         from shardlang.runtime.backends import INDUCTOR
         from shardlang.runtime.groups import join
@@ -148,7 +154,7 @@ class Program:
 
         Raises:
             RunError: SH0606, nothing is loaded; SH0631, the program has no loss to train by;
-                else as for a call of the module.
+                SH0644, it is called under `torch.compile`; else as for a call of the module.
         """
         return self._loaded().step(batch)
 

@@ -10,9 +10,11 @@ from functools import cached_property
 from torch import Tensor
 
 from shardlang.compiler.driver import Compiled
+from shardlang.runtime.backends import compiler_around
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule
 from shardlang.runtime.optim import DEFAULT, ShardedOptimizer
+from shardlang.runtime.outside import outside_itself
 from shardlang.runtime.train import ShardedTrainee, as_batch, one_step
 from shardlang.training.accumulated import AccumulatedTrainee
 
@@ -64,8 +66,19 @@ class Training:
             self._module, name, arguments, self._compiled.program.step.precision
         )
 
+    @outside_itself
     def step(self, batch: Mapping[str, Tensor]) -> StepResult:
-        """Train on one whole batch, whatever gradients lie there. Collective."""
+        """Train on one whole batch, whatever gradients lie there. Collective.
+
+        Raises:
+            RunError: SH0644, a `torch.compile` is around it; SH0631, there is no loss.
+        """
+        if compiler_around() is not None:
+            raise RunError(
+                "SH0644",
+                "`torch.compile` does not reach into `program.step`",
+                help="load the program with `load(compile=True)`, and call `program.step` as it is",
+            )
         self.optimizer.zero_grad()
         given = self._trainee.prepare(as_batch(batch))
         made = one_step(self._trainee, given, self.optimizer)

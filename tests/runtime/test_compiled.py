@@ -97,3 +97,19 @@ def test_a_backend_that_fails_is_named(alone: Pair) -> None:
     code, words = refusal(lambda: torch.compile(alone.module, backend=failing)(**rows(5)))
     assert code == "SH0644"
     assert "FileNotFoundError: no c++ | load the program without `compile`" in words
+
+
+def test_a_compiled_step_is_loaded_and_not_wrapped(alone: Pair) -> None:
+    program = alone.program
+    program.load(seed=1)
+    run = torch.compile(program.step, backend="aot_eager")
+    code, words = refusal(lambda: run(rows(5)))
+    assert code == "SH0644"
+    assert "`load(compile=True)`" in words
+    assert program.step(rows(5)).finite
+
+
+def test_what_is_no_truth_value_is_refused(alone: Pair) -> None:
+    backend: Any = "inductor"
+    with pytest.raises(TypeError, match="write `compile=True` for inductor"):
+        alone.program.load(compile=backend)
