@@ -11,12 +11,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from shardlang.ir.compat import clear_saved, keeps_graph
 from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.program import LocalProgram, differentiable
 from shardlang.ir.step import StepProgram, arrives
+from shardlang.ir.views import gives_own_memory
 from shardlang.runtime.autograd import Context
 from shardlang.runtime.checks import check_same_collectives
 from shardlang.runtime.errors import RunError
@@ -104,8 +105,19 @@ class Stepped:
             places = {leaf.name: i for i, leaf in enumerate(self.program.leaves)}
             half = load_backward(step, self.lanes, self.forward.saved, self.regions)
             pairs = zip(step.gradients, step.returned[1], strict=True)
-            self._backwards[given] = half, [(places[name], arrives(node)) for name, node in pairs]
+            alone = self._alone(step.returned[1])
+            self._backwards[given] = half, [(places[name], node in alone) for name, node in pairs]
         return self._backwards[given]
+
+    def _alone(self, gradients: Sequence[fx.Node]) -> set[fx.Node]:
+        """Those that lie in memory which nobody else uses.
+
+        Equal ops of one region give one tensor where they are compiled.
+        """
+        found = {node for node in gradients if arrives(node) and gradients.count(node) == 1}
+        if self.regions is None:
+            return found
+        return {node for node in found if not gives_own_memory(node.target)}
 
 
 _CHANGED = "modified by an inplace operation"

@@ -21,6 +21,7 @@ from torch import Tensor, fx
 from shardlang.ir.collective import Collective, Kind
 from shardlang.ir.leaf import Leaf, Result
 from shardlang.ir.mesh import Mesh
+from shardlang.ir.views import gives_own_memory
 
 
 @dataclass(slots=True)
@@ -163,8 +164,8 @@ def collectives_of(node: fx.Node) -> list[tuple[fx.Node, Collective]]:
 
 
 def arrives(node: fx.Node) -> bool:
-    """Whether nobody else has a value: a collective brings it of other devices, or it is a cast."""
-    if node.target is cast:
+    """Whether nobody else has a value: an op makes it, or a collective brings it of others."""
+    if node.target is cast or gives_own_memory(node.target):
         return True
     source = node.args[0] if node.target is operator.getitem else node
     if isinstance(source, fx.Node) and is_wait(source):
