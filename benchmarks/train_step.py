@@ -79,7 +79,8 @@ def worker(rank: int, port: int, options: argparse.Namespace, results: Any) -> N
         dist.init_process_group("gloo")
     steps = build(options)
     losses = {name: [float(step()) for _ in range(WARMUP)] for name, step in steps.items()}
-    assert torch.allclose(*map(torch.tensor, losses.values()), rtol=1e-4), losses
+    # The mean of the ranks' means is not that of all tokens where ranks leave out others.
+    assert torch.allclose(*map(torch.tensor, losses.values()), rtol=1e-3), losses
     found = {"bytes": {name: peak(step) for name, step in steps.items()}}
     found |= measure(steps, options.pairs)
     if rank == 0:
