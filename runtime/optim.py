@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from shardlang.ir.precision import OWN_TYPES, Precision, wider
+from shardlang.ir.precision import OWN_TYPES, Precision
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.lanes import lanes
 from shardlang.runtime.loss_scale import first_settings, is_mended, note_step, scale_of
 from shardlang.runtime.module import ShardedModule, held
+from shardlang.runtime.scaled import HELP, ScaledLosses
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.step_executor import load_graph
 from shardlang.runtime.tensor import sharded
@@ -108,6 +109,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         )
         self._transport, self._loaded = Wire(groups.everyone()), False
         self._scaling, self._is_scaled = precision.loss_scale, False
+        self._losses = ScaledLosses(self._params.values() if self._scaling is not None else ())
         settings = {**self.inner.defaults, **first_settings(self._scaling)}
         super().__init__(list(self._params.values()), settings)
 
@@ -115,8 +117,11 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """A loss for the backward, times the factor that the spec states; the step undoes it.
 
         `optimizer.scale(loss).backward()`, for every backward before a step.
+
+        Raises:
+            RunError: SH0643, the loss is no tensor, or scaled already.
         """
-        return loss.to(wider(loss.dtype, torch.float32)) * self.next_scale()
+        return self._losses.scale(loss, scale_of(self.param_groups[0], self._scaling))
 
     def next_scale(self) -> float:
         """The factor of the loss, which the next step takes for done."""
@@ -136,16 +141,31 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """
         given = {name: p.grad for name, p in self._params.items() if p.grad is not None}
         found = {name: held_shard(grad) for name, grad in given.items()}
-        if self._scaling is not None and not self._is_scaled:
-            _refuse_unscaled(found.values())
+        if self._scaling is not None:
+            self._check_scaled(found.values())
         self.parts.load(found, scale_of(self.param_groups[0], self._scaling))
         self._loaded, self._norm = True, None
+
+    def _check_scaled(self, gradients: Iterable[Tensor]) -> None:
+        """Gradients of zeros alone are those with which torch makes the states of an optimizer."""
+        if self._is_scaled:
+            return
+        if self._losses.scaled and not self._losses.others:
+            self._is_scaled = True
+        elif any(bool(gradient.any()) for gradient in gradients):
+            which = "one of the losses" if self._losses.scaled else "the loss"
+            raise RunError(
+                "SH0643",
+                f"the spec states a `loss_scale`, and {which} of these gradients was not scaled",
+                help=HELP,
+            )
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Let go of the gradients, those that were taken included."""
         super().zero_grad(set_to_none)
         self.parts.drop()
-        self._loaded = False
+        self._losses.clear()
+        self._loaded = self._is_scaled = False
 
     @torch.no_grad()
     def norm(self) -> Tensor:
@@ -173,6 +193,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if self._may_step():
             self._update()
         self._loaded = self._is_scaled = False
+        self._losses.clear()
         self.parts.drop()
         return loss
 
@@ -252,16 +273,6 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if groups.mesh.devices == 1:
             return value
         return sharded(value, Sharding(self._leaves[name].layout, groups))
-
-
-def _refuse_unscaled(gradients: Iterable[Tensor]) -> None:
-    """Gradients of zeros alone are those with which torch makes the states of an optimizer."""
-    if any(bool(gradient.any()) for gradient in gradients):
-        raise RunError(
-            "SH0643",
-            "the spec states a `loss_scale`, and the loss of these gradients was not scaled",
-            help="write `optimizer.scale(loss).backward()`, or take `program.step(batch)`",
-        )
 
 
 def _local(value: object) -> object:

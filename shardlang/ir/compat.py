@@ -70,6 +70,7 @@ __all__ = [
     "asks_for_one_graph",
     "backend_named",
     "backend_of",
+    "backward_number",
     "clear_saved",
     "compile_graph",
     "default_generator",
@@ -159,6 +160,12 @@ def export_fake_mode() -> FakeTensorMode:
     return FakeTensorMode(
         shape_env=ShapeEnv(tracked_fakes=[]), allow_non_fake_inputs=True, export=True
     )
+
+
+def backward_number() -> int:
+    """The number of the backward that runs now, which no other one of the process has."""
+    number: int = torch._C._current_graph_task_id()
+    return number
 
 
 def forget_fakes(mode: FakeTensorMode) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -16,6 +17,8 @@ import shardlang
 from shardlang.api import Program
 from shardlang.cost.live import peak_bytes
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.module import ShardedModule
+from shardlang.runtime.optim import ShardedOptimizer
 from tests.cost.measured import measured_peak, step_of
 
 STEPS = 5
@@ -91,6 +94,47 @@ def trained(name: str) -> dict[str, Any]:
     return found
 
 
+def mixed(module: ShardedModule, optimizer: ShardedOptimizer) -> dict[str, str]:
+    """What is said of losses that are scaled in part, or not as a loss is."""
+
+    def loss() -> torch.Tensor:
+        made = module(**module.shard_inputs(**precise.batch(0, torch.float16)))
+        found: torch.Tensor = made["loss"]
+        return found
+
+    def dropped() -> None:
+        optimizer.scale(loss())
+        loss().backward()
+
+    def one_of_two() -> None:
+        optimizer.scale(loss()).backward()
+        loss().backward()
+
+    def let_go() -> None:
+        loss().backward()
+        module.zero_grad()
+        (optimizer.scale(loss()) + optimizer.scale(loss())).backward()
+
+    cases: dict[str, Callable[[], object]] = {
+        "dropped": dropped,
+        "one of two": one_of_two,
+        "let go": let_go,
+        "twice": lambda: optimizer.scale(optimizer.scale(loss())),
+        "number": lambda: optimizer.scale(1.0),  # type: ignore[arg-type]
+    }
+    found = {}
+    for name, case in cases.items():
+        optimizer.zero_grad()
+        try:
+            case()
+            optimizer.step()
+            found[name] = ""
+        except RunError as error:
+            found[name] = str(error)
+    optimizer.zero_grad()
+    return found
+
+
 def by_hand() -> dict[str, Any]:
     """A loop of one's own: it scales its loss, saves and loads the factor, or is refused."""
     made = program("f16")
@@ -110,6 +154,7 @@ def by_hand() -> dict[str, Any]:
     get_optimizer_state_dict(fresh, loaded)
     loaded.load_state_dict(optimizer.state_dict())
     found["loaded"] = loaded.next_scale()
+    found["mixed"] = mixed(module, optimizer)
     module(**module.shard_inputs(**precise.batch(0, torch.float16)))["loss"].backward()
     plain = torch.optim.AdamW(module.parameters(), lr=0.1)
     for name, one in (("unscaled", optimizer), ("plain", plain)):

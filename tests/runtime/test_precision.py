@@ -17,6 +17,16 @@ from shardlang.runtime import loss_scale
 from shardlang.runtime.train import train
 from shardlang.training.run import plain_trainee, recipe_of
 
+MIXED = {
+    "dropped": "the spec states a `loss_scale`, and the loss of these gradients was not scaled",
+    "one of two": "the spec states a `loss_scale`, and one of the losses of these gradients was"
+    " not scaled",
+    "let go": "",
+    "twice": "the loss is scaled already",
+    "number": "the loss is a float, no tensor",
+}
+"""What is said of losses that are scaled in part, or not as a loss is."""
+
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
@@ -70,6 +80,7 @@ def test_a_loop_of_ones_own_scales_its_loss(ran: list[Any]) -> None:
         assert all(map(torch.equal, found["params"], step["params"][-1]))
         assert found["saved"] == found["loaded"] == step["scales"][-1] == 2.0**15
         assert (found["unscaled"], found["plain"]) == ("SH0643", "SH0642")
+        assert found["mixed"] == MIXED
 
 
 @pytest.mark.parametrize("name", ["bf16", "f16", "f32, in f16"])
