@@ -7,7 +7,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from shardlang.compiler.driver import Compiled
+    from shardlang.compiler.driver import Compiled, CompileError
     from shardlang.runtime.groups import Groups
     from shardlang.runtime.module import ShardedModule
     from shardlang.runtime.stop import Stop
@@ -46,17 +46,24 @@ def work(context: Context, spec: Spec, options: Options) -> None:
     Raises:
         Exit: a signal ended the run early, and the weights are saved.
     """
+    from shardlang.compiler.driver import CompileError
     from shardlang.runtime.groups import check_world_size, join
     from shardlang.runtime.reports import reporting
 
     check_world_size(spec.mesh)
     compiled = _compile(context, spec)
+    failure: CompileError | None = None
     with reporting(int(os.environ.get("RANK", "0"))):
         from shardlang.training.run import run_of
 
         run = run_of(compiled, options.steps, options.seed, options.data)
         groups = join(compiled.program.mesh, options.device)
-        found, ended = _train(context, run, groups, options)
+        try:
+            found, ended = _train(context, run, groups, options)
+        except CompileError as error:
+            failure = error
+    if failure is not None:
+        _stop(context, failure)
     if found:
         _finish(context, found)
     if ended:
@@ -128,18 +135,24 @@ def _compile(context: Context, spec: Spec) -> Compiled:
     """Compile, with the findings of every stage as the command's own."""
     from shardlang.compiler.driver import CompileError, compile_spec
     from shardlang.plan.full_gathers import full_gathers
-    from shardlang.runtime.reports import FOLDER
 
     try:
         compiled = compile_spec(spec)
     except CompileError as failure:
-        context.add(failure.diagnostics)
-        if not context.speaks and FOLDER in os.environ:
-            click.echo(next(str(d) for d in failure.diagnostics if d.is_error), err=True)
-        context.fail()
+        _stop(context, failure)
     context.add([*compiled.diagnostics, *full_gathers(compiled)])
     context.stop_on_errors()
     return compiled
+
+
+def _stop(context: Context, failure: CompileError) -> NoReturn:
+    """End with the findings of a compilation, which every rank has and rank 0 prints."""
+    from shardlang.runtime.reports import FOLDER
+
+    context.add(failure.diagnostics)
+    if not context.speaks and FOLDER in os.environ:
+        click.echo(next(str(d) for d in failure.diagnostics if d.is_error), err=True)
+    context.fail()
 
 
 def _shown(context: Context, records: Iterator[Record], steps: int, stop: Stop) -> Iterator[Record]:

@@ -88,7 +88,8 @@ def _backward(compiled: Compiled, step: WholeStep) -> Iterator[Frame]:
     )  # fmt: skip
     picture, several = reader.picture(), step.accumulated
     apart = several is not None and _computes(several.reduce)
-    what = f"{len(step.step.gradients)} gradients" + (", summed" if several else "")
+    count = len(step.step.gradients)
+    what = ("1 gradient" if count == 1 else f"{count} gradients") + (", summed" if several else "")
     ends = Box("parts" if apart else GRADIENTS, BoxKind.OUTPUT, "", (what,))
     _give(picture, reader, step.step.returned[1], ends)
     picture = _folded(picture, BACKWARD)

@@ -71,6 +71,30 @@ def test_an_error_in_the_spec_is_said_once(tmp_path: Path) -> None:
     assert output == ""
 
 
+ROOTED = """import torch
+class Rooted(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.ones(3))
+    def forward(self, x):
+        return {"loss": (x * self.w).square().mean().sqrt()}
+"""
+
+
+def test_a_batch_that_cannot_be_accumulated_is_said_once_at_its_line(tmp_path: Path) -> None:
+    (tmp_path / "rooted.py").write_text(ROOTED)
+    spec = tmp_path / "rooted.shard"
+    spec.write_text(
+        'mesh { dp = 2 }\nlet copies = 1\nmodel "rooted.py:Rooted"()\n'
+        "input x : f32[8, 3] [dp, _]\naccumulate 2\n"
+    )
+    process = start(str(spec))
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert (output, errors.count("error["), errors.count("error[SH0409]")) == ("", 1, 1)
+    assert "rooted.py:7:" in errors
+
+
 def test_ctrl_c_ends_the_run() -> None:
     process = start(SPEC, "--steps", "1000000")
     assert process.stdout is not None
