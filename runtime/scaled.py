@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,17 +20,24 @@ from shardlang.runtime.errors import RunError
 HELP = "write `optimizer.scale(loss).backward()`, or take `program.step(batch)`"
 
 
+class _Context(Protocol):
+    """What a scaled loss keeps for its backward."""
+
+    factor: float
+    losses: ScaledLosses
+
+
 class _Scaled(torch.autograd.Function):
     """A loss times a factor, which notes its backwards."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, factor: float, losses: ScaledLosses) -> Tensor:
+    def forward(ctx: _Context, loss: Tensor, factor: float, losses: ScaledLosses) -> Tensor:
         """The product."""
         ctx.factor, ctx.losses = factor, losses
         return loss * factor
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor, None, None]:
         """The gradient of the loss."""
         ctx.losses.scaled.add(backward_number())
         return gradient * ctx.factor, None, None
