@@ -22,9 +22,9 @@ from tests.real.ranks import gap
 from tests.real.subjects import from_spec
 
 LARGE = {
-    "experts_stored", "heads_in_parts", "heads_ulysses", "mlp_empty", "mlp_partial_bias",
-    "picture_channels", "picture_tiles", "rows_short_fast", "shifts_three_axes", "words_data",
-    "words_positions", "words_split_logits", "words_stored",
+    "experts_stored", "heads_in_parts", "heads_three_axes", "heads_ulysses", "mlp_empty",
+    "mlp_partial_bias", "picture_channels", "picture_tiles", "rows_short", "rows_short_fast",
+    "shifts_three_axes", "words_data", "words_positions", "words_split_logits", "words_stored",
 }  # fmt: skip
 """Specs that take long and no step that no other one takes: `make prove` runs them."""
 SPECS = [

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
 from pathlib import Path
 
-import torch
+from shardlang.ir.collection import RARELY
 
-from shardlang.runtime.groups import leave
-from shardlang.runtime.reports import reporting
+gc.set_threshold(*RARELY)
+
+import torch  # noqa: E402
+
+from shardlang.runtime.groups import leave  # noqa: E402
+from shardlang.runtime.reports import reporting  # noqa: E402
 
 
 def main() -> None:
