@@ -83,6 +83,7 @@ __all__ = [
     "forget_fakes",
     "forget_process_groups",
     "inside_dual_level",
+    "is_composite",
     "keeps_graph",
     "map_leaves",
     "overload_names",
@@ -160,6 +161,12 @@ def export_fake_mode() -> FakeTensorMode:
     return FakeTensorMode(
         shape_env=ShapeEnv(tracked_fakes=[]), allow_non_fake_inputs=True, export=True
     )
+
+
+def is_composite(op: OpOverload) -> bool:
+    """Whether an op is made of others; it may give back an operand, unsaid by its schema."""
+    found: bool = op.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+    return found
 
 
 def backward_number() -> int:

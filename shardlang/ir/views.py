@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shardlang.ir.compat import OpOverload
+from shardlang.ir.compat import OpOverload, is_composite
 
 
 def gives_view(target: object) -> bool:
@@ -16,5 +16,7 @@ def gives_view(target: object) -> bool:
 def gives_own_memory(target: object) -> bool:
     """Whether an op gives one tensor that lies in none of its operands."""
     if not isinstance(target, OpOverload) or len(target._schema.returns) != 1:
+        return False
+    if is_composite(target):
         return False
     return target._schema.returns[0].alias_info is None

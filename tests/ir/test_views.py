@@ -16,6 +16,8 @@ ATEN = torch.ops.aten
     [
         (ATEN.mm.default, False, True),
         (ATEN.add.Tensor, False, True),
+        (ATEN.type_as.default, False, False),
+        (ATEN.dropout.default, False, False),
         (ATEN.t.default, True, False),
         (ATEN.reshape.default, True, False),
         (ATEN.add_.Tensor, False, False),
