@@ -113,6 +113,16 @@ class ShardedOptimizer(torch.optim.Optimizer):
         settings = {**self.inner.defaults, **first_settings(self._scaling)}
         super().__init__(list(self._params.values()), settings)
 
+    @property
+    def shown(self) -> ShardedOptimizer:
+        """What shows the settings and states: itself."""
+        return self
+
+    @property
+    def named(self) -> Mapping[str, Tensor]:
+        """The parameters by name, under which it shows states."""
+        return self._params
+
     def scale(self, loss: Tensor) -> Tensor:
         """A loss for the backward, times the factor that the spec states; the step undoes it.
 

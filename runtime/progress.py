@@ -10,7 +10,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from shardlang.runtime.train import Record
+from shardlang.runtime.trainer.records import Record
 
 
 def print_lines(

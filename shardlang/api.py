@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from shardlang.proof.report import Report
     from shardlang.runtime.module import ShardedModule
     from shardlang.runtime.optim import ShardedOptimizer
+    from shardlang.runtime.trainer.trainer import Trainer
     from shardlang.training.step import StepResult, Training
 
 
@@ -157,6 +158,27 @@ class Program:
                 SH0644, it is called under `torch.compile`; else as for a call of the module.
         """
         return self._loaded().step(batch)
+
+    def trainer(
+        self, batches: Iterable[Mapping[str, Tensor]] | None = None, seed: int = 0
+    ) -> Trainer:
+        """The training loop of `shardlang run`, for the module loaded last. Collective.
+
+        `for record in trainer.steps(100)` takes steps by the spec's optimizer;
+        `trainer.state()` is what the run is saved and resumed by.
+
+        Args:
+            batches: whole ones, the same on every rank; None for those that `run` takes without
+                data: the model file's own, or random ones.
+            seed: of torch's generators, from now on, and of the batches where none are given.
+
+        Raises:
+            RunError: SH0606, nothing is loaded, or the optimizer cannot be made.
+        """
+        from shardlang.training.run import batches as own_batches
+
+        given = own_batches(self.compiled, seed) if batches is None else batches
+        return self._loaded().trainer(given, seed)
 
     def _loaded(self) -> Training:
         from shardlang.runtime.errors import RunError

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from shardlang.runtime.groups import Groups
     from shardlang.runtime.module import ShardedModule
     from shardlang.runtime.stop import Stop
-    from shardlang.runtime.train import Record
+    from shardlang.runtime.trainer.records import Record
     from shardlang.spec import Spec
     from shardlang.training.run import Run
 

@@ -21,7 +21,7 @@ from shardlang.runtime.held import Held
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.tensor import own, sharded
-from shardlang.runtime.train import ShardedTrainee
+from shardlang.runtime.trainer.trainees import ShardedTrainee
 from shardlang.runtime.whole import held_shard
 
 

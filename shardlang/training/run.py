@@ -23,10 +23,13 @@ from shardlang.runtime.data import IDS, Batch, text_batches
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.module import ShardedModule, held
-from shardlang.runtime.optim import DEFAULT
 from shardlang.runtime.stop import Stop
-from shardlang.runtime.train import PlainTrainee, Recipe, Record, train
+from shardlang.runtime.trainer.plain import PlainTrainee
+from shardlang.runtime.trainer.recipe import Recipe
+from shardlang.runtime.trainer.records import Record
+from shardlang.runtime.trainer.trainer import Trainer
 from shardlang.runtime.whole import held_shard
+from shardlang.training.recipe import recipe_of
 from shardlang.training.step import trainee_of
 from shardlang.training.tokens import Tokenizer, tokenizer_of
 
@@ -113,13 +116,6 @@ def run_of(compiled: Compiled, steps: int, seed: int, data: Path | None) -> Run:
     return Run(compiled, recipe_of(compiled, steps, seed), data, tokenizer)
 
 
-def recipe_of(compiled: Compiled, steps: int, seed: int) -> Recipe:
-    """How to train, as the spec's `optimizer` statement says."""
-    stated = compiled.spec.optimizer
-    name, arguments = (stated.name, stated.kwargs) if stated is not None else DEFAULT
-    return Recipe(steps, name, arguments, seed, compiled.program.step.precision)
-
-
 Show = Callable[[Iterator[Record]], Iterator[Record]]
 
 
@@ -134,10 +130,14 @@ class Run:
 
     def sharded(self, module: ShardedModule, show: Show, stop: Stop | None = None) -> list[Record]:
         """Train the sharded model, until `stop` says so. Collective."""
+        trainer = self.trainer(module, stop)
+        return list(show(trainer.steps(self.recipe.steps)))
+
+    def trainer(self, module: ShardedModule, stop: Stop | None = None) -> Trainer:
+        """What trains the sharded model, until `stop` says so. Collective."""
         trainee = trainee_of(self.compiled, module, self.recipe.seed)
-        given = self._batches()
-        whole = given if stop is None else stop.batches(given)
-        return list(show(train(trainee, whole, self.recipe)))
+        around = iter if stop is None else stop.batches
+        return Trainer(trainee, self._batches(), self.recipe, around=around)
 
     def reference(self, show: Show, device: torch.device | None = None) -> list[Record]:
         """Train the ordinary model on this process alone.
@@ -145,7 +145,8 @@ class Run:
         On the device of the run it draws what the run draws: other devices draw other numbers.
         """
         trainee = plain_trainee(self.compiled, self.recipe.seed, device)
-        return list(show(train(trainee, self._batches(), self.recipe)))
+        trainer = Trainer(trainee, self._batches(), self.recipe)
+        return list(show(trainer.steps(self.recipe.steps)))
 
     def _batches(self) -> Iterator[Batch]:
         return batches(self.compiled, self.recipe.seed, self.data, self.tokenizer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,12 +11,16 @@ from torch import Tensor
 
 from shardlang.compiler.driver import Compiled
 from shardlang.runtime.backends import compiler_around
+from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule
-from shardlang.runtime.optim import DEFAULT, ShardedOptimizer
+from shardlang.runtime.optim import ShardedOptimizer
 from shardlang.runtime.outside import outside_itself
-from shardlang.runtime.train import ShardedTrainee, as_batch, one_step
+from shardlang.runtime.trainer.step import as_batch, one_step
+from shardlang.runtime.trainer.trainees import ShardedTrainee
+from shardlang.runtime.trainer.trainer import Trainer
 from shardlang.training.accumulated import AccumulatedTrainee
+from shardlang.training.recipe import recipe_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,13 @@ class Training:
     @cached_property
     def optimizer(self) -> ShardedOptimizer:
         """The spec's optimizer on the module. Collective."""
-        stated = self._compiled.spec.optimizer
-        name, arguments = (stated.name, stated.kwargs) if stated is not None else DEFAULT
-        return ShardedOptimizer(
-            self._module, name, arguments, self._compiled.program.step.precision
-        )
+        recipe = recipe_of(self._compiled)
+        return ShardedOptimizer(self._module, recipe.optimizer, recipe.arguments, recipe.precision)
+
+    def trainer(self, batches: Iterable[Batch], seed: int = 0) -> Trainer:
+        """What takes steps of the module over batches, by the same optimizer. Collective."""
+        recipe = recipe_of(self._compiled, seed=seed)
+        return Trainer(self._trainee, batches, recipe, optimizer=self.optimizer)
 
     @outside_itself
     def step(self, batch: Mapping[str, Tensor]) -> StepResult:

@@ -14,7 +14,9 @@ import shardlang
 from shardlang.api import CompileError
 from shardlang.capture import CallableSource, CaptureError, InputSpec, capture
 from shardlang.runtime.errors import RunError
-from shardlang.runtime.train import PlainTrainee, Recipe, train
+from shardlang.runtime.trainer.plain import PlainTrainee
+from shardlang.runtime.trainer.recipe import Recipe
+from shardlang.runtime.trainer.trainer import Trainer
 
 
 class Net(nn.Module):
@@ -175,5 +177,5 @@ def test_a_failing_forward_shows_the_lines_that_led_there(tmp_path: Path) -> Non
 def test_a_batch_that_is_no_dict_is_refused() -> None:
     plain = PlainTrainee(nn.Linear(2, 1), lambda module, batch: module(batch["x"]).mean())
     with pytest.raises(RunError, match=r"a batch is a dict .* this one is a `list`") as caught:
-        next(train(plain, [[torch.ones(2)]], Recipe(1)))  # type: ignore[list-item]
+        next(Trainer(plain, [[torch.ones(2)]], Recipe(1)).steps(1))  # type: ignore[list-item]
     assert caught.value.code == "SH0605"

@@ -9,7 +9,8 @@ import torch
 from shardlang.compiler.driver import compile_spec
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups, join
-from shardlang.training.run import Run, recipe_of, sharded_module
+from shardlang.training.recipe import recipe_of
+from shardlang.training.run import Run, sharded_module
 from tests.moves.models import SPECS, spec_of
 
 STEPS = 3

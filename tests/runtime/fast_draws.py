@@ -19,7 +19,8 @@ from shardlang.rules import streams
 from shardlang.runtime.groups import join
 from shardlang.runtime.simulate_step import StepSimulator
 from shardlang.spec import load_spec
-from shardlang.training.run import Run, batches, recipe_of, sharded_module
+from shardlang.training.recipe import recipe_of
+from shardlang.training.run import Run, batches, sharded_module
 
 SPEC = str(Path(__file__).with_name("gpt2_fast.shard"))
 SEED, STEPS = 4, 4

@@ -19,9 +19,10 @@ from shardlang.ir.device_values import PartNumber
 from shardlang.ir.layout import Layout
 from shardlang.rules import random
 from shardlang.rules.op_rule import Streams
-from shardlang.runtime.train import PlainTrainee
+from shardlang.runtime.trainer.plain import PlainTrainee
 from shardlang.training import run as training_run
-from shardlang.training.run import Run, batches, recipe_of
+from shardlang.training.recipe import recipe_of
+from shardlang.training.run import Run, batches
 
 P, STEPS = 0.1, 24
 SIGMAS = 5
@@ -131,9 +132,12 @@ def test_the_plain_model_trains_on_the_device_of_the_run(
 ) -> None:
     """A GPU draws other masks than a CPU."""
     found: list[PlainTrainee] = []
-    monkeypatch.setattr(training_run, "train", lambda trainee, *_: [found.append(trainee)])
+    make = training_run.plain_trainee
+    monkeypatch.setattr(
+        training_run, "plain_trainee", lambda *given: found.append(make(*given)) or found[0]
+    )
     device = torch.device("meta")
-    Run(compiled, recipe_of(compiled, 1, 0)).reference(list, device)
+    Run(compiled, recipe_of(compiled)).reference(list, device)
     batch = found[0].prepare(next(batches(compiled, 0)))
     tensors = [*found[0].module.parameters(), *batch.values()]
     assert {x.device for x in tensors if isinstance(x, Tensor)} == {device}

@@ -14,8 +14,9 @@ from spawn import spawn
 from shardlang.ir.precision import LossScale
 from shardlang.plan.collect import plan_of
 from shardlang.runtime import loss_scale
-from shardlang.runtime.train import train
-from shardlang.training.run import plain_trainee, recipe_of
+from shardlang.runtime.trainer.trainer import Trainer
+from shardlang.training.recipe import recipe_of
+from shardlang.training.run import plain_trainee
 
 MIXED = {
     "dropped": "the spec states a `loss_scale`, and the loss of these gradients was not scaled",
@@ -89,7 +90,7 @@ def test_the_reference_of_a_run_is_trained_so(name: str) -> None:
     compiled = program(name).compiled
     plain = precise.Plain(CASES[name][0](), computes(name), 1, "loss_scale" in CASES[name][1])
     given = [precise.batch(step, dtype_of(name)) for step in range(STEPS)]
-    records = list(train(plain_trainee(compiled, 0), given, recipe_of(compiled, STEPS, 0)))
+    records = list(Trainer(plain_trainee(compiled, 0), given, recipe_of(compiled)).steps(STEPS))
     want = [plain.step(one["x"]) for one in given]
     assert [record.loss for record in records] == pytest.approx(want, rel=1e-4)
     skipped = [record.step - 1 for record in records if record.skipped]

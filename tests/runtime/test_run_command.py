@@ -52,7 +52,7 @@ def test_lines_weights_and_reference(tmp_path: Path) -> None:
     assert process.returncode == 0, errors
     *steps, last = [json.loads(line) for line in output.splitlines()]
     assert [list(step) for step in steps] == [
-        ["step", "loss", "grad_norm", "step_s", "tokens_per_s"]
+        ["step", "loss", "grad_norm", "lr", "step_s", "tokens_per_s"]
     ] * 3
     assert last["schema"] == 1
     assert last["ok"] is True

@@ -15,10 +15,12 @@ from shardlang.runtime.groups import Groups, join
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import ShardedOptimizer
 from shardlang.runtime.save import save
-from shardlang.runtime.train import PlainTrainee, Record
+from shardlang.runtime.trainer.plain import PlainTrainee
+from shardlang.runtime.trainer.records import Record
 from shardlang.runtime.whole import whole
 from shardlang.spec import load_spec
-from shardlang.training.run import Run, plain_trainee, recipe_of, sharded_module
+from shardlang.training.recipe import recipe_of
+from shardlang.training.run import Run, plain_trainee, sharded_module
 
 HERE = Path(__file__).parent
 SEED = 3

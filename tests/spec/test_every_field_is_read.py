@@ -24,7 +24,7 @@ from shardlang.plan import plan_of
 from shardlang.plan.expectations import check_expects
 from shardlang.plan.render import render_plan
 from shardlang.spec import load_spec
-from shardlang.training.run import recipe_of
+from shardlang.training.recipe import recipe_of
 
 MODEL = Path(__file__).parent.parent / "runtime" / "tiny.py"
 SPEC = f"""

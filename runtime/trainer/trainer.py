@@ -1,0 +1,144 @@
+"""The training loop, one for the sharded model and for the plain one that it is compared with."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+
+from shardlang.runtime.data import Batch
+from shardlang.runtime.errors import RunError
+from shardlang.runtime.trainer.random_states import RandomStates
+from shardlang.runtime.trainer.recipe import Recipe
+from shardlang.runtime.trainer.records import Record
+from shardlang.runtime.trainer.states import Given, ModelState, OptimizerState, States
+from shardlang.runtime.trainer.step import as_batch, count_tokens, one_step
+from shardlang.runtime.trainer.stream import stream_of
+from shardlang.runtime.trainer.trainees import Trainee, Updates
+
+AfterStep = Callable[["Trainer", Record], None]
+"""What is done after each step, before its record is given out."""
+
+Around = Callable[[Iterator[Batch]], Iterator[Batch]]
+"""What stands between a stream and the loop; it may end the stream, or read ahead."""
+
+
+class Trainer:
+    """A model, its optimizer and its batches, from step to step.
+
+    Attributes:
+        trainee: what is trained.
+        optimizer: what changes its parameters.
+        step_number: the steps that were taken, those before a resume included.
+        after_step: what is done after each step.
+    """
+
+    def __init__(
+        self,
+        trainee: Trainee,
+        batches: Iterable[Batch],
+        recipe: Recipe,
+        *,
+        optimizer: Updates | None = None,
+        around: Around = iter,
+    ) -> None:
+        """Seed torch's generators, and make the optimizer. Collective.
+
+        Args:
+            batches: whole batches, the same on every rank.
+            optimizer: one that exists, in place of that of the recipe.
+            around: what stands between the batches and the loop.
+
+        Raises:
+            RunError: SH0606, the optimizer cannot be made; SH0631, nothing can be trained.
+        """
+        torch.manual_seed(recipe.seed)
+        _check_trainable(trainee)
+        self.trainee, self.recipe = trainee, recipe
+        self.optimizer = optimizer or trainee.optimizer(
+            recipe.optimizer, recipe.arguments, recipe.precision
+        )
+        self.step_number = 0
+        self.after_step: list[AfterStep] = []
+        self._stream = stream_of(batches)
+        self._places: deque[dict[str, object]] = deque()
+        self._batches = around(self._noted())
+        self._place = self._stream.state_dict()
+
+    def _noted(self) -> Iterator[Batch]:
+        """The batches, each with the place behind it: what is read ahead is not trained on yet."""
+        for whole in self._stream:
+            self._places.append(self._stream.state_dict())
+            yield whole
+
+    def steps(self, count: int) -> Iterator[Record]:
+        """Take steps, and give a record of each.
+
+        Fewer, where the batches end; and none after one that is not finite, unless a smaller factor
+        of the loss may mend it.
+
+        Raises:
+            RunError: as for a call of the module.
+        """
+        for _ in range(count):
+            whole = next(self._batches, None)
+            if whole is None:
+                return
+            record = self._step(whole)
+            for hook in self.after_step:
+                hook(self, record)
+            yield record
+            if record.not_finite and not record.skipped:
+                return
+
+    def _step(self, whole: Batch) -> Record:
+        place = self._places.popleft()
+        batch = self.trainee.prepare(as_batch(whole))
+        rate = self.rate
+        began = time.perf_counter()
+        made = one_step(self.trainee, batch, self.optimizer)
+        taken = time.perf_counter() - began
+        speed = count_tokens(whole) / taken
+        self.step_number += 1
+        self._place = place
+        return Record(self.step_number, made.loss, made.norm, rate, taken, speed, made.skipped)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step, of the first group of parameters."""
+        return float(self.optimizer.shown.param_groups[0]["lr"])
+
+    def state(self) -> States:
+        """What the run is saved and resumed by, as it is after the last step.
+
+        The batch that a loop has read and not used yet is not counted.
+        """
+        return {
+            "model": ModelState(self.trainee.module),
+            "optimizer": OptimizerState(self.optimizer),
+            "learning_rate": Given(dict, lambda _: None),
+            "random": RandomStates(),
+            "data": Given(lambda: self._place, self._go_to),
+            "trainer": Given(lambda: {"step": self.step_number}, self._count_from),
+        }
+
+    def _go_to(self, place: dict[str, object]) -> None:
+        self._stream.load_state_dict(place)
+        self._place = self._stream.state_dict()
+        self._places.clear()
+
+    def _count_from(self, counts: dict[str, object]) -> None:
+        step = counts["step"]
+        assert isinstance(step, int), "a checkpoint counts its steps"
+        self.step_number = step
+
+
+def _check_trainable(trainee: Trainee) -> None:
+    if trainee.has_loss and not any(p.requires_grad for p in trainee.module.parameters()):
+        raise RunError(
+            "SH0631",
+            "the model has no parameter that can be trained",
+            help="let one have `requires_grad`; `shardlang verify` compares outputs without",
+        )

@@ -1,0 +1,95 @@
+"""The trainer on two gloo processes: what it is resumed by, and what each statement does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+import trained
+from torch.distributed.checkpoint.stateful import Stateful
+
+from shardlang.api import Program
+from shardlang.runtime.trainer.records import Record
+from shardlang.runtime.trainer.trainer import Trainer
+
+STORED = 'store "**" over dp'
+RESUMED = {
+    "adam": ("mesh { dp = 2 }", STORED, torch.float64),
+    "fast": ("mesh { dp = 2 }", f"{STORED} random fast", torch.float64),
+    "masters": (
+        "mesh { dp = 2 }",
+        'store optimizer "**" over dp accumulate 2'
+        " precision { master = f32 reduce = f32 }",
+        torch.bfloat16,
+    ),
+}
+"""Mesh, statements and type of the runs that are saved and resumed."""
+
+LAST, BREAK = 5, 2
+
+
+def everything() -> dict[str, Any]:
+    """All results of this rank."""
+    folder = Path(os.environ["SCRATCH"])
+    return {"resumed": {name: resumed(name, folder / name) for name in RESUMED}}
+
+
+def made(name: str) -> Program:
+    """The program of a run that is resumed, with dropout."""
+    mesh, stated, dtype = RESUMED[name]
+    text = f"{mesh} {stated} optimizer adamw(lr = 0.02, clip = 0.5)"
+    return trained.program(text, 0.2, dtype)
+
+
+def resumed(name: str, folder: Path) -> dict[str, Any]:
+    """A run without a break, and one that is saved, spoilt and resumed by another program."""
+    program = made(name)
+    program.load()
+    trainer = program.trainer(trained.batches(), seed=2)
+    records = list(trainer.steps(BREAK))
+    dcp.save(_saved(trainer), checkpoint_id=folder)
+    noise = set()
+    for _ in range(2):
+        dcp.load(_saved(trainer), checkpoint_id=folder)
+        noise.add(trained.noise())
+    dcp.load(_saved(trainer), checkpoint_id=folder)
+    records += list(trainer.steps(LAST - BREAK))
+    whole = _whole(trainer)
+    other = made(name)
+    other.load(seed=7)
+    again = other.trainer(trained.batches(), seed=9)
+    first = again.state()
+    assert all(isinstance(entry, Stateful) for entry in first.values())
+    dcp.load(_saved(again), checkpoint_id=folder)
+    later = list(again.steps(LAST - BREAK))
+    return {
+        "losses": [_numbers(r) for r in records],
+        "later": [_numbers(r) for r in later],
+        "equal": _equal(whole, _whole(again)),
+        "noise": len(noise),
+        "steps": (trainer.step_number, again.step_number),
+    }
+
+
+def _saved(trainer: Trainer) -> dict[str, Any]:
+    return dict(trainer.state())
+
+
+def _numbers(record: Record) -> tuple[int, float | None, float | None]:
+    return record.step, record.loss, record.grad_norm
+
+
+def _whole(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Everything that is saved, as whole tensors."""
+    state = trainer.state()
+    states: Any = state["optimizer"].state_dict()["states"]
+    found = {f"{n}.{k}": x for n, one in states.items() for k, x in one.items()}
+    found |= state["model"].state_dict()
+    return {n: x.full_tensor() if hasattr(x, "full_tensor") else x for n, x in found.items()}
+
+
+def _equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
