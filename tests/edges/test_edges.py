@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.commands import ROOT, document, shardlang
+from tests.runtime.forking import completed
 
 MODELS = Path(__file__).with_name("models.py")
 MESH = "mesh { dp = 2 tp = 2 }"
@@ -63,7 +63,7 @@ def losses(*args: str | Path) -> tuple[dict[str, Any], list[float]]:
     """The summary and the losses of a run on processes of its own."""
     command = [sys.executable, "-m", "shardlang", "run", *map(str, args), "--json"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+    done = completed(command, env, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     *steps, last = [json.loads(line) for line in done.stdout.splitlines()]
     return last["summary"], [step["loss"] for step in steps]

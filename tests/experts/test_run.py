@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 
 from tests.commands import ROOT
+from tests.runtime.forking import completed
 
 pytest.importorskip("transformers")
 
 
 @pytest.mark.parametrize("name", ["routed", "gathered"])
 def test_it_trains_as_the_plain_model_does(name: str) -> None:
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "shardlang", "run", str(ROOT / f"examples/moe/{name}.shard"),
-            "--steps", "3", "--reference",
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+    spec = str(ROOT / f"examples/moe/{name}.shard")
+    command = [sys.executable, "-m", "shardlang", "run", spec, "--steps", "3", "--reference"]
+    done = completed(command, {**os.environ, "PYTHONPATH": str(ROOT)}, timeout=240)
     assert done.returncode == 0, done.stderr
     *steps, last = [json.loads(line) for line in done.stdout.splitlines()]
     summary = last["summary"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from shardlang.runtime.launch import Job, launch
+from tests.runtime.forking import forked_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,9 +21,12 @@ def spawn(
     out: Path,
     timeout_s: float = 60.0,
     saves: bool = False,
+    fresh: bool = False,
     **env: str,
 ) -> list[Any]:
     """The results of `module:function` on every rank.
+
+    Ranks are forks of a process that has their imports, or, if `fresh`, start as a job's do.
 
     Raises:
         RunError: a rank failed, or the time is up.
@@ -29,5 +34,6 @@ def spawn(
     command = [sys.executable, str(Path(__file__).with_name("child.py")), function, str(out)]
     paths = f"{ROOT}:{ROOT / 'tests' / 'runtime'}"
     env = {"PYTHONPATH": paths, **env}
-    launch(Job(command, processes, timeout_s=timeout_s, env=env, saves=saves))
+    with nullcontext() if fresh else forked_ranks():
+        launch(Job(command, processes, timeout_s=timeout_s, env=env, saves=saves))
     return [torch.load(out / f"{rank}.pt", weights_only=False) for rank in range(processes)]

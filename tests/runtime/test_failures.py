@@ -53,7 +53,7 @@ def test_one_message_names_the_rank(name: str, tmp_path: Path) -> None:
 def test_workers_end_with_their_supervisor(number: signal.Signals, tmp_path: Path) -> None:
     program = (
         "from pathlib import Path; from spawn import spawn\n"
-        f"spawn('faults:waits', 2, Path({str(tmp_path)!r}), WAIT_IN={str(tmp_path)!r})"
+        f"spawn('faults:waits', 2, Path({str(tmp_path)!r}), fresh=True, WAIT_IN={str(tmp_path)!r})"
     )
     folder = Path(__file__).parent
     paths = f"{folder}:{folder.parents[1]}"

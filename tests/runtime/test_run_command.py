@@ -16,18 +16,23 @@ import pytest
 from shardlang.cli import execute
 from shardlang.ir import compat
 from shardlang.ir.compat import Backend
+from tests.runtime.forking import completed
 
 HERE = Path(__file__).parent
 SPEC = str(HERE / "tiny.shard")
 ENV = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
 
 
+def command(*args: str) -> list[str]:
+    """A run on two devices."""
+    return [sys.executable, "-m", "shardlang", "run", *args, "--set", "copies=1"]
+
+
 def start(*args: str) -> subprocess.Popen[str]:
-    """The command line in a process of its own, on two devices."""
+    """The command line in a process of its own, whose ranks are started as everywhere."""
     return subprocess.Popen(
-        [sys.executable, "-m", "shardlang", "run", *args, "--set", "copies=1"],
-        env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        command(*args), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def free_port() -> int:
@@ -64,11 +69,9 @@ def test_lines_weights_and_reference(tmp_path: Path) -> None:
 
 
 def test_an_error_in_the_spec_is_said_once(tmp_path: Path) -> None:
-    process = start(altered(tmp_path, '"embed.weight"', '"embedding.weight"'))
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert errors.count("error[") == 1
-    assert output == ""
+    spec = altered(tmp_path, '"embed.weight"', '"embedding.weight"')
+    done = completed(command(spec), ENV, timeout=120)
+    assert (done.returncode, done.stderr.count("error["), done.stdout) == (1, 1, "")
 
 
 ROOTED = """import torch
@@ -88,11 +91,9 @@ def test_a_batch_that_cannot_be_accumulated_is_said_once_at_its_line(tmp_path: P
         'mesh { dp = 2 }\nlet copies = 1\nmodel "rooted.py:Rooted"()\n'
         "input x : f32[8, 3] [dp, _]\naccumulate 2\n"
     )
-    process = start(str(spec))
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert (output, errors.count("error["), errors.count("error[SH0409]")) == ("", 1, 1)
-    assert "rooted.py:7:" in errors
+    done = completed(command(str(spec)), ENV, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr.count("error[")) == (1, "", 1)
+    assert "error[SH0409]" in done.stderr and "rooted.py:7:" in done.stderr
 
 
 def test_ctrl_c_ends_the_run() -> None:
@@ -150,10 +151,10 @@ def test_two_nodes_give_the_losses_of_one() -> None:
               "--rdzv-endpoint", f"127.0.0.1:{port}")
         for rank in range(2)
     ]  # fmt: skip
-    alone = start(SPEC, "--steps", "2")
-    said = [process.communicate(timeout=120) for process in (*nodes, alone)]
-    assert [process.returncode for process in (*nodes, alone)] == [0, 0, 0], said
-    outputs = [output for output, _ in said]
+    alone = completed(command(SPEC, "--steps", "2"), ENV, timeout=120)
+    said = [process.communicate(timeout=120) for process in nodes]
+    assert [*(process.returncode for process in nodes), alone.returncode] == [0, 0, 0], said
+    outputs = [*(output for output, _ in said), alone.stdout]
     losses = [[json.loads(line).get("loss") for line in out.splitlines()] for out in outputs]
     assert losses[0][:2] == losses[2][:2]
     assert losses[1] == []

@@ -1,0 +1,170 @@
+"""`subprocess` for the launcher under test, with processes that a zygote forks.
+
+Two zygotes serve a test process, ranks in turn: each has a hash seed of its own, so that ranks
+still differ in the order of their sets, as ranks of a real job do.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from subprocess import DEVNULL, TimeoutExpired
+from typing import IO
+
+from shardlang.runtime import workers
+
+__all__ = ["DEVNULL", "Popen", "TimeoutExpired", "completed", "forked_ranks", "use"]
+
+FOLDER = Path(__file__).parent
+SEEDS = ("1", "2")
+START_S = 120.0
+_ADDRESSES: list[str] = []
+_TURN = count()
+
+
+class Popen:
+    """A process that a zygote has forked, with what the launcher asks of `subprocess.Popen`."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        stdin: int | None = None,
+        stdout: IO[bytes] | None = None,
+        stderr: IO[bytes] | None = None,
+        start_new_session: bool = False,
+        cwd: Path | None = None,
+    ) -> None:
+        assert command[0] == sys.executable, command
+        self.args, self.returncode = command, None
+        order = {
+            "command": list(command), "env": dict(env), "cwd": str(cwd or Path.cwd()),
+            "session": start_new_session, "zygotes": addresses(),
+        }  # fmt: skip
+        self._zygote = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._zygote.connect(f"\0{addresses()[next(_TURN) % len(SEEDS)]}")
+        with Path(os.devnull).open("rb") as nothing:
+            streams = [nothing.fileno(), stdout.fileno() if stdout else 1]
+            streams.append(stderr.fileno() if stderr else 2)
+            socket.send_fds(self._zygote, [json.dumps(order).encode()], streams)
+        self.pid = int(self._zygote.recv(64))
+
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal; None while the process runs."""
+        if self.returncode is None and select.select([self._zygote], [], [], 0)[0]:
+            self._ended()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status, when the process has ended.
+
+        Raises:
+            TimeoutExpired: the time is up.
+        """
+        if self.returncode is None:
+            if not select.select([self._zygote], [], [], timeout)[0]:
+                raise TimeoutExpired(self.args, timeout or 0.0)
+            self._ended()
+        assert self.returncode is not None
+        return self.returncode
+
+    def _ended(self) -> None:
+        said = self._zygote.recv(64)
+        self._zygote.close()
+        self.returncode = int(said) if said else -signal.SIGKILL
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self.send_signal(signal.SIGKILL)
+
+
+def completed(
+    command: Sequence[str], env: Mapping[str, str], timeout: float, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A command of Python's in a fork, its own ranks forked too; what `subprocess.run` gives.
+
+    Raises:
+        TimeoutExpired: the time is up; the process and its ranks have been ended.
+    """
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = Popen(command, env, stdout=out, stderr=err, start_new_session=True, cwd=cwd)
+        try:
+            process.wait(timeout)
+        finally:
+            process.kill()
+        texts = [_read(stream) for stream in (out, err)]
+    assert process.returncode is not None
+    return subprocess.CompletedProcess(command, process.returncode, *texts)
+
+
+def _read(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read().decode()
+
+
+def use(zygotes: Sequence[str] = ()) -> None:
+    """Have the launcher of this process fork its ranks from now on."""
+    _ADDRESSES.extend(zygotes)
+    vars(workers)["subprocess"] = sys.modules[__name__]
+
+
+@contextmanager
+def forked_ranks() -> Iterator[None]:
+    """The launcher forks its ranks inside."""
+    before = vars(workers)["subprocess"]
+    use()
+    try:
+        yield
+    finally:
+        vars(workers)["subprocess"] = before
+
+
+def addresses() -> list[str]:
+    """Where the zygotes of this process listen; they are started when first asked for."""
+    if not _ADDRESSES:
+        started = [_start(seed) for seed in SEEDS]
+        _ADDRESSES.extend(_address(zygote) for zygote in started)
+    return _ADDRESSES
+
+
+def _start(seed: str) -> subprocess.Popen[bytes]:
+    zygote = subprocess.Popen(
+        [sys.executable, str(FOLDER / "zygote.py"), str(os.getpid())],
+        env={**os.environ, "PYTHONPATH": str(FOLDER.parents[1]), "PYTHONHASHSEED": seed,
+             "OMP_NUM_THREADS": "1"},
+        stdin=DEVNULL, stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    atexit.register(_end, zygote)
+    return zygote
+
+
+def _end(zygote: subprocess.Popen[bytes]) -> None:
+    zygote.kill()
+    zygote.wait()
+
+
+def _address(zygote: subprocess.Popen[bytes]) -> str:
+    """The address that a zygote says when it is ready."""
+    assert zygote.stdout is not None
+    if not select.select([zygote.stdout], [], [], START_S)[0]:
+        raise TimeoutExpired(zygote.args, START_S)
+    with zygote.stdout as said:
+        return said.readline().decode().strip()
