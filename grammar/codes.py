@@ -463,5 +463,20 @@ CODES: dict[str, Code] = {
         "step that cannot be compiled",
         "Under `--compile`, or `load(compile=True)`, the compiler of the regions fails.",
     ),
+    "SH0651": Code(
+        "data that cannot be read",
+        "A file of tokens or of a text does not exist, is cut short, has no index, or is not what"
+        " its name says; or a package that reads it is not installed.",
+    ),
+    "SH0652": Code(
+        "tokens of another vocabulary",
+        "The data was made by another tokenizer than the model's, or holds a token that the model"
+        " does not know.",
+    ),
+    "SH0653": Code(
+        "data that changed since the checkpoint",
+        "A run goes on where it stood in its data. With other data, cut otherwise or drawn in"
+        " another order, samples would be read twice or never.",
+    ),
 }
 """Every code, by number."""

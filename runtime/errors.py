@@ -26,6 +26,9 @@ CODES: dict[str, str] = {
     "SH0630": "the loss is not finite",
     "SH0631": "nothing can be trained",
     "SH0641": "a parameter or buffer changed between a forward and its backward",
+    "SH0651": "the data cannot be read",
+    "SH0652": "the tokens are of another vocabulary",
+    "SH0653": "the data changed since the checkpoint",
 }
 """Every code of this stage, with what it says."""
 

@@ -175,9 +175,9 @@ class Program:
         Raises:
             RunError: SH0606, nothing is loaded, or the optimizer cannot be made.
         """
-        from shardlang.training.run import batches as own_batches
+        from shardlang.training.data import stream_of
 
-        given = own_batches(self.compiled, seed) if batches is None else batches
+        given = stream_of(self.compiled, seed) if batches is None else batches
         return self._loaded().trainer(given, seed)
 
     def _loaded(self) -> Training:

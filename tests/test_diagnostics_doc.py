@@ -45,7 +45,7 @@ SEVERAL_RANKS = ("SH0602", "SH0603")
 
 WITHOUT = (
     "SH0405", "SH0406", "SH0604", "SH0611", "SH0612", "SH0620", "SH0621", "SH0622", "SH0641",
-    "SH0642", "SH0643", "SH0644", "SH0409", "SH0244",
+    "SH0642", "SH0643", "SH0644", "SH0409", "SH0244", "SH0652", "SH0653",
 )  # fmt: skip
 """No spec is known for the first two; others are seen in `tests/runtime`, `loops` and `moves`."""
 
@@ -53,7 +53,8 @@ LLAMA = {
     "model_type": "llama", "vocab_size": 50, "hidden_size": 16, "intermediate_size": 24,
     "num_hidden_layers": 1, "num_attention_heads": 2,
 }  # fmt: skip
-FILES = {"SH0359": {"llama/config.json": json.dumps(LLAMA), "llama/pytorch_model.bin": ""}}
+CONFIG = {"llama/config.json": json.dumps(LLAMA)}
+FILES = {"SH0359": {**CONFIG, "llama/pytorch_model.bin": ""}, "SH0651": CONFIG}
 """What an example needs besides `model.py`."""
 
 

@@ -3,27 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol, runtime_checkable
 
-from shardlang.runtime.data import Batch
+from shardlang.runtime.data import Batch, Stream
 from shardlang.runtime.errors import RunError
-
-
-@runtime_checkable
-class Stream(Protocol):
-    """Batches, and the place up to which they were given."""
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-    def __next__(self) -> Batch: ...
-
-    def state_dict(self) -> dict[str, object]:
-        """The place, in a few numbers."""
-        ...
-
-    def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Go to a place."""
-        ...
 
 
 class Counted:
@@ -64,6 +46,9 @@ class Counted:
                     f"there are {self._given} batches, and the run is to go on after {wanted}",
                     help="give the batches that the run was begun with",
                 )
+
+    def close(self) -> None:
+        """Nothing is made ahead."""
 
 
 def stream_of(batches: Iterable[Batch]) -> Stream:

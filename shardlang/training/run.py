@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from shardlang.capture import load_plain, make_inputs, materialize
+from shardlang.capture import load_plain, materialize
 from shardlang.capture.nest import tensors
 from shardlang.compiler.driver import Compiled
 from shardlang.compiler.variants import Programs
@@ -19,7 +19,7 @@ from shardlang.ir.compat import Backend
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.shards import shard_of
 from shardlang.runtime.agree import Agreement
-from shardlang.runtime.data import IDS, Batch, text_batches
+from shardlang.runtime.data import Batch, Stream
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.module import ShardedModule, held
@@ -29,6 +29,7 @@ from shardlang.runtime.trainer.recipe import Recipe
 from shardlang.runtime.trainer.records import Record
 from shardlang.runtime.trainer.trainer import Trainer
 from shardlang.runtime.whole import held_shard
+from shardlang.training.data import stream_of, vocabulary
 from shardlang.training.recipe import recipe_of
 from shardlang.training.step import trainee_of
 from shardlang.training.tokens import Tokenizer, tokenizer_of
@@ -73,39 +74,6 @@ def plain_trainee(
     return PlainTrainee(plain, loss_of, device, has_loss=name is not None)
 
 
-def batches(
-    compiled: Compiled, seed: int, data: Path | None = None, tokenizer: Tokenizer | None = None
-) -> Iterator[Batch]:
-    """Whole batches, the same for every mesh.
-
-    From a text file, endless; else from the model's own `batches`; else random ones, endless.
-
-    Raises:
-        RunError: SH0605, the data does not fit the model's inputs.
-    """
-    if data is not None:
-        shapes = {spec.name: spec.shape for spec in compiled.inputs}
-        encode = tokenizer.encode if tokenizer is not None else None
-        return text_batches(data, shapes, vocabulary(compiled), seed, encode)
-    own = compiled.source.batches(seed)
-    return own if own is not None else _random_batches(compiled, seed)
-
-
-def _random_batches(compiled: Compiled, seed: int) -> Iterator[Batch]:
-    step = 0
-    while True:
-        yield make_inputs(compiled.source, compiled.inputs, seed + step)
-        step += 1
-
-
-def vocabulary(compiled: Compiled) -> int:
-    """How many tokens the model knows; 0 for a model that reads none."""
-    for spec in compiled.inputs:
-        if spec.name == IDS:
-            return compiled.source.integer_range(spec)[1]
-    return 0
-
-
 def run_of(compiled: Compiled, steps: int, seed: int, data: Path | None) -> Run:
     """The run that a spec and the command line ask for.
 
@@ -148,8 +116,8 @@ class Run:
         trainer = Trainer(trainee, self._batches(), self.recipe)
         return list(show(trainer.steps(self.recipe.steps)))
 
-    def _batches(self) -> Iterator[Batch]:
-        return batches(self.compiled, self.recipe.seed, self.data, self.tokenizer)
+    def _batches(self) -> Stream:
+        return stream_of(self.compiled, self.recipe.seed, self.data, self.tokenizer)
 
 
 def summary(run: Run, module: ShardedModule, records: list[Record]) -> dict[str, object]:

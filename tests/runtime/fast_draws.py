@@ -19,8 +19,9 @@ from shardlang.rules import streams
 from shardlang.runtime.groups import join
 from shardlang.runtime.simulate_step import StepSimulator
 from shardlang.spec import load_spec
+from shardlang.training.data import stream_of
 from shardlang.training.recipe import recipe_of
-from shardlang.training.run import Run, batches, sharded_module
+from shardlang.training.run import Run, sharded_module
 
 SPEC = str(Path(__file__).with_name("gpt2_fast.shard"))
 SEED, STEPS = 4, 4
@@ -79,7 +80,7 @@ def simulated(found: Compiled, steps: int = STEPS) -> tuple[list[float], Masks]:
     losses = []
     torch.manual_seed(SEED)
     with noted() as masks:
-        for _, batch in zip(range(steps), batches(found, SEED), strict=False):
+        for _, batch in zip(range(steps), stream_of(found, SEED), strict=False):
             inputs = {n: sim.place(x, layouts[n]) for n, x in batch.items() if n not in local}
             results, grads = sim.run(
                 {**local, **inputs}, {loss: [torch.ones(())] * len(sim.coords)}

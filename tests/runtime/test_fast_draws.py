@@ -21,8 +21,9 @@ from shardlang.rules import random
 from shardlang.rules.op_rule import Streams
 from shardlang.runtime.trainer.plain import PlainTrainee
 from shardlang.training import run as training_run
+from shardlang.training.data import stream_of
 from shardlang.training.recipe import recipe_of
-from shardlang.training.run import Run, batches
+from shardlang.training.run import Run
 
 P, STEPS = 0.1, 24
 SIGMAS = 5
@@ -138,7 +139,7 @@ def test_the_plain_model_trains_on_the_device_of_the_run(
     )
     device = torch.device("meta")
     Run(compiled, recipe_of(compiled)).reference(list, device)
-    batch = found[0].prepare(next(batches(compiled, 0)))
+    batch = found[0].prepare(next(stream_of(compiled, 0)))
     tensors = [*found[0].module.parameters(), *batch.values()]
     assert {x.device for x in tensors if isinstance(x, Tensor)} == {device}
 

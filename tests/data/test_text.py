@@ -14,11 +14,34 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from shardlang.capture.hf import HfSource
-from shardlang.runtime.data import text_batches
+from shardlang.runtime.data import (
+    Encode,
+    Order,
+    SampleStream,
+    TokenSamples,
+    WholeReader,
+    text_tokens,
+)
 from shardlang.runtime.errors import RunError
 from shardlang.training.tokens import tokenizer_of
+from tests.data.given import BOTH, Input
 
-SHAPES = {"input_ids": (2, 4), "labels": (2, 4)}
+S = 4
+
+
+def stream(
+    path: Path,
+    seed: int = 0,
+    inputs: tuple[Input, ...] = BOTH,
+    known: int = 256,
+    encode: Encode | None = None,
+    drop_last: bool = False,
+) -> SampleStream:
+    """The batches of a text."""
+    samples = TokenSamples(text_tokens(path, known, encode), inputs, known)
+    order = Order(len(samples), seed, drop_last=drop_last)
+    names = tuple(one.name for one in inputs)
+    return SampleStream(samples, inputs[0].shape[0], order, WholeReader(names), ready=0)
 
 
 @pytest.fixture
@@ -30,55 +53,61 @@ def text(tmp_path: Path) -> Path:
 
 
 def test_batches_are_windows_of_the_text_in_an_order_of_the_seed(text: Path) -> None:
-    first = [b["input_ids"] for b in itertools.islice(text_batches(text, SHAPES, 256, 1), 5)]
-    again = [b["labels"] for b in itertools.islice(text_batches(text, SHAPES, 256, 1), 5)]
-    other = [b["labels"] for b in itertools.islice(text_batches(text, SHAPES, 256, 2), 5)]
+    first = [b["input_ids"] for b in itertools.islice(stream(text, 1), 5)]
+    again = [b["labels"] for b in itertools.islice(stream(text, 1), 5)]
+    other = [b["labels"] for b in itertools.islice(stream(text, 2), 5)]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
     for row in torch.cat(first):
-        assert row[0] % 4 == 0
-        assert row.tolist() == list(range(int(row[0]), int(row[0]) + 4))
+        assert row[0] % S == 0
+        assert row.tolist() == list(range(int(row[0]), int(row[0]) + S))
 
 
-def test_an_epoch_repeats_no_window(text: Path) -> None:
-    epoch = itertools.islice(text_batches(text, SHAPES, 256, 0), 2)
-    starts = [int(row[0]) for batch in epoch for row in batch["input_ids"]]
-    assert len(set(starts)) == 4
+@pytest.mark.parametrize(("drop_last", "given"), [(False, 10), (True, 8)])
+def test_an_epoch_gives_every_window_once_or_leaves_the_rest_out(
+    text: Path, drop_last: bool, given: int
+) -> None:
+    made = itertools.islice(stream(text, drop_last=drop_last), given // 2)
+    starts = [int(row[0]) for batch in made for row in batch["input_ids"]]
+    epochs = [starts[: given // 2], starts[given // 2 :]]
+    assert [len(set(epoch)) for epoch in epochs] == [given // 2, given // 2]
+    assert epochs[0] != epochs[1]
 
 
 @pytest.mark.parametrize(
-    ("shapes", "vocabulary", "message"),
+    ("inputs", "vocabulary", "message"),
     [
-        (SHAPES, 255, "a text has 256 kinds of bytes, and the model knows 255 tokens"),
-        ({**SHAPES, "mask": (2, 4)}, 256, "and the model takes `mask`"),
-        ({"pixels": (2, 3, 4, 4)}, 256, "and the model takes `pixels`"),
-        ({"input_ids": (4, 8)}, 256, "holds 22 bytes, and one batch of 4 x 8 needs 32"),
+        (BOTH, 255, "a text has 256 kinds of bytes, and the model knows 255 tokens"),
+        ((*BOTH, Input("mask")), 256, "and the model takes `mask`"),
+        ((Input("pixels", (2, 3, 4, 4)),), 256, "and the model takes `pixels`"),
+        ((Input("input_ids", (4, 8)),), 256, "holds 2 samples (windows of 8 tokens), and a batch"),
     ],
 )
 def test_data_that_does_not_fit_is_refused(
-    text: Path, shapes: dict[str, tuple[int, ...]], vocabulary: int, message: str
+    text: Path, inputs: tuple[Input, ...], vocabulary: int, message: str
 ) -> None:
     with pytest.raises(RunError) as caught:
-        text_batches(text, shapes, vocabulary, 0)
+        stream(text, inputs=inputs, known=vocabulary)
     assert caught.value.code == "SH0605"
     assert message in caught.value.message
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no such file or directory"):
-        text_batches(tmp_path / "none", SHAPES, 256, 0)
-
-
 def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "empty").touch()
     (tmp_path / "latin").write_bytes(b"caf\xe9" * 9)
-    cases = {"pipe": "not a regular file", ".": "not a regular file", "empty": "holds 0 bytes"}
+    cases = {
+        "none": "no such file or directory", "pipe": "not a regular file",
+        ".": "not a regular file",
+    }  # fmt: skip
     for name, said in cases.items():
-        with pytest.raises(RunError, match=said):
-            text_batches(tmp_path / name, SHAPES, 256, 0)
+        with pytest.raises(RunError, match=said) as caught:
+            stream(tmp_path / name)
+        assert caught.value.code == "SH0651"
     with pytest.raises(RunError, match="byte 3 is none"):
-        text_batches(tmp_path / "latin", SHAPES, 256, 0, lambda text: [1] * len(text))
+        stream(tmp_path / "latin", encode=lambda text: [1] * len(text))
+    (tmp_path / "empty").touch()
+    with pytest.raises(RunError, match="holds 0 samples"):
+        stream(tmp_path / "empty")
 
 
 WORDS = ("the", "cat", "sat", "on", "mat")
@@ -101,11 +130,11 @@ def test_a_checkpoint_is_fed_by_its_own_tokenizer(tmp_path: Path) -> None:
     found = tokenizer_of(source, 300)
     assert found.kind == "tokenizer" and found.encode is not None
     (tmp_path / "text").write_text("the cat sat on the mat sat the " * 4)
-    given = text_batches(tmp_path / "text", SHAPES, 300, 0, found.encode)
+    given = stream(tmp_path / "text", known=300, encode=found.encode)
     rows = {tuple(row.tolist()) for row in next(given)["input_ids"]}
     assert rows <= {(100, 101, 102, 103), (100, 104, 102, 100)}
-    with pytest.raises(RunError, match="gives the token 104, and the model knows 104"):
-        text_batches(tmp_path / "text", SHAPES, 104, 0, found.encode)
+    with pytest.raises(RunError, match="holds the token 104, and the model knows 104"):
+        stream(tmp_path / "text", known=104, encode=found.encode)
     (tmp_path / "saved").mkdir()
     found.save(tmp_path / "saved")
     assert (tmp_path / "saved" / "tokenizer.json").is_file()
