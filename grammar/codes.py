@@ -478,5 +478,18 @@ CODES: dict[str, Code] = {
         "A run goes on where it stood in its data. With other data, cut otherwise or drawn in"
         " another order, samples would be read twice or never.",
     ),
+    "SH0661": Code(
+        "checkpoint that cannot be read",
+        "No checkpoint of the folder is whole: files are missing, cut off or changed, or were never"
+        " written to the end.",
+    ),
+    "SH0662": Code(
+        "checkpoint that cannot be written",
+        "The folder does not take the files. The checkpoints before are as they were.",
+    ),
+    "SH0663": Code(
+        "checkpoint that cannot be made",
+        "The place is unknown, or the state holds what a checkpoint cannot keep.",
+    ),
 }
 """Every code, by number."""

@@ -29,6 +29,9 @@ CODES: dict[str, str] = {
     "SH0651": "the data cannot be read",
     "SH0652": "the tokens are of another vocabulary",
     "SH0653": "the data changed since the checkpoint",
+    "SH0661": "a checkpoint cannot be read",
+    "SH0662": "a checkpoint cannot be written",
+    "SH0663": "a checkpoint cannot be made",
 }
 """Every code of this stage, with what it says."""
 

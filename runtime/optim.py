@@ -143,6 +143,11 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """Whether a step with infinite gradients is mended by a smaller factor of the loss."""
         return is_mended(self.param_groups[0], self._scaling)
 
+    def lies(self, param: Tensor) -> Sharding:
+        """How the states of a parameter lie."""
+        name = next(name for name, mine in self._params.items() if mine is param)
+        return Sharding(self._leaves[name].layout, self._groups)
+
     def load(self) -> None:
         """Take the gradients of the parameters, and what was written to parameters and states.
 

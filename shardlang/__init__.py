@@ -9,12 +9,16 @@ if TYPE_CHECKING:
     from shardlang.api import Program, compile
     from shardlang.compiler.driver import CompileError
     from shardlang.extend import Proof, ProofError, RuleError, local, prove, rule
+    from shardlang.runtime.checkpoint.checkpoints import Checkpoints
+    from shardlang.runtime.trainer.random_states import RandomStates
 
 __all__ = [
+    "Checkpoints",
     "CompileError",
     "Program",
     "Proof",
     "ProofError",
+    "RandomStates",
     "RuleError",
     "__version__",
     "compile",
@@ -26,10 +30,12 @@ __all__ = [
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Checkpoints": "shardlang.runtime.checkpoint.checkpoints",
     "CompileError": "shardlang.compiler.driver",
     "Program": "shardlang.api",
     "Proof": "shardlang.extend",
     "ProofError": "shardlang.extend",
+    "RandomStates": "shardlang.runtime.trainer.random_states",
     "RuleError": "shardlang.extend",
     "compile": "shardlang.api",
     "local": "shardlang.extend",

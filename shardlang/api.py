@@ -23,6 +23,7 @@ from shardlang.spec import Spec, load_spec
 
 if TYPE_CHECKING:
     from shardlang.proof.report import Report
+    from shardlang.runtime.checkpoint.checkpoints import Checkpoints
     from shardlang.runtime.module import ShardedModule
     from shardlang.runtime.optim import ShardedOptimizer
     from shardlang.runtime.trainer.trainer import Trainer
@@ -179,6 +180,31 @@ class Program:
 
         given = stream_of(self.compiled, seed) if batches is None else batches
         return self._loaded().trainer(given, seed)
+
+    def checkpoints(
+        self,
+        folder: str | Path,
+        *,
+        keep: int | None = None,
+        keep_every: int | None = None,
+    ) -> Checkpoints:
+        """The checkpoints of a loop of one's own, in one folder. Collective.
+
+        Call it after `load`. Their manifests hold the spec and the program's fingerprint.
+
+        Args:
+            folder: on a disk that all nodes share, or a URL that `fsspec` knows.
+            keep: how many of the last ones stay; None for all.
+            keep_every: those whose step it divides stay too.
+
+        Raises:
+            RunError: SH0663, there is no such place, or less than one is kept.
+        """
+        from shardlang.runtime.checkpoint.checkpoints import Checkpoints
+        from shardlang.training.about import about_of
+
+        about = about_of(self.compiled)
+        return Checkpoints(folder, keep=keep, keep_every=keep_every, about=about)
 
     def _loaded(self) -> Training:
         from shardlang.runtime.errors import RunError

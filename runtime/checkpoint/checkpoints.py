@@ -1,0 +1,229 @@
+"""The checkpoints of a run, in one folder."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from shardlang.runtime.checkpoint.collected import Collected
+from shardlang.runtime.checkpoint.drafting import Draft, cannot_write, folder_of, write
+from shardlang.runtime.checkpoint.entries import Part, entries_of
+from shardlang.runtime.checkpoint.finding import (
+    PassedOver,
+    committed,
+    newest,
+    remove_leftovers,
+    steps_in,
+)
+from shardlang.runtime.checkpoint.folders import folder_at
+from shardlang.runtime.checkpoint.loading import load
+from shardlang.runtime.checkpoint.manifest import Manifest
+from shardlang.runtime.checkpoint.ranks import Ranks, reason
+from shardlang.runtime.checkpoint.staging import Staging
+from shardlang.runtime.errors import RunError
+
+
+class Checkpoints:
+    """Saves the state of a run, finds the last one that is whole, and loads it.
+
+    A state is a dict of modules, optimizers, and whatever else has `state_dict` and
+    `load_state_dict`. Every rank makes the same calls in the same order.
+
+        checkpoints = program.checkpoints("run/checkpoints", keep=3)
+        state = {"model": model, "optimizer": optimizer}
+        first = checkpoints.load(state) or 0
+        for step in range(first + 1, 10_001):
+            ...
+            if step % 500 == 0:
+                checkpoints.save(step, state)
+        checkpoints.wait()
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        keep: int | None = None,
+        keep_every: int | None = None,
+        about: Mapping[str, object] | None = None,
+        say: Callable[[str], object] | None = None,
+    ) -> None:
+        """Collective.
+
+        Args:
+            folder: on a disk that all nodes share, or a URL that `fsspec` knows.
+            keep: how many of the last checkpoints stay; None for all.
+            keep_every: those whose step it divides stay too.
+            about: what the run says of itself in the manifests, as JSON.
+            say: takes what a person should know, on rank 0; by default a warning.
+
+        Raises:
+            RunError: SH0663, there is no such place, or less than one is kept.
+        """
+        if any(number is not None and number < 1 for number in (keep, keep_every)):
+            raise RunError(
+                "SH0663", "at least one checkpoint is kept", help="let `keep` be 1 or more"
+            )
+        self._folder = folder_at(folder)
+        self._keep, self._keep_every = keep, keep_every
+        self._about, self._say = dict(about or {}), say or _warn
+        self._ranks, self._staging = Ranks(), Staging()
+        self._saving: threading.Thread | None = None
+        self._failure: Exception | None = None
+        self._last: int | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where they are."""
+        return str(self._folder)
+
+    def save(self, step: int, state: Mapping[str, Part]) -> None:
+        """Copy the state, and write it in the background. Collective.
+
+        At most one checkpoint is being written: this waits for the one before. What the state holds
+        may change as soon as this returns.
+
+        Raises:
+            RunError: SH0662, the checkpoint before could not be written; SH0663, the state holds
+                something that cannot be kept.
+        """
+        self.wait()
+        if step == self._last:
+            return
+        collected = Collected(entries_of(state))
+        draft = Draft(
+            step,
+            collected.trees,
+            self._staging.copy(collected.tensors),
+            collected.described(),
+            self._about,
+        )
+        self._saving = threading.Thread(target=self._write, args=(draft,), name="checkpoint")
+        self._saving.start()
+
+    def _write(self, draft: Draft) -> None:
+        try:
+            with contextlib.ExitStack() as lock:
+                self._ranks.first(lambda: self._lock(lock))
+                write(draft, self._folder, self._ranks)
+                self._last = draft.step
+                self._ranks.first(self._remove_old)
+        except Exception as error:
+            self._failure = error
+
+    def _lock(self, lock: contextlib.ExitStack) -> None:
+        try:
+            alone = lock.enter_context(self._folder.writing())
+        except OSError as error:
+            raise cannot_write(self._folder, reason(error)) from error
+        if not alone:
+            raise RunError(
+                "SH0662",
+                f"another process is saving to `{self._folder}`",
+                help="give each run a folder of its own",
+            )
+
+    def _remove_old(self) -> None:
+        """Remove the checkpoints that are kept no longer, now that the new one is there."""
+        if self._keep is None:
+            return
+        for step in committed(self._folder)[: -self._keep]:
+            if self._keep_every is None or step % self._keep_every:
+                self._folder.remove(folder_of(step))
+
+    def wait(self) -> None:
+        """Wait until the checkpoint that is being written is there.
+
+        Raises:
+            RunError: SH0662, it could not be written.
+        """
+        if self._saving is not None:
+            self._saving.join()
+            self._saving = None
+        failure, self._failure = self._failure, None
+        if isinstance(failure, RunError):
+            raise failure
+        if failure is not None:
+            raise cannot_write(self._folder, reason(failure)) from failure
+
+    def latest(self) -> int | None:
+        """The step of the newest checkpoint that is whole; None if there is none. Collective.
+
+        It says which newer ones are not whole and why, and removes what killed processes have left.
+        """
+        manifest, _ = self._newest()
+        return manifest.step if manifest is not None else None
+
+    def manifest(self, step: int | None = None) -> Manifest | None:
+        """What the newest whole checkpoint, or that of a step, says of itself. Collective."""
+        return self._newest(step)[0]
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints whose files are all there. Collective."""
+        self.wait()
+        return self._ranks.first(lambda: committed(self._folder))
+
+    def _newest(self, step: int | None = None) -> tuple[Manifest | None, list[PassedOver]]:
+        self.wait()
+        gone = self._ranks.first(lambda: remove_leftovers(self._folder))
+        manifest, passed = newest(self._folder, self._ranks, step)
+        if self._ranks.rank == 0:
+            for one in passed:
+                self._say(str(one))
+            for name in gone:
+                self._say(f"`{name}` is removed: it was not written to the end")
+        return manifest, passed
+
+    def load(self, state: Mapping[str, Part], step: int | None = None) -> int | None:
+        """Load the newest whole checkpoint, or that of a step. Collective.
+
+        The state may lie on another mesh, by another spec, or on one process.
+
+        Returns:
+            Its step; None where there is no checkpoint.
+
+        Raises:
+            RunError: SH0661, none of those that are there is whole; SH0608, the state does not fit.
+        """
+        manifest, passed = self._newest(step)
+        if manifest is None:
+            if passed:
+                self._refuse(passed, step)
+            return None
+        load(self._folder, manifest, entries_of(state), self._ranks)
+        self._last = manifest.step
+        return manifest.step
+
+    def _refuse(self, passed: list[PassedOver], step: int | None) -> None:
+        known = self._ranks.first(lambda: steps_in(self._folder))
+        what = "no checkpoint" if step is None else f"the checkpoint of step {step}"
+        lacking = "is whole" if step is None else "is not whole"
+        raise RunError(
+            "SH0661",
+            f"{what} in `{self._folder}` {lacking}: {passed[0].why}",
+            help=f"load one of the steps {known}"
+            if step is not None and known
+            else "start anew in another folder, or bring back the files",
+            notes=[str(one) for one in passed[1:]],
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait for the checkpoint that is being written."""
+        if error is None:
+            self.wait()
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=4)

@@ -1,0 +1,50 @@
+"""What a run says of itself in the manifests of its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from shardlang.compiler.driver import Compiled
+from shardlang.runtime.optim import DEFAULT
+from shardlang.spec import Spec
+
+
+def about_of(compiled: Compiled) -> dict[str, object]:
+    """The spec, what it stands for, and the program's fingerprint, as JSON holds it."""
+    spec = compiled.spec
+    return {
+        "spec": _text_of(spec),
+        "set": spec.set_values,
+        "mesh": {axis.name: axis.size for axis in spec.mesh.whole.axes},
+        "program": compiled.program.fingerprint(),
+        **identity(compiled),
+    }
+
+
+def identity(compiled: Compiled) -> dict[str, object]:
+    """What must not differ between a run and its resume."""
+    spec = compiled.spec
+    name, arguments = (
+        (spec.optimizer.name, spec.optimizer.kwargs) if spec.optimizer is not None else DEFAULT
+    )
+    return {
+        "model": _model_of(spec),
+        "inputs": {one.name: f"{one.dtype} {list(one.shape)}" for one in compiled.inputs},
+        "optimizer": _called(name, arguments),
+        "precision": str(compiled.program.step.precision),
+        "random": spec.random,
+    }
+
+
+def _text_of(spec: Spec) -> str:
+    return spec.path.read_text(encoding="utf-8") if spec.path.is_file() else ""
+
+
+def _model_of(spec: Spec) -> str:
+    model = spec.model
+    return f"{model.path.name}:{_called(model.function or model.kind, model.kwargs)}"
+
+
+def _called(name: str, arguments: Mapping[str, object]) -> str:
+    listed = ", ".join(f"{key} = {value!r}" for key, value in sorted(arguments.items()))
+    return f"{name}({listed})"
