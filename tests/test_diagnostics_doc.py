@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from shardlang.bind import ModelNames, bind
 from shardlang.cli import execute
 from shardlang.grammar.codes import CODES
 from shardlang.spec import load_spec_text
+from tests.runtime.forking import completed
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "diagnostics.md").read_text(encoding="utf-8")
@@ -115,11 +115,9 @@ def test_the_example_gives_exactly_its_code(
 def test_the_run_of_several_ranks_gives_exactly_its_code(code: str, tmp_path: Path) -> None:
     given(code, tmp_path)
     arguments = command(code)[1]
-    done = subprocess.run(
-        [sys.executable, "-m", "shardlang", *arguments],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, timeout=240,
-        capture_output=True, check=False,
-    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = [sys.executable, "-m", "shardlang", *arguments]
+    done = completed(run, environment, timeout=240, cwd=tmp_path)
     assert done.returncode == 1
     assert re.findall(r"^error\[(SH\d{4})\]", done.stderr, re.M) == [code], done.stderr
     assert "= help: " in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -69,6 +70,7 @@ def batch(step: int) -> dict[str, Tensor]:
     return {"ids": ids, "labels": labels}
 
 
+@functools.cache
 def program(name: str, build: Any = stored.stacked) -> Program:
     """A spec on a model."""
     mesh, axes, store = SPECS[name]
