@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from shardlang.ir.collective import Collective
 from shardlang.ir.experts.row_exchange import router_at
 from shardlang.runtime.buckets import Bucket, Tensors, buckets
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.moves import SENDING, Move, Sending
+from shardlang.runtime.moves import SENDING, Move, Reduce, Sending
 from shardlang.runtime.routes import carry
 from shardlang.runtime.transport import Arriving, Wire
 from shardlang.runtime.watch import named
@@ -40,8 +40,15 @@ class Sent:
         return named(self.move.label, arriving.wait)
 
 
-def connected(move: Move, aside: bool = False) -> Action:
-    """The move as a function of this device's shard; `aside` as in `Wire`."""
+def connected(move: Move, aside: bool = False, spare: bool = False) -> Action:
+    """The move as a function of this device's shard.
+
+    Args:
+        aside: as in `Wire`.
+        spare: an all-reduce may put the sum into the shard.
+    """
+    if spare and isinstance(move, Reduce):
+        move = replace(move, spare=True)
     return Sent(move, Wire(move.group, aside)) if isinstance(move, SENDING) else move
 
 

@@ -63,17 +63,18 @@ class Sending(Protocol):
 
 @dataclass(slots=True)
 class Reduce:
-    """All-reduce over the group."""
+    """All-reduce over the group. Where the shard is `spare` it may become the sum."""
 
     reads_shard: ClassVar[bool] = False
     group: Group
     label: str
     op: ReduceOp
+    spare: bool = False
 
     @property
     def call(self) -> Call:
-        """An all-reduce; the shard stays as it is."""
-        return Call("all_reduce", self.op)
+        """An all-reduce."""
+        return Call("all_reduce", self.op, self.spare)
 
     def pack(self, x: Tensor) -> Tensor:
         """The shard."""

@@ -6,7 +6,7 @@ holds for the program on any backend that makes the calls of `communication` as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -16,6 +16,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.node import info
 from shardlang.ir.shards import shard_of
+from shardlang.ir.spare import reduces_in_place
 from shardlang.ir.step import (
     StepProgram,
     collectives_of,
@@ -48,6 +49,13 @@ class Started:
         if any(x._version != before for x, before in self._given):
             raise RuntimeError("what it sends was written before it was waited for")
         return self._made
+
+
+def spoil(given: Iterable[Tensor]) -> None:
+    """Overwrite what an all-reduce may put its sum into: who still reads it gets no number."""
+    for x in given:
+        if x.is_contiguous() and x.is_floating_point():
+            x.fill_(float("nan"))
 
 
 class GraphSimulator:
@@ -83,6 +91,8 @@ class GraphSimulator:
             if is_start(node):
                 made = self._collective(node, values)
                 given = [[values[x][d] for x, _ in collectives_of(node)] for d in self._devices]
+                if reduces_in_place(node):
+                    spoil(x for (x,) in given)
                 return [Started(*one) for one in zip(made, given, strict=True)]
             if is_collective(node):
                 return self._collective(node, values)

@@ -3,9 +3,10 @@
 Tensors of any memory in, dense ones out, inputs unchanged. They are the calls of the process group
 itself, which cost the least. This is the one module that uses them.
 
-gloo has no true reduce-scatter (it all-reduces everything) and its ring all-reduce takes two rounds
-where two members need one: both are built on the all-to-all here, which sends the same bytes as the
-ring algorithms and takes about half the time.
+gloo has no true reduce-scatter (it all-reduces everything), its ring all-reduce takes two rounds
+where two members need one, and its all-gather copies all that arrives: these are built on the
+all-to-all here, which sends the same bytes as the ring algorithms and takes about half the time.
+Large tensors that may hold the sum are all-reduced by the ring, which takes no memory for it.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ _SENT_AS_BYTES = {torch.bool, torch.int16, torch.complex64, torch.complex128}
 
 _REDUCED_AS = {torch.bool: torch.int32, torch.int16: torch.int32}
 """Types that some backend cannot reduce, and one that holds them and a sum over all devices."""
+
+
+_LARGE = 1 << 20
+"""Bytes from which on gloo's ring in place is as fast for two members as an exchange."""
 
 
 class Arriving:
@@ -120,18 +125,26 @@ class Wire:
         if x.dtype in _REDUCED_AS:
             dtype = x.dtype
             return self._all_reduce(x.to(_REDUCED_AS[dtype]), op).then(lambda y: y.to(dtype))
-        if self.pair:
+        if self.pair and not (spare and self._is_large(x)):
             return self._swap_and_add(_dense(x), op)
-        out = x if spare else x.clone(memory_format=torch.contiguous_format)
+        out = _dense(x) if spare else x.clone(memory_format=torch.contiguous_format)
         group = self._connection.process_group
         return Arriving(out, group.allreduce([out], self._reduce_options[op]))
 
+    def _is_large(self, x: Tensor) -> bool:
+        """Whether gloo's ring in place takes no longer than an exchange, which takes memory."""
+        return x.numel() * x.element_size() >= _LARGE and not x.is_complex()
+
     def _swap_and_add(self, x: Tensor, op: ReduceOp) -> Arriving:
         """An all-reduce of two members: each sends the other all that it has."""
+        arriving = self._exchange(x.view(-1), *self._all_to_other(x))
+        return arriving.then(lambda y: _combined(op, y.view(x.shape), x))
+
+    def _all_to_other(self, x: Tensor) -> tuple[list[int], list[int]]:
+        """The elements sent and received where two members exchange all of a tensor."""
         sizes = [0, 0]
         sizes[1 - self.index] = x.numel()
-        arriving = self._exchange(x.view(-1), sizes, sizes)
-        return arriving.then(lambda y: _combined(op, y.view(x.shape), x))
+        return sizes, sizes
 
     def _all_gather(self, x: Tensor) -> Arriving:
         if self.size == 1 or x.numel() == 0:
@@ -139,10 +152,17 @@ class Wire:
         if x.dtype in _SENT_AS_BYTES:
             dtype = x.dtype
             return self._all_gather(_as_bytes(x)).then(lambda y: y.view(dtype))
-        x = _dense(x).view(-1)
         out = x.new_empty(x.numel() * self.size)
+        rows = out.view(self.size, -1)
+        mine = rows[self.index]
+        mine.view(x.shape).copy_(x)
         group = self._connection.process_group
-        return Arriving(out, group._allgather_base(out, x, self._gather_options), x)
+        if not self.pair:
+            return Arriving(out, group._allgather_base(out, mine, self._gather_options))
+        sent, received = self._all_to_other(mine)
+        other = rows[1 - self.index]
+        work = group.alltoall_base(other, mine, received, sent, self._exchange_options)
+        return Arriving(out, work)
 
     def _reduce_scatter(self, x: Tensor) -> Arriving:
         """The sum over the members of their rows for this one; `x` is one equal row per member."""
@@ -155,6 +175,11 @@ class Wire:
         if x.is_complex():
             pairs = self._reduce_scatter(torch.view_as_real(x))
             return pairs.then(lambda y: torch.view_as_complex(y.view(-1, 2)))
+        if self.pair:
+            rows = x.view(2, -1)
+            mine, other = rows[self.index], rows[1 - self.index]
+            arriving = self._exchange(other, *self._all_to_other(other))
+            return arriving.then(lambda y: _combined(ReduceOp.SUM, y, mine))
         if self.gloo:
             return self._exchange(x).then(self._sum_rows)
         out = x.new_empty(x.numel() // self.size)
@@ -162,8 +187,7 @@ class Wire:
         return Arriving(out, group._reduce_scatter_base(out, x, self._scatter_options), x)
 
     def _sum_rows(self, x: Tensor) -> Tensor:
-        rows = x.view(self.size, -1)
-        return rows[0] + rows[1] if self.size == 2 else rows.sum(0, dtype=x.dtype)
+        return x.view(self.size, -1).sum(0, dtype=x.dtype)
 
     def _exchange(
         self, x: Tensor, sent: list[int] | None = None, received: list[int] | None = None

@@ -14,6 +14,7 @@ from shardlang.ir.compat import OpOverload
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.node import info
 from shardlang.ir.rewriter import Rewriter
+from shardlang.ir.spare import reduces_in_place
 from shardlang.ir.step import (
     STARTS,
     Stream,
@@ -99,7 +100,7 @@ def is_pointwise(target: object) -> bool:
 def summed_in_place(start: fx.Node) -> bool:
     """Whether the message of a collective becomes what it gives."""
     kinds = {collective.kind for _, collective in collectives_of(start)}
-    return is_bucket(start) and kinds == {Kind.ALL_REDUCE}
+    return kinds == {Kind.ALL_REDUCE} and (is_bucket(start) or reduces_in_place(start))
 
 
 def bytes_given(start: fx.Node, mesh: Mesh) -> int:

@@ -35,8 +35,8 @@ class Failure(Protocol):
 
 def at_model(failure: Failure, spec: Spec) -> Diagnostic:
     """The diagnostic for what the model's code caused."""
-    stated = _statement(getattr(failure, "input", ""), spec)
-    place, labels, notes = places(failure.source, stated)
+    stated, what = _statement(failure, spec)
+    place, labels, notes = places(failure.source, stated, what)
     if module := getattr(failure, "module", ""):
         notes.append(f"in module `{module}`")
     notes += _traceback(failure)
@@ -54,26 +54,36 @@ def _traceback(failure: Failure) -> list[str]:
     return [trace] if trace.count("\n  File ") > expected else []
 
 
-def places(source: str, stated: Span) -> tuple[Span, list[Label], list[str]]:
+def places(
+    source: str, stated: Span, what: str = "the model is stated"
+) -> tuple[Span, list[Label], list[str]]:
     """Where a finding about a line of the model stands: its place, other places, and notes.
 
     That is the line itself where it is known and the person's own to edit, else the statement of
     the spec; the other one is a label.
+
+    Args:
+        what: what the statement says.
     """
     line = _line_span(source)
     if line is None:
         return stated, [], [f"model line: {source}"] if source else []
     if is_installed(line.file):
         return stated, [Label(line, "in the model's code")], []
-    return line, [Label(stated, "the model is stated here")], []
+    return line, [Label(stated, f"{what} here")], []
 
 
-def _statement(name: str, spec: Spec) -> Span:
-    """The `input` statement of that name, else the `model` statement."""
+def _statement(failure: Failure, spec: Spec) -> tuple[Span, str]:
+    """The statement that asks for what fails, and what it says: else the `model` statement."""
+    if failure.code == "SH0409" and spec.accumulate is not None:
+        return spec.accumulate.span, "`accumulate` is stated"
+    if failure.code == "SH0512" and spec.budget_span is not None:
+        return spec.budget_span, "`recompute` is stated"
+    name = getattr(failure, "input", "")
     for decl in spec.inputs if name else ():
         if decl.pattern.text == name or decl.pattern.matches(name):
-            return decl.span
-    return spec.model.span
+            return decl.span, "the input is stated"
+    return spec.model.span, "the model is stated"
 
 
 def _line_span(source: str) -> Span | None:

@@ -16,6 +16,7 @@ from shardlang.ir.device_values import at_device
 from shardlang.ir.experts.row_exchange import RowExchange
 from shardlang.ir.factor import split
 from shardlang.ir.mesh import Axis, Coord, Mesh
+from shardlang.ir.spare import reduces_in_place
 from shardlang.ir.step import (
     collectives_of,
     is_bucket,
@@ -136,9 +137,9 @@ class StepCalls:
         values, ways = [x for x, _ in pairs], tuple(c for _, c in pairs)
         if by is not None:
             return Call(partial(_routed, ways[0], self.site), (ways, self._where)), [*values, by]
-        aside = is_start(node)
-        actions = [connected(self._move(c), aside) for c in ways]
-        key = ways, is_bucket(node), aside, self._where
+        aside, spare = is_start(node), reduces_in_place(node)
+        actions = [connected(self._move(c), aside, spare) for c in ways]
+        key = ways, is_bucket(node), aside, spare, self._where
         if is_bucket(node):
             together = StartedTogether if aside else run_together
             return Call(lambda *xs: together(actions, xs), key), values

@@ -118,6 +118,7 @@ def _spec(
         accumulate=draft.accumulate,
         precision=draft.precision,
         step=draft.step,
+        budget_span=draft.stated.get(("recompute", "")),
         recomputes=tuple(draft.recomputes),
         expects=tuple(draft.expects),
     )

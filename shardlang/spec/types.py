@@ -298,6 +298,7 @@ class Spec:
         precision: the types beside those of the model.
         random: `exact`, what one device draws, or `fast`, a stream for each shard.
         step: the options of the passes on the step program that name nothing of the model.
+        budget_span: where `recompute to` or `recompute selective` stands.
         recomputes: the modules that the backward computes again.
     """
 
@@ -318,6 +319,7 @@ class Spec:
     accumulate: AccumulateDecl | None = None
     precision: PrecisionDecl = PrecisionDecl()
     step: StepOptions = NO_OPTIONS
+    budget_span: Span | None = field(default=None, compare=False, repr=False)
     recomputes: tuple[RecomputeDecl, ...] = ()
     expects: tuple[Expectation, ...] = ()
 

@@ -9,6 +9,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import torch
+from kinds import kind_of
 from stored import frozen, stacked
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -23,10 +24,7 @@ Sent = Counter[tuple[str, int]]
 
 
 class Boundary(TorchDispatchMode):
-    """Counts the gathers and reduce-scatters of process groups, with the bytes of whole messages.
-
-    Our reduce-scatter over gloo is an exchange of equal rows; exchanges with sizes are reductions.
-    """
+    """Counts the gathers and reduce-scatters of two ranks, with the bytes of whole messages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,8 +36,10 @@ class Boundary(TorchDispatchMode):
         name = func.overloadpacket.__name__ if func.namespace == "c10d" else ""
         if name == "_allgather_base_":
             self._count("gather", args[0])
-        elif name == "_reduce_scatter_base_" or (name == "alltoall_base_" and not args[3]):
+        elif name == "_reduce_scatter_base_":
             self._count("scatter", args[1])
+        elif name == "alltoall_base_" and (kind := kind_of(name, args)) != "all_reduce":
+            self.sent["gather" if kind == "all_gather" else "scatter", 2 * args[1].nbytes] += 1
         return func(*args, **(kwargs or {}))
 
     def _count(self, kind: str, message: Tensor) -> None:

@@ -8,6 +8,7 @@ from tempfile import mkdtemp
 
 import torch
 import torch.distributed as dist
+from kinds import kind_of
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -39,7 +40,7 @@ COUNTS = (1, 8)
 ROWS = 32
 
 Seen = tuple[str, tuple[int, ...], int]
-"""The op of a process group, the ranks of the group, and the bytes that this rank sends."""
+"""The collective, the ranks of the group, and the bytes that this rank sends."""
 
 Counted = dict[tuple[str, int], tuple[list[Seen], set[str]]]
 """By spec and number of microbatches, what a step sends, and for what else the ranks meet."""
@@ -71,24 +72,23 @@ class Boundary(TorchDispatchMode):
 
 
 def _seen(op: str, args: tuple[object, ...]) -> Seen:
-    """A call: what it is named, between whom it is, and what it sends by a ring algorithm."""
+    """A call: what it makes, between whom it is, and what it sends by a ring algorithm."""
     boxed = next(a for a in args if isinstance(a, torch.ScriptObject) and "Group" in str(a._type()))
     group = dist.ProcessGroup.unbox(boxed)
     ranks = tuple(dist.get_process_group_ranks(group))
-    others = len(ranks) - 1
+    others, kind = len(ranks) - 1, kind_of(op, args)
     if op == "allreduce_":
         (message,) = _tensors(args[0])
-        return op, ranks, 2 * message.nbytes * others // len(ranks)
+        return kind, ranks, 2 * message.nbytes * others // len(ranks)
     message = _tensors(args[1])[0]
     if op == "_allgather_base_":
-        return op, ranks, message.nbytes * others
-    assert op == "alltoall_base_", op
+        return kind, ranks, message.nbytes * others
     shares = args[4]
     assert isinstance(shares, list)
     if not shares:
-        return op, ranks, message.nbytes * others // len(ranks)
+        return kind, ranks, message.nbytes * others // len(ranks)
     apart = [n for rank, n in zip(ranks, shares, strict=True) if rank != dist.get_rank()]
-    return f"{op} with sizes", ranks, sum(apart) * message.element_size()
+    return kind, ranks, sum(apart) * message.element_size()
 
 
 def _tensors(given: object) -> list[Tensor]:

@@ -96,15 +96,10 @@ def test_a_loop_of_ones_own(ran: list[Any]) -> None:
         assert found["longer"] == pytest.approx(want, rel=1e-12)
 
 
-def over_gloo(row: CollectiveRow, mesh: Mesh, rank: int) -> tuple[str, tuple[int, ...]]:
-    """How the call of a row is made (`shardlang.runtime.transport`), and between which ranks."""
+def between(row: CollectiveRow, mesh: Mesh, rank: int) -> tuple[str, tuple[int, ...]]:
+    """The op of a row, and the ranks between which it is."""
     (ranks,) = (sorted(x) for x in mesh.groups(mesh.named(row.axes)) if rank in x)
-    op = {
-        "all_gather": "_allgather_base_",
-        "reduce_scatter": "alltoall_base_",
-        "all_reduce": "alltoall_base_ with sizes" if len(ranks) == 2 else "allreduce_",
-    }[row.op]
-    return op, tuple(ranks)
+    return row.op, tuple(ranks)
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -118,7 +113,7 @@ def test_a_step_makes_the_calls_of_its_plan(ran: list[Any], name: str, count: in
     mesh, rows = made.local.mesh, list(plan_of(made.compiled).calls())
     found = [counted[name, count] for _, _, counted in ran]
     for rank, (sent, compared) in enumerate(found):
-        assert [call[:2] for call in sent] == [over_gloo(row, mesh, rank) for row in rows]
+        assert [call[:2] for call in sent] == [between(row, mesh, rank) for row in rows]
         assert compared == {"comparison of the calls of all ranks"}
     most = [
         max(bytes_ for *_, bytes_ in calls) for calls in zip(*(x for x, _ in found), strict=True)

@@ -65,7 +65,7 @@ LAYERS: dict[ModuleType, tuple[str, ...]] = {
 }
 """Each layer's records, and who may read them without carrying anything out."""
 
-PLACES = {"span", "trivia", "foot", "file"}
+PLACES = {"span", "budget_span", "trivia", "foot", "file"}
 NOT_STATED = {"Node", "Item", "Trivia", "ModelNames"}
 """Where a thing stands, what is written around it, and what binding knows of the model."""
 

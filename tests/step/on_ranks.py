@@ -26,6 +26,7 @@ from shardlang.plan.types import Phase
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.watch import WATCH
 from shardlang.spec import load_spec_text
+from tests.runtime.kinds import kind_of
 
 MODELS = Path(__file__).with_name("layers.py")
 HEAD = f'mesh {{ d = 2 }}\nmodel "{MODELS}:Layers"(count = 3, width = 6, inner = 8)\n'
@@ -43,10 +44,9 @@ Sent = tuple[str, str, int, int]
 
 
 class Boundary(TorchDispatchMode):
-    """Every call of a process group, in order.
+    """Every call of a process group that sends what the program says, in order.
 
-    Over gloo a reduce-scatter of ours is an exchange of equal rows, and an all-reduce of two ranks
-    one in which each sends the other all that it has; other calls compare the ranks.
+    Other calls than these exchanges of two ranks compare the ranks.
     """
 
     def __init__(self) -> None:
@@ -58,20 +58,12 @@ class Boundary(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
         op = func.overloadpacket.__name__
-        if op in ("_allgather_base_", "alltoall_base_"):
+        if op == "alltoall_base_":
             group = next(a for a in args if isinstance(a, torch.ScriptObject))
             stream = dist.ProcessGroup.unbox(group).group_desc.partition(" ")[2]
-            name, sent = _sent(op, args)
-            self.sent.append((name, stream, sent, self.products))
+            self.sent.append((kind_of(op, args), stream, args[1].nbytes, self.products))
         self.products += op in ("mm", "addmm")
         return func(*args, **(kwargs or {}))
-
-
-def _sent(op: str, args: Any) -> tuple[str, int]:
-    message: Tensor = args[1]
-    if op == "_allgather_base_":
-        return "all_gather", message.nbytes
-    return ("all_reduce", message.nbytes) if args[4] else ("reduce_scatter", message.nbytes // 2)
 
 
 @contextmanager

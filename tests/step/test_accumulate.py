@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import shardlang
 from shardlang.api import Program
+from shardlang.compiler import at_model
 from shardlang.compiler.accumulate import accumulated
 from shardlang.compiler.driver import CompileError
 from shardlang.ir.accumulated import AccumulatedStep
@@ -114,13 +115,22 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("model", REFUSED)
-def test_what_needs_all_rows_at_once_is_refused(tmp_path: Path, model: type[nn.Module]) -> None:
+def test_what_needs_all_rows_at_once_is_refused(
+    tmp_path: Path, model: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the line of the model, or at the statement where that is nobody's to edit."""
     made = program(tmp_path, model, f"mesh {{ dp = 2 }}\n{ROWS}accumulate 2\n")
     with pytest.raises(CompileError) as error:
         made.verify()
     (found,) = error.value.diagnostics
     assert found.code == "SH0409"
     assert not REFUSED[model] or REFUSED[model] in str(found.notes)
+    ((text, stated),) = [(label.text, label.span) for label in found.labels]
+    assert text == "`accumulate` is stated here" and found.span.file.endswith("accumulate.py")
+    monkeypatch.setattr(at_model, "is_installed", lambda file: True)
+    with pytest.raises(CompileError) as error:
+        made.verify()
+    assert error.value.diagnostics[0].span == stated
 
 
 def test_more_microbatches_than_rows(tmp_path: Path) -> None:

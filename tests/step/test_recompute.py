@@ -162,6 +162,7 @@ def test_a_budget_that_cannot_be_met_is_refused_with_the_least_peak() -> None:
         case("Deep", what="to 1KiB")
     (finding,) = [found for found in caught.value.diagnostics if found.is_error]
     assert finding.code == "SH0512"
+    assert finding.span.line == 4, "at the `recompute` statement"
     assert finding.help is not None
     least = re.search(r"recompute to (\d+)", finding.help)
     assert least is not None

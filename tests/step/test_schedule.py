@@ -12,8 +12,9 @@ from spawn import spawn
 from torch import Tensor, fx
 
 from shardlang.compiler.driver import compile_spec
-from shardlang.ir.node import info
+from shardlang.ir.node import info, set_info
 from shardlang.ir.program import LocalProgram, differentiable
+from shardlang.ir.spare import reduces_in_place
 from shardlang.ir.step import (
     StepProgram,
     Stream,
@@ -29,6 +30,7 @@ from shardlang.passes.step import write_step as written
 from shardlang.passes.step.check_step import check_step
 from shardlang.passes.step.schedule import schedule
 from shardlang.passes.step.write_update import write_update
+from shardlang.runtime import simulate_step
 from shardlang.runtime.simulate import DeviceFault, Watch
 from shardlang.runtime.simulate_step import StepSimulator
 from shardlang.spec import load_spec_text
@@ -177,6 +179,42 @@ def test_a_write_between_start_and_wait_is_found() -> None:
         step.graph.call_function(torch.ops.aten.zero_.default, (written_to,))
     with pytest.raises(DeviceFault, match="written before it was waited for"):
         simulated(step)
+
+
+def in_place(step: StepProgram) -> list[fx.Node]:
+    """The all-reduces of the backward that put the sum into the memory of what they add up."""
+    return [n for n in step.graph.nodes if info(n).backward and reduces_in_place(n)]
+
+
+def test_a_sum_of_what_nothing_else_reads_is_made_in_place() -> None:
+    """Of the gradients of two activations the first; the second is added to another one too."""
+    step = step_of(TENSOR)
+    (start,) = in_place(step)
+    (operand, _), *_ = collectives_of(start)
+    with step.graph.inserting_before(start):
+        reader = step.graph.call_function(torch.ops.aten.neg.default, (operand,))
+    assert in_place(step) == []
+    step.graph.erase_node(reader)
+    assert in_place(step) == [start]
+
+
+def test_who_reads_what_a_sum_has_taken_the_place_of_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = step_of(TENSOR)
+    (start,) = in_place(step)
+    (operand, _), *_ = collectives_of(start)
+    wait = next(iter(start.users))
+    gradient = next(n for n in step.returned[1] if operand not in n.all_input_nodes)
+    with step.graph.inserting_before(step.graph.output_node()):
+        late = step.graph.call_function(torch.ops.aten.mean.default, (operand,))
+        changed = step.graph.call_function(torch.ops.aten.add.Tensor, (gradient, late))
+    for node in (late, changed):
+        set_info(node, info(wait))
+    gradient.replace_all_uses_with(changed, lambda user: user.op == "output")
+    assert all(bool(x.isfinite().all()) for x in simulated(step))
+    monkeypatch.setattr(simulate_step, "reduces_in_place", lambda node: node is start)
+    assert not all(bool(x.isfinite().all()) for x in simulated(step))
 
 
 def test_a_wait_behind_a_reader_is_found() -> None:
