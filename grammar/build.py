@@ -119,6 +119,17 @@ def _accumulate(rule: Rule) -> t.Accumulate:
     return t.Accumulate(leaf.scalar(rule.rule(0)), span=rule.span)
 
 
+def _checkpoint(rule: Rule) -> t.Checkpoint:
+    keep, keep_every, on_nan = (rule.maybe_rule(i) for i in (1, 2, 3))
+    return t.Checkpoint(
+        leaf.scalar(rule.rule(0)),
+        leaf.scalar(keep.rule(0)) if keep else None,
+        leaf.scalar(keep_every.rule(0)) if keep_every else None,
+        chosen(on_nan.token(0), t.ON_NAN) if on_nan else None,
+        span=rule.span,
+    )
+
+
 def _precision(rule: Rule) -> t.Precision:
     items = tuple(leaf.either(item, _PRECISION_ITEMS) for item in rule.rules())
     return t.Precision(items, span=rule.span)
@@ -219,6 +230,7 @@ _STATEMENTS: dict[str, Callable[[Rule], t.Statement]] = {
     "random": _random,
     "recompute": _recompute,
     "accumulate": _accumulate,
+    "checkpoint": _checkpoint,
     "precision": _precision,
     "schedule": _schedule,
     "expect": _expect,

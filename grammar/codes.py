@@ -176,6 +176,10 @@ CODES: dict[str, Code] = {
         "Gradients below 6e-8 are zero in f16. `precision { loss_scale = dynamic }` multiplies the"
         " loss, and the optimizer divides the gradients.",
     ),
+    "SH0248": Code(
+        "bad checkpoint",
+        "A checkpoint is written every so many steps, at least 1, and at least one is kept.",
+    ),
     "SH0230": Code("unused name", "A let or dim that nothing refers to."),
     "SH0231": Code(
         "unused axis",
@@ -490,6 +494,16 @@ CODES: dict[str, Code] = {
     "SH0663": Code(
         "checkpoint that cannot be made",
         "The place is unknown, or the state holds what a checkpoint cannot keep.",
+    ),
+    "SH0664": Code(
+        "run without a folder of its own",
+        "Checkpoints need a folder, and a run overwrites none: a folder that holds checkpoints is"
+        " resumed with `--resume`.",
+    ),
+    "SH0665": Code(
+        "checkpoint of another run",
+        "A run goes on with the model, the optimizer and the precision that it began with. Mesh and"
+        " layouts may differ.",
     ),
 }
 """Every code, by number."""

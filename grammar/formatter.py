@@ -255,6 +255,13 @@ def _(node: t.Accumulate) -> str:
 
 
 @_text.register
+def _(node: t.Checkpoint) -> str:
+    numbers = [("every", node.every), ("keep", node.keep), ("keep_every", node.keep_every)]
+    said = [f"{word} {_text(number)}" for word, number in numbers if number is not None]
+    return " ".join(["checkpoint", *said, *([f"on_nan {node.on_nan}"] if node.on_nan else [])])
+
+
+@_text.register
 def _(node: t.Typed) -> str:
     return f"{node.what} = {_text(node.dtype)}"
 

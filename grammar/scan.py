@@ -34,6 +34,7 @@ FORMS = {
     "random": "random fast",
     "recompute": 'recompute "MODULES"',
     "accumulate": "accumulate COUNT",
+    "checkpoint": "checkpoint every COUNT keep COUNT",
     "precision": "precision { compute = TYPE }",
     "schedule": "schedule { prefetch SIZE }",
     "expect": 'expect { forbid COLLECTIVE over AXES in "MODULES" }',

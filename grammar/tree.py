@@ -40,6 +40,7 @@ from shardlang.grammar.leaves import (
 __all__ = [
     "AXIS_ROLES",
     "NO_TRIVIA",
+    "ON_NAN",
     "RANDOM_MODES",
     "SIDES",
     "TYPED",
@@ -51,6 +52,7 @@ __all__ = [
     "Block",
     "BlockItem",
     "Buffer",
+    "Checkpoint",
     "Count",
     "Dims",
     "DimsEntry",
@@ -267,6 +269,20 @@ class Accumulate(Item):
     count: Scalar
 
 
+OnNan = Literal["stop", "skip", "rollback"]
+ON_NAN: tuple[OnNan, ...] = ("stop", "skip", "rollback")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint(Item):
+    """`checkpoint every 500 keep 3 keep_every 5000 on_nan rollback`."""
+
+    every: Scalar
+    keep: Scalar | None = None
+    keep_every: Scalar | None = None
+    on_nan: OnNan | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Typed(Item):
     """`master = f32`, inside `precision`: the type of something."""
@@ -373,7 +389,7 @@ BlockItem: TypeAlias = "AxisDecl | DimsEntry | Prefetch | ExpectItem"
 Statement: TypeAlias = (
     "Use | Let | Mesh | Dims | Model | Input | Output | Loss | Param | Buffer | Store"
     " | ValueStatement | Optimizer | Random | Recompute | Schedule | Accumulate"
-    " | Precision | Expect"
+    " | Precision | Checkpoint | Expect"
 )
 
 

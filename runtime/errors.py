@@ -32,6 +32,8 @@ CODES: dict[str, str] = {
     "SH0661": "a checkpoint cannot be read",
     "SH0662": "a checkpoint cannot be written",
     "SH0663": "a checkpoint cannot be made",
+    "SH0664": "the run has no folder of its own",
+    "SH0665": "the checkpoint is another run's",
 }
 """Every code of this stage, with what it says."""
 

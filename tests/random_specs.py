@@ -203,6 +203,10 @@ class SpecMaker:
     def times_bound(self) -> t.TimesBound:
         return t.TimesBound(self.scalar() if self.chance(0.7) else None)
 
+    def checkpoint(self) -> t.Checkpoint:
+        counts = [self.scalar() if self.chance(0.5) else None for _ in range(2)]
+        return t.Checkpoint(self.scalar(), *counts, self.rng.choice([None, *t.ON_NAN]))
+
     def statement(self) -> t.Statement:
         """Any statement but `use`, which would read files."""
         makers: list[Callable[[], t.Statement]] = [
@@ -222,6 +226,7 @@ class SpecMaker:
             self.dims,
             self.model,
             lambda: t.Optimizer(self.ident(["adamw", "sgd"]), self.many(self.argument, 0, 3)),
+            self.checkpoint,
             lambda: t.Random(self.rng.choice(["exact", "fast"])),
             lambda: t.Recompute(self.rng.choice([self.pattern(), None])),
             lambda: t.Recompute(budget=t.Size(self.rng.randint(1, 9), "GiB")),

@@ -167,6 +167,16 @@ class Checkpoints:
         self.wait()
         return self._ranks.first(lambda: committed(self._folder))
 
+    def any(self) -> bool:
+        """Whether the folder holds checkpoints, whole or not. Collective."""
+        self.wait()
+        return bool(self._ranks.first(lambda: steps_in(self._folder)))
+
+    @property
+    def last(self) -> int | None:
+        """The step of what was saved or loaded last."""
+        return self._last
+
     def _newest(self, step: int | None = None) -> tuple[Manifest | None, list[PassedOver]]:
         self.wait()
         gone = self._ranks.first(lambda: remove_leftovers(self._folder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import torch
 
@@ -33,6 +34,7 @@ class Trainer:
         optimizer: what changes its parameters.
         step_number: the steps that were taken, those before a resume included.
         after_step: what is done after each step.
+        goes_on: whether the run goes on after a step that is not finite; if so it is skipped.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Trainer:
         )
         self.step_number = 0
         self.after_step: list[AfterStep] = []
+        self.goes_on: Callable[[Record], bool] = lambda record: False
         self._stream = stream_of(batches)
         self._places: deque[dict[str, object]] = deque()
         self._batches = around(self._noted())
@@ -74,19 +77,22 @@ class Trainer:
             yield whole
 
     def steps(self, count: int) -> Iterator[Record]:
-        """Take steps, and give a record of each.
+        """Take steps, so many further than now, and give a record of each.
 
         Fewer, where the batches end; and none after one that is not finite, unless a smaller factor
-        of the loss may mend it.
+        of the loss may mend it, or `goes_on` says so.
 
         Raises:
             RunError: as for a call of the module.
         """
-        for _ in range(count):
+        end = self.step_number + count
+        while self.step_number < end:
             whole = next(self._batches, None)
             if whole is None:
                 return
             record = self._step(whole)
+            if record.not_finite and not record.skipped and self.goes_on(record):
+                record = replace(record, skipped=True)
             for hook in self.after_step:
                 hook(self, record)
             yield record

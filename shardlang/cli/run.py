@@ -12,6 +12,7 @@ from shardlang.cli.common import Context, common_options
 
 if TYPE_CHECKING:
     from shardlang.runtime.launch import Job
+    from shardlang.spec import Spec
 
 
 @click.command("run")
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 @click.option(
     "--save", type=click.Path(file_okay=False, path_type=Path), help="Where to write the weights."
 )
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder of the run, in which its checkpoints are.",
+)
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in `--out`.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
@@ -50,6 +57,8 @@ def command(
     steps: int,
     data: Path | None,
     save: Path | None,
+    out: Path | None,
+    resume: bool,
     device: str,
     seed: int,
     reference: bool,
@@ -62,15 +71,19 @@ def command(
     from shardlang.runtime.launch import Job, launched, this_command
 
     _check_nodes(nnodes, node_rank, rdzv_endpoint)
+    if resume and out is None:
+        raise click.BadParameter("needs `--out FOLDER`", param_hint="'--resume'")
     spec = context.load_spec(spec_path)
+    _check_folder(context, spec, out)
     if launched() or spec.mesh.devices == 1:
         _check_alone(nnodes, log_dir)
         from shardlang.cli.training import Options, work
 
-        work(context, spec, Options(steps, data, save, device, seed, reference, compile))
+        options = Options(steps, data, save, device, seed, reference, compile, out, resume)
+        work(context, spec, options)
     else:
         nodes = (nnodes, node_rank, rdzv_endpoint)
-        saves = save is not None
+        saves = save is not None or out is not None
         job = Job(this_command(), spec.mesh.devices, device, *nodes, saves=saves, logs=log_dir)
         _launch(job)
 
@@ -80,6 +93,17 @@ def _check_nodes(nnodes: int, node_rank: int, endpoint: str) -> None:
         raise click.BadParameter(f"{node_rank} is not below {nnodes}", param_hint="'--node-rank'")
     if nnodes > 1 and not endpoint:
         raise click.BadParameter("is needed for several nodes", param_hint="'--rdzv-endpoint'")
+
+
+def _check_folder(context: Context, spec: Spec, out: Path | None) -> None:
+    """Refuse a spec that states checkpoints where there is no folder for them."""
+    from shardlang.grammar.diagnostics import error
+
+    if spec.checkpoint is not None and out is None:
+        message = "the run has no folder for the checkpoints that the spec states"
+        help = "add `--out FOLDER`, or leave the statement out"
+        context.add([error("SH0664", message, spec.checkpoint.span, help=help)])
+        context.stop_on_errors()
 
 
 def _check_alone(nnodes: int, log_dir: Path | None) -> None:

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from shardlang.runtime.module import ShardedModule
     from shardlang.runtime.stop import Stop
     from shardlang.runtime.trainer.records import Record
+    from shardlang.runtime.trainer.trainer import Trainer
     from shardlang.spec import Spec
     from shardlang.training.run import Run
+    from shardlang.training.saving import Saving
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,13 @@ class Options:
     seed: int
     reference: bool
     compile: bool
+    out: Path | None
+    resume: bool
+
+    @property
+    def saves(self) -> bool:
+        """Whether a run that is asked to end has something to save."""
+        return self.save is not None or self.out is not None
 
 
 def work(context: Context, spec: Spec, options: Options) -> None:
@@ -83,10 +92,13 @@ def _train(
     backend = backend_named(INDUCTOR) if options.compile else None
     module = sharded_module(run.compiled, groups, options.seed, backend)
     _check_before(context, run, module, groups, options)
-    stop = Stop(groups, saves=options.save is not None)
+    stop = Stop(groups, saves=options.saves)
+    kept = _Kept(context, run.compiled, options)
     with stop:
-        records = run.sharded(module, lambda r: _shown(context, r, options.steps, stop), stop)
+        show = lambda r: _shown(context, r, options.steps, stop)  # noqa: E731
+        records = run.sharded(module, show, stop, kept.begin)
         found = summary(run, module, records)
+        kept.end(stop, records, found)
         if options.save is not None:
             stop.saving()
             found["saved"] = str(options.save)
@@ -94,14 +106,54 @@ def _train(
         leave()
     fault = stop.error or not_finite(records)
     if fault is not None:
-        raise fault
+        raise kept.noted(fault)
     if groups.rank or stop.failed:
         return {}, stop.number
     if stop.number:
         found["interrupted"] = True
     elif options.reference:
         found["reference"] = _reference(context, run, records, groups.device)
-    return found, stop.number
+    return found, 0 if kept.ends_well(stop) else stop.number
+
+
+class _Kept:
+    """The checkpoints of the run, if it has a folder."""
+
+    def __init__(self, context: Context, compiled: Compiled, options: Options) -> None:
+        self._context, self._compiled, self._options = context, compiled, options
+        self._saving: Saving | None = None
+        self._last: int | None = None
+
+    def begin(self, trainer: Trainer) -> None:
+        """Go on from the last checkpoint, where that is asked. Collective."""
+        from shardlang.training.saving import Saving
+
+        if self._options.out is not None:
+            self._saving = Saving(self._compiled, trainer, self._options.out, self._context.say)
+            self._saving.begin(self._options.resume)
+
+    def end(self, stop: Stop, records: list[Record], found: dict[str, object]) -> None:
+        """Save the end of the run, unless it is not finite. Collective."""
+        from shardlang.training.run import not_finite
+
+        if self._saving is not None:
+            stop.saving()
+            self._last = self._saving.finish(save=not_finite(records) is None)
+            found["out"], found["checkpoint"] = str(self._options.out), self._last
+
+    def noted(self, fault: Exception) -> Exception:
+        """A fault, with the place from which the run may go on."""
+        from shardlang.runtime.errors import RunError
+        from shardlang.training.saving import note_of
+
+        if self._saving is None or not isinstance(fault, RunError):
+            return fault
+        notes = [*fault.notes, note_of(self._last)]
+        return RunError(fault.code, fault.message, help=fault.help, notes=notes)
+
+    def ends_well(self, stop: Stop) -> bool:
+        """Whether a scheduler that has asked for the end finds all of it in a checkpoint."""
+        return stop.number == signal.SIGTERM and self._last is not None
 
 
 def _check_before(

@@ -11,6 +11,7 @@ from shardlang.ir.step_options import NO_OPTIONS, StepOptions
 from shardlang.spec.scope import Scope
 from shardlang.spec.types import (
     AccumulateDecl,
+    CheckpointDecl,
     Expectation,
     InputDecl,
     LayoutDecl,
@@ -42,6 +43,7 @@ class Draft:
     random: RandomMode = "exact"
     accumulate: AccumulateDecl | None = None
     precision: PrecisionDecl = field(default_factory=PrecisionDecl)
+    checkpoint: CheckpointDecl | None = None
     step: StepOptions = NO_OPTIONS
     recomputes: list[RecomputeDecl] = field(default_factory=list)
     expects: list[Expectation] = field(default_factory=list)

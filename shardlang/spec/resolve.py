@@ -116,6 +116,7 @@ def _spec(
         optimizer=draft.optimizer,
         random=draft.random,
         accumulate=draft.accumulate,
+        checkpoint=draft.checkpoint,
         precision=draft.precision,
         step=draft.step,
         budget_span=draft.stated.get(("recompute", "")),

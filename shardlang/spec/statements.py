@@ -19,6 +19,7 @@ from shardlang.spec.recompute import resolve_recompute
 from shardlang.spec.scope import Scope
 from shardlang.spec.types import (
     AccumulateDecl,
+    CheckpointDecl,
     InputDecl,
     LayoutDecl,
     LayoutExpr,
@@ -64,6 +65,19 @@ def _(node: t.Accumulate, draft: Draft) -> None:
     draft.state("accumulate", "", node.span)
     if count is not None:
         draft.accumulate = AccumulateDecl(count, node.span)
+
+
+@resolve_statement.register
+def _(node: t.Checkpoint, draft: Draft) -> None:
+    draft.state("checkpoint", "", node.span)
+    every = draft.scope.integer(node.every, "a number of steps", "SH0248")
+    keep, keep_every = (
+        None if count is None else draft.scope.integer(count, what, "SH0248")
+        for count, what in ((node.keep, "what is kept"), (node.keep_every, "a number of steps"))
+    )
+    if every is not None:
+        on_nan = node.on_nan or "stop"
+        draft.checkpoint = CheckpointDecl(every, keep, keep_every, on_nan, node.span)
 
 
 @resolve_statement.register

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 from shardlang.grammar.diagnostics import NOWHERE, Span
 from shardlang.grammar.patterns import Pattern
-from shardlang.grammar.tree import RandomMode, Side
+from shardlang.grammar.tree import OnNan, RandomMode, Side
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.step_options import NO_OPTIONS, StepOptions
 
@@ -169,6 +169,24 @@ class AccumulateDecl:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointDecl:
+    """When a run saves its state, and what it does where the loss is not finite.
+
+    Attributes:
+        every: so many steps.
+        keep: how many of the last checkpoints stay; None for all.
+        keep_every: those whose step it divides stay too.
+        on_nan: `stop`, `skip` the batch, or `rollback` to the last checkpoint.
+    """
+
+    every: int
+    keep: int | None = None
+    keep_every: int | None = None
+    on_nan: OnNan = "stop"
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class OptimizerDecl:
     """An optimizer and its arguments; see `shardlang.spec.optimizers` for the known ones."""
 
@@ -296,6 +314,7 @@ class Spec:
         outputs: layouts of the model's results; an unstated one keeps the layout it has.
         accumulate: how many microbatches the batch of a step is cut into.
         precision: the types beside those of the model.
+        checkpoint: when a run saves its state.
         random: `exact`, what one device draws, or `fast`, a stream for each shard.
         step: the options of the passes on the step program that name nothing of the model.
         budget_span: where `recompute to` or `recompute selective` stands.
@@ -318,6 +337,7 @@ class Spec:
     random: RandomMode = "exact"
     accumulate: AccumulateDecl | None = None
     precision: PrecisionDecl = PrecisionDecl()
+    checkpoint: CheckpointDecl | None = None
     step: StepOptions = NO_OPTIONS
     budget_span: Span | None = field(default=None, compare=False, repr=False)
     recomputes: tuple[RecomputeDecl, ...] = ()

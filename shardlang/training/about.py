@@ -48,3 +48,26 @@ def _model_of(spec: Spec) -> str:
 def _called(name: str, arguments: Mapping[str, object]) -> str:
     listed = ", ".join(f"{key} = {value!r}" for key, value in sorted(arguments.items()))
     return f"{name}({listed})"
+
+
+def differences(
+    before: Mapping[str, object], now: Mapping[str, object]
+) -> tuple[list[str], list[str]]:
+    """What differs between two runs: what a resume refuses, and what it says."""
+    refused = [_changed(key, before, now) for key in _SAME if before.get(key) != now.get(key)]
+    said = [_changed(key, before, now) for key in _MAY_CHANGE if before.get(key) != now.get(key)]
+    return refused, said
+
+
+_SAME = ("model", "optimizer", "precision")
+_MAY_CHANGE = ("mesh", "inputs", "random")
+
+
+def _changed(key: str, before: Mapping[str, object], now: Mapping[str, object]) -> str:
+    return f"`{key}` was {_shown(before.get(key))} and is {_shown(now.get(key))}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} = {part}" for key, part in value.items()) or "empty"
+    return str(value) if value is not None else "not stated"

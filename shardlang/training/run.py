@@ -84,6 +84,7 @@ def run_of(compiled: Compiled, steps: int, seed: int, data: Path | None) -> Run:
     return Run(compiled, recipe_of(compiled, steps, seed), data, tokenizer)
 
 
+Begin = Callable[[Trainer], object]
 Show = Callable[[Iterator[Record]], Iterator[Record]]
 
 
@@ -96,10 +97,22 @@ class Run:
     data: Path | None = None
     tokenizer: Tokenizer | None = None
 
-    def sharded(self, module: ShardedModule, show: Show, stop: Stop | None = None) -> list[Record]:
-        """Train the sharded model, until `stop` says so. Collective."""
+    def sharded(
+        self,
+        module: ShardedModule,
+        show: Show,
+        stop: Stop | None = None,
+        begin: Begin | None = None,
+    ) -> list[Record]:
+        """Train the sharded model, until `stop` says so. Collective.
+
+        Args:
+            begin: what is done with the trainer before its first step.
+        """
         trainer = self.trainer(module, stop)
-        return list(show(trainer.steps(self.recipe.steps)))
+        if begin is not None:
+            begin(trainer)
+        return list(show(trainer.steps(self.recipe.steps - trainer.step_number)))
 
     def trainer(self, module: ShardedModule, stop: Stop | None = None) -> Trainer:
         """What trains the sharded model, until `stop` says so. Collective."""

@@ -45,6 +45,7 @@ random fast
 recompute "blocks.*"
 recompute to 1GiB
 accumulate 2
+checkpoint every 500 keep 3 keep_every 5000 on_nan skip
 precision {{ compute = f16 master = f32 reduce = f32 loss_scale = dynamic }}
 schedule {{ prefetch 1MiB }}
 expect {{

@@ -1,0 +1,144 @@
+"""The checkpoints of a run: when they are saved, what they go on from, and what they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from shardlang.compiler.driver import Compiled
+from shardlang.runtime.checkpoint.checkpoints import Checkpoints
+from shardlang.runtime.checkpoint.entries import Part
+from shardlang.runtime.checkpoint.manifest import Manifest
+from shardlang.runtime.errors import RunError
+from shardlang.runtime.trainer.records import Record
+from shardlang.runtime.trainer.trainer import Trainer
+from shardlang.spec.types import CheckpointDecl
+from shardlang.training.about import about_of, differences
+
+FOLDER = "checkpoints"
+"""Within the folder of a run."""
+
+MOST_IN_A_ROW = 10
+"""After so many steps that are not finite one after the other, the run ends whatever is stated."""
+
+
+class Saving:
+    """Saves a run as its spec says, and resumes it."""
+
+    def __init__(
+        self, compiled: Compiled, trainer: Trainer, out: Path, say: Callable[[str], object]
+    ) -> None:
+        """Collective.
+
+        Args:
+            out: the folder of the run.
+            say: takes what a person should know, on rank 0.
+        """
+        self._stated = compiled.spec.checkpoint or CheckpointDecl(0)
+        self._about, self._trainer, self._say = about_of(compiled), trainer, say
+        self._out, self._in_a_row = out, 0
+        self._rolled_to: int | None = None
+        self.checkpoints = Checkpoints(
+            out / FOLDER,
+            keep=self._stated.keep,
+            keep_every=self._stated.keep_every,
+            about=self._about,
+            say=say,
+        )
+        trainer.goes_on = self.goes_on
+        trainer.after_step.append(self.after_step)
+
+    def _state(self) -> dict[str, Part]:
+        """The entries; generators come last, since going to a place in the data may draw."""
+        found: dict[str, Part] = dict(self._trainer.state())
+        generators = found.pop("random")
+        found["model"] = self._trainer.trainee.module
+        found["optimizer"] = self._trainer.optimizer.shown
+        return {**found, "random": generators}
+
+    def begin(self, resume: bool) -> int:
+        """Go on from the last checkpoint, or from the beginning; the steps before. Collective.
+
+        Raises:
+            RunError: SH0664, there are checkpoints and nothing says to resume; SH0665, they are
+                those of another model or optimizer; SH0661, none of them is whole.
+        """
+        if not resume:
+            self._refuse_old()
+            return 0
+        manifest = self.checkpoints.manifest()
+        if manifest is None and not self.checkpoints.any():
+            self._say(f"`{self._out}` holds no checkpoint: the run begins anew")
+            return 0
+        if manifest is not None:
+            self._compare(manifest)
+        step = self.checkpoints.load(self._state())
+        self._say(f"goes on after step {step}")
+        return step or 0
+
+    def _refuse_old(self) -> None:
+        if self.checkpoints.any():
+            raise RunError(
+                "SH0664",
+                f"`{self._out}` holds the checkpoints of a run",
+                help="go on from the last one with `--resume`, or choose another folder: nothing is"
+                " overwritten",
+            )
+
+    def _compare(self, manifest: Manifest) -> None:
+        """Say what differs from the run that saved the checkpoint, or refuse it."""
+        refused, said = differences(manifest.about, self._about)
+        if refused:
+            raise RunError(
+                "SH0665",
+                f"the checkpoint of step {manifest.step} is another run's: {'; '.join(refused)}",
+                help="resume with the spec as it was, which is in the checkpoint's `manifest.json`,"
+                " or begin a new run in another folder",
+            )
+        for line in said:
+            self._say(f"since the checkpoint, {line}")
+
+    def after_step(self, trainer: Trainer, record: Record) -> None:
+        """Save, if it is time to. Collective."""
+        if record.not_finite:
+            return
+        self._in_a_row = 0
+        if self._stated.every and trainer.step_number % self._stated.every == 0:
+            self.checkpoints.save(trainer.step_number, self._state())
+
+    def goes_on(self, record: Record) -> bool:
+        """Whether a run goes on after a step that is not finite. Collective."""
+        self._in_a_row += 1
+        if self._stated.on_nan == "stop" or self._in_a_row > MOST_IN_A_ROW:
+            return False
+        return self._stated.on_nan == "skip" or self._roll_back(record)
+
+    def _roll_back(self, record: Record) -> bool:
+        """Load the last checkpoint but for the place in the data; whether there is a new one."""
+        manifest = self.checkpoints.manifest()
+        if manifest is None or manifest.step == self._rolled_to:
+            return False
+        state = {name: part for name, part in self._state().items() if name != "data"}
+        self._rolled_to = self.checkpoints.load(state, manifest.step)
+        wrong = " and ".join(f"{name} is {value}" for name, value in record.not_finite.items())
+        self._say(f"{wrong} in step {record.step}: back to step {self._rolled_to}")
+        return True
+
+    def finish(self, save: bool) -> int | None:
+        """Wait for what is being saved, and save the end; the last checkpoint's step. Collective.
+
+        Args:
+            save: whether the state is one to go on from.
+        """
+        if save and self._trainer.step_number:
+            self.checkpoints.save(self._trainer.step_number, self._state())
+        self.checkpoints.wait()
+        return self.checkpoints.last
+
+
+def note_of(last: int | None) -> str:
+    """What to say of a run that ended by a fault."""
+    if last is None:
+        return "no checkpoint was written"
+    return f"the last checkpoint is that of step {last}: go on from there with `--resume`"
+

@@ -1,0 +1,108 @@
+"""`shardlang run --out FOLDER`: what is saved, resumed and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands import shardlang
+
+MODEL = Path(__file__).with_name("noisy.py")
+SPEC = f"""
+mesh {{ dp = 1 }}
+model "{MODEL}:build"
+input x : f32[4, 6] [dp, _]
+input y : f32[4, 3] [dp, _]
+optimizer adamw(lr = 0.05, clip = 0.5)
+checkpoint every 2 keep 2
+"""
+
+
+def run(
+    folder: Path, steps: int, *more: str, spec: str = SPEC, out: str = "out"
+) -> tuple[int, list[dict[str, Any]], str]:
+    """The exit status, the lines and the messages of a run."""
+    path = folder / "spec.shard"
+    path.write_text(spec)
+    status, said, errors = shardlang(
+        "run", path, "--steps", str(steps), "--out", folder / out, *more
+    )
+    return status, [json.loads(line) for line in said.splitlines()], errors
+
+
+def losses(lines: list[dict[str, Any]]) -> list[float | None]:
+    """The losses of all steps."""
+    return [line["loss"] for line in lines if "step" in line]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> list[float | None]:
+    """Seven steps without a break."""
+    status, lines, errors = run(tmp_path_factory.mktemp("straight"), 7)
+    assert status == 0, errors
+    return losses(lines)
+
+
+def test_a_run_goes_on_to_the_bit(
+    tmp_path: Path, straight: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM ends it with a checkpoint and status 0; dropout, data and schedule go on."""
+    monkeypatch.setenv("HARM", "term:4")
+    status, lines, errors = run(tmp_path, 7)
+    assert (status, losses(lines)) == (0, straight[:3]), errors
+    assert lines[-1]["summary"]["checkpoint"] == 3 and lines[-1]["summary"]["interrupted"]
+    monkeypatch.delenv("HARM")
+    status, lines, errors = run(tmp_path, 7)
+    assert status == 1 and "error[SH0664]" in errors and "--resume" in errors
+    status, lines, errors = run(tmp_path, 7, "--resume")
+    assert (status, losses(lines)) == (0, straight[3:]), errors
+    assert "goes on after step 3" in errors
+    assert sorted(path.name for path in (tmp_path / "out/checkpoints").glob("step-*")) == [
+        "step-000006", "step-000007",
+    ]  # fmt: skip
+
+
+def test_another_run_is_refused_and_what_may_change_is_said(tmp_path: Path) -> None:
+    assert run(tmp_path, 1)[0] == 0
+    other = SPEC.replace("lr = 0.05", "lr = 0.5").replace("clip = 0.5", "clip = 1.0")
+    status, _, errors = run(tmp_path, 2, "--resume", spec=other)
+    assert status == 1 and "error[SH0665]" in errors
+    assert "`optimizer` was adamw(clip = 0.5, lr = 0.05) and is adamw(clip = 1.0, lr = 0.5)" in (
+        " ".join(errors.split())
+    )
+    assert "`manifest.json`" in errors
+    status, _, errors = run(tmp_path, 2, "--resume", spec=SPEC + "random fast")
+    assert status == 0 and "since the checkpoint, `random` was exact and is fast" in errors
+
+
+def test_a_step_that_is_not_finite_ends_the_run_is_skipped_or_rolls_back(
+    tmp_path: Path, straight: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARM", "nan:4")
+    status, lines, errors = run(tmp_path, 7)
+    assert status == 1 and "error[SH0630]" in errors
+    assert "the last checkpoint is that of step 2: go on from there with `--resume`" in errors
+    skipping = SPEC.replace("keep 2", "on_nan skip")
+    status, lines, errors = run(tmp_path, 7, spec=skipping, out="skip")
+    assert status == 0, errors
+    assert losses(lines)[:4] == [*straight[:3], None] and lines[3]["skipped"] and len(lines) == 8
+    monkeypatch.setenv("HARM", "nan:4,nan:5")
+    rolling = SPEC.replace("keep 2", "on_nan rollback")
+    status, lines, errors = run(tmp_path, 7, spec=rolling, out="back")
+    assert "loss is nan and grad_norm is nan in step 4: back to step 2" in errors
+    assert status == 1 and "error[SH0630]" in errors  # the second one, from the same checkpoint
+    monkeypatch.setenv("HARM", "nan:4")
+    status, lines, errors = run(tmp_path, 7, spec=rolling, out="again")
+    assert status == 0, errors
+    assert [line["step"] for line in lines[:-1]] == [1, 2, 3, 4, 3, 4, 5, 6, 7]
+
+
+def test_the_statement_needs_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "spec.shard").write_text(SPEC)
+    status, _, errors = shardlang("run", tmp_path / "spec.shard", "--steps", "1")
+    assert status == 1 and "error[SH0664]" in errors and "spec.shard:7:1" in errors
+    status, _, errors = shardlang("run", tmp_path / "spec.shard", "--resume")
+    assert status == 2 and "needs `--out FOLDER`" in errors
