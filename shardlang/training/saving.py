@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from shardlang.compiler.driver import Compiled
@@ -12,7 +13,6 @@ from shardlang.runtime.checkpoint.manifest import Manifest
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.trainer.records import Record
 from shardlang.runtime.trainer.trainer import Trainer
-from shardlang.spec.types import CheckpointDecl
 from shardlang.training.about import about_of, differences
 
 FOLDER = "checkpoints"
@@ -20,6 +20,31 @@ FOLDER = "checkpoints"
 
 MOST_IN_A_ROW = 10
 """After so many steps that are not finite one after the other, the run ends whatever is stated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """When a run saves, and what it does after a step that is not finite.
+
+    Attributes:
+        every: so many steps; None for at the end alone.
+        keep: how many of the last checkpoints stay; None for all.
+        keep_every: those whose step it divides stay too.
+        on_nan: `stop`, `skip` or `rollback`.
+    """
+
+    every: int | None = None
+    keep: int | None = None
+    keep_every: int | None = None
+    on_nan: str = "stop"
+
+
+def policy_of(compiled: Compiled) -> Policy:
+    """What the spec states."""
+    stated = compiled.spec.checkpoint
+    if stated is None:
+        return Policy()
+    return Policy(stated.every, stated.keep, stated.keep_every, stated.on_nan)
 
 
 class Saving:
@@ -34,14 +59,14 @@ class Saving:
             out: the folder of the run.
             say: takes what a person should know, on rank 0.
         """
-        self._stated = compiled.spec.checkpoint or CheckpointDecl(0)
+        self._policy = policy_of(compiled)
         self._about, self._trainer, self._say = about_of(compiled), trainer, say
         self._out, self._in_a_row = out, 0
         self._rolled_to: int | None = None
         self.checkpoints = Checkpoints(
             out / FOLDER,
-            keep=self._stated.keep,
-            keep_every=self._stated.keep_every,
+            keep=self._policy.keep,
+            keep_every=self._policy.keep_every,
             about=self._about,
             say=say,
         )
@@ -103,15 +128,15 @@ class Saving:
         if record.not_finite:
             return
         self._in_a_row = 0
-        if self._stated.every and trainer.step_number % self._stated.every == 0:
+        if self._policy.every and trainer.step_number % self._policy.every == 0:
             self.checkpoints.save(trainer.step_number, self._state())
 
     def goes_on(self, record: Record) -> bool:
         """Whether a run goes on after a step that is not finite. Collective."""
         self._in_a_row += 1
-        if self._stated.on_nan == "stop" or self._in_a_row > MOST_IN_A_ROW:
+        if self._policy.on_nan == "stop" or self._in_a_row > MOST_IN_A_ROW:
             return False
-        return self._stated.on_nan == "skip" or self._roll_back(record)
+        return self._policy.on_nan == "skip" or self._roll_back(record)
 
     def _roll_back(self, record: Record) -> bool:
         """Load the last checkpoint but for the place in the data; whether there is a new one."""

@@ -25,6 +25,7 @@ from shardlang.plan.expectations import check_expects
 from shardlang.plan.render import render_plan
 from shardlang.spec import load_spec
 from shardlang.training.recipe import recipe_of
+from shardlang.training.saving import policy_of
 
 MODEL = Path(__file__).parent.parent / "runtime" / "tiny.py"
 SPEC = f"""
@@ -121,6 +122,7 @@ def test_every_field_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert check_expects(spec, plan) == []
     render_plan(plan, False, 100)
     recipe_of(compiled, 1, 0)
+    policy_of(compiled)
     unread = {
         f"{kind.__name__}.{name}"
         for kind, name, passing in fields()
