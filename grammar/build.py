@@ -97,6 +97,16 @@ def _value(rule: Rule) -> t.ValueStatement:
     )
 
 
+def _data(rule: Rule) -> t.Data:
+    cut = rule.maybe_token(1)
+    return t.Data(
+        leaf.text(rule, 0),
+        None if cut is None else chosen(cut, t.CUTS),
+        leaf.arguments(rule.maybe_rule(2)),
+        span=rule.span,
+    )
+
+
 def _optimizer(rule: Rule) -> t.Optimizer:
     name = leaf.ident(rule, 0)
     return t.Optimizer(name, leaf.arguments(rule.maybe_rule(1)), span=rule.span)
@@ -226,6 +236,7 @@ _STATEMENTS: dict[str, Callable[[Rule], t.Statement]] = {
     "buffer": _buffer,
     "store": _store,
     "value": _value,
+    "data": _data,
     "optimizer": _optimizer,
     "random": _random,
     "recompute": _recompute,

@@ -180,6 +180,11 @@ CODES: dict[str, Code] = {
         "bad checkpoint",
         "A checkpoint is written every so many steps, at least 1, and at least one is kept.",
     ),
+    "SH0249": Code(
+        "bad option of `data`",
+        "`data` takes a path, `packed` or `documents`, and the options `validation`, `shuffle`,"
+        " `drop_last`, `split`, `ids` and `labels`.",
+    ),
     "SH0230": Code("unused name", "A let or dim that nothing refers to."),
     "SH0231": Code(
         "unused axis",

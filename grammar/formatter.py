@@ -240,6 +240,13 @@ def _(node: t.Store) -> str:
 
 
 @_text.register
+def _(node: t.Data) -> str:
+    cut = "" if node.cut is None else f" {node.cut}"
+    arguments = f" ({_commas(node.arguments)})" if node.arguments else ""
+    return f"data {_text(node.path)}{cut}{arguments}"
+
+
+@_text.register
 def _(node: t.Optimizer) -> str:
     return f"optimizer {_call(node.name.text, node.arguments)}"
 

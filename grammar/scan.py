@@ -30,6 +30,7 @@ FORMS = {
     "buffer": 'buffer "PATTERN" [LAYOUT]',
     "store": 'store "PATTERN" over AXES',
     "value": 'value "MODULES".out [LAYOUT]',
+    "data": 'data "FILE"',
     "optimizer": "optimizer NAME(NAME = VALUE)",
     "random": "random fast",
     "recompute": 'recompute "MODULES"',

@@ -26,6 +26,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "REGATHER": ("regather",),
     "STORED": ("gradients", "optimizer"),
     "MODE": ("exact", "fast"),
+    "CUT": ("packed", "documents"),
     "SELECTIVE": ("selective",),
     "TO": ("to",),
     "SIDE": ("in", "out"),

@@ -39,6 +39,7 @@ from shardlang.grammar.leaves import (
 # fmt: off
 __all__ = [
     "AXIS_ROLES",
+    "CUTS",
     "NO_TRIVIA",
     "ON_NAN",
     "RANDOM_MODES",
@@ -54,6 +55,8 @@ __all__ = [
     "Buffer",
     "Checkpoint",
     "Count",
+    "Cut",
+    "Data",
     "Dims",
     "DimsEntry",
     "Entry",
@@ -225,6 +228,15 @@ class ValueStatement(Item):
 
 
 @dataclass(frozen=True, slots=True)
+class Data(Item):
+    """`data "corpus.bin" packed (validation = 0.01)`."""
+
+    path: Text
+    cut: Cut | None = None
+    arguments: tuple[Argument, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Optimizer(Item):
     """`optimizer adamw(lr = 3e-4)`."""
 
@@ -234,6 +246,8 @@ class Optimizer(Item):
 
 AxisRole = Literal["data", "model"]
 AXIS_ROLES: tuple[AxisRole, ...] = ("data", "model")
+Cut = Literal["packed", "documents"]
+CUTS: tuple[Cut, ...] = ("packed", "documents")
 RandomMode = Literal["exact", "fast"]
 RANDOM_MODES: tuple[RandomMode, ...] = ("exact", "fast")
 TypedWhat = Literal["compute", "master", "reduce"]
@@ -389,7 +403,7 @@ BlockItem: TypeAlias = "AxisDecl | DimsEntry | Prefetch | ExpectItem"
 Statement: TypeAlias = (
     "Use | Let | Mesh | Dims | Model | Input | Output | Loss | Param | Buffer | Store"
     " | ValueStatement | Optimizer | Random | Recompute | Schedule | Accumulate"
-    " | Precision | Checkpoint | Expect"
+    " | Precision | Checkpoint | Data | Expect"
 )
 
 

@@ -155,7 +155,7 @@ def declared(extra: str | None = None) -> set[str]:
 
 
 def test_an_installation_brings_what_is_imported() -> None:
-    known = {*sys.stdlib_module_names, "shardlang", *declared(), *declared("hf")}
+    known = {*sys.stdlib_module_names, "shardlang", *declared(), *declared("hf"), *declared("data")}
     wrong = {
         module: missing
         for module, path in MODULES.items()

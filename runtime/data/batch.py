@@ -17,6 +17,12 @@ Encode = Callable[[str], Sequence[int]]
 """A tokenizer: the ids of a text."""
 
 
+Roles = Mapping[str, str]
+"""What an input is, `input_ids` or `labels`, by its name, where its name does not say it."""
+
+NO_ROLES: Roles = {}
+
+
 class Wanted(Protocol):
     """An input as the model takes it: its dotted name, and the shape and type of a whole batch."""
 

@@ -77,8 +77,12 @@ class Mapped:
             self._file = os.open(path, os.O_RDONLY)
         except OSError as error:
             raise unreadable(path, error) from error
-        weakref.finalize(self, os.close, self._file)
+        self._close = weakref.finalize(self, os.close, self._file)
         self.check()
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._close()
 
     def check(self) -> None:
         """Look whether all of it is there; to read beyond the end of a mapped file kills a process.
@@ -104,6 +108,21 @@ def unreadable(path: Path, error: OSError) -> RunError:
         f"cannot read `{path}`: {reason}",
         help="check the path of the data",
     )
+
+
+def check_largest(name: str, largest: int, vocabulary: int) -> None:
+    """Refuse a token that the model does not know.
+
+    Raises:
+        RunError: SH0652.
+    """
+    if largest >= vocabulary:
+        raise RunError(
+            "SH0652",
+            f"`{name}` holds the token {largest}, and the model knows {vocabulary}",
+            help="use the tokenizer that belongs to the model: `shardlang data prepare"
+            " --tokenizer` takes its folder",
+        )
 
 
 def fingerprint_of(ids: Ids, starts: Numbers, *more: str) -> str:

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shardlang.runtime.data.batch import IDS, LABELS, Wanted
+from shardlang.runtime.data.batch import IDS, LABELS, NO_ROLES, Roles, Wanted
 from shardlang.runtime.data.order import Numbers
-from shardlang.runtime.data.tokens import Tokens
+from shardlang.runtime.data.tokens import Tokens, check_largest
 from shardlang.runtime.errors import RunError
 
 How: TypeAlias = Literal["", "packed", "documents"]
@@ -38,7 +38,12 @@ class TokenSamples:
     """
 
     def __init__(
-        self, tokens: Tokens, wanted: Sequence[Wanted], vocabulary: int, how: How = ""
+        self,
+        tokens: Tokens,
+        wanted: Sequence[Wanted],
+        vocabulary: int,
+        how: How = "",
+        roles: Roles = NO_ROLES,
     ) -> None:
         """Look whether the model takes them.
 
@@ -50,11 +55,11 @@ class TokenSamples:
             RunError: SH0605, the inputs do not fit; SH0652, there are other tokens.
         """
         self._tokens, self._how, self._vocabulary = tokens, how, vocabulary
-        check_inputs(wanted, how)
+        self._length = check_inputs(wanted, how, roles)
         self._wanted = {one.name: one for one in wanted}
-        self._length = self._wanted[IDS].shape[1]
+        self._roles = roles
         self._pieces = _pieces(tokens, self._length) if how == "documents" else None
-        self._check_largest(tokens.largest or 0)
+        check_largest(tokens.name, tokens.largest or 0, vocabulary)
 
     @property
     def name(self) -> str:
@@ -83,9 +88,10 @@ class TokenSamples:
         kept = within < lengths[:, None]
         ids = self._tokens.read(np.where(kept, starts[:, None] + within, starts[:, None]))
         ids = np.where(kept, ids, 0)
-        self._check_largest(int(ids.max(initial=0)))
+        check_largest(self.name, int(ids.max(initial=0)), self._vocabulary)
         rows = _Rows(ids, kept, self._begins(starts))
-        return {name: rows.input(self._wanted[name], self._how) for name in names}
+        roles = {name: self._roles.get(name, name) for name in names}
+        return {name: rows.input(self._wanted[name], roles[name], self._how) for name in names}
 
     def _spans(self, numbers: Numbers) -> tuple[Numbers, Numbers]:
         """Where each sample begins in the tokens, and how many it has."""
@@ -109,34 +115,29 @@ class TokenSamples:
             found[row, first[low:high] - start] = True
         return found
 
-    def _check_largest(self, largest: int) -> None:
-        if largest >= self._vocabulary:
-            raise RunError(
-                "SH0652",
-                f"`{self.name}` holds the token {largest}, and the model knows {self._vocabulary}",
-                help="use the tokenizer that belongs to the model: `shardlang data prepare"
-                " --tokenizer` takes its folder",
-            )
 
-
-def check_inputs(inputs: Sequence[Wanted], how: How = "") -> None:
+def check_inputs(inputs: Sequence[Wanted], how: How = "", roles: Roles = NO_ROLES) -> int:
     """Refuse a model that does not take what tokens give, or that would not keep them apart.
+
+    Returns:
+        The length of a sequence.
 
     Raises:
         RunError: SH0605.
     """
-    wanted = {one.name: one for one in inputs}
+    wanted = {roles.get(one.name, one.name): one for one in inputs}
     others = sorted(wanted.keys() - set(GIVEN))
     ids = wanted.get(IDS)
     if others or ids is None or len(ids.shape) != 2:
-        named = ", ".join(f"`{name}`" for name in others or wanted)
+        named = ", ".join(f"`{name}`" for name in others or sorted(one.name for one in inputs))
         raise RunError(
             "SH0605",
             f"tokens give `{IDS}` and `{LABELS}` of two dims, and the model takes {named}",
-            help="leave out the data, or train through the Python interface",
+            help='say which inputs they are: `data "corpus.bin" (ids = "x", labels = "y")`; or give'
+            " other data",
         )
-    for one in wanted.values():
-        _check_shape(one, ids.shape)
+    for role, one in wanted.items():
+        _check_shape(one, role, ids.shape)
     mask = wanted.get(MASK)
     apart = {POSITIONS, SEGMENTS} & wanted.keys() or (mask is not None and len(mask.shape) == 4)
     if how == "packed" and (not apart or (mask is not None and len(mask.shape) == 2)):
@@ -149,17 +150,18 @@ def check_inputs(inputs: Sequence[Wanted], how: How = "") -> None:
             help=f"declare `input {POSITIONS} : i64[{b}, {s}]`, or `input {MASK} : bool[{b}, 1,"
             f" {s}, {s}]` instead of a mask of two dims; or leave out `packed`",
         )
+    return ids.shape[1]
 
 
-def _check_shape(one: Wanted, ids: tuple[int, ...]) -> None:
+def _check_shape(one: Wanted, role: str, ids: tuple[int, ...]) -> None:
     b, s = ids
-    fits = one.shape == ids or (one.name == MASK and one.shape == (b, 1, s, s))
-    if not fits or (one.dtype.is_floating_point and one.name != MASK):
+    fits = one.shape == ids or (role == MASK and one.shape == (b, 1, s, s))
+    if not fits or (one.dtype.is_floating_point and role != MASK):
         raise RunError(
             "SH0605",
             f"tokens give `{one.name}` as integers of {b} x {s}, and the model takes it as"
             f" {str(one.dtype).removeprefix('torch.')} of {' x '.join(map(str, one.shape))}",
-            help=f"declare it as `{IDS}` is declared",
+            help="declare it as the tokens are declared",
         )
 
 
@@ -178,15 +180,15 @@ class _Rows:
     kept: NDArray[np.bool_]
     begins: NDArray[np.bool_]
 
-    def input(self, wanted: Wanted, how: How) -> Tensor:
+    def input(self, wanted: Wanted, role: str, how: How) -> Tensor:
         """One input of these rows."""
-        if wanted.name == LABELS:
+        if role == LABELS:
             ignored = ~self.kept | (self.begins if how == "packed" else False)
             return torch.from_numpy(np.where(ignored, IGNORED, self.ids)).to(wanted.dtype)
-        if wanted.name == MASK:
+        if role == MASK:
             return self._mask(wanted)
         made = {IDS: self.ids, POSITIONS: self._positions(), SEGMENTS: self._segments()}
-        return torch.from_numpy(made[wanted.name]).to(wanted.dtype)
+        return torch.from_numpy(made[role]).to(wanted.dtype)
 
     def _positions(self) -> Numbers:
         """Of each token in its document."""

@@ -22,6 +22,7 @@ COMMANDS = {
     "explain": "Explain a diagnostic code, or a tensor's layout.",
     "verify": "Prove on one CPU that the sharded program computes the same.",
     "run": "Run the program on the devices of the mesh.",
+    "data": "Make files of tokens, and show them.",
     "rules": "List the sharding rules of ops.",
     "init": "Write a first spec for a model.",
 }

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @click.option("--steps", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option(
     "--data",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Text to train on, by the tokenizer in the model's folder, or byte by byte.",
+    type=click.Path(path_type=Path),
+    help="Tokens, text or a data set to train on, in place of the spec's.",
 )
 @click.option(
     "--save", type=click.Path(file_okay=False, path_type=Path), help="Where to write the weights."

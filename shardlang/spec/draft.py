@@ -12,6 +12,7 @@ from shardlang.spec.scope import Scope
 from shardlang.spec.types import (
     AccumulateDecl,
     CheckpointDecl,
+    DataDecl,
     Expectation,
     InputDecl,
     LayoutDecl,
@@ -38,6 +39,7 @@ class Draft:
     values: list[ValueDecl] = field(default_factory=list)
     outputs: list[LayoutDecl] = field(default_factory=list)
     loss: LossDecl | None = None
+    data: DataDecl | None = None
     stores: list[StoreDecl] = field(default_factory=list)
     optimizer: OptimizerDecl | None = None
     random: RandomMode = "exact"

@@ -112,6 +112,7 @@ def _spec(
         values=tuple(draft.values),
         outputs=tuple(draft.outputs),
         loss=draft.loss,
+        data=draft.data,
         stores=tuple(draft.stores),
         optimizer=draft.optimizer,
         random=draft.random,

@@ -10,6 +10,7 @@ from shardlang.grammar import tree as t
 from shardlang.grammar.diagnostics import Diagnostic, Label, error, join_words, quote
 from shardlang.grammar.formatter import format_node
 from shardlang.grammar.patterns import Pattern, literal_pattern, nearest
+from shardlang.spec.data import resolve_data
 from shardlang.spec.draft import Draft
 from shardlang.spec.expects import resolve_expect
 from shardlang.spec.layouts import resolve_layout
@@ -46,6 +47,11 @@ def _(node: t.Model, draft: Draft) -> None:
 @resolve_statement.register
 def _(node: t.Optimizer, draft: Draft) -> None:
     resolve_optimizer(node, draft)
+
+
+@resolve_statement.register
+def _(node: t.Data, draft: Draft) -> None:
+    resolve_data(node, draft)
 
 
 @resolve_statement.register

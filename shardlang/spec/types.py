@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 from shardlang.grammar.diagnostics import NOWHERE, Span
 from shardlang.grammar.patterns import Pattern
-from shardlang.grammar.tree import OnNan, RandomMode, Side
+from shardlang.grammar.tree import Cut, OnNan, RandomMode, Side
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.step_options import NO_OPTIONS, StepOptions
 
@@ -187,6 +187,29 @@ class CheckpointDecl:
 
 
 @dataclass(frozen=True, slots=True)
+class DataDecl:
+    """Where batches come from.
+
+    Attributes:
+        cut: how tokens are cut into samples; None for windows that know of no documents.
+        validation: which part of the samples is kept for evaluation.
+        drop_last: whether the rest of an epoch that fills no batch is left out.
+        split: the part of a data set of several; None where none is stated.
+        ids, labels: the inputs that are the tokens, and the labels.
+    """
+
+    path: Path
+    cut: Cut | None = None
+    validation: float = 0.0
+    shuffle: bool = True
+    drop_last: bool = False
+    split: str | None = None
+    ids: str = "input_ids"
+    labels: str = "labels"
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class OptimizerDecl:
     """An optimizer and its arguments; see `shardlang.spec.optimizers` for the known ones."""
 
@@ -312,6 +335,7 @@ class Spec:
         data_axes: axes declared `as data`, and those that shard the first dim of an input and are
             not declared `as model`.
         outputs: layouts of the model's results; an unstated one keeps the layout it has.
+        data: where the batches of a run come from.
         accumulate: how many microbatches the batch of a step is cut into.
         precision: the types beside those of the model.
         checkpoint: when a run saves its state.
@@ -332,6 +356,7 @@ class Spec:
     values: tuple[ValueDecl, ...] = ()
     outputs: tuple[LayoutDecl, ...] = ()
     loss: LossDecl | None = None
+    data: DataDecl | None = None
     stores: tuple[StoreDecl, ...] = ()
     optimizer: OptimizerDecl | None = None
     random: RandomMode = "exact"

@@ -29,10 +29,10 @@ from shardlang.runtime.trainer.recipe import Recipe
 from shardlang.runtime.trainer.records import Record
 from shardlang.runtime.trainer.trainer import Trainer
 from shardlang.runtime.whole import held_shard
-from shardlang.training.data import stream_of, vocabulary
+from shardlang.training.data import stated_data, stream_of, tokenizer_for
 from shardlang.training.recipe import recipe_of
 from shardlang.training.step import trainee_of
-from shardlang.training.tokens import Tokenizer, tokenizer_of
+from shardlang.training.tokens import Tokenizer
 
 
 def sharded_module(
@@ -80,7 +80,8 @@ def run_of(compiled: Compiled, steps: int, seed: int, data: Path | None) -> Run:
     Raises:
         RunError: SH0605, the model's tokenizer is missing or cannot be read.
     """
-    tokenizer = None if data is None else tokenizer_of(compiled.source, vocabulary(compiled))
+    stated = stated_data(compiled, data)
+    tokenizer = None if stated is None else tokenizer_for(compiled, stated)
     return Run(compiled, recipe_of(compiled, steps, seed), data, tokenizer)
 
 
@@ -130,12 +131,13 @@ class Run:
         return list(show(trainer.steps(self.recipe.steps)))
 
     def _batches(self) -> Stream:
-        return stream_of(self.compiled, self.recipe.seed, self.data, self.tokenizer)
+        return stream_of(self.compiled, self.recipe.seed, self.data)
 
 
 def summary(run: Run, module: ShardedModule, records: list[Record]) -> dict[str, object]:
     """What the last line of a run says."""
     mesh = held(module).groups.mesh
+    stated = stated_data(run.compiled, run.data)
     losses = [r.loss for r in records if r.loss is not None and "loss" not in r.not_finite]
     return {
         "steps": len(records),
@@ -151,7 +153,7 @@ def summary(run: Run, module: ShardedModule, records: list[Record]) -> dict[str,
         "optimizer": run.recipe.optimizer,
         "seed": run.recipe.seed,
         "random": run.compiled.spec.random,
-        "data": str(run.data) if run.data is not None else None,
+        "data": str(stated.path) if stated is not None else None,
         "tokens": run.tokenizer.kind if run.tokenizer is not None else None,
     }
 

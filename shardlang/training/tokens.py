@@ -11,6 +11,7 @@ from shardlang.capture.hf_types import HfTokenizer
 from shardlang.runtime.data import BYTES, Encode
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.folder import safetensors_module
+from shardlang.training.encoders import encoder_of
 
 TOKENS = "tokens"
 """The key of a saved file's metadata that says what the model was trained on."""
@@ -52,10 +53,10 @@ def tokenizer_of(source: ModelSource, vocabulary: int) -> Tokenizer:
     """
     if not isinstance(source, HfSource):
         return Tokenizer()
-    folder = source.path if source.path.is_dir() else source.path.parent
-    beside = source.path.is_dir() or source.path.name == "config.json"
-    if beside and any((folder / name).is_file() for name in _FILES):
-        return Tokenizer(_read(folder))
+    own = own_tokenizer(source)
+    if own is not None:
+        return own
+    folder = _folder(source)
     if source.checkpoint is None or vocabulary == BYTES or _trained_on_bytes(source.checkpoint):
         return Tokenizer()
     raise RunError(
@@ -64,6 +65,39 @@ def tokenizer_of(source: ModelSource, vocabulary: int) -> Tokenizer:
         help="put the files of its tokenizer into the folder, or train through the Python"
         " interface",
     )
+
+
+def own_tokenizer(source: ModelSource) -> Tokenizer | None:
+    """The tokenizer in the model's folder; None where there is none.
+
+    Raises:
+        RunError: SH0605, it cannot be read.
+    """
+    folder = _with_tokenizer(source)
+    return None if folder is None else Tokenizer(_read(folder))
+
+
+def fingerprint_for(source: ModelSource) -> str:
+    """The fingerprint of the tokenizer in the model's folder; empty where there is none.
+
+    Raises:
+        RunError: SH0651, it cannot be read.
+    """
+    folder = _with_tokenizer(source)
+    return "" if folder is None else encoder_of(folder, ends=False).fingerprint
+
+
+def _with_tokenizer(source: ModelSource) -> Path | None:
+    """The model's folder, if it holds a tokenizer."""
+    if not isinstance(source, HfSource):
+        return None
+    folder = _folder(source)
+    beside = source.path.is_dir() or source.path.name == "config.json"
+    return folder if beside and any((folder / name).is_file() for name in _FILES) else None
+
+
+def _folder(source: HfSource) -> Path:
+    return source.path if source.path.is_dir() else source.path.parent
 
 
 def _read(folder: Path) -> HfTokenizer:

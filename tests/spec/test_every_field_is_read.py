@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import shardlang.bind.types
@@ -24,6 +25,7 @@ from shardlang.plan import plan_of
 from shardlang.plan.expectations import check_expects
 from shardlang.plan.render import render_plan
 from shardlang.spec import load_spec
+from shardlang.training.data import stream_of
 from shardlang.training.recipe import recipe_of
 from shardlang.training.saving import policy_of
 
@@ -41,6 +43,9 @@ value "blocks.*.norm".out [batch, ?, _]
 output "extra.0" [batch, _, _]
 loss loss
 store "**" over dp regather
+data "tokens.npy" documents (
+  validation = 0.25, shuffle = false, drop_last = true, ids = "ids", labels = "labels"
+)
 optimizer adamw(lr = 0.01, betas = [0.9, 0.95], clip = 0.5)
 random fast
 recompute "blocks.*"
@@ -121,6 +126,8 @@ def test_every_field_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     plan = plan_of(compiled)
     assert check_expects(spec, plan) == []
     render_plan(plan, False, 100)
+    np.save(tmp_path / "tokens.npy", np.arange(400).reshape(50, 8) % 11)
+    stream_of(compiled, 0)
     recipe_of(compiled, 1, 0)
     policy_of(compiled)
     unread = {
