@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -33,13 +32,6 @@ def start(*args: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command(*args), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-
-
-def free_port() -> int:
-    """A port on loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def altered(folder: Path, old: str, new: str) -> str:
@@ -142,19 +134,3 @@ def test_another_number_of_processes_is_refused(
 @pytest.mark.parametrize("args", [("--node-rank", "1"), ("--nnodes", "2"), ("--steps", "0")])
 def test_wrong_use(args: tuple[str, ...]) -> None:
     assert execute(["run", SPEC, *args]) == 2
-
-
-def test_two_nodes_give_the_losses_of_one() -> None:
-    port = free_port()
-    nodes = [
-        start(SPEC, "--steps", "2", "--nnodes", "2", "--node-rank", str(rank),
-              "--rdzv-endpoint", f"127.0.0.1:{port}")
-        for rank in range(2)
-    ]  # fmt: skip
-    alone = completed(command(SPEC, "--steps", "2"), ENV, timeout=120)
-    said = [process.communicate(timeout=120) for process in nodes]
-    assert [*(process.returncode for process in nodes), alone.returncode] == [0, 0, 0], said
-    outputs = [*(output for output, _ in said), alone.stdout]
-    losses = [[json.loads(line).get("loss") for line in out.splitlines()] for out in outputs]
-    assert losses[0][:2] == losses[2][:2]
-    assert losses[1] == []
