@@ -14,15 +14,18 @@ from torch import Tensor, fx
 
 from shardlang.ir.accumulated import AccumulatedStep, Piece, mesh_at
 from shardlang.ir.collective import Kind
+from shardlang.ir.compat import AttentionKernels, attention_kernels
 from shardlang.ir.device_values import specialise
 from shardlang.ir.leaf import ResultKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.precision import wider
-from shardlang.ir.step import StepProgram, collectives_of, is_collective
+from shardlang.ir.step import StepProgram, collectives_of, has_records, is_collective, record
 from shardlang.runtime.groups import Group, Groups
 from shardlang.runtime.lanes import lanes
 from shardlang.runtime.region import Regions
 from shardlang.runtime.step_executor import load_backward, load_forward, load_graph
+from shardlang.vjp.at_device import written_for
+from shardlang.vjp.recorded import Recorded
 
 
 class GroupsAt(Groups):
@@ -74,15 +77,25 @@ class Accumulating:
         """Load it, to be compiled by `regions`. Collective: construct it on every rank."""
         self.step, count, self.regions = step, step.axis.size, regions
         at = [GroupsAt(groups, step, i) for i in range(count)]
-        self.coords = [one.coord for one in at]
-        same = differ_nowhere(step, self.coords)
-        first = self._load(at[0])
-        self._loaded = [first] + [first if same else self._load(one) for one in at[1:]]
+        self.coords, self._at = [one.coord for one in at], at
+        self._same = differ_nowhere(step, self.coords)
+        self._by_kernels: dict[AttentionKernels, list[_Loaded]] = {}
+        self._loaded()
         self._finish = self._piece(step.finish, at[0])
         self._reduce = self._piece(step.reduce, at[0])
 
+    def _loaded(self) -> list[_Loaded]:
+        """The code of every microbatch, by the kernels of attention that are allowed now."""
+        kernels = attention_kernels() if has_records(self.step.main) else ()
+        if kernels not in self._by_kernels:
+            first, *others = self._at
+            made = self._load(first)
+            more = [made if self._same else self._load(one) for one in others]
+            self._by_kernels[kernels] = [made, *more]
+        return self._by_kernels[kernels]
+
     def _load(self, groups: GroupsAt) -> _Loaded:
-        step, main = self.step, self.step.main
+        step, main = self.step, written_for(self.step.main, groups.coord, groups.device)
         streams = lanes(main.graph, groups)
         forward = load_forward(main, streams, self.regions)
         backward = load_backward(main, streams, forward.saved, self.regions)
@@ -99,16 +112,16 @@ class Accumulating:
             leaves: for every microbatch, this device's shards of all leaves by name.
             scale: by what the gradients are multiplied.
         """
-        step, states = self.step, _states()
+        step, states, loaded = self.step, _states(), self._loaded()
         early = [
             dict(zip(step.early.gives, one.early(*_given(step.early, own)), strict=True))
-            for one, own in zip(self._loaded, leaves, strict=True)
+            for one, own in zip(loaded, leaves, strict=True)
         ]
         totals = totals_of(early, step.joins)
         parts: dict[str, Tensor] = {}
         written: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
-        for number, (one, own) in enumerate(zip(self._loaded, leaves, strict=True)):
+        for number, (one, own) in enumerate(zip(loaded, leaves, strict=True)):
             _restore(states)
             written = self._one(one, {**own, **totals}, number, parts, sums, scale)
         (loss,) = self._finish(*_given(step.finish, {**leaves[0], **totals, **parts}))
@@ -198,7 +211,9 @@ def _alike(node: fx.Node, coords: Sequence[Mapping[str, int]]) -> bool:
 def _here(node: fx.Node, at: Mapping[str, int]) -> str:
     """What a node does at a coordinate, in words."""
     if not is_collective(node):
-        return str(specialise((node.args, node.kwargs), at))
+        own = specialise((node.args, node.kwargs), at)
+        shards = Recorded.of(node).shards(at) if node.target is record else ()
+        return str((own, shards))
     found = []
     for x, c in collectives_of(node):
         first = c.kind is Kind.FIRST and all(at[axis.name] == 0 for axis in c.axes)

@@ -14,17 +14,14 @@ from torch import fx
 
 from shardlang.ir.collective import Kind
 from shardlang.ir.compat import OpOverload, tree_leaves
+from shardlang.ir.draws import draws
 from shardlang.ir.experts.route import Route
 from shardlang.ir.layout import Layout
 from shardlang.ir.node import info, is_ordered
 from shardlang.ir.step import collectives_of, is_collective, is_wait, pull, record, routed_by
 
-_TAGS = (
-    torch.Tag.nondeterministic_seeded,
-    torch.Tag.dynamic_output_shape,
-    torch.Tag.data_dependent_output,
-)
-"""Of ops that draw, or whose result's size or value the host reads."""
+_TAGS = (torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output)
+"""Of ops whose result's size or value the host reads."""
 
 
 def opaque(graph: fx.Graph) -> set[fx.Node]:
@@ -50,7 +47,7 @@ def _is_opaque(node: fx.Node, sized: Collection[fx.Node]) -> bool:
     target = node.target
     if not isinstance(target, OpOverload):
         return False
-    return target._schema.is_mutable or any(tag in target.tags for tag in _TAGS)
+    return target._schema.is_mutable or draws(node) or any(tag in target.tags for tag in _TAGS)
 
 
 def sized_by_data(graph: fx.Graph) -> set[fx.Node]:

@@ -29,6 +29,7 @@ from shardlang.ir.step import (
 )
 from shardlang.runtime.lockstep import carry_all, lowered, move_all, move_together
 from shardlang.runtime.simulate import PerDevice, Watch, blaming, last_uses
+from shardlang.vjp.recorded import as_run
 
 
 class Started:
@@ -118,9 +119,9 @@ class GraphSimulator:
             args, kwargs = specialise((node.args, node.kwargs), at)
             own = {n: values[n][device] for n in node.all_input_nodes}
             args, kwargs = fx.map_arg((args, kwargs), own.__getitem__)
-            assert callable(node.target)
+            call = as_run(node, at)
             with blaming(node, device):
-                out.append(node.target(*args, **kwargs))
+                out.append(call(*args, **kwargs))
         return out
 
 

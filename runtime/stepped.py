@@ -8,15 +8,17 @@ the results that a gradient starts from when the first such gradient comes.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, fx
 
-from shardlang.ir.compat import clear_saved, keeps_graph
+from shardlang.ir.compat import AttentionKernels as Kernels
+from shardlang.ir.compat import attention_kernels, clear_saved, keeps_graph
 from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.program import LocalProgram, differentiable
-from shardlang.ir.step import StepProgram, arrives
+from shardlang.ir.step import StepProgram, arrives, has_records
 from shardlang.ir.views import gives_own_memory
 from shardlang.runtime.autograd import Context
 from shardlang.runtime.checks import check_same_collectives
@@ -26,12 +28,32 @@ from shardlang.runtime.lanes import lanes
 from shardlang.runtime.once import once
 from shardlang.runtime.region import Regions
 from shardlang.runtime.sharding import Sharding
-from shardlang.runtime.step_executor import Backward, load_backward, load_forward
+from shardlang.runtime.step_executor import Backward, Forward, load_backward, load_forward
 from shardlang.runtime.tensor import arrived, own, sharded
 from shardlang.runtime.whole import held_shard
+from shardlang.vjp.at_device import written_for
 
 StepWriter = Callable[[LocalProgram, Collection[str], Collection[str]], StepProgram]
 """Writes the step program for the leaves that are trained and the results with a cotangent."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Front:
+    """A forward, and the kernels of attention of which it and its backward choose."""
+
+    half: Forward
+    kernels: Kernels
+
+
+@dataclass(frozen=True, slots=True)
+class _Back:
+    """A backward, and of each gradient that it gives the place of the leaf.
+
+    With each place comes whether the gradient arrives in memory of its own.
+    """
+
+    half: Backward
+    places: list[tuple[int, bool]]
 
 
 class Stepped:
@@ -57,9 +79,10 @@ class Stepped:
         self.program, self.groups, self.trained, self.write = program, groups, trained, write
         self.regions = regions
         self.ends = differentiable(program) if trained else []
+        self._steps: dict[tuple[str, ...], StepProgram] = {}
         whole = self._written(self.ends)
-        self.lanes = lanes(whole.graph, groups)
-        self.forward = load_forward(whole, self.lanes, regions)
+        self.lanes, self._by_kernel = lanes(whole.graph, groups), has_records(whole)
+        self._whole, self._forwards = whole, dict[Kernels, _Front]()
         self.outputs = [r.name for r in program.results]
         written = {r.name for r in program.results if r.kind is ResultKind.MUTATION}
         self.unwritten = {
@@ -73,9 +96,10 @@ class Stepped:
             if leaf.kind in (LeafKind.PARAM, LeafKind.BUFFER) and groups.mesh.devices > 1
         }
         loss = [name for name in self.ends if program.loss in (None, name)]
-        self._backwards: dict[tuple[str, ...], tuple[Backward, list[tuple[int, bool]]]] = {}
+        self._backwards: dict[tuple[Kernels, tuple[str, ...]], _Back] = {}
+        forward = self.forward()
         if loss:
-            self.backward(tuple(loss))
+            self.backward(tuple(loss), forward)
 
     def __call__(self, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
         """The results, whose gradients lead to the leaves."""
@@ -86,28 +110,41 @@ class Stepped:
 
     @torch.no_grad()
     def _forward_alone(self, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
-        results, _ = self.forward.run(*map(held_shard, leaves))
+        results, _ = self.forward().half.run(*map(held_shard, leaves))
         return tuple(results)
+
+    def forward(self) -> _Front:
+        """The forward, by the kernels of attention that are allowed now."""
+        kernels = attention_kernels() if self._by_kernel else ()
+        if kernels not in self._forwards:
+            step = self._here(self._whole, kernels)
+            self._forwards[kernels] = _Front(load_forward(step, self.lanes, self.regions), kernels)
+        return self._forwards[kernels]
+
+    def _here(self, step: StepProgram, kernels: Kernels) -> StepProgram:
+        """A step as this device runs it."""
+        return written_for(step, self.groups.coord, self.groups.device, kernels)
 
     def _written(self, given: Collection[str]) -> StepProgram:
         """The step for the results whose cotangents are given, the same on all ranks."""
-        step = self.write(self.program, self.trained, given)
-        check_same_collectives(step, self.groups)
-        return step
+        if tuple(given) not in self._steps:
+            step = self.write(self.program, self.trained, given)
+            check_same_collectives(step, self.groups)
+            self._steps[tuple(given)] = step
+        return self._steps[tuple(given)]
 
-    def backward(self, given: tuple[str, ...]) -> tuple[Backward, list[tuple[int, bool]]]:
-        """The backward from some results, and of each gradient that it gives the place of the leaf.
-
-        With each place comes whether the gradient arrives in memory of its own.
-        """
-        if given not in self._backwards:
-            step = self._written(given)
+    def backward(self, given: tuple[str, ...], front: _Front) -> _Back:
+        """The backward of a forward, from some results."""
+        key = front.kernels, given
+        if key not in self._backwards:
+            step = self._here(self._written(given), front.kernels)
             places = {leaf.name: i for i, leaf in enumerate(self.program.leaves)}
-            half = load_backward(step, self.lanes, self.forward.saved, self.regions)
+            half = load_backward(step, self.lanes, front.half.saved, self.regions)
             pairs = zip(step.gradients, step.returned[1], strict=True)
             alone = self._alone(step.returned[1])
-            self._backwards[given] = half, [(places[name], node in alone) for name, node in pairs]
-        return self._backwards[given]
+            made = [(places[name], node in alone) for name, node in pairs]
+            self._backwards[key] = _Back(half, made)
+        return self._backwards[key]
 
     def _alone(self, gradients: Sequence[fx.Node]) -> set[fx.Node]:
         """Those that lie in memory which nobody else uses.
@@ -131,6 +168,7 @@ _TWICE = (
 
 class _Saving(Context, Protocol):
     stepped: Stepped
+    front: _Front
     versions: Mapping[str, tuple[Tensor, int]]
     records: dict[int, object] | None
     saved_tensors: Sequence[Tensor]
@@ -143,7 +181,7 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: _Saving, stepped: Stepped, *leaves: Tensor) -> tuple[Tensor, ...]:
-        ctx.stepped = stepped
+        ctx.stepped, ctx.front = stepped, stepped.forward()
         leaves = tuple(map(held_shard, leaves))
         held = zip(stepped.program.leaves, leaves, strict=True)
         ctx.versions = {
@@ -152,7 +190,7 @@ class _Step(torch.autograd.Function):
             if leaf.name in stepped.unwritten and not x.is_inference()
         }
         ctx.set_materialize_grads(False)
-        results, saved = stepped.forward.run(*leaves)
+        results, saved = ctx.front.half.run(*leaves)
         tensors = [x for x in saved if isinstance(x, Tensor)]
         ctx.records = {i: x for i, x in enumerate(saved) if not isinstance(x, Tensor)}
         ctx.save_for_backward(*tensors)
@@ -167,14 +205,14 @@ class _Step(torch.autograd.Function):
         stepped = ctx.stepped
         pairs = zip(stepped.outputs, grads, strict=True)
         given = {name: grad for name, grad in pairs if grad is not None and name in stepped.ends}
-        half, places = stepped.backward(tuple(given))
+        back = stepped.backward(tuple(given), ctx.front)
         saved = _saved(ctx)
         if not keeps_graph():
             clear_saved(ctx)
             ctx.records = None
-        made = list(half.run(saved, list(given.values())))
+        made = list(back.half.run(saved, list(given.values())))
         found: list[Tensor | None] = [None] * len(stepped.program.leaves)
-        for place, own_memory in places:
+        for place, own_memory in back.places:
             gradient, part = made.pop(0), stepped.parts.get(place)
             gradient = arrived(gradient) if own_memory else gradient
             found[place] = gradient if part is None else sharded(own(gradient), part)
@@ -200,5 +238,5 @@ def _saved(ctx: _Saving) -> list[object]:
             f"`{changed[0]}` changed between the forward and its backward",
             help="run the backward before the optimizer's step, or call the model again",
         ) from error
-    places = range(len(ctx.stepped.forward.saved))
+    places = range(len(ctx.front.half.saved))
     return [records[i] if i in records else next(tensors) for i in places]

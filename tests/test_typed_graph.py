@@ -69,11 +69,13 @@ BUILDS = {
     "passes/step/write_update.py",  # the inputs of the update
     "passes/step/microbatches.py",  # copies of parts of a step
     "passes/step/unread.py",  # drops what nothing reads
-    "passes/step/fold_views.py",  # the ops of a trace, which have no records yet
-    "passes/step/numbers.py",  # the same
+    "passes/step/numbers.py",  # the ops of a trace, which have no records yet
     "passes/step/prices.py",  # one call, for which a rule is asked
-    "passes/step/op_tape.py",  # the same
-    "passes/step/traced.py",  # the same
+    "shardlang/vjp/fold_views.py",  # the ops of a trace, which have no records yet
+    "shardlang/vjp/kernels.py",  # the same
+    "shardlang/vjp/op_tape.py",  # the same
+    "shardlang/vjp/traced.py",  # the same
+    "shardlang/vjp/at_device.py",  # the graph of a step on one device
     "runtime/step_executor.py",  # a graph for one device, that is only run
     "runtime/regions.py",  # the same, in parts
     "runtime/region.py",  # a copy of one, for a compiler

@@ -18,7 +18,7 @@ from shardlang.ir.step import apply_collective, apply_collectives, cast, pull
 from shardlang.passes.step.local_calls import operands_of
 from shardlang.passes.step.step_writer import StepWriter
 from shardlang.passes.step.steps_back import Step, Value, is_bundle, places_of, value_of
-from shardlang.passes.step.traced import Traced
+from shardlang.vjp.traced import Traced
 
 
 class BackwardWriter:

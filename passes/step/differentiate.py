@@ -19,11 +19,11 @@ from shardlang.ir.program import LocalProgram, nodes_of_results
 from shardlang.ir.reduced import Reduced
 from shardlang.ir.step import StepProgram
 from shardlang.passes.step.backward import BackwardWriter
-from shardlang.passes.step.by_itself import by_itself
 from shardlang.passes.step.forward import ForwardWriter
 from shardlang.passes.step.step_writer import StepWriter
 from shardlang.passes.step.steps_back import Step, steps_back, value_of
 from shardlang.passes.step.unread import drop_unread
+from shardlang.vjp.by_itself import by_itself
 
 
 def differentiate(

@@ -7,9 +7,9 @@ from torch import fx
 
 from shardlang.ir.compat import OpOverload
 from shardlang.ir.step import record
-from shardlang.passes.step.traced import Traced
 from shardlang.rules.call import Call
 from shardlang.rules.dropout import PARTS
+from shardlang.vjp.traced import Traced
 
 
 def draws(target: object) -> bool:

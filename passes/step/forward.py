@@ -14,7 +14,7 @@ from shardlang.ir.step import Operand, apply_collective, apply_collectives, reco
 from shardlang.passes.step.local_calls import operands_of
 from shardlang.passes.step.step_writer import StepWriter
 from shardlang.passes.step.steps_back import Step, is_bundle, places_of
-from shardlang.passes.step.traced import Traced
+from shardlang.vjp.traced import Traced
 
 
 class ForwardWriter:

@@ -2,8 +2,8 @@
 
 Devices whose shards differ in size, or whose offsets do, make calls that differ in numbers alone:
 then one device's ops stand for all, with a function of the device in the place of each number that
-differs (`numbers`). Where more than numbers differ, or data decides a size, the op is not written
-out but recorded.
+differs (`numbers`). Where more than numbers differ, data decides a size, or the kind of device does
+what is to be done, as for attention, the op is not written out but recorded.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from shardlang.ir.device_values import differ, specialise
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Coord, Mesh
 from shardlang.ir.node import info, is_ordered, layout_of
+from shardlang.ir.step import Operand
 from shardlang.passes.step.dropouts import written_out_dropout
 from shardlang.passes.step.numbers import NotNumbers, unify
-from shardlang.passes.step.op_call import NotTraced, OpCall, Shard, Slot
-from shardlang.passes.step.traced import Traced
-from shardlang.passes.step.vjp import trace
+from shardlang.rules.attention import FUSED
+from shardlang.vjp.op_call import NotTraced, OpCall, Shard
+from shardlang.vjp.trace import ops_of
+from shardlang.vjp.traced import Traced
 
 
 def operands_of(node: fx.Node) -> list[fx.Node]:
@@ -50,7 +52,7 @@ class Calls:
         operands = operands_of(node)
         if info(node).random:
             return written_out_dropout(node, wants.wanted)
-        if any(is_ordered(n) for n in (node, *operands)):
+        if node.target in FUSED or any(is_ordered(n) for n in (node, *operands)):
             return None
         try:
             return self._traced_of(node, operands, wants)
@@ -62,7 +64,7 @@ class Calls:
         coords = self.coords[:1] if alike else self.coords
         calls = [self._call(node, operands, wants, coord) for coord in coords]
         keys = [call.key() for call in calls]
-        made = {key: _traced(key, call) for key, call in zip(keys, calls, strict=True)}
+        made = {key: ops_of(call) for key, call in zip(keys, calls, strict=True)}
         traces = [one for one in made.values() if one is not None]
         if len(traces) < len(made):
             raise NotTraced
@@ -72,7 +74,7 @@ class Calls:
         return unify(traces, [places[key] for key in keys], node, self.mesh)
 
     def _call(self, node: fx.Node, operands: list[fx.Node], wants: Wants, coord: Coord) -> OpCall:
-        slots = map(Slot, range(len(operands)))
+        slots = map(Operand, range(len(operands)))
         args, kwargs = map_leaves(
             specialise((node.args, node.kwargs), coord),
             lambda one: next(slots) if isinstance(one, fx.Node) else one,
@@ -85,22 +87,6 @@ class Calls:
 def _is_even(node: fx.Node) -> bool:
     """Whether the shards of a value have one shape on all devices."""
     return all(dim.even for dim in layout_of(node).dims)
-
-
-_KEPT: dict[str, Traced | None] = {}
-_MOST_KEPT = 4096
-
-
-def _traced(key: str, call: OpCall) -> Traced | None:
-    """The ops of a call; None for one that fails on fake shards, as it may on real ones."""
-    if key not in _KEPT:
-        if len(_KEPT) == _MOST_KEPT:
-            _KEPT.clear()
-        try:
-            _KEPT[key] = trace(call)
-        except (NotTraced, RuntimeError, TypeError, ValueError, IndexError):
-            _KEPT[key] = None
-    return _KEPT[key]
 
 
 def shard_at(node: fx.Node, coord: Coord) -> Shard:

@@ -25,7 +25,7 @@ from shardlang.ir.device_values import (
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Coord, Mesh
 from shardlang.ir.node import info
-from shardlang.passes.step.traced import Traced
+from shardlang.vjp.traced import Traced
 
 _T = TypeVar("_T")
 

@@ -25,11 +25,11 @@ from shardlang.ir.node import NodeInfo, info, set_info
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.step import Operand, StepProgram, collectives_of, is_collective, record
 from shardlang.ir.traits import OpKind
-from shardlang.passes.step.by_itself import by_itself
 from shardlang.passes.weigh.network import FLOPS_PER_BYTE
 from shardlang.rules.call import Call
 from shardlang.rules.registry import find
 from shardlang.rules.schema import Operator
+from shardlang.vjp.by_itself import by_itself
 
 
 @dataclass(slots=True)

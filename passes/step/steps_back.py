@@ -12,7 +12,7 @@ from shardlang.ir.node import info, results_of
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.values import sources
 from shardlang.passes.step.local_calls import Calls, Wants, operands_of
-from shardlang.passes.step.traced import Traced
+from shardlang.vjp.traced import Traced
 
 Value = tuple[fx.Node, int]
 """A tensor that a node of the forward program gives: the node, and which of its tensors."""

@@ -6,9 +6,10 @@ gloo. Kernels may need more for themselves, and allocators round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import torch
 from torch import fx
 
 from shardlang.cost.devices import unlike_devices
@@ -16,42 +17,48 @@ from shardlang.cost.effects import Held, TensorType
 from shardlang.cost.replay import Replay
 from shardlang.ir.mesh import Coord
 from shardlang.ir.step import StepProgram
+from shardlang.runtime.step_executor import saved_by
+from shardlang.vjp.at_device import written_for
+
+_CPU = torch.device("cpu")
 
 
-def peak_bytes(program: StepProgram, also_saved: Collection[str] = ()) -> int:
+def peak_bytes(program: StepProgram) -> int:
     """The most bytes that are alive at once in forward and backward, on the fullest device.
 
     Parameters, buffers, inputs, results and gradients count; the state of an optimizer does not.
     It costs about 25 microseconds for each node and each kind of device (`unlike_devices`; one
     where all shards are even), and a millisecond for each call that no program made before: a
     change of a program costs what is new in it.
-
-    Args:
-        also_saved: what the forward hands over beside what the backward reads, by name.
     """
-    return fullest(program, also_saved).peak
+    return fullest(program).peak
 
 
 def fullest(
     program: StepProgram,
-    also_saved: Collection[str] = (),
+    whole: StepProgram | None = None,
     beside: Callable[[Coord], int] = lambda coord: 0,
 ) -> Replay:
     """A step on the device that needs the most bytes; on the first of several such.
 
     Args:
+        whole: the step whose forward is run, if its backward reads more than this one's.
         beside: bytes that a device holds all the time beside those of the step.
     """
     with ThreadPoolExecutor(1) as thread:
-        made = thread.submit(_on_unlike_devices, program, also_saved).result()
+        made = thread.submit(_on_unlike_devices, program, whole).result()
     return max(made, key=lambda one: one.peak + beside(one.coord))
 
 
-def _on_unlike_devices(program: StepProgram, also_saved: Collection[str]) -> list[Replay]:
+def _on_unlike_devices(program: StepProgram, whole: StepProgram | None) -> list[Replay]:
     """In a thread of its own, away from the caller's modes of torch."""
-    made = [Replay(program, coord, "gloo") for coord in unlike_devices(program)]
-    for one in made:
-        one.run(also_saved)
+    return [replayed(program, coord, whole) for coord in unlike_devices(program)]
+
+
+def replayed(program: StepProgram, coord: Coord, whole: StepProgram | None = None) -> Replay:
+    """What a step does to the memory of one device; `whole` as for the fullest."""
+    made = Replay(written_for(program, coord, _CPU), coord, "gloo")
+    made.run(() if whole is None else saved_by(written_for(whole, coord, _CPU)))
     return made
 
 

@@ -7,6 +7,7 @@ Checked with torch 2.11, 2.13 and 2.15.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 import torch
@@ -51,6 +52,7 @@ __all__ = [
     "AllToAllOptions",
     "AllgatherOptions",
     "AllreduceOptions",
+    "AttentionKernels",
     "Backend",
     "CustomOpDef",
     "DTensorSpec",
@@ -67,7 +69,9 @@ __all__ = [
     "TCPStore",
     "TorchDispatchMode",
     "active_compiler",
+    "allowing",
     "asks_for_one_graph",
+    "attention_kernels",
     "backend_named",
     "backend_of",
     "backward_number",
@@ -122,6 +126,9 @@ Results: TypeAlias = "Callable[..., Sequence[torch.Tensor]]"
 
 Backend: TypeAlias = "Callable[[fx.GraphModule, list[object]], Results]"
 """What compiles a graph for its inputs, as `torch.compile` calls it."""
+
+AttentionKernels: TypeAlias = "tuple[int, ...]"
+"""Which kernels of attention are allowed, and their order."""
 
 STACK_FILTER = (TracerBase, "_filter_traceback_frames")
 """The method by which tracing chooses the stack frames that a node records."""
@@ -182,7 +189,6 @@ def forget_fakes(mode: FakeTensorMode) -> None:
     `nn.Module.to` exchanges the parts of two tensors only where neither has any.
     """
     mode.fake_tensor_converter.meta_converter.tensor_memo.clear()
-
 
 
 def under_transforms() -> bool:
@@ -380,6 +386,37 @@ def asks_for_one_graph() -> bool:
     if before < 0:
         count(before)
     return before >= 0
+
+
+def attention_kernels() -> AttentionKernels:
+    """Which kernels of attention are allowed now, and in which order they are tried."""
+    allowed = (
+        torch._C._get_flash_sdp_enabled(), torch._C._get_mem_efficient_sdp_enabled(),
+        torch._C._get_math_sdp_enabled(), torch._C._get_cudnn_sdp_enabled(),
+    )  # fmt: skip
+    return *allowed, *torch._C._get_sdp_priority_order()
+
+
+@contextmanager
+def allowing(kernels: AttentionKernels) -> Iterator[None]:
+    """Allow other kernels of attention for a while, as `attention_kernels` has given them."""
+    before = attention_kernels()
+    if kernels != before:
+        _allow(kernels)
+    try:
+        yield
+    finally:
+        if kernels != before:
+            _allow(before)
+
+
+def _allow(kernels: AttentionKernels) -> None:
+    flash, efficient, math, cudnn, *order = kernels
+    torch._C._set_sdp_use_flash(bool(flash))
+    torch._C._set_sdp_use_mem_efficient(bool(efficient))
+    torch._C._set_sdp_use_math(bool(math))
+    torch._C._set_sdp_use_cudnn(bool(cudnn))
+    torch._C._set_sdp_priority_order(order)
 
 
 def backend_named(name: str) -> Backend:

@@ -231,6 +231,11 @@ def record(
     return (*(r.detach() if isinstance(r, Tensor) else r for r in results), kept)
 
 
+def has_records(program: StepProgram) -> bool:
+    """Whether the text for all devices leaves out the ops of some op."""
+    return any(node.target is record for node in program.graph.nodes)
+
+
 def pull(kept: Record, cotangents: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
     """The gradients of a recorded op's operands; zeros for one that no gradient reaches."""
     pairs = [

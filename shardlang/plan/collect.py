@@ -44,7 +44,7 @@ def make_plan(
     """
     found = dict(values or {})
     names = Names.of(program, {value.node: name for name, value in reversed(found.items())})
-    step, saved = step_to_measure(program, train)
+    step, whole = step_to_measure(program, train)
     if accumulated is None:
         parts = step_parts(program, names, step)
     else:
@@ -56,7 +56,7 @@ def make_plan(
         frozenset(axis.name for axis in joined(sorted(program.data_axes))),
         (*_leaves(program), *_values(found), *_results(program)),
         rows,
-        functools.cache(lambda: memory_of(program, step, saved, optimizer, accumulated, master)),
+        functools.cache(lambda: memory_of(program, step, whole, optimizer, accumulated, master)),
         recomputed_of(program, step, train),
         tuple(_stretches(parts)),
     )

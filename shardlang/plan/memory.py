@@ -24,7 +24,6 @@ from shardlang.ir.values import sources
 from shardlang.passes.step.differentiate import differentiate
 from shardlang.passes.step.write_step import write_step
 from shardlang.plan.types import Memory, Moment, Phase
-from shardlang.runtime.step_executor import saved_by
 
 if TYPE_CHECKING:
     from shardlang.spec.types import OptimizerDecl
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 def memory_of(
     program: LocalProgram,
     step: StepProgram,
-    also_saved: Collection[str],
+    whole: StepProgram | None,
     optimizer: OptimizerDecl | None = None,
     accumulated: AccumulatedStep | None = None,
     master: torch.dtype | None = None,
@@ -41,7 +40,8 @@ def memory_of(
     """The memory of one step, from the loss or every output, on the device that needs the most.
 
     Args:
-        step: what a loop runs, with what its forward saves beside what the backward reads.
+        step: what a loop runs.
+        whole: the step whose forward it runs, if that saves more.
         optimizer: as the spec states it; AdamW is assumed where it states none.
         accumulated: the step where it has several microbatches: what is measured is one of them,
             beside the sums of those before.
@@ -51,12 +51,12 @@ def memory_of(
     options = optimizer.kwargs if optimizer is not None else {}
     updated = [leaf for leaf in program.leaves if leaf.name in step.gradients]
     if accumulated is not None:
-        step, also_saved = accumulated.main, ()
+        step, whole = accumulated.main, None
 
     def state(coord: Coord) -> int:
         return state_bytes(updated, coord, name, options, master)
 
-    replay = fullest(step, also_saved, state)
+    replay = fullest(step, whole, state)
     given = sum(replay.storages[number].bytes for number in replay.gradients)
     sums = 0 if accumulated is None else _sums(replay, accumulated)
     moments = tuple(_moments(replay, state(replay.coord), sums))
@@ -73,22 +73,22 @@ def memory_of(
 
 def _sums(replay: Replay, step: AccumulatedStep) -> int:
     """Bytes of the sums of gradients over microbatches."""
-    given = (replay.made[node] for node in step.main.returned[1])
+    given = (replay.made[node] for node in replay.program.returned[1])
     types = [x.type for x in given if isinstance(x, Held)]
     tensors = [x for x in types if isinstance(x, TensorType)]
     return sum(math.prod(x.shape) * wider(x.dtype, step.wide).itemsize for x in tensors)
 
 
-def step_to_measure(program: LocalProgram, train: bool) -> tuple[StepProgram, Collection[str]]:
-    """The step that a loop runs, and what its forward saves beside what the backward reads."""
+def step_to_measure(program: LocalProgram, train: bool) -> tuple[StepProgram, StepProgram | None]:
+    """The step that a loop runs, and the one whose forward it runs, if that saves more."""
     trained = [leaf.name for leaf in program.leaves if leaf.trainable and train]
     ends = differentiable(program)
     if not trained or not ends:
-        return differentiate(program, (), (), ()), ()
+        return differentiate(program, (), (), ()), None
     step = write_step(program, trained, [program.loss] if program.loss in ends else ends)
     if program.loss not in ends or _lead_to_loss(program, ends):
-        return step, ()
-    return step, saved_by(write_step(program, trained, ends))
+        return step, None
+    return step, write_step(program, trained, ends)
 
 
 def _lead_to_loss(program: LocalProgram, ends: Collection[str]) -> bool:

@@ -159,6 +159,10 @@ rule(
 )  # fmt: skip
 
 
+FUSED = (aten.scaled_dot_product_attention.default, local.causal_attention)
+"""Attentions for which each kind of device has kernels of its own."""
+
+
 def _scores_spec(call: Call) -> str:
     """attention_scores and attend: batch dims broadcast, one key head for r query heads."""
     left, right = call.shapes

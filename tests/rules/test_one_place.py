@@ -17,6 +17,7 @@ ALLOWED = {
     "passes/invariants/traced.py": "the ops that normalization leaves in no graph",
     "passes/normalize/": "writes ops in place of others, in one form each",
     "passes/step/": "writes the ops of the backward, in one form each",
+    "shardlang/vjp/": "writes the ops of a trace, in one form each",
     "runtime/direct.py": "the functions of torch that call ops at less cost",
     "runtime/tensor_": "ops of optimizers and loops on sharded tensors, outside programs",
     "shardlang/capture/compute.py": "finds casts in the graph",

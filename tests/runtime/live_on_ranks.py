@@ -10,7 +10,7 @@ from stored import stacked
 
 import shardlang
 from shardlang.api import Program
-from shardlang.cost.replay import Replay
+from shardlang.cost.live import replayed
 from tests.cost.measured import measured_peak, step_of
 
 LLAMA = Path(__file__).parents[2] / "examples" / "llama" / "fsdp_tp.shard"
@@ -48,6 +48,4 @@ def _program(text: str) -> Program:
 
 def _predicted(program: Program) -> int:
     here = program.local.mesh.coord(int(os.environ["RANK"]))
-    replay = Replay(step_of(program), here, "gloo")
-    replay.run()
-    return replay.peak
+    return replayed(step_of(program), here).peak

@@ -42,6 +42,23 @@ class Heads(nn.Module):
         return (self.out(y) * x + y).square().mean()
 
 
+class Biased(nn.Module):
+    """Attention with a bias that is trained, and causal attention, over five heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = nn.Linear(10, 30, bias=False)
+        self.bias = nn.Parameter(torch.linspace(-1, 2, 125).sin().view(5, 5, 5))
+        self.out = nn.Linear(10, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, s, _ = x.shape
+        q, k, v = self.into(x).view(b, s, 3, 5, 2).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, self.bias)
+        y = y * F.scaled_dot_product_attention(k, q, v, is_causal=True)
+        return self.out(y.transpose(1, 2).reshape(b, s, 10)).square().mean()
+
+
 class Turning(nn.Module):
     """Products of complex numbers, and their parts."""
 

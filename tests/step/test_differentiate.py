@@ -10,9 +10,9 @@ import pytest
 from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.ir.node import info
 from shardlang.ir.program import differentiable
-from shardlang.passes.step import local_calls
 from shardlang.passes.step.differentiate import differentiate
 from shardlang.spec import load_spec_text
+from shardlang.vjp import trace
 from tests.step.prove import Proof, Subject, prove
 
 MODELS = Path(__file__).with_name("models.py")
@@ -45,6 +45,12 @@ CASES = (
         "mesh { dp = 2 tp = 3 }\ninput x : f32[3, 4, 10] [dp, _, _]\n"
         'param "into.weight" [tp, _]\nparam "out.weight" [_, tp]',
         {},
+    ),
+    Case(
+        "Biased",
+        "mesh { dp = 2 tp = 3 }\ninput x : f32[3, 5, 10] [dp, _, _]\n"
+        'param "into.weight" [tp, _]\nparam "out.weight" [_, tp]\nparam "bias" [tp, _, _]',
+        {"scaled_dot_product_attention": 2},
     ),
     Case("Turning", 'mesh { dp = 3 }\ninput x : f32[5, 6] [dp, _]\nstore "**" over dp', {}),
     Case("Memory", "mesh { dp = 2 }\ninput x : f32[5, 3, 5] [dp, _, _]", {}),
@@ -101,5 +107,5 @@ def test_values_keep_their_names_and_equal_calls_are_traced_once(
         if node.name in known:
             assert info(node).layout == known[node.name].layout, node
             assert not info(node).backward, node
-    monkeypatch.setattr(local_calls, "trace", None)
+    monkeypatch.setattr(trace, "trace", None)
     differentiate(program, trained, ends[:1], ends)

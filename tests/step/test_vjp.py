@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from shardlang.passes.step.op_call import NotTraced, OpCall, Shard, Slot
-from shardlang.passes.step.vjp import trace
+from shardlang.ir.step import Operand
+from shardlang.vjp.op_call import NotTraced, OpCall, Shard
+from shardlang.vjp.trace import trace
 
 
 def call(target: object, *shapes: tuple[int, ...]) -> OpCall:
@@ -15,7 +16,7 @@ def call(target: object, *shapes: tuple[int, ...]) -> OpCall:
     assert callable(target)
     shards = tuple(Shard(shape, torch.float64) for shape in shapes)
     slots = tuple(range(len(shapes)))
-    return OpCall(target, tuple(map(Slot, slots)), {}, shards, slots, (0,))
+    return OpCall(target, tuple(map(Operand, slots)), {}, shards, slots, (0,))
 
 
 def run(one: OpCall, xs: list[Tensor], cotangents: list[Tensor]) -> tuple[Tensor, list[Tensor]]:

@@ -15,7 +15,7 @@ from shardlang.ir.compat import (
     map_leaves,
     unset_fake_temporarily,
 )
-from shardlang.passes.step.op_call import NotTraced
+from shardlang.vjp.op_call import NotTraced
 
 _MADE_OF_NUMBERS = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default)
 """What `torch.tensor` calls with the tensor that it has made."""

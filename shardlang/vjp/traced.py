@@ -11,10 +11,13 @@ import torch.utils._pytree as pytree
 from torch import fx
 
 from shardlang.ir.compat import OpOverload
+from shardlang.ir.draws import draws
+from shardlang.ir.step import Operand
 from shardlang.ir.views import gives_view
-from shardlang.passes.step.fold_views import fold_views
-from shardlang.passes.step.op_call import NotTraced, OpCall, Slot
-from shardlang.passes.step.op_tape import returned_by
+from shardlang.vjp.fold_views import fold_views
+from shardlang.vjp.kernels import lay_out_operands
+from shardlang.vjp.op_call import NotTraced, OpCall
+from shardlang.vjp.op_tape import returned_by
 
 _TAKES_DENSE = (torch.ops.aten.view_as_complex.default, torch.ops.aten.view.dtype)
 """Ops that fail on a tensor which is not dense, as the fake shards are."""
@@ -63,7 +66,7 @@ def written_out(graph: fx.Graph, call: OpCall, several: bool) -> Traced:
     Raises:
         NotTraced: an op would be another one in another run.
     """
-    if any(_is_of_one_run(node.target) for node in graph.nodes):
+    if any(_is_of_one_run(node) or _is_of_one_device(node, call) for node in graph.nodes):
         raise NotTraced
     for node in list(graph.nodes):
         if node.target is torch.ops.aten.detach.default:
@@ -76,6 +79,8 @@ def written_out(graph: fx.Graph, call: OpCall, several: bool) -> Traced:
                 dense = graph.call_function(torch.ops.aten.contiguous.default, node.args[:1])
             node.args = (dense, *node.args[1:])
     fold_views(graph)
+    if call.device is not None:
+        lay_out_operands(graph)
     given = graph.find_nodes(op="placeholder")
     if not several:
         _keep(graph, call, given)
@@ -119,7 +124,7 @@ def _keep(graph: fx.Graph, call: OpCall, given: Sequence[fx.Node]) -> None:
     first, *gradients = returned_by(graph)
     if first not in given[: len(call.shards)] or not isinstance(call.target, OpOverload):
         return
-    args, kwargs = pytree.tree_map_only(Slot, lambda s: given[s.index], (call.args, call.kwargs))
+    args, kwargs = pytree.tree_map_only(Operand, lambda o: given[o.index], (call.args, call.kwargs))
     output = graph.output_node()
     with graph.inserting_before(output):
         made = graph.create_node("call_function", call.target, args, kwargs)
@@ -130,16 +135,15 @@ _BY_MEMORY = (torch.ops.aten.as_strided.default, torch.ops.aten.as_strided_scatt
 """Ops whose arguments say how their operand lies in memory, which is otherwise in another run."""
 
 
-def _is_of_one_run(target: object) -> bool:
-    """Whether an op would be another one in another run.
+def _is_of_one_run(node: fx.Node) -> bool:
+    """Whether an op draws, or its arguments say how an operand lies in memory."""
+    return draws(node) or node.target in _BY_MEMORY
 
-    It draws, it is for a CPU alone, or its arguments say how an operand lies in memory.
-    """
-    if not isinstance(target, OpOverload):
-        return False
-    name = str(target)
-    draws = torch.Tag.nondeterministic_seeded in target.tags
-    return draws or "_for_cpu" in name or "mkldnn" in name or target in _BY_MEMORY
+
+def _is_of_one_device(node: fx.Node, call: OpCall) -> bool:
+    """Whether an op is for a CPU alone, in a call of which all devices make the same ops."""
+    name = str(node.target)
+    return call.device is None and ("_for_cpu" in name or "mkldnn" in name)
 
 
 def _sources(ends: Sequence[fx.Node], given: Collection[fx.Node] = ()) -> set[fx.Node]:

@@ -6,7 +6,7 @@ from torch import Tensor, fx
 from torch.func import functionalize
 
 from shardlang.ir.compat import OpOverload
-from shardlang.passes.step.op_tape import OpTape, returned_by
+from shardlang.vjp.op_tape import OpTape, returned_by
 
 
 def without_writes(tape: OpTape) -> OpTape:

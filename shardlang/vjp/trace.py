@@ -12,11 +12,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shardlang.ir.compat import NO_FAKE_RESULT, FakeTensorMode, tree_map_only
-from shardlang.passes.step.op_call import NotTraced, OpCall, Slot
-from shardlang.passes.step.op_tape import OpTape
-from shardlang.passes.step.traced import Traced, written_out
-from shardlang.passes.step.without_writes import without_writes
+from shardlang.ir.compat import (
+    NO_FAKE_RESULT,
+    FakeTensorMode,
+    allowing,
+    attention_kernels,
+    tree_map_only,
+)
+from shardlang.ir.step import Operand
+from shardlang.vjp.op_call import NotTraced, OpCall
+from shardlang.vjp.op_tape import OpTape
+from shardlang.vjp.traced import Traced, written_out
+from shardlang.vjp.without_writes import without_writes
 
 
 def trace(call: OpCall) -> Traced:
@@ -29,20 +36,43 @@ def trace(call: OpCall) -> Traced:
             tensor that it keeps.
     """
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        kernels = call.kernels or attention_kernels()
+        with FakeTensorMode(allow_non_fake_inputs=True), allowing(kernels):
             tape, several = _run(call)
             return written_out(without_writes(tape).graph, call, several)
     except NO_FAKE_RESULT as error:
         raise NotTraced from error
 
 
+_KEPT: dict[str, Traced | None] = {}
+_MOST_KEPT = 4096
+
+
+def ops_of(call: OpCall) -> Traced | None:
+    """The ops of a call; None for one that fails on fake shards, as it may on real ones.
+
+    Equal calls are traced once.
+    """
+    key = call.key()
+    if key not in _KEPT:
+        if len(_KEPT) == _MOST_KEPT:
+            _KEPT.clear()
+        try:
+            _KEPT[key] = trace(call)
+        except (NotTraced, RuntimeError, TypeError, ValueError, IndexError):
+            _KEPT[key] = None
+    return _KEPT[key]
+
+
 def _run(call: OpCall) -> tuple[OpTape, bool]:
     """The tape of a call and its gradients, and whether it gives several results."""
-    tape, xs = OpTape(), [torch.empty(s.shape, dtype=s.dtype) for s in call.shards]
+    device = call.device or torch.device("cpu")
+    xs = [torch.empty(s.shape, dtype=s.dtype, device=device) for s in call.shards]
+    tape = OpTape()
     tape.give(*xs)
     for i in call.wanted:
         xs[i].requires_grad_()
-    args, kwargs = tree_map_only(Slot, lambda slot: xs[slot.index], (call.args, call.kwargs))
+    args, kwargs = tree_map_only(Operand, lambda one: xs[one.index], (call.args, call.kwargs))
     with tape, torch.enable_grad():
         made = call.target(*args, **kwargs)
     results = [made] if isinstance(made, Tensor) else made
@@ -64,4 +94,6 @@ def _gradients(
     if not pairs or not leaves:
         return [None] * len(leaves)
     reached, given = zip(*pairs, strict=True)
-    return torch.autograd.grad(reached, leaves, given, allow_unused=True)
+    # a thread of autograd's own, which there is for a GPU, would run without the tape
+    with torch.autograd.set_multithreading_enabled(False):
+        return torch.autograd.grad(reached, leaves, given, allow_unused=True)

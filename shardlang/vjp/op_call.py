@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from shardlang.ir.arguments import Kwargs
-from shardlang.rules.schema import Operator
+from shardlang.ir.compat import AttentionKernels
 
 
 class NotTraced(Exception):
     """An op that cannot be run on fake shards, or reads a tensor that it keeps."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """The place of a tensor operand in the arguments of a call."""
-
-    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +25,26 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class OpCall:
-    """A call on one device, with slots in the place of its tensors.
+    """A call on one device, with an `Operand` in the place of every tensor.
 
     Attributes:
         args: positional arguments, nested as in the call.
         kwargs: keyword arguments.
-        shards: one per slot.
-        wanted: the slots whose gradient is wanted.
+        shards: one per operand.
+        wanted: the operands whose gradient is wanted.
         given: the results, counted among the tensors that the op gives, whose cotangent is given.
+        device: on which it is made; None for ops that are the same on all.
+        kernels: those of attention that are allowed.
     """
 
-    target: Operator
+    target: Callable[..., object]
     args: tuple[object, ...]
     kwargs: Kwargs
     shards: tuple[Shard, ...]
     wanted: tuple[int, ...]
     given: tuple[int, ...]
+    device: torch.device | None = None
+    kernels: AttentionKernels | None = None
 
     def key(self) -> str:
         """Equal for calls of which one trace serves all."""
@@ -59,5 +57,7 @@ class OpCall:
                 self.shards,
                 self.wanted,
                 self.given,
+                self.device,
+                self.kernels,
             )
         )

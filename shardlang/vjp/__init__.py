@@ -1,0 +1,1 @@
+"""What autograd does for one call, as ops."""
