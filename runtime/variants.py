@@ -43,6 +43,7 @@ from shardlang.runtime.replicas import (
     drifted,
     inputs_differ,
 )
+from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.standins import Standins
 from shardlang.runtime.tables import Tables, slot_of
 from shardlang.runtime.tensor import Sharded
@@ -139,9 +140,11 @@ class Variants:
         asked = self._agreement.check(lambda: self._to_cut(args, kwargs, strict))
         loaded = self._loaded_for(asked.call, lambda program: program.check(_on_host(asked.given)))
         tensors = {
-            n: x.full_tensor() if isinstance(x, DTensor) else x for n, x in asked.given.items()
+            n: x.full_tensor() if isinstance(x, DTensor) and not _lies(x, loaded.inputs[n]) else x
+            for n, x in asked.given.items()
         }
-        loaded.check({n: x for n, x in tensors.items() if isinstance(asked.given[n], DTensor)})
+        gathered = {n for n, x in asked.given.items() if tensors[n] is not x}
+        loaded.check({n: x for n, x in tensors.items() if n in gathered})
         made = {name: self._handed(name, x, loaded) for name, x in tensors.items()}
         return {**made, **{argument.name: argument.value for argument in asked.call.arguments}}
 
@@ -159,6 +162,8 @@ class Variants:
 
     def _handed(self, name: str, full: Tensor, loaded: LoadedProgram) -> Tensor:
         """An input for a call: a plain tensor where it can be no shard."""
+        if isinstance(full, DTensor):
+            return full
         first, mine = self.declared.inputs.get(name), loaded.inputs[name]
         if mine.split or (first is not None and first.split):
             return cut(full, mine)
@@ -293,6 +298,11 @@ class Variants:
         after = self.compiler.modes_after(before, mode)
         for name, module in self._modules.items():
             module.training = name not in after
+
+
+def _lies(given: DTensor, sharding: Sharding) -> bool:
+    """Whether an input is this device's shard already."""
+    return isinstance(given, Sharded) and given.sharding.same(sharding)
 
 
 def _moved(loaded: LoadedProgram, tables: Tables) -> LoadedProgram:

@@ -169,17 +169,15 @@ class Program:
         `trainer.state()` is what the run is saved and resumed by.
 
         Args:
-            batches: whole ones, the same on every rank; None for those that `run` takes without
-                data: the model file's own, or random ones.
+            batches: whole ones, the same on every rank; None for those that `run` takes: from the
+                spec's data, of which each device reads its own rows, or else the model file's own,
+                or random ones.
             seed: of torch's generators, from now on, and of the batches where none are given.
 
         Raises:
             RunError: SH0606, nothing is loaded, or the optimizer cannot be made.
         """
-        from shardlang.training.data import stream_of
-
-        given = stream_of(self.compiled, seed) if batches is None else batches
-        return self._loaded().trainer(given, seed)
+        return self._loaded().trainer(batches, seed)
 
     def checkpoints(
         self,

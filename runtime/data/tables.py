@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from shardlang.runtime.data.batch import IDS, LABELS, NO_ROLES, Roles, Wanted
@@ -87,9 +88,16 @@ class TableSamples:
 
     def read(self, numbers: Numbers, names: Collection[str]) -> dict[str, Tensor]:
         """Some inputs of some rows."""
+        if not len(numbers):
+            return {name: self._none(name) for name in names}
         columns = sorted({self._columns[name] for name in names})
         found = self._table.with_format("torch", columns)[numbers.tolist()]
         return {name: self._input(found[self._columns[name]], name) for name in names}
+
+    def _none(self, name: str) -> Tensor:
+        """No rows of an input."""
+        wanted = self._wanted[name]
+        return torch.empty((0, *wanted.shape[1:]), dtype=wanted.dtype)
 
     def _input(self, found: object, name: str) -> Tensor:
         wanted = self._wanted[name]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from shardlang.ir.precision import OWN_TYPES, Precision
-from shardlang.runtime.data import Batch
+from shardlang.runtime.data import Batch, Reader
+from shardlang.runtime.data.rows import DeviceReader
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import ShardedOptimizer
@@ -87,10 +88,14 @@ class ShardedTrainee:
 
     def __init__(self, module: ShardedModule) -> None:
         self.module: nn.Module = module
-        self._sharded = module
+        self.sharded = module
         self._variants, self._backends = held(module).variants, held(module).backends
         self._loss = held(module).program.loss
         self.has_loss = self._loss is not None
+
+    def reader(self) -> Reader:
+        """What this device reads of a whole batch."""
+        return DeviceReader(self._variants.declared.inputs)
 
     def prepare(self, batch: Batch) -> Batch:
         """This device's shards; every input that is declared must be there."""
@@ -106,7 +111,7 @@ class ShardedTrainee:
         self, name: str, arguments: Mapping[str, object], precision: Precision = OWN_TYPES
     ) -> Updates:
         """The optimizer on this device's parts."""
-        return ShardedOptimizer(self._sharded, name, arguments, precision)
+        return ShardedOptimizer(self.sharded, name, arguments, precision)
 
 
 def from_loss(loss: Tensor | None, scale: float) -> Tensor | None:

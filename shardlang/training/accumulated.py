@@ -15,7 +15,8 @@ from shardlang.ir.leaf import Leaf, LeafKind
 from shardlang.ir.shards import shard_of
 from shardlang.runtime.accumulate import Accumulating
 from shardlang.runtime.checks import check_same_program
-from shardlang.runtime.data import Batch
+from shardlang.runtime.data import Batch, Reader
+from shardlang.runtime.data.rows import MicrobatchReader, OwnRows
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.held import Held
 from shardlang.runtime.module import ShardedModule, held
@@ -68,9 +69,18 @@ class AccumulatedTrainee(ShardedTrainee):
         shapes = tuple(one.shape for one in declared.inputs)
         self._along = {shapes: _Along(compiled, self._held, seed)}
 
+    def reader(self) -> Reader:
+        """The rows of each microbatch that this device holds."""
+        shapes = tuple(one.shape for one in self._declared.inputs)
+        program, coord = self._along[shapes].program, self._held.groups.coord
+        axis = program.mesh.axes[0]
+        layouts = {x.name: x.layout for x in program.leaves if x.kind is LeafKind.INPUT}
+        return MicrobatchReader(layouts, [{**coord, axis.name: i} for i in range(axis.size)])
+
     def prepare(self, batch: Batch) -> Batch:
-        """The whole batch, which the ranks compare."""
-        super().prepare(batch)
+        """The whole batch, which the ranks compare, unless each has read its own rows alone."""
+        if not isinstance(batch, OwnRows):
+            super().prepare(batch)
         return batch
 
     def backward(self, batch: Batch, scale: float = 1.0) -> Tensor | None:

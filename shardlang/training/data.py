@@ -7,6 +7,7 @@ from pathlib import Path
 
 from shardlang.capture import make_inputs
 from shardlang.compiler.driver import Compiled
+from shardlang.runtime.agree import Agreement
 from shardlang.runtime.data import (
     IDS,
     LABELS,
@@ -29,7 +30,10 @@ from shardlang.runtime.data import (
     open_tokens,
     text_tokens,
 )
+from shardlang.runtime.data.rows import check_same_data
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.module import held
+from shardlang.runtime.trainer.trainees import ShardedTrainee
 from shardlang.spec.types import DataDecl
 from shardlang.training.tokens import Tokenizer, fingerprint_for, own_tokenizer, tokenizer_of
 
@@ -65,6 +69,22 @@ def stream_of(
     train = Part(samples, 0, len(samples) - kept) if kept else samples
     order = Order(len(train), seed, stated.shuffle, stated.drop_last)
     return SampleStream(train, _rows(compiled), order, reader or _whole(compiled), READY)
+
+
+def shared_stream(
+    compiled: Compiled, trainee: ShardedTrainee, seed: int, data: Path | None = None
+) -> Stream:
+    """The batches to train on, of which each device reads its own rows. Collective.
+
+    Raises:
+        RunError: as `stream_of`, on every rank where one raises it; SH0612, the ranks read other
+            data.
+    """
+    groups = held(trainee.sharded).groups
+    reader = trainee.reader()
+    stream = Agreement(groups).together(lambda: stream_of(compiled, seed, data, reader))
+    check_same_data(stream, groups)
+    return stream
 
 
 def evaluation_stream(

@@ -19,7 +19,7 @@ from shardlang.ir.compat import Backend
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.shards import shard_of
 from shardlang.runtime.agree import Agreement
-from shardlang.runtime.data import Batch, Stream
+from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.module import ShardedModule, held
@@ -29,7 +29,7 @@ from shardlang.runtime.trainer.recipe import Recipe
 from shardlang.runtime.trainer.records import Record
 from shardlang.runtime.trainer.trainer import Trainer
 from shardlang.runtime.whole import held_shard
-from shardlang.training.data import stated_data, stream_of, tokenizer_for
+from shardlang.training.data import shared_stream, stated_data, stream_of, tokenizer_for
 from shardlang.training.recipe import recipe_of
 from shardlang.training.step import trainee_of
 from shardlang.training.tokens import Tokenizer
@@ -119,7 +119,8 @@ class Run:
         """What trains the sharded model, until `stop` says so. Collective."""
         trainee = trainee_of(self.compiled, module, self.recipe.seed)
         around = iter if stop is None else stop.batches
-        return Trainer(trainee, self._batches(), self.recipe, around=around)
+        stream = shared_stream(self.compiled, trainee, self.recipe.seed, self.data)
+        return Trainer(trainee, stream, self.recipe, around=around)
 
     def reference(self, show: Show, device: torch.device | None = None) -> list[Record]:
         """Train the ordinary model on this process alone.
@@ -127,11 +128,9 @@ class Run:
         On the device of the run it draws what the run draws: other devices draw other numbers.
         """
         trainee = plain_trainee(self.compiled, self.recipe.seed, device)
-        trainer = Trainer(trainee, self._batches(), self.recipe)
+        whole = stream_of(self.compiled, self.recipe.seed, self.data)
+        trainer = Trainer(trainee, whole, self.recipe)
         return list(show(trainer.steps(self.recipe.steps)))
-
-    def _batches(self) -> Stream:
-        return stream_of(self.compiled, self.recipe.seed, self.data)
 
 
 def summary(run: Run, module: ShardedModule, records: list[Record]) -> dict[str, object]:

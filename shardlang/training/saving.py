@@ -166,4 +166,3 @@ def note_of(last: int | None) -> str:
     if last is None:
         return "no checkpoint was written"
     return f"the last checkpoint is that of step {last}: go on from there with `--resume`"
-

@@ -20,6 +20,7 @@ from shardlang.runtime.trainer.step import as_batch, one_step
 from shardlang.runtime.trainer.trainees import ShardedTrainee
 from shardlang.runtime.trainer.trainer import Trainer
 from shardlang.training.accumulated import AccumulatedTrainee
+from shardlang.training.data import shared_stream
 from shardlang.training.recipe import recipe_of
 
 
@@ -67,9 +68,15 @@ class Training:
         recipe = recipe_of(self._compiled)
         return ShardedOptimizer(self._module, recipe.optimizer, recipe.arguments, recipe.precision)
 
-    def trainer(self, batches: Iterable[Batch], seed: int = 0) -> Trainer:
-        """What takes steps of the module over batches, by the same optimizer. Collective."""
+    def trainer(self, batches: Iterable[Batch] | None, seed: int = 0) -> Trainer:
+        """What takes steps of the module over batches, by the same optimizer. Collective.
+
+        Args:
+            batches: None for those of the spec.
+        """
         recipe = recipe_of(self._compiled, seed=seed)
+        if batches is None:
+            batches = shared_stream(self._compiled, self._trainee, seed)
         return Trainer(self._trainee, batches, recipe, optimizer=self.optimizer)
 
     @outside_itself
