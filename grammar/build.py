@@ -112,6 +112,25 @@ def _optimizer(rule: Rule) -> t.Optimizer:
     return t.Optimizer(name, leaf.arguments(rule.maybe_rule(1)), span=rule.span)
 
 
+def _group(rule: Rule) -> t.Group:
+    patterns = leaf.texts(rule.rule(0))
+    return t.Group(patterns, leaf.arguments(rule.rule(1)), span=rule.span)
+
+
+def _learning_rate(rule: Rule) -> t.LearningRate:
+    return t.LearningRate(tuple(map(_phase, rule.rules())), span=rule.span)
+
+
+def _phase(rule: Rule) -> t.Phase:
+    name = leaf.ident(rule, 0)
+    return t.Phase(name, leaf.arguments(rule.maybe_rule(1)), span=rule.span)
+
+
+def _evaluate(rule: Rule) -> t.Evaluate:
+    every, batches = (leaf.scalar(rule.rule(i)) for i in range(2))
+    return t.Evaluate(every, batches, leaf.maybe_text(rule, 2), span=rule.span)
+
+
 def _random(rule: Rule) -> t.Random:
     return t.Random(chosen(rule.token(0), t.RANDOM_MODES), span=rule.span)
 
@@ -238,11 +257,14 @@ _STATEMENTS: dict[str, Callable[[Rule], t.Statement]] = {
     "value": _value,
     "data": _data,
     "optimizer": _optimizer,
+    "group": _group,
+    "learning_rate": _learning_rate,
     "random": _random,
     "recompute": _recompute,
     "accumulate": _accumulate,
     "checkpoint": _checkpoint,
     "precision": _precision,
+    "evaluate": _evaluate,
     "schedule": _schedule,
     "expect": _expect,
 }

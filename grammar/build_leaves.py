@@ -34,6 +34,11 @@ def text(rule: Rule, index: int) -> t.Text:
     return t.Text(str(token)[1:-1], span=rule.span_of(token))
 
 
+def texts(rule: Rule) -> tuple[t.Text, ...]:
+    """Strings, one after the other."""
+    return tuple(text(rule, i) for i in range(len(rule.tokens())))
+
+
 def maybe_text(rule: Rule, index: int) -> t.Text | None:
     """The string that the child at `index` is, if it is there."""
     return text(rule, index) if rule.has(index) else None

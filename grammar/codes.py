@@ -127,10 +127,14 @@ CODES: dict[str, Code] = {
         "`--set` of another type",
         "The new value must have the type of the declared one; a float may be given as an integer.",
     ),
-    "SH0220": Code("unknown optimizer", "The optimizers are sgd, adam and adamw."),
+    "SH0220": Code(
+        "unknown optimizer",
+        "An optimizer is one of `torch.optim`, by its name in lower case.",
+    ),
     "SH0221": Code(
         "bad optimizer argument",
-        "The optimizer has no such argument, or the argument cannot have that value.",
+        "The arguments are those of the optimizer's class, and `clip`. It has no such argument, or"
+        " the argument cannot have that value.",
     ),
     "SH0222": Code(
         "bad bound",
@@ -184,6 +188,21 @@ CODES: dict[str, Code] = {
         "bad option of `data`",
         "`data` takes a path, `packed` or `documents`, and the options `validation`, `shuffle`,"
         " `drop_last`, `split`, `ids` and `labels`.",
+    ),
+    "SH0245": Code(
+        "optimizer that needs whole parameters",
+        "Every device updates its part of a parameter. That is right where each number is updated"
+        " by itself, which adafactor, lbfgs, muon and sparseadam do not do.",
+    ),
+    "SH0246": Code(
+        "bad schedule of the learning rate",
+        "A schedule is phases one after the other, each of a number of steps (`warmup`, `constant`,"
+        " `linear`, `cosine`), or one scheduler of `torch.optim.lr_scheduler`, by its name in lower"
+        " case.",
+    ),
+    "SH0247": Code(
+        "bad evaluation",
+        "An evaluation is made every so many steps over so many batches, both at least 1.",
     ),
     "SH0230": Code("unused name", "A let or dim that nothing refers to."),
     "SH0231": Code(

@@ -252,6 +252,27 @@ def _(node: t.Optimizer) -> str:
 
 
 @_text.register
+def _(node: t.Group) -> str:
+    return f"group {_commas(node.patterns)} ({_commas(node.arguments)})"
+
+
+@_text.register
+def _(node: t.LearningRate) -> str:
+    return f"learning_rate {' '.join(map(_text, node.phases))}"
+
+
+@_text.register
+def _(node: t.Phase) -> str:
+    return _call(node.name.text, node.arguments)
+
+
+@_text.register
+def _(node: t.Evaluate) -> str:
+    source = "" if node.source is None else f" on {_text(node.source)}"
+    return f"evaluate every {_text(node.every)} batches {_text(node.batches)}{source}"
+
+
+@_text.register
 def _(node: t.Random) -> str:
     return f"random {node.mode}"
 

@@ -40,6 +40,8 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "KEEP_EVERY": ("keep_every",),
     "ON_NAN": ("on_nan",),
     "NAN": ("stop", "skip", "rollback"),
+    "BATCHES": ("batches",),
+    "ON": ("on",),
     "AS": ("as",),
     "ROLE": ("data", "model"),
     "BELOW": ("below",),

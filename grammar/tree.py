@@ -60,14 +60,17 @@ __all__ = [
     "Dims",
     "DimsEntry",
     "Entry",
+    "Evaluate",
     "Expect",
     "ExpectItem",
     "Forbid",
+    "Group",
     "Ident",
     "Input",
     "Item",
     "Layout",
     "LayoutIs",
+    "LearningRate",
     "Let",
     "ListValue",
     "Loss",
@@ -81,6 +84,7 @@ __all__ = [
     "Output",
     "Param",
     "Part",
+    "Phase",
     "Precision",
     "PrecisionItem",
     "Prefetch",
@@ -244,6 +248,38 @@ class Optimizer(Item):
     arguments: tuple[Argument, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Group(Item):
+    """`group "**.bias", "**norm**" (weight_decay = 0)`."""
+
+    patterns: tuple[Text, ...]
+    arguments: tuple[Argument, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Phase(Node):
+    """`warmup(steps = 200)`, in `learning_rate`."""
+
+    name: Ident
+    arguments: tuple[Argument, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LearningRate(Item):
+    """`learning_rate warmup(steps = 200) cosine(steps = 10000)`."""
+
+    phases: tuple[Phase, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate(Item):
+    """`evaluate every 500 batches 20`, and `on "val.bin"` where its data is another."""
+
+    every: Scalar
+    batches: Scalar
+    source: Text | None = None
+
+
 AxisRole = Literal["data", "model"]
 AXIS_ROLES: tuple[AxisRole, ...] = ("data", "model")
 Cut = Literal["packed", "documents"]
@@ -404,6 +440,8 @@ Statement: TypeAlias = (
     "Use | Let | Mesh | Dims | Model | Input | Output | Loss | Param | Buffer | Store"
     " | ValueStatement | Optimizer | Random | Recompute | Schedule | Accumulate"
     " | Precision | Checkpoint | Data | Expect"
+    " | ValueStatement | Optimizer | Group | LearningRate | Random | Recompute | Schedule"
+    " | Accumulate | Precision | Evaluate | Expect"
 )
 
 

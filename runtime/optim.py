@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from shardlang.ir.optimizers import ELEMENTWISE, UpdateRule, classes, made, why_not
 from shardlang.ir.precision import OWN_TYPES, Precision
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.lanes import lanes
@@ -22,41 +23,45 @@ from shardlang.runtime.update import DeviceUpdate
 from shardlang.runtime.watch import named
 from shardlang.runtime.whole import held_shard
 
-_KINDS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
-
-DEFAULT = ("adamw", {"lr": 1e-3})
-"""What a spec without an `optimizer` statement trains with."""
+_FUSED = ("sgd", "adam", "adamw")
+"""Those of which torch has one kernel for all of an update, on CPUs and GPUs."""
 
 
-def make_optimizer(
-    params: Iterable[nn.Parameter], name: str, arguments: Mapping[str, object]
-) -> torch.optim.Optimizer:
-    """The optimizer that a spec names; `clip` among its arguments is not the optimizer's.
+def make_optimizer(params: Mapping[str, nn.Parameter], rule: UpdateRule) -> torch.optim.Optimizer:
+    """The optimizer that a rule names, for those of the parameters that are trained.
 
     Raises:
-        RunError: SH0606, an unknown optimizer or argument.
+        RunError: SH0606, an unknown optimizer or argument, or one that needs whole parameters.
     """
-    if name not in _KINDS:
-        raise RunError("SH0606", f"unknown optimizer `{name}`", help=f"write one of {list(_KINDS)}")
-    given = {key: value for key, value in arguments.items() if key != "clip"}
-    trained = [param for param in params if param.requires_grad]
+    known = classes()
+    if rule.name not in known or why_not(rule.name) is not None:
+        why = why_not(rule.name) if rule.name in known else "torch has none of that name"
+        message = f"the optimizer `{rule.name}` cannot be made: {why}"
+        raise RunError("SH0606", message, help=f"write one of {list(ELEMENTWISE)}")
+    trained = {name: x for name, x in params.items() if x.requires_grad}
+    groups = [
+        {"params": [trained[name] for name in names], **own} for names, own in rule.grouped(trained)
+    ]
     try:
-        return _KINDS[name](trained, fused=_can_fuse(trained), **given)
-    except (TypeError, ValueError) as error:
+        return made(rule.name, groups, {**_kernels(rule, trained.values()), **rule.settings})
+    except (TypeError, ValueError, RuntimeError) as error:
         raise RunError(
             "SH0606",
-            f"`{name}` cannot be made: {error}",
+            f"`{rule.name}` cannot be made: {error}",
             help="change the arguments of the `optimizer` statement",
         ) from error
 
 
-def _can_fuse(params: list[nn.Parameter]) -> bool:
-    """Whether torch has one kernel for all of an update."""
-    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params)
+def _kernels(rule: UpdateRule, params: Iterable[nn.Parameter]) -> dict[str, object]:
+    """That all of an update is one kernel, where there is one and the rule states no other."""
+    stated = rule.settings.keys() & {"fused", "foreach"}
+    if rule.name not in _FUSED or stated:
+        return {}
+    return {"fused": all(_can_fuse(x) for x in params)}
+
+
+def _can_fuse(x: nn.Parameter) -> bool:
+    return x.is_floating_point() and x.device.type in ("cpu", "cuda")
 
 
 MASTER = "master"
@@ -78,8 +83,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         module: ShardedModule,
-        name: str,
-        arguments: Mapping[str, object],
+        rule: UpdateRule,
         precision: Precision = OWN_TYPES,
     ) -> None:
         """Make the optimizer for what the module trains now. Collective.
@@ -98,9 +102,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         values = {name: held_shard(tensor) for name, tensor in self._params.items()}
         leaves_of = list(self._leaves.values())
         self.parts = DeviceUpdate(leaves_of, values, groups.mesh, groups.coord, precision.master)
-        self.inner = make_optimizer(self.parts.tensors, name, arguments)
-        clip = arguments.get("clip")
-        self._largest = clip if isinstance(clip, (int, float)) else None
+        self.inner = make_optimizer(self.parts.named, rule)
+        self._largest, self._is_made = rule.clip, False
         self._norm: Tensor | None = None
         program = own.variants.declared.update(self._params.keys())
         self._gathered, self._gather = (
@@ -111,7 +114,16 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._scaling, self._is_scaled = precision.loss_scale, False
         self._losses = ScaledLosses(self._params.values() if self._scaling is not None else ())
         settings = {**self.inner.defaults, **first_settings(self._scaling)}
-        super().__init__(list(self._params.values()), settings)
+        super().__init__(self._shown_groups(), settings)
+        self._is_made = True
+
+    def _shown_groups(self) -> list[dict[str, object]]:
+        """The groups of the inner optimizer, with the module's parameters in place of the parts."""
+        shown = {id(self.parts.parts[name].tensor): x for name, x in self._params.items()}
+        return [
+            {**group, "params": [shown[id(x)] for x in group["params"]]}
+            for group in self.inner.param_groups
+        ]
 
     @property
     def shown(self) -> ShardedOptimizer:
@@ -239,7 +251,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         Raises:
             RunError: SH0606.
         """
-        if self.param_groups:
+        if self._is_made:
             raise RunError(
                 "SH0606",
                 "the optimizer of a program trains the parameters of its module alone",

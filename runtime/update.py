@@ -127,6 +127,11 @@ class DeviceUpdate:
         self._counted = [self.parts[x.name].tensor for x in leaves if _counts(x, axes, coord)]
 
     @property
+    def named(self) -> dict[str, nn.Parameter]:
+        """What an optimizer works on, by name."""
+        return {name: part.tensor for name, part in self.parts.items()}
+
+    @property
     def tensors(self) -> list[nn.Parameter]:
         """What an optimizer works on."""
         return [part.tensor for part in self.parts.values()]

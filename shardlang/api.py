@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from shardlang.runtime.checkpoint.checkpoints import Checkpoints
     from shardlang.runtime.module import ShardedModule
     from shardlang.runtime.optim import ShardedOptimizer
+    from shardlang.runtime.trainer.evaluation import Evaluating
+    from shardlang.runtime.trainer.learning_rate import LearningRate
     from shardlang.runtime.trainer.trainer import Trainer
     from shardlang.training.step import StepResult, Training
 
@@ -160,8 +162,22 @@ class Program:
         """
         return self._loaded().step(batch)
 
+    def learning_rate(self) -> LearningRate:
+        """The spec's schedule on `optimizer()`. Collective.
+
+        A step of `step` or of a trainer sets the rate of the next one. A loop of one's own that
+        calls `optimizer().step()` calls `learning_rate().step()` after it.
+
+        Raises:
+            RunError: SH0606, nothing is loaded, or the optimizer cannot be made.
+        """
+        return self._loaded().learning_rate
+
     def trainer(
-        self, batches: Iterable[Mapping[str, Tensor]] | None = None, seed: int = 0
+        self,
+        batches: Iterable[Mapping[str, Tensor]] | None = None,
+        seed: int = 0,
+        evaluating: Evaluating | None = None,
     ) -> Trainer:
         """The training loop of `shardlang run`, for the module loaded last. Collective.
 
@@ -173,11 +189,15 @@ class Program:
                 spec's data, of which each device reads its own rows, or else the model file's own,
                 or random ones.
             seed: of torch's generators, from now on, and of the batches where none are given.
+            evaluating: when to evaluate, and on what; None for what the spec's `evaluate` says.
 
         Raises:
             RunError: SH0606, nothing is loaded, or the optimizer cannot be made.
         """
-        return self._loaded().trainer(batches, seed)
+        from shardlang.training.evaluating import evaluating_of
+
+        when = evaluating_of(self.compiled, seed) if evaluating is None else evaluating
+        return self._loaded().trainer(batches, seed, when)
 
     def checkpoints(
         self,

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from shardlang.compiler.whole_buffers import check_updates
+from shardlang.ir.optimizers import ASSUMED, UpdateRule
 from shardlang.passes.pipeline import run_passes
 from shardlang.passes.rewrite.localize import to_program
 from shardlang.plan import make_plan
@@ -45,7 +46,9 @@ def figures(build: Build) -> Figures:
         check_updates(graph)
     except REFUSED:
         return {}
-    return figures_of(make_plan(to_program(graph), optimizer=spec.optimizer))
+    stated = spec.optimizer
+    rule = ASSUMED if stated is None else UpdateRule(stated.name, stated.kwargs)
+    return figures_of(make_plan(to_program(graph), rule=rule))
 
 
 def total(figures: Figures) -> int:

@@ -227,11 +227,20 @@ class SpecMaker:
             self.model,
             lambda: t.Optimizer(self.ident(["adamw", "sgd"]), self.many(self.argument, 0, 3)),
             self.checkpoint,
+            lambda: t.Group(self.many(self.pattern, 1, 2), self.many(self.argument, 0, 2)),
+            lambda: t.LearningRate(self.many(self.phase, 1, 2)),
+            lambda: t.Evaluate(
+                t.Number(500), t.Number(20), self.rng.choice([self.pattern(), None])
+            ),
             lambda: t.Random(self.rng.choice(["exact", "fast"])),
             lambda: t.Recompute(self.rng.choice([self.pattern(), None])),
             lambda: t.Recompute(budget=t.Size(self.rng.randint(1, 9), "GiB")),
         ]
         return self.rng.choice(rare if self.chance(0.1) else makers)()
+
+    def phase(self) -> t.Phase:
+        name = self.rng.choice(["warmup", "cosine", "linear", "steplr"])
+        return t.Phase(t.Ident(name), self.many(self.argument, 0, 2))
 
     def sensible(self) -> t.Tree:
         """A tree that declares what it uses, more often than not."""

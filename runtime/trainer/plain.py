@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from shardlang.ir.optimizers import UpdateRule
 from shardlang.ir.precision import OWN_TYPES, LossScale, Precision
 from shardlang.runtime.data import Batch
 from shardlang.runtime.loss_scale import first_settings, is_mended, note_step, scale_of
@@ -43,18 +44,22 @@ class PlainTrainee:
         """The loss, by the function that the caller gave; every parameter gets its gradient."""
         return from_loss(self._loss_of(self.module, batch), scale)
 
-    def optimizer(
-        self, name: str, arguments: Mapping[str, object], precision: Precision = OWN_TYPES
-    ) -> Updates:
+    def parts(self, batch: Batch) -> Iterable[Batch]:
+        """The batch itself."""
+        return [batch]
+
+    def loss(self, batch: Batch) -> Tensor | None:
+        """The loss, by the function that the caller gave."""
+        return self._loss_of(self.module, self.prepare(batch))
+
+    def optimizer(self, rule: UpdateRule, precision: Precision = OWN_TYPES) -> Updates:
         """The optimizer of torch."""
         params = {name: x for name, x in self.module.named_parameters() if x.requires_grad}
         parts = {name: Part.of(x, None, precision.master) for name, x in params.items()}
-        clip = arguments.get("clip")
-        largest = clip if isinstance(clip, (int, float)) else None
-        inner = make_optimizer([part.tensor for part in parts.values()], name, arguments)
+        inner = make_optimizer({name: part.tensor for name, part in parts.items()}, rule)
         settings = first_settings(precision.loss_scale)
         return _PlainUpdates(
-            params, parts, inner, self._device, largest, precision.loss_scale, settings
+            params, parts, inner, self._device, rule.clip, precision.loss_scale, settings
         )
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from shardlang.ir.optimizers import ASSUMED, UpdateRule
 from shardlang.ir.precision import OWN_TYPES, Precision
-from shardlang.runtime.optim import DEFAULT
+from shardlang.ir.schedules import Phase
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to train: the optimizer with its arguments (`clip` included), the steps and the seed.
+    """How to train: the update, the steps and the seed.
 
     Attributes:
+        rule: the optimizer and its groups.
+        phases: of the learning rate; none leaves it as the optimizer states it.
         precision: the types that are stated, and the factor of the loss.
     """
 
-    steps: int
-    optimizer: str = DEFAULT[0]
-    arguments: Mapping[str, object] = field(default_factory=lambda: dict(DEFAULT[1]))
+    steps: int = 0
+    rule: UpdateRule = ASSUMED
     seed: int = 0
     precision: Precision = OWN_TYPES
+    phases: tuple[Phase, ...] = ()

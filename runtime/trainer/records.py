@@ -18,6 +18,12 @@ class Done:
     norm: float | None = None
     skipped: bool = False
 
+    @property
+    def stepped(self) -> bool:
+        """Whether the parameters were changed."""
+        found = (self.loss, self.norm)
+        return all(x is not None and math.isfinite(x) for x in found)
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -28,6 +34,7 @@ class Record:
     Attributes:
         lr: the learning rate of the step, of the first group of parameters.
         skipped: the gradients were not finite, and the next loss is multiplied by less.
+        eval_loss: the mean loss of an evaluation after the step.
     """
 
     step: int
@@ -37,6 +44,7 @@ class Record:
     step_s: float
     tokens_per_s: float
     skipped: bool = False
+    eval_loss: float | None = None
 
     @property
     def not_finite(self) -> dict[str, str]:
@@ -55,6 +63,8 @@ class Record:
             "step_s": round(self.step_s, 6),
             "tokens_per_s": round(self.tokens_per_s, 1),
         }
+        if self.eval_loss is not None:
+            line["eval_loss"] = self.eval_loss if math.isfinite(self.eval_loss) else None
         if wrong:
             line["not_finite"] = wrong
         return {**line, "skipped": True} if self.skipped else line

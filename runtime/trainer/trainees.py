@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from shardlang.ir.optimizers import UpdateRule
 from shardlang.ir.precision import OWN_TYPES, Precision
 from shardlang.runtime.data import Batch, Reader
 from shardlang.runtime.data.rows import DeviceReader
@@ -37,10 +38,16 @@ class Trainee(Protocol):
         """
         ...
 
-    def optimizer(
-        self, name: str, arguments: Mapping[str, object], precision: Precision = OWN_TYPES
-    ) -> Updates:
-        """The optimizer by name, for what is trained, with the types that are stated."""
+    def parts(self, batch: Batch) -> Iterable[Batch]:
+        """Whole batches that make up a whole batch, each as large as a forward takes."""
+        ...
+
+    def loss(self, batch: Batch) -> Tensor | None:
+        """The loss of a whole batch, of the forward alone; None without a loss."""
+        ...
+
+    def optimizer(self, rule: UpdateRule, precision: Precision = OWN_TYPES) -> Updates:
+        """The optimizer, for what is trained, with the types that are stated."""
         ...
 
 
@@ -103,15 +110,24 @@ class ShardedTrainee:
 
     def backward(self, batch: Batch, scale: float = 1.0) -> Tensor | None:
         """The loss, whole on every device; every parameter gets its gradient."""
+        return from_loss(self._forward(batch), scale)
+
+    def parts(self, batch: Batch) -> Iterable[Batch]:
+        """The batch itself."""
+        return [batch]
+
+    def loss(self, batch: Batch) -> Tensor | None:
+        """The loss, whole on every device. Collective."""
+        return self._forward(self._variants.shard((), batch, strict=True))
+
+    def _forward(self, batch: Batch) -> Tensor | None:
         loaded, shards = self._variants.choose((), batch)
         outputs = loaded.named_outputs(shards, self._backends.regions())
-        return from_loss(outputs[self._loss] if self._loss is not None else None, scale)
+        return outputs[self._loss] if self._loss is not None else None
 
-    def optimizer(
-        self, name: str, arguments: Mapping[str, object], precision: Precision = OWN_TYPES
-    ) -> Updates:
+    def optimizer(self, rule: UpdateRule, precision: Precision = OWN_TYPES) -> Updates:
         """The optimizer on this device's parts."""
-        return ShardedOptimizer(self.sharded, name, arguments, precision)
+        return ShardedOptimizer(self.sharded, rule, precision)
 
 
 def from_loss(loss: Tensor | None, scale: float) -> Tensor | None:

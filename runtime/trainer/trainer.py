@@ -11,6 +11,8 @@ import torch
 
 from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.trainer.evaluation import Evaluated, Evaluating, evaluate
+from shardlang.runtime.trainer.learning_rate import LearningRate
 from shardlang.runtime.trainer.random_states import RandomStates
 from shardlang.runtime.trainer.recipe import Recipe
 from shardlang.runtime.trainer.records import Record
@@ -44,6 +46,8 @@ class Trainer:
         recipe: Recipe,
         *,
         optimizer: Updates | None = None,
+        learning_rate: LearningRate | None = None,
+        evaluating: Evaluating | None = None,
         around: Around = iter,
     ) -> None:
         """Seed torch's generators, and make the optimizer. Collective.
@@ -51,6 +55,8 @@ class Trainer:
         Args:
             batches: whole batches, the same on every rank.
             optimizer: one that exists, in place of that of the recipe.
+            learning_rate: the schedule on that one.
+            evaluating: when to evaluate, and on what; None for never.
             around: what stands between the batches and the loop.
 
         Raises:
@@ -59,9 +65,9 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         _check_trainable(trainee)
         self.trainee, self.recipe = trainee, recipe
-        self.optimizer = optimizer or trainee.optimizer(
-            recipe.optimizer, recipe.arguments, recipe.precision
-        )
+        self.optimizer = optimizer or trainee.optimizer(recipe.rule, recipe.precision)
+        self.learning_rate = learning_rate or LearningRate(self.optimizer.shown, recipe.phases)
+        self.evaluating = evaluating
         self.step_number = 0
         self.after_step: list[AfterStep] = []
         self.goes_on: Callable[[Record], bool] = lambda record: False
@@ -93,6 +99,7 @@ class Trainer:
             record = self._step(whole)
             if record.not_finite and not record.skipped and self.goes_on(record):
                 record = replace(record, skipped=True)
+            record = self._evaluated(record)
             for hook in self.after_step:
                 hook(self, record)
             yield record
@@ -102,19 +109,36 @@ class Trainer:
     def _step(self, whole: Batch) -> Record:
         place = self._places.popleft()
         batch = self.trainee.prepare(as_batch(whole))
-        rate = self.rate
+        rate = self.learning_rate.rate
         began = time.perf_counter()
         made = one_step(self.trainee, batch, self.optimizer)
+        if made.stepped:
+            self.learning_rate.step()
         taken = time.perf_counter() - began
         speed = count_tokens(whole) / taken
         self.step_number += 1
         self._place = place
         return Record(self.step_number, made.loss, made.norm, rate, taken, speed, made.skipped)
 
-    @property
-    def rate(self) -> float:
-        """The learning rate of the next step, of the first group of parameters."""
-        return float(self.optimizer.shown.param_groups[0]["lr"])
+    def _evaluated(self, record: Record) -> Record:
+        """The record, with the loss of an evaluation if it is time for one."""
+        if self.evaluating is None or self.step_number % self.evaluating.every:
+            return record
+        return replace(record, eval_loss=self.evaluate().loss)
+
+    def evaluate(self) -> Evaluated:
+        """The mean loss of the batches of an evaluation; the run is as before. Collective.
+
+        Raises:
+            RunError: SH0605, no evaluation is stated, or there are no batches for it.
+        """
+        if self.evaluating is None:
+            raise RunError(
+                "SH0605",
+                "nothing says what to evaluate on",
+                help="write `evaluate every 500 batches 20`, or give `evaluating`",
+            )
+        return evaluate(self.trainee, self.evaluating.batches(), self.evaluating.count)
 
     def state(self) -> States:
         """What the run is saved and resumed by, as it is after the last step.
@@ -124,7 +148,7 @@ class Trainer:
         return {
             "model": ModelState(self.trainee.module),
             "optimizer": OptimizerState(self.optimizer),
-            "learning_rate": Given(dict, lambda _: None),
+            "learning_rate": self.learning_rate,
             "random": RandomStates(),
             "data": Given(lambda: self._place, self._go_to),
             "trainer": Given(lambda: {"step": self.step_number}, self._count_from),

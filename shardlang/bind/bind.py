@@ -9,6 +9,7 @@ from shardlang.bind.types import Binding, ModelNames, Shape
 from shardlang.bind.values import MODULE, bind_values
 from shardlang.grammar.diagnostics import Diagnostic, error, has_errors, in_order
 from shardlang.ir.mesh import Axis
+from shardlang.ir.optimizers import GroupRule
 from shardlang.ir.records import Stated
 from shardlang.spec.types import ExpectCount, ExpectForbid, InputDecl, LayoutDecl, Spec, StoreDecl
 
@@ -36,6 +37,7 @@ def bind(spec: Spec, names: ModelNames) -> tuple[Binding | None, list[Diagnostic
         stores=stores,
         loss=_bind_loss(spec, names, findings),
         recompute=_bind_recompute(spec, names, findings),
+        groups=_bind_groups(spec, names, findings),
     )
     _check_expects(spec, names, findings)
     found = in_order(findings.found)
@@ -132,6 +134,26 @@ def _bind_recompute(spec: Spec, names: ModelNames, findings: Findings) -> tuple[
             findings.unmatched(decl.pattern, decl.span, MODULE, known)
         found.update(dict.fromkeys(matched))
     return tuple(name for name in found if not any(_inside(name, other) for other in found))
+
+
+def _bind_groups(spec: Spec, names: ModelNames, findings: Findings) -> tuple[GroupRule, ...]:
+    """The parameters of each group, under all of their names; the last that matches wins."""
+    target = {**{name: name for name in names.params}, **names.aliases}
+    known = [name for name, own in target.items() if own in names.params]
+    owner: dict[str, int] = {}
+    for number, decl in enumerate(spec.groups):
+        for pattern, span in decl.patterns:
+            matched = pattern.select(known)
+            if not matched:
+                findings.unmatched(pattern, span, _PARAM, known)
+            owner.update(dict.fromkeys((target[name] for name in matched), number))
+    members = [
+        frozenset(n for n in known if owner.get(target[n]) == i) for i in range(len(spec.groups))
+    ]
+    return tuple(
+        GroupRule(mine, dict(decl.arguments))
+        for mine, decl in zip(members, spec.groups, strict=True)
+    )
 
 
 def _inside(name: str, other: str) -> bool:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from shardlang.ir.leaf import ValueKey
 from shardlang.ir.mesh import Axis
+from shardlang.ir.optimizers import GroupRule
 from shardlang.ir.records import Stated
 from shardlang.spec.types import StoreDecl
 
@@ -42,6 +43,7 @@ class Binding:
         storage: the axes over which each stored parameter is sharded further at rest.
         stores: the statement by which each of them is stored.
         loss: the name of the output stated to be the loss.
+        groups: the parameters that the optimizer updates by arguments of their own.
         recompute: the modules that the backward computes again, none inside another.
     """
 
@@ -54,3 +56,4 @@ class Binding:
     stores: Mapping[str, StoreDecl]
     loss: str | None
     recompute: tuple[str, ...] = ()
+    groups: tuple[GroupRule, ...] = ()

@@ -37,6 +37,7 @@ from shardlang.ir.graph import ShardError, ShardGraph
 from shardlang.ir.leaf import LeafKind, Stored
 from shardlang.ir.mesh import Coord, Mesh
 from shardlang.ir.node import tensor_of
+from shardlang.ir.optimizers import ASSUMED, UpdateRule
 from shardlang.ir.printed_type import dtype_name
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.step_options import StepOptions
@@ -81,6 +82,11 @@ class Compiled:
     graph: ShardGraph
     program: LocalProgram
     diagnostics: list[Diagnostic] = field(default_factory=list)
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The optimizer; AdamW is assumed where the spec states none."""
+        return rule_of(self.spec, self.binding)
 
     @property
     def train(self) -> bool:
@@ -229,20 +235,25 @@ def compile_spec(
     try:
         trained = [leaf.name for leaf in program.leaves if leaf.trainable]
         trained = trained if source.mode == "train" else []
-        program.step = decide(program, trained, _state_bytes(spec, program))
+        program.step = decide(program, trained, _state_bytes(spec, rule_of(spec, binding), program))
     except ShardError as failure:
         raise CompileError([*found, at_model(failure, spec)]) from failure
     statements = replace(statements, step=program.step)
     return Compiled(spec, source, inputs, captured, binding, statements, graph, program, found)
 
 
-def _state_bytes(spec: Spec, program: LocalProgram) -> Callable[[Coord], int]:
-    """What the optimizer holds on each device; AdamW is assumed where the spec states none."""
-    leaves = [leaf for leaf in program.leaves if leaf.trainable]
+def rule_of(spec: Spec, binding: Binding) -> UpdateRule:
+    """The optimizer that a spec states, and its groups."""
     stated = spec.optimizer
-    name, options = (stated.name, stated.kwargs) if stated is not None else ("adamw", {})
+    chosen = ASSUMED if stated is None else UpdateRule(stated.name, stated.kwargs)
+    return replace(chosen, groups=binding.groups)
+
+
+def _state_bytes(spec: Spec, rule: UpdateRule, program: LocalProgram) -> Callable[[Coord], int]:
+    """What the optimizer holds on each device."""
+    leaves = [leaf for leaf in program.leaves if leaf.trainable]
     master = precision_of(spec.precision).master
-    return lambda coord: state_bytes(leaves, coord, name, options, master)
+    return lambda coord: state_bytes(leaves, coord, rule, master)
 
 
 def _no_program(graph: ShardGraph) -> LocalProgram:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import Coord
+from shardlang.ir.optimizers import UpdateRule, made
 from shardlang.ir.precision import wider
-
-_COPIES = {"adam": 2, "adamw": 2}
-"""Tensors as large as the parameter that an optimizer keeps for each."""
-
-_STEP_BYTES = 4
-"""Of the tensor in which Adam counts the steps of each parameter."""
 
 
 def leaf_bytes(leaves: Iterable[Leaf], coord: Coord) -> int:
@@ -27,26 +24,48 @@ def leaf_bytes(leaves: Iterable[Leaf], coord: Coord) -> int:
 def state_bytes(
     leaves: Iterable[Leaf],
     coord: Coord,
-    name: str,
-    options: Mapping[str, object],
+    rule: UpdateRule,
     master: torch.dtype | None = None,
 ) -> int:
     """Bytes of what an optimizer keeps for some parameters on the device at `coord`.
 
     Args:
-        name: `sgd`, `adam` or `adamw`.
-        options: its arguments.
+        rule: the optimizer.
         master: the type of the master weights of narrower parameters, which count too.
     """
-    parts, weights = [], 0
+    total = 0
     for leaf in leaves:
         dtype = wider(leaf.dtype, master)
-        parts.append(math.prod(leaf.layout.local_shape(coord)) * dtype.itemsize)
-        weights += parts[-1] if dtype != leaf.dtype else 0
-    if name not in _COPIES:
-        return weights + (sum(parts) if options.get("momentum") else 0)
-    copies = _COPIES[name] + bool(options.get("amsgrad"))
-    return weights + copies * sum(parts) + _STEP_BYTES * len(parts)
+        part_bytes = math.prod(leaf.layout.local_shape(coord)) * dtype.itemsize
+        form = _form(rule.name, _hashable(rule.settings_of(leaf.name)), dtype)
+        total += form.copies * part_bytes + form.more_bytes
+        total += part_bytes if dtype != leaf.dtype else 0
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What an optimizer keeps for a parameter: tensors as large as it, and more bytes."""
+
+    copies: int
+    more_bytes: int
+
+
+def _hashable(settings: Mapping[str, object]) -> tuple[tuple[str, object], ...]:
+    return tuple(sorted(settings.items()))
+
+
+@functools.cache
+def _form(name: str, settings: tuple[tuple[str, object], ...], dtype: torch.dtype) -> _Form:
+    """Found by one update of a small parameter."""
+    x = torch.nn.Parameter(torch.zeros(3, 5, dtype=dtype))
+    x.grad = torch.zeros_like(x)
+    optimizer = made(name, [x], dict(settings))
+    optimizer.step()
+    states = [value for value in optimizer.state[x].values() if isinstance(value, torch.Tensor)]
+    large = [value for value in states if value.shape == x.shape]
+    others = sum(value.nbytes for value in states if value.shape != x.shape)
+    return _Form(len(large), others)
 
 
 def _bytes(leaf: Leaf, layout: Layout, coord: Coord) -> int:

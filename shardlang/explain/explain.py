@@ -21,6 +21,7 @@ from shardlang.ir.mesh import Axis, product
 from shardlang.ir.node import info, tensor_of
 from shardlang.ir.printed_type import printed_type
 from shardlang.ir.reshard import Reshard
+from shardlang.plan.groups import group_lines
 from shardlang.plan.names import readers, through_reshards
 from shardlang.plan.text import bytes_text, shape_text
 from shardlang.plan.types import CollectiveRow
@@ -67,6 +68,7 @@ class Writer:
         facts = [f"{type_}, local {shape_text(layout.max_local_shape())}"]
         source = info(subject.node).source
         facts += [f"made at {source}"] if source else []
+        facts += self._update(subject)
         stories = [
             self._story(subject.node, layout, axis) for axis in self.book.propagated.mesh.axes
         ]
@@ -74,6 +76,14 @@ class Writer:
         return Explanation(
             subject.name, subject.kind, tuple(facts), tuple(stories), tuple(map(row_text, rows))
         )
+
+    def _update(self, subject: Subject) -> list[str]:
+        """The settings of a parameter's update, where the spec groups parameters."""
+        for group in self.book.plan.groups:
+            if subject.name in group.names:
+                ((settings, _, _),) = group_lines([group])
+                return [f"updated by {self.book.compiled.rule.title} with {settings}"]
+        return []
 
     def _story(self, node: fx.Node, layout: Layout, axis: Axis) -> Story:
         title = state_text(layout, axis)

@@ -104,19 +104,18 @@ def _seeds(compiled: Compiled, step: WholeStep) -> str:
 
 
 def _optimizer(compiled: Compiled, step: WholeStep) -> Iterator[str]:
-    stated, precision = compiled.spec.optimizer, compiled.program.step.precision
-    name = f"{stated.name}" if stated is not None else "adamw (assumed)"
+    rule, precision = compiled.rule, compiled.program.step.precision
     if precision.loss_scale is not None:
         call = f"{INDENT}gradients = optimizer.unscaled(gradients)"
         yield commented(call, "divided by the factor of the loss")
-    for row in norm_of_gradients(compiled.program, stated):
+    for row in norm_of_gradients(compiled.program, rule):
         axes = ", ".join(f'"{axis}"' for axis in row.axes)
         axes = f"({axes})" if len(row.axes) > 1 else axes
         call = f"{INDENT}norm = all_reduce(optimizer.squared_norm(gradients), {axes})"
         yield commented(call, "if it is not finite, nothing is updated")
-        if stated is not None and "clip" in stated.kwargs:
+        if rule.clip is not None:
             yield f"{INDENT}gradients = optimizer.clipped(gradients, norm)"
-    parts = f"{name}, on this device's parts"
+    parts = f"{rule.title}, on this device's parts"
     parts += f" in {dtype_name(precision.master)}" if precision.master is not None else ""
     yield commented(f"{INDENT}optimizer.step(gradients)", parts)
     if step.update is not None:

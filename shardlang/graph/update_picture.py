@@ -20,7 +20,7 @@ GRADIENTS, CLIP, OPTIMIZER = "gradients", "norm of the gradients", "optimizer"
 def update_picture(compiled: Compiled, step: WholeStep) -> Picture:
     """What follows the backward."""
     made = Picture()
-    for row in norm_of_gradients(compiled.program, compiled.spec.optimizer):
+    for row in norm_of_gradients(compiled.program, compiled.rule):
         lines = (f"{row.op} {'*'.join(row.axes)}", "norm of all gradients", bytes_text(row.bytes))
         made.add(Box(CLIP, BoxKind.RESHARD, "", lines, row.op))
     made.add(_optimizer(compiled))
@@ -33,9 +33,9 @@ def update_picture(compiled: Compiled, step: WholeStep) -> Picture:
 
 
 def _optimizer(compiled: Compiled) -> Box:
-    stated, precision = compiled.spec.optimizer, compiled.program.step.precision
+    precision = compiled.program.step.precision
     master = precision.master
-    name = stated.name if stated is not None else "adamw (assumed)"
+    name = compiled.rule.title
     lines = [name, "on this device's parts"]
     lines += [f"master weights in {dtype_name(master)}"] if master is not None else []
     lines += ["undoes the factor of the loss"] if precision.loss_scale is not None else []

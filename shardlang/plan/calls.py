@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import fx
@@ -14,6 +13,7 @@ from shardlang.ir.collective import Kind
 from shardlang.ir.graph import Pair, regathered, reshard_nodes
 from shardlang.ir.mesh import joined
 from shardlang.ir.node import Moves, info, tensor_of
+from shardlang.ir.optimizers import UpdateRule
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.reduced import Reduced
 from shardlang.ir.step import StepProgram, collectives_of, is_collective
@@ -24,9 +24,6 @@ from shardlang.plan.names import Names, module_of
 from shardlang.plan.reasons import Reasons
 from shardlang.plan.types import CollectiveRow, Phase
 
-if TYPE_CHECKING:
-    from shardlang.spec.types import OptimizerDecl
-
 Part = tuple[list[CollectiveRow], int]
 """Calls in the order in which a device makes them, and how often it makes them all in turn."""
 
@@ -36,21 +33,17 @@ def step_parts(program: LocalProgram, names: Names, step: StepProgram) -> list[P
     return [(list(_Rows(program, names).of(step.graph.nodes)), 1)]
 
 
-def update_parts(
-    program: LocalProgram, names: Names, optimizer: OptimizerDecl | None
-) -> list[Part]:
+def update_parts(program: LocalProgram, names: Names, rule: UpdateRule) -> list[Part]:
     """The calls of the update: the norm of all gradients, and gathers of updated parameters."""
     trained = [leaf.name for leaf in program.leaves if leaf.trainable]
     nodes = write_update(program, trained).graph.nodes
     gathers = _Rows(program, names).of(nodes, Phase.UPDATE)
-    return [([*norm_of_gradients(program, optimizer), *gathers], 1)]
+    return [([*norm_of_gradients(program, rule), *gathers], 1)]
 
 
-def norm_of_gradients(
-    program: LocalProgram, optimizer: OptimizerDecl | None
-) -> Iterator[CollectiveRow]:
+def norm_of_gradients(program: LocalProgram, rule: UpdateRule) -> Iterator[CollectiveRow]:
     """The norm of all gradients: one all-reduce of one float64 number over the whole mesh."""
-    why = _asks_for_norm(program, optimizer)
+    why = _asks_for_norm(program, rule)
     axes = tuple(axis.name for axis in program.mesh.whole.axes if axis.size > 1)
     if not why or not axes or not any(leaf.trainable for leaf in program.leaves):
         return
@@ -68,9 +61,9 @@ def norm_of_gradients(
     )
 
 
-def _asks_for_norm(program: LocalProgram, optimizer: OptimizerDecl | None) -> str:
+def _asks_for_norm(program: LocalProgram, rule: UpdateRule) -> str:
     """Why a step takes the norm; empty if it does not."""
-    if optimizer is not None and "clip" in optimizer.kwargs:
+    if rule.clip is not None:
         return "clipping needs the norm of all gradients together"
     if program.step.precision.loss_scale is not None:
         return "all devices step, or none: their gradients are finite together"

@@ -11,9 +11,11 @@ import torch
 from shardlang.ir.accumulated import AccumulatedStep
 from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.mesh import joined
+from shardlang.ir.optimizers import ASSUMED, UpdateRule
 from shardlang.ir.program import LocalProgram
 from shardlang.plan.accumulated import accumulated_parts
 from shardlang.plan.calls import Part, step_parts, update_parts
+from shardlang.plan.groups import groups_of
 from shardlang.plan.memory import memory_of, step_to_measure
 from shardlang.plan.names import Names
 from shardlang.plan.recomputed import recomputed_of
@@ -22,13 +24,12 @@ from shardlang.plan.values import module_values
 
 if TYPE_CHECKING:
     from shardlang.compiler.driver import Compiled
-    from shardlang.spec.types import OptimizerDecl
 
 
 def make_plan(
     program: LocalProgram,
     values: Mapping[str, Value] | None = None,
-    optimizer: OptimizerDecl | None = None,
+    rule: UpdateRule = ASSUMED,
     train: bool = True,
     master: torch.dtype | None = None,
     accumulated: AccumulatedStep | None = None,
@@ -37,7 +38,7 @@ def make_plan(
 
     Args:
         values: the modules' own tensors by name (`model.norm.out`).
-        optimizer: as the spec states it; AdamW is assumed where it states none.
+        rule: the optimizer.
         train: whether there is a backward at all.
         master: the type of the master weights of narrower parameters.
         accumulated: the step where it has several microbatches.
@@ -49,16 +50,17 @@ def make_plan(
         parts = step_parts(program, names, step)
     else:
         parts = accumulated_parts(accumulated)
-    parts += update_parts(program, names, optimizer) if train else []
+    parts += update_parts(program, names, rule) if train else []
     rows = tuple(row for made, _ in parts for row in made)
     return Plan(
         program.mesh,
         frozenset(axis.name for axis in joined(sorted(program.data_axes))),
         (*_leaves(program), *_values(found), *_results(program)),
         rows,
-        functools.cache(lambda: memory_of(program, step, whole, optimizer, accumulated, master)),
+        functools.cache(lambda: memory_of(program, step, whole, rule, accumulated, master)),
         recomputed_of(program, step, train),
         tuple(_stretches(parts)),
+        groups_of(program, rule) if train else (),
     )
 
 
@@ -70,13 +72,13 @@ def plan_of(compiled: Compiled) -> Plan:
     """
     from shardlang.compiler.accumulate import accumulated, accumulated_step
 
-    program, optimizer = compiled.program, compiled.spec.optimizer
+    program, rule = compiled.program, compiled.rule
     values = module_values(compiled.captured, compiled.graph)
     master = program.step.precision.master
     stated, step = compiled.spec.accumulate, None
     if stated is not None and stated.count > 1 and compiled.train and program.loss:
         step = accumulated_step(accumulated(compiled))
-    return make_plan(program, values, optimizer, compiled.train, master, step)
+    return make_plan(program, values, rule, compiled.train, master, step)
 
 
 def _stretches(parts: Iterable[Part]) -> Iterator[Stretch]:

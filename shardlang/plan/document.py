@@ -17,5 +17,6 @@ def plan_document(plan: Plan) -> dict[str, object]:
         "totals": totals_json(totals_of(plan.collectives)),
         "bound": {phase: bound_of(plan.select(phase=phase)) for phase in Phase},
         "memory": plan.memory.to_json(),
+        "groups": [group.to_json() for group in plan.groups],
         "recompute": None if plan.recomputed is None else plan.recomputed.to_json(),
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,6 +16,7 @@ from shardlang.ir.accumulated import AccumulatedStep
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Coord
 from shardlang.ir.node import info
+from shardlang.ir.optimizers import ASSUMED, UpdateRule
 from shardlang.ir.precision import wider
 from shardlang.ir.program import LocalProgram, differentiable, nodes_of_results
 from shardlang.ir.step import StepProgram
@@ -25,15 +25,12 @@ from shardlang.passes.step.differentiate import differentiate
 from shardlang.passes.step.write_step import write_step
 from shardlang.plan.types import Memory, Moment, Phase
 
-if TYPE_CHECKING:
-    from shardlang.spec.types import OptimizerDecl
-
 
 def memory_of(
     program: LocalProgram,
     step: StepProgram,
     whole: StepProgram | None,
-    optimizer: OptimizerDecl | None = None,
+    rule: UpdateRule = ASSUMED,
     accumulated: AccumulatedStep | None = None,
     master: torch.dtype | None = None,
 ) -> Memory:
@@ -42,19 +39,17 @@ def memory_of(
     Args:
         step: what a loop runs.
         whole: the step whose forward it runs, if that saves more.
-        optimizer: as the spec states it; AdamW is assumed where it states none.
+        rule: the optimizer.
         accumulated: the step where it has several microbatches: what is measured is one of them,
             beside the sums of those before.
         master: the type of the master weights of narrower parameters.
     """
-    name = optimizer.name if optimizer is not None else "adamw"
-    options = optimizer.kwargs if optimizer is not None else {}
     updated = [leaf for leaf in program.leaves if leaf.name in step.gradients]
     if accumulated is not None:
         step, whole = accumulated.main, None
 
     def state(coord: Coord) -> int:
-        return state_bytes(updated, coord, name, options, master)
+        return state_bytes(updated, coord, rule, master)
 
     replay = fullest(step, whole, state)
     given = sum(replay.storages[number].bytes for number in replay.gradients)
@@ -66,7 +61,7 @@ def memory_of(
         buffers_bytes=_at_rest(program, kinds, replay.coord),
         gradients_bytes=sums or given,
         optimizer_bytes=state(replay.coord),
-        optimizer_name=name if optimizer is not None else "adamw (assumed)",
+        optimizer_name=rule.title,
         moments=moments,
     )
 

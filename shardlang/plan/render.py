@@ -20,6 +20,7 @@ from shardlang.plan.fold import (
     skeleton_of_sentence,
     split_prefix,
 )
+from shardlang.plan.groups import group_lines
 from shardlang.plan.render_memory import print_memory, recomputed_text
 from shardlang.plan.text import bytes_text, mesh_lines, seconds_text, shape_text
 from shardlang.plan.totals import Total, bound_of, total_of, totals_of
@@ -54,6 +55,7 @@ def render_plan(plan: Plan, color: bool = False, width: int = 80) -> str:
     for phase in Phase:
         _phase(console, plan, phase)
     _totals(console, plan)
+    _groups(console, plan)
     heading(console, "memory on the fullest device")
     print_memory(console, plan.memory)
     if plan.recomputed is not None:
@@ -220,6 +222,16 @@ def _totals(console: Console, plan: Plan) -> None:
     console.print(Padding(table, (0, 0, 0, 2)))
     for line in _time_lines(plan):
         console.print(Text(f"  {line}", style="dim"))
+
+
+def _groups(console: Console, plan: Plan) -> None:
+    """The settings of each group of parameters, where there are several."""
+    if not plan.groups:
+        return
+    heading(console, "groups of the optimizer")
+    for settings, count, names in group_lines(plan.groups):
+        console.print(Padding(Text(f"{count} {settings}"), (0, 0, 0, 2)))
+        console.print(Padding(Text(names, style="dim"), (0, 0, 0, 6)))
 
 
 def _cell(total: Total) -> str:

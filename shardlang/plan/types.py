@@ -14,6 +14,7 @@ from shardlang.ir.collective import COMMUNICATING
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.printed_type import dtype_name, printed_type
+from shardlang.plan.groups import ParamGroup
 
 
 class Phase(str, Enum):
@@ -250,6 +251,7 @@ class Plan:
     Attributes:
         collectives: in the order in which a device first makes their calls.
         stretches: the parts of a step, in order.
+        groups: the parameters by the settings of their update, where these differ.
     """
 
     mesh: Mesh
@@ -259,6 +261,7 @@ class Plan:
     measure: Callable[[], Memory] = field(compare=False, repr=False)
     recomputed: Recomputed | None = None
     stretches: tuple[Stretch, ...] = ()
+    groups: tuple[ParamGroup, ...] = ()
 
     def calls(self) -> Iterator[CollectiveRow]:
         """The row of every call of a step, in the order in which a device makes them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from shardlang.capture import Captured, CaptureError
 from shardlang.compiler.accumulate import accumulated
@@ -16,7 +15,7 @@ from shardlang.ir.precision import wider
 from shardlang.proof.memory import available_bytes, estimate_bytes, readable
 from shardlang.proof.report import Report
 from shardlang.proof.shrink import CannotShrink, check_same_decisions, shrink
-from shardlang.proof.updates import ADAMW, Recipe
+from shardlang.proof.updates import Recipe
 from shardlang.proof.verify import verify
 
 
@@ -59,14 +58,12 @@ def verify_compiled(
 
 
 def _recipe(compiled: Compiled) -> Recipe:
-    spec, leaves = compiled.spec, compiled.captured.leaves
+    leaves = compiled.captured.leaves
     master = compiled.program.step.precision.master
     masters = (x.name for x in leaves if wider(x.dtype, master) != x.dtype)
-    stated = spec.optimizer
-    chosen = ADAMW if stated is None else Recipe(stated.name, stated.kwargs)
     scaling = compiled.program.step.precision.loss_scale
     scale = None if scaling is None else scaling.first
-    return replace(chosen, masters=frozenset(masters), scale=scale)
+    return Recipe(compiled.rule, frozenset(masters), scale)
 
 
 def _along(compiled: Compiled) -> tuple[Captured, Statements] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from shardlang.ir.accumulated import mesh_of
 from shardlang.ir.leaf import Leaf
+from shardlang.ir.optimizers import ASSUMED, UpdateRule, arguments_of
 from shardlang.ir.program import LocalProgram
 from shardlang.passes.step.write_update import write_update
 from shardlang.proof.compare import difference, largest
 from shardlang.proof.reference import Reference
-from shardlang.runtime.optim import DEFAULT, make_optimizer
+from shardlang.runtime.optim import make_optimizer
 from shardlang.runtime.simulate import PerDevice
 from shardlang.runtime.simulate_step import GraphSimulator
 from shardlang.runtime.update import DeviceUpdate, clip, squared_norm
@@ -30,43 +31,60 @@ LEAST_EPS = 1e-6
 """Adam divides by the size of a gradient and eps. Where a gradient is nothing but rounding, so is
 the quotient for a small eps: the proof takes no smaller one than this."""
 
+ROUNDING = 1e-12
+"""What is smaller in a gradient in float64 is taken for rounding where its sign alone counts."""
+
 UPDATES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The optimizer by name, and its arguments, `clip` included.
+    """The optimizer, and what its update is beside the parameters'.
 
     Attributes:
         masters: the parameters that have master weights.
         scale: by what the loss is multiplied; None where the spec says nothing of it.
     """
 
-    name: str
-    arguments: Mapping[str, object]
+    rule: UpdateRule = ASSUMED
     masters: frozenset[str] = frozenset()
     scale: float | None = None
 
     def __str__(self) -> str:
-        return self.name
+        return self.rule.name
 
     @property
-    def provable(self) -> Mapping[str, object]:
-        """The arguments, with an eps that rounding does not swamp."""
-        if self.name == "sgd":
-            return self.arguments
-        eps = self.arguments.get("eps")
-        stated = eps if isinstance(eps, float) else 0.0
-        return {**self.arguments, "eps": max(stated, LEAST_EPS)}
+    def provable(self) -> UpdateRule:
+        """The optimizer, with an eps that rounding does not swamp."""
+        if "eps" not in arguments_of(self.rule.name):
+            return self.rule
+        groups = (
+            replace(x, arguments=_steady(x.arguments)) if "eps" in x.arguments else x
+            for x in self.rule.groups
+        )
+        return replace(self.rule, arguments=_steady(self.rule.arguments), groups=tuple(groups))
 
     @property
     def largest(self) -> float | None:
         """The norm that gradients are clipped to."""
-        found = self.arguments.get("clip")
-        return float(found) if isinstance(found, (int, float)) else None
+        return self.rule.clip
+
+    def steady(self, gradient: Tensor) -> Tensor:
+        """A gradient whose rounding decides nothing.
+
+        Rprop follows the sign of a gradient alone, so what is nothing but rounding is zero to it.
+        """
+        if self.rule.name != "rprop" or not gradient.numel():
+            return gradient
+        return gradient.where(gradient.abs() > ROUNDING, 0.0)
 
 
-ADAMW = Recipe(*DEFAULT)
+def _steady(arguments: Mapping[str, object]) -> dict[str, object]:
+    eps = arguments.get("eps")
+    return {**arguments, "eps": max(eps if isinstance(eps, float) else 0.0, LEAST_EPS)}
+
+
+ADAMW = Recipe()
 """Where a spec states no optimizer."""
 
 
@@ -126,7 +144,7 @@ class _Plain:
     def __init__(self, reference: Reference, leaves: Sequence[Leaf], recipe: Recipe) -> None:
         self.params = {x.name: nn.Parameter(reference.values[x.name].clone()) for x in leaves}
         self.recipe = recipe
-        self.optimizer = make_optimizer(self.params.values(), recipe.name, recipe.provable)
+        self.optimizer = make_optimizer(self.params, recipe.provable)
 
     @property
     def values(self) -> dict[str, Tensor]:
@@ -137,7 +155,7 @@ class _Plain:
         """One update by the gradients of a reference."""
         for name, x in self.params.items():
             given = reference.gradients[name]
-            x.grad = None if given is None else given.clone()
+            x.grad = None if given is None else self.recipe.steady(given.clone())
         if self.recipe.largest is not None:
             squares = squared_norm((x.grad for x in self.params.values()), torch.device("cpu"))
             clip(self.params.values(), squares.sqrt(), self.recipe.largest)
@@ -158,9 +176,7 @@ class _Devices:
             DeviceUpdate(leaves, {n: x[d] for n, x in self.values.items()}, mesh, at, apart=masters)
             for d, at in enumerate(run.coords)
         ]
-        self.optimizers = [
-            make_optimizer(each.tensors, recipe.name, recipe.provable) for each in self.parts
-        ]
+        self.optimizers = [make_optimizer(each.named, recipe.provable) for each in self.parts]
         self.update = write_update(program, self.names)
 
     def states(self, name: str) -> list[dict[str, Tensor]]:
@@ -172,7 +188,9 @@ class _Devices:
         """One update by the gradients of a run, those of a loss that is scaled as stated."""
         scale = self.recipe.scale or 1.0
         for d, each in enumerate(self.parts):
-            each.load({name: x[d] * scale for name, x in run.gradients.items()}, scale)
+            each.load(
+                {n: self.recipe.steady(x[d]) * scale for n, x in run.gradients.items()}, scale
+            )
         norm = torch.stack([each.squares() for each in self.parts]).sum().sqrt()
         for each, optimizer in zip(self.parts, self.optimizers, strict=True):
             if self.recipe.scale is not None and not each.may_step(norm):

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from shardlang.grammar import tree as t
 from shardlang.grammar.diagnostics import error, join_words, quote
 from shardlang.grammar.patterns import nearest
+from shardlang.spec.arguments import named_arguments
 from shardlang.spec.draft import Draft
 from shardlang.spec.gather import is_path
-from shardlang.spec.models import _absolute as absolute
-from shardlang.spec.models import _arguments as named_arguments
+from shardlang.spec.models import absolute
 from shardlang.spec.types import DataDecl, LiteralValue
 
 IDS, LABELS = "input_ids", "labels"

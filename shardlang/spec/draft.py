@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span
-from shardlang.grammar.tree import RandomMode
+from shardlang.grammar.patterns import Pattern
+from shardlang.grammar.tree import Group, LearningRate, RandomMode
 from shardlang.ir.step_options import NO_OPTIONS, StepOptions
 from shardlang.spec.scope import Scope
 from shardlang.spec.types import (
     AccumulateDecl,
     CheckpointDecl,
     DataDecl,
+    EvaluateDecl,
     Expectation,
     InputDecl,
     LayoutDecl,
@@ -42,6 +44,9 @@ class Draft:
     data: DataDecl | None = None
     stores: list[StoreDecl] = field(default_factory=list)
     optimizer: OptimizerDecl | None = None
+    groups: list[tuple[Group, tuple[tuple[Pattern, Span], ...]]] = field(default_factory=list)
+    schedule: LearningRate | None = None
+    evaluate: EvaluateDecl | None = None
     random: RandomMode = "exact"
     accumulate: AccumulateDecl | None = None
     precision: PrecisionDecl = field(default_factory=PrecisionDecl)

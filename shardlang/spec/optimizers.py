@@ -1,73 +1,100 @@
-"""The optimizers that a spec can name, and what each of their arguments may be."""
+"""The resolvers of `optimizer` and `group`: an optimizer of torch, and what it may be given."""
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
 
+import torch
+
+from shardlang.grammar import tree as t
 from shardlang.grammar.diagnostics import Diagnostic, Span, error, join_words, quote
 from shardlang.grammar.patterns import nearest
-from shardlang.spec.scope import kind_of
-from shardlang.spec.types import LiteralValue
+from shardlang.ir.optimizers import (
+    ASSUMED,
+    ELEMENTWISE,
+    ArgumentKind,
+    arguments_of,
+    classes,
+    made,
+    why_not,
+)
+from shardlang.spec.arguments import checked_arguments, tried
+from shardlang.spec.draft import Draft
+from shardlang.spec.types import Arguments, GroupDecl, LiteralValue, OptimizerDecl
 
-ArgumentKind: TypeAlias = Literal["number", "pair", "flag"]
+_OF_ALL: dict[str, ArgumentKind] = {"clip": "number"}
+"""`clip` is the greatest norm of all gradients together."""
 
-_COMMON: dict[str, ArgumentKind] = {"lr": "number", "weight_decay": "number", "clip": "number"}
-_ADAM: dict[str, ArgumentKind] = {**_COMMON, "betas": "pair", "eps": "number"}
-
-OPTIMIZERS: dict[str, dict[str, ArgumentKind]] = {
-    "sgd": {**_COMMON, "momentum": "number", "nesterov": "flag"},
-    "adam": _ADAM,
-    "adamw": _ADAM,
-}
-"""Argument kinds by optimizer; `clip` is the greatest norm of all gradients together."""
-
-_WANTED = {
-    "number": "a number of at least 0",
-    "pair": "two numbers from 0 up to but without 1, as in `[0.9, 0.95]`",
-    "flag": "`true` or `false`",
-}
+_OF_KERNELS = ("foreach", "fused")
+"""How all updates of a step are computed together, which is no setting of some of them."""
 
 
-def check_optimizer_name(name: str, span: Span) -> Diagnostic | None:
-    """A finding where there is no such optimizer."""
-    if name in OPTIMIZERS:
+def resolve_optimizer(node: t.Optimizer, draft: Draft) -> None:
+    """Resolve `optimizer`."""
+    draft.state("optimizer", "", node.span)
+    name = node.name.text
+    finding = _check_name(name, node.name.span)
+    if finding is not None:
+        draft.scope.report(finding)
+        return
+    known = {**arguments_of(name), **_OF_ALL}
+    named = checked_arguments(name, node.arguments, known, "SH0221", draft.scope)
+    if named is not None and _is_made(name, named, node, draft):
+        draft.optimizer = OptimizerDecl(name, named, node.span)
+
+
+def _check_name(name: str, span: Span) -> Diagnostic | None:
+    """A finding where there is no such optimizer, or it does not work on parts."""
+    if name not in classes():
+        near = nearest(name, ELEMENTWISE)
+        listed = f"write {join_words(quote(ELEMENTWISE))}"
+        help = f"did you mean `{near[0]}`" if near else listed
+        return error("SH0220", f"unknown optimizer `{name}`", span, help=help)
+    why = why_not(name)
+    if why is None:
         return None
-    near = nearest(name, OPTIMIZERS)
-    help = f"did you mean `{near[0]}`" if near else f"write {join_words(quote(OPTIMIZERS))}"
-    return error("SH0220", f"unknown optimizer `{name}`", span, help=help)
-
-
-def check_optimizer_argument(
-    optimizer: str, name: str, value: LiteralValue, name_span: Span, value_span: Span
-) -> Diagnostic | None:
-    """A finding where the optimizer has no such argument, or it cannot have that value."""
-    kinds = OPTIMIZERS[optimizer]
-    if name not in kinds:
-        near = nearest(name, kinds)
-        known = f"the arguments are {join_words(quote(kinds), 'and')}"
-        help = f"did you mean `{near[0]}`" if near else known
-        return error("SH0221", f"`{optimizer}` has no argument `{name}`", name_span, help=help)
-    if _fits(value, kinds[name]):
-        return None
-    message = f"`{name}` cannot be {_shown(value)}"
-    return error("SH0221", message, value_span, help=f"write {_WANTED[kinds[name]]}")
-
-
-def _shown(value: LiteralValue) -> str:
-    return kind_of(value) if isinstance(value, (str, bool, tuple)) else f"`{value}`"
-
-
-def _fits(value: LiteralValue, kind: ArgumentKind) -> bool:
-    if kind == "flag":
-        return isinstance(value, bool)
-    if kind == "number":
-        return _is_number(value) and not isinstance(value, (str, tuple)) and value >= 0
-    return (
-        isinstance(value, tuple)
-        and len(value) == 2
-        and all(_is_number(v) and not isinstance(v, str) and 0 <= v < 1 for v in value)
+    return error(
+        "SH0245",
+        f"`{name}` cannot update parameters in parts: {why}",
+        span,
+        help=f"write {join_words(quote(ELEMENTWISE))}; or, in a loop of your own,"
+        f" `torch.optim.{classes()[name].__name__}(module.parameters())`",
     )
 
 
-def _is_number(value: LiteralValue) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_made(name: str, named: Arguments, node: t.Optimizer | t.Group, draft: Draft) -> bool:
+    """Whether torch makes an optimizer of that; if not, its reason becomes a finding."""
+
+    def make(given: Mapping[str, LiteralValue]) -> object:
+        own = {key: value for key, value in given.items() if key != "clip"}
+        return made(name, [torch.zeros(2)], own)
+
+    wrong = tried(make, named, node.arguments, node.span)
+    if wrong is not None:
+        said, span = wrong
+        message = f"`{name}` cannot be made so: {said}"
+        help = "change the argument"
+        draft.scope.report(error("SH0221", message, span, help=help))
+    return wrong is None
+
+
+def resolve_group(node: t.Group, draft: Draft) -> None:
+    """Note a group; what it may be given is known when the optimizer is."""
+    patterns = [(draft.scope.pattern(text), text.span) for text in node.patterns]
+    draft.groups.append((node, tuple((p, span) for p, span in patterns if p is not None)))
+
+
+def resolve_groups(draft: Draft) -> tuple[GroupDecl, ...]:
+    """The groups, their arguments checked against the optimizer's signature."""
+    name = draft.optimizer.name if draft.optimizer is not None else ASSUMED.name
+    known = {key: kind for key, kind in arguments_of(name).items() if key not in _OF_KERNELS}
+    found: list[GroupDecl] = []
+    for node, patterns in draft.groups:
+        named = checked_arguments(name, node.arguments, known, "SH0221", draft.scope)
+        stated = dict(draft.optimizer.arguments) if draft.optimizer is not None else {}
+        if named is None or not _is_made(
+            name, tuple({**stated, **dict(named)}.items()), node, draft
+        ):
+            continue
+        found.append(GroupDecl(patterns, named, node.span))
+    return tuple(found)

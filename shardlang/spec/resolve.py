@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from shardlang.grammar.diagnostics import (
@@ -16,7 +17,9 @@ from shardlang.grammar.diagnostics import (
 from shardlang.ir.mesh import Mesh
 from shardlang.spec.draft import Draft
 from shardlang.spec.gather import Gathered, gather_file, gather_text
+from shardlang.spec.learning_rates import resolve_learning_rate
 from shardlang.spec.names import Roles, declare_dims, declare_lets, declare_mesh
+from shardlang.spec.optimizers import resolve_groups
 from shardlang.spec.precision import check_reduce
 from shardlang.spec.scope import Scope
 from shardlang.spec.statements import resolve_statement
@@ -60,6 +63,7 @@ def _resolve(
         draft.folder = fact.folder
         resolve_statement(fact.statement, draft)
     check_reduce(draft)
+    groups, schedule = resolve_groups(draft), resolve_learning_rate(draft)
     if need_model:
         _check_model(draft, gathered)
     if not has_errors(scope.findings):
@@ -67,7 +71,8 @@ def _resolve(
     findings = in_order(scope.findings)
     if has_errors(findings) or mesh is None:
         return None, findings
-    return _spec(draft, path, values, mesh.in_parts(scope.parts.cuts), roles), findings
+    made = _spec(draft, path, values, mesh.in_parts(scope.parts.cuts), roles)
+    return replace(made, groups=groups, learning_rate=schedule), findings
 
 
 def _check_model(draft: Draft, gathered: Gathered) -> None:
@@ -115,6 +120,7 @@ def _spec(
         data=draft.data,
         stores=tuple(draft.stores),
         optimizer=draft.optimizer,
+        evaluate=draft.evaluate,
         random=draft.random,
         accumulate=draft.accumulate,
         checkpoint=draft.checkpoint,

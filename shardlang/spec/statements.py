@@ -14,13 +14,16 @@ from shardlang.spec.data import resolve_data
 from shardlang.spec.draft import Draft
 from shardlang.spec.expects import resolve_expect
 from shardlang.spec.layouts import resolve_layout
-from shardlang.spec.models import resolve_model, resolve_optimizer
+from shardlang.spec.learning_rates import note_learning_rate
+from shardlang.spec.models import absolute, resolve_model
+from shardlang.spec.optimizers import resolve_group, resolve_optimizer
 from shardlang.spec.precision import resolve_precision
 from shardlang.spec.recompute import resolve_recompute
 from shardlang.spec.scope import Scope
 from shardlang.spec.types import (
     AccumulateDecl,
     CheckpointDecl,
+    EvaluateDecl,
     InputDecl,
     LayoutDecl,
     LayoutExpr,
@@ -52,6 +55,26 @@ def _(node: t.Optimizer, draft: Draft) -> None:
 @resolve_statement.register
 def _(node: t.Data, draft: Draft) -> None:
     resolve_data(node, draft)
+
+
+@resolve_statement.register
+def _(node: t.Group, draft: Draft) -> None:
+    resolve_group(node, draft)
+
+
+@resolve_statement.register
+def _(node: t.LearningRate, draft: Draft) -> None:
+    note_learning_rate(node, draft)
+
+
+@resolve_statement.register
+def _(node: t.Evaluate, draft: Draft) -> None:
+    draft.state("evaluate", "", node.span)
+    every = draft.scope.integer(node.every, "a number of steps", "SH0247")
+    batches = draft.scope.integer(node.batches, "a number of batches", "SH0247")
+    source = None if node.source is None else absolute(draft.folder, node.source.text)
+    if every is not None and batches is not None:
+        draft.evaluate = EvaluateDecl(every, batches, source, node.span)
 
 
 @resolve_statement.register

@@ -224,6 +224,46 @@ class OptimizerDecl:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupDecl:
+    """Parameters that some patterns match, and the optimizer's arguments for them."""
+
+    patterns: tuple[tuple[Pattern, Span], ...]
+    arguments: Arguments
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseDecl:
+    """A phase of the learning rate, or a scheduler of torch; see `shardlang.ir.schedules`."""
+
+    name: str
+    arguments: Arguments = ()
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LearningRateDecl:
+    """The phases of the learning rate, one after the other."""
+
+    phases: tuple[PhaseDecl, ...]
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateDecl:
+    """An evaluation every so many steps, over so many batches.
+
+    Attributes:
+        source: the file of its data, where it is not that of the run.
+    """
+
+    every: int
+    batches: int
+    source: Path | None = None
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SelectExpr:
     """Some collectives of a plan; None means any."""
 
@@ -336,6 +376,7 @@ class Spec:
             not declared `as model`.
         outputs: layouts of the model's results; an unstated one keeps the layout it has.
         data: where the batches of a run come from.
+        groups: parameters that the optimizer updates by arguments of their own.
         accumulate: how many microbatches the batch of a step is cut into.
         precision: the types beside those of the model.
         checkpoint: when a run saves its state.
@@ -359,6 +400,9 @@ class Spec:
     data: DataDecl | None = None
     stores: tuple[StoreDecl, ...] = ()
     optimizer: OptimizerDecl | None = None
+    groups: tuple[GroupDecl, ...] = ()
+    learning_rate: LearningRateDecl | None = None
+    evaluate: EvaluateDecl | None = None
     random: RandomMode = "exact"
     accumulate: AccumulateDecl | None = None
     precision: PrecisionDecl = PrecisionDecl()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from shardlang.compiler.driver import Compiled
-from shardlang.runtime.optim import DEFAULT
 from shardlang.spec import Spec
 
 
@@ -23,14 +22,15 @@ def about_of(compiled: Compiled) -> dict[str, object]:
 
 def identity(compiled: Compiled) -> dict[str, object]:
     """What must not differ between a run and its resume."""
-    spec = compiled.spec
-    name, arguments = (
-        (spec.optimizer.name, spec.optimizer.kwargs) if spec.optimizer is not None else DEFAULT
-    )
+    spec, rule = compiled.spec, compiled.rule
+    schedule = () if spec.learning_rate is None else spec.learning_rate.phases
+    groups = [f"{_listed(each.arguments)}: {', '.join(sorted(each.names))}" for each in rule.groups]
     return {
         "model": _model_of(spec),
         "inputs": {one.name: f"{one.dtype} {list(one.shape)}" for one in compiled.inputs},
-        "optimizer": _called(name, arguments),
+        "optimizer": _called(rule.name, rule.arguments),
+        "groups": groups,
+        "learning_rate": " ".join(_called(x.name, dict(x.arguments)) for x in schedule),
         "precision": str(compiled.program.step.precision),
         "random": spec.random,
     }
@@ -46,8 +46,11 @@ def _model_of(spec: Spec) -> str:
 
 
 def _called(name: str, arguments: Mapping[str, object]) -> str:
-    listed = ", ".join(f"{key} = {value!r}" for key, value in sorted(arguments.items()))
-    return f"{name}({listed})"
+    return f"{name}({_listed(arguments)})"
+
+
+def _listed(arguments: Mapping[str, object]) -> str:
+    return ", ".join(f"{key} = {value!r}" for key, value in sorted(arguments.items()))
 
 
 def differences(
@@ -59,8 +62,8 @@ def differences(
     return refused, said
 
 
-_SAME = ("model", "optimizer", "precision")
-_MAY_CHANGE = ("mesh", "inputs", "random")
+_SAME = ("model", "optimizer", "groups", "precision")
+_MAY_CHANGE = ("learning_rate", "mesh", "inputs", "random")
 
 
 def _changed(key: str, before: Mapping[str, object], now: Mapping[str, object]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -51,6 +52,10 @@ class _Along:
         return self._steps[trained]
 
 
+def _is_cut(x: object, rows: int) -> TypeGuard[Tensor]:
+    return isinstance(x, Tensor) and x.dim() > 0 and len(x) == rows
+
+
 class AccumulatedTrainee(ShardedTrainee):
     """The sharded model, its batch cut into microbatches.
 
@@ -82,6 +87,17 @@ class AccumulatedTrainee(ShardedTrainee):
         if not isinstance(batch, OwnRows):
             super().prepare(batch)
         return batch
+
+    def parts(self, batch: Batch) -> Iterable[Batch]:
+        """The microbatches, as far as the rows go."""
+        assert self._compiled.spec.accumulate is not None, "there are several microbatches"
+        count = self._compiled.spec.accumulate.count
+        given = {one.name: batch[one.name] for one in self._declared.inputs if one.name in batch}
+        first = next((x for x in given.values() if isinstance(x, Tensor) and x.dim()), None)
+        if first is None or len(first) < count:
+            return [batch]
+        cut = {n: x.tensor_split(count) for n, x in given.items() if _is_cut(x, len(first))}
+        return [{**batch, **{n: x[i] for n, x in cut.items()}} for i in range(count)]
 
     def backward(self, batch: Batch, scale: float = 1.0) -> Tensor | None:
         """The loss of all microbatches; their gradients are added to those of the parameters.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from shardlang.compiler.driver import Compiled
-from shardlang.runtime.optim import DEFAULT
+from shardlang.ir.schedules import Phase
 from shardlang.runtime.trainer.recipe import Recipe
 
 
 def recipe_of(compiled: Compiled, steps: int = 0, seed: int = 0) -> Recipe:
-    """How to train, as the spec's `optimizer` statement says."""
-    stated = compiled.spec.optimizer
-    name, arguments = (stated.name, stated.kwargs) if stated is not None else DEFAULT
-    return Recipe(steps, name, arguments, seed, compiled.program.step.precision)
+    """How to train, as `optimizer`, `group`, `learning_rate` and `precision` say."""
+    stated = compiled.spec.learning_rate
+    phases = [] if stated is None else [Phase(x.name, dict(x.arguments)) for x in stated.phases]
+    precision = compiled.program.step.precision
+    return Recipe(steps, compiled.rule, seed, precision, tuple(phases))

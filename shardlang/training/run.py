@@ -24,12 +24,14 @@ from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.stop import Stop
+from shardlang.runtime.trainer.evaluation import Evaluating
 from shardlang.runtime.trainer.plain import PlainTrainee
 from shardlang.runtime.trainer.recipe import Recipe
 from shardlang.runtime.trainer.records import Record
 from shardlang.runtime.trainer.trainer import Trainer
 from shardlang.runtime.whole import held_shard
 from shardlang.training.data import shared_stream, stated_data, stream_of, tokenizer_for
+from shardlang.training.evaluating import evaluating_of
 from shardlang.training.recipe import recipe_of
 from shardlang.training.step import trainee_of
 from shardlang.training.tokens import Tokenizer
@@ -120,7 +122,8 @@ class Run:
         trainee = trainee_of(self.compiled, module, self.recipe.seed)
         around = iter if stop is None else stop.batches
         stream = shared_stream(self.compiled, trainee, self.recipe.seed, self.data)
-        return Trainer(trainee, stream, self.recipe, around=around)
+        when = self._evaluating()
+        return Trainer(trainee, stream, self.recipe, evaluating=when, around=around)
 
     def reference(self, show: Show, device: torch.device | None = None) -> list[Record]:
         """Train the ordinary model on this process alone.
@@ -129,8 +132,11 @@ class Run:
         """
         trainee = plain_trainee(self.compiled, self.recipe.seed, device)
         whole = stream_of(self.compiled, self.recipe.seed, self.data)
-        trainer = Trainer(trainee, whole, self.recipe)
+        trainer = Trainer(trainee, whole, self.recipe, evaluating=self._evaluating())
         return list(show(trainer.steps(self.recipe.steps)))
+
+    def _evaluating(self) -> Evaluating | None:
+        return evaluating_of(self.compiled, self.recipe.seed, self.data)
 
 
 def summary(run: Run, module: ShardedModule, records: list[Record]) -> dict[str, object]:
@@ -149,7 +155,7 @@ def summary(run: Run, module: ShardedModule, records: list[Record]) -> dict[str,
         "device": held(module).groups.device.type,
         "parameters": _count(module, whole=True),
         "local_parameters": _count(module, whole=False),
-        "optimizer": run.recipe.optimizer,
+        "optimizer": run.recipe.rule.name,
         "seed": run.recipe.seed,
         "random": run.compiled.spec.random,
         "data": str(stated.path) if stated is not None else None,

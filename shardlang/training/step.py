@@ -16,6 +16,8 @@ from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule
 from shardlang.runtime.optim import ShardedOptimizer
 from shardlang.runtime.outside import outside_itself
+from shardlang.runtime.trainer.evaluation import Evaluating
+from shardlang.runtime.trainer.learning_rate import LearningRate
 from shardlang.runtime.trainer.step import as_batch, one_step
 from shardlang.runtime.trainer.trainees import ShardedTrainee
 from shardlang.runtime.trainer.trainer import Trainer
@@ -66,18 +68,34 @@ class Training:
     def optimizer(self) -> ShardedOptimizer:
         """The spec's optimizer on the module. Collective."""
         recipe = recipe_of(self._compiled)
-        return ShardedOptimizer(self._module, recipe.optimizer, recipe.arguments, recipe.precision)
+        return ShardedOptimizer(self._module, recipe.rule, recipe.precision)
 
-    def trainer(self, batches: Iterable[Batch] | None, seed: int = 0) -> Trainer:
+    @cached_property
+    def learning_rate(self) -> LearningRate:
+        """The spec's schedule on that optimizer. Collective."""
+        return LearningRate(self.optimizer, recipe_of(self._compiled).phases)
+
+    def trainer(
+        self,
+        batches: Iterable[Batch] | None,
+        seed: int = 0,
+        evaluating: Evaluating | None = None,
+    ) -> Trainer:
         """What takes steps of the module over batches, by the same optimizer. Collective.
 
         Args:
             batches: None for those of the spec.
         """
-        recipe = recipe_of(self._compiled, seed=seed)
         if batches is None:
             batches = shared_stream(self._compiled, self._trainee, seed)
-        return Trainer(self._trainee, batches, recipe, optimizer=self.optimizer)
+        return Trainer(
+            self._trainee,
+            batches,
+            recipe_of(self._compiled, seed=seed),
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            evaluating=evaluating,
+        )
 
     @outside_itself
     def step(self, batch: Mapping[str, Tensor]) -> StepResult:
@@ -94,7 +112,10 @@ class Training:
             )
         self.optimizer.zero_grad()
         given = self._trainee.prepare(as_batch(batch))
+        schedule = self.learning_rate
         made = one_step(self._trainee, given, self.optimizer)
+        if made.stepped:
+            schedule.step()
         if made.loss is None or made.norm is None:
             raise RunError(
                 "SH0631",

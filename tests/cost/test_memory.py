@@ -11,6 +11,7 @@ import torch
 from shardlang.cost.memory import leaf_bytes, state_bytes
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, LeafKind
+from shardlang.ir.optimizers import UpdateRule
 from tests.plan.plans import FSDP, compiled
 
 OPTIMIZERS: dict[str, tuple[str, Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
@@ -19,6 +20,9 @@ OPTIMIZERS: dict[str, tuple[str, Callable[..., torch.optim.Optimizer], dict[str,
     "adam": ("adam", torch.optim.Adam, {}),
     "sgd": ("sgd", torch.optim.SGD, {"lr": 0.1}),
     "sgd, momentum": ("sgd", torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+    "asgd": ("asgd", torch.optim.ASGD, {}),
+    "nadam": ("nadam", torch.optim.NAdam, {}),
+    "rmsprop, all": ("rmsprop", torch.optim.RMSprop, {"momentum": 0.9, "centered": True}),
 }
 
 
@@ -35,7 +39,7 @@ def test_the_state_of_an_optimizer(case: str) -> None:
         Leaf(name, LeafKind.PARAM, name, torch.float32, Layout.whole(shape), True)
         for name, shape in shapes.items()
     ]
-    assert state_bytes(leaves, {}, name, options) == sum(x.nbytes for x in kept)
+    assert state_bytes(leaves, {}, UpdateRule(name, options)) == sum(x.nbytes for x in kept)
 
 
 def test_leaves_at_rest() -> None:

@@ -20,8 +20,9 @@ HERE = Path(__file__).parent
 EVERYWHERE = """
 mesh { W = W W = 2 over W as data W = 3 } dims { W = W W, x = W*W W = _ } let W = W model W(W = W)
 input W, W : W[W, 2] below W [W, W*W(W)] +W output W [W] loss W store "a" over W*W
-value "m".out.W [W] data "a" packed (W = W) optimizer W(W = W) random fast
-accumulate W checkpoint every W keep W keep_every W on_nan skip
+value "m".out.W [W] data "a" packed (W = W) optimizer W(W = W) group "a", "b" (W = W)
+learning_rate W(W = W) random fast
+accumulate W checkpoint every W keep W keep_every W on_nan skip evaluate every W batches W
 precision { compute = W master = W reduce = W loss_scale = W } schedule { prefetch W }
 expect { forbid all_reduce over W all_reduce over W == W all_gather < 2 }
 """
@@ -80,7 +81,7 @@ def test_the_words_of_the_language_are_legal_names(word: str) -> None:
     text = EVERYWHERE.replace("W", word)
     tree, findings = parse(text)
     assert tree is not None, findings
-    assert len(tree.statements) == 17
+    assert len(tree.statements) == 20
 
 
 @pytest.mark.parametrize("text", ['mesh {\n  dp = 2\n}\nlet x = 1\nparam "π*" [dp]\n'])

@@ -12,6 +12,7 @@ from called import DP, Net, Pair, Replacing, refusal, rows
 from spawn import spawn
 
 import shardlang
+from shardlang.ir.optimizers import UpdateRule
 from shardlang.runtime import kept
 from shardlang.runtime.optim import ShardedOptimizer
 from shardlang.runtime.replicas import checksum
@@ -226,7 +227,7 @@ def test_the_norm_counts_what_is_trained_later() -> None:
     assert pair.step(rows(5)) < TOLERANCE
     grads = [param.grad for param in pair.plain.parameters() if param.grad is not None]
     want = torch.cat([grad.flatten() for grad in grads]).norm()
-    optimizer = ShardedOptimizer(pair.module, "sgd", {})
+    optimizer = ShardedOptimizer(pair.module, UpdateRule("sgd"))
     optimizer.load()
     torch.testing.assert_close(optimizer.norm(), want)
 

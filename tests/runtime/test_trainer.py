@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed.checkpoint as dcp
 import trained
 import trainer_on_ranks
 from spawn import spawn
+from torch import Tensor
+from torch.optim import lr_scheduler
 
+from shardlang.ir.optimizers import UpdateRule
+from shardlang.ir.schedules import Phase, schedulers
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.trainer.evaluation import Evaluating
+from shardlang.runtime.trainer.learning_rate import LearningRate
 from shardlang.runtime.trainer.plain import PlainTrainee
 from shardlang.runtime.trainer.recipe import Recipe
 from shardlang.runtime.trainer.stream import Counted
@@ -47,7 +58,7 @@ def test_a_resumed_run_goes_on_bitwise(ran: list[Any], name: str) -> None:
 
 
 def test_the_plain_model_resumes_what_two_devices_saved(ran: list[Any], scratch: Path) -> None:
-    recipe = Recipe(0, "adamw", {"lr": 0.02, "clip": 0.5}, seed=2)
+    recipe = Recipe(rule=UpdateRule("adamw", {"lr": 0.02, "clip": 0.5}), seed=2)
     trainer = plain(recipe, 0.2)
     dcp.load(dict(trainer.state()), checkpoint_id=scratch / "adam", no_dist=True)
     assert trainer.step_number == trainer_on_ranks.BREAK
@@ -56,13 +67,187 @@ def test_the_plain_model_resumes_what_two_devices_saved(ran: list[Any], scratch:
 
 
 def test_a_run_that_has_not_begun_is_resumed_from_there() -> None:
-    first = plain(Recipe(0, "adamw", {"lr": 0.1}, seed=2))
+    first = plain(Recipe(rule=UpdateRule("adamw", {"lr": 0.1}), seed=2))
     before = first.state()["optimizer"].state_dict()
     assert not before["begun"]
     losses = [r.loss for r in first.steps(2)]
-    again = plain(Recipe(0, "adamw", {"lr": 0.1}, seed=2))
+    again = plain(Recipe(rule=UpdateRule("adamw", {"lr": 0.1}), seed=2))
     again.state()["optimizer"].load_state_dict(before)
     assert [r.loss for r in again.steps(2)] == losses
+
+
+class Loop:
+    """The recipe of `trainer_on_ranks`, in PyTorch's own words."""
+
+    def __init__(self) -> None:
+        self.model = trained.seeded()
+        tied, others, plain = [self.model.embed.weight], [], []
+        for name, x in self.model.named_parameters():
+            if name.endswith("bias") or name.startswith("norm"):
+                others.append(x)
+            elif name != "embed.weight":
+                plain.append(x)
+        groups = [
+            {"params": plain},
+            {"params": others, "weight_decay": 0.0},
+            {"params": tied, "lr": 0.05},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=0.02, weight_decay=0.3)
+        warm = lr_scheduler.LinearLR(self.optimizer, start_factor=1 / 3, total_iters=2)
+        down = [lr_scheduler.LambdaLR(self.optimizer, lambda k: 0.1 + 0.9 * _cosine(min(k, 4) / 4))]
+        self.schedule = lr_scheduler.SequentialLR(self.optimizer, [warm, *down], [3])
+
+    def step(self, batch: dict[str, Tensor]) -> float:
+        loss = self.model(**batch)["loss"]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 0.5)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        return float(loss.detach())
+
+    def evaluate(self) -> float:
+        """The loss of each token that counts, in the mean over all of them."""
+        copied = copy.deepcopy(self.model).eval()
+        total, count = 0.0, 0
+        for batch in itertools.islice(trained.batches(seed=5), 3):
+            kept = int((batch["labels"] != -100).sum())
+            total, count = total + float(copied(**batch)["loss"].detach()) * kept, count + kept
+        return total / count
+
+
+def _cosine(done: float) -> float:
+    return (1 + math.cos(math.pi * done)) / 2
+
+
+@pytest.mark.parametrize("name", trainer_on_ranks.STATED)
+def test_a_run_is_the_plain_loop(ran: list[Any], name: str) -> None:
+    """Groups, schedule, clipping and evaluations, in float64 on two devices."""
+    loop, losses, rates, evaluated = Loop(), [], [], []
+    for i, batch in enumerate(itertools.islice(trained.batches(), trainer_on_ranks.TAKEN)):
+        rates.append(loop.optimizer.param_groups[0]["lr"])
+        losses.append(loop.step(batch))
+        evaluated += [loop.evaluate()] if i % 2 else []
+    for rank in ran:
+        found = rank["stated"][name]
+        assert found["rates"] == pytest.approx(rates, rel=1e-12)
+        assert found["losses"] == pytest.approx(losses, rel=1e-10)
+        assert found["evaluated"][::2] == [None] * 4
+        assert found["evaluated"][1::2] == pytest.approx(evaluated, rel=1e-10)
+        for key, x in loop.model.named_parameters():
+            torch.testing.assert_close(found["params"][key], x.detach(), rtol=1e-9, atol=1e-11)
+        mine = found["by hand"]
+        assert mine == (found["rates"][:4], found["losses"][:4])
+        assert found["calls"] == trainer_on_ranks.TAKEN
+
+
+def test_an_evaluation_changes_nothing() -> None:
+    """Neither dropout's draws, nor a count of calls, nor the mode of one module that is off."""
+    rule = UpdateRule("sgd", {"lr": 0.1})
+    runs = []
+    for when in (None, Evaluating(1, 2, trained.batches)):
+        trainer = plain(Recipe(rule=rule, seed=2), 0.3)
+        trainer.evaluating = when
+        trainer.trainee.module.get_submodule("norm").eval()
+        losses = [r.loss for r in trainer.steps(4)]
+        norm = trainer.trainee.module.get_submodule("norm")
+        runs.append((losses, float(trainer.trainee.module.get_buffer("calls")), norm.training))
+    assert runs[0] == runs[1]
+    assert runs[0][1:] == (4.0, False)
+
+
+def test_an_evaluation_says_what_it_misses() -> None:
+    trainer = plain(Recipe())
+    with pytest.raises(RunError, match="nothing says what to evaluate on"):
+        trainer.evaluate()
+    trainer.evaluating = Evaluating(1, 2, lambda: [])
+    with pytest.raises(RunError, match="no batch with a token that counts") as caught:
+        trainer.evaluate()
+    assert caught.value.code == "SH0605"
+
+
+PHASES: dict[str, tuple[list[Phase], Callable[[Any], Any]]] = {
+    "cosine": (
+        [Phase("cosine", {"steps": 6, "to": 0.01})],
+        lambda o: lr_scheduler.CosineAnnealingLR(o, 6, 0.01),
+    ),
+    "linear": (
+        [Phase("linear", {"steps": 5})],
+        lambda o: lr_scheduler.LinearLR(o, 1.0, 0.0, 5),
+    ),
+    "three": (
+        [
+            Phase("warmup", {"steps": 4}),
+            Phase("constant", {"steps": 2}),
+            Phase("linear", {"steps": 3, "to": 0.05}),
+        ],
+        lambda o: lr_scheduler.SequentialLR(
+            o,
+            [lr_scheduler.LinearLR(o, 0.25, 1.0, 3), lr_scheduler.ConstantLR(o, 1.0, 1),
+             lr_scheduler.LinearLR(o, 1.0, 0.5, 3)],
+            [4, 6],
+        ),
+    ),
+}  # fmt: skip
+NAMED: dict[str, dict[str, Any]] = {
+    "constantlr": {"factor": 0.5, "total_iters": 3},
+    "cosineannealinglr": {"T_max": 5, "eta_min": 0.01},
+    "cosineannealingwarmrestarts": {"T_0": 3, "T_mult": 2},
+    "cycliclr": {"base_lr": 0.01, "max_lr": 0.2, "step_size_up": 3, "mode": "triangular2"},
+    "exponentiallr": {"gamma": 0.8},
+    "linearlr": {"total_iters": 4},
+    "multisteplr": {"milestones": (2, 5), "gamma": 0.5},
+    "onecyclelr": {"max_lr": 0.3, "total_steps": 12},
+    "polynomiallr": {"total_iters": 6, "power": 2.0},
+    "steplr": {"step_size": 2, "gamma": 0.7},
+}
+
+
+def _sgd() -> torch.optim.Optimizer:
+    groups = [{"params": [torch.zeros(2)]}, {"params": [torch.zeros(3)], "lr": 0.2}]
+    return torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> list[tuple[float, float]]:
+    return [(group["lr"], group["momentum"]) for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_phases_are_the_schedulers_of_torch(name: str) -> None:
+    phases, make = PHASES[name]
+    mine, own = torch.optim.SGD([torch.zeros(2)], lr=0.1), torch.optim.SGD([torch.zeros(2)], lr=0.1)
+    schedule, want = LearningRate(mine, phases), make(own)
+    last = sum(int(str(phase.arguments["steps"])) for phase in phases)
+    for _ in range(last + 1):
+        assert schedule.rate == pytest.approx(own.param_groups[0]["lr"], rel=1e-12, abs=1e-18)
+        own.step()
+        mine.step()
+        want.step()
+        schedule.step()
+    end = schedule.rate
+    mine.step()
+    schedule.step()
+    assert schedule.rate == end
+
+
+@pytest.mark.parametrize("name", sorted(schedulers()))
+def test_a_scheduler_by_name_is_that_of_torch(name: str) -> None:
+    """Each of this torch, with a break after three steps."""
+    mine, own = _sgd(), _sgd()
+    schedule = LearningRate(mine, [Phase(name, NAMED[name])])
+    want = schedulers()[name](own, **NAMED[name])
+    for i in range(10):
+        assert _settings(mine) == _settings(own)
+        if i == 3:
+            saved, groups = schedule.state_dict(), copy.deepcopy(mine.state_dict())
+            mine = _sgd()
+            schedule = LearningRate(mine, [Phase(name, NAMED[name])])
+            mine.load_state_dict(groups)
+            schedule.load_state_dict(saved)
+        own.step()
+        mine.step()
+        want.step()
+        schedule.step()
 
 
 def test_a_batch_that_was_read_ahead_is_not_counted() -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import shardlang
+from shardlang.ir.optimizers import ASSUMED, UpdateRule
 from shardlang.plan.collect import plan_of
-from shardlang.runtime.optim import DEFAULT, make_optimizer
+from shardlang.runtime.optim import make_optimizer
 from shardlang.runtime.update import Part
 
 
@@ -20,10 +21,10 @@ def test_a_gradient_may_lie_otherwise_than_its_parameter() -> None:
     given = torch.linspace(-3, 2, 60, dtype=torch.float64).view(2, 5, 6).transpose(1, 2)
     part = Part.of(value.clone(), None, None)
     part.tensor.grad = part.of_gradient(given)
-    make_optimizer([part.tensor], *DEFAULT).step()
+    make_optimizer({"x": part.tensor}, ASSUMED).step()
     plain = nn.Parameter(value.clone())
     plain.grad = given.contiguous()
-    torch.optim.AdamW([plain], **DEFAULT[1], foreach=False).step()
+    torch.optim.AdamW([plain], **ASSUMED.settings, foreach=False).step()
     torch.testing.assert_close(part.tensor, plain, rtol=0, atol=1e-12)
 
 
@@ -31,7 +32,7 @@ def test_a_master_weight_is_updated_and_given() -> None:
     """What is too small for the narrow type adds up; what is written to the value is taken over."""
     value = torch.linspace(1, 2, 12).bfloat16().view(3, 4)
     part = Part.of(value, None, torch.float32)
-    optimizer = make_optimizer([part.tensor], "sgd", {"lr": 1.0})
+    optimizer = make_optimizer({"x": part.tensor}, UpdateRule("sgd", {"lr": 1.0}))
     wide = value.float()
     for _ in range(20):
         part.tensor.grad = part.of_gradient(torch.full((3, 4), 1e-3).bfloat16())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import trained
 from torch.distributed.checkpoint.stateful import Stateful
 
 from shardlang.api import Program
+from shardlang.runtime.trainer.evaluation import Evaluating
 from shardlang.runtime.trainer.records import Record
 from shardlang.runtime.trainer.trainer import Trainer
 
@@ -21,8 +23,7 @@ RESUMED = {
     "fast": ("mesh { dp = 2 }", f"{STORED} random fast", torch.float64),
     "masters": (
         "mesh { dp = 2 }",
-        'store optimizer "**" over dp accumulate 2'
-        " precision { master = f32 reduce = f32 }",
+        'store optimizer "**" over dp accumulate 2 precision { master = f32 reduce = f32 }',
         torch.bfloat16,
     ),
 }
@@ -34,7 +35,45 @@ LAST, BREAK = 5, 2
 def everything() -> dict[str, Any]:
     """All results of this rank."""
     folder = Path(os.environ["SCRATCH"])
-    return {"resumed": {name: resumed(name, folder / name) for name in RESUMED}}
+    found = {"resumed": {name: resumed(name, folder / name) for name in RESUMED}}
+    return {**found, "stated": {name: stated(name) for name in STATED}}
+
+
+RECIPE = """
+optimizer adamw(lr = 0.02, weight_decay = 0.3, clip = 0.5)
+group "**.bias", "norm.*" (weight_decay = 0)
+group "head.weight" (lr = 0.05)
+learning_rate warmup(steps = 3) cosine(steps = 4, to = 0.002)
+evaluate every 2 batches 3
+"""
+STATED = {
+    "parts": 'mesh { dp = 2 } store gradients "**" over dp',
+    "microbatches": 'mesh { dp = 2 } store "**" over dp accumulate 2',
+}
+TAKEN = 8
+
+
+def stated(name: str) -> dict[str, Any]:
+    """A run by every statement of a recipe, and the first steps of it in a loop of one's own."""
+    program = trained.program(STATED[name] + RECIPE)
+    module = program.load()
+    when = Evaluating(2, 3, lambda: trained.batches(seed=5))
+    trainer = program.trainer(trained.batches(), evaluating=when)
+    records = list(trainer.steps(TAKEN))
+    found = {
+        "losses": [r.loss for r in records],
+        "rates": [r.lr for r in records],
+        "evaluated": [r.eval_loss for r in records],
+        "params": {n: p.full_tensor().detach() for n, p in module.named_parameters()},
+        "calls": float(module.get_buffer("calls")),
+    }
+    other = trained.program(STATED[name] + RECIPE)
+    other.load()
+    rates, losses = [], []
+    for batch in itertools.islice(trained.batches(), 4):
+        rates.append(other.learning_rate().rate)
+        losses.append(other.step(batch).loss)
+    return {**found, "by hand": (rates, losses)}
 
 
 def made(name: str) -> Program:

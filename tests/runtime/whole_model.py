@@ -11,6 +11,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from shardlang.compiler.driver import Compiled, compile_spec
+from shardlang.ir.optimizers import UpdateRule
 from shardlang.runtime.groups import Groups, join
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import ShardedOptimizer
@@ -77,7 +78,7 @@ def _forward(module: ShardedModule) -> dict[str, Any]:
 
 
 def _norm(module: ShardedModule) -> torch.Tensor:
-    optimizer = ShardedOptimizer(module, "sgd", {})
+    optimizer = ShardedOptimizer(module, UpdateRule("sgd"))
     optimizer.load()
     return optimizer.norm()
 
@@ -136,7 +137,7 @@ def _reference(found: Compiled, steps: int = 4) -> list[Record]:
 
 
 def _plain_norm(trainee: PlainTrainee) -> torch.Tensor:
-    optimizer = trainee.optimizer("sgd", {})
+    optimizer = trainee.optimizer(UpdateRule("sgd"))
     optimizer.load()
     return optimizer.norm()
 

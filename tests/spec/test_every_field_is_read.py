@@ -26,6 +26,7 @@ from shardlang.plan.expectations import check_expects
 from shardlang.plan.render import render_plan
 from shardlang.spec import load_spec
 from shardlang.training.data import stream_of
+from shardlang.training.evaluating import evaluating_of
 from shardlang.training.recipe import recipe_of
 from shardlang.training.saving import policy_of
 
@@ -47,6 +48,9 @@ data "tokens.npy" documents (
   validation = 0.25, shuffle = false, drop_last = true, ids = "ids", labels = "labels"
 )
 optimizer adamw(lr = 0.01, betas = [0.9, 0.95], clip = 0.5)
+group "**.bias" (weight_decay = 0)
+learning_rate warmup(steps = 2) cosine(steps = 8)
+evaluate every 2 batches 3 on "tokens.npy"
 random fast
 recompute "blocks.*"
 recompute to 1GiB
@@ -130,6 +134,7 @@ def test_every_field_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     stream_of(compiled, 0)
     recipe_of(compiled, 1, 0)
     policy_of(compiled)
+    evaluating_of(compiled, 0)
     unread = {
         f"{kind.__name__}.{name}"
         for kind, name, passing in fields()
