@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,7 +182,7 @@ def tokenizer_for(compiled: Compiled, stated: DataDecl) -> Tokenizer | None:
 
 def _kept(samples: Samples, part: float) -> int:
     """How many of the last samples are kept for evaluation."""
-    return min(len(samples), round(len(samples) * part + 0.5)) if part else 0
+    return math.ceil(len(samples) * part)
 
 
 def _without_data(compiled: Compiled, seed: int) -> Stream:
