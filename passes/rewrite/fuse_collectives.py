@@ -3,7 +3,8 @@
 The gradients of replicated parameters are all-reduced in buckets: the `vary` reshards of parameters
 of one axis set and dtype become one call, up to a size, in the order of their use, so that a bucket
 is complete as soon as the layers it belongs to have done their backward. A bucket holds no more
-than a part of all, so that most are sent while the backward goes on. The gathers of parameters
+than a part of all, so that most are sent while the backward goes on. A large gradient goes alone,
+since it can be summed where it lies, and would be copied to a bucket. The gathers of parameters
 become one call for each block of the model (`gather_buckets`), which stands where the first of them
 stood; its adjoint is one reduce-scatter. Before all, reshards over parts of
 one axis become one (`join_parts`).
@@ -36,6 +37,9 @@ PARTS = 6
 
 SMALL_BYTES = 2**20
 """What is sent as one call in any case."""
+
+LARGE = 4
+"""A gradient of one part in so many of a bucket, or more, is sent alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +85,14 @@ class FuseCollectives:
                     coalesce(graph, bucket)
 
     def buckets(self, nodes: list[fx.Node]) -> Iterator[list[fx.Node]]:
-        """Consecutive nodes, as many as fit."""
+        """Consecutive nodes, as many as fit; large ones by themselves."""
         bucket: list[fx.Node] = []
         sizes, filled = [value_bytes(node) for node in nodes], 0
         limit = min(self.bucket_bytes, max(SMALL_BYTES, sum(sizes) // PARTS))
         for node, size in zip(nodes, sizes, strict=True):
+            if size >= max(SMALL_BYTES, limit // LARGE):
+                yield [node]
+                continue
             if bucket and filled + size > limit:
                 yield bucket
                 bucket, filled = [], 0

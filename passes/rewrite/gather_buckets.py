@@ -4,6 +4,9 @@ A block's parameters are gathered where the first of them is used. What lies out
 embedding and a head, goes together in the order of use, module by module, as long as it fits: a
 parameter that comes in early takes memory until its own use, and its gradient waits for the others,
 so one of more than 1 MiB comes early only where nothing else is gathered between.
+
+The first block of a model is gathered in two calls, if it is large: nothing runs beside the first
+gather of a step, nor beside the last reduction of its gradients, so both are to be small.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ from shardlang.ir.reshard import Change
 
 EARLY_BYTES = 2**20
 """The most that comes in early where a block is gathered before it is used."""
+
+FIRST = 4
+"""The first call of the first block has one part in so many of its bytes, or a little more."""
 
 Key = tuple[int, tuple[Axis, ...], torch.dtype, str]
 """What gathers of one call have in common: how many came before, their axes, their dtype, and
@@ -135,7 +141,18 @@ def _filled(gathers: list[Gathered], limit: int) -> Iterator[Bucket]:
             outside = Bucket("")
         outside.add(unit)
     yield outside
-    yield from blocks.values()
+    for place, bucket in enumerate(blocks.values()):
+        yield from [bucket] if place else _in_two(bucket)
+
+
+def _in_two(bucket: Bucket) -> Iterator[Bucket]:
+    """A small part of a large block, which is used first, and the rest."""
+    first, rest = Bucket(bucket.block), Bucket(bucket.block)
+    for unit in _units(bucket.members):
+        fills = bucket.filled <= 2 * EARLY_BYTES or first.filled * FIRST < bucket.filled
+        (first if fills else rest).add(unit)
+    yield first
+    yield rest
 
 
 def _units(gathers: list[Gathered]) -> Iterator[list[Gathered]]:

@@ -6,7 +6,8 @@ over one group, however, each keeps its place behind the one before it, so that 
 one order, and few are in flight at once:
 
 - Gathers of parameters could all start at once. The next one starts when the one before it is
-  waited for, so that one is used while one is in flight; or as many as `prefetch` has bytes for.
+  waited for, so that one is used while one is in flight; or several small ones, which together give
+  about as many bytes as the largest gather of the step; or as many as `prefetch` has bytes for.
 - A gradient that nothing reads any more is waited for when the next one of its group is to start,
   since what it is reduced from lies there till then; or at the end, if the sum takes its place.
 - Of activations and their gradients two may be in flight.
@@ -50,6 +51,9 @@ from shardlang.passes.step.split import (
 AHEAD = 2
 """Collectives of activations that may be in flight over one group."""
 
+SLIGHT = 16
+"""A gather of one part in so many of the largest may be in flight beside it."""
+
 NEAR = 16
 """So many places an op may come forward that only puts together what a start sends."""
 
@@ -89,10 +93,13 @@ class _Order:
         self, graph: fx.Graph, mesh: Mesh, held: Collection[fx.Node], prefetch: int | None
     ) -> None:
         self.made: list[fx.Node] = []
-        self._mesh, self._prefetch = mesh, prefetch
+        self._mesh = mesh
         self._done = set(graph.find_nodes(op="placeholder"))
         self._given, self._returned = given_at_once(graph, held), only_returned(graph)
         self._waits = {started_by(node): node for node in graph.nodes if is_wait(node)}
+        gathers = [node for node in self._waits if stream_of(node) is Stream.GATHERS]
+        largest = max((bytes_given(node, mesh) for node in gathers), default=0)
+        self._most = largest + largest // SLIGHT if prefetch is None else prefetch
         self._next: dict[Lane, deque[fx.Node]] = {}
         self._flying: dict[Lane, list[fx.Node]] = {}
         self._places: dict[fx.Node, int] = {}
@@ -184,10 +191,8 @@ class _Order:
         flying = self._flying[lane]
         if lane[0] is Stream.ACTIVATIONS:
             return len(flying) < AHEAD
-        if lane[0] is Stream.GATHERS and self._prefetch is not None:
-            return self._bytes(*flying, start) <= self._prefetch
         if lane[0] is Stream.GATHERS:
-            return not flying
+            return self._bytes(*flying, start) <= self._most
         for other in [] if summed_in_place(start) else list(flying):
             if not summed_in_place(other):
                 self._make(self._waits[other])

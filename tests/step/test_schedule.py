@@ -26,6 +26,7 @@ from shardlang.ir.step import (
 )
 from shardlang.ir.step_options import StepOptions
 from shardlang.passes.invariants.invariant import InvariantError
+from shardlang.passes.rewrite import gather_buckets
 from shardlang.passes.step import write_step as written
 from shardlang.passes.step.check_step import check_step
 from shardlang.passes.step.schedule import schedule
@@ -85,6 +86,19 @@ def test_the_next_gather_starts_when_the_one_before_it_is_there() -> None:
     step = step_of()
     assert text_of(step, Stream.GATHERS, False) == "+0 -0 +1 .. -1 +2 .. -2 .."
     assert text_of(step, Stream.GATHERS, True) == "+0 -0 +1 .... -1 +2 .... -2 ..."
+
+
+def test_a_large_first_block_is_gathered_and_reduced_in_two_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that less of it is sent beside nothing; small gathers are in flight together."""
+    monkeypatch.setattr(gather_buckets, "EARLY_BYTES", 0)
+    step = step_of(SPEC + "\n")
+    assert text_of(step, Stream.GATHERS, False) == "+0 +1 -0 . -1 +2 . -2 +3 .. -3 .."
+    assert text_of(step, Stream.GATHERS, True) == "+0 -0 +1 .... -1 +2 .... -2 ..."
+    assert text_of(step, Stream.GRADIENTS, True) == ".... +0 .... -0 +1 .. -1 +2 . -2 +3 -3"
+    pairs = zip(simulated(step_of()), simulated(step), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_a_gradient_is_waited_for_when_the_next_one_starts_and_at_the_end() -> None:
