@@ -72,7 +72,7 @@ def _foreign(path: Path, what: str) -> RunError:
     return RunError(
         "SH0609",
         f"`{path}` {what}",
-        help="choose another folder for `--save`, or remove the old weights yourself",
+        help="choose another folder, or remove the old weights yourself",
     )
 
 

@@ -1,10 +1,10 @@
-"""Saving the whole model as safetensors under its own names, one tensor at a time."""
+"""Saving the whole model as safetensors, one tensor at a time."""
 
 from __future__ import annotations
 
-import functools
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,31 +15,75 @@ from shardlang.runtime.folder import Drafts, cannot_write, check_folder, safeten
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.transport import Wire
 from shardlang.runtime.watch import named
-
-LARGEST_FILE_BYTES = 5 * 2**30
+from shardlang.runtime.weight_files import (
+    LARGEST_FILE_BYTES,
+    Kept,
+    StoredAs,
+    WeightFiles,
+    as_it_is,
+    planned,
+)
 
 Beside = Callable[[Path], object]
-"""Writes what belongs beside the weights, such as a configuration, into a folder."""
+"""Writes what belongs beside the weights into a folder, or looks at one."""
 
 
-def check_target(folder: Path, module: ShardedModule) -> None:
+def _nothing(folder: Path) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How a model is written.
+
+    Attributes:
+        stored_as: the names of its tensors in the files, and how they are cut.
+        beside: writes what belongs beside the weights.
+        check: raises SH0609 for a folder that belongs to another model.
+        metadata: what every file says of itself.
+        file_bytes: the largest file.
+    """
+
+    stored_as: StoredAs = as_it_is
+    beside: Beside = _nothing
+    check: Beside = _nothing
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    file_bytes: int = LARGEST_FILE_BYTES
+
+
+PLAIN = Format()
+"""The tensors alone, by their own names."""
+
+
+def check_target(folder: Path, module: ShardedModule, format: Format = PLAIN) -> None:
     """Raise SH0609 if the weights of a module cannot be written into a folder later."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    need_bytes = 0
-    for leaf, tensor in held(module).tensors():
-        shapes.update(dict.fromkeys((leaf.name, *leaf.aliases), leaf.layout.shape))
-        need_bytes += torch.Size(leaf.layout.shape).numel() * tensor.element_size()
-    check_folder(folder, shapes, need_bytes)
+    aliases = [
+        Kept(name, leaf.layout.shape, tensor.dtype)
+        for leaf, tensor in held(module).tensors()
+        for name in leaf.aliases
+    ]
+    check_room(folder, _kept(module), format, aliases)
 
 
-def save(
-    module: ShardedModule,
-    folder: Path,
-    file_bytes: int = LARGEST_FILE_BYTES,
-    metadata: Mapping[str, str] | None = None,
-    beside: Beside | None = None,
-) -> list[Path]:
-    """Write the model; rank 0 does, and holds at most one file's worth. Collective.
+def check_room(
+    folder: Path, tensors: Iterable[Kept], format: Format, aliases: Iterable[Kept] = ()
+) -> None:
+    """Raise SH0609 if tensors of a model cannot be written into a folder later.
+
+    `aliases` are other names of them, under which the folder's old weights may hold them.
+    """
+    kept = planned(tensors, format.stored_as)
+    format.check(folder)
+    shapes = {one.name: one.shape for one in (*planned(aliases, format.stored_as), *kept)}
+    check_folder(folder, shapes, sum(one.size_bytes for one in kept))
+
+
+def _kept(module: ShardedModule) -> list[Kept]:
+    return [Kept(x.name, x.layout.shape, tensor.dtype) for x, tensor in held(module).tensors()]
+
+
+def save(module: ShardedModule, folder: Path, format: Format = PLAIN) -> list[Path]:
+    """Write the model; rank 0 does, and holds one whole tensor at a time. Collective.
 
     A tied parameter is written once, under its first name, as `transformers` does. The folder's old
     weights stay until the new ones are complete. Returns the files, on rank 0.
@@ -47,20 +91,40 @@ def save(
     Raises:
         RunError: SH0609, safetensors is missing or the folder cannot be written; on rank 0 alone.
     """
-    writer = _Writer(folder, file_bytes, metadata) if held(module).groups.rank == 0 else None
+    first = held(module).groups.rank == 0
+    writer = _Writer(folder, _kept(module), format) if first else None
     for leaf, tensor in held(module).whole_tensors():
         if writer is not None:
             assert tensor is not None
-            writer.add(leaf.name, tensor.cpu().contiguous())
+            writer.add(leaf.name, tensor)
     if writer is not None:
-        writer.finish(beside)
+        writer.finish()
     _everyone_waits(module, writer)
     return writer.files if writer is not None else []
 
 
-def save_or_rescue(
-    module: ShardedModule, folder: Path, metadata: Mapping[str, str], beside: Beside
-) -> None:
+def write(
+    tensors: Sequence[Kept], read: Callable[[str], Tensor], folder: Path, format: Format
+) -> list[Path]:
+    """Write tensors that are read one at a time, by one process; the files.
+
+    Raises:
+        RunError: SH0609, safetensors is missing or the folder cannot be written.
+    """
+    writer = _Writer(folder, tensors, format)
+    try:
+        for one in tensors:
+            writer.add(one.name, read(one.name))
+    except BaseException:
+        writer.discard()
+        raise
+    writer.finish()
+    if writer.error is not None:
+        raise writer.error
+    return writer.files
+
+
+def save_or_rescue(module: ShardedModule, folder: Path, format: Format) -> None:
     """Write the model, into a folder for temporary files if its own does not take it. Collective.
 
     Raises:
@@ -69,22 +133,22 @@ def save_or_rescue(
     """
     failure: RunError | None = None
     try:
-        save(module, folder, metadata=metadata, beside=beside)
+        save(module, folder, format)
     except RunError as error:
         failure = error
     if not _some_failed(module, failure is not None):
         return
-    note = _rescued(module, metadata, beside)
+    note = _rescued(module, format)
     if failure is not None:
         notes = [f"what `{folder}` held is unchanged", note]
         raise RunError("SH0609", failure.message, help="make room there", notes=notes)
 
 
-def _rescued(module: ShardedModule, metadata: Mapping[str, str], beside: Beside) -> str:
+def _rescued(module: ShardedModule, format: Format) -> str:
     """Write the model where there is room for temporary files; what to say of it. Collective."""
     folder = Path(tempfile.mkdtemp(prefix="shardlang-weights-"))
     try:
-        save(module, folder, metadata=metadata, beside=beside)
+        save(module, folder, format)
     except RunError as error:
         return f"the weights are lost, since there is no other place: {error.message}"
     return f"the weights are in `{folder}` instead: move them from there"
@@ -106,40 +170,52 @@ def _some_failed(module: ShardedModule, failed: bool) -> bool:
 
 
 class _Writer:
-    """Collects tensors into files of a bounded size.
+    """Writes tensors into the drafts of a folder, and gives them their places at the end.
 
     The first error is kept and ends the writing, since the other ranks still send their shards.
     """
 
-    def __init__(self, folder: Path, file_bytes: int, metadata: Mapping[str, str] | None) -> None:
+    def __init__(self, folder: Path, tensors: Iterable[Kept], format: Format) -> None:
         self.error: RunError | None = None
         self.files: list[Path] = []
-        self._metadata = {"format": "pt", **(metadata or {})}
-        self._folder, self._file_bytes = folder, file_bytes
-        self._held: dict[str, Tensor] = {}
-        self._written: list[tuple[str, list[str]]] = []
-        self._total = 0
+        self._folder, self._format = folder, format
         self._drafts: Drafts | None = None
-        self._try(self._begin)
+        self._weights: WeightFiles | None = None
+        self._try(lambda: self._begin(tensors))
 
-    def _begin(self) -> None:
+    def _begin(self, tensors: Iterable[Kept]) -> None:
+        safetensors_module()
+        self._format.check(self._folder)
+        kept = planned(tensors, self._format.stored_as)
+        self._total = sum(one.size_bytes for one in kept)
         self._drafts = Drafts(self._folder)
+        self._weights = WeightFiles(
+            self._drafts.path, kept, self._format.file_bytes, self._format.metadata
+        )
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Take one tensor, writing a file first if it would become too large."""
-        size = tensor.numel() * tensor.element_size()
-        if self._held and _bytes(self._held) + size > self._file_bytes:
-            self._try(self._flush)
-        if self.error is None:
-            self._held[name] = tensor
-            self._total += size
+        """Write the next tensor."""
+        self._try(lambda: self._add(name, tensor))
 
-    def finish(self, beside: Beside | None) -> None:
-        """Write what is left and give the files their final names."""
-        self._try(self._flush)
-        if beside is not None and self._drafts is not None:
-            self._try(functools.partial(beside, self._drafts.path))
+    def _add(self, name: str, tensor: Tensor) -> None:
+        assert self._weights is not None
+        for stored, part in self._format.stored_as(name, tensor).items():
+            self._weights.add(stored, part)
+
+    def finish(self) -> None:
+        """Write what belongs beside the weights, and give the files their final names."""
         self._try(self._commit)
+
+    def _commit(self) -> None:
+        assert self._drafts is not None and self._weights is not None
+        self._weights.close()
+        self._format.beside(self._drafts.path)
+        self.files = self._drafts.commit(self._weights.written, self._total)
+
+    def discard(self) -> None:
+        """Leave the folder as it was."""
+        if self._drafts is not None:
+            self._drafts.discard()
 
     def _try(self, step: Callable[[], object]) -> None:
         """Take a step, unless an earlier one has failed."""
@@ -151,22 +227,5 @@ class _Writer:
             self.error = error
         except Exception as error:
             self.error = cannot_write(self._folder, error)
-        if self.error is not None and self._drafts is not None:
-            self._held = {}
-            self._drafts.discard()
-
-    def _flush(self) -> None:
-        assert self._drafts is not None
-        name = f"draft-{len(self._written)}.safetensors"
-        path = self._drafts.path / name
-        safetensors_module().torch.save_file(self._held, path, metadata=self._metadata)
-        self._written.append((name, list(self._held)))
-        self._held = {}
-
-    def _commit(self) -> None:
-        assert self._drafts is not None
-        self.files = self._drafts.commit(self._written, self._total)
-
-
-def _bytes(held: dict[str, Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in held.values())
+        if self.error is not None:
+            self.discard()

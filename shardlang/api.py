@@ -224,6 +224,24 @@ class Program:
         about = about_of(self.compiled)
         return Checkpoints(folder, keep=keep, keep_every=keep_every, about=about)
 
+    def export(self, module: ShardedModule, folder: str | Path) -> None:
+        """Write the weights of a loaded module as a directory that `from_pretrained` loads.
+
+        Rank 0 writes, one whole tensor at a time, with the configurations and the tokenizer's files
+        of the directory that the model came from. Collective.
+
+        Raises:
+            RunError: SH0609, it is the folder that the model came from; or, on rank 0 alone, it
+                cannot be written, or belongs to another model.
+        """
+        from shardlang.runtime.save import save
+        from shardlang.training.hugging_face import directory_of
+
+        source = self.compiled.source
+        directory = directory_of(source)
+        directory.check_apart(Path(folder))
+        save(module, Path(folder), directory.format(source.deferred.module))
+
     def _loaded(self) -> Training:
         from shardlang.runtime.errors import RunError
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from shardlang.capture.deferred import Deferred, all_names, state
 from shardlang.capture.errors import CaptureError, first_line
-from shardlang.capture.hf_names import model_names
+from shardlang.capture.hf_names import Conversion, model_names
 from shardlang.capture.hf_types import Pretrained
 
 FILE = "model.safetensors"
@@ -25,8 +25,9 @@ def checkpoint_tensors(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Every parameter and persistent buffer with its value from the files in `folder`.
 
-    What the files lack keeps its initial value under `seed`, with a warning. A checkpoint that
-    transformers has to convert, such as one with separate experts, is loaded as a whole.
+    A value is in the dtype of the file, and mapped from there: what is not read takes no memory.
+    What the files lack keeps its initial value under `seed`, with a warning. A checkpoint whose
+    tensors transformers cuts into several is loaded as a whole.
 
     Raises `CaptureError` SH0359 if a file cannot be read or a tensor has another shape.
     """
@@ -46,7 +47,7 @@ def checkpoint_tensors(
         if key is None:
             yield name, deferred.value(tensor, seed)
         else:
-            yield name, _read(files[key], key, name, tensor)
+            yield name, _fitting(_value(key, module, files), name, tensor)
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:
@@ -88,14 +89,27 @@ def check_files(folder: Path) -> None:
         )
 
 
-def _read(path: Path, key: str, name: str, like: torch.Tensor) -> torch.Tensor:
-    """One stored tensor in the model's own dtype."""
+def _value(key: str | Conversion, module: nn.Module, files: dict[str, Path]) -> torch.Tensor:
+    """A stored tensor, or one that is computed from several."""
+    if isinstance(key, str):
+        return _read(files[key], key)
+    assert isinstance(module, Pretrained)
+    return key.value(module, lambda source: _read(files[source], source))
+
+
+def _read(path: Path, key: str) -> torch.Tensor:
+    """One stored tensor, mapped from its file."""
     safetensors = _import_safetensors()
     try:
         with safetensors.safe_open(path, "pt") as file:
             tensor: torch.Tensor = file.get_tensor(key)
     except Exception as error:
         raise _unreadable(path, error) from None
+    return tensor
+
+
+def _fitting(tensor: torch.Tensor, name: str, like: torch.Tensor) -> torch.Tensor:
+    """The tensor. Raises SH0359 if it has another shape than the model's."""
     if tensor.shape != like.shape:
         shapes = f"{list(like.shape)} in the model and {list(tensor.shape)} in the checkpoint"
         raise CaptureError(
@@ -103,7 +117,7 @@ def _read(path: Path, key: str, name: str, like: torch.Tensor) -> torch.Tensor:
             f"`{name}` is {shapes}",
             help="use the configuration that was saved with the checkpoint, or another checkpoint",
         )
-    return tensor.to(like.dtype)
+    return tensor
 
 
 def _unreadable(path: Path, error: Exception) -> CaptureError:
@@ -121,8 +135,10 @@ def _names(module: nn.Module) -> dict[str, tuple[str, ...]]:
     return {name: groups[name] for name, _ in state(module)}
 
 
-def _stored_name(names: tuple[str, ...], module: nn.Module, keys: dict[str, str]) -> str | None:
-    """The name under which a checkpoint holds a tensor, with or without the base prefix."""
+def _stored_name(
+    names: tuple[str, ...], module: nn.Module, keys: dict[str, str | Conversion]
+) -> str | Conversion | None:
+    """What a checkpoint holds of a tensor, with or without the base prefix."""
     base = getattr(module, "base_model_prefix", "")
     for name in names:
         for candidate in (name, f"{base}.{name}", name.removeprefix(f"{base}.")):

@@ -47,13 +47,30 @@ class Pretrained(Protocol):
 
     @property
     def config(self) -> _Stored: ...
+    @property
+    def dtype(self) -> object: ...
     def from_pretrained(self, folder: Path, **options: object) -> nn.Module: ...
 
 
-class _Stored(Protocol):
+@runtime_checkable
+class Generating(Protocol):
+    """A model that has settings for the generation of text."""
+
+    @property
+    def generation_config(self) -> _Written: ...
+
+
+class _Written(Protocol):
+    """A configuration that can be written."""
+
+    def to_json_string(self) -> str: ...
+
+
+class _Stored(_Written, Protocol):
     """The configuration of a checkpoint."""
 
     dtype: object
+    architectures: list[str] | None
 
 
 class Renaming(Protocol):
@@ -62,13 +79,25 @@ class Renaming(Protocol):
     def rename_source_key(self, name: str) -> tuple[str, str | None]: ...
 
 
+@runtime_checkable
+class Converter(Renaming, Protocol):
+    """A rule that computes one tensor of the model, or several, from stored ones."""
+
+    target_patterns: Sequence[str]
+    operations: Sequence[object]
+
+    def add_tensor(self, target: str, key: str, pattern: str, tensor: Tensor) -> object: ...
+    def convert(
+        self, name: str, *, model: object, config: object
+    ) -> Mapping[str, Tensor | Sequence[Tensor]]: ...
+
+
 class HfTokenizer(Protocol):
     """A tokenizer."""
 
     def __call__(
         self, text: str, *, add_special_tokens: bool, verbose: bool
     ) -> Mapping[str, Sequence[int]]: ...
-    def save_pretrained(self, folder: Path) -> object: ...
 
 
 class CacheLayer(Protocol):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from shardlang.capture.checkpoint import checkpoint_tensors
-from shardlang.capture.deferred import TRACED, build_apart, fill
+from shardlang.capture.deferred import TRACED, build_apart, fill, state
 from shardlang.capture.held import at
 from shardlang.capture.source import ModelSource
 
@@ -24,11 +24,17 @@ def whole(name: str, tensor: torch.Tensor) -> torch.Tensor:
 def materialize(source: ModelSource, seed: int, select: Select = whole) -> dict[str, torch.Tensor]:
     """What `select` keeps of every parameter and persistent buffer, tied ones once.
 
-    One whole tensor is held at a time. The values come from the source's checkpoint if it has one
-    and otherwise from its own initialization under `seed`; they depend on nothing else. A model
-    whose constructor cannot be recorded (see `Deferred`) is built for real, as a whole.
+    One whole tensor is held at a time. The values come from the source's checkpoint if it has one,
+    of which no more is read than what is kept, and otherwise from its own initialization under
+    `seed`; they depend on nothing else. A model whose constructor cannot be recorded (see
+    `Deferred`) is built for real, as a whole.
     """
-    return {name: _kept(select(name, full), full) for name, full in _initial(source, seed)}
+    dtypes = {name: tensor.dtype for name, tensor in state(source.deferred.module)}
+    mapped = source.checkpoint is not None
+    return {
+        name: _kept(select(name, full), None if mapped else full, dtypes[name])
+        for name, full in _initial(source, seed)
+    }
 
 
 def load_plain(source: ModelSource, seed: int) -> nn.Module:
@@ -52,10 +58,16 @@ def _initial(source: ModelSource, seed: int) -> Iterator[tuple[str, torch.Tensor
     return checkpoint_tensors(source.checkpoint, source.deferred, seed)
 
 
-def _kept(part: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
-    """`part` in memory of its own, so that `full` can be freed."""
-    shared = part.untyped_storage().data_ptr() == full.untyped_storage().data_ptr()
-    return part.clone() if shared and part.numel() < full.numel() else part.contiguous()
+def _kept(part: torch.Tensor, full: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+    """`part` in memory of its own, so that `full`, or the file, can be let go of."""
+    if part.dtype != dtype:
+        return part.to(dtype).contiguous()
+    alone = full is not None and (part.numel() == full.numel() or not _shared(part, full))
+    return part.contiguous() if alone else part.clone(memory_format=torch.contiguous_format)
+
+
+def _shared(part: torch.Tensor, full: torch.Tensor) -> bool:
+    return part.untyped_storage().data_ptr() == full.untyped_storage().data_ptr()
 
 
 def _tensor(module: nn.Module, name: str) -> torch.Tensor:

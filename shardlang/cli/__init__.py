@@ -23,6 +23,7 @@ COMMANDS = {
     "verify": "Prove on one CPU that the sharded program computes the same.",
     "run": "Run the program on the devices of the mesh.",
     "data": "Make files of tokens, and show them.",
+    "export": "Write a checkpoint as a directory that transformers loads.",
     "rules": "List the sharding rules of ops.",
     "init": "Write a first spec for a model.",
 }

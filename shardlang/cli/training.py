@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shardlang.compiler.driver import Compiled, CompileError
     from shardlang.runtime.groups import Groups
     from shardlang.runtime.module import ShardedModule
+    from shardlang.runtime.save import Format
     from shardlang.runtime.stop import Stop
     from shardlang.runtime.trainer.records import Record
     from shardlang.runtime.trainer.trainer import Trainer
@@ -163,7 +164,7 @@ def _check_before(
     from shardlang.runtime.save import check_target
 
     if options.save is not None and groups.rank == 0:
-        check_target(options.save, module)
+        check_target(options.save, module, _format(run))
     if run.compiled.program.loss is None:
         context.say("nothing is trained: the model returns no loss, and its forward runs alone")
 
@@ -173,14 +174,21 @@ def _save(
 ) -> None:
     """Write the weights, the configuration and the tokenizer, and say so. Collective."""
     from shardlang.runtime.save import save_or_rescue
-    from shardlang.training.run import save_config
+
+    save_or_rescue(module, folder, _format(run))
+    trained = sum(1 for record in records if not record.not_finite)
+    context.say(f"saved the weights after {trained} steps in `{folder}`")
+
+
+def _format(run: Run) -> Format:
+    """How the weights of a run are written."""
+    from shardlang.training.hugging_face import directory_of
     from shardlang.training.tokens import TOKENS
 
     tokens = run.tokenizer.kind if run.tokenizer is not None else ""
+    source = run.compiled.source
     metadata = {TOKENS: tokens} if tokens else {}
-    save_or_rescue(module, folder, metadata, lambda drafts: save_config(run, drafts))
-    trained = sum(1 for record in records if not record.not_finite)
-    context.say(f"saved the weights after {trained} steps in `{folder}`")
+    return directory_of(source).format(source.deferred.module, metadata)
 
 
 def _compile(context: Context, spec: Spec) -> Compiled:

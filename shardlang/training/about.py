@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from shardlang.compiler.driver import Compiled
 from shardlang.spec import Spec
+from shardlang.training.hugging_face import HUGGING_FACE, directory_of
 
 
 def about_of(compiled: Compiled) -> dict[str, object]:
@@ -17,6 +18,7 @@ def about_of(compiled: Compiled) -> dict[str, object]:
         "mesh": {axis.name: axis.size for axis in spec.mesh.whole.axes},
         "program": compiled.program.fingerprint(),
         **identity(compiled),
+        HUGGING_FACE: directory_of(compiled.source).document(),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,20 +202,3 @@ def _count(module: ShardedModule, whole: bool) -> int:
     if whole:
         return sum(torch.Size(leaf.layout.shape).numel() for leaf, _ in found)
     return sum(held_shard(x).numel() for _, x in found)
-
-
-def save_config(run: Run, folder: Path) -> None:
-    """Write the model's own configuration, and its tokenizer, where it has them.
-
-    A configuration that refuses to be written is warned of: the weights matter more.
-    """
-    config: object = getattr(run.compiled.source.deferred.module, "config", None)
-    try:
-        if hasattr(config, "save_pretrained"):
-            config.save_pretrained(folder)
-        if run.tokenizer is not None:
-            run.tokenizer.save(folder)
-    except OSError:
-        raise
-    except Exception as error:
-        warnings.warn(f"the configuration is not saved: {error}", stacklevel=2)

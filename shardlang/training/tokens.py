@@ -38,11 +38,6 @@ class Tokenizer:
             return None
         return lambda text: own(text, add_special_tokens=False, verbose=False)["input_ids"]
 
-    def save(self, folder: Path) -> None:
-        """Write the model's tokenizer into a folder."""
-        if self.own is not None:
-            self.own.save_pretrained(folder)
-
 
 def tokenizer_of(source: ModelSource, vocabulary: int) -> Tokenizer:
     """The tokenizer in the model's folder, read from there alone; else the bytes.

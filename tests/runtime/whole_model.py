@@ -15,7 +15,7 @@ from shardlang.ir.optimizers import UpdateRule
 from shardlang.runtime.groups import Groups, join
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import ShardedOptimizer
-from shardlang.runtime.save import save
+from shardlang.runtime.save import Format, save
 from shardlang.runtime.trainer.plain import PlainTrainee
 from shardlang.runtime.trainer.records import Record
 from shardlang.runtime.whole import whole
@@ -96,7 +96,7 @@ def _gradients(module: ShardedModule, groups: Groups) -> dict[str, Any]:
 def _checkpoints(module: ShardedModule, folder: Path) -> dict[str, Any]:
     """Write, spoil and read back, through both kinds of checkpoints."""
     before = full(module)
-    files = save(module, folder / "weights", file_bytes=200)
+    files = save(module, folder / "weights", Format(file_bytes=200))
     dcp.save(module.state_dict(), checkpoint_id=folder / "dcp")
     same = {}
     _spoil(module)
