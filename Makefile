@@ -28,9 +28,10 @@ check: install ## ruff, mypy and the import order
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
-prove: install ## the brute-force proof of every op rule, on every sample, and specs on processes
+prove: install ## the brute-force proof of every op rule, on every sample; specs and loading on processes
 	$(BIN)/python -m shardlang.rules.prove
 	$(BIN)/python -m tests.real tests/real/specs/*.shard
+	$(BIN)/python -m tests.hugging.memory
 
 verify: install ## shardlang verify on every example
 	$(BIN)/python examples/prove.py

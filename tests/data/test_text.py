@@ -135,9 +135,6 @@ def test_a_checkpoint_is_fed_by_its_own_tokenizer(tmp_path: Path) -> None:
     assert rows <= {(100, 101, 102, 103), (100, 104, 102, 100)}
     with pytest.raises(RunError, match="holds the token 104, and the model knows 104"):
         stream(tmp_path / "text", known=104, encode=found.encode)
-    (tmp_path / "saved").mkdir()
-    found.save(tmp_path / "saved")
-    assert (tmp_path / "saved" / "tokenizer.json").is_file()
     (tmp_path / "own" / "tokenizer.json").write_text("{")
     with pytest.raises(RunError, match="cannot be read"):
         tokenizer_of(source, 300)
