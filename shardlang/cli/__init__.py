@@ -22,6 +22,7 @@ COMMANDS = {
     "explain": "Explain a diagnostic code, or a tensor's layout.",
     "verify": "Prove on one CPU that the sharded program computes the same.",
     "run": "Run the program on the devices of the mesh.",
+    "runs": "List the runs in a folder, and draw their curves.",
     "data": "Make files of tokens, and show them.",
     "export": "Write a checkpoint as a directory that transformers loads.",
     "rules": "List the sharding rules of ops.",

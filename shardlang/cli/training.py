@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from shardlang.runtime.save import Format
     from shardlang.runtime.stop import Stop
     from shardlang.runtime.trainer.records import Record
+    from shardlang.runtime.trainer.run_folder import RunFolder
     from shardlang.runtime.trainer.trainer import Trainer
     from shardlang.spec import Spec
     from shardlang.training.run import Run
@@ -95,7 +97,7 @@ def _train(
     _check_before(context, run, module, groups, options)
     stop = Stop(groups, saves=options.saves)
     kept = _Kept(context, run.compiled, options)
-    with stop:
+    with stop, kept.folder(run, groups):
         show = lambda r: _shown(context, r, options.steps, stop)  # noqa: E731
         records = run.sharded(module, show, stop, kept.begin)
         found = summary(run, module, records)
@@ -105,7 +107,8 @@ def _train(
             found["saved"] = str(options.save)
             _save(context, run, module, options.save, records)
         leave()
-    fault = stop.error or not_finite(records)
+        fault = stop.error or not_finite(records)
+        kept.ended(stop, fault)
     if fault is not None:
         raise kept.noted(fault)
     if groups.rank or stop.failed:
@@ -124,6 +127,30 @@ class _Kept:
         self._context, self._compiled, self._options = context, compiled, options
         self._saving: Saving | None = None
         self._last: int | None = None
+        self._folder: RunFolder | None = None
+
+    def folder(self, run: Run, groups: Groups) -> AbstractContextManager[object]:
+        """The folder of the run, held by rank 0 alone."""
+        from shardlang.training.about import folder_of
+
+        if self._options.out is None or groups.rank:
+            return nullcontext()
+        seed, steps = run.recipe.seed, run.recipe.steps
+        self._folder = folder_of(self._compiled, self._options.out, seed, steps)
+        if self._folder.was_killed:
+            self._context.say(f"the run before in `{self._options.out}` was killed")
+        return self._folder
+
+    def ended(self, stop: Stop, fault: Exception | None) -> None:
+        """Note in the folder how the run ended."""
+        from shardlang.runtime.trainer.run_folder import FAILED, INTERRUPTED
+
+        if self._folder is not None and fault is not None:
+            self._folder.end(FAILED, str(fault))
+        elif self._folder is not None and stop.number:
+            self._folder.end(INTERRUPTED)
+        elif self._folder is not None:
+            self._folder.end()
 
     def begin(self, trainer: Trainer) -> None:
         """Go on from the last checkpoint, where that is asked. Collective."""
@@ -132,6 +159,9 @@ class _Kept:
         if self._options.out is not None:
             self._saving = Saving(self._compiled, trainer, self._options.out, self._context.say)
             self._saving.begin(self._options.resume)
+        if self._folder is not None:
+            self._folder.begin(trainer.step_number)
+            trainer.after_step.append(self._folder.after_step)
 
     def end(self, stop: Stop, records: list[Record], found: dict[str, object]) -> None:
         """Save the end of the run, unless it is not finite. Collective."""

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+
+import torch
 
 from shardlang.compiler.driver import Compiled
+from shardlang.runtime.trainer.run_folder import RunFolder
 from shardlang.spec import Spec
 from shardlang.training.hugging_face import HUGGING_FACE, directory_of
 
@@ -20,6 +26,25 @@ def about_of(compiled: Compiled) -> dict[str, object]:
         **identity(compiled),
         HUGGING_FACE: directory_of(compiled.source).document(),
     }
+
+
+def folder_of(compiled: Compiled, out: Path, seed: int, steps: int) -> RunFolder:
+    """The folder of a run, taken by this process.
+
+    Raises:
+        RunError: SH0664, another run is at it; SH0609, it cannot be written.
+    """
+    about = about_of(compiled)
+    versions = {"shardlang": _version(), "torch": torch.__version__, "python": python_version()}
+    more: dict[str, object] = {"versions": versions, "seed": seed, "steps": steps}
+    return RunFolder(out, str(about.pop("spec")), {**more, **about})
+
+
+def _version() -> str:
+    try:
+        return version("shardlang")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def identity(compiled: Compiled) -> dict[str, object]:

@@ -10,6 +10,7 @@ import pytest
 import trained
 from spawn import spawn
 
+from shardlang.ir.optimizers import UpdateRule
 from shardlang.runtime.data import Order, Place
 from shardlang.runtime.trainer.plain import PlainTrainee
 from shardlang.runtime.trainer.recipe import Recipe
@@ -44,7 +45,7 @@ def test_the_losses_are_those_of_the_plain_model(ran: list[Any], tokens: Path, n
     stated = f"mesh {{ dp = 1 }} {data_on_ranks.statement(str(tokens))}"
     whole = stream_of(trained.program(stated).compiled, data_on_ranks.SEED)
     trainee = PlainTrainee(trained.seeded(), lambda m, batch: m(**batch)["loss"])
-    trainer = Trainer(trainee, whole, Recipe(0, "adamw", {"lr": 0.02}))
+    trainer = Trainer(trainee, whole, Recipe(rule=UpdateRule("adamw", {"lr": 0.02})))
     want = [record.loss for record in trainer.steps(data_on_ranks.STEPS)]
     whole.close()
     for rank in ran:

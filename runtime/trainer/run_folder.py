@@ -1,0 +1,202 @@
+"""The folder of a run: what it is, what it did step by step, and who is at it.
+
+spec.shard    the spec, as it was
+run.json      versions, mesh, seed, program; when it began, and how it ended
+log.jsonl     a line for each step, and one where the run was resumed
+run.lock      held while a process runs; a killed process gives it back
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from shardlang.runtime.errors import RunError
+from shardlang.runtime.folder import cannot_write
+from shardlang.runtime.trainer.records import Record
+from shardlang.runtime.trainer.trainer import Trainer
+
+SPEC, RUN, LOG, LOCK = "spec.shard", "run.json", "log.jsonl", "run.lock"
+RUNNING, ENDED, INTERRUPTED, FAILED, KILLED = "running", "ended", "interrupted", "failed", "killed"
+"""The states of a run; a killed one is found by its lock, which nobody holds."""
+
+
+class RunFolder:
+    """The folder of one run, on rank 0. A context manager: it holds the lock, and notes the end.
+
+    Attributes:
+        was_killed: a process before this one held the lock to its death.
+    """
+
+    def __init__(self, folder: Path, spec: str, about: Mapping[str, object]) -> None:
+        """Take the folder.
+
+        Args:
+            spec: the text of the spec.
+            about: what the run is, as JSON holds it.
+
+        Raises:
+            RunError: SH0664, another run is at it; SH0609, it cannot be written.
+        """
+        self.folder, self._about = folder, dict(about)
+        self._spec, self._state, self._message = spec, ENDED, ""
+        self._log: TextIO | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / LOCK).open("a+")
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        self.was_killed = self._locked()
+
+    def _locked(self) -> bool:
+        """Lock the folder; whether the one before did not give it back."""
+        if not self._is_free():
+            self._lock.close()
+            raise RunError(
+                "SH0664",
+                f"a run is under way in `{self.folder}`{_holder(self.folder)}",
+                help="choose another folder, or wait for its end",
+            )
+        self._lock.seek(0)
+        held = bool(self._lock.read().strip())
+        self._lock.truncate(0)
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+        self._lock.write(json.dumps(holder) + "\n")
+        self._lock.flush()
+        return held
+
+    def _is_free(self) -> bool:
+        """Whether the lock is ours now; who only looks at it holds it for a moment."""
+        for attempt in range(5):
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                time.sleep(0.02 * attempt)
+            else:
+                return True
+        return False
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            self._state = INTERRUPTED
+        elif error is not None:
+            self._state, self._message = FAILED, str(error)
+        with contextlib.suppress(OSError):
+            self._write_run()
+        if self._log is not None:
+            self._log.close()
+        self._lock.truncate(0)
+        self._lock.close()
+
+    def begin(self, step: int) -> None:
+        """Note the run, which goes on after a step, or begins at 0.
+
+        Raises:
+            RunError: SH0609, the folder cannot be written.
+        """
+        try:
+            (self.folder / SPEC).write_text(self._spec, encoding="utf-8")
+            self._about["began"] = _now()
+            self._state = RUNNING
+            self._write_run()
+            self._log = (self.folder / LOG).open("a" if step else "w", encoding="utf-8")
+            if step:
+                self._write({"event": "resumed", "step": step, "time": _now()})
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+
+    def after_step(self, trainer: Trainer, record: Record) -> None:
+        """Write the record of a step, at once."""
+        more = {"peak_bytes": peak_bytes(), "time": _now()}
+        try:
+            self._write({**record.as_json(), **more})
+        except OSError as error:
+            raise cannot_write(self.folder / LOG, error) from error
+
+    def end(self, state: str = ENDED, message: str = "") -> None:
+        """Say how the run ended."""
+        self._state, self._message = state, message
+
+    def _write(self, line: Mapping[str, object]) -> None:
+        assert self._log is not None, "a run is logged after it began"
+        self._log.write(json.dumps(line, allow_nan=False) + "\n")
+        self._log.flush()
+
+    def _write_run(self) -> None:
+        """Write the file beside, and rename it, so that a reader finds a whole one."""
+        if "began" not in self._about:
+            return
+        found = {**self._about, "state": self._state}
+        if self._state != RUNNING:
+            found |= {"ended": _now(), "message": self._message}
+        draft = self.folder / f".{RUN}"
+        draft.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        draft.replace(self.folder / RUN)
+
+
+def peak_bytes() -> int:
+    """The most memory so far: of the GPU where the process uses one, else of the process."""
+    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return on_gpu or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process of this machine runs in the folder."""
+    try:
+        with (folder / LOCK).open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def records_of(folder: Path) -> list[dict[str, object]]:
+    """The lines of a run's steps, of each step the last; a line that is cut off is left out."""
+    found: dict[int, dict[str, object]] = {}
+    for line in _lines(folder / LOG):
+        step = line.get("step")
+        if not isinstance(step, int):
+            continue
+        if line.get("event") == "resumed":
+            found = {number: one for number, one in found.items() if number <= step}
+        else:
+            found[step] = line
+    return [found[step] for step in sorted(found)]
+
+
+def _lines(path: Path) -> Iterator[dict[str, object]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            found = json.loads(line)
+            if isinstance(found, dict):
+                yield found
+
+
+def _holder(folder: Path) -> str:
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        held = json.loads((folder / LOCK).read_text())
+        return f", by process {held['pid']} on {held['host']} since {held['since']}"
+    return ""
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,48 @@
+"""`shardlang runs`: the runs in a folder, and their curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from shardlang.cli.common import Context, common_options
+
+
+@click.command("runs")
+@click.argument("folder", type=click.Path(file_okay=False, exists=True, path_type=Path))
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw loss and throughput into this SVG file.",
+)
+@common_options
+def command(context: Context, folder: Path, plot: Path | None) -> None:
+    """List the runs in FOLDER and below it: where each stands, its last step and loss."""
+    from shardlang.runtime.folder import cannot_write
+    from shardlang.runtime.trainer.table import RunRow, picture, runs_in
+
+    if plot is not None and plot.suffix != ".svg":
+        raise click.BadParameter("is drawn as SVG: name a file `….svg`", param_hint="'--plot'")
+    rows = runs_in(folder)
+    if plot is not None:
+        try:
+            plot.write_text(picture(rows), encoding="utf-8")
+        except OSError as error:
+            raise cannot_write(plot, error) from error
+    if context.is_json:
+        context.print_document({"runs": [row.to_json() for row in rows]})
+        return
+    if not rows:
+        context.show(f"no runs in `{folder}`; `shardlang run SPEC --out FOLDER` makes one")
+        return
+
+    def cells(row: RunRow) -> tuple[str, ...]:
+        loss = "-" if row.loss is None else f"{row.loss:.4f}"
+        return row.name, row.state, f"{row.step}", loss, row.ended or row.began
+
+    table = [("run", "state", "step", "loss", "when"), *map(cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        context.show("  ".join(padded).rstrip())

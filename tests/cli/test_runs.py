@@ -1,0 +1,126 @@
+"""The folder of a run, and the table and the picture of runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from shardlang.cli import execute
+from shardlang.runtime.errors import RunError
+from shardlang.runtime.trainer.run_folder import LOCK, LOG, RUN, SPEC, RunFolder, records_of
+from shardlang.runtime.trainer.table import runs_in
+
+MODEL = """
+from torch import nn
+def build(width=8):
+    return nn.Sequential(nn.Linear(width, 5), nn.Tanh(), nn.Linear(5, 1, bias=False))
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = build()
+    def forward(self, x):
+        return self.inner(x).square().mean()
+"""
+TEXT = """mesh { dp = 1 }
+model "model.py:Net"
+input x : f32[4, 8] [dp, _]
+optimizer sgd(lr = 0.1)
+learning_rate linear(steps = 4)
+evaluate every 2 batches 2
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    (tmp_path / "model.py").write_text(MODEL)
+    (tmp_path / "a.shard").write_text(TEXT)
+    return tmp_path / "a.shard"
+
+
+def run(spec: Path, out: Path, steps: int, *more: str) -> int:
+    return execute(["run", str(spec), "--steps", str(steps), "--out", str(out), *more])
+
+
+def test_a_run_has_a_folder(spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it is, each step, and the same log after a resume as of a run without a break."""
+    whole, broken = tmp_path / "runs" / "whole", tmp_path / "runs" / "broken"
+    assert run(spec, whole, 5) == 0
+    assert run(spec, broken, 3) == 0
+    assert run(spec, broken, 5, "--resume") == 0
+    capsys.readouterr()
+    assert (whole / SPEC).read_text() == TEXT
+    about = json.loads((whole / RUN).read_text())
+    assert (about["state"], about["seed"], about["steps"]) == ("ended", 0, 5)
+    assert about["mesh"] == {"dp": 1}
+    assert {"versions", "program", "began", "ended"} <= about.keys()
+    assert (whole / LOCK).read_text() == ""
+    first, second = records_of(whole), records_of(broken)
+    assert [line["step"] for line in first] == [1, 2, 3, 4, 5]
+    assert [line["lr"] for line in first] == pytest.approx([0.1, 0.075, 0.05, 0.025, 0.0])
+    assert ["eval_loss" in line for line in first] == [False, True, False, True, False]
+    same = ("step", "loss", "grad_norm", "lr", "eval_loss")
+    assert [[x.get(k) for k in same] for x in first] == [[x.get(k) for k in same] for x in second]
+    assert all(line["peak_bytes"] for line in first)
+    rows = runs_in(tmp_path / "runs")
+    assert [(row.name, row.state, row.step) for row in rows] == [
+        ("whole", "ended", 5), ("broken", "ended", 5),
+    ]  # fmt: skip
+    assert rows[0].loss == first[-1]["loss"]
+    picture = tmp_path / "curves.svg"
+    assert execute(["runs", str(tmp_path / "runs"), "--plot", str(picture)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["run", "state", "step", "loss", "when"]
+    assert lines[1].split()[:4] == ["whole", "ended", "5", f"{rows[0].loss:.4f}"]
+    curves = ElementTree.parse(picture).getroot().findall("{*}polyline")
+    assert [len(curve.get("points", "").split()) for curve in curves] == [5, 5, 5, 5]
+    assert execute(["runs", str(tmp_path / "runs"), "--plot", "curves.png"]) == 2
+    assert execute(["runs", str(tmp_path / "runs"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["step"] for row in document["runs"]] == [5, 5]
+
+
+def test_a_second_run_is_refused_and_a_dead_one_is_not(
+    spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with RunFolder(out, TEXT, {}) as holder:
+        holder.begin(0)
+        assert [row.state for row in runs_in(out)] == ["running"]
+        with pytest.raises(RunError, match=r"a run is under way in .* by process \d+") as caught:
+            RunFolder(out, TEXT, {})
+        assert caught.value.code == "SH0664"
+        assert run(spec, out, 1) == 1
+    assert "a run is under way" in capsys.readouterr().err
+    (out / LOCK).write_text('{"pid": 1}\n')
+    about = json.loads((out / RUN).read_text()) | {"state": "running"}
+    (out / RUN).write_text(json.dumps(about))
+    assert [row.state for row in runs_in(tmp_path)] == ["killed"]
+    assert run(spec, out, 1) == 0
+    assert "was killed" in capsys.readouterr().err
+    assert [row.state for row in runs_in(tmp_path)] == ["ended"]
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(ValueError("no"), "failed"), (KeyboardInterrupt(), "interrupted")]
+)
+def test_a_run_that_breaks_off_says_how(tmp_path: Path, error: BaseException, state: str) -> None:
+    with pytest.raises(type(error)), RunFolder(tmp_path, TEXT, {}) as folder:
+        folder.begin(0)
+        raise error
+    about: dict[str, Any] = json.loads((tmp_path / RUN).read_text())
+    assert (about["state"], about["message"]) == (state, str(error))
+
+
+def test_a_log_that_was_cut_off_is_read(tmp_path: Path) -> None:
+    """Steps after the checkpoint that a run went on from were taken again."""
+    lines = [
+        {"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 9.0},
+        {"event": "resumed", "step": 1}, {"step": 2, "loss": 2.5},
+    ]  # fmt: skip
+    text = "\n".join(json.dumps(line) for line in lines) + '\n{"step": 3, "lo'
+    (tmp_path / LOG).write_text(text)
+    assert [line["loss"] for line in records_of(tmp_path)] == [3.0, 2.5]
