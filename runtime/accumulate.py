@@ -20,7 +20,7 @@ from shardlang.ir.leaf import ResultKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.precision import wider
 from shardlang.ir.step import StepProgram, collectives_of, has_records, is_collective, record
-from shardlang.runtime.groups import Group, Groups
+from shardlang.runtime.groups import Connection, Group, Groups
 from shardlang.runtime.lanes import lanes
 from shardlang.runtime.region import Regions
 from shardlang.runtime.step_executor import load_backward, load_forward, load_graph
@@ -34,6 +34,10 @@ class GroupsAt(Groups):
     def __init__(self, groups: Groups, mesh: AccumulatedStep, microbatch: int) -> None:
         super().__init__(mesh_at(mesh.main.mesh, mesh.axis, microbatch), groups.rank, groups.device)
         self._inner, self._at = groups, {mesh.axis.name: microbatch}
+
+    def on_host(self) -> Connection | None:
+        """All devices, over gloo. Collective."""
+        return self._inner.on_host()
 
     def of(self, axes: Iterable[Axis], stream: str = "") -> Group:
         """The group along `axes`, its members at the same microbatch."""

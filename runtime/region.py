@@ -58,11 +58,13 @@ class Regions:
     Attributes:
         compiled: how many have been compiled.
         sites: how many times regions stand in programs.
+        failure: why a region could not be compiled; it is run op by op.
     """
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.compiled = self.sites = 0
+        self.failure: RunError | None = None
         self._known: dict[tuple[object, ...], Region] = {}
         self._runs: dict[tuple[object, ...], Run] = {}
 
@@ -73,11 +75,7 @@ class Regions:
         return Site(self, self._known.setdefault(text, region), text, checked)
 
     def run_of(self, region: Region, text: tuple[object, ...], values: Sequence[Tensor]) -> Run:
-        """The compiled region for inputs that lie as these do.
-
-        Raises:
-            RunError: SH0644, the backend cannot compile it.
-        """
+        """The compiled region for inputs that lie as these do."""
         key = (text, tuple(map(_lies, values)))
         if key not in self._runs:
             self._runs[key] = self._compile(region, values)
@@ -89,12 +87,14 @@ class Regions:
             return compile_graph(self.backend, region.module(), list(values))
         except Exception as error:
             reason = next(itertools.chain(str(error).strip().splitlines(), [""]))
-            raise RunError(
+            self.failure = RunError(
                 "SH0644",
                 f"a part of the step cannot be compiled: {type(error).__name__}: {reason}",
                 help="load the program without `compile`; inductor asks for a C++ compiler on a"
                 " CPU, and for Triton on a GPU",
-            ) from error
+            )
+            self.failure.__cause__ = error
+            return region.module()
 
 
 def _lies(x: Tensor) -> tuple[object, ...]:

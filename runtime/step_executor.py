@@ -46,6 +46,7 @@ from shardlang.runtime.collectives import (
     waited,
 )
 from shardlang.runtime.direct import direct
+from shardlang.runtime.first_run import FirstRun
 from shardlang.runtime.handed import taken
 from shardlang.runtime.lanes import Lane
 from shardlang.runtime.lower import lower
@@ -100,7 +101,7 @@ def load_forward(program: StepProgram, lanes: Lanes, regions: Regions | None = N
     given = tuple(loading.env[n.name] for n in results)
     kept = tuple(loading.env[name] for name in saved)
     loading.graph.output((given, kept))
-    return Half(loading.module("Forward").forward, saved)
+    return Half(loading.agreed(loading.module("Forward").forward), saved)
 
 
 def load_backward(
@@ -116,7 +117,7 @@ def load_backward(
             loading.add(node)
     _, gradients = program.returned
     loading.graph.output(tuple(loading.value(n) for n in gradients))
-    return Half(loading.module("Backward").forward, tuple(saved))
+    return Half(loading.agreed(loading.module("Backward").forward), tuple(saved))
 
 
 def load_graph(
@@ -128,7 +129,7 @@ def load_graph(
         if node.op != "output":
             loading.add(node)
     loading.graph.output(fx.map_arg(graph.output_node().args[0], loading.value))
-    run: Callable[..., Sequence[Tensor]] = loading.module("Piece").forward
+    run: Callable[..., Sequence[Tensor]] = loading.agreed(loading.module("Piece").forward)
     return run
 
 
@@ -155,6 +156,10 @@ class _Loading:
         if self.regions is not None:
             graph = cut(Code(graph, self._computed, self.held), self.regions, _Named)
         return fx.GraphModule(self.held, graph, name)
+
+    def agreed(self, run: Callable[..., Made]) -> Callable[..., Made]:
+        """The code so that what fails to compile on one rank is refused on all."""
+        return run if self.regions is None else FirstRun(run, self.regions, self.groups)
 
     def value(self, node: fx.Node) -> fx.Node:
         """A value of the program; one that lies in a list is taken from it when first read."""

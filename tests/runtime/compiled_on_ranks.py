@@ -11,7 +11,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from called import Pair, gap
+import torch.distributed as dist
+from called import Pair, gap, refusal
 from stored import stacked
 from torch import Tensor, fx, nn
 from torch._dynamo.utils import counters
@@ -151,9 +152,25 @@ def peaks() -> tuple[int, int]:
         return measured_peak(program, 2), measured_peak(program, 2, compile=True)
 
 
+def failing() -> list[tuple[str, str]]:
+    """What each rank hears in two steps whose backward rank 1 cannot compile."""
+    pair, heard = Pair(CASES["tensor"].text, Words, n=2), []
+    inner = backend_named("aot_eager")
+
+    def backend(module: fx.GraphModule, inputs: list[object]) -> Results:
+        if dist.get_rank() == 1 and any("backward" in str(n.target) for n in module.graph.nodes):
+            raise FileNotFoundError("no c++")
+        return inner(module, inputs)
+
+    pair.run = torch.compile(pair.module, backend=backend)
+    for _ in range(2):
+        heard.append(refusal(lambda: pair.step(IDS)))
+    return heard
+
+
 def everything() -> dict[str, Any]:
     """One job of two processes."""
     counters.clear()
     found: dict[str, Any] = {name: compared(case) for name, case in CASES.items()}
     found["breaks"] = dict(counters["graph_break"])
-    return {**found, "accumulated": accumulated(), "peaks": peaks()}
+    return {**found, "accumulated": accumulated(), "peaks": peaks(), "failing": failing()}

@@ -51,6 +51,14 @@ def test_no_more_bytes_are_alive_than_op_by_op(ran: list[dict[str, Any]]) -> Non
         assert compiled <= plain
 
 
+def test_what_one_rank_cannot_compile_is_refused_on_all(ran: list[dict[str, Any]]) -> None:
+    """The ranks end the half together: none waits for another, and the next step says it too."""
+    for found in ran:
+        for code, words in found["failing"]:
+            assert code == "SH0644"
+            assert words.startswith("rank 1 failed: a part of the step cannot be compiled: File")
+
+
 ALONE = "mesh {{ d = {n} }}\ninput x, y : f64[5, 6] [d, _]\n"
 
 
