@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ def build() -> nn.Module:
 
 def batches(seed: int) -> Iterator[dict[str, Tensor]]:
     """Random ones; `HARM=nan:4,term:6` spoils the fourth and ends the run at the sixth."""
+    if "PIDS" in os.environ:
+        Path(os.environ["PIDS"], os.environ["RANK"]).write_text(str(os.getpid()))
     generator = torch.Generator().manual_seed(seed)
     harms = dict(
         pair.split(":")[::-1] for pair in filter(None, os.environ.get("HARM", "").split(","))
