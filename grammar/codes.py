@@ -529,5 +529,10 @@ CODES: dict[str, Code] = {
         "A run goes on with the model, the optimizer and the precision that it began with. Mesh and"
         " layouts may differ.",
     ),
+    "SH0666": Code(
+        "too little memory",
+        "A step needs more memory than is free on the device, or on the node for all of its"
+        " processes.",
+    ),
 }
 """Every code, by number."""

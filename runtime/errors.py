@@ -34,6 +34,7 @@ CODES: dict[str, str] = {
     "SH0663": "a checkpoint cannot be made",
     "SH0664": "the run has no folder of its own",
     "SH0665": "the checkpoint is another run's",
+    "SH0666": "a step needs more memory than is free",
 }
 """Every code of this stage, with what it says."""
 

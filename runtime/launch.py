@@ -110,7 +110,16 @@ def _blame(workers: list[Worker], folder: Path) -> Report | None:
         _wait_for(workers[:1], AGREE_S)
         ended = _ended(workers, folder)
     order = ("killed", "error", "exit", "stuck", "peer")
-    return min(ended, key=lambda report: (order.index(report.kind), report.time_s), default=None)
+    first = min(ended, key=lambda report: (order.index(report.kind), report.time_s), default=None)
+    halted = next((worker.rank for worker in workers if worker.halted), None)
+    if first is None or first.kind != "stuck" or halted is None:
+        return first
+    where = positions(folder).get(halted) or "no collective"
+    message = f"was stopped by a signal, in {where}: rank {first.rank} {first.message}"
+    return replace(first, rank=halted, message=message, help=_HALTED)
+
+
+_HALTED = "look for what sends SIGSTOP: a debugger, a job control, a container that is frozen"
 
 
 def _wait_for(workers: list[Worker], limit_s: float) -> None:

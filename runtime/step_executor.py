@@ -285,8 +285,9 @@ class _Named:
 
 
 def label_of(node: fx.Node, collective: Collective) -> str:
-    """The collective's name for messages: `forward all_reduce over tp in layers.0.mlp`."""
+    """The collective's name for messages: `forward all_reduce over tp in layers.0 (m.py:12)`."""
     known = info(node)
     direction = "backward" if known.backward else "forward"
     where = f" in {known.module}" if known.module else ""
-    return f"{direction} {known.change} over {product(collective.axes)}{where}"
+    line = f" ({known.source})" if known.source else ""
+    return f"{direction} {known.change} over {product(collective.axes)}{where}{line}"

@@ -93,6 +93,15 @@ class Worker:
         return Report(self.rank, "exit", f"exited with status {status}", exit_status=status)
 
     @property
+    def halted(self) -> bool:
+        """Whether a signal has stopped the process, as far as the system says."""
+        try:
+            state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return False
+        return state in ("T", "t")
+
+    @property
     def saved(self) -> bool:
         """Whether the process ended as it was asked to, having saved what it had."""
         return self._saves and self.process.poll() in SAVED

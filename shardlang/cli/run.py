@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,21 @@ if TYPE_CHECKING:
     "--reference", is_flag=True, help="Also train the plain model in one process, and compare."
 )
 @click.option("--compile", is_flag=True, help="Compile what lies between two collectives.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a rank waits in a collective.",
+)
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="How often a run that loses a rank begins again from its last checkpoint.",
+)
 @click.option("--nnodes", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--node-rank", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--rdzv-endpoint", default="", metavar="HOST:PORT", help="Where node 0 listens.")
@@ -63,6 +79,8 @@ def command(
     seed: int,
     reference: bool,
     compile: bool,
+    timeout: float,
+    max_restarts: int,
 ) -> None:
     """Train the model of SPEC on the devices of its mesh.
 
@@ -71,21 +89,27 @@ def command(
     from shardlang.runtime.launch import Job, launched, this_command
 
     _check_nodes(nnodes, node_rank, rdzv_endpoint)
-    if resume and out is None:
-        raise click.BadParameter("needs `--out FOLDER`", param_hint="'--resume'")
+    _check_out(out, resume, max_restarts)
     spec = context.load_spec(spec_path)
     _check_folder(context, spec, out)
-    if launched() or spec.mesh.devices == 1:
-        _check_alone(nnodes, log_dir)
+    if launched() or (spec.mesh.devices == 1 and not max_restarts):
+        _check_alone(nnodes, log_dir, max_restarts)
         from shardlang.cli.training import Options, work
 
-        options = Options(steps, data, save, device, seed, reference, compile, out, resume)
+        options = Options(steps, data, save, device, seed, reference, compile, out, resume, timeout)
         work(context, spec, options)
     else:
         nodes = (nnodes, node_rank, rdzv_endpoint)
         saves = save is not None or out is not None
         job = Job(this_command(), spec.mesh.devices, device, *nodes, saves=saves, logs=log_dir)
-        _launch(job)
+        _launch(job, max_restarts)
+
+
+def _check_out(out: Path | None, resume: bool, max_restarts: int) -> None:
+    given = {"--resume": resume, "--max-restarts": max_restarts > 0}
+    name = next((name for name in given if given[name]), None)
+    if name is not None and out is None:
+        raise click.BadParameter("needs `--out FOLDER`", param_hint=f"'{name}'")
 
 
 def _check_nodes(nnodes: int, node_rank: int, endpoint: str) -> None:
@@ -106,19 +130,23 @@ def _check_folder(context: Context, spec: Spec, out: Path | None) -> None:
         context.stop_on_errors()
 
 
-def _check_alone(nnodes: int, log_dir: Path | None) -> None:
+def _check_alone(nnodes: int, log_dir: Path | None, max_restarts: int) -> None:
     """Refuse what only a supervisor carries out, where this process is under none of ours."""
     from shardlang.runtime.reports import FOLDER
 
-    given = {"--nnodes": nnodes > 1, "--log-dir": log_dir is not None}
+    given = {
+        "--nnodes": nnodes > 1,
+        "--log-dir": log_dir is not None,
+        "--max-restarts": max_restarts > 0,
+    }
     name = next((name for name in given if given[name]), None)
     if name is not None and FOLDER not in os.environ:
         message = "is for runs that start several processes, and this one starts none"
         raise click.BadParameter(message, param_hint=f"'{name}'")
 
 
-def _launch(job: Job) -> None:
-    """Start the processes of this node and wait for them."""
+def _launch(job: Job, restarts: int) -> None:
+    """Start the processes of this node and wait for them, again if a rank is lost."""
     from shardlang.runtime.launch import JobError, launch
 
     try:
@@ -126,4 +154,9 @@ def _launch(job: Job) -> None:
     except JobError as failure:
         if failure.spoken:
             raise click.exceptions.Exit(failure.status) from failure
-        raise
+        if not restarts or failure.code not in ("SH0603", "SH0604"):
+            raise
+        left = f"{restarts - 1} more restart{'s' * (restarts != 2)} left"
+        click.echo(f"{failure.message}; begins again from the last checkpoint, {left}", err=True)
+        again = [] if "--resume" in job.command else ["--resume"]
+        _launch(replace(job, command=[*job.command, *again]), restarts - 1)

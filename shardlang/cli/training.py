@@ -45,6 +45,7 @@ class Options:
     compile: bool
     out: Path | None
     resume: bool
+    timeout_s: float
 
     @property
     def saves(self) -> bool:
@@ -69,7 +70,7 @@ def work(context: Context, spec: Spec, options: Options) -> None:
         from shardlang.training.run import run_of
 
         run = run_of(compiled, options.steps, options.seed, options.data)
-        groups = join(compiled.program.mesh, options.device)
+        groups = join(compiled.program.mesh, options.device, options.timeout_s)
         try:
             found, ended = _train(context, run, groups, options)
         except CompileError as error:
@@ -90,8 +91,10 @@ def _train(
     from shardlang.runtime.backends import INDUCTOR
     from shardlang.runtime.groups import leave
     from shardlang.runtime.stop import Stop
+    from shardlang.training.room import check_room
     from shardlang.training.run import not_finite, sharded_module, summary
 
+    check_room(run.compiled, groups, options.out is not None)
     backend = backend_named(INDUCTOR) if options.compile else None
     module = sharded_module(run.compiled, groups, options.seed, backend)
     _check_before(context, run, module, groups, options)
@@ -112,12 +115,12 @@ def _train(
     if fault is not None:
         raise kept.noted(fault)
     if groups.rank or stop.failed:
-        return {}, stop.number
+        return {}, kept.ended_by(stop)
     if stop.number:
         found["interrupted"] = True
     elif options.reference:
         found["reference"] = _reference(context, run, records, groups.device)
-    return found, 0 if kept.ends_well(stop) else stop.number
+    return found, kept.ended_by(stop)
 
 
 class _Kept:
@@ -182,9 +185,13 @@ class _Kept:
         notes = [*fault.notes, note_of(self._last)]
         return RunError(fault.code, fault.message, help=fault.help, notes=notes)
 
-    def ends_well(self, stop: Stop) -> bool:
-        """Whether a scheduler that has asked for the end finds all of it in a checkpoint."""
-        return stop.number == signal.SIGTERM and self._last is not None
+    def ended_by(self, stop: Stop) -> int:
+        """The signal that ended the run early, or 0.
+
+        A scheduler that has asked for the end finds all of the run in a checkpoint: that is well.
+        """
+        well = stop.number == signal.SIGTERM and self._last is not None
+        return 0 if well else stop.number
 
 
 def _check_before(

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from shardlang.training import room
 from tests.commands import shardlang
 
 MODEL = Path(__file__).with_name("noisy.py")
@@ -98,6 +100,21 @@ def test_a_step_that_is_not_finite_ends_the_run_is_skipped_or_rolls_back(
     status, lines, errors = run(tmp_path, 7, spec=rolling, out="again")
     assert status == 0, errors
     assert [line["step"] for line in lines[:-1]] == [1, 2, 3, 4, 3, 4, 5, 6, 7]
+
+
+def test_too_little_memory_is_said_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "free_bytes", lambda device: 1000)
+    status, lines, errors = run(tmp_path, 1)
+    assert (status, lines) == (1, [])
+    said = " ".join(errors.split())
+    assert "error[SH0666]: a process needs " in said and "and 1000 B are free here" in said
+    monkeypatch.setattr(room, "free_bytes", lambda device: 60_000)
+    assert run(tmp_path, 1)[0] == 0
+    monkeypatch.undo()
+    found = room.free_bytes(torch.device("cpu"))
+    assert found is not None and found > 2**20
 
 
 def test_the_statement_needs_a_folder(tmp_path: Path) -> None:
