@@ -6,6 +6,7 @@ import contextlib
 import threading
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -22,7 +23,7 @@ from shardlang.runtime.checkpoint.finding import (
 from shardlang.runtime.checkpoint.folders import folder_at
 from shardlang.runtime.checkpoint.loading import load
 from shardlang.runtime.checkpoint.manifest import Manifest
-from shardlang.runtime.checkpoint.ranks import Ranks, reason
+from shardlang.runtime.checkpoint.ranks import TIMEOUT_S, Ranks, reason, waiting
 from shardlang.runtime.checkpoint.staging import Staging
 from shardlang.runtime.errors import RunError
 
@@ -51,6 +52,7 @@ class Checkpoints:
         keep_every: int | None = None,
         about: Mapping[str, object] | None = None,
         say: Callable[[str], object] | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         """Collective.
 
@@ -60,6 +62,7 @@ class Checkpoints:
             keep_every: those whose step it divides stay too.
             about: what the run says of itself in the manifests, as JSON.
             say: takes what a person should know, on rank 0; by default a warning.
+            timeout_s: how long a rank waits until the others have written or read their parts.
 
         Raises:
             RunError: SH0663, there is no such place, or less than one is kept.
@@ -71,7 +74,7 @@ class Checkpoints:
         self._folder = folder_at(folder)
         self._keep, self._keep_every = keep, keep_every
         self._about, self._say = dict(about or {}), say or _warn
-        self._ranks, self._staging = Ranks(), Staging()
+        self._ranks, self._staging = Ranks(timeout_s), Staging()
         self._saving: threading.Thread | None = None
         self._failure: Exception | None = None
         self._last: int | None = None
@@ -142,11 +145,13 @@ class Checkpoints:
             RunError: SH0662, it could not be written.
         """
         if self._saving is not None:
-            self._saving.join()
+            waiting(self._saving.join)
             self._saving = None
         failure, self._failure = self._failure, None
         if isinstance(failure, RunError):
             raise failure
+        if isinstance(failure, RuntimeError):
+            waiting(partial(_fail, failure))  # a rank that is lost is lost to the run
         if failure is not None:
             raise cannot_write(self._folder, reason(failure)) from failure
 
@@ -233,6 +238,10 @@ class Checkpoints:
         """Wait for the checkpoint that is being written."""
         if error is None:
             self.wait()
+
+
+def _fail(failure: Exception) -> None:
+    raise failure
 
 
 def _warn(text: str) -> None:

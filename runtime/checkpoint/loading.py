@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from shardlang.runtime.checkpoint.entries import ANOTHER, Entry, OfModule
 from shardlang.runtime.checkpoint.files import Files, reader_of
 from shardlang.runtime.checkpoint.folders import Folder
 from shardlang.runtime.checkpoint.manifest import Manifest
-from shardlang.runtime.checkpoint.ranks import Ranks, reason
+from shardlang.runtime.checkpoint.ranks import Ranks, reason, waiting
 from shardlang.runtime.checkpoint.values import decode
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.whole import held_shard
@@ -55,13 +56,15 @@ class _Targets:
     @torch.no_grad()
     def read(self, reader: FileSystemReader, ranks: Ranks) -> None:
         """Read every tensor to its places. Collective."""
-        state_dict_loader.load(
+        call = partial(
+            state_dict_loader.load,
             {name: found[0] for name, found in self.places.items()},
             storage_reader=reader,
             planner=DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
             process_group=ranks.group,
             no_dist=ranks.group is None,
         )
+        waiting(call)
         for first, *others in self.places.values():
             for other in others:
                 held_shard(other).copy_(held_shard(first))

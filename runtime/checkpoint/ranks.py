@@ -7,12 +7,15 @@ and calls of two threads on one group would meet each other's.
 from __future__ import annotations
 
 import datetime
+import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import torch.distributed as dist
 
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.watch import named
 
 T = TypeVar("T")
 
@@ -20,16 +23,26 @@ TIMEOUT_S = 1800.0
 """How long a rank waits for the others to have written or read their parts."""
 
 
+def waiting(call: Callable[[], T]) -> T:
+    """Wait for the others; the main thread is seen to, and the saving one has no name."""
+    if threading.current_thread() is threading.main_thread():
+        return named(LABEL, call)
+    return call()
+
+
+LABEL = "words about a checkpoint"
+
+
 class Ranks:
     """All processes of the run. Making it is collective."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self.rank = dist.get_rank() if several else 0
         self.size = dist.get_world_size() if several else 1
         self.group: dist.ProcessGroup | None = None
         if several:
-            limit = datetime.timedelta(seconds=TIMEOUT_S)
+            limit = datetime.timedelta(seconds=timeout_s)
             self.group = dist.new_group(backend="gloo", timeout=limit, group_desc="checkpoints")
 
     def gather(self, mine: T) -> list[T]:
@@ -37,7 +50,8 @@ class Ranks:
         if self.group is None:
             return [mine]
         found: list[T] = [mine] * self.size
-        dist.all_gather_object(found, mine, group=self.group)
+        call = partial(dist.all_gather_object, found, mine, group=self.group)
+        waiting(call)
         return found
 
     def each(self, task: Callable[[], T]) -> list[T]:

@@ -160,7 +160,9 @@ class _Kept:
         from shardlang.training.saving import Saving
 
         if self._options.out is not None:
-            self._saving = Saving(self._compiled, trainer, self._options.out, self._context.say)
+            out, timeout_s = self._options.out, self._options.timeout_s
+            say = self._context.say
+            self._saving = Saving(self._compiled, trainer, out, say, timeout_s)
             self._saving.begin(self._options.resume)
         if self._folder is not None:
             self._folder.begin(trainer.step_number)

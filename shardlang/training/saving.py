@@ -51,13 +51,19 @@ class Saving:
     """Saves a run as its spec says, and resumes it."""
 
     def __init__(
-        self, compiled: Compiled, trainer: Trainer, out: Path, say: Callable[[str], object]
+        self,
+        compiled: Compiled,
+        trainer: Trainer,
+        out: Path,
+        say: Callable[[str], object],
+        timeout_s: float,
     ) -> None:
         """Collective.
 
         Args:
             out: the folder of the run.
             say: takes what a person should know, on rank 0.
+            timeout_s: how long a rank waits for the others.
         """
         self._policy = policy_of(compiled)
         self._about, self._trainer, self._say = about_of(compiled), trainer, say
@@ -69,6 +75,7 @@ class Saving:
             keep_every=self._policy.keep_every,
             about=self._about,
             say=say,
+            timeout_s=timeout_s,
         )
         trainer.goes_on = self.goes_on
         trainer.after_step.append(self.after_step)
