@@ -7,6 +7,7 @@ optimizer lays them: so they are found again by another optimizer on another mes
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -162,9 +163,13 @@ class OfOthers:
     def __init__(self, part: Stateful) -> None:
         self._part = part
 
+    @cached_property
+    def _held(self) -> Mapping[str, object]:
+        return self._part.state_dict()
+
     def tree(self) -> Mapping[str, object]:
         """The state dict."""
-        return self._part.state_dict()
+        return self._held
 
     def target(self, path: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
         """New memory, that lies as the tensor which is there now, or whole."""
