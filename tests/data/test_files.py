@@ -10,6 +10,8 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +20,13 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from shardlang.capture import HfSource, InputSpec
 from shardlang.cli import execute
 from shardlang.runtime.data import TokenSamples, TokenWriter, open_tokens, pieces_of
 from shardlang.runtime.data.documents import PIECE
 from shardlang.runtime.errors import RunError
+from shardlang.spec.types import DataDecl
+from shardlang.training.data import samples_of
 from shardlang.training.encoders import encoder_of, plain_encoder
 from shardlang.training.prepare import prepare
 from tests.data.given import BOTH, Input
@@ -275,3 +280,47 @@ def test_tokens_that_the_model_does_not_know_are_refused(tmp_path: Path) -> None
     assert caught.value.code == "SH0652"
     with pytest.raises(RunError, match="an id is 300, and there are 300"):
         write(tmp_path / "b.bin", [[300]])
+
+
+def test_a_crash_between_the_two_names_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At no moment does an index stand beside tokens that are not its own."""
+    path = write(tmp_path / "a.bin", [[1, 2, 3]])
+    moved = Path.replace
+
+    def once(self: Path, target: Path) -> Path:
+        if target.suffix == ".index":
+            raise KeyboardInterrupt
+        return moved(self, target)
+
+    monkeypatch.setattr(Path, "replace", once)
+    with pytest.raises(KeyboardInterrupt):
+        write(path, [[4, 5, 6]])
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+    with pytest.raises(RunError, match=r"has no index `a\.bin\.index` beside it"):
+        open_tokens(path)
+    monkeypatch.undo()
+    assert made(write(path, [[4, 5, 6]])) == [[4, 5, 6]]
+
+
+def test_the_tokens_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    folder = tokenizer(tmp_path / "model")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    declared = InputSpec("input_ids", torch.int64, (2, 4), below=300)
+    compiled: Any = SimpleNamespace(source=HfSource(folder), inputs=(declared,))
+    (tmp_path / "text").write_text("the cat sat on the mat " * 4)
+    out = tmp_path / "out.bin"
+    prepare([tmp_path / "text"], out, encoder_of(folder))
+    assert len(samples_of(compiled, DataDecl(out))) == 6
+    prepare([tmp_path / "text"], out, encoder_of(tokenizer(tmp_path / "other", 7)))
+    with pytest.raises(RunError, match="made by another tokenizer than the model's") as caught:
+        samples_of(compiled, DataDecl(out))
+    assert caught.value.code == "SH0652"
+    for stated, said in (
+        (DataDecl(out, split="test"), "`split` names a part of a data set"),
+        (DataDecl(tmp_path, cut="packed"), "`packed` cuts tokens, and the rows"),
+        (DataDecl(out, labels="y"), "declares no input `y`"),
+    ):
+        with pytest.raises(RunError, match=said):
+            samples_of(compiled, stated)
