@@ -26,7 +26,9 @@ LARGEST = 1 << 20
 TASKS = Path("/proc/self/task")
 IMPORTED = (
     "torch.distributed.checkpoint.state_dict", "torch.distributed.fsdp", "torch.distributed.tensor",
-    "torch._dynamo", "torch.fx.experimental.proxy_tensor", "safetensors.torch", "networkx", "scipy",
+    "torch._dynamo", "torch._export.passes.collect_tracepoints_pass",
+    "torch._functorch._aot_autograd.graph_compile", "torch.fx.experimental.proxy_tensor",
+    "torch.utils.module_tracker", "safetensors.torch", "networkx", "scipy",
     "shardlang.api", "shardlang.cli.run", "shardlang.training.run",
 )  # fmt: skip
 BASE = [path for path in sys.path[1:] if path not in os.environ.get("PYTHONPATH", "").split(":")]
