@@ -41,6 +41,7 @@ bench: install ## compile time and step time
 	$(BIN)/python benchmarks/compile_time.py
 	$(BIN)/python benchmarks/step_time.py
 	for other in fsdp2 ddp megatron plain; do $(BIN)/python benchmarks/train_step.py --against $$other; done
+	for other in plain megatron dtensor; do $(BIN)/python benchmarks/compiled_step.py --against $$other; done
 	$(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/random_modes.py
 

@@ -29,7 +29,7 @@ from dtensor import DTensorLlama
 from megatron import Llama
 from step_time import Params, Step, backward, free_port, gradients, named
 from torch import Tensor, nn
-from train_step import SPECS, measure, meet, peak, quartiles
+from train_step import SPECS, measure, meet, quartiles
 
 import shardlang
 from shardlang.capture import load_plain, make_inputs
@@ -56,7 +56,6 @@ def worker(rank: int, port: int, options: argparse.Namespace, results: Any) -> N
         for step in steps.values():
             step()
     found: dict[str, Any] = {"compile_s": first}
-    found["bytes"] = {name: peak(step) for name, step in steps.items()}
     found |= measure(steps, options.pairs)
     if rank == 0:
         results.put(found)
@@ -145,7 +144,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 1),
         "ratio, wall": quartiles(ratios["wall"]),
         "ratio, cores": quartiles(ratios["cores"]),
-        "ratio, bytes": round(found["bytes"]["shardlang"] / found["bytes"][options.against], 3),
         "compile_s": found["compile_s"],
     }
 

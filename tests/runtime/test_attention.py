@@ -114,3 +114,24 @@ def test_what_a_kernel_does_not_take_is_copied() -> None:
         assert torch.equal(made, odd)
         assert made.stride(-1) == 1
         assert not [stride for stride in made.stride()[:-1] if stride % 8]
+
+
+class Outer(nn.Module):
+    """The heads as a part, which is computed again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core, self.head = Heads(all_of_them), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Shape `b s m`."""
+        made = self.core(x)
+        return {"loss": made["loss"] * self.head(made["made"]).square().mean()}
+
+
+def test_what_is_computed_again_is_written_out_too() -> None:
+    pair = Pair(SPEC + 'recompute "core"\n', Outer)
+    assert pair.step(X) < 1e-12
+    step = step_of(pair.program)
+    assert len([one for one in step.again if one.endswith("recorded")]) == 6
+    assert not has_records(written_for(step, {"d": 0}, torch.device("cpu")))
