@@ -237,7 +237,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if self._largest is not None:
             self.parts.clip(self.norm(), self._largest)
         self._take_states()
-        self.inner.step()
+        self.parts.step(self.inner)
         self.parts.drop()
         self._show_states()
         self.parts.give()

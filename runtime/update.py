@@ -9,7 +9,7 @@ gathered into the values afterwards. One device's share of that is here; what jo
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,9 @@ from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import Coord, Mesh
 from shardlang.ir.precision import wider
 from shardlang.runtime.narrowing import Narrowing
+
+COPIED_BYTES = 25 * 2**20
+"""The most that copies of gradients take at once in an update, but for a larger one."""
 
 
 @dataclass(slots=True)
@@ -57,6 +60,14 @@ class Part:
         own = own or (cut is not None and not cut.contiguous)
         held = part.to(dtype, copy=True).contiguous() if own else part
         return Part(value, nn.Parameter(held), cut, own, value._version)
+
+    def copies(self, given: Tensor, scale: float) -> bool:
+        """Whether its part of a gradient takes memory of its own."""
+        if scale != 1.0 or given.dtype != self.tensor.dtype:
+            return True
+        if self.cut is None or given.shape == self.tensor.shape:
+            return given.stride() != self.tensor.stride()
+        return not self.cut.contiguous or self.cut(given).stride() != self.tensor.stride()
 
     @torch.no_grad()
     def of_gradient(self, given: Tensor, scale: float = 1.0) -> Tensor:
@@ -124,7 +135,10 @@ class DeviceUpdate:
             x.name: Part.of(values[x.name], cuts[x.name], master, x.name in apart) for x in leaves
         }
         axes = [axis.name for axis in mesh.axes]
-        self._counted = [self.parts[x.name].tensor for x in leaves if _counts(x, axes, coord)]
+        self._counted = [x.name for x in leaves if _counts(x, axes, coord)]
+        self._later: dict[str, Tensor] = {}
+        self._scale = 1.0
+        self._clipped: tuple[Tensor, float] | None = None
 
     @property
     def named(self) -> dict[str, nn.Parameter]:
@@ -139,17 +153,33 @@ class DeviceUpdate:
     def load(self, gradients: Mapping[str, Tensor], scale: float = 1.0) -> None:
         """Take gradients, which may be whole, and what was written to the values.
 
+        Those that lie otherwise than the parts, or in other types, are copied when they are used.
+
         Args:
             scale: by what the loss was multiplied.
         """
+        self.drop()
+        self._scale = scale
         for name, part in self.parts.items():
             part.refresh()
             given = gradients.get(name)
-            part.tensor.grad = None if given is None else part.of_gradient(given, scale)
+            if given is not None and part.copies(given, scale):
+                self._later[name] = given
+            elif given is not None:
+                part.tensor.grad = part.of_gradient(given)
 
     def squares(self) -> Tensor:
         """The sum of squares of the gradients that this device counts, in float64."""
-        return squared_norm((x.grad for x in self._counted), self.tensors[0].device)
+        device = self.tensors[0].device
+        if not self._later:
+            return squared_norm((self.parts[x].tensor.grad for x in self._counted), device)
+        made = (self._gradient(name) for name in self._counted)
+        return squared_norm([torch.linalg.vector_norm(x) for x in made if x is not None], device)
+
+    def _gradient(self, name: str) -> Tensor | None:
+        """This device's part of a gradient, for a moment."""
+        part, given = self.parts[name], self._later.get(name)
+        return part.tensor.grad if given is None else part.of_gradient(given, self._scale)
 
     def may_step(self, norm: Tensor) -> bool:
         """Whether all gradients of all devices are finite, of which `norm` is the norm."""
@@ -158,11 +188,43 @@ class DeviceUpdate:
     def clip(self, norm: Tensor, largest: float) -> None:
         """Scale the gradients, of which `norm` is the norm of all, so that it is `largest`."""
         clip(self.tensors, norm, largest)
+        self._clipped = norm, largest
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let an optimizer change the parts, so that few copies of gradients are there at once."""
+        if not self._later or any(tensor.grad is not None for tensor in self.tensors):
+            optimizer.step()
+        self._let_go()
+        for names in self._in_turn():
+            tensors = [self.parts[name].tensor for name in names]
+            for name, tensor in zip(names, tensors, strict=True):
+                tensor.grad = self._gradient(name)
+            if self._clipped is not None:
+                clip(tensors, *self._clipped)
+            optimizer.step()
+            self._let_go()
+
+    def _in_turn(self) -> Iterator[list[str]]:
+        """The parts whose gradients are copied, as many at a time as `COPIED_BYTES` hold."""
+        names, filled = list[str](), 0
+        for name in self._later:
+            size = self.parts[name].tensor.nbytes
+            if names and filled + size > COPIED_BYTES:
+                yield names
+                names, filled = [], 0
+            names.append(name)
+            filled += size
+        if names:
+            yield names
+
+    def _let_go(self) -> None:
+        for tensor in self.tensors:
+            tensor.grad = None
 
     def drop(self) -> None:
         """Let go of the gradients."""
-        for tensor in self.tensors:
-            tensor.grad = None
+        self._let_go()
+        self._later, self._clipped = {}, None
 
     def held(self, names: Sequence[str]) -> list[Tensor]:
         """The values of some parameters, and then their parts, as `UpdateProgram` takes them."""

@@ -197,7 +197,7 @@ class _Devices:
                 continue
             if self.recipe.largest is not None:
                 each.clip(norm, self.recipe.largest)
-            optimizer.step()
+            each.step(optimizer)
         for each in self.parts:
             each.give()
         given = [each.held(self.update.names) for each in self.parts]

@@ -82,7 +82,7 @@ def test_updates_of_parts_are_parts_of_updates(program: Program, name: str) -> N
             for i, (each, optimizer) in enumerate(zip(devices, optimizers, strict=True)):
                 at = mesh.coord(i)
                 each.load({x.name: shard_of(gradients[x.name], x.layout, at) for x in leaves})
-                optimizer.step()
+                each.step(optimizer)
         for i, (each, optimizer) in enumerate(zip(devices, optimizers, strict=True)):
             _compare(leaves, whole, plain, each, optimizer, mesh.coord(i))
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 import shardlang
+from shardlang.cost.meter import Meter
 from shardlang.ir.optimizers import ASSUMED, UpdateRule
 from shardlang.plan.collect import plan_of
+from shardlang.runtime import update
 from shardlang.runtime.optim import make_optimizer
-from shardlang.runtime.update import Part
+from shardlang.runtime.update import DeviceUpdate, Part
 
 
 def test_a_gradient_may_lie_otherwise_than_its_parameter() -> None:
@@ -58,6 +60,39 @@ class Narrow(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {"loss": self.down(torch.tanh(self.up(x))).float().square().mean()}
+
+
+def test_an_update_copies_few_gradients_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, or both: the numbers are the same, to the bit."""
+    path = tmp_path / "spec.shard"
+    path.write_text("mesh { dp = 1 }\ninput x : bf16[16, 64] [dp, _]\n")
+    made = shardlang.compile(path, model=Narrow).local
+    leaves = [leaf for leaf in made.leaves if leaf.trainable]
+    one = 64 * 64 * 4
+
+    def updated(most: int) -> tuple[list[Tensor], int]:
+        monkeypatch.setattr(update, "COPIED_BYTES", most)
+        torch.manual_seed(0)
+        values = {leaf.name: torch.randn(64, 64).bfloat16() for leaf in leaves}
+        parts = DeviceUpdate(leaves, values, made.mesh, {"dp": 0}, torch.float32)
+        optimizer = make_optimizer(parts.named, ASSUMED)
+        for _ in range(2):
+            gradients = {name: torch.randn(64, 64).bfloat16() for name in values}
+            parts.load(gradients)
+            norm = parts.squares().sqrt()
+            want = torch.stack([x.double().norm() for x in gradients.values()]).norm()
+            torch.testing.assert_close(norm, want, rtol=1e-5, atol=0)
+            parts.clip(norm, 0.5)
+            with Meter() as meter:
+                parts.step(optimizer)
+            assert not any(x.grad is not None for x in parts.tensors)
+        return [x.detach() for x in parts.tensors], meter.peak
+
+    (few, low), (all_, high) = updated(one), updated(2 * one)
+    assert all(torch.equal(a, b) for a, b in zip(few, all_, strict=True))
+    assert one <= low < 1.5 * one and 2 * one <= high < 2.5 * one
 
 
 STORES = {
