@@ -21,6 +21,7 @@ from shardlang.runtime.checkpoint.finding import (
     steps_in,
 )
 from shardlang.runtime.checkpoint.folders import folder_at
+from shardlang.runtime.checkpoint.line import check_kept, check_line, check_step
 from shardlang.runtime.checkpoint.loading import load
 from shardlang.runtime.checkpoint.manifest import Manifest
 from shardlang.runtime.checkpoint.ranks import TIMEOUT_S, Ranks, reason, waiting
@@ -65,12 +66,9 @@ class Checkpoints:
             timeout_s: how long a rank waits until the others have written or read their parts.
 
         Raises:
-            RunError: SH0663, there is no such place, or less than one is kept.
+            RunError: SH0663, there is no such place, or `keep` and `keep_every` say nothing.
         """
-        if any(number is not None and number < 1 for number in (keep, keep_every)):
-            raise RunError(
-                "SH0663", "at least one checkpoint is kept", help="let `keep` be 1 or more"
-            )
+        check_kept(keep, keep_every)
         self._folder = folder_at(folder)
         self._keep, self._keep_every = keep, keep_every
         self._about, self._say = dict(about or {}), say or _warn
@@ -88,15 +86,16 @@ class Checkpoints:
         """Copy the state, and write it in the background. Collective.
 
         At most one checkpoint is being written: this waits for the one before. What the state holds
-        may change as soon as this returns.
+        may change as soon as this returns. Later checkpoints of a run that this one has left, by
+        loading an earlier step, are removed once this one is there.
 
         Raises:
             RunError: SH0662, the checkpoint before could not be written; SH0663, the state holds
-                something that cannot be kept.
+                something that cannot be kept, or the folder later steps of another run.
         """
+        check_step(step)
         self.wait()
-        if step == self._last:
-            return
+        self._ranks.first(lambda: check_line(step, self._last, steps_in(self._folder)))
         collected = Collected(entries_of(state))
         draft = Draft(
             step,
@@ -114,7 +113,7 @@ class Checkpoints:
                 self._ranks.first(lambda: self._lock(lock))
                 write(draft, self._folder, self._ranks)
                 self._last = draft.step
-                self._ranks.first(self._remove_old)
+                self._ranks.first(partial(self._remove_old, draft.step))
         except Exception as error:
             self._failure = error
 
@@ -130,11 +129,13 @@ class Checkpoints:
                 help="give each run a folder of its own",
             )
 
-    def _remove_old(self) -> None:
-        """Remove the checkpoints that are kept no longer, now that the new one is there."""
-        if self._keep is None:
-            return
-        for step in committed(self._folder)[: -self._keep]:
+    def _remove_old(self, last: int) -> None:
+        """Remove what is kept no longer, now that the checkpoint of a step is there."""
+        for step in steps_in(self._folder):
+            if step > last:
+                self._folder.remove(folder_of(step))
+                self._say(f"`{folder_of(step)}` is removed: the run went on from before it")
+        for step in committed(self._folder)[: -self._keep] if self._keep is not None else ():
             if self._keep_every is None or step % self._keep_every:
                 self._folder.remove(folder_of(step))
 
@@ -206,7 +207,7 @@ class Checkpoints:
         """
         manifest, passed = self._newest(step)
         if manifest is None:
-            if passed:
+            if passed or step is not None:
                 self._refuse(passed, step)
             return None
         load(self._folder, manifest, entries_of(state), self._ranks)
@@ -215,13 +216,18 @@ class Checkpoints:
 
     def _refuse(self, passed: list[PassedOver], step: int | None) -> None:
         known = self._ranks.first(lambda: steps_in(self._folder))
+        there = f"load one of the steps {known}" if known else "the folder holds no checkpoint"
+        if step is not None and step not in known:
+            raise RunError(
+                "SH0661", f"there is no checkpoint of step {step} in `{self._folder}`", help=there
+            )
         what = "no checkpoint" if step is None else f"the checkpoint of step {step}"
         lacking = "is whole" if step is None else "is not whole"
         raise RunError(
             "SH0661",
             f"{what} in `{self._folder}` {lacking}: {passed[0].why}",
-            help=f"load one of the steps {known}"
-            if step is not None and known
+            help=there
+            if step is not None
             else "start anew in another folder, or bring back the files",
             notes=[str(one) for one in passed[1:]],
         )

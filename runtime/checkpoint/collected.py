@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from shardlang.runtime.checkpoint.entries import Entry
 from shardlang.runtime.checkpoint.values import encode
+from shardlang.runtime.errors import RunError
 from shardlang.runtime.tensor_shards import is_sharded
 
 _SMALL_BYTES = 1 << 16
@@ -32,6 +33,13 @@ class Collected:
         }
 
     def _keep(self, path: str, tensor: Tensor) -> str | None:
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            kind = "quantized" if tensor.is_quantized else "sparse"
+            raise RunError(
+                "SH0663",
+                f"`{path}` is a {kind} tensor, which a checkpoint cannot hold",
+                help="let `state_dict()` give its dense parts",
+            )
         if _is_value(tensor):
             return None
         if id(tensor) not in self._known:

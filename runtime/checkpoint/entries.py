@@ -57,8 +57,24 @@ class Entry(Protocol):
 
 def entries_of(state: Mapping[str, Part]) -> dict[str, Entry]:
     """The entries of a state, by name."""
+    for name, part in state.items():
+        _check(name, part)
     modules = {name: part for name, part in state.items() if isinstance(part, nn.Module)}
     return {name: _entry(name, part, modules) for name, part in state.items()}
+
+
+def _check(name: object, part: object) -> None:
+    """Raise SH0663 if a part cannot be saved."""
+    if not isinstance(name, str):
+        what = f"the name {name!r} of a part is a `{type(name).__name__}`"
+        raise RunError("SH0663", what, help="name the parts by strings")
+    if not isinstance(part, Stateful):
+        raise RunError(
+            "SH0663",
+            f"`{name}` is a `{type(part).__name__}`, which has no `state_dict` and"
+            " `load_state_dict`",
+            help="hand in modules, optimizers, and objects that have both",
+        )
 
 
 def _entry(name: str, part: Part, modules: Mapping[str, nn.Module]) -> Entry:
@@ -165,7 +181,15 @@ class OfOthers:
 
     @cached_property
     def _held(self) -> Mapping[str, object]:
-        return self._part.state_dict()
+        found = self._part.state_dict()
+        if not isinstance(found, Mapping):
+            raise RunError(
+                "SH0663",
+                f"the `state_dict` of a `{type(self._part).__name__}` gives a"
+                f" `{type(found).__name__}`",
+                help="let it give a dict",
+            )
+        return found
 
     def tree(self) -> Mapping[str, object]:
         """The state dict."""

@@ -54,9 +54,12 @@ def newest(
 
 def _manifest(folder: Folder, step: int) -> tuple[Manifest | None, str]:
     try:
-        return read_manifest(folder, folder_of(step)), ""
+        found = read_manifest(folder, folder_of(step))
     except Damaged as error:
         return None, str(error)
+    if found.step != step:
+        return None, f"its manifest is of step {found.step}: it was renamed"
+    return found, ""
 
 
 def _damage(folder: Folder, files: Sequence[File], name: str) -> str:
@@ -86,6 +89,8 @@ def remove_leftovers(folder: Folder) -> list[str]:
     if not folder.drafts():
         return []
     with folder.writing() as alone:
+        if alone:
+            folder.restore()
         found = folder.drafts() if alone else []
         for name in found:
             folder.remove(name)

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Protocol
 
-DRAFT, GONE = ".draft-", ".gone-"
-"""What the names of drafts, and of checkpoints that are being removed, begin with on a disk."""
+DRAFT, GONE, OLD = ".draft-", ".gone-", ".old-"
+"""How names on a disk begin: of drafts, of checkpoints that are being removed, and of those that a
+new one replaces."""
 
 _LOCK = ".saving"
 
@@ -61,6 +62,10 @@ class Folder(Protocol):
 
     def drafts(self) -> list[str]:
         """What is left of drafts and removals, apart from checkpoints without a manifest."""
+        ...
+
+    def restore(self) -> None:
+        """Bring back the checkpoints in whose place no new one has come."""
         ...
 
     def writing(self) -> contextlib.AbstractContextManager[bool]:
@@ -110,7 +115,7 @@ class Disk:
         if not at.is_dir():
             at.unlink(missing_ok=True)
             return
-        gone = at if at.name.startswith((DRAFT, GONE)) else self._path / f"{GONE}{at.name}"
+        gone = at if at.name.startswith((DRAFT, GONE, OLD)) else self._path / f"{GONE}{at.name}"
         if gone != at:
             shutil.rmtree(gone, ignore_errors=True)
             at.rename(gone)
@@ -122,16 +127,25 @@ class Disk:
         return f"{DRAFT}{name}"
 
     def commit(self, name: str) -> None:
-        """Bring the folder to the disk, and rename it."""
-        draft = self._path / self.draft(name)
+        """Bring the folder to the disk, and rename it; one of that name stays until then."""
+        draft, old = self._path / self.draft(name), self._path / f"{OLD}{name}"
         _sync_folder(draft)
-        self.remove(name)
+        if (self._path / name).is_dir():
+            (self._path / name).rename(old)
         draft.rename(self._path / name)
         _sync_folder(self._path)
+        self.remove(old.name)
 
     def drafts(self) -> list[str]:
         """What a process that was killed has left."""
-        return [name for name in self.names() if name.startswith((DRAFT, GONE))]
+        return [name for name in self.names() if name.startswith((DRAFT, GONE, OLD))]
+
+    def restore(self) -> None:
+        """Rename them back."""
+        for old in (name for name in self.names() if name.startswith(OLD)):
+            if not (self._path / old.removeprefix(OLD)).is_dir():
+                (self._path / old).rename(self._path / old.removeprefix(OLD))
+                _sync_folder(self._path)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[bool]:

@@ -64,9 +64,11 @@ class Manifest:
         """
         try:
             document = json.loads(text)
-            checksum = document.pop(_CHECKSUM)
-        except (ValueError, KeyError, AttributeError) as error:
+        except ValueError as error:
             raise Damaged(f"`{MANIFEST}` is cut off or is no JSON: {error}") from error
+        checksum = document.pop(_CHECKSUM, None) if isinstance(document, dict) else None
+        if checksum is None:
+            raise Damaged(f"`{MANIFEST}` is no manifest: it has no checksum")
         if checksum != _checksum(document):
             raise Damaged(f"`{MANIFEST}` has changed: its checksum differs")
         if document.pop("schema") != SCHEMA:

@@ -13,7 +13,7 @@ from shardlang.runtime.optim import ShardedOptimizer
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.tensor import Sharded, sharded
 
-STATE, GROUPS, PARAMS = "state", "groups", "params"
+STATE, GROUPS, PARAMS, KIND = "state", "groups", "params", "kind"
 
 
 class NamedStates:
@@ -42,7 +42,13 @@ class NamedStates:
             for group, listed in zip(given["param_groups"], names, strict=True)
         ]
         states = {by_id[number]: states for number, states in given["state"].items()}
-        return {STATE: states, GROUPS: groups}
+        return {KIND: self._kind, STATE: states, GROUPS: groups}
+
+    @property
+    def _kind(self) -> str:
+        """The class of the optimizer that updates."""
+        made = self._optimizer
+        return type(made.inner if isinstance(made, ShardedOptimizer) else made).__name__
 
     def empty(self, path: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
         """Memory for a state, by its path in the tree.
@@ -74,6 +80,8 @@ class NamedStates:
         """
         states, groups = tree[STATE], tree[GROUPS]
         assert isinstance(states, Mapping) and isinstance(groups, Sequence)
+        if tree[KIND] != self._kind:
+            raise self._another(f"it was `{tree[KIND]}`, and is `{self._kind}`")
         saved = [list(group[PARAMS]) for group in groups]
         self._check(saved)
         numbers = self._numbers()
@@ -115,7 +123,10 @@ class NamedStates:
             differ = sorted(set(before) ^ set(now))
             where = "the checkpoint" if differ[0] in before else "this run"
             what = f"`{differ[0]}` is trained in {where} alone"
-        raise RunError(
+        raise self._another(what)
+
+    def _another(self, what: str) -> RunError:
+        return RunError(
             "SH0608",
             f"`{self._entry}` is another optimizer than the checkpoint's: {what}",
             help="make the optimizer as it was when the checkpoint was saved",

@@ -88,6 +88,9 @@ class Remote:
         """None that could be told from checkpoints without a manifest."""
         return []
 
+    def restore(self) -> None:
+        """There is nothing to bring back: what is replaced is removed first."""
+
     @contextlib.contextmanager
     def writing(self) -> Iterator[bool]:
         """There is no lock: whoever else writes here cannot be seen."""

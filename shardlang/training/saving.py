@@ -162,8 +162,10 @@ class Saving:
         Args:
             save: whether the state is one to go on from.
         """
-        if save and self._trainer.step_number:
-            self.checkpoints.save(self._trainer.step_number, self._state())
+        step = self._trainer.step_number
+        self.checkpoints.wait()
+        if save and step and step != self.checkpoints.last:
+            self.checkpoints.save(step, self._state())
         self.checkpoints.wait()
         return self.checkpoints.last
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import resource
 import shutil
@@ -11,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,6 +72,35 @@ def saved(folder: Path | str, steps: int = 3, **how: int) -> Loop:
             loop.steps(1)
             checkpoints.save(step, loop.state)
     return loop
+
+
+class Given:
+    """A number that is saved."""
+
+    def __init__(self, of: float) -> None:
+        self.of = of
+
+    def state_dict(self) -> dict[str, object]:
+        """The number."""
+        return {"of": self.of}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Be that number."""
+        self.of = state_dict["of"]
+
+
+class Of:
+    """Something whose state is what it was given."""
+
+    def __init__(self, of: object) -> None:
+        self.of = of
+
+    def state_dict(self) -> object:
+        """What was given."""
+        return self.of
+
+    def load_state_dict(self, state_dict: object) -> None:
+        """Nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -276,9 +307,139 @@ def test_what_cannot_be_kept_is_said(tmp_path: Path) -> None:
         with pytest.raises(RunError) as caught:
             Checkpoints(tmp_path).save(1, state)
         assert caught.value.code == "SH0663" and words in caught.value.message
-    for wrong in ({"keep": 0}, {"keep_every": 0}):
-        with pytest.raises(RunError, match="at least one"):
-            Checkpoints(tmp_path, **wrong)
     with pytest.raises(RunError, match="cannot be reached") as caught:
         Checkpoints("nowhere://at/all")
     assert caught.value.code == "SH0663"
+
+
+def value(of: float) -> dict[str, Given]:
+    """A state of one number."""
+    return {"value": Given(of)}
+
+
+def numbers(folder: Path, *steps: int, **how: int) -> Checkpoints:
+    """Checkpoints whose state is their step."""
+    made = Checkpoints(folder, say=Said(), **how)
+    for step in steps:
+        made.save(step, value(step))
+    made.wait()
+    return made
+
+
+def held(folder: Path, step: int | None = None) -> float:
+    """The number that a checkpoint holds."""
+    state = value(-1.0)
+    Checkpoints(folder, say=Said()).load(state, step)
+    return state["value"].of
+
+
+def test_a_step_that_is_saved_again_is_replaced(tmp_path: Path) -> None:
+    made = numbers(tmp_path, 2, 4)
+    made.save(4, value(0.5))
+    made.wait()
+    assert [held(tmp_path, 2), held(tmp_path)] == [2, 0.5]
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_crash_while_one_is_replaced_leaves_the_old_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    made, rename, count = numbers(tmp_path, 4), Path.rename, []
+
+    def crash(self: Path, target: Path) -> Path:
+        count.append(target)
+        if len(count) > 1 + done:
+            raise OSError(errno.EIO, "the power is gone")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", crash)
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: None)
+    made.save(4, value(0.5))
+    with contextlib.suppress(RunError):
+        made.wait()
+    monkeypatch.undo()
+    assert held(tmp_path) == (0.5 if done else 4)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["step-000004"]
+
+
+def test_a_run_that_went_back_leaves_its_later_steps(tmp_path: Path) -> None:
+    numbers(tmp_path, 2, 4, 6, 8)
+    made = Checkpoints(tmp_path, keep=1, say=(said := Said()))
+    made.load(value(0), step=4)
+    made.save(5, value(5.5))
+    made.wait()
+    assert made.steps() == [5]
+    assert held(tmp_path) == 5.5
+    assert any("step-000008` is removed: the run went on" in line for line in said.lines)
+
+
+def test_what_is_damaged_and_newer_does_not_take_the_place_of_what_is_saved(
+    tmp_path: Path,
+) -> None:
+    numbers(tmp_path, 6, 8)
+    (tmp_path / "step-000008" / "values.json").write_text("{}")
+    made = Checkpoints(tmp_path, keep=1, say=Said())
+    assert made.load(value(0)) == 6
+    made.save(7, value(7))
+    made.wait()
+    assert (made.steps(), held(tmp_path)) == ([7], 7)
+
+
+def test_nothing_of_another_run_is_overwritten(tmp_path: Path) -> None:
+    numbers(tmp_path, 6)
+    with pytest.raises(RunError, match="holds step 6 of another run") as error:
+        numbers(tmp_path, 1)
+    assert error.value.code == "SH0663"
+    made = numbers(tmp_path, 7)
+    with pytest.raises(RunError, match="step 6 comes before step 7"):
+        made.save(6, value(6))
+
+
+@pytest.mark.parametrize("step", [-1, 1.5, True, torch.tensor(2)])
+def test_a_step_is_a_number_of_steps(tmp_path: Path, step: Any) -> None:
+    made = numbers(tmp_path, 0)
+    with pytest.raises(RunError, match="cannot be saved") as error:
+        made.save(step, value(1))
+    assert error.value.code == "SH0663"
+    made.save(1, value(1))
+    made.wait()
+
+
+@pytest.mark.parametrize("how", [{"keep": 0}, {"keep": 1.5}, {"keep": True}, {"keep_every": 2}])
+def test_what_stays_is_said_in_numbers(tmp_path: Path, how: Any) -> None:
+    with pytest.raises(RunError) as error:
+        Checkpoints(tmp_path, **how)
+    assert error.value.code == "SH0663"
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"n": 3}, "`n` is a `int`, which has no `state_dict`"),
+        ({3: Given(1)}, "the name 3 of a part"),
+        ({"n": Of([1])}, "gives a `list`"),
+        ({"n": Of({"x": torch.eye(3).to_sparse()})}, "`n.x` is a sparse tensor"),
+    ],
+)
+def test_a_part_that_cannot_be_saved_is_named(tmp_path: Path, state: Any, message: str) -> None:
+    with pytest.raises(RunError, match=message) as error:
+        Checkpoints(tmp_path).save(1, state)
+    assert error.value.code == "SH0663"
+
+
+def test_a_step_that_is_not_there_is_said(tmp_path: Path) -> None:
+    made = numbers(tmp_path, 2)
+    with pytest.raises(RunError, match="there is no checkpoint of step 5") as error:
+        made.load(value(0), step=5)
+    assert "[2]" in error.value.help
+    (tmp_path / "step-000002").rename(tmp_path / "step-000009")
+    with pytest.raises(RunError, match="its manifest is of step 2: it was renamed"):
+        made.load(value(0))
+
+
+def test_another_optimizer_is_refused(two: Path) -> None:
+    loop = Loop()
+    loop.state["optimizer"] = torch.optim.SGD(loop.model.parameters(), lr=0.1, momentum=0.9)
+    with pytest.raises(RunError, match="it was `AdamW`, and is `SGD`") as error:
+        Checkpoints(two).load(loop.state)
+    assert error.value.code == "SH0608"
