@@ -163,7 +163,9 @@ class _Kept:
             out, timeout_s = self._options.out, self._options.timeout_s
             say = self._context.say
             self._saving = Saving(self._compiled, trainer, out, say, timeout_s)
-            self._saving.begin(self._options.resume)
+            step = self._saving.begin(self._options.resume)
+            if step >= self._options.steps:
+                say(f"the run has taken {step} steps, and `--steps {self._options.steps}` ends it")
         if self._folder is not None:
             self._folder.begin(trainer.step_number)
             trainer.after_step.append(self._folder.after_step)

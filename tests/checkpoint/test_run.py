@@ -65,6 +65,9 @@ def test_a_run_goes_on_to_the_bit(
     assert sorted(path.name for path in (tmp_path / "out/checkpoints").glob("step-*")) == [
         "step-000006", "step-000007",
     ]  # fmt: skip
+    status, lines, errors = run(tmp_path, 5, "--resume")
+    assert (status, losses(lines)) == (0, [])
+    assert "the run has taken 7 steps, and `--steps 5` ends it" in errors
 
 
 def test_another_run_is_refused_and_what_may_change_is_said(tmp_path: Path) -> None:
