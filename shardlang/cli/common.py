@@ -171,8 +171,8 @@ def diagnostic_of(
 
         assert isinstance(fault, Failure)
         return at_model(fault, spec)
-    span = getattr(fault, "span", None)
     message = str(getattr(fault, "message", fault))
+    span = getattr(fault, "span", None) or _data_place(message, spec)
     notes = list(getattr(fault, "notes", ()))
     place = stated = span if isinstance(span, Span) else start_of_file(path or "")
     labels: list[Label] = []
@@ -185,6 +185,12 @@ def diagnostic_of(
         notes += more
     help = getattr(fault, "help", None) or None
     return error(code, message, place, labels=labels, notes=notes, help=help)
+
+
+def _data_place(message: str, spec: Spec | None) -> Span | None:
+    """The `data` statement, if the message is about its file."""
+    stated = None if spec is None else spec.data
+    return stated.span if stated is not None and str(stated.path) in message else None
 
 
 def common_options(function: Callable[Concatenate[Context, _P], None]) -> Callable[..., None]:

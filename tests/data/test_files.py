@@ -324,3 +324,50 @@ def test_the_tokens_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(RunError, match=said):
             samples_of(compiled, stated)
+
+
+MODEL = """
+import torch
+from torch import nn
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(11, 4), nn.Linear(4, 11)
+
+    def forward(self, ids, labels):
+        logits = self.head(self.embed(ids)).flatten(0, 1)
+        return {"loss": nn.functional.cross_entropy(logits, labels.flatten())}
+"""
+STATED = """
+mesh { dp = 1 }
+model "m.py:Model"
+input ids, labels : i64[5, 4] below 11 [dp, _]
+data "tokens.npy" (ids = "ids", labels = "labels")
+"""
+
+
+def test_a_run_is_resumed_in_its_data_and_refused_beside_other_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.py").write_text(MODEL)
+    (tmp_path / "m.shard").write_text(STATED)
+    drawn = np.random.RandomState(0).randint(0, 11, 93).astype(np.uint8)
+    np.save(tmp_path / "tokens.npy", drawn)
+
+    def run(steps: int, *more: str) -> list[dict[str, Any]]:
+        execute(["run", str(tmp_path / "m.shard"), "--json", "--steps", str(steps), *more])
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    whole = [line["loss"] for line in run(8)[:-1]]
+    (tmp_path / "m.shard").write_text(STATED + "checkpoint every 3\n")
+    folder = ("--out", str(tmp_path / "out"))
+    first = [line["loss"] for line in run(3, *folder)[:-1]]
+    later = [line["loss"] for line in run(8, *folder, "--resume")[:-1]]
+    assert first + later == whole and len(later) == 5
+    np.save(tmp_path / "tokens.npy", drawn[::-1])
+    (found,) = run(9, *folder, "--resume")[-1]["diagnostics"]
+    assert (found["code"], found["line"]) == ("SH0653", 5)
+    (tmp_path / "tokens.npy").unlink()
+    (found,) = run(9, *folder, "--resume")[-1]["diagnostics"]
+    assert (found["code"], found["line"]) == ("SH0651", 5)
