@@ -55,6 +55,22 @@ class Words(nn.Module):
         return {"loss": F.cross_entropy(x @ self.table.weight.T, (ids + 1) % 7), "x": x}
 
 
+class Heads(nn.Module):
+    """Attention with a bias that is trained, and causal attention, over five heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(10, 30, bias=False), nn.Linear(10, 10)
+        self.bias = nn.Parameter(torch.linspace(-1, 2, 80).sin().view(5, 4, 4))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Shape `b s m`."""
+        q, k, v = self.into(x).unflatten(-1, (3, 5, 2)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, self.bias)
+        y = y * F.scaled_dot_product_attention(k, q, v, is_causal=True)
+        return {"loss": self.out(y.transpose(1, 2).flatten(2)).square().mean()}
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """A spec, the model, and a batch."""
@@ -82,6 +98,12 @@ CASES = {
     ),
     "tensor": Case(
         "mesh {{ d = 2 }}\ninput ids : i64[7] below 7 [_]\nloss loss\n" + SPLIT, Words, IDS
+    ),
+    "heads": Case(
+        "mesh {{ d = 2 }}\ninput x : f64[3, 4, 10] [_, _, _]\nloss loss\n"
+        'param "into.weight" [d, _]\nparam "out.weight" [_, d]\nparam "bias" [d, _, _]\n',
+        Heads,
+        {"x": torch.linspace(-2, 3, 120, dtype=torch.float64).sin().mul(2).view(3, 4, 10)},
     ),
     "routed": Case(
         'mesh {{ d = 2 }}\ninput x : f64[7, 6] [d, _]\nparam "{{up,down}}" [d, _, _]\nloss loss\n',

@@ -11,8 +11,14 @@ from spawn import spawn
 
 from shardlang.runtime.module import held
 
-REGIONS = {"stored": (22, 10), "again": (17, 10), "tensor": (23, 11), "routed": (6, 6)}
-"""How many regions stand in the two halves of four layers, and in a forward; how many differ."""
+REGIONS = {
+    "stored": (22, 10),
+    "again": (17, 10),
+    "tensor": (23, 11),
+    "routed": (6, 6),
+    "heads": (5, 4),
+}
+"""How many regions stand in the two halves of a model, and in a forward; how many differ."""
 
 
 @pytest.fixture(scope="module")
