@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -138,19 +138,24 @@ def check_inputs(inputs: Sequence[Wanted], how: How = "", roles: Roles = NO_ROLE
         )
     for role, one in wanted.items():
         _check_shape(one, role, ids.shape)
-    mask = wanted.get(MASK)
-    apart = {POSITIONS, SEGMENTS} & wanted.keys() or (mask is not None and len(mask.shape) == 4)
-    if how == "packed" and (not apart or (mask is not None and len(mask.shape) == 2)):
-        b, s = ids.shape
-        raise RunError(
-            "SH0605",
-            "`packed` keeps documents apart by positions that begin anew or by a mask of four"
-            " dims, and the model takes "
-            + (f"an `{MASK}` of two" if mask is not None else "neither"),
-            help=f"declare `input {POSITIONS} : i64[{b}, {s}]`, or `input {MASK} : bool[{b}, 1,"
-            f" {s}, {s}]` instead of a mask of two dims; or leave out `packed`",
-        )
+    if how == "packed":
+        _check_apart(wanted, ids.shape)
     return ids.shape[1]
+
+
+def _check_apart(wanted: Mapping[str, Wanted], ids: tuple[int, ...]) -> None:
+    """Refuse a model that would not keep packed documents apart."""
+    (b, s), mask = ids, wanted.get(MASK)
+    dims = 0 if mask is None else len(mask.shape)
+    if dims == 4 or (dims == 0 and {POSITIONS, SEGMENTS} & wanted.keys()):
+        return
+    raise RunError(
+        "SH0605",
+        "`packed` keeps documents apart by positions that begin anew or by a mask of four dims, and"
+        f" the model takes {f'an `{MASK}` of two' if dims else 'neither'}",
+        help=f"declare `{POSITIONS} : i64[{b}, {s}]`, or `{MASK} : bool[{b}, 1, {s}, {s}]` instead"
+        " of a mask of two dims, laid out as the tokens are; or leave out `packed`",
+    )
 
 
 def _check_shape(one: Wanted, role: str, ids: tuple[int, ...]) -> None:

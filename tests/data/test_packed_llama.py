@@ -21,7 +21,7 @@ from shardlang.training.data import evaluation_stream
 
 LLAMA = {
     "model_type": "llama", "vocab_size": 50, "hidden_size": 16, "intermediate_size": 24,
-    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
 }  # fmt: skip
 B, S = 3, 12
 SPEC = f"""
