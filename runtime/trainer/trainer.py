@@ -35,6 +35,7 @@ class Trainer:
         trainee: what is trained.
         optimizer: what changes its parameters.
         step_number: the steps that were taken, those before a resume included.
+        before_step: what is done before each step, once its batch is there.
         after_step: what is done after each step.
         goes_on: whether the run goes on after a step that is not finite; if so it is skipped.
     """
@@ -69,6 +70,7 @@ class Trainer:
         self.learning_rate = learning_rate or LearningRate(self.optimizer.shown, recipe.phases)
         self.evaluating = evaluating
         self.step_number = 0
+        self.before_step: list[Callable[[Trainer], None]] = []
         self.after_step: list[AfterStep] = []
         self.goes_on: Callable[[Record], bool] = lambda record: False
         self._stream = stream_of(batches)
@@ -96,6 +98,8 @@ class Trainer:
             whole = next(self._batches, None)
             if whole is None:
                 return
+            for prepare in self.before_step:
+                prepare(self)
             record = self._step(whole)
             if record.not_finite and not record.skipped and self.goes_on(record):
                 record = replace(record, skipped=True)

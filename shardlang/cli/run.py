@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     help="The folder of the run, in which its checkpoints are.",
 )
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in `--out`.")
+@click.option("--tensorboard", is_flag=True, help="Write curves for TensorBoard into `--out`.")
+@click.option(
+    "--profile",
+    type=click.IntRange(min=1),
+    metavar="STEP",
+    help="Write the trace of this step into `--out`.",
+)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
@@ -75,6 +82,8 @@ def command(
     save: Path | None,
     out: Path | None,
     resume: bool,
+    tensorboard: bool,
+    profile: int | None,
     device: str,
     seed: int,
     reference: bool,
@@ -91,12 +100,16 @@ def command(
     _check_nodes(nnodes, node_rank, rdzv_endpoint)
     _check_out(out, resume, max_restarts)
     spec = context.load_spec(spec_path)
+    _check_seeing(out, tensorboard, profile, steps)
     _check_folder(context, spec, out)
     if launched() or (spec.mesh.devices == 1 and not max_restarts):
         _check_alone(nnodes, log_dir, max_restarts)
         from shardlang.cli.training import Options, work
 
-        options = Options(steps, data, save, device, seed, reference, compile, out, resume, timeout)
+        seen = tensorboard, profile
+        options = Options(
+            steps, data, save, device, seed, reference, compile, out, resume, timeout, *seen
+        )
         work(context, spec, options)
     else:
         nodes = (nnodes, node_rank, rdzv_endpoint)
@@ -117,6 +130,15 @@ def _check_nodes(nnodes: int, node_rank: int, endpoint: str) -> None:
         raise click.BadParameter(f"{node_rank} is not below {nnodes}", param_hint="'--node-rank'")
     if nnodes > 1 and not endpoint:
         raise click.BadParameter("is needed for several nodes", param_hint="'--rdzv-endpoint'")
+
+
+def _check_seeing(out: Path | None, tensorboard: bool, profile: int | None, steps: int) -> None:
+    for given, name in ((tensorboard, "--tensorboard"), (profile is not None, "--profile")):
+        if given and out is None:
+            raise click.BadParameter("needs `--out FOLDER`", param_hint=f"'{name}'")
+    if profile is not None and profile > steps:
+        message = f"step {profile} comes after the last one, {steps}"
+        raise click.BadParameter(message, param_hint="'--profile'")
 
 
 def _check_folder(context: Context, spec: Spec, out: Path | None) -> None:

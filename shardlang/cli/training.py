@@ -46,6 +46,8 @@ class Options:
     out: Path | None
     resume: bool
     timeout_s: float
+    tensorboard: bool = False
+    profile: int | None = None
 
     @property
     def saves(self) -> bool:
@@ -169,6 +171,21 @@ class _Kept:
         if self._folder is not None:
             self._folder.begin(trainer.step_number)
             trainer.after_step.append(self._folder.after_step)
+            self._watch(trainer)
+
+    def _watch(self, trainer: Trainer) -> None:
+        """Attach what else looks at the run, on rank 0."""
+        from shardlang.runtime.trainer.seeing import Profile, TensorBoard
+
+        options = self._options
+        assert options.out is not None, "what looks at a run writes into its folder"
+        if options.tensorboard:
+            curves = TensorBoard(options.out / "tensorboard", trainer.step_number)
+            trainer.after_step.append(curves.after_step)
+        if options.profile is not None:
+            trace = Profile(options.out / "profile", options.profile, [options.device])
+            trainer.before_step.append(trace.before_step)
+            trainer.after_step.insert(0, trace.after_step)
 
     def end(self, stop: Stop, records: list[Record], found: dict[str, object]) -> None:
         """Save the end of the run, unless it is not finite. Collective."""

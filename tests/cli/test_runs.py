@@ -83,6 +83,30 @@ def test_a_run_has_a_folder(spec: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert [row["step"] for row in document["runs"]] == [5, 5]
 
 
+def test_a_run_is_seen_in_other_tools(
+    spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The trace of one step, with a name for the norm; and curves that TensorBoard reads."""
+    out = tmp_path / "out"
+    assert run(spec, out, 2, "--profile", "2") == 0
+    (trace,) = (out / "profile").iterdir()
+    assert trace.name == "step-000002.json"
+    names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert "norm of the gradients" in names
+    pytest.importorskip("tensorboard")
+    assert run(spec, tmp_path / "curves", 2, "--tensorboard") == 0
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(tmp_path / "curves" / "tensorboard"))
+    read.Reload()
+    want = [line["loss"] for line in records_of(tmp_path / "curves")]
+    assert [event.value for event in read.Scalars("loss")] == pytest.approx(want, rel=1e-6)
+    assert [event.step for event in read.Scalars("eval_loss")] == [2]
+    assert execute(["run", str(spec), "--profile", "1"]) == 2
+    assert run(spec, tmp_path / "late", 2, "--profile", "3") == 2
+    assert "step 3 comes after the last one, 2" in capsys.readouterr().err
+
+
 def test_a_second_run_is_refused_and_a_dead_one_is_not(
     spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
