@@ -522,7 +522,7 @@ CODES: dict[str, Code] = {
     "SH0664": Code(
         "run without a folder of its own",
         "Checkpoints need a folder, and a run overwrites none: a folder that holds checkpoints is"
-        " resumed with `--resume`.",
+        " resumed with `--resume`, and one in which a run is under way is its own.",
     ),
     "SH0665": Code(
         "checkpoint of another run",
