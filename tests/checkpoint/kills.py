@@ -61,26 +61,27 @@ class Run:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             env = {**os.environ, "PIDS": str(pids), "OMP_NUM_THREADS": "1"}
             process = Popen(command, env, stdout=out, stderr=err, start_new_session=True)
-            if kill is not None:
-                self._kill(process, pids, kill)
+            was_killed = kill is not None and self._kill(process, pids, kill)
             status = process.wait(2 * START_S)
             for stream in (out, err):
                 stream.seek(0)
             self._note(out.read().decode())
-            if kill is None and status:
+            if status and not was_killed:
                 raise AssertionError(err.read().decode())
 
-    def _kill(self, process: Popen, pids: Path, draw: random.Random) -> None:
-        """Kill a rank at a random moment after the first draft of this run."""
+    def _kill(self, process: Popen, pids: Path, draw: random.Random) -> bool:
+        """Kill a rank at a random moment after the first draft of this run; whether it ran."""
         saved = self.folder / "out" / "checkpoints"
         for _ in _waiting(process):
             if len(list(pids.iterdir())) == 2 and any(saved.glob(".draft-*")):
                 break
         time.sleep(draw.uniform(0, SPAN_S))
-        if process.poll() is None:
-            self.saving += any(saved.glob(".draft-*"))
-            self.kills += 1
-            os.kill(int((pids / draw.choice("01")).read_text()), signal.SIGKILL)
+        if process.poll() is not None:
+            return False
+        self.saving += any(saved.glob(".draft-*"))
+        self.kills += 1
+        os.kill(int((pids / draw.choice("01")).read_text()), signal.SIGKILL)
+        return True
 
     def _note(self, output: str) -> None:
         for line in output.splitlines():
