@@ -44,6 +44,7 @@ bench: install ## compile time and step time
 	for other in plain megatron dtensor; do $(BIN)/python benchmarks/compiled_step.py --against $$other; done
 	$(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/random_modes.py
+	$(BIN)/python benchmarks/checkpoints.py
 
 JAX := build/jax
 GSPMD := build/gspmd
