@@ -53,7 +53,10 @@ class Started:
 
 
 def spoil(given: Iterable[Tensor]) -> None:
-    """Overwrite what an all-reduce may put its sum into: who still reads it gets no number."""
+    """Overwrite what an all-reduce may put its sum into: who still reads it gets no number.
+
+    Where values are watched they stay, since they are looked at later.
+    """
     for x in given:
         if x.is_contiguous() and x.is_floating_point():
             x.fill_(float("nan"))
@@ -92,7 +95,7 @@ class GraphSimulator:
             if is_start(node):
                 made = self._collective(node, values)
                 given = [[values[x][d] for x, _ in collectives_of(node)] for d in self._devices]
-                if reduces_in_place(node):
+                if reduces_in_place(node) and self.watch is None:
                     spoil(x for (x,) in given)
                 return [Started(*one) for one in zip(made, given, strict=True)]
             if is_collective(node):

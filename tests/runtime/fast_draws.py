@@ -75,7 +75,7 @@ def simulated(found: Compiled, steps: int = STEPS) -> tuple[list[float], Masks]:
         if leaf.kind != "input"
     }
     params = [shard for name in trained for shard in local[name]]
-    optimizer = torch.optim.SGD(params, **dict(recipe_of(found, steps, SEED).arguments))
+    optimizer = torch.optim.SGD(params, **dict(recipe_of(found, steps, SEED).rule.arguments))
     place = [result.name for result in program.results].index(loss)
     losses = []
     torch.manual_seed(SEED)
