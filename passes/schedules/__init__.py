@@ -1,0 +1,1 @@
+"""Schedules of pipelines: in which order every rank computes its microbatches."""

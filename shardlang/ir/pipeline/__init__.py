@@ -1,0 +1,1 @@
+"""Pipelines: what every rank does with every microbatch of its stages, and in which order."""
