@@ -69,7 +69,7 @@ class FuseCollectives:
 
     def fuse_reductions(self, graph: ShardGraph) -> None:
         """Send the gradients of replicated parameters together."""
-        groups: dict[tuple[tuple[Axis, ...], torch.dtype], list[fx.Node]] = {}
+        groups: dict[tuple[tuple[Axis, ...], torch.dtype, int | None], list[fx.Node]] = {}
         leaves = {node for node, _ in graph.placeholders()}
         for node in graph.graph.nodes:
             if (
@@ -77,7 +77,8 @@ class FuseCollectives:
                 and reshard_of(node).kind is Change.VARY
                 and node.args[0] in leaves
             ):
-                key = (reshard_of(node).axes, tensor_of(node).dtype)
+                stage = info(node.all_input_nodes[0]).stage
+                key = (reshard_of(node).axes, tensor_of(node).dtype, stage)
                 groups.setdefault(key, []).append(node)
         for nodes in groups.values():
             for bucket in self.buckets(nodes):

@@ -33,9 +33,9 @@ EARLY_BYTES = 2**20
 FIRST = 4
 """The first call of the first block has one part in so many of its bytes, or a little more."""
 
-Key = tuple[int, tuple[Axis, ...], torch.dtype, str]
-"""What gathers of one call have in common: how many came before, their axes, their dtype, and
-what storage splits."""
+Key = tuple[int, tuple[Axis, ...], torch.dtype, str, int | None]
+"""What gathers of one call have in common: how many came before, their axes, their dtype, what
+storage splits, and the stage of a pipeline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,14 @@ class Gathered:
         leaf: the parameter.
         block: the block that it belongs to and is read in; empty outside of blocks.
         depth: how many gathers of the parameter come before.
+        stage: of a pipeline, in which the parameter lies.
     """
 
     node: fx.Node
     leaf: Leaf
     block: str
     depth: int
+    stage: int | None = None
 
     @property
     def module(self) -> str:
@@ -64,7 +66,7 @@ class Gathered:
         """What all gathers of a bucket share."""
         reshard = reshard_of(self.node)
         dtype = tensor_of(self.node).dtype
-        return self.depth, reshard.axes, dtype, str(self.leaf.splits)
+        return self.depth, reshard.axes, dtype, str(self.leaf.splits), self.stage
 
     @property
     def back(self) -> Kind | None:
@@ -167,17 +169,18 @@ def gathers_of_parameters(graph: ShardGraph) -> Iterator[Gathered]:
     """Every gather of a parameter that nothing but changes of layout has touched, in order."""
     leaves = {node: leaf for node, leaf in graph.placeholders() if leaf.kind is LeafKind.PARAM}
     blocks = blocks_of(leaves.values())
-    known = {node: (leaf, 0) for node, leaf in leaves.items()}
+    known = {node: (node, leaf, 0) for node, leaf in leaves.items()}
     for node in graph.graph.nodes:
         source = laid_out_from(node)
         if source not in known:
             continue
-        leaf, depth = known[source]
+        first, leaf, depth = known[source]
         gathers = node.target is apply_reshard and reshard_of(node).kind is Change.ALL_GATHER
-        known[node] = leaf, depth + gathers
+        known[node] = first, leaf, depth + gathers
         if gathers and info(node).full_gather is None:
             block = blocks.get(leaf.name, "")
-            yield Gathered(node, leaf, block if _read_in(node, block) else "", depth)
+            block = block if _read_in(node, block) else ""
+            yield Gathered(node, leaf, block, depth, info(first).stage)
 
 
 def _read_in(node: fx.Node, block: str) -> bool:

@@ -19,6 +19,7 @@ from shardlang.ir.program import LocalProgram, nodes_of_results
 from shardlang.ir.reduced import Reduced
 from shardlang.ir.step import StepProgram
 from shardlang.passes.step.backward import BackwardWriter
+from shardlang.passes.step.fill_stages import fill_stages
 from shardlang.passes.step.forward import ForwardWriter
 from shardlang.passes.step.step_writer import StepWriter
 from shardlang.passes.step.steps_back import Step, steps_back, value_of
@@ -61,6 +62,7 @@ class _Differentiation:
         self._leaves()
         names = self._cotangents(self._results(given))
         nodes = [n for n in self.program.graph.nodes if n.op == "call_function"]
+        fill_stages(self.program.graph)
         forward = ForwardWriter(self.writer, steps)
         for node in nodes:
             forward.write(node)

@@ -40,7 +40,7 @@ class StepWriter:
         self._edit = Rewriter(self.graph)
         self._views: dict[str, fx.Node] = {}
         self._uncast: dict[fx.Node, fx.Node] = {}
-        self._origins: dict[tuple[str, str, bool, bool], NodeInfo] = {}
+        self._origins: dict[tuple[str, str, bool, bool, int | None], NodeInfo] = {}
 
     def now(self, node: fx.Node) -> fx.Node:
         """The node that gives a value of the forward program."""
@@ -139,10 +139,11 @@ class StepWriter:
     def _origin(self, target: Target) -> NodeInfo:
         """The record of a node that the model does not name; nodes of one origin share it."""
         place = info(self.at) if self.at is not None else NodeInfo()
-        key = (place.module, place.source, place.random and draws(target), self.returning)
+        draw = place.random and draws(target)
+        key = (place.module, place.source, draw, self.returning, place.stage)
         if key not in self._origins:
-            module, source, random, backward = key
+            module, source, random, backward, stage = key
             self._origins[key] = NodeInfo(
-                module=module, source=source, random=random, backward=backward
+                module=module, source=source, random=random, backward=backward, stage=stage
             )
         return self._origins[key]

@@ -12,6 +12,7 @@ from shardlang.ir.graph import ShardGraph, constrain
 from shardlang.ir.leaf import Leaf, ResultKind, Stored, ValueKey
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
+from shardlang.ir.pipeline.split import Split
 from shardlang.ir.records import Stated
 from shardlang.ir.rewriter import Rewriter, copy_graph
 from shardlang.ir.step_options import NO_OPTIONS, StepOptions
@@ -39,6 +40,7 @@ class Statements:
         fast_random: shards draw from streams of their own.
         weighs: what propagation leaves open is weighed over chains of ops.
         step: the options of the passes on the step program.
+        split: the stages into which the model is split, if it is.
     """
 
     mesh: Mesh
@@ -51,6 +53,7 @@ class Statements:
     fast_random: bool = False
     weighs: bool = True
     step: StepOptions = NO_OPTIONS
+    split: Split | None = None
 
 
 def build_graph(
@@ -74,6 +77,7 @@ def build_graph(
         statements.fast_random,
         statements.weighs,
         statements.step,
+        statements.split,
     )
     for node, leaf in made.placeholders():
         if leaf.store:

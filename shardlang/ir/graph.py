@@ -14,6 +14,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import Leaf, Result
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.node import info
+from shardlang.ir.pipeline.split import Split
 from shardlang.ir.records import Weighed
 from shardlang.ir.reshard import Reshard, apply_reshard, apply_reshards
 from shardlang.ir.rule import Sharding
@@ -75,6 +76,7 @@ class ShardGraph:
         fast_random: shards draw from streams of their own, instead of all drawing the whole.
         weighs: what propagation leaves open is weighed over chains of ops.
         step: the options of the passes on the step program.
+        split: the stages into which the model is split, if it is.
         joined: the dimension graph, from `bind_rules` until `lower` changes the ops.
     """
 
@@ -87,6 +89,7 @@ class ShardGraph:
     fast_random: bool = False
     weighs: bool = True
     step: StepOptions = NO_OPTIONS
+    split: Split | None = None
     info: GraphInfo = field(default_factory=GraphInfo)
     joined: DimGraph | None = None
 

@@ -60,6 +60,7 @@ class Leaf:
         splits: what storage splits; a value that it does not split is kept gathered.
         regather: gather it again for the backward instead of keeping it.
         gathered: the layout of a value that is kept gathered, which follows from the program.
+        tied: the name of the parameter that it is a copy of, in a later stage of a pipeline.
         computes: the type to which it is cast before the model computes with it; None for its own.
     """
 
@@ -76,6 +77,7 @@ class Leaf:
     regather: bool = False
     gathered: Layout | None = None
     computes: torch.dtype | None = None
+    tied: str | None = None
 
     @property
     def at_rest(self) -> Layout:

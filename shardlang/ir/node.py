@@ -63,6 +63,7 @@ class NodeInfo:
         change: the name of the change of layout of which a collective is one direction.
         moves: the same changes in the forward program.
         dtype: of what a collective moves.
+        stage: the stage of a pipeline that computes it, or that holds a parameter.
     """
 
     value: Value = None
@@ -85,6 +86,7 @@ class NodeInfo:
     change: str = ""
     moves: Moves | None = None
     dtype: torch.dtype | None = None
+    stage: int | None = None
 
 
 _NOTHING = NodeInfo()

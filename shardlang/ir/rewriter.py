@@ -21,7 +21,9 @@ from shardlang.ir.node import NodeInfo, Value, info, set_info
 def origin_of(node: fx.Node) -> NodeInfo:
     """A record that says of a node no more than where in the model it comes from."""
     known = info(node)
-    return NodeInfo(module=known.module, source=known.source, no_grad=known.no_grad)
+    return NodeInfo(
+        module=known.module, source=known.source, no_grad=known.no_grad, stage=known.stage
+    )
 
 
 def copy_graph(source: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:

@@ -73,7 +73,7 @@ class Numbers:
     def _compare(self, node: fx.Node, rough: Hashable, new: int) -> None:
         """Give a call the number of one that is the same, or a new one."""
         given = {"item": node.args[1]} if is_item(node) else arguments(Call(node))
-        split = split_of(info(node).sharding)
+        split = info(node).stage, split_of(info(node).sharding)
         number = self._known.setdefault((rough, split, self._text(given)), new)
         self.of[node] = number
         self.same.setdefault(number, []).append(node)

@@ -1,0 +1,133 @@
+"""assign_stages: which stage of a pipeline computes a node, and which holds a parameter.
+
+The spec says it of modules. Every other op follows:
+
+- One that reads what a stage makes belongs to the last of these stages.
+- One that is made of parameters and inputs, such as an embedding, belongs to the first stage that
+  reads it.
+- One that is made of inputs alone, such as a mask or a table of positions, is cheap and is made in
+  every stage that reads it. A draw is made once.
+
+A parameter lies in the stage that reads it. One that several stages read, a tied one, becomes a
+leaf for each of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import fx
+
+from shardlang.ir.graph import ShardGraph
+from shardlang.ir.leaf import Leaf, LeafKind
+from shardlang.ir.node import info, set_info
+from shardlang.ir.pipeline.split import Split
+from shardlang.passes.invariants.invariant import Invariant
+from shardlang.rules.call import Call
+from shardlang.rules.registry import find
+
+
+@dataclass(frozen=True, slots=True)
+class AssignStages:
+    """Give every op and parameter its stage, if the model is split into stages."""
+
+    name: str = "assign_stages"
+    establishes: ClassVar[tuple[Invariant, ...]] = ()
+    retires: ClassVar[tuple[Invariant, ...]] = ()
+
+    def run(self, graph: ShardGraph) -> ShardGraph:
+        """Assign all."""
+        if graph.split is not None:
+            _Assigning(graph, graph.split).run()
+        return graph
+
+
+class _Assigning:
+    """Stages while they are found.
+
+    Attributes:
+        of: the stage of every op that has one.
+        anywhere: ops that are made in every stage that reads them.
+    """
+
+    def __init__(self, graph: ShardGraph, split: Split) -> None:
+        self.graph, self.split = graph, split
+        self.of: dict[fx.Node, int] = {}
+        self.anywhere: set[fx.Node] = set()
+        self.params = {n for n, leaf in graph.placeholders() if leaf.kind is LeafKind.PARAM}
+
+    def run(self) -> None:
+        """Ops in order, then in reverse, then parameters."""
+        nodes = [node for node in self.graph.graph.nodes if node.op == "call_function"]
+        made_of_params = set(self.params)
+        for node in nodes:
+            if any(x in made_of_params for x in node.all_input_nodes):
+                made_of_params.add(node)
+            self._forward(node, node in made_of_params)
+        for node in reversed(nodes):
+            self._backward(node)
+        for node in nodes:
+            if node in self.of:
+                set_info(node, replace(info(node), stage=self.of[node]))
+        self._leaves()
+
+    def _forward(self, node: fx.Node, trained: bool) -> None:
+        """The stage that is stated, or that of what is read."""
+        before = [self.of[x] for x in node.all_input_nodes if x in self.of]
+        stated = self.split.of(info(node).module)
+        known = before if stated is None else [*before, stated]
+        if known:
+            self.of[node] = max(known)
+        elif not trained and not _draws(node):
+            self.anywhere.add(node)
+
+    def _backward(self, node: fx.Node) -> None:
+        """The stage of what reads a node that has none; one for each where it is made anywhere."""
+        if node in self.of:
+            return
+        stages = sorted({self.of[user] for user in node.users if user in self.of}) or [0]
+        self.of[node] = stages[0]
+        if node in self.anywhere:
+            for stage in stages[1:]:
+                self._copy(node, stage)
+
+    def _copy(self, node: fx.Node, stage: int) -> None:
+        graph = self.graph.graph
+        with graph.inserting_after(node):
+            copy = graph.node_copy(node, lambda x: x)
+        set_info(copy, replace(info(node), stage=stage))
+        self.of[copy] = stage
+        for user in [one for one in node.users if self.of.get(one) == stage]:
+            user.replace_input_with(node, copy)
+
+    # leaves
+
+    def _leaves(self) -> None:
+        """The stage of every parameter; one that several stages read becomes several leaves."""
+        leaves = dict(self.graph.placeholders())
+        made: list[Leaf] = []
+        for node, leaf in leaves.items():
+            made.append(leaf)
+            if leaf.kind is not LeafKind.PARAM:
+                continue
+            stages = sorted({info(user).stage or 0 for user in node.users}) or [0]
+            set_info(node, replace(info(node), stage=stages[0]))
+            made += [self._tied(node, leaf, stage) for stage in reversed(stages[1:])][::-1]
+        self.graph.leaves[:] = made
+
+    def _tied(self, node: fx.Node, leaf: Leaf, stage: int) -> Leaf:
+        """The leaf of a tied parameter in a later stage."""
+        graph = self.graph.graph
+        with graph.inserting_after(node):
+            other = graph.placeholder(f"{node.name}_stage_{stage}")
+        set_info(other, replace(info(node), stage=stage))
+        for user in [one for one in node.users if info(one).stage == stage]:
+            user.replace_input_with(node, other)
+        return replace(leaf, name=f"{leaf.name}@{stage}", node=other.name, tied=leaf.name)
+
+
+def _draws(node: fx.Node) -> bool:
+    """Whether an op draws random numbers."""
+    rule = find(node.target)
+    return rule is not None and rule.draws(Call(node))

@@ -1,0 +1,155 @@
+"""split_stages: from the step program of a model to one step program for each stage.
+
+A value that another stage reads is sent to that very stage, wherever it stands: a skip connection
+needs no stage between. What the backward reads of another stage's forward is sent in the forward,
+and kept. A gradient is sent to the stage whose backward reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+
+from torch import fx
+
+from shardlang.ir.leaf import Leaf, LeafKind, Result, ResultKind
+from shardlang.ir.node import info, layout_of, set_info, tensor_of
+from shardlang.ir.pipeline.stage import StageProgram
+from shardlang.ir.step import StepProgram
+
+
+def split_stages(step: StepProgram, stages: int) -> tuple[StageProgram, ...]:
+    """The programs of all stages; every node must have a stage."""
+    splitting = _Splitting(step)
+    return tuple(splitting.stage(number) for number in range(stages))
+
+
+class _Splitting:
+    """What every stage gets and gives.
+
+    Attributes:
+        read_in: of every value, the other stages that read it.
+    """
+
+    def __init__(self, step: StepProgram) -> None:
+        self.step = step
+        self.leaf_of = {leaf.node: leaf for leaf in step.leaves}
+        results, gradients = step.returned
+        self.results = list(zip(step.results, results, strict=True))
+        self.gradients = list(zip(step.gradients, gradients, strict=True))
+        self.stage_of = {node: self._stage_of(node) for node in step.graph.nodes}
+        self.read_in: dict[fx.Node, list[int]] = {}
+        for node, stage in self.stage_of.items():
+            users = {self.stage_of[user] for user in node.users if user.op != "output"}
+            others = sorted(one for one in users if one is not None and one != stage)
+            if others and stage is not None:
+                self.read_in[node] = others
+
+    def _stage_of(self, node: fx.Node) -> int | None:
+        """The stage that makes a value; None for what is at hand in all of them."""
+        if node.op == "placeholder" and node.name not in self.leaf_of:
+            return self._of_cotangent(node)
+        return info(node).stage
+
+    def _of_cotangent(self, node: fx.Node) -> int | None:
+        """The last stage that reads it: the one that makes the result."""
+        return max(s for user in node.users if (s := info(user).stage) is not None)
+
+    def stage(self, number: int) -> StageProgram:
+        """The program of one stage."""
+        own = [n for n in self.step.graph.nodes if self.stage_of[n] == number]
+        read = {x for node in own for x in node.all_input_nodes}
+        got = [n for n in self.step.graph.nodes if n in read and self.read_in.get(n)
+               and number in self.read_in[n]]  # fmt: skip
+        given = [n for n in own if n in self.read_in]
+        writer = _Writer(self, number)
+        return writer.write(own, read, got, given)
+
+
+class _Writer:
+    def __init__(self, splitting: _Splitting, number: int) -> None:
+        self.split, self.number, self.graph = splitting, number, fx.Graph()
+        self.made: dict[fx.Node, fx.Node] = {}
+
+    def write(
+        self,
+        own: Sequence[fx.Node],
+        read: Collection[fx.Node],
+        got: Sequence[fx.Node],
+        given: Sequence[fx.Node],
+    ) -> StageProgram:
+        """The stage whose nodes are `own`."""
+        step, split = self.split.step, self.split
+        leaves = [leaf for leaf in step.leaves if self._holds(leaf, own, read)]
+        values, gradients = _halves(got)
+        sent, returned = _halves(given)
+        placeholders = {n.name: n for n in step.graph.find_nodes(op="placeholder")}
+        for node in [*(placeholders[leaf.node] for leaf in leaves), *values]:
+            self._take(node)
+        cotangents = [n for n in own if n.op == "placeholder" and n.name not in split.leaf_of]
+        for node in [*cotangents, *gradients]:
+            self._take(node)
+        for node in own:
+            if node.op == "call_function":
+                self.made[node] = self.graph.node_copy(node, self.made.__getitem__)
+                set_info(self.made[node], info(node))
+        results = [(r, n) for r, n in split.results if split.stage_of[n] == self.number]
+        results += [(_sent(n), n) for n in sent]
+        gives = [(name, n) for name, n in split.gradients if self._gives(name, leaves)]
+        gives += [(n.name, n) for n in returned]
+        self.graph.output(
+            (tuple(self.made[n] for _, n in results), tuple(self.made[n] for _, n in gives))
+        )
+        self.graph.lint()
+        seeds = [name for name, n in zip(step.cotangents, self._seeds(), strict=True) if n in own]
+        made = StepProgram(
+            step.mesh, self.graph, (*leaves, *(_received(n) for n in values)),
+            tuple(r for r, _ in results), (*seeds, *(n.name for n in gradients)),
+            tuple(name for name, _ in gives), wide=step.wide,
+        )  # fmt: skip
+        return StageProgram(
+            self.number, made,
+            {n.name: self._from(n) for n in values}, {n.name: self._to(n) for n in sent},
+            {n.name: self._from(n) for n in gradients}, {n.name: self._to(n) for n in returned},
+        )  # fmt: skip
+
+    def _holds(self, leaf: Leaf, own: Sequence[fx.Node], read: Collection[fx.Node]) -> bool:
+        """Whether a leaf lies in the stage: its parameters, and what it reads of all others."""
+        node = next(
+            n for n in self.split.step.graph.find_nodes(op="placeholder") if n.name == leaf.node
+        )
+        stage = self.split.stage_of[node]
+        return stage == self.number or (stage is None and node in read)
+
+    def _gives(self, name: str, leaves: Iterable[Leaf]) -> bool:
+        return any(leaf.name == name and leaf.kind is LeafKind.PARAM for leaf in leaves)
+
+    def _seeds(self) -> list[fx.Node]:
+        nodes = self.split.step.graph.find_nodes(op="placeholder")
+        return [n for n in nodes if n.name not in self.split.leaf_of]
+
+    def _take(self, node: fx.Node) -> None:
+        self.made[node] = self.graph.placeholder(node.name)
+        set_info(self.made[node], replace(info(node), stage=self.number))
+
+    def _from(self, node: fx.Node) -> int:
+        stage = self.split.stage_of[node]
+        assert stage is not None
+        return stage
+
+    def _to(self, node: fx.Node) -> tuple[int, ...]:
+        return tuple(self.split.read_in[node])
+
+
+def _halves(nodes: Iterable[fx.Node]) -> tuple[list[fx.Node], list[fx.Node]]:
+    """Values and gradients."""
+    nodes = list(nodes)
+    return [n for n in nodes if not info(n).backward], [n for n in nodes if info(n).backward]
+
+
+def _received(node: fx.Node) -> Leaf:
+    return Leaf(node.name, LeafKind.INPUT, node.name, tensor_of(node).dtype, layout_of(node))
+
+
+def _sent(node: fx.Node) -> Result:
+    return Result(node.name, ResultKind.OUTPUT, tensor_of(node).dtype, layout_of(node))
