@@ -41,13 +41,7 @@ class AccumulatedSimulator:
             scale: by what the gradients are multiplied.
         """
         step, state = self.step, torch.get_rng_state()
-        early = [_run(step.early, mesh, own) for mesh, own in zip(self.meshes, leaves, strict=True)]
-        devices = range(self.meshes[0].devices)
-        made = [
-            totals_of([{n: x[d] for n, x in one.items()} for one in early], step.joins)
-            for d in devices
-        ]
-        totals = {name: [one[name] for one in made] for name in step.early.gives}
+        totals = totals_on(step, self.meshes, leaves)
         parts, sums, written = ByName(), ByName(), ByName()
         for mesh, own in zip(self.meshes, leaves, strict=True):
             torch.set_rng_state(state)
@@ -56,15 +50,28 @@ class AccumulatedSimulator:
             seeds = {n: [seed.clone() for _ in simulator.coords] for n in step.main.cotangents}
             results, gradients = simulator.run({**own, **totals}, seeds)
             pairs = list(zip(step.main.results, results, strict=True))
-            _add(parts, {r.name: x for r, x in pairs if r.kind is ResultKind.OUTPUT})
+            add_up_parts(parts, {r.name: x for r, x in pairs if r.kind is ResultKind.OUTPUT})
             written = {r.name: x for r, x in pairs if r.kind is ResultKind.MUTATION}
-            _add(sums, {name: _widened(x, step.wide) for name, x in gradients.items()})
+            add_up_parts(sums, gradients, step.wide)
         first = self.meshes[0]
-        loss = _run(step.finish, first, {**leaves[0], **totals, **parts})
-        return SimulatedStep(loss["loss"], _run(step.reduce, first, sums), written)
+        loss = run_piece(step.finish, first, {**leaves[0], **totals, **parts})
+        return SimulatedStep(loss["loss"], run_piece(step.reduce, first, sums), written)
 
 
-def _run(piece: Piece, mesh: MeshAt, values: Mapping[str, PerDevice]) -> ByName:
+def totals_on(
+    step: AccumulatedStep, meshes: Sequence[MeshAt], leaves: Sequence[Mapping[str, PerDevice]]
+) -> ByName:
+    """The totals that `main` takes, of the leaves of all microbatches."""
+    early = [run_piece(step.early, mesh, own) for mesh, own in zip(meshes, leaves, strict=True)]
+    made = [
+        totals_of([{n: x[d] for n, x in one.items()} for one in early], step.joins)
+        for d in range(meshes[0].devices)
+    ]
+    return {name: [one[name] for one in made] for name in step.early.gives}
+
+
+def run_piece(piece: Piece, mesh: MeshAt, values: Mapping[str, PerDevice]) -> ByName:
+    """What a piece gives, by name."""
     made = GraphSimulator(mesh, piece.graph).execute([values[name] for name in piece.takes])
     returned = piece.graph.output_node().args[0]
     assert isinstance(returned, tuple)
@@ -72,13 +79,14 @@ def _run(piece: Piece, mesh: MeshAt, values: Mapping[str, PerDevice]) -> ByName:
     return {name: made[node] for name, node in zip(piece.gives, nodes, strict=True)}
 
 
-def _widened(values: PerDevice, wide: torch.dtype | None) -> PerDevice:
-    return [x.to(wider(x.dtype, wide)) for x in values]
+def add_up_parts(
+    into: ByName, values: Mapping[str, PerDevice], wide: torch.dtype | None = None
+) -> None:
+    """Add the parts that one microbatch has of some sums.
 
-
-def _add(into: ByName, values: Mapping[str, PerDevice]) -> None:
+    Args:
+        wide: the type of the sums of narrower values.
+    """
     for name, value in values.items():
-        known = into.get(name)
-        into[name] = (
-            list(value) if known is None else [a + b for a, b in zip(known, value, strict=True)]
-        )
+        known, given = into.get(name), [x.to(wider(x.dtype, wide)) for x in value]
+        into[name] = given if known is None else [a + b for a, b in zip(known, given, strict=True)]

@@ -80,7 +80,7 @@ class GraphSimulator:
             if node.op == "output":
                 break
             values[node] = (
-                list(next(todo)) if node.op == "placeholder" else self._call(node, values)
+                list(next(todo)) if node.op == "placeholder" else self.call(node, values)
             )
             if self.watch is not None:
                 self.watch(node, values[node])
@@ -88,7 +88,8 @@ class GraphSimulator:
                 values.pop(dead, None)
         return values
 
-    def _call(self, node: fx.Node, values: Mapping[fx.Node, PerDevice]) -> PerDevice:
+    def call(self, node: fx.Node, values: Mapping[fx.Node, PerDevice]) -> PerDevice:
+        """What a node gives on every device, of the values that it reads."""
         with blaming(node):
             if is_wait(node):
                 return [started.wait() for started in values[started_by(node)]]

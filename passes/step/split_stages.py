@@ -12,9 +12,11 @@ from dataclasses import replace
 
 from torch import fx
 
+from shardlang.ir.accumulated import AccumulatedStep, Piece
 from shardlang.ir.leaf import Leaf, LeafKind, Result, ResultKind
 from shardlang.ir.node import info, layout_of, set_info, tensor_of
 from shardlang.ir.pipeline.stage import StageProgram
+from shardlang.ir.pipeline.staged import StagedStep
 from shardlang.ir.step import StepProgram
 
 
@@ -95,7 +97,7 @@ class _Writer:
                 set_info(self.made[node], info(node))
         results = [(r, n) for r, n in split.results if split.stage_of[n] == self.number]
         results += [(_sent(n), n) for n in sent]
-        gives = [(name, n) for name, n in split.gradients if self._gives(name, leaves)]
+        gives = [(name, n) for name, n in split.gradients if split.stage_of[n] == self.number]
         gives += [(n.name, n) for n in returned]
         self.graph.output(
             (tuple(self.made[n] for _, n in results), tuple(self.made[n] for _, n in gives))
@@ -120,9 +122,6 @@ class _Writer:
         )
         stage = self.split.stage_of[node]
         return stage == self.number or (stage is None and node in read)
-
-    def _gives(self, name: str, leaves: Iterable[Leaf]) -> bool:
-        return any(leaf.name == name and leaf.kind is LeafKind.PARAM for leaf in leaves)
 
     def _seeds(self) -> list[fx.Node]:
         nodes = self.split.step.graph.find_nodes(op="placeholder")
@@ -153,3 +152,37 @@ def _received(node: fx.Node) -> Leaf:
 
 def _sent(node: fx.Node) -> Result:
     return Result(node.name, ResultKind.OUTPUT, tensor_of(node).dtype, layout_of(node))
+
+
+def staged(step: AccumulatedStep, stages: int) -> StagedStep:
+    """The step of a pipeline, from that of one device."""
+    parts = split_stages(step.main, stages)
+    names = [set(part.step.gradients) for part in parts]
+    reduces = tuple(_reduce(step.reduce, own) for own in names)
+    tied = {leaf.name: leaf.tied for leaf in step.main.leaves if leaf.tied is not None}
+    return StagedStep(step, parts, reduces, tied)
+
+
+def _reduce(piece: Piece, own: Collection[str]) -> Piece:
+    """The part of the reductions that takes the sums of one stage.
+
+    Raises:
+        AssertionError: a gradient is made of sums of several stages.
+    """
+    takes = dict(zip(piece.takes, piece.graph.find_nodes(op="placeholder"), strict=True))
+    graph, made = fx.Graph(), dict[fx.Node, fx.Node]()
+    for name in (name for name in piece.takes if name in own):
+        made[takes[name]] = graph.placeholder(takes[name].name)
+        set_info(made[takes[name]], info(takes[name]))
+    for node in piece.graph.nodes:
+        there = [x in made for x in node.all_input_nodes]
+        if node.op == "call_function" and any(there):
+            assert all(there), f"{node} is made of sums of several stages"
+            made[node] = graph.node_copy(node, made.__getitem__)
+            set_info(made[node], info(node))
+    returned = piece.graph.output_node().args[0]
+    assert isinstance(returned, tuple)
+    pairs = [(name, n) for name, n in zip(piece.gives, returned, strict=True) if n in made]
+    graph.output(tuple(made[n] for _, n in pairs))
+    given = tuple(name for name in piece.takes if name in own)
+    return Piece(graph, given, tuple(name for name, _ in pairs))
