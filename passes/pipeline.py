@@ -7,7 +7,6 @@ from shardlang.passes.experts.route_rows import RouteRows
 from shardlang.passes.invariants.shardings import statements_valid
 from shardlang.passes.invariants.structure import records_complete
 from shardlang.passes.propagate.align_units import AlignUnits
-from shardlang.passes.propagate.assign_stages import AssignStages
 from shardlang.passes.propagate.bind_rules import BindRules
 from shardlang.passes.propagate.place_storage import PlaceStorage
 from shardlang.passes.propagate.propagate import Propagate
@@ -28,7 +27,6 @@ BASE = (records_complete, statements_valid)
 """What holds from the beginning to the end."""
 
 PROPAGATE: tuple[Pass, ...] = (
-    AssignStages(),
     BindRules(),
     AlignUnits(),
     Propagate(),

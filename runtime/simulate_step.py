@@ -79,9 +79,7 @@ class GraphSimulator:
         for node in self.graph.nodes:
             if node.op == "output":
                 break
-            values[node] = (
-                list(next(todo)) if node.op == "placeholder" else self.call(node, values)
-            )
+            values[node] = list(next(todo)) if node.op == "placeholder" else self.call(node, values)
             if self.watch is not None:
                 self.watch(node, values[node])
             for dead in self._last.get(node, ()):

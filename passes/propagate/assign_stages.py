@@ -14,33 +14,22 @@ leaf for each of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 from torch import fx
 
-from shardlang.ir.graph import ShardGraph
+from shardlang.ir.graph import ShardGraph, constrain
 from shardlang.ir.leaf import Leaf, LeafKind
 from shardlang.ir.node import info, set_info
 from shardlang.ir.pipeline.split import Split
-from shardlang.passes.invariants.invariant import Invariant
 from shardlang.rules.call import Call
 from shardlang.rules.registry import find
 
 
-@dataclass(frozen=True, slots=True)
-class AssignStages:
+def assign_stages(graph: ShardGraph) -> None:
     """Give every op and parameter its stage, if the model is split into stages."""
-
-    name: str = "assign_stages"
-    establishes: ClassVar[tuple[Invariant, ...]] = ()
-    retires: ClassVar[tuple[Invariant, ...]] = ()
-
-    def run(self, graph: ShardGraph) -> ShardGraph:
-        """Assign all."""
-        if graph.split is not None:
-            _Assigning(graph, graph.split).run()
-        return graph
+    if graph.split is not None:
+        _Assigning(graph, graph.split).run()
 
 
 class _Assigning:
@@ -79,8 +68,13 @@ class _Assigning:
         known = before if stated is None else [*before, stated]
         if known:
             self.of[node] = max(known)
-        elif not trained and not _draws(node):
+        elif self._is_stated_of_leaf(node) or not (trained or _draws(node)):
             self.anywhere.add(node)
+
+    def _is_stated_of_leaf(self, node: fx.Node) -> bool:
+        """Whether a node only says how a parameter lies where it is read."""
+        sources = self.params | self.anywhere
+        return node.target is constrain and all(x in sources for x in node.all_input_nodes)
 
     def _backward(self, node: fx.Node) -> None:
         """The stage of what reads a node that has none; one for each where it is made anywhere."""

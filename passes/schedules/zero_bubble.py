@@ -8,11 +8,12 @@ first half of a V decides how well the halves meet; all are tried, and the short
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from shardlang.cost.timeline import timeline
+from shardlang.cost.timeline import Timeline, timeline
 from shardlang.ir.pipeline.action import Action, Work
 from shardlang.ir.pipeline.schedule import PipelineSchedule
 
@@ -46,10 +47,22 @@ def v_half(ranks: int, microbatches: int, seconds: Seconds = alike) -> PipelineS
 def _shortest(ranks: int, microbatches: int, seconds: Seconds, most: int) -> PipelineSchedule:
     """The shortest of the schedules with so many stages' activations at most."""
     stages = [(rank, 2 * ranks - 1 - rank) for rank in range(ranks)]
-    found = (
-        _greedy(stages, microbatches, seconds, most, ahead) for ahead in range(1, max(2, most))
-    )
-    return min(found, key=lambda one: timeline(one, seconds).makespan)
+    best, shortest = None, math.inf
+    for ahead in range(max(2, most) - 1, 0, -1):
+        made = _greedy(stages, microbatches, seconds, most, ahead)
+        spans = timeline(made, seconds)
+        if spans.makespan < shortest:
+            best, shortest = made, spans.makespan
+        if shortest <= _least(spans, seconds):
+            break
+    assert best is not None
+    return best
+
+
+def _least(spans: Timeline, seconds: Seconds) -> float:
+    """No schedule is shorter: a rank computes all that is its own once the first value is there."""
+    before = [seconds(Action(rank, Work.FORWARD, 0)) for rank in range(len(spans.schedule.ranks))]
+    return max(sum(before[:rank]) + spans.busy(rank) for rank in range(len(before)))
 
 
 @dataclass(slots=True)
@@ -84,7 +97,11 @@ class _Rank:
 
 
 def _greedy(
-    stages: list[tuple[int, ...]], microbatches: int, seconds: Seconds, most: int, ahead: int
+    stages: Sequence[tuple[int, ...]],
+    microbatches: int,
+    seconds: Seconds,
+    most: int,
+    ahead: int,
 ) -> PipelineSchedule:
     """Every rank takes what helps others most.
 

@@ -46,6 +46,7 @@ class _Splitting:
             others = sorted(one for one in users if one is not None and one != stage)
             if others and stage is not None:
                 self.read_in[node] = others
+                _check_way(node, stage, others)
 
     def _stage_of(self, node: fx.Node) -> int | None:
         """The stage that makes a value; None for what is at hand in all of them."""
@@ -66,6 +67,12 @@ class _Splitting:
         given = [n for n in own if n in self.read_in]
         writer = _Writer(self, number)
         return writer.write(own, read, got, given)
+
+
+def _check_way(node: fx.Node, stage: int, others: Sequence[int]) -> None:
+    """Values go to later stages, and gradients to earlier ones."""
+    wrong = [one for one in others if (one > stage) is info(node).backward]
+    assert not wrong, f"{node} of stage {stage} is read in stage {wrong[0]}, which comes before it"
 
 
 class _Writer:

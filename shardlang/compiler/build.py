@@ -16,6 +16,7 @@ from shardlang.ir.pipeline.split import Split
 from shardlang.ir.records import Stated
 from shardlang.ir.rewriter import Rewriter, copy_graph
 from shardlang.ir.step_options import NO_OPTIONS, StepOptions
+from shardlang.passes.propagate.assign_stages import assign_stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ def build_graph(
         for node in (captured.values[key], *captured.repeats.get(key, ())):
             _constrain_value(graph, named[node.name], key, stated)
     _constrain_outputs(made, statements)
+    assign_stages(made)
     return made
 
 
