@@ -16,6 +16,7 @@ import resource
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
@@ -199,4 +200,4 @@ def _holder(folder: Path) -> str:
 
 
 def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from shardlang.runtime.trainer.run_folder import KILLED, RUN, RUNNING, is_held, records_of
@@ -56,7 +57,12 @@ class RunRow:
 def runs_in(folder: Path) -> list[RunRow]:
     """The runs in a folder and below it, by when they began."""
     found = [_row(folder, path.parent) for path in sorted(folder.rglob(RUN))]
-    return sorted(found, key=lambda row: row.began)
+    return sorted(found, key=_begin)
+
+
+def _begin(row: RunRow) -> float:
+    """When a run began, in seconds; one that has not stands first."""
+    return datetime.fromisoformat(row.began).timestamp() if row.began else 0.0
 
 
 def _row(folder: Path, run: Path) -> RunRow:

@@ -39,7 +39,7 @@ def command(context: Context, folder: Path, plot: Path | None) -> None:
 
     def cells(row: RunRow) -> tuple[str, ...]:
         loss = "-" if row.loss is None else f"{row.loss:.4f}"
-        return row.name, row.state, f"{row.step}", loss, row.ended or row.began
+        return row.name, row.state, f"{row.step}", loss, (row.ended or row.began)[:19]
 
     table = [("run", "state", "step", "loss", "when"), *map(cells, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
