@@ -83,6 +83,7 @@ class Stepped:
         whole = self._written(self.ends)
         self.lanes, self._by_kernel = lanes(whole.graph, groups), has_records(whole)
         self._whole, self._forwards = whole, dict[Kernels, _Front]()
+        self._reached = frozenset(whole.gradients)  # autograd would call hooks of others with None
         self.outputs = [r.name for r in program.results]
         written = {r.name for r in program.results if r.kind is ResultKind.MUTATION}
         self.unwritten = {
@@ -105,7 +106,12 @@ class Stepped:
         """The results, whose gradients lead to the leaves."""
         if not self.trained:
             return self._forward_alone(leaves)
-        made: Sequence[Tensor] = _Step.apply(self, *leaves)  # type: ignore[no-untyped-call]
+        pairs = zip(self.program.leaves, leaves, strict=True)
+        given = [
+            x if leaf.name in self._reached or not x.requires_grad else x.detach()
+            for leaf, x in pairs
+        ]
+        made: Sequence[Tensor] = _Step.apply(self, *given)  # type: ignore[no-untyped-call]
         return made
 
     @torch.no_grad()

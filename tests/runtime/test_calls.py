@@ -258,3 +258,26 @@ def test_what_one_rank_refuses_all_refuse_and_compiled_calls_are_right(tmp_path:
             assert words in message, (rank, name, message)
         assert wrong(found["compiled"]) == {}
         assert len(found["compiled"]) == 5
+
+
+class Unread(torch.nn.Module):
+    """One parameter gets no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.unread = torch.nn.Linear(3, 2), torch.nn.Parameter(torch.ones(2))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": (self.up(x) + self.unread.detach()).square().sum()}
+
+
+def test_a_hook_of_a_parameter_without_a_gradient_is_not_called(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.shard"
+    spec.write_text("mesh { dp = 1 }\ninput x : f32[4, 3] [dp, _]\n")
+    module = shardlang.compile(spec, model=Unread).load()
+    seen: list[str] = []
+    for name, param in module.named_parameters():
+        param.register_hook(lambda _, name=name: seen.append(name))
+    module(x=torch.randn(4, 3))["loss"].backward()
+    assert sorted(seen) == ["up.bias", "up.weight"]
+    assert module.unread.grad is None
