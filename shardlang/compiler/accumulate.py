@@ -16,12 +16,16 @@ from shardlang.grammar.diagnostics import Span, error
 from shardlang.ir.accumulated import MICROBATCH, AccumulatedStep
 from shardlang.ir.graph import ShardError
 from shardlang.ir.mesh import Axis, Mesh
+from shardlang.ir.pipeline.split import Split
 from shardlang.passes.step.write_step import write_accumulated
 from shardlang.spec.types import Axes, InputDecl, LayoutExpr, Open, Spec, Whole
 
 
-def accumulated(compiled: Compiled) -> Compiled:
+def accumulated(compiled: Compiled, split: Split | None = None) -> Compiled:
     """The same spec along an axis of microbatches, its parameters where they lie.
+
+    Args:
+        split: the stages of the model.
 
     Raises:
         CompileError: SH0242, the batch has too few rows; or it cannot be compiled so.
@@ -41,7 +45,7 @@ def accumulated(compiled: Compiled) -> Compiled:
         outputs=tuple(replace(x, layout=_stated(x.layout, batch)) for x in spec.outputs),
     )
     inputs, source = compiled.inputs, compiled.source
-    made = compile_spec(along, source, inputs=inputs, mesh=Mesh((axis, *mesh.axes)))
+    made = compile_spec(along, source, inputs=inputs, mesh=Mesh((axis, *mesh.axes)), split=split)
     before, after = (layouts_of(x, "param", "buffer") for x in (compiled, made))
     kept = {name: layout for name, layout in before.items() if name in after}
     return made if all(after[name] == x for name, x in kept.items()) else pinned(made, kept)

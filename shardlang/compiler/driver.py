@@ -38,6 +38,7 @@ from shardlang.ir.leaf import LeafKind, Stored
 from shardlang.ir.mesh import Coord, Mesh
 from shardlang.ir.node import tensor_of
 from shardlang.ir.optimizers import ASSUMED, UpdateRule
+from shardlang.ir.pipeline.split import Split
 from shardlang.ir.printed_type import dtype_name
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.step_options import StepOptions
@@ -195,6 +196,7 @@ def compile_spec(
     passes: tuple[Pass, ...] = PIPELINE,
     inputs: tuple[InputSpec, ...] | None = None,
     mesh: Mesh | None = None,
+    split: Split | None = None,
 ) -> Compiled:
     """Trace the model, bind the spec to its names, and run the passes.
 
@@ -203,6 +205,7 @@ def compile_spec(
         passes: the pipeline, or a part of it.
         inputs: the inputs, instead of those that the spec declares.
         mesh: the mesh with its axes in the parts in which they are used; decided if not given.
+        split: the stages of the model.
 
     Raises:
         CompileError: with every finding of the stage that failed.
@@ -218,7 +221,7 @@ def compile_spec(
     if binding is None or has_errors(found):
         raise CompileError(found)
     found += [replace(at_model(r, spec), severity=r.severity) for r in captured.remarks]
-    statements = statements_of(spec, binding, captured)
+    statements = replace(statements_of(spec, binding, captured), split=split)
     if source.mode == "train" and (finding := loss_finding(spec, statements.loss, captured)):
         raise CompileError([*found, finding])
     if source.mode == "train":

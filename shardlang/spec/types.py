@@ -169,6 +169,26 @@ class AccumulateDecl:
 
 
 @dataclass(frozen=True, slots=True)
+class PipelineDecl:
+    """`pipeline AXIS { ... }`: the stages of the model along a mesh axis, and their schedule.
+
+    The number of microbatches stands in `Spec.accumulate`.
+
+    Attributes:
+        axis: its devices compute the stages.
+        layers: the module list whose modules are dealt out evenly.
+        schedule: its name, in `compiler.pipelined.SCHEDULES`.
+        virtual: stages for each device, of a schedule that takes several.
+    """
+
+    axis: str
+    layers: Pattern
+    schedule: str = "1f1b"
+    virtual: int = 1
+    schedule_span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointDecl:
     """When a run saves its state, and what it does where the loss is not finite.
 
@@ -378,6 +398,7 @@ class Spec:
         data: where the batches of a run come from.
         groups: parameters that the optimizer updates by arguments of their own.
         accumulate: how many microbatches the batch of a step is cut into.
+        pipeline: the stages of the model; the microbatches are then those of `accumulate`.
         precision: the types beside those of the model.
         checkpoint: when a run saves its state.
         random: `exact`, what one device draws, or `fast`, a stream for each shard.
@@ -405,6 +426,7 @@ class Spec:
     evaluate: EvaluateDecl | None = None
     random: RandomMode = "exact"
     accumulate: AccumulateDecl | None = None
+    pipeline: PipelineDecl | None = None
     precision: PrecisionDecl = PrecisionDecl()
     checkpoint: CheckpointDecl | None = None
     step: StepOptions = NO_OPTIONS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import shardlang
-from shardlang.compiler import driver
 from shardlang.compiler.accumulate import accumulated, accumulated_step
 from shardlang.cost.timeline import timeline
 from shardlang.ir.accumulated import AccumulatedStep, MeshAt
@@ -90,18 +88,14 @@ ORDERS: dict[str, Callable[[], PipelineSchedule]] = {
 }  # fmt: skip
 
 
-def step_of(
-    folder: Path, model: type[nn.Module], spec: str, patch: pytest.MonkeyPatch
-) -> AccumulatedStep:
+def step_of(folder: Path, model: type[nn.Module], spec: str) -> AccumulatedStep:
     """The step of four microbatches, whose ops and parameters have stages."""
-    split, stated = Split.evenly("layers", 4, STAGES), driver.statements_of
-    patch.setattr(driver, "statements_of", lambda *a: replace(stated(*a), split=split))
     rows = "[dp, _]" if "dp" in spec else "[_, _]"
     inputs = f"input ids, labels : i64[8, 5] below 9 {rows}\naccumulate {MICROBATCHES}\n"
     path = folder / "spec.shard"
     path.write_text(spec + inputs)
     compiled = shardlang.compile(path, model=lambda: model().double()).compiled
-    return accumulated_step(accumulated(compiled))
+    return accumulated_step(accumulated(compiled, Split.evenly("layers", 4, STAGES)))
 
 
 def leaves_of(step: AccumulatedStep, meshes: list[MeshAt]) -> list[dict[str, PerDevice]]:
@@ -133,10 +127,10 @@ def joined(gradients: ByName, tied: dict[str, str]) -> ByName:
     ("model", "spec"), [(Words, "dp"), (Words, "stored"), (Words, "tp"), (Skips, "dp")]
 )
 def test_stages_give_what_one_device_gives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: type[nn.Module], spec: str
+    tmp_path: Path, model: type[nn.Module], spec: str
 ) -> None:
     torch.manual_seed(0)
-    step = step_of(tmp_path, model, SPECS[spec], monkeypatch)
+    step = step_of(tmp_path, model, SPECS[spec])
     one, several = AccumulatedSimulator(step), staged(step, STAGES)
     leaves = leaves_of(step, one.meshes)
     wanted = one.run(leaves)
@@ -147,10 +141,8 @@ def test_stages_give_what_one_device_gives(
         torch.testing.assert_close(found.gradients, gradients, rtol=1e-13, atol=1e-15, msg=name)
 
 
-def test_every_parameter_lies_in_one_stage_and_only_what_is_read_is_sent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stages = staged(step_of(tmp_path, Words, SPECS["tp"], monkeypatch), STAGES).stages
+def test_every_parameter_lies_in_one_stage_and_only_what_is_read_is_sent(tmp_path: Path) -> None:
+    stages = staged(step_of(tmp_path, Words, SPECS["tp"]), STAGES).stages
     held = [{leaf.name for leaf in one.step.leaves if leaf.trainable} for one in stages]
     assert all(f"layers.{i}.up.weight" in names for i, names in enumerate(held))
     assert [sum(name.startswith("table") for name in names) for names in held] == [1, 0, 0, 1]
@@ -158,16 +150,14 @@ def test_every_parameter_lies_in_one_stage_and_only_what_is_read_is_sent(
     assert [len(one.gradients) for one in stages] == [1, 1, 1, 0]
 
 
-def test_a_skip_is_sent_to_the_stage_that_reads_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stages = staged(step_of(tmp_path, Skips, SPECS["dp"], monkeypatch), STAGES).stages
+def test_a_skip_is_sent_to_the_stage_that_reads_it(tmp_path: Path) -> None:
+    stages = staged(step_of(tmp_path, Skips, SPECS["dp"]), STAGES).stages
     assert sorted(stages[0].gives.values()) == [(1, 3)]
     assert list(stages[3].values.values()) == [0, 2]
 
 
-def test_what_comes_too_late_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = step_of(tmp_path, Words, SPECS["dp"], monkeypatch)
+def test_what_comes_too_late_is_found(tmp_path: Path) -> None:
+    step = step_of(tmp_path, Words, SPECS["dp"])
     simulator = StagedSimulator(staged(step, STAGES))
     leaves = leaves_of(step, simulator.meshes)
     order = list(timeline(gpipe(4, MICROBATCHES), alike).order)

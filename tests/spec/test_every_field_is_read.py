@@ -30,6 +30,11 @@ from shardlang.training.evaluating import evaluating_of
 from shardlang.training.recipe import recipe_of
 from shardlang.training.saving import policy_of
 
+NO_STATEMENT_YET = {
+    "Spec.pipeline",
+    *(f"PipelineDecl.{x}" for x in ("axis", "layers", "schedule", "virtual", "schedule_span")),
+}
+
 MODEL = Path(__file__).parent.parent / "runtime" / "tiny.py"
 SPEC = f"""
 use "base.shard"
@@ -140,5 +145,5 @@ def test_every_field_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         for kind, name, passing in fields()
         if all(reader.startswith(passing) for reader in records[kind, name].readers)
     }
-    assert unread == TOLD
+    assert unread == TOLD | NO_STATEMENT_YET
     assert len(records) > 80
