@@ -180,6 +180,14 @@ def _prefetch(rule: Rule) -> t.Prefetch:
     return t.Prefetch(leaf.scalar(rule.rule(0)), span=rule.span)
 
 
+def _cluster(rule: Rule) -> t.Cluster:
+    return t.Cluster(tuple(map(_peak, rule.rules())), span=rule.span)
+
+
+def _peak(rule: Rule) -> t.Peak:
+    return t.Peak(leaf.ident(rule, 0), leaf.scalar(rule.rule(1)), span=rule.span)
+
+
 def _expect(rule: Rule) -> t.Expect:
     items = tuple(leaf.either(item, _EXPECT_ITEMS) for item in rule.rules())
     return t.Expect(items, span=rule.span)
@@ -266,5 +274,6 @@ _STATEMENTS: dict[str, Callable[[Rule], t.Statement]] = {
     "precision": _precision,
     "evaluate": _evaluate,
     "schedule": _schedule,
+    "cluster": _cluster,
     "expect": _expect,
 }

@@ -204,6 +204,11 @@ CODES: dict[str, Code] = {
         "bad evaluation",
         "An evaluation is made every so many steps over so many batches, both at least 1.",
     ),
+    "SH0270": Code(
+        "bad peak of a device",
+        "`cluster` states how many floating-point operations a device makes in a second at best, a"
+        " number above 0 for each of the types `f64`, `f32`, `f16` and `bf16`.",
+    ),
     "SH0230": Code("unused name", "A let or dim that nothing refers to."),
     "SH0231": Code(
         "unused axis",

@@ -305,6 +305,11 @@ def _(node: t.Prefetch) -> str:
 
 
 @_text.register
+def _(node: t.Peak) -> str:
+    return f"peak {node.dtype.text} = {_text(node.value)}"
+
+
+@_text.register
 def _(node: t.Recompute) -> str:
     if node.pattern is not None:
         return f"recompute {_text(node.pattern)}"
@@ -351,4 +356,4 @@ def _(node: t.LocalBytes) -> str:
     return f"local bytes {_text(node.name)} {node.comparison} {_text(node.bound)}"
 
 
-_BLOCKS = (t.Mesh, t.Dims, t.Precision, t.Schedule, t.Expect)
+_BLOCKS = (t.Mesh, t.Dims, t.Precision, t.Schedule, t.Cluster, t.Expect)

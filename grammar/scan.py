@@ -41,6 +41,7 @@ FORMS = {
     "precision": "precision { compute = TYPE }",
     "evaluate": "evaluate every COUNT batches COUNT",
     "schedule": "schedule { prefetch SIZE }",
+    "cluster": "cluster { peak TYPE = NUMBER }",
     "expect": 'expect { forbid COLLECTIVE over AXES in "MODULES" }',
 }
 """How each statement is written."""
@@ -53,14 +54,10 @@ LATER = {
         "stages of layers on devices of their own",
         "give the devices to an axis that splits data or tensors, and leave this out",
     ),
-    "cluster": (
-        "nodes and the links between them",
-        "start one process for each device, by `torchrun` on several nodes, and leave this out",
-    ),
 }
 """Words kept for statements that do not exist yet: what for, and what to do till then."""
 
-_BLOCKS = ("mesh", "dims", "precision", "schedule", "expect")
+_BLOCKS = ("mesh", "dims", "precision", "schedule", "cluster", "expect")
 
 _TOKEN = re.compile(
     r"""

@@ -52,6 +52,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "PREFETCH": ("prefetch",),
     "TYPED": ("compute", "master", "reduce"),
     "LOSS_SCALE": ("loss_scale",),
+    "PEAK": ("peak",),
 }
 """The words that each keyword terminal stands for."""
 

@@ -54,6 +54,7 @@ __all__ = [
     "BlockItem",
     "Buffer",
     "Checkpoint",
+    "Cluster",
     "Count",
     "Cut",
     "Data",
@@ -84,6 +85,7 @@ __all__ = [
     "Output",
     "Param",
     "Part",
+    "Peak",
     "Phase",
     "Precision",
     "PrecisionItem",
@@ -366,6 +368,21 @@ class Schedule(Item):
 
 
 @dataclass(frozen=True, slots=True)
+class Peak(Item):
+    """`peak bf16 = 989e12`, inside `cluster`: operations a second of one device."""
+
+    dtype: Ident
+    value: Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster(Item):
+    """`cluster { ... }`."""
+
+    items: tuple[Peak, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Select(Node):
     """`[phase] op [over axes] [in "modules"]`: some collectives of the plan."""
 
@@ -434,14 +451,14 @@ class Expect(Item):
     items: tuple[ExpectItem, ...]
 
 
-Block: TypeAlias = "Mesh | Dims | Precision | Schedule | Expect"
-BlockItem: TypeAlias = "AxisDecl | DimsEntry | Prefetch | ExpectItem"
+Block: TypeAlias = "Mesh | Dims | Precision | Schedule | Cluster | Expect"
+BlockItem: TypeAlias = "AxisDecl | DimsEntry | PrecisionItem | Prefetch | Peak | ExpectItem"
 Statement: TypeAlias = (
     "Use | Let | Mesh | Dims | Model | Input | Output | Loss | Param | Buffer | Store"
     " | ValueStatement | Optimizer | Random | Recompute | Schedule | Accumulate"
     " | Precision | Checkpoint | Data | Expect"
     " | ValueStatement | Optimizer | Group | LearningRate | Random | Recompute | Schedule"
-    " | Accumulate | Precision | Evaluate | Expect"
+    " | Accumulate | Precision | Evaluate | Cluster | Expect"
 )
 
 

@@ -111,6 +111,9 @@ def _with_trivia(node: _ItemT, before: list[str], mine: _Around, braces: list[_P
     if isinstance(node, t.Schedule):
         sizes, trivia = _within(node, node.items, before, mine, braces)
         return replace(node, items=sizes, trivia=trivia)
+    if isinstance(node, t.Cluster):
+        peaks, trivia = _within(node, node.items, before, mine, braces)
+        return replace(node, items=peaks, trivia=trivia)
     if isinstance(node, t.Expect):
         lines, trivia = _within(node, node.items, before, mine, braces)
         return replace(node, items=lines, trivia=trivia)

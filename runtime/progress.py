@@ -51,7 +51,8 @@ def show_bar(records: Iterable[Record], steps: int, title: str) -> Iterator[Reco
 
 def _shown(record: Record) -> str:
     loss = f"loss {record.loss:.4f}  " if record.loss is not None else ""
-    return f"{loss}{record.tokens_per_s:,.0f} tokens/s"
+    used = f"  {record.mfu:.1%} mfu" if record.mfu is not None else ""
+    return f"{loss}{record.tokens_per_s:,.0f} tokens/s{used}"
 
 
 def is_terminal() -> bool:

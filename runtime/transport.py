@@ -27,6 +27,7 @@ from shardlang.ir.compat import (
 )
 from shardlang.runtime.communication import Call
 from shardlang.runtime.groups import Group
+from shardlang.runtime.waits import WAITS, Mark
 
 _OPS = {
     ReduceOp.SUM: dist.ReduceOp(dist.ReduceOp.SUM),
@@ -63,8 +64,13 @@ class Arriving:
 
     def wait(self) -> Tensor:
         """What arrives; on a GPU, where the current stream has waited for it."""
+        return self.waited_since(WAITS.begin())
+
+    def waited_since(self, began: Mark) -> Tensor:
+        """The same, of a wait that began before."""
         if self._work is not None:
             self._work.wait()
+            WAITS.end(began)
         out, self._message, self._work = self._out, None, None
         return out if self._then is None else self._then(out)
 
@@ -99,15 +105,18 @@ class Wire:
 
     def make(self, call: Call, message: Tensor) -> Tensor:
         """What this member gets in a call to which it brings `message`."""
-        return self.start(call, message).wait()
+        began = WAITS.begin()
+        return self.start(call, message).waited_since(began)
 
     def all_reduce(self, x: Tensor, op: ReduceOp = ReduceOp.SUM) -> Tensor:
         """The sum (or max, or min) over the members, on every member."""
-        return self._all_reduce(x, op).wait()
+        began = WAITS.begin()
+        return self._all_reduce(x, op).waited_since(began)
 
     def all_gather(self, x: Tensor) -> Tensor:
         """The members' tensors one after the other, flat; all have the same size."""
-        return self._all_gather(x).wait()
+        began = WAITS.begin()
+        return self._all_gather(x).waited_since(began)
 
     def start(self, call: Call, message: Tensor) -> Arriving:
         """Begin a call. Nobody may write the message before it is waited for."""

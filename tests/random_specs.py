@@ -232,11 +232,15 @@ class SpecMaker:
             lambda: t.Evaluate(
                 t.Number(500), t.Number(20), self.rng.choice([self.pattern(), None])
             ),
+            lambda: t.Cluster(self.many(self.peak, 0, 2)),
             lambda: t.Random(self.rng.choice(["exact", "fast"])),
             lambda: t.Recompute(self.rng.choice([self.pattern(), None])),
             lambda: t.Recompute(budget=t.Size(self.rng.randint(1, 9), "GiB")),
         ]
         return self.rng.choice(rare if self.chance(0.1) else makers)()
+
+    def peak(self) -> t.Peak:
+        return t.Peak(self.ident(("bf16", "f32", "i8")), self.scalar())
 
     def phase(self) -> t.Phase:
         name = self.rng.choice(["warmup", "cosine", "linear", "steplr"])
@@ -266,7 +270,7 @@ class SpecMaker:
 
         before = self._lines(first)
         after = self._comment() if self.chance(0.2) else ""
-        if not isinstance(item, t.Mesh | t.Dims | t.Expect):
+        if not isinstance(item, t.Mesh | t.Dims | t.Cluster | t.Expect):
             return replace(item, trivia=t.Trivia(before, after))
         head = self._comment() if self.chance(0.2) else ""
         items = self._with_trivia(item.items)

@@ -35,6 +35,10 @@ class Record:
         lr: the learning rate of the step, of the first group of parameters.
         skipped: the gradients were not finite, and the next loss is multiplied by less.
         eval_loss: the mean loss of an evaluation after the step.
+        exposed_s: of the step's time what this rank spent waiting for others, see `Waits`.
+        peak_bytes: the most memory that this process has had so far, see `peak_bytes`.
+        mfu: the part of the step's time that the model's products take at the peak of all devices;
+            None where no peak is stated.
     """
 
     step: int
@@ -43,6 +47,9 @@ class Record:
     lr: float
     step_s: float
     tokens_per_s: float
+    exposed_s: float = 0.0
+    peak_bytes: int = 0
+    mfu: float | None = None
     skipped: bool = False
     eval_loss: float | None = None
 
@@ -62,7 +69,11 @@ class Record:
             "lr": self.lr,
             "step_s": round(self.step_s, 6),
             "tokens_per_s": round(self.tokens_per_s, 1),
+            "exposed_s": round(self.exposed_s, 6),
+            "peak_bytes": self.peak_bytes,
         }
+        if self.mfu is not None:
+            line["mfu"] = round(self.mfu, 6)
         if self.eval_loss is not None:
             line["eval_loss"] = self.eval_loss if math.isfinite(self.eval_loss) else None
         if wrong:

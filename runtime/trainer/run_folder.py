@@ -12,15 +12,12 @@ import contextlib
 import fcntl
 import json
 import os
-import resource
 import socket
 import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO
-
-import torch
 
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.folder import cannot_write
@@ -121,9 +118,8 @@ class RunFolder:
 
     def after_step(self, trainer: Trainer, record: Record) -> None:
         """Write the record of a step, at once."""
-        more = {"peak_bytes": peak_bytes(), "time": _now()}
         try:
-            self._write({**record.as_json(), **more})
+            self._write({**record.as_json(), "time": _now()})
         except OSError as error:
             raise cannot_write(self.folder / LOG, error) from error
 
@@ -146,12 +142,6 @@ class RunFolder:
         draft = self.folder / f".{RUN}"
         draft.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         draft.replace(self.folder / RUN)
-
-
-def peak_bytes() -> int:
-    """The most memory so far: of the GPU where the process uses one, else of the process."""
-    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return on_gpu or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def is_held(folder: Path) -> bool:

@@ -14,7 +14,10 @@ from shardlang.runtime.trainer.records import Record
 from shardlang.runtime.trainer.trainer import Trainer
 from shardlang.runtime.watch import WATCH
 
-SCALARS = ("loss", "grad_norm", "lr", "tokens_per_s", "eval_loss")
+SCALARS = (
+    "loss", "grad_norm", "lr", "step_s", "tokens_per_s", "mfu", "exposed_s", "peak_bytes",
+    "eval_loss",
+)  # fmt: skip
 """What of a record is a curve."""
 
 
@@ -48,7 +51,7 @@ class TensorBoard:
     def after_step(self, trainer: Trainer, record: Record) -> None:
         """Write the scalars of a step, at once."""
         for name, value in record.as_json().items():
-            if name in SCALARS and isinstance(value, float):
+            if name in SCALARS and isinstance(value, int | float):
                 self._writer.add_scalar(name, value, record.step)
         self._writer.flush()
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from shardlang.runtime.trainer.run_folder import KILLED, RUN, RUNNING, is_held, records_of
 
+SPEEDS = ("tokens_per_s", "mfu", "exposed_s", "peak_bytes")
+"""What is told of the last step beside its loss."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
@@ -34,7 +37,11 @@ class RunRow:
     @property
     def loss(self) -> float | None:
         """The loss of the last step that has one."""
-        curve = self.curve("loss")
+        return self.last("loss")
+
+    def last(self, key: str) -> float | None:
+        """The last number that a step has of something."""
+        curve = self.curve(key)
         return curve[-1][1] if curve else None
 
     def curve(self, key: str) -> list[tuple[int, float]]:
@@ -51,6 +58,7 @@ class RunRow:
         return {
             "run": self.name, "state": self.state, "step": self.step, "loss": self.loss,
             "began": self.began, "ended": self.ended,
+            **{key: self.last(key) for key in SPEEDS},
         }  # fmt: skip
 
 

@@ -15,11 +15,13 @@ from shardlang.runtime.trainer.evaluation import Evaluated, Evaluating, evaluate
 from shardlang.runtime.trainer.learning_rate import LearningRate
 from shardlang.runtime.trainer.random_states import RandomStates
 from shardlang.runtime.trainer.recipe import Recipe
-from shardlang.runtime.trainer.records import Record
+from shardlang.runtime.trainer.records import Done, Record
 from shardlang.runtime.trainer.states import Given, ModelState, OptimizerState, States
 from shardlang.runtime.trainer.step import as_batch, count_tokens, one_step
 from shardlang.runtime.trainer.stream import stream_of
 from shardlang.runtime.trainer.trainees import Trainee, Updates
+from shardlang.runtime.trainer.work import peak_bytes
+from shardlang.runtime.waits import WAITS
 
 AfterStep = Callable[["Trainer", Record], None]
 """What is done after each step, before its record is given out."""
@@ -73,6 +75,7 @@ class Trainer:
         self.before_step: list[Callable[[Trainer], None]] = []
         self.after_step: list[AfterStep] = []
         self.goes_on: Callable[[Record], bool] = lambda record: False
+        self._on_gpu = any(p.is_cuda for p in trainee.module.parameters())
         self._stream = stream_of(batches)
         self._places: deque[dict[str, object]] = deque()
         self._batches = around(self._noted())
@@ -114,15 +117,31 @@ class Trainer:
         place = self._places.popleft()
         batch = self.trainee.prepare(as_batch(whole))
         rate = self.learning_rate.rate
-        began = time.perf_counter()
-        made = one_step(self.trainee, batch, self.optimizer)
-        if made.stepped:
-            self.learning_rate.step()
-        taken = time.perf_counter() - began
-        speed = count_tokens(whole) / taken
+        made, taken, exposed = self._timed(batch)
+        work = self.recipe.work
         self.step_number += 1
         self._place = place
-        return Record(self.step_number, made.loss, made.norm, rate, taken, speed, made.skipped)
+        return Record(
+            self.step_number,
+            made.loss,
+            made.norm,
+            rate,
+            taken,
+            count_tokens(whole) / taken,
+            exposed_s=exposed,
+            peak_bytes=peak_bytes(),
+            mfu=None if work is None else work.mfu(whole, taken),
+            skipped=made.skipped,
+        )
+
+    def _timed(self, batch: Batch) -> tuple[Done, float, float]:
+        """Take a step; with it, the seconds that it took, and those of them spent waiting."""
+        began = time.perf_counter()
+        with WAITS.measured(self._on_gpu):
+            made = one_step(self.trainee, batch, self.optimizer)
+            if made.stepped:
+                self.learning_rate.step()
+        return made, time.perf_counter() - began, WAITS.taken_s()
 
     def _evaluated(self, record: Record) -> Record:
         """The record, with the loss of an evaluation if it is time for one."""

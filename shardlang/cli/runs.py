@@ -38,11 +38,17 @@ def command(context: Context, folder: Path, plot: Path | None) -> None:
         return
 
     def cells(row: RunRow) -> tuple[str, ...]:
-        loss = "-" if row.loss is None else f"{row.loss:.4f}"
-        return row.name, row.state, f"{row.step}", loss, (row.ended or row.began)[:19]
+        when = (row.ended or row.began)[:19]
+        speeds = _shown(row.last("tokens_per_s"), ",.0f"), _shown(row.last("mfu"), ".1%")
+        return row.name, row.state, f"{row.step}", _shown(row.loss, ".4f"), *speeds, when
 
-    table = [("run", "state", "step", "loss", "when"), *map(cells, rows)]
+    table = [("run", "state", "step", "loss", "tokens/s", "mfu", "when"), *map(cells, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         context.show("  ".join(padded).rstrip())
+
+
+def _shown(number: float | None, form: str) -> str:
+    """A number; a dash where there is none."""
+    return "-" if number is None else format(number, form)

@@ -220,11 +220,14 @@ def _check_before(
 ) -> None:
     """Say before the first step what would only be seen after the last."""
     from shardlang.runtime.save import check_target
+    from shardlang.training.work import without_peak
 
     if options.save is not None and groups.rank == 0:
         check_target(options.save, module, _format(run))
     if run.compiled.program.loss is None:
         context.say("nothing is trained: the model returns no loss, and its forward runs alone")
+    for line in without_peak(run.compiled):
+        context.say(line)
 
 
 def _save(

@@ -8,7 +8,7 @@ follow.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -44,6 +44,19 @@ class Operand:
 
 
 @dataclass(frozen=True, slots=True)
+class Product:
+    """A product of matrices inside an op.
+
+    Attributes:
+        factors: those over which it multiplies and adds.
+        sides: the operands from which each of its two matrices is made.
+    """
+
+    factors: frozenset[str]
+    sides: tuple[frozenset[int], frozenset[int]]
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """The rule of one call.
 
@@ -66,7 +79,7 @@ class Rule:
         traits: what else is known of the call.
         others: rules of the same call in other factors, for layouts that this rule cannot read.
         notation: 0 for the rule that the op declares, n for the n-th of its `others`.
-        products: the factors over which each product of matrices in the op multiplies and adds.
+        products: the products of matrices in the op.
     """
 
     operands: tuple[Operand, ...]
@@ -84,7 +97,7 @@ class Rule:
     traits: Traits = field(default_factory=Traits)
     others: tuple[Rule, ...] = ()
     notation: int = 0
-    products: tuple[frozenset[str], ...] = ()
+    products: tuple[Product, ...] = ()
 
     def flops(self, sizes: Mapping[str, int] | None = None) -> int:
         """Floating-point operations of the forward: two for each multiply-add of a product.
@@ -95,16 +108,29 @@ class Rule:
         Args:
             sizes: the size of each factor, such as that of a device's shard; default: the whole.
         """
-        sizes = dict(self.sizes) if sizes is None else sizes
-        return sum(2 * math.prod(sizes[name] for name in names) for names in self.products)
+        known = dict(self.sizes) if sizes is None else sizes
+        return sum(_flops(product, known) for product in self.products)
 
-    def in_turn(self) -> tuple[frozenset[str], ...]:
-        """The factors of each product, where the first operand meets the others in turn."""
-        factors = [operand.factors for operand in self.operands if not operand.added]
-        products, made = [], factors[0] if factors else frozenset()
-        for place, other in enumerate(factors[1:], 2):
-            products.append(made | other)
-            made = products[-1] & self.outer.union(*factors[place:])
+    def backward_flops(self, wanted: Collection[int]) -> int:
+        """Those of the gradients of the `wanted` operands, of the whole op.
+
+        Each matrix of a product that is made from one of them takes a product of its own.
+        """
+        sizes = dict(self.sizes)
+        return sum(
+            _flops(product, sizes) * sum(not side.isdisjoint(wanted) for side in product.sides)
+            for product in self.products
+        )
+
+    def in_turn(self) -> tuple[Product, ...]:
+        """The products, where the first operand meets the others in turn."""
+        places = [i for i, operand in enumerate(self.operands) if not operand.added]
+        factors = [self.operands[i].factors for i in places]
+        products, made = list[Product](), factors[0] if factors else frozenset()
+        for turn, other in enumerate(factors[1:], 1):
+            sides = frozenset(places[:turn]), frozenset([places[turn]])
+            products.append(Product(made | other, sides))
+            made = products[-1].factors & self.outer.union(*factors[turn + 1 :])
         return tuple(products)
 
     def kept(self, wanted: Iterable[int]) -> frozenset[int]:
@@ -174,6 +200,10 @@ def _inner(
     ):
         beside |= joined
     return frozenset(name for name, _ in sizes) - outer - beside
+
+
+def _flops(product: Product, sizes: Mapping[str, int]) -> int:
+    return 2 * math.prod(sizes[name] for name in product.factors)
 
 
 def _factors_of(tensors: Iterable[tuple[DimSpec, ...]]) -> frozenset[str]:

@@ -14,7 +14,7 @@ from torch import fx
 
 from shardlang.ir.collective import ReduceOp
 from shardlang.ir.node import tensor_of
-from shardlang.ir.rule import Rule, Sharding
+from shardlang.ir.rule import Product, Rule, Sharding
 from shardlang.ir.traits import OpKind, Picks, Traits
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.indexed import Indexed
@@ -128,12 +128,12 @@ class OpRule:
         )
         return replace(bound, traits=self.traits(call), products=self._products(call, bound))
 
-    def _products(self, call: Call, bound: Rule) -> tuple[frozenset[str], ...]:
-        """The factors of each product of matrices."""
+    def _products(self, call: Call, bound: Rule) -> tuple[Product, ...]:
+        """The products of matrices."""
         products = self.flops(call) if callable(self.flops) else self.flops
         if products is None:
             return bound.in_turn() if self.kind is OpKind.PRODUCT else ()
-        return tuple(_factors(names, call, bound) for names in products)
+        return tuple(_product(names, call, bound) for names in products)
 
     def _linear(self, call: Call) -> Sequence[str]:
         return self.linear(call) if callable(self.linear) else self.linear
@@ -186,6 +186,15 @@ def _kept_results(names: Sequence[str], count: int) -> frozenset[int]:
     if "result" in names:
         return frozenset(range(count))
     return frozenset(i for i in range(count) if f"result.{i}" in names)
+
+
+def _product(names: str, call: Call, bound: Rule) -> Product:
+    """A product of some operands; where the first result is named, of the others too."""
+    named = sorted(_operand_set(names, call))
+    places = (i for i, operand in enumerate(bound.operands) if not operand.added)
+    others = frozenset(places) - frozenset(named)
+    sides = (frozenset(named[:1]), others if "result" in names.split() else frozenset(named[1:]))
+    return Product(_factors(names, call, bound), sides)
 
 
 def _factors(names: str, call: Call, bound: Rule) -> frozenset[str]:

@@ -21,6 +21,7 @@ from shardlang.spec.types import (
     LossDecl,
     ModelRef,
     OptimizerDecl,
+    PeakDecl,
     PrecisionDecl,
     RecomputeDecl,
     StoreDecl,
@@ -52,6 +53,7 @@ class Draft:
     precision: PrecisionDecl = field(default_factory=PrecisionDecl)
     checkpoint: CheckpointDecl | None = None
     step: StepOptions = NO_OPTIONS
+    peaks: dict[str, PeakDecl] = field(default_factory=dict)
     recomputes: list[RecomputeDecl] = field(default_factory=list)
     expects: list[Expectation] = field(default_factory=list)
     stated: dict[tuple[str, str], Span] = field(default_factory=dict)

@@ -126,6 +126,7 @@ def _spec(
         checkpoint=draft.checkpoint,
         precision=draft.precision,
         step=draft.step,
+        peaks=tuple(draft.peaks.values()),
         budget_span=draft.stated.get(("recompute", "")),
         recomputes=tuple(draft.recomputes),
         expects=tuple(draft.expects),

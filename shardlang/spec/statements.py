@@ -10,6 +10,7 @@ from shardlang.grammar import tree as t
 from shardlang.grammar.diagnostics import Diagnostic, Label, error, join_words, quote
 from shardlang.grammar.formatter import format_node
 from shardlang.grammar.patterns import Pattern, literal_pattern, nearest
+from shardlang.spec.cluster import resolve_cluster
 from shardlang.spec.data import resolve_data
 from shardlang.spec.draft import Draft
 from shardlang.spec.expects import resolve_expect
@@ -121,6 +122,11 @@ def _(node: t.Schedule, draft: Draft) -> None:
         if size is not None:
             draft.state("prefetch", "", item.span)
             draft.step = replace(draft.step, prefetch=size)
+
+
+@resolve_statement.register
+def _(node: t.Cluster, draft: Draft) -> None:
+    resolve_cluster(node, draft)
 
 
 @resolve_statement.register

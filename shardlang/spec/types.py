@@ -386,6 +386,15 @@ class PrecisionDecl:
 
 
 @dataclass(frozen=True, slots=True)
+class PeakDecl:
+    """How many operations of a floating-point type a device makes in a second at best."""
+
+    dtype: str
+    flops_per_s: float
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """A whole spec. Of two statements about one tensor, the later in its tuple wins.
 
@@ -401,6 +410,7 @@ class Spec:
         pipeline: the stages of the model; the microbatches are then those of `accumulate`.
         precision: the types beside those of the model.
         checkpoint: when a run saves its state.
+        peaks: what `cluster` states of a device, each type once.
         random: `exact`, what one device draws, or `fast`, a stream for each shard.
         step: the options of the passes on the step program that name nothing of the model.
         budget_span: where `recompute to` or `recompute selective` stands.
@@ -430,6 +440,7 @@ class Spec:
     precision: PrecisionDecl = PrecisionDecl()
     checkpoint: CheckpointDecl | None = None
     step: StepOptions = NO_OPTIONS
+    peaks: tuple[PeakDecl, ...] = ()
     budget_span: Span | None = field(default=None, compare=False, repr=False)
     recomputes: tuple[RecomputeDecl, ...] = ()
     expects: tuple[Expectation, ...] = ()

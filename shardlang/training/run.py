@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -131,7 +131,8 @@ class Run:
         """
         trainee = plain_trainee(self.compiled, self.recipe.seed, device)
         whole = stream_of(self.compiled, self.recipe.seed, self.data)
-        trainer = Trainer(trainee, whole, self.recipe, evaluating=self._evaluating())
+        alone = replace(self.recipe, work=None)
+        trainer = Trainer(trainee, whole, alone, evaluating=self._evaluating())
         return list(show(trainer.steps(self.recipe.steps)))
 
     def _evaluating(self) -> Evaluating | None:

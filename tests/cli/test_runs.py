@@ -31,7 +31,10 @@ input x : f32[4, 8] [dp, _]
 optimizer sgd(lr = 0.1)
 learning_rate linear(steps = 4)
 evaluate every 2 batches 2
+cluster { peak f32 = 1e6 }
 """
+AT_PEAK_S = 2 * (2 * 4 * 8 * 5 + 3 * 4 * 5 * 1) / 1e6
+"""Of a step: forward and gradient of the weight twice, and the gradient between them."""
 
 
 @pytest.fixture
@@ -64,7 +67,9 @@ def test_a_run_has_a_folder(spec: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert ["eval_loss" in line for line in first] == [False, True, False, True, False]
     same = ("step", "loss", "grad_norm", "lr", "eval_loss")
     assert [[x.get(k) for k in same] for x in first] == [[x.get(k) for k in same] for x in second]
-    assert all(line["peak_bytes"] for line in first)
+    assert all(line["peak_bytes"] and line["exposed_s"] == 0 for line in first)
+    for line in first:
+        assert line["mfu"] * line["step_s"] == pytest.approx(AT_PEAK_S, rel=0.01)
     rows = runs_in(tmp_path / "runs")
     assert [(row.name, row.state, row.step) for row in rows] == [
         ("whole", "ended", 5), ("broken", "ended", 5),
@@ -73,14 +78,17 @@ def test_a_run_has_a_folder(spec: Path, tmp_path: Path, capsys: pytest.CaptureFi
     picture = tmp_path / "curves.svg"
     assert execute(["runs", str(tmp_path / "runs"), "--plot", str(picture)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["run", "state", "step", "loss", "when"]
-    assert lines[1].split()[:4] == ["whole", "ended", "5", f"{rows[0].loss:.4f}"]
+    assert lines[0].split() == ["run", "state", "step", "loss", "tokens/s", "mfu", "when"]
+    speeds = f"{first[-1]['tokens_per_s']:,.0f}", f"{first[-1]['mfu']:.1%}"
+    assert lines[1].split()[:6] == ["whole", "ended", "5", f"{rows[0].loss:.4f}", *speeds]
     curves = ElementTree.parse(picture).getroot().findall("{*}polyline")
     assert [len(curve.get("points", "").split()) for curve in curves] == [5, 5, 5, 5]
     assert execute(["runs", str(tmp_path / "runs"), "--plot", "curves.png"]) == 2
     assert execute(["runs", str(tmp_path / "runs"), "--json"]) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["step"] for row in document["runs"]] == [5, 5]
+    told = ("tokens_per_s", "mfu", "exposed_s", "peak_bytes")
+    assert [document["runs"][0][key] for key in told] == [first[-1][key] for key in told]
 
 
 def test_a_run_is_seen_in_other_tools(
@@ -102,6 +110,8 @@ def test_a_run_is_seen_in_other_tools(
     want = [line["loss"] for line in records_of(tmp_path / "curves")]
     assert [event.value for event in read.Scalars("loss")] == pytest.approx(want, rel=1e-6)
     assert [event.step for event in read.Scalars("eval_loss")] == [2]
+    for key in ("mfu", "exposed_s", "peak_bytes"):
+        assert len(read.Scalars(key)) == 2
     assert execute(["run", str(spec), "--profile", "1"]) == 2
     assert run(spec, tmp_path / "late", 2, "--profile", "3") == 2
     assert "step 3 comes after the last one, 2" in capsys.readouterr().err

@@ -29,7 +29,8 @@ HABITS = {
     "recompute layers.*": ("1:11", '`recompute "MODULES"`'),
     "recompute to 12GB": ("1:14", "sizes are written `512MiB`"),
     "recompute selctive": ("1:11", "did you mean `selective`"),
-    "cluster { nodes = 2 }": ("1:1", "torchrun"),
+    "cluster { nodes = 2 }": ("1:11", "`cluster { peak TYPE = NUMBER }`"),
+    "cluster { peak = 989e12 }": ("1:16", "`cluster { peak TYPE = NUMBER }`"),
 }
 
 
@@ -49,7 +50,7 @@ def test_every_terminal_has_a_word() -> None:
 
 
 def test_reserved_statements_say_what_for() -> None:
-    _, findings = parse("cluster { nodes = 2 }")
+    _, findings = parse("pipeline { stages = 4 }")
     assert findings[0].notes == (
-        "the language keeps the word for nodes and the links between them",
+        "the language keeps the word for stages of layers on devices of their own",
     )

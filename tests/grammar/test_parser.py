@@ -24,6 +24,7 @@ value "m".out.W [W] data "a" packed (W = W) optimizer W(W = W) group "a", "b" (W
 learning_rate W(W = W) random fast
 accumulate W checkpoint every W keep W keep_every W on_nan skip evaluate every W batches W
 precision { compute = W master = W reduce = W loss_scale = W } schedule { prefetch W }
+cluster { peak W = W }
 expect { forbid all_reduce over W all_reduce over W == W all_gather < 2 }
 """
 """Every place where a name can stand, as W."""
@@ -81,7 +82,7 @@ def test_the_words_of_the_language_are_legal_names(word: str) -> None:
     text = EVERYWHERE.replace("W", word)
     tree, findings = parse(text)
     assert tree is not None, findings
-    assert len(tree.statements) == 20
+    assert len(tree.statements) == 21
 
 
 @pytest.mark.parametrize("text", ['mesh {\n  dp = 2\n}\nlet x = 1\nparam "π*" [dp]\n'])

@@ -49,8 +49,10 @@ def test_lines_weights_and_reference(tmp_path: Path) -> None:
     assert process.returncode == 0, errors
     *steps, last = [json.loads(line) for line in output.splitlines()]
     assert [list(step) for step in steps] == [
-        ["step", "loss", "grad_norm", "lr", "step_s", "tokens_per_s"]
-    ] * 3
+        [
+            "step", "loss", "grad_norm", "lr", "step_s", "tokens_per_s", "exposed_s", "peak_bytes",
+        ]
+    ] * 3  # fmt: skip
     assert last["schema"] == 1
     assert last["ok"] is True
     assert last["set"] == {"copies": 1}

@@ -133,6 +133,7 @@ def test_a_run_is_the_plain_loop(ran: list[Any], name: str) -> None:
         assert found["rates"] == pytest.approx(rates, rel=1e-12)
         assert found["losses"] == pytest.approx(losses, rel=1e-10)
         assert found["evaluated"][::2] == [None] * 4
+        assert all(0 < exposed < step for exposed, step in found["exposed"])
         assert found["evaluated"][1::2] == pytest.approx(evaluated, rel=1e-10)
         for key, x in loop.model.named_parameters():
             torch.testing.assert_close(found["params"][key], x.detach(), rtol=1e-9, atol=1e-11)

@@ -63,6 +63,7 @@ def stated(name: str) -> dict[str, Any]:
     found = {
         "losses": [r.loss for r in records],
         "rates": [r.lr for r in records],
+        "exposed": [(r.exposed_s, r.step_s) for r in records],
         "evaluated": [r.eval_loss for r in records],
         "params": {n: p.full_tensor().detach() for n, p in module.named_parameters()},
         "calls": float(module.get_buffer("calls")),

@@ -63,6 +63,7 @@ accumulate 2
 checkpoint every 500 keep 3 keep_every 5000 on_nan skip
 precision {{ compute = f16 master = f32 reduce = f32 loss_scale = dynamic }}
 schedule {{ prefetch 1MiB }}
+cluster {{ peak f16 = 989e12 }}
 expect {{
   forbid send_recv over dp in "blocks.*"
   forward all_reduce over tp >= 0
