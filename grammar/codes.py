@@ -366,12 +366,18 @@ CODES: dict[str, Code] = {
         "The forward computes the new value of a split buffer from all of the old one, so every"
         " device would gather it at every step.",
     ),
-    # SH05xx: plan and expect
     "SH0409": Code(
         "batch that cannot be accumulated",
         "Under `accumulate` a step computes one microbatch after the other. An op that needs all of"
         " them at once, as the statistics of a batch norm do, stands in the way.",
     ),
+    "SH0410": Code(
+        "draw that a pipeline cannot follow",
+        "Every stage of a pipeline takes the random numbers of all others too, so that each draws"
+        " what one device would. How many numbers this op takes depends on values that another"
+        " stage has.",
+    ),
+    # SH05xx: plan and expect
     "SH0501": Code(
         "expectation not met",
         "The number of collectives, or of bytes, is not as expected. The notes list the largest, or"

@@ -58,7 +58,8 @@ class StagedSimulator:
         totals = totals_on(whole, self.meshes, leaves)
         seed = torch.full(whole.loss.layout.shape, scale, dtype=whole.loss.dtype)
         for action in order:
-            torch.set_rng_state(state)
+            if action.work is Work.FORWARD:
+                torch.set_rng_state(state)
             given = {**leaves[action.microbatch], **totals}
             self._act(action, given, seed)
         loss = run_piece(whole.finish, self.meshes[0], {**leaves[0], **totals, **self._parts})

@@ -258,6 +258,8 @@ class _Split:
             set_info(made[node], info(node))
         for node in self.graph.nodes:
             if node in needed and node not in made and node.op == "call_function":
+                if info(node).random:
+                    raise refused(node, f"`{node.name}` draws beside a sum over all rows")
                 made[node] = graph.node_copy(node, made.__getitem__)
                 set_info(made[node], info(node))
         graph.output(tuple(made[x] for x in ends))

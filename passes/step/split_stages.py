@@ -2,7 +2,8 @@
 
 A value that another stage reads is sent to that very stage, wherever it stands: a skip connection
 needs no stage between. What the backward reads of another stage's forward is sent in the forward,
-and kept. A gradient is sent to the stage whose backward reads it.
+and kept. A gradient is sent to the stage whose backward reads it. Every stage makes the draws of
+all others too (`repeat_draws`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,16 @@ from shardlang.ir.node import info, layout_of, set_info, tensor_of
 from shardlang.ir.pipeline.stage import StageProgram
 from shardlang.ir.pipeline.staged import StagedStep
 from shardlang.ir.step import StepProgram
+from shardlang.passes.step.repeat_draws import repeat_draws
 
 
 def split_stages(step: StepProgram, stages: int) -> tuple[StageProgram, ...]:
-    """The programs of all stages; every node must have a stage."""
-    splitting = _Splitting(step)
+    """The programs of all stages; every node must have a stage.
+
+    Raises:
+        ShardError: SH0410, a draw cannot be repeated in other stages.
+    """
+    splitting = _Splitting(repeat_draws(step, stages))
     return tuple(splitting.stage(number) for number in range(stages))
 
 
@@ -162,7 +168,11 @@ def _sent(node: fx.Node) -> Result:
 
 
 def staged(step: AccumulatedStep, stages: int) -> StagedStep:
-    """The step of a pipeline, from that of one device."""
+    """The step of a pipeline, from that of one device.
+
+    Raises:
+        ShardError: SH0410, a draw cannot be repeated in other stages.
+    """
     parts = split_stages(step.main, stages)
     names = [set(part.step.gradients) for part in parts]
     reduces = tuple(_reduce(step.reduce, own) for own in names)

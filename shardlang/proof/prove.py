@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shardlang.capture import Captured, CaptureError
+from shardlang.capture import CaptureError
 from shardlang.compiler.accumulate import accumulated
 from shardlang.compiler.at_model import at_model
-from shardlang.compiler.build import Statements
 from shardlang.compiler.driver import Compiled, CompileError, compile_spec
+from shardlang.compiler.pipelined import schedule_of, split_of
 from shardlang.grammar.diagnostics import error
 from shardlang.ir.graph import ShardError
 from shardlang.ir.precision import wider
+from shardlang.proof.accumulated import Along
 from shardlang.proof.memory import available_bytes, estimate_bytes, readable
 from shardlang.proof.report import Report
 from shardlang.proof.shrink import CannotShrink, check_same_decisions, shrink
@@ -66,13 +67,17 @@ def _recipe(compiled: Compiled) -> Recipe:
     return Recipe(compiled.rule, frozenset(masters), scale)
 
 
-def _along(compiled: Compiled) -> tuple[Captured, Statements] | None:
-    """What is stated along an axis of microbatches, where the spec has several."""
+def _along(compiled: Compiled) -> Along | None:
+    """How the step of several microbatches is computed, where the spec has several."""
     stated = compiled.spec.accumulate
     if stated is None or stated.count == 1 or not compiled.train:
         return None
-    made = accumulated(compiled)
-    return made.captured, made.statements
+    if compiled.spec.pipeline is None:
+        made = accumulated(compiled)
+        return Along(made.captured, made.statements)
+    schedule = schedule_of(compiled.spec)
+    made = accumulated(compiled, split_of(compiled, schedule.stages))
+    return Along(made.captured, made.statements, schedule, compiled.spec.pipeline.schedule)
 
 
 def _shrunk(large: Compiled) -> tuple[Compiled, tuple[str, ...]]:

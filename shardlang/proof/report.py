@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from shardlang.grammar.diagnostics import join_words, quote
 from shardlang.proof.differences import (
@@ -21,6 +21,18 @@ SHOWN = 3
 """How many names a line lists."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The stages of a step, and who computes them in which order."""
+
+    schedule: str
+    stages: int
+    ranks: int
+
+    def __str__(self) -> str:
+        return f"{self.schedule} of {self.stages} stages on {self.ranks} ranks"
+
+
 @dataclass(slots=True)
 class Report:
     """The result of `verify`.
@@ -32,6 +44,7 @@ class Report:
     Attributes:
         accumulated: of the loss and every gradient of the step of several microbatches.
         microbatches: how many these are.
+        pipeline: what computes that step, where it is no one device for all of the model.
         updates: of every parameter, and of every state of its optimizer, after two updates; None
             where there is nothing to train, or rounding explains a difference before.
         recipe: the optimizer.
@@ -54,6 +67,7 @@ class Report:
     gradients: dict[str, float] | None = None
     accumulated: dict[str, float] | None = None
     microbatches: int = 1
+    pipeline: Pipeline | None = None
     updates: dict[str, float] | None = None
     recipe: str = ""
     typed: dict[str, float] | None = None
@@ -131,6 +145,7 @@ class Report:
             "outputs": worst(self.outputs).to_json(),
             "gradients": gradients,
             "accumulated": None if self.accumulated is None else worst(self.accumulated).to_json(),
+            "pipeline": None if self.pipeline is None else self._pipeline(self.pipeline),
             "updates": None if self.updates is None else worst(self.updates).to_json(),
             "typed": None if self.typed is None else worst(self.typed).to_json(),
             "not_compared": self.not_compared or None,
@@ -141,6 +156,9 @@ class Report:
             "cut": self.cut,
             "draws_apart": self.draws_apart,
         }
+
+    def _pipeline(self, made: Pipeline) -> dict[str, object]:
+        return {**asdict(made), "microbatches": self.microbatches}
 
     def __str__(self) -> str:
         return summary(self)
@@ -157,7 +175,9 @@ def summary(report: Report) -> str:
     lines += [f"  outputs    {_error(report.outputs)}", *_gradients(report)]
     if report.accumulated:
         many = f"in {report.microbatches} microbatches"
-        lines.append(f"  accumulate {_error(report.accumulated)}, {many}")
+        what = "accumulate" if report.pipeline is None else "pipeline  "
+        by = "" if report.pipeline is None else f", {report.pipeline}"
+        lines.append(f"  {what} {_error(report.accumulated)}, {many}{by}")
     if report.updates:
         lines.append(f"  updates    {_error(report.updates)}, after two steps of {report.recipe}")
     if report.typed:

@@ -18,7 +18,7 @@ from shardlang.ir.node import info
 from shardlang.ir.precision import OWN_TYPES
 from shardlang.passes.pipeline import run_passes
 from shardlang.passes.rewrite.localize import to_program
-from shardlang.proof.accumulated import SimulatedAccumulation
+from shardlang.proof.accumulated import Along, SimulatedAccumulation
 from shardlang.proof.compare import Simulated, difference, largest, scale_of
 from shardlang.proof.conditioning import spacing
 from shardlang.proof.distance import gap, is_finite
@@ -37,13 +37,13 @@ def compare_typed(
     captured: Captured,
     statements: Statements,
     reference: Reference,
-    along: tuple[Captured, Statements] | None,
+    along: Along | None,
 ) -> dict[str, float] | None:
     """How much of what is allowed the loss and every gradient differ, on the worst device.
 
     Args:
         reference: in float64.
-        along: what is stated of the model along an axis of microbatches.
+        along: how the step of several microbatches is computed.
 
     Returns:
         None where the spec states nothing of types.
@@ -54,7 +54,8 @@ def compare_typed(
     stated = statements.step.precision
     if stated == OWN_TYPES:
         return None
-    captured, statements = along or (captured, statements)
+    if along is not None:
+        captured, statements = along.captured, along.statements
     program = to_program(run_passes(build_graph(captured, statements)))
     drawn, _ = with_program_draws(captured.graph, program)
     plain = _plain(reference, drawn, stated.loss_scale.first if stated.loss_scale else 1.0)
@@ -62,7 +63,7 @@ def compare_typed(
     if along is None:
         run: Simulated | SimulatedAccumulation = Simulated(program, plain, types)
     else:
-        run = SimulatedAccumulation(program, plain)
+        run = SimulatedAccumulation(program, plain, along.schedule)
     layouts = {leaf.name: leaf.layout for leaf in program.leaves}
     eps, top, scale = _eps(captured), largest(reference.gradients), plain.setting.scale
     found = dict.fromkeys(types.wrong, math.inf)

@@ -15,7 +15,7 @@ from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram
 from shardlang.passes.pipeline import run_passes
 from shardlang.passes.rewrite.localize import to_program
-from shardlang.proof.accumulated import SimulatedAccumulation
+from shardlang.proof.accumulated import Along, SimulatedAccumulation
 from shardlang.proof.compare import Simulated, compare, explain
 from shardlang.proof.differences import TOLERANCE, Mismatch
 from shardlang.proof.draws import with_program_draws
@@ -40,7 +40,7 @@ def verify(
     seed: int = 0,
     train: bool = True,
     recipe: Recipe = ADAMW,
-    along: tuple[Captured, Statements] | None = None,
+    along: Along | None = None,
 ) -> Report:
     """Prove that the sharded program computes what the model computes.
 
@@ -53,8 +53,8 @@ def verify(
     the tolerance is held against what rounding does (`shardlang.proof.conditioning`).
 
     Args:
-        along: what is stated of the model along an axis of microbatches: the step that is computed
-            so is compared too, and the updates follow it.
+        along: how the step of several microbatches is computed, that of a pipeline in the order of
+            its schedule: it is compared too, and the updates follow it.
 
     What a spec states of types is compared at these types (`shardlang.proof.typed`).
 
@@ -95,21 +95,21 @@ def verify(
 
 
 def _compare_accumulated(
-    along: tuple[Captured, Statements], reference: Reference, recipe: Recipe, report: Report
+    along: Along, reference: Reference, recipe: Recipe, report: Report
 ) -> None:
     """The step of several microbatches, and two updates by it, beside the reference.
 
     Where shards draw random numbers apart, those of a microbatch do too, and the reference takes
     them.
     """
-    captured, statements = along
-    raised = raise_to_float64(captured.graph)
-    program = to_program(run_passes(build_graph(captured, statements, raised)))
+    raised = raise_to_float64(along.captured.graph)
+    program = to_program(run_passes(build_graph(along.captured, along.statements, raised)))
     drawn, draws_apart = with_program_draws(raised, program)
     if draws_apart:
         reference = Reference(reference.setting.of(drawn, reference.values))
-    run = SimulatedAccumulation(program, reference)
+    run = SimulatedAccumulation(program, reference, along.schedule)
     report.accumulated, report.microbatches = run.differences(), program.mesh[MICROBATCH].size
+    report.pipeline = along.pipeline
     report.updates = compare_updates(program, reference, run, recipe)
 
 

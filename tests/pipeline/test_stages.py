@@ -13,17 +13,16 @@ from torch import Tensor, nn
 import shardlang
 from shardlang.compiler.accumulate import accumulated, accumulated_step
 from shardlang.cost.timeline import timeline
-from shardlang.ir.accumulated import AccumulatedStep, MeshAt
+from shardlang.ir.accumulated import AccumulatedStep
 from shardlang.ir.pipeline.schedule import PipelineSchedule
 from shardlang.ir.pipeline.split import Split
-from shardlang.ir.shards import shard_of
 from shardlang.passes.schedules.dualpipe_v import dualpipe_v
 from shardlang.passes.schedules.plain import gpipe, interleaved_1f1b, one_f_one_b
 from shardlang.passes.schedules.zero_bubble import alike, v_half, zb_h1, zbv
 from shardlang.passes.step.split_stages import staged
-from shardlang.runtime.simulate import PerDevice
 from shardlang.runtime.simulate_accumulated import AccumulatedSimulator, ByName
 from shardlang.runtime.simulate_stages import StagedSimulator
+from tests.pipeline.proving import leaves_of
 
 MICROBATCHES, STAGES = 4, 4
 
@@ -96,23 +95,6 @@ def step_of(folder: Path, model: type[nn.Module], spec: str) -> AccumulatedStep:
     path.write_text(spec + inputs)
     compiled = shardlang.compile(path, model=lambda: model().double()).compiled
     return accumulated_step(accumulated(compiled, Split.evenly("layers", 4, STAGES)))
-
-
-def leaves_of(step: AccumulatedStep, meshes: list[MeshAt]) -> list[dict[str, PerDevice]]:
-    """The leaves of every microbatch on every device, drawn; a tied one like its first."""
-    made: list[dict[str, PerDevice]] = [{} for _ in meshes]
-    full: dict[str, Tensor] = {}
-    for leaf in (one for one in step.main.leaves if one.name not in step.early.gives):
-        name = leaf.tied or leaf.name
-        if name not in full:
-            whole = leaf.dtype.is_floating_point
-            full[name] = (
-                torch.randn(leaf.shape, dtype=leaf.dtype) if whole else torch.randint(9, leaf.shape)
-            )
-        for mesh, here in zip(meshes, made, strict=True):
-            at_rest = [shard_of(full[name], leaf.at_rest, at).clone() for at in mesh.coords()]
-            here[leaf.name] = at_rest
-    return made
 
 
 def joined(gradients: ByName, tied: dict[str, str]) -> ByName:

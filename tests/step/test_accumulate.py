@@ -108,7 +108,20 @@ def test_it_is_the_large_batch(tmp_path: Path, name: str) -> None:
     assert max(report.accumulated.values()) < 1e-12 > max(report.updates.values()) / 100
 
 
+class Masked(nn.Module):
+    """How many positions count is drawn, before a sum over all rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        mask = (torch.rand_like(x) < 0.5).to(x.dtype)
+        return {"loss": (self.up(x).square() * mask).sum() / mask.sum()}
+
+
 REFUSED = {
+    Masked: "",
     Normed: "norm",
     Rooted: "",
 }
