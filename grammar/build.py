@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from shardlang.grammar import build_leaves as leaf
 from shardlang.grammar import tree as t
+from shardlang.grammar.build_pipeline import pipeline
 from shardlang.grammar.rule import Parsed, Rule, chosen
 from shardlang.grammar.scan import Source, Token
 from shardlang.grammar.trivia import attach
@@ -270,6 +271,7 @@ _STATEMENTS: dict[str, Callable[[Rule], t.Statement]] = {
     "random": _random,
     "recompute": _recompute,
     "accumulate": _accumulate,
+    "pipeline": pipeline,
     "checkpoint": _checkpoint,
     "precision": _precision,
     "evaluate": _evaluate,

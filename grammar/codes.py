@@ -46,7 +46,7 @@ CODES: dict[str, Code] = {
     ),
     "SH0108": Code(
         "statement not supported yet",
-        "The word is kept for a statement that this version does not carry out.",
+        "The command does not carry out a statement of the spec yet.",
     ),
     "SH0109": Code(
         "file that cannot be read",
@@ -164,8 +164,9 @@ CODES: dict[str, Code] = {
     ),
     "SH0242": Code(
         "bad number of microbatches",
-        "`accumulate` cuts the first dim of the inputs into that many parts, at least 1 and at most"
-        " so many that every device has a row of each.",
+        "`accumulate`, or `microbatches` in a pipeline, cuts the first dim of the inputs into that"
+        " many parts: at least 1, or 2 in a pipeline, and at most so many that every device has a"
+        " row of each.",
     ),
     "SH0243": Code(
         "bad precision",
@@ -238,6 +239,23 @@ CODES: dict[str, Code] = {
         "bad number of bytes",
         "What `prefetch` may hold is at least 0 bytes; with 0, every gather is made at its use.",
     ),
+    "SH0260": Code(
+        "bad schedule of a pipeline",
+        "The schedules are gpipe, 1f1b, interleaved_1f1b, zb_h1, zbv, v_half and dualpipe_v."
+        " `virtual`, the stages of each device, is an integer of at least 2 and stands with"
+        " interleaved_1f1b alone. Some schedules need so many microbatches for each device, or a"
+        " multiple of a number.",
+    ),
+    "SH0261": Code(
+        "bad pipeline",
+        "A pipeline states its stages by `split` and the parts of a batch by `microbatches`, which"
+        " takes the place of `accumulate`. Its axis is no data axis.",
+    ),
+    "SH0262": Code(
+        "axis of a pipeline that splits a tensor",
+        "The devices along the axis of a pipeline hold different stages, so no layout, no storage"
+        " and no dim may name it.",
+    ),
     # SH03xx: binding to the model
     "SH0301": Code(
         "pattern that matches nothing",
@@ -284,6 +302,16 @@ CODES: dict[str, Code] = {
         "numbers too large for an op",
         "An integer input may hold a number, by its `below` or in the model's own batch, that a"
         " table, a loss or an index of the model does not take.",
+    ),
+    "SH0313": Code(
+        "stages that do not fit the model",
+        "`split` names lists of modules, such as `model.layers`, with a layer for each stage at"
+        " least.",
+    ),
+    "SH0314": Code(
+        "pipeline that is not trained",
+        "A pipeline computes the forward and the backward of a loss, so the model is in mode"
+        " `train` and has a loss.",
     ),
     "SH0350": Code(
         "unreadable model file or configuration",
@@ -368,8 +396,8 @@ CODES: dict[str, Code] = {
     ),
     "SH0409": Code(
         "batch that cannot be accumulated",
-        "Under `accumulate` a step computes one microbatch after the other. An op that needs all of"
-        " them at once, as the statistics of a batch norm do, stands in the way.",
+        "Under `accumulate` or `pipeline` a step computes one microbatch after the other. An op"
+        " that needs all of them at once, as the statistics of a batch norm do, stands in the way.",
     ),
     "SH0410": Code(
         "draw that a pipeline cannot follow",

@@ -110,7 +110,8 @@ def _call(name: str, arguments: Sequence[t.Argument]) -> str:
 
 
 def _opening(block: t.Block) -> str:
-    return type(block).__name__.lower()
+    word = type(block).__name__.lower()
+    return f"{word} {block.axis.text}" if isinstance(block, t.Pipeline) else word
 
 
 @singledispatch
@@ -283,6 +284,21 @@ def _(node: t.Accumulate) -> str:
 
 
 @_text.register
+def _(node: t.Split) -> str:
+    return f"split {_commas(node.lists)}"
+
+
+@_text.register
+def _(node: t.Order) -> str:
+    return f"schedule {_call(node.name.text, node.arguments)}"
+
+
+@_text.register
+def _(node: t.Microbatches) -> str:
+    return f"microbatches {_text(node.count)}"
+
+
+@_text.register
 def _(node: t.Checkpoint) -> str:
     numbers = [("every", node.every), ("keep", node.keep), ("keep_every", node.keep_every)]
     said = [f"{word} {_text(number)}" for word, number in numbers if number is not None]
@@ -356,4 +372,4 @@ def _(node: t.LocalBytes) -> str:
     return f"local bytes {_text(node.name)} {node.comparison} {_text(node.bound)}"
 
 
-_BLOCKS = (t.Mesh, t.Dims, t.Precision, t.Schedule, t.Cluster, t.Expect)
+_BLOCKS = (t.Mesh, t.Dims, t.Pipeline, t.Precision, t.Schedule, t.Cluster, t.Expect)

@@ -37,6 +37,7 @@ FORMS = {
     "random": "random fast",
     "recompute": 'recompute "MODULES"',
     "accumulate": "accumulate COUNT",
+    "pipeline": 'pipeline AXIS { split "MODULES" microbatches COUNT }',
     "checkpoint": "checkpoint every COUNT keep COUNT",
     "precision": "precision { compute = TYPE }",
     "evaluate": "evaluate every COUNT batches COUNT",
@@ -48,14 +49,6 @@ FORMS = {
 
 STATEMENTS = tuple(FORMS)
 """The words that begin a statement."""
-
-LATER = {
-    "pipeline": (
-        "stages of layers on devices of their own",
-        "give the devices to an axis that splits data or tensors, and leave this out",
-    ),
-}
-"""Words kept for statements that do not exist yet: what for, and what to do till then."""
 
 _BLOCKS = ("mesh", "dims", "precision", "schedule", "cluster", "expect")
 
@@ -144,10 +137,10 @@ def _is_misspelt(word: str) -> bool:
 def _begins_statement(token: Token, after: Token) -> bool:
     if token.kind != "word":
         return False
-    if token.text not in (*STATEMENTS, *LATER):
+    if token.text not in STATEMENTS:
         return token.at_line_start and after.kind == "string" and _is_misspelt(token.text)
     if token.text in _BLOCKS:
         return after.text == "{"
     if after.kind in ("string", "unclosed"):
         return True
-    return token.at_line_start and (after.kind == "word" or token.text in LATER)
+    return token.at_line_start and after.kind == "word"

@@ -11,7 +11,6 @@ from shardlang.grammar.diagnostics import Diagnostic, Label, error, join_words, 
 from shardlang.grammar.habits import OPS, habit, stray, whole_name
 from shardlang.grammar.scan import (
     FORMS,
-    LATER,
     STATEMENTS,
     Source,
     Token,
@@ -53,6 +52,8 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "TYPED": ("compute", "master", "reduce"),
     "LOSS_SCALE": ("loss_scale",),
     "PEAK": ("peak",),
+    "SPLIT": ("split",),
+    "MICROBATCHES": ("microbatches",),
 }
 """The words that each keyword terminal stands for."""
 
@@ -62,6 +63,7 @@ _THINGS = {
     "INT": "an integer",
     "FLOAT": "a float",
     "SIZE": "a size such as `512MiB`",
+    "ORDER": "the name of a schedule",
     "PATH": "a name or an index",
     "OP": "a collective",
     "PHASE": "a phase",
@@ -171,8 +173,6 @@ def explain_failure(syntax: Syntax, failure: Failure, begin: int) -> tuple[Diagn
     found = syntax.token_at(failure.offset)
     start = syntax.statement_of(failure.offset, begin)
     resume = syntax.next_statement(failure.offset, start)
-    if found is not None and found.text in LATER and "USE" in failure.expected:
-        return _not_supported(syntax, found), syntax.next_statement(found.end, start)
     form = _form(syntax, start, failure.offset)
     if found is not None and found.kind == "word" and _may_start_statement(failure, found):
         return _unknown_statement(syntax, found), syntax.next_statement(found.end, start)
@@ -217,7 +217,12 @@ def expected_words(expected: frozenset[str]) -> str:
 def _form(syntax: Syntax, start: int, offset: int) -> str:
     """How the statement that starts at an offset, or at a line between the two, is written."""
     around = [t for t in syntax.tokens if start <= t.start < offset and t.text in FORMS]
-    begins = [token for token in around if token.at_line_start or token.start == start]
+    begins = [
+        token
+        for token in around
+        if token.start == start
+        or (token.at_line_start and not _open_before(syntax, start, token.start))
+    ]
     if not begins:
         return f"the statements are {join_words(quote(STATEMENTS), 'and')}"
     return f"the statement is written `{FORMS[begins[-1].text]}`"
@@ -259,17 +264,6 @@ def _unquoted(syntax: Syntax, found: Token) -> Diagnostic:
         f"expected a quoted string, found {_shown(name)}",
         syntax.source.span(found.start, end),
         help=f'put it in quotes: `"{name}"`',
-    )
-
-
-def _not_supported(syntax: Syntax, found: Token) -> Diagnostic:
-    """A statement that a later version will have."""
-    return error(
-        "SH0108",
-        f"the statement `{found.text}` is not supported yet",
-        syntax.source.span(found.start, found.end),
-        notes=[f"the language keeps the word for {LATER[found.text][0]}"],
-        help=LATER[found.text][1],
     )
 
 

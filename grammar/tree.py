@@ -35,6 +35,7 @@ from shardlang.grammar.leaves import (
     Value,
     WholeEntry,
 )
+from shardlang.grammar.pipeline import Microbatches, Order, Pipeline, PipelineItem, Split
 
 # fmt: off
 __all__ = [
@@ -77,16 +78,20 @@ __all__ = [
     "Loss",
     "LossScale",
     "Mesh",
+    "Microbatches",
     "Model",
     "Node",
     "Number",
     "OpenEntry",
     "Optimizer",
+    "Order",
     "Output",
     "Param",
     "Part",
     "Peak",
     "Phase",
+    "Pipeline",
+    "PipelineItem",
     "Precision",
     "PrecisionItem",
     "Prefetch",
@@ -101,6 +106,7 @@ __all__ = [
     "Selector",
     "Side",
     "Size",
+    "Split",
     "Statement",
     "Store",
     "Text",
@@ -451,14 +457,14 @@ class Expect(Item):
     items: tuple[ExpectItem, ...]
 
 
-Block: TypeAlias = "Mesh | Dims | Precision | Schedule | Cluster | Expect"
-BlockItem: TypeAlias = "AxisDecl | DimsEntry | PrecisionItem | Prefetch | Peak | ExpectItem"
+Block: TypeAlias = "Mesh | Dims | Pipeline | Precision | Schedule | Cluster | Expect"
+BlockItem: TypeAlias = (
+    "AxisDecl | DimsEntry | PipelineItem | PrecisionItem | Prefetch | Peak | ExpectItem"
+)
 Statement: TypeAlias = (
     "Use | Let | Mesh | Dims | Model | Input | Output | Loss | Param | Buffer | Store"
-    " | ValueStatement | Optimizer | Random | Recompute | Schedule | Accumulate"
-    " | Precision | Checkpoint | Data | Expect"
     " | ValueStatement | Optimizer | Group | LearningRate | Random | Recompute | Schedule"
-    " | Accumulate | Precision | Evaluate | Cluster | Expect"
+    " | Accumulate | Pipeline | Precision | Checkpoint | Data | Evaluate | Cluster | Expect"
 )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from shardlang.grammar import tree as t
-from shardlang.grammar.scan import LATER, STATEMENTS
+from shardlang.grammar.scan import STATEMENTS
 
 _T = TypeVar("_T")
 
@@ -22,7 +22,6 @@ WORDS = (
     *DIMS,
     *LETS,
     *STATEMENTS,
-    *LATER,
     "out",
     "bytes",
     "forward",
@@ -227,6 +226,7 @@ class SpecMaker:
             self.model,
             lambda: t.Optimizer(self.ident(["adamw", "sgd"]), self.many(self.argument, 0, 3)),
             self.checkpoint,
+            self.pipeline,
             lambda: t.Group(self.many(self.pattern, 1, 2), self.many(self.argument, 0, 2)),
             lambda: t.LearningRate(self.many(self.phase, 1, 2)),
             lambda: t.Evaluate(
@@ -241,6 +241,16 @@ class SpecMaker:
 
     def peak(self) -> t.Peak:
         return t.Peak(self.ident(("bf16", "f32", "i8")), self.scalar())
+
+    def pipeline(self) -> t.Pipeline:
+        names = ["gpipe", "1f1b", "zbv", "interleaved_1f1b", "1F1B", "mine"]
+        makers: list[Callable[[], t.PipelineItem]] = [
+            lambda: t.Split(self.many(self.pattern, 1, 2)),
+            lambda: t.Order(t.Ident(self.rng.choice(names)), self.many(self.argument, 0, 1)),
+            lambda: t.Microbatches(self.size()),
+        ]
+        items = tuple(make() for make in makers if self.chance(0.9))
+        return t.Pipeline(self.ident(AXES), (*items, *self.many(self.rng.choice(makers), 0, 1)))
 
     def phase(self) -> t.Phase:
         name = self.rng.choice(["warmup", "cosine", "linear", "steplr"])
@@ -270,7 +280,7 @@ class SpecMaker:
 
         before = self._lines(first)
         after = self._comment() if self.chance(0.2) else ""
-        if not isinstance(item, t.Mesh | t.Dims | t.Cluster | t.Expect):
+        if not isinstance(item, t.Mesh | t.Dims | t.Pipeline | t.Cluster | t.Expect):
             return replace(item, trivia=t.Trivia(before, after))
         head = self._comment() if self.chance(0.2) else ""
         items = self._with_trivia(item.items)

@@ -79,7 +79,7 @@ def _check_rows(spec: Spec, rows: int, at: Span) -> None:
     if rows < spec.accumulate.count * shards:
         message = f"{rows} rows are too few for {spec.accumulate.count} microbatches"
         message += f" on {shards} devices each" if shards > 1 else ""
-        help = "give the inputs more rows, or accumulate fewer microbatches"
+        help = "give the inputs more rows, or state fewer microbatches"
         raise CompileError([error("SH0242", message, at, help=help)])
 
 

@@ -76,7 +76,8 @@ def places(
 def _statement(failure: Failure, spec: Spec) -> tuple[Span, str]:
     """The statement that asks for what fails, and what it says: else the `model` statement."""
     if failure.code == "SH0409" and spec.accumulate is not None:
-        return spec.accumulate.span, "`accumulate` is stated"
+        word = "accumulate" if spec.pipeline is None else "microbatches"
+        return spec.accumulate.span, f"`{word}` is stated"
     if failure.code == "SH0512" and spec.budget_span is not None:
         return spec.budget_span, "`recompute` is stated"
     name = getattr(failure, "input", "")

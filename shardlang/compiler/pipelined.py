@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from shardlang.compiler.accumulate import accumulated, accumulated_step
 from shardlang.compiler.driver import Compiled, CompileError
+from shardlang.compiler.stages import split_of
 from shardlang.cost.timeline import timeline
 from shardlang.grammar.diagnostics import error
 from shardlang.ir.mesh import Axis
 from shardlang.ir.pipeline.schedule import PipelineSchedule, ScheduleError
-from shardlang.ir.pipeline.split import Split
 from shardlang.ir.pipeline.staged import StagedStep
 from shardlang.passes.schedules.dualpipe_v import dualpipe_v
 from shardlang.passes.schedules.plain import gpipe, interleaved_1f1b, one_f_one_b
@@ -55,6 +55,7 @@ def pipelined(compiled: Compiled, trained: Collection[str] | None = None) -> Pip
     Raises:
         CompileError: the model cannot be split so, or the schedule does not fit.
     """
+    check_pipeline(compiled)
     schedule = schedule_of(compiled.spec)
     along = accumulated(compiled, split_of(compiled, schedule.stages))
     step = staged(accumulated_step(along, trained), schedule.stages)
@@ -79,20 +80,43 @@ def schedule_of(spec: Spec) -> PipelineSchedule:
         made = SCHEDULES[stated.schedule](ranks, spec.accumulate.count, stated.virtual)
         timeline(made, alike)
     except ScheduleError as failure:
-        raise CompileError([error("SH0260", str(failure), stated.schedule_span)]) from failure
+        help = "state other microbatches, or another schedule"
+        found = error("SH0260", str(failure), stated.schedule_span, help=help)
+        raise CompileError([found]) from failure
     return made
 
 
-def split_of(compiled: Compiled, stages: int) -> Split:
-    """The stages of the model."""
-    layers = _stated(compiled.spec).layers
-    count = sum(1 for name in compiled.captured.modules if _is_layer(name, layers.text))
-    return Split.evenly(layers.text, count, stages)
+def check_pipeline(compiled: Compiled) -> None:
+    """Look for what stands in the way of a stated pipeline, as far as the whole model shows it.
+
+    Raises:
+        CompileError: the model is not trained, or cannot be split so, or the schedule does not fit.
+    """
+    stated = compiled.spec.pipeline
+    if stated is None:
+        return
+    if not compiled.train:
+        message, help = "a pipeline computes training steps, and the model is in mode `eval`", (
+            "remove `mode`, or the pipeline"
+        )  # fmt: skip
+        raise CompileError([error("SH0314", message, stated.span, help=help)])
+    if compiled.statements.loss is None:
+        message = "a pipeline computes training steps, and the model has no loss"
+        help = "name the output that is the loss with `loss`, or remove the pipeline"
+        raise CompileError([error("SH0314", message, stated.span, help=help)])
+    split_of(compiled, schedule_of(compiled.spec).stages)
 
 
-def _is_layer(name: str, layers: str) -> bool:
-    owner, _, number = name.rpartition(".")
-    return owner == layers and number.isdigit()
+def refuse_pipeline(spec: Spec, what: str) -> None:
+    """Refuse a spec with a pipeline where it is not carried out yet.
+
+    Raises:
+        CompileError: SH0108.
+    """
+    if spec.pipeline is not None:
+        message = f"{what} does not carry out `pipeline` yet"
+        help = "give the devices to an axis that splits data or tensors, and leave this out"
+        raise CompileError([error("SH0108", message, spec.pipeline.span, help=help)])
 
 
 def _stated(spec: Spec) -> PipelineDecl:

@@ -68,10 +68,12 @@ def plan_of(compiled: Compiled) -> Plan:
     """The plan of a compiled spec.
 
     Raises:
-        CompileError: the batch cannot be cut into microbatches.
+        CompileError: the batch cannot be cut into microbatches, or the spec has a pipeline.
     """
     from shardlang.compiler.accumulate import accumulated, accumulated_step
+    from shardlang.compiler.pipelined import refuse_pipeline
 
+    refuse_pipeline(compiled.spec, "`plan`")
     program, rule = compiled.program, compiled.rule
     values = module_values(compiled.captured, compiled.graph)
     master = program.step.precision.master

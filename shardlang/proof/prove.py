@@ -8,7 +8,8 @@ from shardlang.capture import CaptureError
 from shardlang.compiler.accumulate import accumulated
 from shardlang.compiler.at_model import at_model
 from shardlang.compiler.driver import Compiled, CompileError, compile_spec
-from shardlang.compiler.pipelined import schedule_of, split_of
+from shardlang.compiler.pipelined import schedule_of
+from shardlang.compiler.stages import split_of
 from shardlang.grammar.diagnostics import error
 from shardlang.ir.graph import ShardError
 from shardlang.ir.precision import wider

@@ -22,6 +22,7 @@ from shardlang.spec.types import (
     ModelRef,
     OptimizerDecl,
     PeakDecl,
+    PipelineDecl,
     PrecisionDecl,
     RecomputeDecl,
     StoreDecl,
@@ -50,6 +51,8 @@ class Draft:
     evaluate: EvaluateDecl | None = None
     random: RandomMode = "exact"
     accumulate: AccumulateDecl | None = None
+    pipeline: PipelineDecl | None = None
+    microbatches: AccumulateDecl | None = None
     precision: PrecisionDecl = field(default_factory=PrecisionDecl)
     checkpoint: CheckpointDecl | None = None
     step: StepOptions = NO_OPTIONS

@@ -76,7 +76,7 @@ def _local_bytes(node: t.LocalBytes, draft: Draft) -> None:
 
 
 def _select(node: t.Select, scope: Scope) -> SelectExpr | None:
-    axes = scope.axes_of(node.axes) if node.axes is not None else None
+    axes = scope.axes_of(node.axes, stages=True) if node.axes is not None else None
     pattern: Pattern | None = None
     if node.pattern is not None:
         pattern = scope.pattern(node.pattern)

@@ -20,6 +20,7 @@ from shardlang.spec.gather import Gathered, gather_file, gather_text
 from shardlang.spec.learning_rates import resolve_learning_rate
 from shardlang.spec.names import Roles, declare_dims, declare_lets, declare_mesh
 from shardlang.spec.optimizers import resolve_groups
+from shardlang.spec.pipeline import check_accumulate, declare_stages
 from shardlang.spec.precision import check_reduce
 from shardlang.spec.scope import Scope
 from shardlang.spec.statements import resolve_statement
@@ -57,12 +58,14 @@ def _resolve(
     scope = Scope()
     values = declare_lets(gathered, sets, scope)
     mesh, roles = declare_mesh(gathered, scope)
+    declare_stages(gathered, roles, scope)
     declare_dims(gathered, scope)
     draft = Draft(scope)
     for fact in gathered.facts:
         draft.folder = fact.folder
         resolve_statement(fact.statement, draft)
     check_reduce(draft)
+    check_accumulate(draft)
     groups, schedule = resolve_groups(draft), resolve_learning_rate(draft)
     if need_model:
         _check_model(draft, gathered)
@@ -122,7 +125,8 @@ def _spec(
         optimizer=draft.optimizer,
         evaluate=draft.evaluate,
         random=draft.random,
-        accumulate=draft.accumulate,
+        accumulate=draft.microbatches or draft.accumulate,
+        pipeline=draft.pipeline,
         checkpoint=draft.checkpoint,
         precision=draft.precision,
         step=draft.step,

@@ -26,6 +26,7 @@ class Scope:
         lets: the value of each let; None where it has none because of an error.
         dims: the axes of each logical dim, `()` for one declared `_`.
         places: kind and place of every declared name.
+        stages: the axis of a pipeline as its statement names it.
         clashing: the names declared twice, of which nothing more is said.
         parts: the axes with their sizes, and the parts of them that are named.
     """
@@ -34,6 +35,7 @@ class Scope:
     parts: Parts = field(default_factory=lambda: Parts({}))
     dims: dict[str, tuple[str, ...]] = field(default_factory=dict)
     places: dict[str, tuple[Kind, Span]] = field(default_factory=dict)
+    stages: t.Ident | None = None
     used: set[str] = field(default_factory=set)
     clashing: set[str] = field(default_factory=set)
     findings: list[Diagnostic] = field(default_factory=list)
@@ -112,9 +114,13 @@ class Scope:
             return None
         return value
 
-    def axes_of(self, product: t.Product) -> tuple[str, ...] | None:
-        """The mesh axes of a product, dims replaced by theirs."""
-        found = [self.axes_of_name(name) for name in product.names]
+    def axes_of(self, product: t.Product, *, stages: bool = False) -> tuple[str, ...] | None:
+        """The mesh axes of a product, dims replaced by theirs.
+
+        Args:
+            stages: whether the axis of a pipeline may be one of them.
+        """
+        found = [self.axes_of_name(name, stages=stages) for name in product.names]
         if any(axes is None for axes in found):
             return None
         axes = tuple(axis for part in found for axis in part or ())
@@ -124,10 +130,15 @@ class Scope:
             return None
         return axes
 
-    def axes_of_name(self, name: t.Ident | t.Part) -> tuple[str, ...] | None:
+    def axes_of_name(
+        self, name: t.Ident | t.Part, *, stages: bool = False
+    ) -> tuple[str, ...] | None:
         """The mesh axes of one name, or the part of one."""
         if isinstance(name, t.Part):
             return self._part(name)
+        if self.stages is not None and name.text == self.stages.text and not stages:
+            self.report(_of_stages(name, self.stages))
+            return None
         if name.text in self.axes:
             self.used.add(name.text)
             return (name.text,)
@@ -192,6 +203,16 @@ def _unknown_axis(name: t.Ident, known: list[str]) -> Diagnostic:
     if name.text.lower() in _WHOLE:
         help = "a dim that is not split is written `_`"
     return error("SH0205", f"unknown axis or dim `{name.text}`", name.span, help=help)
+
+
+def _of_stages(name: t.Ident, stages: t.Ident) -> Diagnostic:
+    return error(
+        "SH0262",
+        f"axis `{name.text}` splits the model into stages, and no tensor",
+        name.span,
+        labels=[Label(stages.span, "its pipeline is stated here")],
+        help="split tensors over another axis of the mesh",
+    )
 
 
 def _wrong_kind(

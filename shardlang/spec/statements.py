@@ -18,6 +18,7 @@ from shardlang.spec.layouts import resolve_layout
 from shardlang.spec.learning_rates import note_learning_rate
 from shardlang.spec.models import absolute, resolve_model
 from shardlang.spec.optimizers import resolve_group, resolve_optimizer
+from shardlang.spec.pipeline import resolve_pipeline
 from shardlang.spec.precision import resolve_precision
 from shardlang.spec.recompute import resolve_recompute
 from shardlang.spec.scope import Scope
@@ -95,6 +96,11 @@ def _(node: t.Accumulate, draft: Draft) -> None:
     draft.state("accumulate", "", node.span)
     if count is not None:
         draft.accumulate = AccumulateDecl(count, node.span)
+
+
+@resolve_statement.register
+def _(node: t.Pipeline, draft: Draft) -> None:
+    resolve_pipeline(node, draft)
 
 
 @resolve_statement.register

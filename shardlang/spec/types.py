@@ -169,6 +169,18 @@ class AccumulateDecl:
 
 
 @dataclass(frozen=True, slots=True)
+class SplitDecl:
+    """`split "model.layers"`: which modules make a stage.
+
+    Attributes:
+        lists: module lists, whose modules are dealt out evenly, one list after the other.
+    """
+
+    lists: tuple[tuple[Pattern, Span], ...]
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class PipelineDecl:
     """`pipeline AXIS { ... }`: the stages of the model along a mesh axis, and their schedule.
 
@@ -176,15 +188,16 @@ class PipelineDecl:
 
     Attributes:
         axis: its devices compute the stages.
-        layers: the module list whose modules are dealt out evenly.
-        schedule: its name, in `compiler.pipelined.SCHEDULES`.
-        virtual: stages for each device, of a schedule that takes several.
+        schedule: its name, one of `ir.pipeline.kinds`.
+        virtual: the stages of each device.
+        schedule_span: of the schedule, or of the whole statement where none is stated.
     """
 
     axis: str
-    layers: Pattern
+    split: SplitDecl
     schedule: str = "1f1b"
     virtual: int = 1
+    span: Span = field(default=NOWHERE, compare=False, repr=False)
     schedule_span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 

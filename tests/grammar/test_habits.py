@@ -24,7 +24,10 @@ HABITS = {
     'loss "a"\nmesh dp=2': ("2:6", "`mesh { NAME = SIZE }`"),
     "input x : torch.float32[2] [_]": ("1:16", "`f32`"),
     'param "a" [tp];': ("1:15", "remove it"),
-    "pipeline { stages = 4 }": ("1:1", "an axis that splits data or tensors"),
+    "pipeline { stages = 4 }": ("1:10", 'split "MODULES" microbatches COUNT'),
+    'pipeline pp {\n  split "a"\n  stages 4\n}': ("3:3", 'split "MODULES" microbatches COUNT'),
+    "pipeline pp {\n  schedule 1f1b(=2)\n}": ("2:17", 'split "MODULES" microbatches COUNT'),
+    'pipeline pp {\n  split "a"\n  microbatch 4\n}': ("3:3", "did you mean `microbatches`"),
     "precision bf16": ("1:11", "`precision { compute = TYPE }`"),
     "recompute layers.*": ("1:11", '`recompute "MODULES"`'),
     "recompute to 12GB": ("1:14", "sizes are written `512MiB`"),
@@ -47,10 +50,3 @@ def test_every_terminal_has_a_word() -> None:
     """No message shows a name that the parser made up."""
     terminals = {terminal.name for terminal in make_lark().terminals}
     assert terminals - {"COMMENT", "WS"} <= {*_THINGS, *_WORDS}
-
-
-def test_reserved_statements_say_what_for() -> None:
-    _, findings = parse("pipeline { stages = 4 }")
-    assert findings[0].notes == (
-        "the language keeps the word for stages of layers on devices of their own",
-    )

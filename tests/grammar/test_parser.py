@@ -13,7 +13,7 @@ from shardlang.grammar.build import _STATEMENTS
 from shardlang.grammar.diagnostics import Diagnostic
 from shardlang.grammar.formatter import format_tree
 from shardlang.grammar.parser import make_lark, parse
-from shardlang.grammar.scan import FORMS, LATER
+from shardlang.grammar.scan import FORMS
 from tests.random_specs import SpecMaker, mutate
 
 HERE = Path(__file__).parent
@@ -21,7 +21,7 @@ EVERYWHERE = """
 mesh { W = W W = 2 over W as data W = 3 } dims { W = W W, x = W*W W = _ } let W = W model W(W = W)
 input W, W : W[W, 2] below W [W, W*W(W)] +W output W [W] loss W store "a" over W*W
 value "m".out.W [W] data "a" packed (W = W) optimizer W(W = W) group "a", "b" (W = W)
-learning_rate W(W = W) random fast
+pipeline W { split "a" schedule W(W = W) microbatches W } learning_rate W(W = W) random fast
 accumulate W checkpoint every W keep W keep_every W on_nan skip evaluate every W batches W
 precision { compute = W master = W reduce = W loss_scale = W } schedule { prefetch W }
 cluster { peak W = W }
@@ -76,13 +76,26 @@ def test_every_statement_has_its_form() -> None:
 
 
 @pytest.mark.parametrize(
-    "word", [*FORMS, *LATER, "in", "out", "bytes", "forward", "all_reduce", "auto", "_x"]
+    "word",
+    [
+        *FORMS,
+        "split",
+        "stage",
+        "microbatches",
+        "in",
+        "out",
+        "bytes",
+        "forward",
+        "all_reduce",
+        "auto",
+        "_x",
+    ],
 )
 def test_the_words_of_the_language_are_legal_names(word: str) -> None:
     text = EVERYWHERE.replace("W", word)
     tree, findings = parse(text)
     assert tree is not None, findings
-    assert len(tree.statements) == 21
+    assert len(tree.statements) == 22
 
 
 @pytest.mark.parametrize("text", ['mesh {\n  dp = 2\n}\nlet x = 1\nparam "π*" [dp]\n'])

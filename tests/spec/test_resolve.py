@@ -47,11 +47,8 @@ def test_refused(text: str, wanted: str) -> None:
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_specs_as_users_write_them(path: Path) -> None:
     spec, findings = load_spec(path)
-    if path.stem == "09_llama3d":
-        assert [f.code for f in findings if f.is_error] == ["SH0108"]
-        return
     assert spec is not None
-    assert findings == []
+    assert [finding for finding in findings if finding.severity != "note"] == []
 
 
 def test_names_are_replaced_by_axes_and_values() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -30,7 +30,13 @@ class Split:
         Args:
             layers: the module list; its modules are `layers.0` to `layers.{count - 1}`.
         """
-        return Split({f"{layers}.{i}": i * stages // count for i in range(count)}, stages)
+        return Split.dealt([f"{layers}.{i}" for i in range(count)], stages)
+
+    @staticmethod
+    def dealt(modules: Sequence[str], stages: int) -> Split:
+        """Modules in `stages` runs, none longer than another by more than one."""
+        count = len(modules)
+        return Split({name: i * stages // count for i, name in enumerate(modules)}, stages)
 
 
 def _outwards(module: str) -> Iterator[str]:

@@ -1,0 +1,41 @@
+"""The nodes of `pipeline { ... }`; see `shardlang.grammar.tree`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from shardlang.grammar.leaves import Argument, Ident, Item, Scalar, Text
+
+
+@dataclass(frozen=True, slots=True)
+class Split(Item):
+    """`split "model.layers"`, inside `pipeline`: the layers of module lists, dealt out evenly."""
+
+    lists: tuple[Text, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Order(Item):
+    """`schedule interleaved_1f1b(virtual = 2)`, inside `pipeline`."""
+
+    name: Ident
+    arguments: tuple[Argument, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Microbatches(Item):
+    """`microbatches 16`, inside `pipeline`."""
+
+    count: Scalar
+
+
+PipelineItem: TypeAlias = "Split | Order | Microbatches"
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline(Item):
+    """`pipeline axis { ... }`."""
+
+    axis: Ident
+    items: tuple[PipelineItem, ...]
