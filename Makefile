@@ -14,7 +14,7 @@ install: $(STAMP) ## .venv with shardlang and the tested versions of everything 
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[hf,data,tensorboard,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[hf,data,tensorboard,png,dev]"
 	@touch $@
 
 demo: install ## train the Llama example on 4 processes and compare every step with one process

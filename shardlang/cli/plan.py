@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shardlang.cli.common import Context, common_options
+from shardlang.cli.pictures import check_picture, write_picture
 from shardlang.grammar.render import use_color
 
 if TYPE_CHECKING:
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
 @click.command("plan")
 @click.argument("spec_path", metavar="SPEC")
 @click.option("--against", metavar="SPEC2", help="Show what differs from the plan of SPEC2.")
-@click.option("--memory", metavar="FILE.svg", help="Draw what is alive over the step.")
+@click.option("--memory", metavar="FILE", help="Draw what is alive over the step, as SVG or PNG.")
 @common_options
 def command(context: Context, spec_path: str, against: str | None, memory: str | None) -> None:
     """Show layouts, collectives, bytes and memory of SPEC.
 
     Exits with 1 if an `expect` line of SPEC does not hold.
     """
-    if memory is not None and Path(memory).suffix.lower() != ".svg":
-        raise click.BadParameter(f"'{memory}' does not end in .svg", param_hint="--memory")
+    if memory is not None:
+        check_picture(Path(memory), "--memory")
     from shardlang.plan import plan_document
     from shardlang.plan.expectations import check_expects
 
@@ -67,10 +68,7 @@ def _draw(context: Context, plan: Plan, spec_path: str, path: str) -> None:
     from shardlang.plan.memory_picture import memory_svg
 
     title = f"{Path(spec_path).name}: live bytes on the fullest device"
-    try:
-        Path(path).write_text(memory_svg(plan.memory, title))
-    except OSError as fault:
-        raise click.UsageError(f"cannot write '{path}': {fault.strerror}") from fault
+    write_picture(Path(path), memory_svg(plan.memory, title))
     context.say(f"wrote {path}")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from shardlang.cli.common import Context, common_options
+from shardlang.cli.pictures import check_picture, write_picture
 
 
 @click.command("runs")
@@ -14,22 +15,18 @@ from shardlang.cli.common import Context, common_options
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw loss and throughput into this SVG file.",
+    help="Draw loss and throughput into this file, as SVG or PNG.",
 )
 @common_options
 def command(context: Context, folder: Path, plot: Path | None) -> None:
     """List the runs in FOLDER and below it: where each stands, its last step and loss."""
-    from shardlang.runtime.folder import cannot_write
     from shardlang.runtime.trainer.table import RunRow, picture, runs_in
 
-    if plot is not None and plot.suffix != ".svg":
-        raise click.BadParameter("is drawn as SVG: name a file `….svg`", param_hint="'--plot'")
+    if plot is not None:
+        check_picture(plot, "--plot")
     rows = runs_in(folder)
     if plot is not None:
-        try:
-            plot.write_text(picture(rows), encoding="utf-8")
-        except OSError as error:
-            raise cannot_write(plot, error) from error
+        write_picture(plot, picture(rows))
     if context.is_json:
         context.print_document({"runs": [row.to_json() for row in rows]})
         return

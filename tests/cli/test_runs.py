@@ -83,7 +83,7 @@ def test_a_run_has_a_folder(spec: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert lines[1].split()[:6] == ["whole", "ended", "5", f"{rows[0].loss:.4f}", *speeds]
     curves = ElementTree.parse(picture).getroot().findall("{*}polyline")
     assert [len(curve.get("points", "").split()) for curve in curves] == [5, 5, 5, 5]
-    assert execute(["runs", str(tmp_path / "runs"), "--plot", "curves.png"]) == 2
+    assert execute(["runs", str(tmp_path / "runs"), "--plot", "curves.pdf"]) == 2
     assert execute(["runs", str(tmp_path / "runs"), "--json"]) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["step"] for row in document["runs"]] == [5, 5]

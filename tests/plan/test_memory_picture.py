@@ -63,9 +63,12 @@ def test_the_command_writes_the_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "said"), [("m.png", "does not end in .svg"), ("no/m.svg", "cannot write")]
+    ("file", "status", "said"),
+    [("m.pdf", 2, "does not end in .svg or .png"), ("no/m.svg", 1, "cannot write")],
 )
-def test_what_cannot_be_written_is_refused(tmp_path: Path, file: str, said: str) -> None:
+def test_what_cannot_be_written_is_refused(
+    tmp_path: Path, file: str, status: int, said: str
+) -> None:
     code, _, err = shardlang("plan", str(SPEC), "--memory", str(tmp_path / file))
-    assert code == 2
+    assert code == status
     assert said in err
