@@ -196,10 +196,7 @@ class Program:
         Raises:
             RunError: SH0606, nothing is loaded, or the optimizer cannot be made.
         """
-        from shardlang.training.evaluating import evaluating_of
-
-        when = evaluating_of(self.compiled, seed) if evaluating is None else evaluating
-        return self._loaded().trainer(batches, seed, when)
+        return self._loaded().trainer(batches, seed, evaluating)
 
     def checkpoints(
         self,

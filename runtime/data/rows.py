@@ -58,6 +58,12 @@ class DeviceReader:
         return sharded(held.to(lies.groups.device), lies) if lies.split else held
 
 
+def with_rows(lies: Sharding, rows: int) -> Sharding:
+    """How an input of so many rows lies."""
+    dim = DimLayout.shard(rows, lies.layout.dims[0].axes)
+    return Sharding(lies.layout.replaced(0, dim), lies.groups)
+
+
 class OwnRows(dict[str, object]):
     """A batch of whole shapes, in which a device's own rows alone are filled."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,9 +14,12 @@ from torch import Tensor, nn
 
 from shardlang.runtime.data import LABELS, Batch
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.sharding import Sharding, transport_to_all
+from shardlang.runtime.tensor import Sharded
 from shardlang.runtime.trainer.random_states import RandomStates
 from shardlang.runtime.trainer.step import as_batch, count_tokens
 from shardlang.runtime.trainer.trainees import Trainee
+from shardlang.runtime.watch import named
 from shardlang.runtime.whole import held_shard
 
 LEFT_OUT = -100
@@ -30,11 +34,13 @@ class Evaluating:
         every: after so many steps each.
         count: the batches of an evaluation.
         batches: makes them anew, so that every evaluation sees the same ones.
+        labels: the input of which those count that are not left out.
     """
 
     every: int
     count: int
     batches: Callable[[], Iterable[Batch]]
+    labels: str = LABELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ class Evaluated:
     seconds: float
 
 
-def evaluate(trainee: Trainee, batches: Iterable[Batch], count: int) -> Evaluated:
+def evaluate(trainee: Trainee, on: Evaluating) -> Evaluated:
     """The mean of the losses of some batches, each weighted by its tokens that count. Collective.
 
     Modes, buffers and random generators are afterwards as they were.
@@ -62,9 +68,9 @@ def evaluate(trainee: Trainee, batches: Iterable[Batch], count: int) -> Evaluate
     total, tokens = 0.0, 0
     with torch.no_grad(), unchanged(trainee.module):
         trainee.module.eval()
-        for whole in itertools.islice(batches, count):
+        for whole in itertools.islice(on.batches(), on.count):
             for part in trainee.parts(as_batch(whole)):
-                loss, weight = trainee.loss(part), counted(part)
+                loss, weight = trainee.loss(part), counted(part, on.labels)
                 if loss is None:
                     raise RunError(
                         "SH0631",
@@ -82,12 +88,23 @@ def evaluate(trainee: Trainee, batches: Iterable[Batch], count: int) -> Evaluate
     return Evaluated(total / tokens, tokens, time.perf_counter() - began)
 
 
-def counted(batch: Batch) -> int:
-    """The labels of a batch that are not left out; all of its tokens, where it has no labels."""
-    labels = batch.get(LABELS)
-    if isinstance(labels, Tensor) and not labels.is_floating_point():
-        return int((labels != LEFT_OUT).sum())
-    return count_tokens(batch)
+def counted(batch: Batch, name: str = LABELS) -> int:
+    """The labels of a batch that are not left out; all of its tokens, where it has no labels.
+
+    Collective where each device holds its own rows.
+    """
+    labels = batch.get(name)
+    if not isinstance(labels, Tensor) or labels.is_floating_point():
+        return count_tokens(batch)
+    found = (held_shard(labels) != LEFT_OUT).sum()
+    return int(_of_all(found, labels.sharding) if isinstance(labels, Sharded) else found)
+
+
+def _of_all(found: Tensor, lies: Sharding) -> Tensor:
+    """The count of a whole tensor from those of the shards, each of which several may hold."""
+    shards = math.prod(axis.size for axis in lies.layout.sharded)
+    total = named("count of the labels", transport_to_all(lies.groups).all_reduce, found)
+    return total // (lies.groups.mesh.devices // shards)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from shardlang.ir.optimizers import UpdateRule
 from shardlang.ir.precision import OWN_TYPES, Precision
 from shardlang.runtime.data import Batch, Reader
-from shardlang.runtime.data.rows import DeviceReader
+from shardlang.runtime.data.rows import DeviceReader, with_rows
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import ShardedOptimizer
@@ -103,6 +103,11 @@ class ShardedTrainee:
     def reader(self) -> Reader:
         """What this device reads of a whole batch."""
         return DeviceReader(self._variants.declared.inputs)
+
+    def part_reader(self, rows: int) -> Reader:
+        """What this device reads of a whole batch of so many rows, for the forward alone."""
+        declared = self._variants.declared.inputs
+        return DeviceReader({name: with_rows(lies, rows) for name, lies in declared.items()})
 
     def prepare(self, batch: Batch) -> Batch:
         """This device's shards; every input that is declared must be there."""

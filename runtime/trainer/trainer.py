@@ -161,7 +161,7 @@ class Trainer:
                 "nothing says what to evaluate on",
                 help="write `evaluate every 500 batches 20`, or give `evaluating`",
             )
-        return evaluate(self.trainee, self.evaluating.batches(), self.evaluating.count)
+        return evaluate(self.trainee, self.evaluating)
 
     def state(self) -> States:
         """What the run is saved and resumed by, as it is after the last step.

@@ -22,7 +22,7 @@ from shardlang.runtime.errors import RunError
 from shardlang.runtime.held import Held
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.sharding import Sharding
-from shardlang.runtime.tensor import own, sharded
+from shardlang.runtime.tensor import Sharded, own, sharded
 from shardlang.runtime.trainer.trainees import ShardedTrainee
 from shardlang.runtime.whole import held_shard
 
@@ -89,10 +89,12 @@ class AccumulatedTrainee(ShardedTrainee):
         return batch
 
     def parts(self, batch: Batch) -> Iterable[Batch]:
-        """The microbatches, as far as the rows go."""
+        """The microbatches, as far as the rows go; a batch that lies on the devices is one."""
         assert self._compiled.spec.accumulate is not None, "there are several microbatches"
         count = self._compiled.spec.accumulate.count
         given = {one.name: batch[one.name] for one in self._declared.inputs if one.name in batch}
+        if any(isinstance(x, Sharded) for x in given.values()):
+            return [batch]
         first = next((x for x in given.values() if isinstance(x, Tensor) and x.dim()), None)
         if first is None or len(first) < count:
             return [batch]

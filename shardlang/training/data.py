@@ -89,12 +89,20 @@ def shared_stream(
 
 
 def evaluation_stream(
-    compiled: Compiled, seed: int, path: Path | None = None, reader: Reader | None = None
+    compiled: Compiled,
+    seed: int,
+    path: Path | None = None,
+    reader: Reader | None = None,
+    parts: int = 1,
 ) -> Stream:
     """The batches to evaluate on, from the same place and in the same order each time.
 
     From another file, or from the part of the spec's data that `validation` keeps; without any
     data, batches as the run trains on, of another seed.
+
+    Args:
+        reader: what a device reads of each; None for all of it.
+        parts: into how many equal batches those of the spec are cut.
 
     Raises:
         RunError: SH0605, the spec's data keeps no part for validation, or too small a one.
@@ -112,7 +120,8 @@ def evaluation_stream(
         )
     held_out = Part(samples, len(samples) - kept, len(samples))
     order = Order(kept, seed, shuffle=False, drop_last=True)
-    return SampleStream(held_out, _rows(compiled), order, reader or _whole(compiled), 0)
+    rows = _rows(compiled) // parts
+    return SampleStream(held_out, rows, order, reader or _whole(compiled), 0)
 
 
 def samples_of(compiled: Compiled, stated: DataDecl) -> Samples:

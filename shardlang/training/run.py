@@ -24,7 +24,6 @@ from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.stop import Stop
-from shardlang.runtime.trainer.evaluation import Evaluating
 from shardlang.runtime.trainer.plain import PlainTrainee
 from shardlang.runtime.trainer.recipe import Recipe
 from shardlang.runtime.trainer.records import Record
@@ -123,7 +122,7 @@ class Run:
         trainee = trainee_of(self.compiled, module, self.recipe.seed)
         around = iter if stop is None else stop.batches
         stream = shared_stream(self.compiled, trainee, self.recipe.seed, self.data)
-        when = self._evaluating()
+        when = evaluating_of(self.compiled, self.recipe.seed, self.data, trainee)
         return Trainer(trainee, stream, self.recipe, evaluating=when, around=around)
 
     def reference(self, show: Show, device: torch.device | None = None) -> list[Record]:
@@ -134,11 +133,9 @@ class Run:
         trainee = plain_trainee(self.compiled, self.recipe.seed, device)
         whole = stream_of(self.compiled, self.recipe.seed, self.data)
         alone = replace(self.recipe, work=None)
-        trainer = Trainer(trainee, whole, alone, evaluating=self._evaluating())
+        when = evaluating_of(self.compiled, self.recipe.seed, self.data)
+        trainer = Trainer(trainee, whole, alone, evaluating=when)
         return list(show(trainer.steps(self.recipe.steps)))
-
-    def _evaluating(self) -> Evaluating | None:
-        return evaluating_of(self.compiled, self.recipe.seed, self.data)
 
 
 def summary(run: Run, module: ShardedModule, records: list[Record]) -> dict[str, object]:

@@ -23,6 +23,7 @@ from shardlang.runtime.trainer.trainees import ShardedTrainee
 from shardlang.runtime.trainer.trainer import Trainer
 from shardlang.training.accumulated import AccumulatedTrainee
 from shardlang.training.data import shared_stream
+from shardlang.training.evaluating import evaluating_of
 from shardlang.training.recipe import recipe_of
 
 
@@ -85,9 +86,12 @@ class Training:
 
         Args:
             batches: None for those of the spec.
+            evaluating: None for what the spec says.
         """
         if batches is None:
             batches = shared_stream(self._compiled, self._trainee, seed)
+        if evaluating is None:
+            evaluating = evaluating_of(self._compiled, seed, trainee=self._trainee)
         return Trainer(
             self._trainee,
             batches,

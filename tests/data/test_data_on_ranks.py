@@ -15,7 +15,7 @@ from shardlang.runtime.data import Order, Place
 from shardlang.runtime.trainer.plain import PlainTrainee
 from shardlang.runtime.trainer.recipe import Recipe
 from shardlang.runtime.trainer.trainer import Trainer
-from shardlang.training.data import stream_of
+from shardlang.training.data import samples_of, stream_of
 from tests.data import data_on_ranks
 
 WINDOWS = 23
@@ -64,6 +64,35 @@ def test_each_rank_reads_its_own_rows(ran: list[Any], name: str) -> None:
         found = ran[rank][name]["read"]
         assert len(found) >= len(rows) * data_on_ranks.STEPS // 2
         assert found == want[: len(found)]
+
+
+READ = {
+    "rows": ([0, 1, 2, 5, 6, 7], [3, 4, 8, 9]),
+    "all by both": (range(10), range(10)),
+    "parts": ([0, 1, 3, 4, 6, 7, 9, 10], [2, 5, 8, 11]),
+    "uneven parts": (range(10), range(10)),
+}
+"""The held-out windows that each rank reads, in two batches."""
+
+
+@pytest.mark.parametrize("name", data_on_ranks.EVALUATED)
+def test_an_evaluation_reads_own_rows_and_counts_each_label_once(
+    ran: list[Any], tokens: Path, name: str
+) -> None:
+    """The mean over all labels of the two batches that are not left out."""
+    stated = f"mesh {{ dp = 1 }} {data_on_ranks.statement(str(tokens))}"
+    samples = samples_of(program := trained.program(stated).compiled, program.spec.data)
+    first = len(samples) - 12
+    with data_on_ranks.Noted():
+        rows = data_on_ranks.EVALUATED[name][1]
+        whole = samples.read(np.arange(first, first + 2 * rows), ["ids", "labels"])
+    kept = int((whole["labels"] != -100).sum())
+    loss = float(trained.seeded().eval()(**whole)["loss"].detach())
+    for rank, want in zip(ran, READ[name], strict=True):
+        for found, tokens_counted, read in rank["evaluated"][name]["found"]:
+            assert found == pytest.approx(loss, rel=1e-12)
+            assert tokens_counted == kept < 8 * rows
+            assert read == [first + number for number in want]
 
 
 def test_ranks_that_read_other_data_are_told_so(ran: list[Any]) -> None:

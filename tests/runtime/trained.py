@@ -61,9 +61,11 @@ def noise() -> float:
     return float(torch.rand(())) + random.random() + float(np.random.rand())
 
 
-def program(stated: str, dropout: float = 0.0, dtype: torch.dtype = torch.float64) -> Program:
+def program(
+    stated: str, dropout: float = 0.0, dtype: torch.dtype = torch.float64, rows: int = ROWS
+) -> Program:
     """The model under a spec: what stands in it beside the inputs."""
     path = Path(mkdtemp()) / "spec.shard"
-    inputs = f"input ids : i64[{ROWS}, 4] below 11 [dp, _] input labels : i64[{ROWS}, 4] [dp, _]"
+    inputs = f"input ids : i64[{rows}, 4] below 11 [dp, _] input labels : i64[{rows}, 4] [dp, _]"
     path.write_text(f"{inputs}\n{stated}\n")
     return shardlang.compile(path, model=lambda: seeded(dropout, dtype))
