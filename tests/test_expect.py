@@ -11,7 +11,8 @@ from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.plan.expectations import check_expects
-from shardlang.plan.types import CollectiveRow, Memory, Phase, Plan, TensorRow
+from shardlang.plan.moments import Memory, Phase
+from shardlang.plan.types import CollectiveRow, Plan, TensorRow
 from shardlang.spec import load_spec_text
 
 BASE = 'mesh { dp = 2 tp = 4 } model "m.py:f" input x : f32[8, 16] [dp, tp] expect {\n'

@@ -27,7 +27,8 @@ from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.leaf import Leaf, LeafKind
 from shardlang.ir.records import Stated
 from shardlang.plan import Plan, plan_of
-from shardlang.plan.types import OPS, Phase
+from shardlang.plan.moments import Phase
+from shardlang.plan.types import OPS
 from shardlang.plan.values import value_name
 
 PROGRAMS = Path(__file__).parent / "programs"

@@ -12,23 +12,16 @@ import functools
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-import torch
 from torch import fx
 
-from shardlang.cost.effects import Held, TensorType, Value, held_by
+from shardlang.cost.effects import Held, TensorType, held_by
+from shardlang.cost.flops import flops_of, types_in
 from shardlang.cost.replay import Replay
 from shardlang.cost.ring import sent_bytes
-from shardlang.ir.arguments import Args, Kwargs
-from shardlang.ir.compat import tree_map_only
 from shardlang.ir.graph import is_item
-from shardlang.ir.node import NodeInfo, info, set_info
-from shardlang.ir.rewriter import Rewriter
-from shardlang.ir.step import Operand, StepProgram, collectives_of, is_collective, record
-from shardlang.ir.traits import OpKind
+from shardlang.ir.node import info
+from shardlang.ir.step import StepProgram, collectives_of, is_collective
 from shardlang.passes.weigh.network import FLOPS_PER_BYTE
-from shardlang.rules.call import Call
-from shardlang.rules.registry import find
-from shardlang.rules.schema import Operator
 from shardlang.vjp.by_itself import by_itself
 
 
@@ -104,17 +97,17 @@ class Prices:
         types = tuple(self._type(n) for n in operands if self._is_tensor(n))
         if is_collective(node) or len(types) < len(operands):
             return 0
-        return _flops_of(node, types, self.replay.made[node])
+        return flops_of(node, types, self.replay.made[node])
 
     def _size(self, node: fx.Node) -> int:
-        return sum(one.bytes for one in _types(self.replay.made.get(node)))
+        return sum(one.bytes for one in types_in(self.replay.made.get(node)))
 
     def _is_tensor(self, node: fx.Node) -> bool:
         value = self.replay.made.get(node)
         return isinstance(value, Held) and isinstance(value.type, TensorType)
 
     def _type(self, node: fx.Node) -> TensorType:
-        (found,) = _types(self.replay.made[node])
+        (found,) = types_in(self.replay.made[node])
         return found
 
 
@@ -122,45 +115,3 @@ def _replayed(program: StepProgram, coord: dict[str, int]) -> Replay:
     made = Replay(program, coord, "gloo")
     made.run()
     return made
-
-
-def _types(value: Value) -> list[TensorType]:
-    """The types of the tensors of a value."""
-    if isinstance(value, Held):
-        return [value.type] if isinstance(value.type, TensorType) else []
-    return [found for one in value or () for found in _types(one)]
-
-
-def _flops_of(node: fx.Node, types: tuple[TensorType, ...], made: Value) -> int:
-    """The operations of a call on shards, as the rule of its op counts them."""
-    target, args, kwargs = _called(node)
-    rule = find(target)
-    if rule is None or (rule.flops is None and rule.kind is not OpKind.PRODUCT):
-        return 0
-    results = [_shape_of(one) for one in _types(made)]
-    edit = Rewriter(fx.Graph())
-    operands = iter([_placed(edit.graph, one) for one in types])
-    args, kwargs = tree_map_only((fx.Node, Operand), lambda _: next(operands), (args, kwargs))
-    value = results[0] if isinstance(made, Held) or target is not node.target else results
-    call = edit.add(target, args, kwargs, record=NodeInfo(value))
-    return rule.bind(Call(call)).flops()
-
-
-def _called(node: fx.Node) -> tuple[Operator, Args, Kwargs]:
-    """The op that a node calls, or records."""
-    if node.target is not record:
-        assert callable(node.target)
-        return node.target, node.args, node.kwargs
-    target, args, kwargs = node.args[:3]
-    assert callable(target) and isinstance(args, tuple) and isinstance(kwargs, dict)
-    return target, args, kwargs
-
-
-def _placed(graph: fx.Graph, of: TensorType) -> fx.Node:
-    made = graph.placeholder("operand")
-    set_info(made, NodeInfo(_shape_of(of)))
-    return made
-
-
-def _shape_of(one: TensorType) -> torch.Tensor:
-    return torch.empty(one.shape, dtype=one.dtype, device="meta")

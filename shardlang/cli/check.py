@@ -32,13 +32,7 @@ def command(context: Context, spec_path: str, no_model: bool) -> None:
 def _check_with_model(context: Context, spec: Spec) -> None:
     """Compile, cut the batch where that is stated, and compare the plan with the expectations."""
     compiled = context.compile(spec)
-    if spec.pipeline is not None:
-        from shardlang.compiler.pipelined import pipelined
-
-        pipelined(compiled)
-    elif spec.accumulate is None and not spec.expects:
-        return
-    if spec.pipeline is not None and not spec.expects:
+    if not spec.expects and spec.accumulate is None:
         return
     from shardlang.plan import plan_of
     from shardlang.plan.expectations import check_expects

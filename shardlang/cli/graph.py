@@ -72,7 +72,7 @@ def command(
     from shardlang.compiler.pipelined import refuse_pipeline
     from shardlang.graph.draw import STAGES as PASSES
     from shardlang.graph.picture import Drawn
-    from shardlang.plan.types import Phase
+    from shardlang.plan.moments import Phase
 
     drawn = Drawn(stage)
     compiled = context.compile(context.load_spec(spec_path), PASSES[drawn])

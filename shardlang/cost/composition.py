@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 
 from torch import fx
 
+from shardlang.cost.heap import Heap
 from shardlang.cost.replay import Replay
 from shardlang.ir.collective import Collective
 from shardlang.ir.collective import Kind as Change
@@ -35,36 +36,44 @@ class Kind(str, Enum):
     __str__ = str.__str__
 
 
-_LEAVES = {LeafKind.PARAM: Kind.PARAMETERS, LeafKind.INPUT: Kind.INPUTS}
+LEAVES = {LeafKind.PARAM: Kind.PARAMETERS, LeafKind.INPUT: Kind.INPUTS}
 """Kinds of leaves that are neither buffers nor constants."""
 
 
 def compositions(replay: Replay) -> Iterator[Mapping[Kind, int]]:
     """For each statement, the bytes of each kind when it holds the most."""
     known = _Kinds(replay)
-    kinds = [known.of(number) for number in range(len(replay.storages))]
+    return over_time(replay, [known.of(number) for number in range(len(replay.storages))])
+
+
+def over_time(heap: Heap, kinds: Sequence[Kind]) -> Iterator[Mapping[Kind, int]]:
+    """For each statement, the bytes of each kind when it holds the most.
+
+    Args:
+        kinds: of every storage.
+    """
     born, died = defaultdict[int, list[int]](list), defaultdict[int, list[int]](list)
-    for number, storage in enumerate(replay.storages):
+    for number, storage in enumerate(heap.storages):
         born[storage.born].append(number)
         if storage.died is not None:
             died[storage.died].append(number)
     now = Counter[Kind]()
-    for place, statement in enumerate([None, *replay.statements], -1):
+    for place, statement in enumerate([None, *heap.statements], -1):
         for number in born[place]:
-            now[kinds[number]] += replay.storages[number].bytes
+            now[kinds[number]] += heap.storages[number].bytes
         if statement is not None:
-            made = sum(replay.storages[number].bytes for number in born[place])
-            beside = _kind_within(statement.node)
+            made = sum(heap.storages[number].bytes for number in born[place])
+            beside = kind_within(statement.node)
             yield now + Counter({beside: max(statement.inside - made, 0)})
         for number in died[place]:
-            now[kinds[number]] -= replay.storages[number].bytes
+            now[kinds[number]] -= heap.storages[number].bytes
 
 
 class _Kinds:
     """The kinds of the storages of a step."""
 
     def __init__(self, replay: Replay) -> None:
-        self._replay, self._gathered = replay, _gathered(replay.program)
+        self._replay, self._gathered = replay, gathered_in(replay.program)
         self._leaves = {leaf.node: leaf.kind for leaf in replay.program.leaves}
 
     def of(self, number: int) -> Kind:
@@ -72,17 +81,17 @@ class _Kinds:
         replay, maker = self._replay, self._replay.storages[number].maker
         if maker is not None and maker.op == "placeholder":
             kind = self._leaves.get(maker.name)
-            return Kind.OUTPUTS if kind is None else _LEAVES.get(kind, Kind.BUFFERS)
+            return Kind.OUTPUTS if kind is None else LEAVES.get(kind, Kind.BUFFERS)
         if number in replay.gradients:
             return Kind.GRADIENTS
         if number in replay.returned:
             return Kind.OUTPUTS
         if maker in self._gathered:
             return Kind.GATHERED
-        return Kind.SAVED if number in replay.saved else _kind_within(maker)
+        return Kind.SAVED if number in replay.saved else kind_within(maker)
 
 
-def _kind_within(node: fx.Node | None) -> Kind:
+def kind_within(node: fx.Node | None) -> Kind:
     """The kind of what a statement needs for itself."""
     sends = node is not None and (is_collective(node) or is_wait(node))
     return Kind.COMMUNICATION if sends else Kind.TEMPORARIES
@@ -92,7 +101,7 @@ def _keeps_all(collective: Collective) -> bool:
     return collective.sends or collective.kind is Change.NOTHING
 
 
-def _gathered(program: StepProgram) -> set[fx.Node]:
+def gathered_in(program: StepProgram) -> set[fx.Node]:
     """The collectives that send parameters, and the waits for them."""
     kinds = {leaf.node: leaf.kind for leaf in program.leaves}
     nodes = program.graph.find_nodes(op="placeholder")

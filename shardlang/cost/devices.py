@@ -19,7 +19,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Coord
 from shardlang.ir.step import StepProgram, collectives_of, is_collective
 
-_Trait = Callable[[Coord], Hashable]
+Trait = Callable[[Coord], Hashable]
 """Something of a device on which the memory that it needs depends."""
 
 _BY_PLACE = (Kind.PERMUTE, Kind.EXCHANGE, Kind.HALO, Kind.FOLD)
@@ -28,14 +28,19 @@ _BY_PLACE = (Kind.PERMUTE, Kind.EXCHANGE, Kind.HALO, Kind.FOLD)
 
 def unlike_devices(program: StepProgram) -> list[Coord]:
     """The first device of each kind, where all devices of a kind hold the same number of bytes."""
-    layouts = {layout for leaf in program.leaves for layout in (leaf.layout, leaf.at_rest)}
-    traits = [_shape(layout) for layout in layouts if not _is_even(layout)]
-    traits += [trait for one in _collectives(program) for trait in _of_collective(one)]
-    traits += [trait for one in _numbers(program) for trait in _of_number(one)]
+    traits = traits_of(program)
     found: dict[tuple[Hashable, ...], Coord] = {}
     for coord in program.mesh.coords():
         found.setdefault(tuple(trait(coord) for trait in traits), coord)
     return list(found.values())
+
+
+def traits_of(program: StepProgram) -> list[Trait]:
+    """All on which the memory that a step takes depends."""
+    layouts = {layout for leaf in program.leaves for layout in (leaf.layout, leaf.at_rest)}
+    traits = [_shape(layout) for layout in layouts if not _is_even(layout)]
+    traits += [trait for one in _collectives(program) for trait in _of_collective(one)]
+    return traits + [trait for one in _numbers(program) for trait in _of_number(one)]
 
 
 def _collectives(program: StepProgram) -> set[Collective]:
@@ -61,11 +66,11 @@ def _is_even(layout: Layout) -> bool:
     return all(dim.even for dim in layout.dims)
 
 
-def _shape(layout: Layout) -> _Trait:
+def _shape(layout: Layout) -> Trait:
     return layout.local_shape
 
 
-def _of_collective(one: Collective) -> Iterator[_Trait]:
+def _of_collective(one: Collective) -> Iterator[Trait]:
     names = [axis.name for axis in one.axes]
     if one.kind is Kind.FIRST:
         yield lambda coord: any(coord[name] for name in names)
@@ -78,7 +83,7 @@ _NUMBERS = (LocalSize, LocalIndices, LocalShard, ByPart, ListByPart, Combined)
 """Arguments that may be sizes; where a shard starts, and which it is, costs no memory."""
 
 
-def _of_number(one: object) -> Iterator[_Trait]:
+def _of_number(one: object) -> Iterator[Trait]:
     if isinstance(one, (LocalSize, ByPart, Combined)):
         yield one.at
     if isinstance(one, (LocalIndices, ListByPart)):

@@ -6,7 +6,7 @@ is freed behind the last statement that reads it, and at once where none does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -44,9 +44,14 @@ class Half:
 
 def half_of(program: StepProgram, calls: StepCalls, *, backward: bool) -> Half:
     """The forward or the backward of a step."""
+    return part_of((n for n in program.graph.nodes if info(n).backward is backward), calls)
+
+
+def part_of(nodes: Iterable[fx.Node], calls: StepCalls) -> Half:
+    """Some nodes of a graph, in order, as a part that is run by itself."""
     half, last = Half(), dict[fx.Node, fx.Node]()
-    for node in program.graph.nodes:
-        if node.op != "call_function" or info(node).backward is not backward or node in half.same:
+    for node in nodes:
+        if node.op != "call_function" or node in half.same:
             continue
         if calls.does_nothing(node):
             half.same.update((made, half.variable(source)) for made, source in _kept(node))

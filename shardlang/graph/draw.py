@@ -22,7 +22,7 @@ from shardlang.graph.read import Reader
 from shardlang.graph.repeats import fold_repeats
 from shardlang.graph.step_picture import step_picture
 from shardlang.passes.pipeline import PIPELINE, PROPAGATE, Pass
-from shardlang.plan.types import Phase
+from shardlang.plan.moments import Phase
 
 if TYPE_CHECKING:
     from shardlang.compiler.driver import Compiled

@@ -29,7 +29,7 @@ from shardlang.graph.update_picture import CLIP, GRADIENTS, OPTIMIZER, update_pi
 from shardlang.ir.accumulated import Piece
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.node import returned_nodes
-from shardlang.plan.types import Phase
+from shardlang.plan.moments import Phase
 
 Fold = Callable[[Picture], Picture]
 

@@ -2,7 +2,8 @@
 
 from shardlang.plan.collect import make_plan, plan_of
 from shardlang.plan.document import plan_document
-from shardlang.plan.types import CollectiveRow, Memory, Plan, TensorRow, Value
+from shardlang.plan.moments import Memory
+from shardlang.plan.types import CollectiveRow, Plan, TensorRow, Value
 
 __all__ = [
     "CollectiveRow",

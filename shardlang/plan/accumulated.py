@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from torch import fx
 
@@ -12,31 +13,55 @@ from shardlang.ir.accumulated import AccumulatedStep
 from shardlang.ir.collective import Collective, Kind
 from shardlang.ir.mesh import joined
 from shardlang.ir.node import info
-from shardlang.ir.step import collectives_of, is_collective
+from shardlang.ir.pipeline.staged import StagedStep
+from shardlang.ir.step import StepProgram, collectives_of, is_collective
 from shardlang.plan.calls import Part
 from shardlang.plan.flights import flights_of
-from shardlang.plan.types import CollectiveRow, Phase
+from shardlang.plan.moments import Phase
+from shardlang.plan.types import CollectiveRow
 
 
 def accumulated_parts(step: AccumulatedStep) -> list[Part]:
     """The calls of all microbatches, and those of all together, in the order of the run."""
-    times = step.axis.size
-    each, once = f"for each of {times} microbatches", f"once for all {times} microbatches"
-    forward = [node for node in step.main.graph.nodes if not info(node).backward]
-    backward = [node for node in step.main.graph.nodes if info(node).backward]
+    times, (each, once) = step.axis.size, _when(step)
     early = "a total that the microbatches need first"
     return [
         ([*_rows(step.early.graph.nodes, Phase.FORWARD, times, f"{early}, {each}")], times),
-        (
-            [
-                *_rows(forward, Phase.FORWARD, times, each),
-                *_rows(backward, Phase.BACKWARD, times, each),
-            ],
-            times,
-        ),
+        ([*_of_microbatch(step.main, times, each)], times),
         ([*_rows(step.finish.graph.nodes, Phase.FORWARD, 1, once)], 1),
         ([*_rows(step.reduce.graph.nodes, Phase.BACKWARD, 1, f"gradients, {once}")], 1),
     ]
+
+
+def pipeline_parts(step: StagedStep) -> list[Part]:
+    """The calls of every stage: of each microbatch, and of all together.
+
+    In which order a device makes those of its stages, the schedule says.
+    """
+    whole = step.whole
+    before, _, finish, _ = accumulated_parts(whole)
+    each, once = _when(whole)
+    parts = [before]
+    for stage in step.stages:
+        rows = _of_microbatch(stage.step, whole.axis.size, each)
+        parts.append(([replace(row, stage=stage.number) for row in rows], whole.axis.size))
+    parts.append(finish)
+    for number, piece in enumerate(step.reduces):
+        rows = _rows(piece.graph.nodes, Phase.BACKWARD, 1, f"gradients, {once}")
+        parts.append(([replace(row, stage=number) for row in rows], 1))
+    return parts
+
+
+def _when(step: AccumulatedStep) -> tuple[str, str]:
+    times = step.axis.size
+    return f"for each of {times} microbatches", f"once for all {times} microbatches"
+
+
+def _of_microbatch(step: StepProgram, times: int, each: str) -> Iterator[CollectiveRow]:
+    """Forward and backward."""
+    for phase, backward in ((Phase.FORWARD, False), (Phase.BACKWARD, True)):
+        nodes = [node for node in step.graph.nodes if info(node).backward is backward]
+        yield from _rows(nodes, phase, times, each)
 
 
 def _rows(

@@ -20,9 +20,10 @@ from shardlang.ir.step import StepProgram, collectives_of, is_collective
 from shardlang.passes.step.write_update import write_update
 from shardlang.plan.bounds import Bounds
 from shardlang.plan.flights import flights_of
+from shardlang.plan.moments import Phase
 from shardlang.plan.names import Names, module_of
 from shardlang.plan.reasons import Reasons
-from shardlang.plan.types import CollectiveRow, Phase
+from shardlang.plan.types import CollectiveRow
 
 Part = tuple[list[CollectiveRow], int]
 """Calls in the order in which a device makes them, and how often it makes them all in turn."""

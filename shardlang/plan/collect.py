@@ -12,13 +12,16 @@ from shardlang.ir.accumulated import AccumulatedStep
 from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.mesh import joined
 from shardlang.ir.optimizers import ASSUMED, UpdateRule
+from shardlang.ir.pipeline.staged import StagedStep
 from shardlang.ir.program import LocalProgram
-from shardlang.plan.accumulated import accumulated_parts
+from shardlang.plan.accumulated import accumulated_parts, pipeline_parts
 from shardlang.plan.calls import Part, step_parts, update_parts
 from shardlang.plan.groups import groups_of
 from shardlang.plan.memory import memory_of, step_to_measure
+from shardlang.plan.moments import Memory
 from shardlang.plan.names import Names
 from shardlang.plan.recomputed import recomputed_of
+from shardlang.plan.stage_types import PipelinePlan
 from shardlang.plan.types import Plan, Stretch, TensorRow, Value
 from shardlang.plan.values import module_values
 
@@ -33,6 +36,7 @@ def make_plan(
     train: bool = True,
     master: torch.dtype | None = None,
     accumulated: AccumulatedStep | None = None,
+    stages: tuple[StagedStep, PipelinePlan] | None = None,
 ) -> Plan:
     """The plan of a program.
 
@@ -42,25 +46,36 @@ def make_plan(
         train: whether there is a backward at all.
         master: the type of the master weights of narrower parameters.
         accumulated: the step where it has several microbatches.
+        stages: the step where several stages compute it, and what they cost.
     """
     found = dict(values or {})
     names = Names.of(program, {value.node: name for name, value in reversed(found.items())})
     step, whole = step_to_measure(program, train)
-    if accumulated is None:
-        parts = step_parts(program, names, step)
-    else:
+    if stages is not None:
+        parts = pipeline_parts(stages[0])
+    elif accumulated is not None:
         parts = accumulated_parts(accumulated)
+    else:
+        parts = step_parts(program, names, step)
     parts += update_parts(program, names, rule) if train else []
     rows = tuple(row for made, _ in parts for row in made)
+    pipeline = None if stages is None else stages[1]
+
+    def measure() -> Memory:
+        if pipeline is not None:
+            return max(pipeline.memories, key=lambda one: one.peak_bytes)
+        return memory_of(program, step, whole, rule, accumulated, master)
+
     return Plan(
         program.mesh,
         frozenset(axis.name for axis in joined(sorted(program.data_axes))),
         (*_leaves(program), *_values(found), *_results(program)),
         rows,
-        functools.cache(lambda: memory_of(program, step, whole, rule, accumulated, master)),
+        functools.cache(measure),
         recomputed_of(program, step, train),
         tuple(_stretches(parts)),
         groups_of(program, rule) if train else (),
+        pipeline,
     )
 
 
@@ -68,18 +83,23 @@ def plan_of(compiled: Compiled) -> Plan:
     """The plan of a compiled spec.
 
     Raises:
-        CompileError: the batch cannot be cut into microbatches, or the spec has a pipeline.
+        CompileError: the batch cannot be cut into microbatches, or the model into stages.
     """
     from shardlang.compiler.accumulate import accumulated, accumulated_step
-    from shardlang.compiler.pipelined import refuse_pipeline
+    from shardlang.compiler.pipelined import pipelined
+    from shardlang.plan.stages import pipeline_plan
 
-    refuse_pipeline(compiled.spec, "`plan`")
     program, rule = compiled.program, compiled.rule
     values = module_values(compiled.captured, compiled.graph)
     master = program.step.precision.master
-    stated, step = compiled.spec.accumulate, None
-    if stated is not None and stated.count > 1 and compiled.train and program.loss:
-        step = accumulated_step(accumulated(compiled))
+    stated = compiled.spec.accumulate
+    if not (stated is not None and stated.count > 1 and compiled.train and program.loss):
+        return make_plan(program, values, rule, compiled.train, master)
+    if compiled.spec.pipeline is not None:
+        made = pipelined(compiled)
+        stages = made.step, pipeline_plan(compiled, made)
+        return make_plan(program, values, rule, compiled.train, master, stages=stages)
+    step = accumulated_step(accumulated(compiled))
     return make_plan(program, values, rule, compiled.train, master, step)
 
 

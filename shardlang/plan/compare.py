@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from shardlang.plan.document import plan_document
+from shardlang.plan.moments import Phase
 from shardlang.plan.totals import Total, total_of, totals_json, totals_of
-from shardlang.plan.types import CollectiveRow, Phase, Plan, TensorRow
+from shardlang.plan.types import CollectiveRow, Plan, TensorRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from shardlang.ir.node import info, tensor_of
 from shardlang.plan import CollectiveRow, plan_of
 from shardlang.plan.expectations import FULL_GATHER, selects
 from shardlang.plan.fold import fold, join_sentences, skeleton_of_sentence
+from shardlang.plan.moments import Phase
 from shardlang.plan.text import bytes_text
-from shardlang.plan.types import Phase
 from shardlang.spec.types import ExpectForbid, Spec
 
 

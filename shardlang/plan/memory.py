@@ -23,7 +23,7 @@ from shardlang.ir.step import StepProgram
 from shardlang.ir.values import sources
 from shardlang.passes.step.differentiate import differentiate
 from shardlang.passes.step.write_step import write_step
-from shardlang.plan.types import Memory, Moment, Phase
+from shardlang.plan.moments import Memory, Moment, Phase
 
 
 def memory_of(

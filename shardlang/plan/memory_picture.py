@@ -9,9 +9,9 @@ from itertools import groupby
 
 from shardlang.cost.composition import Kind
 from shardlang.plan.module_ticks import ticks_of
+from shardlang.plan.moments import Memory, Moment, Phase
 from shardlang.plan.render_memory import place_of
 from shardlang.plan.text import bytes_text
-from shardlang.plan.types import Memory, Moment, Phase
 
 _COLORS = {
     Kind.PARAMETERS: "#4e79a7",

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from shardlang.cost.links import seconds_of
 from shardlang.ir.mesh import BANDWIDTHS
+from shardlang.plan.busiest import busiest, busiest_rank, transfers_by
 from shardlang.plan.fold import (
     fold,
     join_names,
@@ -21,10 +22,12 @@ from shardlang.plan.fold import (
     split_prefix,
 )
 from shardlang.plan.groups import group_lines
+from shardlang.plan.moments import Phase
 from shardlang.plan.render_memory import print_memory, recomputed_text
+from shardlang.plan.render_stages import print_stages
 from shardlang.plan.text import bytes_text, mesh_lines, seconds_text, shape_text
 from shardlang.plan.totals import Total, bound_of, total_of, totals_of
-from shardlang.plan.types import CollectiveRow, Phase, Plan, TensorRow
+from shardlang.plan.types import CollectiveRow, Plan, TensorRow
 
 _KINDS = {
     "param": "parameters, as they lie at rest",
@@ -52,11 +55,13 @@ def render_plan(plan: Plan, color: bool = False, width: int = 80) -> str:
         if rows:
             heading(console, title)
             console.print(Padding(tensor_table(rows, console.width - 2), (0, 0, 0, 2)))
+    if plan.pipeline is not None:
+        print_stages(console, plan.pipeline)
     for phase in Phase:
         _phase(console, plan, phase)
     _totals(console, plan)
     _groups(console, plan)
-    heading(console, "memory on the fullest device")
+    heading(console, f"memory on the fullest device{_of_fullest(plan)}")
     print_memory(console, plan.memory)
     if plan.recomputed is not None:
         console.print(Padding(recomputed_text(plan.recomputed), (0, 0, 0, 2)), style="dim")
@@ -141,18 +146,30 @@ def _phase(console: Console, plan: Plan, phase: Phase) -> None:
     rows = plan.select(phase=phase)
     if not rows:
         return
-    total = total_of(rows)
+    most = busiest(plan, phase)
+    total = total_of(most)
     axes_width = max(len("*".join(row.axes)) for row in rows)
     console.print()
-    sent = bytes_text(total.bytes), bound_text(bound_of(rows))
+    sent = bytes_text(total.bytes), bound_text(bound_of(most))
     console.print(_columns([phase, "", "", calls_text(total.count), *sent], "bold"))
     groups = fold_collectives(rows)
-    reasons = [join_sentences([row.reason for row in group]) for group in groups]
+    reasons = [_reason(group) for group in groups]
     for group, reason, following in zip(groups, reasons, [*reasons[1:], ""], strict=True):
         line = _columns(_call_cells(group), "", axes_width)
         console.print(Padding(line, (0, 0, 0, 2)))
         if reason != following:
             console.print(Padding(Text(reason, style="dim"), (0, 0, 0, 6)))
+
+
+def _reason(group: Sequence[CollectiveRow]) -> str:
+    """Why, and for which stages of a pipeline."""
+    said = join_sentences([row.reason for row in group])
+    stages = sorted({row.stage for row in group if row.stage is not None})
+    if not stages:
+        return said
+    several = stages != [stages[0]]
+    shown = join_names([f"{stage}" for stage in stages])
+    return f"{'stages' if several else 'stage'} {shown}: {said}"
 
 
 def fold_collectives(rows: Iterable[CollectiveRow]) -> list[list[CollectiveRow]]:
@@ -161,7 +178,7 @@ def fold_collectives(rows: Iterable[CollectiveRow]) -> list[list[CollectiveRow]]
         rows,
         lambda row: (
             row.op, row.axes, row.phase, skeleton(row.module), skeleton_of_sentence(row.reason),
-            row.bytes, row.bound, row.count, row.stage,
+            row.bytes, row.bound, row.count, row.stage is None,
         ),
     )  # fmt: skip
 
@@ -202,8 +219,8 @@ def calls_text(count: int) -> str:
 def _totals(console: Console, plan: Plan) -> None:
     if not plan.collectives:
         return
-    heading(console, "sent by the busiest device in one step (calls)")
-    totals = totals_of(plan.collectives)
+    heading(console, f"sent by the busiest device in one step (calls){_of_rank(plan)}")
+    totals = totals_of(busiest(plan))
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("")
     for phase in Phase:
@@ -214,9 +231,12 @@ def _totals(console: Console, plan: Plan) -> None:
         whole = sum(cells, Total())
         if whole.count:
             table.add_row(Text(op, style=OP_COLORS[op]), *map(_cell, [*cells, whole]))
-    sums = [total_of(plan.select(phase=phase)) for phase in Phase]
+    sent = [transfers_by(plan, phase) for phase in Phase]
+    if plan.pipeline is not None:
+        table.add_row("to other stages", *map(_cell, [*sent, sum(sent, Total())]))
+    sums = [total_of(busiest(plan, phase)) + transfers_by(plan, phase) for phase in Phase]
     table.add_row("all", *map(_cell, [*sums, sum(sums, Total())]))
-    bounds = [bound_of(plan.select(phase=phase)) for phase in Phase]
+    bounds = [bound_of(busiest(plan, phase)) for phase in Phase]
     shown = (bound_text(bound) if bound else "-" for bound in (*bounds, sum(bounds)))
     table.add_row("any program", *shown)
     console.print(Padding(table, (0, 0, 0, 2)))
@@ -234,6 +254,18 @@ def _groups(console: Console, plan: Plan) -> None:
         console.print(Padding(Text(names, style="dim"), (0, 0, 0, 6)))
 
 
+def _of_rank(plan: Plan) -> str:
+    """Which rank of a pipeline it is."""
+    return "" if plan.pipeline is None else f", of rank {busiest_rank(plan)}"
+
+
+def _of_fullest(plan: Plan) -> str:
+    if plan.pipeline is None:
+        return ""
+    peaks = [memory.peak_bytes for memory in plan.pipeline.memories]
+    return f", of rank {peaks.index(max(peaks))}"
+
+
 def _cell(total: Total) -> str:
     return f"{bytes_text(total.bytes)} ({total.count})" if total.count else "-"
 
@@ -249,7 +281,8 @@ def _time_lines(plan: Plan) -> Iterator[str]:
 
 def summary(plan: Plan) -> str:
     """One line: devices, calls, bytes and memory."""
-    total = total_of(plan.collectives)
+    transfers = (transfers_by(plan, phase) for phase in Phase)
+    total = sum(transfers, total_of(busiest(plan)))
     sent = f"{calls_text(total.count)} sending {bytes_text(total.bytes)} a step"
     calls = sent if total.count else "no collectives"
     memory = bytes_text(plan.memory.peak_bytes)

@@ -9,8 +9,9 @@ from rich.padding import Padding
 from rich.table import Table
 
 from shardlang.cost.composition import Kind
+from shardlang.plan.moments import Memory, Moment
 from shardlang.plan.text import bytes_text
-from shardlang.plan.types import Memory, Moment, Recomputed
+from shardlang.plan.types import Recomputed
 
 
 def print_memory(console: Console, memory: Memory) -> None:

@@ -18,6 +18,16 @@ def bytes_text(count: int) -> str:
     return f"{size:.{digits}f} {_UNITS[unit]}"
 
 
+def count_text(count: int) -> str:
+    """A number with three digits at least: `26.7 M`."""
+    size, units = float(count), iter(("", " k", " M", " G", " T", " P"))
+    unit = next(units)
+    while size >= 1000 and unit != " P":
+        size, unit = size / 1000, next(units)
+    digits = 0 if not unit or size >= 100 else 1 if size >= 10 else 2
+    return f"{size:.{digits}f}{unit}"
+
+
 def seconds_text(seconds: float) -> str:
     """A duration: `1.25 ms`."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):

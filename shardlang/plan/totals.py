@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shardlang.plan.types import OPS, CollectiveRow, Phase
+from shardlang.plan.moments import Phase
+from shardlang.plan.types import OPS, CollectiveRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,31 +1,20 @@
-"""What a program costs, as frozen records: its tensors, its collectives, its memory."""
+"""What a program costs, as frozen records: its tensors and its collectives."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 
 import torch
 
-from shardlang.cost.composition import Kind
 from shardlang.cost.held import local_bytes
 from shardlang.ir.collective import COMMUNICATING
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.printed_type import dtype_name, printed_type
 from shardlang.plan.groups import ParamGroup
-
-
-class Phase(str, Enum):
-    """The parts of a training step."""
-
-    FORWARD = "forward"
-    BACKWARD = "backward"
-    UPDATE = "update"
-
-    __str__ = str.__str__
-
+from shardlang.plan.moments import Memory, Phase
+from shardlang.plan.stage_types import PipelinePlan
 
 OPS: tuple[str, ...] = ("all_gather", "all_reduce", "reduce_scatter", "all_to_all", "send_recv")
 
@@ -159,73 +148,6 @@ class Stretch:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """A statement of a step, and what lies in memory when it holds the most.
-
-    Attributes:
-        module: the module to which it belongs; empty for the model itself.
-        node: its name in the program; empty behind the forward and behind the backward.
-        held: bytes by kind, all kinds.
-    """
-
-    phase: Phase
-    module: str
-    node: str
-    held: Mapping[Kind, int]
-
-    @property
-    def bytes(self) -> int:
-        """All that lies there."""
-        return sum(self.held.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes on the fullest device.
-
-    Attributes:
-        params_bytes: of the parameters at rest; so are the bytes of buffers.
-        gradients_bytes: of all gradients together, when the backward is done.
-        optimizer_bytes: of the state that the optimizer keeps.
-        optimizer_name: the optimizer whose state is counted.
-        moments: one for each statement of the step, in order.
-    """
-
-    params_bytes: int
-    buffers_bytes: int
-    gradients_bytes: int
-    optimizer_bytes: int
-    optimizer_name: str
-    moments: tuple[Moment, ...] = field(repr=False)
-
-    @property
-    def peak(self) -> Moment:
-        """The first moment at which the most lies there."""
-        return max(self.moments, key=lambda moment: moment.bytes)
-
-    @property
-    def peak_bytes(self) -> int:
-        """The most that lies there at once."""
-        return self.peak.bytes
-
-    def to_json(self) -> dict[str, object]:
-        """The `memory` entry of the plan document."""
-        peak = self.peak
-        return {
-            "peak_bytes": peak.bytes,
-            "at": peak.module,
-            "phase": peak.phase,
-            "node": peak.node,
-            "params_bytes": self.params_bytes,
-            "buffers_bytes": self.buffers_bytes,
-            "gradients_bytes": self.gradients_bytes,
-            "optimizer": self.optimizer_name,
-            "optimizer_bytes": self.optimizer_bytes,
-            "at_peak": {kind.value: count for kind, count in peak.held.items()},
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class Recomputed:
     """What `recompute` does to a step, on the first device.
 
@@ -252,6 +174,7 @@ class Plan:
         collectives: in the order in which a device first makes their calls.
         stretches: the parts of a step, in order.
         groups: the parameters by the settings of their update, where these differ.
+        pipeline: the stages of the model, where there are several.
     """
 
     mesh: Mesh
@@ -262,6 +185,7 @@ class Plan:
     recomputed: Recomputed | None = None
     stretches: tuple[Stretch, ...] = ()
     groups: tuple[ParamGroup, ...] = ()
+    pipeline: PipelinePlan | None = None
 
     def calls(self) -> Iterator[CollectiveRow]:
         """The row of every call of a step, in the order in which a device makes them."""

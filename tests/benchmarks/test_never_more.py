@@ -9,8 +9,8 @@ import pytest
 
 import shardlang
 from shardlang.plan import plan_of
+from shardlang.plan.moments import Phase
 from shardlang.plan.totals import total_of
-from shardlang.plan.types import Phase
 
 GSPMD = Path(__file__).parent.parent.parent / "benchmarks" / "gspmd"
 RECORDED = json.loads((GSPMD / "xla.json").read_text())

@@ -16,7 +16,7 @@ from shardlang.graph import dot_of, picture_of
 from shardlang.graph.fold import join_siblings
 from shardlang.graph.picture import Arrow, Box, BoxKind, Drawn, Picture, seen_from
 from shardlang.ir.step import collectives_of, is_collective
-from shardlang.plan.types import Phase
+from shardlang.plan.moments import Phase
 from shardlang.spec import load_spec_text
 from tests.commands import ROOT, shardlang
 from tests.graph.test_graph import same_as_fixture

@@ -9,8 +9,8 @@ import pytest
 from shardlang.compiler.driver import Compiled
 from shardlang.cost.step import leaf_bytes, step_bytes
 from shardlang.plan import plan_of
+from shardlang.plan.moments import Phase
 from shardlang.plan.totals import total_of
-from shardlang.plan.types import Phase
 from shardlang.proof.prove import verify_compiled
 from tests.passes.test_query_heads import MODEL as ATTENTION
 from tests.passes.test_query_heads import spec as attention

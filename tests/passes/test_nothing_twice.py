@@ -13,7 +13,7 @@ from torch import nn
 import shardlang
 from shardlang.api import Program
 from shardlang.plan.collect import plan_of
-from shardlang.plan.types import Phase
+from shardlang.plan.moments import Phase
 from tests.passes import once_models as models
 
 SPLIT = 'mesh { tp = 3 }\ninput x : f64[5, 6] [_, _]\nparam "up.weight" [tp, _]\n'

@@ -11,8 +11,8 @@ from shardlang.ir.graph import reshard_nodes
 from shardlang.passes.graph_text import read_graph
 from shardlang.plan import plan_document
 from shardlang.plan.bounds import Bounds
+from shardlang.plan.moments import Phase
 from shardlang.plan.totals import bound_of
-from shardlang.plan.types import Phase
 from tests.commands import shardlang
 from tests.plan.plans import FSDP, HERE, SP, STACK, TP, plan
 

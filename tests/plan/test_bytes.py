@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from shardlang.plan.moments import Phase
 from shardlang.plan.totals import Total, total_of, totals_of
-from shardlang.plan.types import OPS, Phase, Plan
+from shardlang.plan.types import OPS, Plan
 from tests.plan.plans import FSDP, SP, STACK, TP, plan
 
 F32 = 4

@@ -8,7 +8,8 @@ import pytest
 
 from shardlang.cost.composition import Kind
 from shardlang.plan import Plan, plan_document
-from shardlang.plan.types import CollectiveRow, Moment, Phase
+from shardlang.plan.moments import Moment, Phase
+from shardlang.plan.types import CollectiveRow
 from tests.plan.plans import FSDP, SP, STACK, TP, plan
 
 TENSOR_KEYS = {

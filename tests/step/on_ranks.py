@@ -22,7 +22,7 @@ from shardlang.ir.step_options import StepOptions
 from shardlang.passes.step import write_step as written
 from shardlang.passes.step.schedule import schedule
 from shardlang.plan.collect import plan_of
-from shardlang.plan.types import Phase
+from shardlang.plan.moments import Phase
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.watch import WATCH
 from shardlang.spec import load_spec_text

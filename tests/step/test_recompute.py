@@ -27,7 +27,7 @@ from shardlang.passes.step.prices import Prices
 from shardlang.passes.step.regions import repeatable
 from shardlang.passes.step.write_step import write_step
 from shardlang.plan.collect import make_plan
-from shardlang.plan.types import Phase
+from shardlang.plan.moments import Phase
 from shardlang.proof.reference import Reference
 from shardlang.rules.dropout import PARTS
 from shardlang.runtime.step_executor import saved_by

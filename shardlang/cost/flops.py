@@ -1,0 +1,59 @@
+"""The floating-point operations of the calls of a step, as the rules of their ops count them."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from shardlang.cost.effects import Held, TensorType, Value
+from shardlang.ir.arguments import Args, Kwargs
+from shardlang.ir.compat import tree_map_only
+from shardlang.ir.node import NodeInfo, set_info
+from shardlang.ir.rewriter import Rewriter
+from shardlang.ir.step import Operand, record
+from shardlang.ir.traits import OpKind
+from shardlang.rules.call import Call
+from shardlang.rules.registry import find
+from shardlang.rules.schema import Operator
+
+
+def types_in(value: Value) -> list[TensorType]:
+    """The types of the tensors of a value."""
+    if isinstance(value, Held):
+        return [value.type] if isinstance(value.type, TensorType) else []
+    return [found for one in value or () for found in types_in(one)]
+
+
+def flops_of(node: fx.Node, types: tuple[TensorType, ...], made: Value) -> int:
+    """The operations of a call on shards, as the rule of its op counts them."""
+    target, args, kwargs = _called(node)
+    rule = find(target)
+    if rule is None or (rule.flops is None and rule.kind is not OpKind.PRODUCT):
+        return 0
+    results = [_shape_of(one) for one in types_in(made)]
+    edit = Rewriter(fx.Graph())
+    operands = iter([_placed(edit.graph, one) for one in types])
+    args, kwargs = tree_map_only((fx.Node, Operand), lambda _: next(operands), (args, kwargs))
+    value = results[0] if isinstance(made, Held) or target is not node.target else results
+    call = edit.add(target, args, kwargs, record=NodeInfo(value))
+    return rule.bind(Call(call)).flops()
+
+
+def _called(node: fx.Node) -> tuple[Operator, Args, Kwargs]:
+    """The op that a node calls, or records."""
+    if node.target is not record:
+        assert callable(node.target)
+        return node.target, node.args, node.kwargs
+    target, args, kwargs = node.args[:3]
+    assert callable(target) and isinstance(args, tuple) and isinstance(kwargs, dict)
+    return target, args, kwargs
+
+
+def _placed(graph: fx.Graph, of: TensorType) -> fx.Node:
+    made = graph.placeholder("operand")
+    set_info(made, NodeInfo(_shape_of(of)))
+    return made
+
+
+def _shape_of(one: TensorType) -> torch.Tensor:
+    return torch.empty(one.shape, dtype=one.dtype, device="meta")

@@ -1,0 +1,1 @@
+"""What the stages of a pipeline cost: operations, memory, and what is in flight."""

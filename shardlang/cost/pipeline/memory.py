@@ -1,0 +1,112 @@
+"""The memory of every rank of a pipeline on its fullest device, in the order of a schedule."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from shardlang.cost.devices import traits_of
+from shardlang.cost.pipeline.loaded import Loaded, loaded
+from shardlang.cost.pipeline.rank_memory import RankMemory
+from shardlang.cost.pipeline.sent import sent_types
+from shardlang.ir.accumulated import mesh_at
+from shardlang.ir.mesh import Axis, Coord
+from shardlang.ir.pipeline.schedule import PipelineSchedule
+from shardlang.ir.pipeline.staged import StagedStep
+
+
+@dataclass(frozen=True, slots=True)
+class OnDevice:
+    """What a rank does to the memory of one device.
+
+    Attributes:
+        coord: of the device, at its first microbatch.
+    """
+
+    coord: Coord
+    memory: RankMemory
+
+
+def rank_memories(
+    step: StagedStep,
+    schedule: PipelineSchedule,
+    axis: Axis,
+    beside: Callable[[int, Coord], int] = lambda rank, coord: 0,
+) -> list[OnDevice]:
+    """Of every rank, the device that needs the most bytes; the first of several such.
+
+    Args:
+        axis: of the pipeline.
+        beside: bytes that a device of a rank holds all the time beside those of the step.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        devices = _Devices(step, schedule, axis)
+        return thread.submit(
+            lambda: [devices.fullest(rank, beside) for rank in range(len(schedule.ranks))]
+        ).result()
+
+
+def device_memory(
+    step: StagedStep, schedule: PipelineSchedule, axis: Axis, device: int
+) -> RankMemory:
+    """What the actions of a device do to its memory, by the device's number."""
+    devices = _Devices(step, schedule, axis)
+    rank = mesh_at(step.whole.main.mesh, step.whole.axis, 0).coord(device)[axis.name]
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(devices.memory, rank, device).result()
+
+
+class _Devices:
+    """The devices of a pipeline, those alike taken together."""
+
+    def __init__(self, step: StagedStep, schedule: PipelineSchedule, axis: Axis) -> None:
+        self.step, self.schedule, self.axis = step, schedule, axis
+        whole = step.whole
+        self._meshes = [mesh_at(whole.main.mesh, whole.axis, i) for i in range(whole.axis.size)]
+        self._traits = traits_of(whole.main)
+
+    def fullest(self, rank: int, beside: Callable[[int, Coord], int]) -> OnDevice:
+        """The device of a rank that needs the most."""
+        found = [
+            OnDevice(self._meshes[0].coord(device), self.memory(rank, device))
+            for device in self._unlike(rank)
+        ]
+        return max(found, key=lambda one: one.memory.peak + beside(rank, one.coord))
+
+    def _unlike(self, rank: int) -> Sequence[int]:
+        """The first device of each kind among those of a rank."""
+        found: dict[object, int] = {}
+        for device in range(self._meshes[0].devices):
+            if self._meshes[0].coord(device)[self.axis.name] == rank:
+                found.setdefault(tuple(self._keys(device)), device)
+        return list(found.values())
+
+    def _keys(self, device: int) -> Iterator[object]:
+        """For each microbatch what the device's memory depends on."""
+        for mesh in self._meshes:
+            coord = mesh.coord(device)
+            yield tuple(trait(coord) for trait in self._traits)
+
+    def memory(self, rank: int, device: int) -> RankMemory:
+        """What the actions of a rank do on a device."""
+        first: dict[object, int] = {}
+        alike = [first.setdefault(key, i) for i, key in enumerate(self._keys(device))]
+        types = functools.cache(
+            lambda number: sent_types(self.step, self._meshes[number].coord(device))
+        )
+
+        @functools.cache
+        def one(stage: int, number: int) -> Loaded:
+            mesh = self._meshes[number]
+            return loaded(self.step.stages[stage], mesh, mesh.coord(device))
+
+        made = RankMemory(
+            self.step,
+            self.schedule.ranks[rank],
+            lambda stage, number: one(stage, alike[number]),
+            lambda name, number: types(alike[number])[name],
+        )
+        made.run()
+        return made

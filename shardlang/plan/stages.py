@@ -1,0 +1,169 @@
+"""The plan of a pipeline: its stages, what goes between them, its bubble and its memory."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from shardlang.compiler.driver import Compiled
+from shardlang.compiler.pipelined import Pipelined
+from shardlang.cost.composition import Kind
+from shardlang.cost.effects import TensorType
+from shardlang.cost.memory import leaf_bytes, state_bytes
+from shardlang.cost.pipeline.composition import rank_compositions
+from shardlang.cost.pipeline.in_flight import in_flight
+from shardlang.cost.pipeline.memory import OnDevice, rank_memories
+from shardlang.cost.pipeline.sent import sent_types
+from shardlang.cost.pipeline.work import StageWork, durations, stage_work
+from shardlang.cost.timeline import Timeline, timeline
+from shardlang.ir.leaf import Leaf, LeafKind
+from shardlang.ir.mesh import Coord
+from shardlang.ir.node import info
+from shardlang.ir.optimizers import UpdateRule
+from shardlang.ir.pipeline.action import Work
+from shardlang.ir.pipeline.stage import StageProgram
+from shardlang.plan.flights import computes
+from shardlang.plan.moments import Memory, Moment, Phase
+from shardlang.plan.names import Names
+from shardlang.plan.stage_types import Bubble, PipelinePlan, StageRow
+from shardlang.plan.transfers import transfers_of
+from shardlang.plan.values import module_values
+
+
+def pipeline_plan(compiled: Compiled, made: Pipelined) -> PipelinePlan:
+    """What the stages of a compiled spec cost."""
+    stated = compiled.spec.pipeline
+    assert stated is not None, "the spec states a pipeline"
+    work = stage_work(made.step)
+    values = module_values(made.along.captured, made.along.graph)
+    names = {value.node: name for name, value in reversed(values.items())}
+    spans = timeline(made.schedule, durations(work))
+    return PipelinePlan(
+        made.axis.name,
+        stated.schedule,
+        made.schedule,
+        tuple(_stages(made, work)),
+        transfers_of(made, Names.of(made.along.program, names), _types(made)),
+        in_flight(made.schedule),
+        spans,
+        _bubble(stated.schedule, spans),
+        functools.cache(functools.partial(_memories, made, compiled)),
+    )
+
+
+def _types(made: Pipelined) -> Mapping[str, TensorType]:
+    """How what is sent lies on the first device."""
+    first = next(iter(made.step.whole.main.mesh.coords()))
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(sent_types, made.step, first).result()
+
+
+# stages
+
+
+def _stages(made: Pipelined, work: Iterable[StageWork]) -> Iterator[StageRow]:
+    rank_of, modules = made.schedule.rank_of(), modules_of(made.step.stages)
+    for stage, its in zip(made.step.stages, work, strict=True):
+        params = list(own_parameters(stage))
+        sizes = [leaf.at_rest.held() for leaf in params]
+        held = sum(n * leaf.dtype.itemsize for n, leaf in zip(sizes, params, strict=True))
+        rank = rank_of[stage.number]
+        yield StageRow(stage.number, rank, modules[stage.number], sum(sizes), held, its.flops)
+
+
+def own_parameters(stage: StageProgram) -> Iterator[Leaf]:
+    """The parameters that lie in a stage between steps; a tied one lies in its first."""
+    for leaf in stage.step.leaves:
+        if leaf.kind is LeafKind.PARAM and leaf.tied is None:
+            yield leaf
+
+
+def modules_of(stages: Sequence[StageProgram]) -> dict[int, tuple[str, ...]]:
+    """Of every stage, the outermost modules of which it alone computes something."""
+    found: dict[str, set[int]] = {}
+    for stage in stages:
+        nodes = [n for n in stage.step.graph.nodes if computes(n) and not info(n).backward]
+        for name in dict.fromkeys(info(n).module for n in nodes):
+            for module in _inwards(name):
+                found.setdefault(module, set()).add(stage.number)
+    made: dict[int, list[str]] = {stage.number: [] for stage in stages}
+    for module, numbers in found.items():
+        outer = module.rpartition(".")[0]
+        if len(numbers) == 1 and len(found.get(outer, ())) != 1:
+            made[next(iter(numbers))].append(module)
+    return {number: tuple(names) for number, names in made.items()}
+
+
+def _inwards(module: str) -> Iterator[str]:
+    parts = module.split(".") if module else []
+    for count in range(1, len(parts) + 1):
+        yield ".".join(parts[:count])
+
+
+# bubble
+
+
+def _bubble(name: str, spans: Timeline) -> Bubble:
+    """The bubble of a timeline beside the formula of its schedule."""
+    ranks, count = len(spans.schedule.ranks), spans.schedule.microbatches
+    virtual = spans.schedule.stages // ranks
+    if name in ("gpipe", "1f1b"):
+        return Bubble(spans.bubble, (ranks - 1) / count, "(p-1)/m")
+    if name == "interleaved_1f1b":
+        return Bubble(spans.bubble, (ranks - 1) / (virtual * count), "(p-1)/(v m)")
+    return Bubble(spans.bubble, None, "no formula: idle time is filled with gradients of weights")
+
+
+# memory
+
+
+def _memories(made: Pipelined, compiled: Compiled) -> tuple[Memory, ...]:
+    """The memory of every rank on its fullest device."""
+    rule, master = compiled.rule, made.along.program.step.precision.master
+    leaves = [_leaves(made, rank) for rank in range(len(made.schedule.ranks))]
+
+    def state(rank: int, coord: Coord) -> int:
+        trained = [leaf for leaf in leaves[rank] if leaf.trainable]
+        return state_bytes(trained, coord, rule, master)
+
+    found = rank_memories(made.step, made.schedule, made.axis, state)
+    return tuple(
+        _memory(one, leaves[rank], state(rank, one.coord), rule) for rank, one in enumerate(found)
+    )
+
+
+def _leaves(made: Pipelined, rank: int) -> list[Leaf]:
+    """The parameters of a rank, and the buffers and constants that all have."""
+    stages = [made.step.stages[number] for number in {a.stage for a in made.schedule.ranks[rank]}]
+    params = [leaf for stage in stages for leaf in own_parameters(stage)]
+    others = {LeafKind.BUFFER, LeafKind.CONSTANT}
+    return [*params, *(leaf for leaf in made.along.program.leaves if leaf.kind in others)]
+
+
+def _memory(found: OnDevice, leaves: list[Leaf], state: int, rule: UpdateRule) -> Memory:
+    params = [leaf for leaf in leaves if leaf.kind is LeafKind.PARAM]
+    others = [leaf for leaf in leaves if leaf.kind is not LeafKind.PARAM]
+    return Memory(
+        params_bytes=leaf_bytes(params, found.coord),
+        buffers_bytes=leaf_bytes(others, found.coord),
+        gradients_bytes=sum(found.memory.storages[n].bytes for n in found.memory.gradients),
+        optimizer_bytes=state,
+        optimizer_name=rule.title,
+        moments=tuple(_moments(found, state)),
+    )
+
+
+def _moments(found: OnDevice, state: int) -> Iterator[Moment]:
+    """The moments of a step, beside an optimizer's states."""
+    memory, phase = found.memory, Phase.FORWARD
+    begins = dict(memory.begins)
+    pairs = zip(memory.statements, rank_compositions(memory), strict=True)
+    for number, (statement, held) in enumerate(pairs):
+        if number in begins:
+            action = begins[number]
+            forward = action is not None and action.work is Work.FORWARD
+            phase = Phase.FORWARD if forward else Phase.BACKWARD
+        node = statement.node
+        module, name = (info(node).module, node.name) if node is not None else ("", "")
+        yield Moment(phase, module, name, {k: held[k] for k in Kind} | {Kind.OPTIMIZER: state})
