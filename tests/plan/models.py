@@ -40,3 +40,23 @@ def block(d: int = 8, f: int = 24) -> Block:
 def stack(d: int = 8, f: int = 24, layers: int = 3) -> Stack:
     """Several blocks and a loss."""
     return Stack(d, f, layers)
+
+
+class Tied(nn.Module):
+    """A table that is its own head: `b s -> `."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(9, 6)
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(4))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x: Tensor = self.table(ids)
+        for layer in self.layers:
+            x = layer(x).tanh()
+        return (x @ self.table.weight.T).square().mean()
+
+
+def tied() -> Tied:
+    """A table that is its own head."""
+    return Tied()

@@ -1,0 +1,161 @@
+"""Plans of pipelines: stages, what goes between them, the bubble, and what a rank holds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from shardlang.cost.composition import Kind
+from shardlang.ir.pipeline.action import Work
+from shardlang.plan import Memory, Plan, plan_document
+from shardlang.plan.busiest import busiest_rank, sent_by
+from shardlang.plan.moments import Phase
+from shardlang.plan.render import render_plan
+from shardlang.plan.stage_types import PipelinePlan, Sent
+from tests.plan.plans import plan
+
+PP = """
+mesh { pp = %d  dp = 2 }
+model "models.py:stack"(layers = 4)
+input x : f32[16, 12, 8] [dp, _, _]
+pipeline pp { split "layers"  microbatches %d  schedule %s }
+"""
+TIED = """
+mesh { pp = 2 }
+model "models.py:tied"()
+input ids : i64[8, 5] below 9 [_, _]
+pipeline pp { split "layers"  microbatches 2  schedule %s }
+"""
+LAYER = 24 * 8 + 24 + 8 * 24 + 8
+"""Parameters of a block."""
+
+
+def planned(ranks: int = 4, microbatches: int = 4, schedule: str = "1f1b") -> Plan:
+    """The plan of four blocks."""
+    return plan(PP % (ranks, microbatches, schedule))
+
+
+def stages_of(found: Plan) -> PipelinePlan:
+    """What it says of the stages."""
+    assert found.pipeline is not None
+    return found.pipeline
+
+
+def most_saved(memory: Memory) -> int:
+    """The most bytes that are kept for backwards at any time."""
+    return max(moment.held[Kind.SAVED] for moment in memory.moments)
+
+
+def test_stages_have_their_modules_parameters_and_flops() -> None:
+    rows = stages_of(planned()).stages
+    assert [(row.stage, row.rank, row.modules) for row in rows] == [
+        (i, i, (f"layers.{i}",)) for i in range(4)
+    ]
+    assert {(row.parameters, row.params_bytes) for row in rows} == {(LAYER, 4 * LAYER)}
+    product = 2 * (2 * 12) * 8 * 24
+    assert {row.flops[Work.FORWARD] for row in rows} == {2 * product}
+    assert [row.flops[Work.BACKWARD] for row in rows] == [3 * product, *[4 * product] * 3]
+
+
+def test_a_value_is_sent_to_the_stage_that_reads_it_and_its_gradient_back() -> None:
+    rows = stages_of(planned()).transfers
+    size = 2 * 12 * 8 * 4
+    there = [(Sent.VALUE, f"layers.{i}.out", i, i + 1, 4, size, 4 * size) for i in range(3)]
+    back = [(Sent.GRADIENT, name, b, a, *rest) for _, name, a, b, *rest in reversed(there)]
+    found = [(r.what, r.name, r.source, r.target, r.count, r.bytes, r.step_bytes) for r in rows]
+    assert found == [*there, *back]
+
+
+def test_stages_of_one_rank_send_each_other_nothing() -> None:
+    """In a V the second and the third stage lie on the last rank."""
+    pairs = {(row.source, row.target) for row in stages_of(planned(2, 4, "zbv")).transfers}
+    assert pairs == {(0, 1), (2, 3), (1, 0), (3, 2)}
+
+
+def test_a_tied_parameter_is_sent_once_and_its_gradient_once() -> None:
+    found = stages_of(plan(TIED % "1f1b"))
+    tied = [row for row in found.transfers if row.count == 1]
+    assert [(row.what, row.name, row.source, row.target, row.bytes) for row in tied] == [
+        (Sent.PARAMETER, "table.weight", 0, 1, 9 * 6 * 4),
+        (Sent.PARAMETER_GRADIENT, "table.weight", 1, 0, 9 * 6 * 4),
+    ]
+    assert sum(row.parameters for row in found.stages) == 9 * 6 + 4 * (6 * 6 + 6)
+    assert not [row for row in stages_of(plan(TIED % "zbv")).transfers if row.count == 1]
+
+
+def test_the_bubble_beside_its_formula() -> None:
+    """A forward takes 2 and a backward 4, of the first stage 3: its input wants no gradient.
+
+    The last stage begins its backwards at 14, and the first one ends its own at 30 + 4 + 4 + 3.
+    """
+    found = {name: stages_of(planned(schedule=name)).bubble for name in ("gpipe", "1f1b", "zb_h1")}
+    assert [one.formula for one in found.values()] == [3 / 4, 3 / 4, None]
+    assert found["gpipe"].predicted == pytest.approx(4 * 41 / (4 * 23) - 1)
+    assert found["zb_h1"].predicted < found["1f1b"].predicted
+
+
+def test_the_formula_of_interleaved_stages() -> None:
+    bubble = stages_of(planned(2, 4, "interleaved_1f1b(virtual = 2)")).bubble
+    assert bubble.formula == 1 / 8
+    assert bubble.text == "(p-1)/(v m)"
+
+
+def test_a_rank_of_1f1b_holds_fewer_microbatches_the_later_it_is() -> None:
+    """Of each its input, the result of `up`, and that of gelu."""
+    found = stages_of(planned(microbatches=8))
+    assert found.in_flight == (4, 3, 2, 1)
+    saved = [most_saved(memory) for memory in found.memories]
+    assert saved[1] - saved[2] == 12 * (8 + 24 + 24) * 4
+
+
+def test_gpipe_holds_all_microbatches_and_1f1b_no_more_with_more_of_them() -> None:
+    peaks = {
+        (name, count): most_saved(stages_of(planned(2, count, name)).memories[0]) * count
+        for name in ("gpipe", "1f1b")
+        for count in (4, 8)
+    }
+    assert peaks["gpipe", 8] == 2 * peaks["gpipe", 4]
+    assert peaks["1f1b", 8] == peaks["1f1b", 4]
+
+
+def test_the_fullest_rank_is_the_memory_of_the_plan() -> None:
+    found = planned()
+    memories = stages_of(found).memories
+    assert found.memory.peak_bytes == max(one.peak_bytes for one in memories)
+    assert all(one.params_bytes == one.gradients_bytes == 4 * LAYER for one in memories)
+    assert all(one.peak_bytes == sum(one.peak.held.values()) for one in memories)
+
+
+def test_calls_have_their_stage_and_the_busiest_rank_is_summed_up() -> None:
+    found = planned()
+    stages = [row.stage for row in found.select("all_reduce", Phase.BACKWARD, "dp")]
+    assert set(stages) == {0, 1, 2, 3}
+    document = json.loads(json.dumps(plan_document(found)))
+    rank = busiest_rank(found)
+    assert rank is not None
+    assert sent_by(found, rank) == max(sent_by(found, other) for other in range(4))
+    total = sum(row["bytes"] for ops in document["totals"].values() for row in ops.values())
+    own = [row for row in document["collectives"] if row["stage"] in (None, rank)]
+    assert total == sum(row["bytes"] for row in own)
+
+
+def test_the_document_has_stages_transfers_and_the_bubble() -> None:
+    document = json.loads(json.dumps(plan_document(planned())))
+    assert [row["stage"] for row in document["stages"]] == [0, 1, 2, 3]
+    assert {
+        "rank", "modules", "parameters", "params_bytes", "forward_flops", "backward_flops",
+        "peak_bytes", "in_flight", "busy",
+    } <= document["stages"][0].keys()  # fmt: skip
+    assert document["transfers"][0]["what"] == "value"
+    assert document["bubble"]["formula"] == 0.75
+    plain = plan_document(plan(PP.replace("pipeline pp", "# ") % (4, 4, "1f1b")))
+    assert (plain["stages"], plain["transfers"], plain["bubble"]) == ([], [], None)
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved_1f1b(virtual = 2)", "v_half"])
+def test_the_text_fits_80_columns(schedule: str) -> None:
+    text = render_plan(planned(2, 4, schedule))
+    assert max(map(len, text.split("\n"))) <= 80
+    assert "stages along pp" in text
+    assert "of rank" in text
