@@ -72,7 +72,7 @@ BUILDS = {
     "passes/propagate/assign_stages.py",  # copies of masks, and leaves of tied parameters
     "passes/step/unread.py",  # drops what nothing reads
     "passes/step/numbers.py",  # the ops of a trace, which have no records yet
-    "passes/step/prices.py",  # one call, for which a rule is asked
+    "shardlang/cost/flops.py",  # one call, for which a rule is asked
     "shardlang/vjp/fold_views.py",  # the ops of a trace, which have no records yet
     "shardlang/vjp/kernels.py",  # the same
     "shardlang/vjp/op_tape.py",  # the same

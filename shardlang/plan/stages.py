@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+
+from torch import fx
 
 from shardlang.compiler.driver import Compiled
 from shardlang.compiler.pipelined import Pipelined
@@ -63,7 +65,8 @@ def _types(made: Pipelined) -> Mapping[str, TensorType]:
 
 
 def _stages(made: Pipelined, work: Iterable[StageWork]) -> Iterator[StageRow]:
-    rank_of, modules = made.schedule.rank_of(), modules_of(made.step.stages)
+    rank_of = made.schedule.rank_of()
+    modules = modules_of(made.along.program.graph, len(made.step.stages))
     for stage, its in zip(made.step.stages, work, strict=True):
         params = list(own_parameters(stage))
         sizes = [leaf.at_rest.held() for leaf in params]
@@ -79,20 +82,24 @@ def own_parameters(stage: StageProgram) -> Iterator[Leaf]:
             yield leaf
 
 
-def modules_of(stages: Sequence[StageProgram]) -> dict[int, tuple[str, ...]]:
-    """Of every stage, the outermost modules of which it alone computes something."""
+def modules_of(graph: fx.Graph, stages: int) -> list[tuple[str, ...]]:
+    """Of every stage, the outermost modules of which it alone computes something.
+
+    Args:
+        graph: the forward program, whose ops have stages.
+    """
     found: dict[str, set[int]] = {}
-    for stage in stages:
-        nodes = [n for n in stage.step.graph.nodes if computes(n) and not info(n).backward]
-        for name in dict.fromkeys(info(n).module for n in nodes):
-            for module in _inwards(name):
-                found.setdefault(module, set()).add(stage.number)
-    made: dict[int, list[str]] = {stage.number: [] for stage in stages}
+    for node in graph.nodes:
+        stage = info(node).stage
+        if computes(node) and stage is not None:
+            for module in _inwards(info(node).module):
+                found.setdefault(module, set()).add(stage)
+    made: list[list[str]] = [[] for _ in range(stages)]
     for module, numbers in found.items():
         outer = module.rpartition(".")[0]
         if len(numbers) == 1 and len(found.get(outer, ())) != 1:
             made[next(iter(numbers))].append(module)
-    return {number: tuple(names) for number, names in made.items()}
+    return [tuple(names) for names in made]
 
 
 def _inwards(module: str) -> Iterator[str]:
