@@ -18,6 +18,7 @@ COMMANDS = {
     "fmt": "Print specs in canonical form.",
     "check": "Report everything that is wrong with a spec.",
     "plan": "Show layouts, collectives, memory and time.",
+    "schedule": "Show what the ranks of a pipeline do when.",
     "graph": "Draw the traced or rewritten graph.",
     "explain": "Explain a diagnostic code, or a tensor's layout.",
     "verify": "Prove on one CPU that the sharded program computes the same.",

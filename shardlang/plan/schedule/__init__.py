@@ -1,0 +1,1 @@
+"""The timeline of a pipeline: as text, as a picture, and as a trace."""
