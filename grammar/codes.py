@@ -530,6 +530,12 @@ CODES: dict[str, Code] = {
         "step that cannot be compiled",
         "Under `--compile`, or `load(compile=True)`, the compiler of the regions fails.",
     ),
+    "SH0645": Code(
+        "model in stages",
+        "Under `pipeline` each device holds the parameters of its own stages and computes these"
+        " alone, so the model is trained by whole steps. A parameter that two stages use must lie"
+        " alike in both.",
+    ),
     "SH0651": Code(
         "data that cannot be read",
         "A file of tokens or of a text does not exist, is cut short, has no index, or is not what"

@@ -116,7 +116,7 @@ class Accumulating:
             leaves: for every microbatch, this device's shards of all leaves by name.
             scale: by what the gradients are multiplied.
         """
-        step, states, loaded = self.step, _states(), self._loaded()
+        step, states, loaded = self.step, random_states(), self._loaded()
         early = [
             dict(zip(step.early.gives, one.early(*_given(step.early, own)), strict=True))
             for one, own in zip(loaded, leaves, strict=True)
@@ -126,7 +126,7 @@ class Accumulating:
         written: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
         for number, (one, own) in enumerate(zip(loaded, leaves, strict=True)):
-            _restore(states)
+            restore(states)
             written = self._one(one, {**own, **totals}, number, parts, sums, scale)
         (loss,) = self._finish(*_given(step.finish, {**leaves[0], **totals, **parts}))
         gradients = self._reduce(*_given(step.reduce, sums))
@@ -225,12 +225,18 @@ def _here(node: fx.Node, at: Mapping[str, int]) -> str:
     return str(found)
 
 
-def _states() -> tuple[Tensor, list[Tensor]]:
+RandomStates = tuple[Tensor, list[Tensor]]
+"""Of the generator on the host, and of those on the GPUs."""
+
+
+def random_states() -> RandomStates:
+    """The states of the generators on the host and on the GPUs."""
     on_gpus = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return torch.get_rng_state(), torch.cuda.get_rng_state_all() if on_gpus else []
 
 
-def _restore(states: tuple[Tensor, list[Tensor]]) -> None:
+def restore(states: RandomStates) -> None:
+    """Set the generators to what `random_states` gave."""
     torch.set_rng_state(states[0])
     if states[1]:
         torch.cuda.set_rng_state_all(states[1])

@@ -112,6 +112,7 @@ class Made:
         constants: whole values of its constants and of the buffers outside the state dict.
         replaced: the buffers that the model replaces by new tensors.
         check: raises `RunError` for whole inputs on the host that hold what the model cannot take.
+        whole: whether each device can run all of it; one of a pipeline holds its stages alone.
     """
 
     program: LocalProgram
@@ -121,6 +122,7 @@ class Made:
     constants: Mapping[str, Tensor]
     replaced: frozenset[str] = frozenset()
     check: Callable[[Mapping[str, Tensor]], None] = _takes_all
+    whole: bool = True
 
 
 class LoadedProgram:
@@ -134,6 +136,7 @@ class LoadedProgram:
         """
         program = made.program
         self.program, self.rebuild, self.check = program, made.rebuild, made.check
+        self._whole = made.whole
         self._slots, self._replaced, self._device = slots, made.replaced, groups.device
         inputs = [leaf for leaf in program.leaves if leaf.kind is LeafKind.INPUT]
         self.inputs = {leaf.name: Sharding(leaf.layout.unlabelled(), groups) for leaf in inputs}
@@ -211,6 +214,8 @@ class LoadedProgram:
 
     def _results(self, given: Mapping[str, Tensor], regions: Regions | None) -> Sequence[Tensor]:
         """The results of the program; their gradients lead to the leaves that want one."""
+        if not self._whole:
+            raise _in_stages()
         leaves = self.leaves(given)
         trained = frozenset[str]()
         if torch.is_grad_enabled():
@@ -260,6 +265,15 @@ def _reaches(start: fx.Node, ends: set[fx.Node]) -> bool:
         seen |= users
         todo += users
     return False
+
+
+def _in_stages() -> RunError:
+    return RunError(
+        "SH0645",
+        "a model in the stages of a pipeline cannot be called: each device holds its stages alone",
+        help="train it with `program.step(batch)` or `program.trainer()`, which evaluates too, or"
+        " leave `pipeline` out",
+    )
 
 
 def _converted(leaf: Leaf, held: Tensor, device: torch.device) -> RunError:

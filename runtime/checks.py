@@ -47,6 +47,16 @@ def check_same_collectives(step: StepProgram, groups: Groups) -> None:
         _check_same(found, lambda: lines, groups)
 
 
+def check_same_text(text: str, groups: Groups) -> None:
+    """Compare a text of all ranks, such as the schedule of a pipeline.
+
+    Raises:
+        RunError: SH0602, on every rank, naming the ranks that differ from rank 0.
+    """
+    if groups.mesh.devices > 1:
+        _check_same(hashlib.sha256(text.encode()).hexdigest(), text.splitlines, groups)
+
+
 def _line(node: fx.Node) -> str:
     """What a node sends, or for what it waits."""
     if is_wait(node):

@@ -117,6 +117,7 @@ class Groups:
         self.coord = mesh.coord(rank)
         self.device = device or torch.device("cpu")
         self._groups: dict[tuple[tuple[Axis, ...], str], Group] = {}
+        self._pairs: dict[tuple[Axis, int, int, str], Group | None] = {}
         self._host: Connection | None = None
         self._meshes: dict[tuple[str, ...], DeviceMesh] = {}
 
@@ -130,6 +131,33 @@ class Groups:
         if key not in self._groups:
             self._groups[key] = self._connected(members(self.mesh, key[0], self.rank), stream)
         return self._groups[key]
+
+    def pair(self, axis: Axis, first: int, second: int, stream: str) -> Group | None:
+        """This device and the one that differs from it along an axis; None if it has no part.
+
+        Made if need be, on every rank together, also on those that have no part.
+
+        Args:
+            first: the places along the axis of the two.
+            stream: the name of what is sent over a process group of its own.
+        """
+        key = axis, first, second, stream
+        if key not in self._pairs:
+            self._pairs[key] = self._paired(axis, (first, second), stream)
+        return self._pairs[key]
+
+    def _paired(self, axis: Axis, places: tuple[int, int], stream: str) -> Group | None:
+        every = self.mesh.groups((axis,))
+        pairs = [[ranks[place] for place in places] for ranks in every]
+        name = f"{axis} {places[0]}-{places[1]} {stream}".strip()
+        made = [(ranks, dist.new_group(sorted(ranks), group_desc=name)) for ranks in pairs]
+        found = [(sorted(ranks), group) for ranks, group in made if self.rank in ranks]
+        if not found:
+            return None
+        ((mine, group),) = found
+        coords = tuple(self.mesh.coord(one) for one in mine)
+        at = mine.index(self.rank)
+        return Group((axis,), coords, at, tuple(mine), dist.get_backend(), Connection(group))
 
     def everyone(self) -> Group:
         """The group of all devices."""

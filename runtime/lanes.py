@@ -46,6 +46,14 @@ class Lane:
         return self.groups.of(key, self.stream if apart else "")
 
 
+def connect(graph: fx.Graph, groups: Groups) -> None:
+    """Make the groups of a graph that not every rank runs. Collective for all ranks."""
+    made = lanes(graph, groups)
+    for node in filter(is_collective, graph.nodes):
+        for _, collective in collectives_of(node):
+            made[stream_of(node)].of(collective.axes)
+
+
 def lanes(graph: fx.Graph, groups: Groups) -> dict[Stream, Lane]:
     """The lane of every stream of a graph; the same on every rank."""
     streams: dict[tuple[Axis, ...], set[Stream]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from shardlang.ir.optimizers import ELEMENTWISE, UpdateRule, classes, made, why_not
 from shardlang.ir.precision import OWN_TYPES, Precision
+from shardlang.ir.step import UpdateProgram
 from shardlang.runtime.errors import RunError
-from shardlang.runtime.lanes import lanes
+from shardlang.runtime.lanes import connect, lanes
 from shardlang.runtime.loss_scale import first_settings, is_mended, note_step, scale_of
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.scaled import HELP, ScaledLosses
@@ -105,17 +106,27 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self.inner = make_optimizer(self.parts.named, rule)
         self._largest, self._is_made = rule.clip, False
         self._norm: Tensor | None = None
-        program = own.variants.declared.update(self._params.keys())
-        self._gathered, self._gather = (
-            program.names,
-            load_graph(program.graph, lanes(program.graph, groups)),
-        )
+        self._gathered, self._gather = self._gathers(own.variants.declared.update)
         self._transport, self._loaded = Wire(groups.everyone()), False
         self._scaling, self._is_scaled = precision.loss_scale, False
         self._losses = ScaledLosses(self._params.values() if self._scaling is not None else ())
         settings = {**self.inner.defaults, **first_settings(self._scaling)}
         super().__init__(self._shown_groups(), settings)
         self._is_made = True
+
+    def _gathers(
+        self, update: Callable[[Collection[str]], UpdateProgram]
+    ) -> tuple[Sequence[str], Callable[..., object]]:
+        """What this device gathers after an update, and how: nothing of other stages. Collective.
+
+        Devices that gather together are in the same stages. The groups of all are made by all.
+        """
+        whole = update(self._params.keys())
+        connect(whole.graph, self._groups)
+        coord, leaves = self._groups.coord, self._leaves
+        mine = [x for x in whole.names if 0 not in leaves[x].at_rest.local_shape(coord)]
+        program = whole if mine == list(whole.names) else update(mine)
+        return mine, load_graph(program.graph, lanes(whole.graph, self._groups))
 
     def _shown_groups(self) -> list[dict[str, object]]:
         """The groups of the inner optimizer, with the module's parameters in place of the parts."""

@@ -121,15 +121,42 @@ def load_backward(
 
 
 def load_graph(
-    graph: fx.Graph, lanes: Lanes, regions: Regions | None = None
+    graph: fx.Graph, lanes: Lanes, regions: Regions | None = None, *, alone: bool = False
 ) -> Callable[..., Sequence[Tensor]]:
-    """A whole graph, such as the gathers after an update. Collective to load."""
+    """A whole graph, such as the gathers after an update. Collective to load.
+
+    Args:
+        alone: not all ranks run it, so what fails to compile is told by those who call it.
+    """
     loading = _Loading(graph, lanes, regions)
     for node in graph.nodes:
         if node.op != "output":
             loading.add(node)
     loading.graph.output(fx.map_arg(graph.output_node().args[0], loading.value))
-    run: Callable[..., Sequence[Tensor]] = loading.agreed(loading.module("Piece").forward)
+    run: Callable[..., Sequence[Tensor]] = loading.module("Piece").forward
+    return run if alone else loading.agreed(run)
+
+
+def load_calls(
+    graph: fx.Graph,
+    calls: Sequence[fx.Node],
+    takes: Sequence[str],
+    gives: Sequence[str],
+    lanes: Lanes,
+    regions: Regions | None = None,
+) -> Callable[[list[object]], Sequence[object]]:
+    """Some calls of a graph, which not all ranks run: what fails to compile is told by the caller.
+
+    Args:
+        takes: the values that they read and do not make; the code empties the list of these.
+        gives: the values that it gives.
+    """
+    loading = _Loading(graph, lanes, regions)
+    loading.take_from(loading.graph.placeholder("values"), takes)
+    for node in calls:
+        loading.add(node)
+    loading.graph.output(tuple(loading.env[name] for name in gives))
+    run: Callable[[list[object]], Sequence[object]] = loading.module("Part").forward
     return run
 
 

@@ -36,9 +36,10 @@ Chunk = tuple[tuple[int, ...], tuple[int, ...], tuple[slice, ...]]
 PlainMesh = tuple[tuple[str, int], ...]
 """Name and size of each axis."""
 
-PlainDim = tuple[tuple[tuple[int, tuple[str, ...]], ...], ...]
+PlainFactor = tuple[int, tuple[str, ...], tuple[tuple[str, int], ...]]
+PlainDim = tuple[tuple[PlainFactor, ...], ...]
 PlainDims = tuple[PlainDim, ...]
-"""Of each dim the blocks, of each block the factors: its size, and the axes that split it."""
+"""Of each dim the blocks, of each block the factors: its size, its axes, and `Factor.at`."""
 
 
 def chunks(layout: Layout, coord: Coord) -> list[Chunk]:
@@ -144,7 +145,10 @@ def values_of(tensor: ShardedBase) -> tuple[PlainMesh, tuple[int, ...], PlainDim
     sharding = tensor.sharding
     axes = sharding.groups.mesh.axes
     dims = tuple(
-        tuple(tuple((f.size, tuple(a.name for a in f.axes)) for f in block) for block in dim.blocks)
+        tuple(
+            tuple((f.size, tuple(a.name for a in f.axes), f.at) for f in block)
+            for block in dim.blocks
+        )
         for dim in sharding.layout.dims
     )
     coord = tuple(sharding.groups.coord[axis.name] for axis in axes)
@@ -168,7 +172,9 @@ def sharding_of_values(mesh: PlainMesh, coord: tuple[int, ...], dims: PlainDims)
 
 
 def _blocks(dim: PlainDim, axes: dict[str, Axis]) -> tuple[tuple[Factor, ...], ...]:
-    return tuple(tuple(Factor(n, tuple(axes[a] for a in by)) for n, by in b) for b in dim)
+    return tuple(
+        tuple(Factor(n, tuple(axes[a] for a in by), at) for n, by, at in block) for block in dim
+    )
 
 
 def _groups_of(mesh: PlainMesh) -> Groups | None:

@@ -11,7 +11,7 @@ Large tensors that may hold the sum are all-reduced by the ring, which takes no 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -226,6 +226,31 @@ class Wire:
         )
         arriving = self._exchange(_as_bytes(x), bytes_sent, bytes_received)
         return arriving.then(lambda y: y.view(dtype))
+
+
+class Link:
+    """One way between two devices: what one sends, the other receives in the same order."""
+
+    def __init__(self, group: Group) -> None:
+        """The group has two members."""
+        self._connection, self._other = group.connection, 1 - group.index
+
+    def send(self, x: Tensor) -> Arriving:
+        """Begin to send a tensor, which nobody may write before it is waited for."""
+        x = _as_bytes(x) if x.dtype in _SENT_AS_BYTES else _dense(x)
+        return Arriving(x, self._group.send([x], self._other, 0))
+
+    def receive(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Arriving:
+        """Begin to receive a tensor of this shape and type."""
+        out = torch.empty(shape, dtype=dtype, device=device)
+        sent = out.view(-1).view(torch.uint8) if dtype in _SENT_AS_BYTES else out
+        return Arriving(out, self._group.recv([sent], self._other, 0))
+
+    @property
+    def _group(self) -> dist.ProcessGroup:
+        assert self._connection is not None
+        found: dist.ProcessGroup = self._connection.process_group
+        return found
 
 
 def _combined(op: ReduceOp, received: Tensor, x: Tensor) -> Tensor:

@@ -126,6 +126,11 @@ class Variants:
         return map(tensor_at, self._params.values())
 
     @property
+    def evaluated(self) -> frozenset[str]:
+        """The modules in evaluation mode."""
+        return frozenset(n for n, module in self._modules.items() if not module.training)
+
+    @property
     def declared(self) -> LoadedProgram:
         """The program of the declared call."""
         return self._loaded[self.compiler.declared]
@@ -256,8 +261,7 @@ class Variants:
             Given(name, tensors[name].dtype, shapes[name], grad and tensors[name].requires_grad)
             for name in sorted(tensors)
         )
-        evaluated = frozenset(n for n, module in self._modules.items() if not module.training)
-        trained = self.compiler.declared.trained
+        evaluated, trained = self.evaluated, self.compiler.declared.trained
         if grad:
             found = {name: tensor_at(slot) for name, slot in self._params.items()}
             trained |= {name for name, param in found.items() if param.requires_grad}
@@ -294,8 +298,7 @@ class Variants:
 
     def set_mode(self, mode: bool) -> None:
         """Do to the modules' modes what the model's own `train(mode)` does."""
-        before = frozenset(n for n, module in self._modules.items() if not module.training)
-        after = self.compiler.modes_after(before, mode)
+        after = self.compiler.modes_after(self.evaluated, mode)
         for name, module in self._modules.items():
             module.training = name not in after
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from shardlang.compiler.at_model import at_model
 from shardlang.compiler.driver import Compiled, CompileError, compile_spec
-from shardlang.compiler.variants import layouts_of, pinned
+from shardlang.compiler.pinned import layouts_of, pinned
 from shardlang.grammar.diagnostics import Span, error
 from shardlang.ir.accumulated import MICROBATCH, AccumulatedStep
 from shardlang.ir.graph import ShardError

@@ -11,6 +11,7 @@ from shardlang.compiler.stages import split_of
 from shardlang.cost.timeline import timeline
 from shardlang.grammar.diagnostics import error
 from shardlang.ir.mesh import Axis
+from shardlang.ir.pipeline.action import Action
 from shardlang.ir.pipeline.schedule import PipelineSchedule, ScheduleError
 from shardlang.ir.pipeline.staged import StagedStep
 from shardlang.passes.schedules.dualpipe_v import dualpipe_v
@@ -45,6 +46,11 @@ class Pipelined:
     schedule: PipelineSchedule
     axis: Axis
 
+    @property
+    def order(self) -> tuple[Action, ...]:
+        """All actions, in an order in which they can be done one after the other."""
+        return timeline(self.schedule, alike).order
+
 
 def pipelined(compiled: Compiled, trained: Collection[str] | None = None) -> Pipelined:
     """The step of a spec with a pipeline.
@@ -58,8 +64,21 @@ def pipelined(compiled: Compiled, trained: Collection[str] | None = None) -> Pip
     check_pipeline(compiled)
     schedule = schedule_of(compiled.spec)
     along = accumulated(compiled, split_of(compiled, schedule.stages))
+    return pipelined_along(along, schedule, axis_of(compiled), trained)
+
+
+def pipelined_along(
+    along: Compiled,
+    schedule: PipelineSchedule,
+    axis: Axis,
+    trained: Collection[str] | None = None,
+) -> Pipelined:
+    """The same, of the program along the microbatches; what is trained is so in all its stages."""
+    if trained is not None:
+        leaves, names = along.program.leaves, set(trained)
+        trained = [leaf.name for leaf in leaves if (leaf.tied or leaf.name) in names]
     step = staged(accumulated_step(along, trained), schedule.stages)
-    return Pipelined(along, step, schedule, axis_of(compiled))
+    return Pipelined(along, step, schedule, axis)
 
 
 def axis_of(compiled: Compiled) -> Axis:

@@ -19,17 +19,15 @@ from shardlang.capture.index_bounds import REMEDY, Limit, limits
 from shardlang.capture.nest import nest
 from shardlang.capture.setting import Setting, evaluated, trained
 from shardlang.capture.state import Snapshot
-from shardlang.compiler.build import build_graph
 from shardlang.compiler.calling import bound, check_inputs, check_lists, check_names, defaults_of
 from shardlang.compiler.driver import Compiled, CompileError, compile_spec, input_names
+from shardlang.compiler.in_stages import in_stages
+from shardlang.compiler.pinned import layouts_of, pinned
 from shardlang.grammar.patterns import literal_pattern
 from shardlang.ir.graph import ShardError
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.printed_type import dtype_name
-from shardlang.ir.records import Stated
-from shardlang.passes.pipeline import run_passes
-from shardlang.passes.rewrite.localize import to_program
 from shardlang.passes.step.write_step import write_step
 from shardlang.passes.step.write_update import write_update
 from shardlang.runtime.calls import Argument, Call, Given, Made
@@ -123,15 +121,16 @@ def _own_train(mode: bool) -> RunError:
 
 def made(compiled: Compiled, seed: int) -> Made:
     """What is loaded of a compiled spec."""
-    captured = compiled.captured
+    captured, staged = compiled.captured, compiled.spec.pipeline is not None
     return Made(
-        compiled.program,
+        in_stages(compiled).program if staged else compiled.program,
         write_step,
         functools.partial(write_update, compiled.program),
         captured.rebuild_output,
         captured.constant_values(compiled.source.deferred, seed),
         captured.replaced,
         check=functools.partial(_check_numbers, limits(captured)),
+        whole=not staged,
     )
 
 
@@ -210,20 +209,3 @@ def _fitting(layout: LayoutExpr, shape: tuple[int, ...], mesh: Mesh) -> LayoutEx
 
 def _shards(entry: Axes, mesh: Mesh) -> int:
     return math.prod(axis.size for axis in mesh.named(entry.axes))
-
-
-def layouts_of(compiled: Compiled, *kinds: str) -> dict[str, Layout]:
-    """The layouts of the leaves of some kinds, by name."""
-    return {x.name: x.layout.unlabelled() for x in compiled.program.leaves if x.kind in kinds}
-
-
-def pinned(compiled: Compiled, before: Mapping[str, Layout]) -> Compiled:
-    """The same, with the layouts stated as they were."""
-    stores = compiled.statements.stores
-    stated = {
-        name: Stated(layout.without(stores[name].axes if name in stores else ()))
-        for name, layout in before.items()
-    }
-    statements = replace(compiled.statements, leaves={**compiled.statements.leaves, **stated})
-    graph = run_passes(build_graph(compiled.captured, statements))
-    return replace(compiled, statements=statements, graph=graph, program=to_program(graph))

@@ -145,13 +145,23 @@ class DimLayout:
         keep = set(axes)
         return self.without(axis for axis in mine if axis not in keep)
 
+    def held_at(self, axis: Axis, place: int) -> DimLayout:
+        """The dim as it lies now at one place along an axis, and empty elsewhere."""
+        blocks = []
+        for block in self.blocks:
+            where = max((i for i, f in enumerate(block) if f.axes), default=0)
+            factor = block[where]
+            held = Factor(factor.size, (*factor.axes, axis), (*factor.at, (axis.name, place)))
+            blocks.append((*block[:where], held, *block[where + 1 :]))
+        return DimLayout(tuple(blocks), self.order)
+
     def ordered(self, order: RowOrder | None) -> DimLayout:
         """The same shards, with their rows in another order."""
         return DimLayout(self.blocks, order)
 
     def _map(self, change: Callable[[tuple[Axis, ...]], tuple[Axis, ...]]) -> DimLayout:
         """The layout with the axes of every factor changed."""
-        changed = (tuple(Factor(f.size, change(f.axes)) for f in b) for b in self.blocks)
+        changed = (tuple(f.over(change(f.axes)) for f in b) for b in self.blocks)
         return DimLayout(tuple(changed), self.order)
 
     def __str__(self) -> str:

@@ -21,10 +21,16 @@ def split(size: int, shards: int, index: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """A stretch of `size` consecutive indices, split over `axes` (major to minor)."""
+    """A stretch of `size` consecutive indices, split over `axes` (major to minor).
+
+    Attributes:
+        at: axes among `axes` that split nothing: all lies at one place along them, and nothing
+            elsewhere. By the name of the axis, this place.
+    """
 
     size: int
     axes: tuple[Axis, ...] = ()
+    at: tuple[tuple[str, int], ...] = ()
 
     @property
     def shards(self) -> int:
@@ -34,12 +40,17 @@ class Factor:
     @property
     def even(self) -> bool:
         """Whether every shard has the same length."""
-        return self.size % self.shards == 0
+        return not self.at and self.size % self.shards == 0
 
     def span(self, coord: Coord) -> tuple[int, int]:
         """Start and length of the shard at `coord`."""
         start, length = 0, self.size
+        places = dict(self.at)
         for axis in self.axes:
+            if axis.name in places:
+                if coord[axis.name] != places[axis.name]:
+                    return 0, 0
+                continue
             offset, length = split(length, axis.size, coord[axis.name])
             start += offset
         return start, length
@@ -47,6 +58,8 @@ class Factor:
     @property
     def least(self) -> int:
         """The length of the shortest shard."""
+        if self.at:
+            return 0
         size = self.size
         for axis in self.axes:
             size //= axis.size
@@ -54,14 +67,20 @@ class Factor:
 
     @property
     def most(self) -> int:
-        """The length of the longest shard, which the first device holds."""
-        size = self.size
-        for axis in self.axes:
+        """The length of the longest shard; without `at` the first device holds it."""
+        size, places = self.size, dict(self.at)
+        for axis in (axis for axis in self.axes if axis.name not in places):
             size = -(-size // axis.size)
         return size
 
     def __str__(self) -> str:
-        return f"{self.size}@{product(self.axes)}" if self.axes else str(self.size)
+        where = "".join(f" at {name} = {place}" for name, place in self.at)
+        return f"{self.size}@{product(self.axes)}{where}" if self.axes else str(self.size)
+
+    def over(self, axes: tuple[Axis, ...]) -> Factor:
+        """The same indices over other axes; of these, those that it lies at one place along do."""
+        names = {axis.name for axis in axes}
+        return Factor(self.size, axes, tuple(one for one in self.at if one[0] in names))
 
 
 Block = tuple[Factor, ...]
@@ -100,8 +119,8 @@ def _merge_pair(left: Factor, right: Factor) -> Factor | None:
     """One factor that splits as `left` then `right` do, if there is one."""
     size = left.size * right.size
     if not right.axes and (left.even or right.size == 1):
-        return Factor(size, left.axes)
-    if left.size == left.shards:
+        return Factor(size, left.axes, left.at)
+    if left.size == left.shards and not left.at and not right.at:
         return Factor(size, left.axes + right.axes)
     return None
 
@@ -157,6 +176,8 @@ def _packed_text(blocks: tuple[Block, ...]) -> str | None:
     axes = axes_of(blocks)
     size = sum(block_size(block) for block in blocks)
     names = product(axes)
+    if any(factor.at for block in blocks for factor in block):
+        return None
     if len(blocks) == 1:
         block = blocks[0]
         if len(block) == 1:

@@ -75,6 +75,15 @@ class Layout:
         gone = tuple(axes)
         return Layout(tuple(dim.without(gone) for dim in self.dims), self.partial, self.varying)
 
+    def held_at(self, axis: Axis, place: int) -> Layout:
+        """This layout at one place along an axis, where all of it lies; it is empty elsewhere.
+
+        A tensor without dims cannot be empty: it stays whole on every device.
+        """
+        if not self.dims:
+            return self
+        return self.replaced(0, self.dims[0].held_at(axis, place))
+
     @property
     def orders(self) -> tuple[RowOrder | None, ...]:
         """The order of every dim's rows, None for rows in their own places."""

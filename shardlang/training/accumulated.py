@@ -9,6 +9,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
+from shardlang.capture import ModelSource
 from shardlang.compiler.accumulate import accumulated, accumulated_step
 from shardlang.compiler.driver import Compiled, CompileError
 from shardlang.compiler.variants import compiled_for
@@ -27,27 +28,30 @@ from shardlang.runtime.trainer.trainees import ShardedTrainee
 from shardlang.runtime.whole import held_shard
 
 
-class _Along:
+class Along:
     """The program along its microbatches, for inputs of some shapes."""
 
-    def __init__(self, compiled: Compiled, held: Held, seed: int) -> None:
-        """Compile it. Collective.
+    def __init__(self, compiled: Compiled, source: ModelSource, held: Held, seed: int) -> None:
+        """Load what does not depend on what is trained. Collective.
+
+        Args:
+            compiled: along an axis of microbatches.
+            source: the model.
 
         Raises:
-            CompileError: the batch cannot be cut so.
             RunError: SH0602, the ranks hold different programs.
         """
-        self._compiled, self._groups = accumulated(compiled), held.groups
+        self.compiled, self._groups = compiled, held.groups
         self._regions = held.backends.regions()
-        self.program = self._compiled.program
+        self.program = compiled.program
         check_same_program(self.program, held.groups)
-        self.constants = self._compiled.captured.constant_values(compiled.source.deferred, seed)
+        self.constants = compiled.captured.constant_values(source.deferred, seed)
         self._steps: dict[frozenset[str], Accumulating] = {}
 
     def step(self, trained: frozenset[str]) -> Accumulating:
         """The step for what is trained."""
         if trained not in self._steps:
-            step = accumulated_step(self._compiled, sorted(trained))
+            step = accumulated_step(self.compiled, sorted(trained))
             self._steps[trained] = Accumulating(step, self._groups, self._regions)
         return self._steps[trained]
 
@@ -70,14 +74,17 @@ class AccumulatedTrainee(ShardedTrainee):
         """
         super().__init__(module)
         self._held, self._compiled, self._seed = held(module), compiled, seed
-        declared = self._declared = self._held.variants.compiler.declared
-        shapes = tuple(one.shape for one in declared.inputs)
-        self._along = {shapes: _Along(compiled, self._held, seed)}
+        self._declared = self._held.variants.compiler.declared
+        self._first = self._compile(compiled)
+        self._along = {self._declared: self._first}
+
+    def _compile(self, compiled: Compiled) -> Along:
+        """The program along the microbatches. Collective."""
+        return Along(accumulated(compiled), compiled.source, self._held, self._seed)
 
     def reader(self) -> Reader:
         """The rows of each microbatch that this device holds."""
-        shapes = tuple(one.shape for one in self._declared.inputs)
-        program, coord = self._along[shapes].program, self._held.groups.coord
+        program, coord = self._first.program, self._held.groups.coord
         axis = program.mesh.axes[0]
         layouts = {x.name: x.layout for x in program.leaves if x.kind is LeafKind.INPUT}
         return MicrobatchReader(layouts, [{**coord, axis.name: i} for i in range(axis.size)])
@@ -108,8 +115,7 @@ class AccumulatedTrainee(ShardedTrainee):
             RunError: SH0605, a batch of these sizes cannot be cut into microbatches.
         """
         along = self._for(batch)
-        params = {leaf.name: p for leaf, p in self._held.tensors() if leaf.kind is LeafKind.PARAM}
-        step = along.step(frozenset(name for name, p in params.items() if p.requires_grad))
+        step = along.step(self._trained())
         leaves = along.program.leaves
         made = step(
             [{x.name: self._leaf(x, batch, at, along) for x in leaves} for at in step.coords], scale
@@ -120,25 +126,30 @@ class AccumulatedTrainee(ShardedTrainee):
         self._write(made.written)
         return made.loss
 
-    def _for(self, batch: Batch) -> _Along:
-        """The program for the shapes of a batch."""
+    def _trained(self) -> frozenset[str]:
+        """The parameters that are trained now, by name."""
+        params = [(x, p) for x, p in self._held.tensors() if x.kind is LeafKind.PARAM]
+        return frozenset(leaf.name for leaf, param in params if param.requires_grad)
+
+    def _for(self, batch: Batch) -> Along:
+        """The program for the shapes of a batch, in the modes of the modules."""
         inputs = self._declared.inputs
         shapes = tuple(tuple(torch.as_tensor(batch[one.name]).shape) for one in inputs)
-        if shapes not in self._along:
-            pairs = zip(inputs, shapes, strict=True)
-            given = tuple(replace(one, shape=shape) for one, shape in pairs)
+        pairs = zip(inputs, shapes, strict=True)
+        given = tuple(replace(one, shape=shape) for one, shape in pairs)
+        call = replace(self._declared, inputs=given, evaluated=self._variants.evaluated)
+        if call not in self._along:
             try:
-                other = compiled_for(self._compiled, replace(self._declared, inputs=given))
-                self._along[shapes] = _Along(other, self._held, self._seed)
+                self._along[call] = self._compile(compiled_for(self._compiled, call))
             except CompileError as error:
                 raise RunError(
                     "SH0605",
                     f"a batch of {shapes[0][0]} rows cannot be cut into microbatches: {error}",
                     help="leave such a batch out, or accumulate fewer microbatches",
                 ) from error
-        return self._along[shapes]
+        return self._along[call]
 
-    def _leaf(self, leaf: Leaf, batch: Batch, at: Mapping[str, int], along: _Along) -> Tensor:
+    def _leaf(self, leaf: Leaf, batch: Batch, at: Mapping[str, int], along: Along) -> Tensor:
         """This device's shard of a leaf for one microbatch."""
         if leaf.kind is LeafKind.INPUT:
             whole = batch[leaf.name]

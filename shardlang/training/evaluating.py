@@ -65,10 +65,13 @@ def evaluating_of(
 
 
 def _reading(compiled: Compiled, trainee: ShardedTrainee | None) -> _Reading:
-    """Each device reads its own rows, of each microbatch where these are equal parts of a batch."""
+    """Each device reads its own rows, of each microbatch where these are equal parts of a batch.
+
+    A pipeline takes whole batches: all their microbatches are in its stages at once.
+    """
     stated = compiled.spec.accumulate
     parts = 1 if stated is None else stated.count
     rows, left = divmod(compiled.inputs[0].shape[0], parts)
-    if left:
+    if left or compiled.spec.pipeline is not None:
         return _Reading()
     return _Reading(parts, None if trainee is None else trainee.part_reader(rows))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from shardlang.capture import load_plain, materialize
 from shardlang.capture.nest import tensors
 from shardlang.compiler.driver import Compiled
-from shardlang.compiler.pipelined import refuse_pipeline
+from shardlang.compiler.in_stages import in_stages
 from shardlang.compiler.variants import Programs
 from shardlang.ir.compat import Backend
 from shardlang.ir.leaf import LeafKind
@@ -47,8 +47,8 @@ def sharded_module(
     Args:
         backend: what compiles the regions of the step; None to run it op by op.
     """
-    refuse_pipeline(compiled.spec, "a run")
-    layouts = {leaf.name: leaf.at_rest for leaf in compiled.program.leaves}
+    held_by = compiled if compiled.spec.pipeline is None else in_stages(compiled)
+    layouts = {leaf.name: leaf.at_rest for leaf in held_by.program.leaves}
 
     def mine(name: str, full: Tensor) -> Tensor:
         if name not in layouts:

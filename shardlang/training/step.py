@@ -25,6 +25,7 @@ from shardlang.training.accumulated import AccumulatedTrainee
 from shardlang.training.data import shared_stream
 from shardlang.training.evaluating import evaluating_of
 from shardlang.training.recipe import recipe_of
+from shardlang.training.staged import StagedTrainee
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ def trainee_of(compiled: Compiled, module: ShardedModule, seed: int = 0) -> Shar
     Raises:
         CompileError: the batch cannot be cut into microbatches.
     """
+    if compiled.spec.pipeline is not None:
+        return StagedTrainee(compiled, module, seed)
     stated = compiled.spec.accumulate
     if stated is None or stated.count == 1:
         return ShardedTrainee(module)

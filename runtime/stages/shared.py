@@ -1,0 +1,97 @@
+"""Small values of one stage that the devices of all stages need: totals, buffers, scalars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shardlang.ir.layout import Layout
+from shardlang.ir.leaf import ResultKind
+from shardlang.ir.mesh import Axis, Coord
+from shardlang.ir.node import layout_of, tensor_of
+from shardlang.ir.pipeline.staged import StagedStep
+from shardlang.runtime.accumulate import RandomStates, random_states
+from shardlang.runtime.groups import Groups
+from shardlang.runtime.transport import Wire
+from shardlang.runtime.watch import named
+
+Lies = Mapping[str, tuple[Layout, torch.dtype]]
+"""How values lie, and their types."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What is sent round once a step, by name.
+
+    Attributes:
+        totals: that the loss is made of.
+        buffers: that a stage writes.
+        scalars: gradients of parameters without dims, which lie on every device.
+    """
+
+    totals: Lies
+    buffers: Lies
+    scalars: Lies
+
+    @staticmethod
+    def of(step: StagedStep) -> Round:
+        """What the stages of a step make of these."""
+        totals, buffers, scalars = {}, {}, {}
+        for stage in step.stages:
+            for result, node in zip(stage.step.results, stage.step.returned[0], strict=True):
+                lies = layout_of(node), tensor_of(node).dtype
+                if result.kind is ResultKind.MUTATION:
+                    buffers[result.name] = lies
+                elif result.name not in stage.gives:
+                    totals[result.name] = lies
+        leaves = {leaf.name: leaf for leaf in step.whole.main.leaves}
+        for leaf in (leaves[name] for piece in step.reduces for name in piece.gives):
+            if not leaf.shape and leaf.tied is None:
+                scalars[leaf.name] = leaf.layout, leaf.dtype
+        return Round(totals, buffers, scalars)
+
+
+class Shared:
+    """Sends values of one stage round to all others: the others add zeros."""
+
+    def __init__(self, axis: Axis, groups: Groups) -> None:
+        """Connect. Collective."""
+        self._groups, self._wire = groups, Wire(groups.of((axis,)))
+
+    def __call__(
+        self,
+        lies: Lies,
+        mine: Mapping[str, Tensor],
+        coord: Coord,
+    ) -> dict[str, Tensor]:
+        """All values, of which this device has some. Collective.
+
+        Args:
+            lies: how each of them lies, and its type; the same names on every rank.
+            mine: those that a stage of this device has made.
+        """
+        found: dict[str, Tensor] = {}
+        for name, (layout, dtype) in lies.items():
+            shape, device = layout.local_shape(coord), self._groups.device
+            own = mine.get(name)
+            given = torch.zeros(shape, dtype=dtype, device=device) if own is None else own
+            label = f"share of {name} with all stages"
+            found[name] = named(label, self._wire.all_reduce, given)
+        return found
+
+    def states(self, mine: RandomStates | None) -> RandomStates:
+        """The states of generators that one device along the axis has, on all of them."""
+        host, on_gpus = random_states() if mine is None else mine
+        place = torch.cuda.current_device() if on_gpus else 0
+        states = [host, *on_gpus[place : place + 1]]
+        given = [x.zero_() for x in states] if mine is None else states
+        made = [self._share_state(x) for x in given]
+        on_gpus[place : place + 1] = made[1:]
+        return made[0], on_gpus
+
+    def _share_state(self, state: Tensor) -> Tensor:
+        label, device = "share of the state of the generators", self._groups.device
+        return named(label, self._wire.all_reduce, state.to(device)).cpu()
