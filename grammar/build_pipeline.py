@@ -19,9 +19,16 @@ def _split(rule: Rule) -> t.Split:
     return t.Split(leaf.texts(rule.rule(0)), span=rule.span)
 
 
+def _stages(rule: Rule) -> t.Stages:
+    return t.Stages(tuple(map(_stage, rule.rules())), span=rule.span)
+
+
+def _stage(rule: Rule) -> t.Stage:
+    return t.Stage(leaf.texts(rule.rule(0)), span=rule.span)
+
+
 def _order(rule: Rule) -> t.Order:
-    name = leaf.ident(rule, 0)
-    return t.Order(name, leaf.arguments(rule.maybe_rule(1)), span=rule.span)
+    return t.Order(leaf.ref(rule), leaf.arguments(rule.maybe_rule(1)), span=rule.span)
 
 
 def _microbatches(rule: Rule) -> t.Microbatches:
@@ -30,6 +37,7 @@ def _microbatches(rule: Rule) -> t.Microbatches:
 
 _ITEMS: dict[str, Callable[[Rule], t.PipelineItem]] = {
     "split": _split,
+    "stages": _stages,
     "order": _order,
     "microbatches": _microbatches,
 }

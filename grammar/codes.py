@@ -50,8 +50,9 @@ CODES: dict[str, Code] = {
     ),
     "SH0109": Code(
         "file that cannot be read",
-        "A spec, or a file named by `use`, does not exist, is not UTF-8 text or may not be read."
-        " Specs are regular files of at most 1 MiB, and the name of a used one ends in `.shard`."
+        "A spec, or a file named by `use` or `schedule`, does not exist, is not UTF-8 text or may"
+        " not be read. Specs are regular files of at most 1 MiB, and the name of a used one ends in"
+        " `.shard`."
         " Paths are relative to the file that writes them.",
     ),
     "SH0110": Code(
@@ -244,7 +245,8 @@ CODES: dict[str, Code] = {
         "The schedules are gpipe, 1f1b, interleaved_1f1b, zb_h1, zbv, v_half and dualpipe_v."
         " `virtual`, the stages of each device, is an integer of at least 2 and stands with"
         " interleaved_1f1b alone. Some schedules need so many microbatches for each device, or a"
-        " multiple of a number.",
+        " multiple of a number. A file has a row of actions for each device, as torch writes it,"
+        " in an order in which no devices wait for each other in a circle.",
     ),
     "SH0261": Code(
         "bad pipeline",
@@ -306,7 +308,8 @@ CODES: dict[str, Code] = {
     "SH0313": Code(
         "stages that do not fit the model",
         "`split` names lists of modules, such as `model.layers`, with a layer for each stage at"
-        " least.",
+        " least, or lists as many stages as the schedule has. A module is in one stage, every stage"
+        " computes something, and a value goes to later stages alone.",
     ),
     "SH0314": Code(
         "pipeline that is not trained",

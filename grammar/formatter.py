@@ -110,8 +110,9 @@ def _call(name: str, arguments: Sequence[t.Argument]) -> str:
 
 
 def _opening(block: t.Block) -> str:
-    word = type(block).__name__.lower()
-    return f"{word} {block.axis.text}" if isinstance(block, t.Pipeline) else word
+    if isinstance(block, t.Pipeline):
+        return f"pipeline {block.axis.text}"
+    return "split" if isinstance(block, t.Stages) else type(block).__name__.lower()
 
 
 @singledispatch
@@ -289,8 +290,13 @@ def _(node: t.Split) -> str:
 
 
 @_text.register
+def _(node: t.Stage) -> str:
+    return f"stage {_commas(node.modules)}"
+
+
+@_text.register
 def _(node: t.Order) -> str:
-    return f"schedule {_call(node.name.text, node.arguments)}"
+    return f"schedule {_call(_text(node.name), node.arguments)}"
 
 
 @_text.register
@@ -372,4 +378,4 @@ def _(node: t.LocalBytes) -> str:
     return f"local bytes {_text(node.name)} {node.comparison} {_text(node.bound)}"
 
 
-_BLOCKS = (t.Mesh, t.Dims, t.Pipeline, t.Precision, t.Schedule, t.Cluster, t.Expect)
+_BLOCKS = (t.Mesh, t.Dims, t.Pipeline, t.Stages, t.Precision, t.Schedule, t.Cluster, t.Expect)

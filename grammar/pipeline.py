@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from shardlang.grammar.leaves import Argument, Ident, Item, Scalar, Text
+from shardlang.grammar.leaves import Argument, Ident, Item, Ref, Scalar, Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +16,24 @@ class Split(Item):
 
 
 @dataclass(frozen=True, slots=True)
-class Order(Item):
-    """`schedule interleaved_1f1b(virtual = 2)`, inside `pipeline`."""
+class Stage(Item):
+    """`stage "embed", "layers.{0..3}"`, inside `split`: the modules of a stage."""
 
-    name: Ident
+    modules: tuple[Text, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stages(Item):
+    """`split { ... }`, inside `pipeline`: the stages one by one."""
+
+    items: tuple[Stage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Order(Item):
+    """`schedule interleaved_1f1b(virtual = 2)` or `schedule "mine.csv"`, inside `pipeline`."""
+
+    name: Ref
     arguments: tuple[Argument, ...] = ()
 
 
@@ -30,7 +44,7 @@ class Microbatches(Item):
     count: Scalar
 
 
-PipelineItem: TypeAlias = "Split | Order | Microbatches"
+PipelineItem: TypeAlias = "Split | Stages | Order | Microbatches"
 
 
 @dataclass(frozen=True, slots=True)

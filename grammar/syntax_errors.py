@@ -53,6 +53,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "LOSS_SCALE": ("loss_scale",),
     "PEAK": ("peak",),
     "SPLIT": ("split",),
+    "STAGE": ("stage",),
     "MICROBATCHES": ("microbatches",),
 }
 """The words that each keyword terminal stands for."""

@@ -35,7 +35,15 @@ from shardlang.grammar.leaves import (
     Value,
     WholeEntry,
 )
-from shardlang.grammar.pipeline import Microbatches, Order, Pipeline, PipelineItem, Split
+from shardlang.grammar.pipeline import (
+    Microbatches,
+    Order,
+    Pipeline,
+    PipelineItem,
+    Split,
+    Stage,
+    Stages,
+)
 
 # fmt: off
 __all__ = [
@@ -107,6 +115,8 @@ __all__ = [
     "Side",
     "Size",
     "Split",
+    "Stage",
+    "Stages",
     "Statement",
     "Store",
     "Text",
@@ -457,9 +467,9 @@ class Expect(Item):
     items: tuple[ExpectItem, ...]
 
 
-Block: TypeAlias = "Mesh | Dims | Pipeline | Precision | Schedule | Cluster | Expect"
+Block: TypeAlias = "Mesh | Dims | Pipeline | Stages | Precision | Schedule | Cluster | Expect"
 BlockItem: TypeAlias = (
-    "AxisDecl | DimsEntry | PipelineItem | PrecisionItem | Prefetch | Peak | ExpectItem"
+    "AxisDecl | DimsEntry | PipelineItem | Stage | PrecisionItem | Prefetch | Peak | ExpectItem"
 )
 Statement: TypeAlias = (
     "Use | Let | Mesh | Dims | Model | Input | Output | Loss | Param | Buffer | Store"

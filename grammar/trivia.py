@@ -108,6 +108,9 @@ def _with_trivia(node: _ItemT, before: list[str], mine: _Around, braces: list[_P
     if isinstance(node, t.Pipeline):
         stages, trivia = _within(node, node.items, before, mine, braces)
         return replace(node, items=stages, trivia=trivia)
+    if isinstance(node, t.Stages):
+        listed, trivia = _within(node, node.items, before, mine, braces)
+        return replace(node, items=listed, trivia=trivia)
     if isinstance(node, t.Precision):
         types, trivia = _within(node, node.items, before, mine, braces)
         return replace(node, items=types, trivia=trivia)

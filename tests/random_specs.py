@@ -242,14 +242,19 @@ class SpecMaker:
     def peak(self) -> t.Peak:
         return t.Peak(self.ident(("bf16", "f32", "i8")), self.scalar())
 
+    def stage(self) -> t.Stage:
+        return t.Stage(self.many(self.pattern, 1, 3))
+
     def pipeline(self) -> t.Pipeline:
         names = ["gpipe", "1f1b", "zbv", "interleaved_1f1b", "1F1B", "mine"]
         makers: list[Callable[[], t.PipelineItem]] = [
             lambda: t.Split(self.many(self.pattern, 1, 2)),
+            lambda: t.Stages(self.many(self.stage, 0, 3)),
             lambda: t.Order(t.Ident(self.rng.choice(names)), self.many(self.argument, 0, 1)),
+            lambda: t.Order(t.Text(self.rng.choice(["a.csv", "", "b.txt"]))),
             lambda: t.Microbatches(self.size()),
         ]
-        items = tuple(make() for make in makers if self.chance(0.9))
+        items = tuple(make() for make in makers if self.chance(0.6))
         return t.Pipeline(self.ident(AXES), (*items, *self.many(self.rng.choice(makers), 0, 1)))
 
     def phase(self) -> t.Phase:
@@ -280,7 +285,7 @@ class SpecMaker:
 
         before = self._lines(first)
         after = self._comment() if self.chance(0.2) else ""
-        if not isinstance(item, t.Mesh | t.Dims | t.Pipeline | t.Cluster | t.Expect):
+        if not isinstance(item, t.Mesh | t.Dims | t.Pipeline | t.Stages | t.Cluster | t.Expect):
             return replace(item, trivia=t.Trivia(before, after))
         head = self._comment() if self.chance(0.2) else ""
         items = self._with_trivia(item.items)

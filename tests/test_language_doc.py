@@ -10,6 +10,7 @@ import pytest
 from shardlang.grammar.formatter import format_tree
 from shardlang.grammar.parser import parse
 from shardlang.grammar.scan import FORMS
+from shardlang.passes.schedules.plain import one_f_one_b
 from shardlang.spec import load_spec_text
 
 TEXT = (Path(__file__).parent.parent / "docs" / "language.md").read_text(encoding="utf-8")
@@ -29,13 +30,14 @@ def test_the_first_example_resolves() -> None:
     assert findings == []
 
 
-def test_the_other_examples_resolve_beside_a_mesh_and_a_model() -> None:
-    head = 'mesh { dp = 2 tp = 4 ep = 2 } model "m.py:f" '
+def test_the_other_examples_resolve_beside_a_mesh_and_a_model(tmp_path: Path) -> None:
+    head = 'mesh { pp = 2 dp = 2 tp = 4 ep = 2 } model "m.py:f" '
+    (tmp_path / "mine.csv").write_text(one_f_one_b(2, 8).to_csv())
     for example in EXAMPLES[1:]:
         if example.startswith(("use", "mesh")):
             continue
         dims = "" if example.startswith("dims") else "dims { batch = dp vocab = tp }\n"
-        spec, findings = load_spec_text(head + dims + example)
+        spec, findings = load_spec_text(head + dims + example, str(tmp_path / "spec.shard"))
         assert spec is not None, (example, findings)
 
 

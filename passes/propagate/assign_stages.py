@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from torch import fx
 
-from shardlang.ir.graph import ShardGraph, constrain
+from shardlang.ir.graph import ShardError, ShardGraph, constrain
 from shardlang.ir.leaf import Leaf, LeafKind
 from shardlang.ir.node import info, set_info
 from shardlang.ir.pipeline.split import Split
@@ -27,7 +27,11 @@ from shardlang.rules.registry import find
 
 
 def assign_stages(graph: ShardGraph) -> None:
-    """Give every op and parameter its stage, if the model is split into stages."""
+    """Give every op and parameter its stage, if the model is split into stages.
+
+    Raises:
+        ShardError: SH0313, a value would go back to an earlier stage, or a stage computes nothing.
+    """
     if graph.split is not None:
         _Assigning(graph, graph.split).run()
 
@@ -56,6 +60,7 @@ class _Assigning:
             self._forward(node, node in made_of_params)
         for node in reversed(nodes):
             self._backward(node)
+        self._check_filled()
         for node in nodes:
             if node in self.of:
                 set_info(node, replace(info(node), stage=self.of[node]))
@@ -65,11 +70,43 @@ class _Assigning:
         """The stage that is stated, or that of what is read."""
         before = [self.of[x] for x in node.all_input_nodes if x in self.of]
         stated = self.split.of(info(node).module)
+        if stated is not None and before and max(before) > stated:
+            raise self._backwards(node, stated)
         known = before if stated is None else [*before, stated]
         if known:
             self.of[node] = max(known)
         elif self._is_stated_of_leaf(node) or not (trained or _draws(node)):
             self.anywhere.add(node)
+
+    def _backwards(self, node: fx.Node, stated: int) -> ShardError:
+        """A value that would go to a stage before the one that makes it."""
+        made = self._maker(node)
+        return ShardError(
+            "SH0313",
+            f"`{self.split.owner(info(node).module)}` of stage {stated} reads what"
+            f" `{self.split.owner(info(made).module)}` of stage {self.of[made]} makes",
+            node=node,
+            help="list the modules in the order in which the model runs them, and what runs between"
+            " two calls of one module in its stage: values go to later stages",
+        )
+
+    def _maker(self, node: fx.Node) -> fx.Node:
+        """The op of a stated module through which an op belongs to the last stage that it reads."""
+        while True:
+            node = max((x for x in node.all_input_nodes if x in self.of), key=self.of.__getitem__)
+            if self.split.of(info(node).module) == self.of[node]:
+                return node
+
+    def _check_filled(self) -> None:
+        """Every stage computes something."""
+        empty = sorted(set(range(self.split.stages)) - set(self.of.values()))
+        if empty:
+            names = [f"`{name}`" for name, at in self.split.stage_of.items() if at == empty[0]]
+            raise ShardError(
+                "SH0313",
+                f"stage {empty[0]} computes nothing: the model runs no {' and no '.join(names)}",
+                help="give it a module that the model runs",
+            )
 
     def _is_stated_of_leaf(self, node: fx.Node) -> bool:
         """Whether a node only says how a parameter lies where it is read."""

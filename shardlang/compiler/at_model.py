@@ -80,6 +80,8 @@ def _statement(failure: Failure, spec: Spec) -> tuple[Span, str]:
         return spec.accumulate.span, f"`{word}` is stated"
     if failure.code == "SH0512" and spec.budget_span is not None:
         return spec.budget_span, "`recompute` is stated"
+    if failure.code == "SH0313" and spec.pipeline is not None:
+        return spec.pipeline.split.span, "the stages are stated"
     name = getattr(failure, "input", "")
     for decl in spec.inputs if name else ():
         if decl.pattern.text == name or decl.pattern.matches(name):

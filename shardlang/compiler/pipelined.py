@@ -96,10 +96,14 @@ def schedule_of(spec: Spec) -> PipelineSchedule:
     assert spec.accumulate is not None, "a pipeline has microbatches"
     ranks = spec.mesh[stated.axis].size
     try:
-        made = SCHEDULES[stated.schedule](ranks, spec.accumulate.count, stated.virtual)
+        made = stated.actions
+        if made is None:
+            made = SCHEDULES[stated.schedule](ranks, spec.accumulate.count, stated.virtual)
         timeline(made, alike)
     except ScheduleError as failure:
         help = "state other microbatches, or another schedule"
+        if stated.actions is not None:
+            help = "give one of these ranks another order: its row of the file"
         found = error("SH0260", str(failure), stated.schedule_span, help=help)
         raise CompileError([found]) from failure
     return made

@@ -4,29 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from shardlang.bind.statements import Findings
+from shardlang.bind.values import MODULE
 from shardlang.compiler.driver import Compiled, CompileError
-from shardlang.grammar.diagnostics import Diagnostic, Span, error, join_words, quote
+from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, join_words, quote
 from shardlang.grammar.patterns import Pattern, nearest_to_pattern
 from shardlang.ir.pipeline.split import Split
+from shardlang.spec.types import SplitDecl
 
 
 def split_of(compiled: Compiled, stages: int) -> Split:
     """The stages of the model.
 
+    Args:
+        stages: how many the schedule has.
+
     Raises:
-        CompileError: SH0313, a module list does not exist, or there are too few layers.
+        CompileError: SH0313 or SH0301, a module does not exist or is in two stages, or there are
+            too few.
     """
     stated = compiled.spec.pipeline
     assert stated is not None, "the spec states a pipeline"
+    if stated.split.stages:
+        return _listed(compiled, stated.split, stages)
+    return _dealt(compiled, stated.split, stages)
+
+
+def _dealt(compiled: Compiled, stated: SplitDecl, stages: int) -> Split:
+    """The layers of lists, in runs."""
     lists = module_lists(compiled.captured.modules)
-    named = [name for pattern, _ in stated.split.lists for name in pattern.select(lists)]
-    unknown = [_no_list(p, at, lists) for p, at in stated.split.lists if not p.select(lists)]
+    named = [name for pattern, _ in stated.lists for name in pattern.select(lists)]
+    unknown = [_no_list(p, at, lists) for p, at in stated.lists if not p.select(lists)]
     if unknown:
         raise CompileError(unknown)
     layers = [layer for name in dict.fromkeys(named) for layer in lists[name]]
     if len(layers) < stages:
-        raise CompileError([_too_few(len(layers), stages, stated.split.span)])
+        raise CompileError([_too_few(len(layers), stages, stated.span)])
     return Split.dealt(layers, stages)
+
+
+def _listed(compiled: Compiled, stated: SplitDecl, stages: int) -> Split:
+    """The stages as they are listed."""
+    if len(stated.stages) != stages:
+        raise CompileError([_other_number(len(stated.stages), stages, stated.span)])
+    modules = [name for name in compiled.captured.modules if name]
+    findings, stage_of = Findings(compiled.spec.mesh), dict[str, int]()
+    places: dict[str, Span] = {}
+    for stage, patterns in enumerate(stated.stages):
+        for pattern, at in patterns:
+            matched = pattern.select(modules)
+            if not matched:
+                findings.unmatched(pattern, at, MODULE, modules)
+            for name in matched:
+                if stage_of.setdefault(name, stage) != stage:
+                    findings.found.append(_twice(name, stage_of[name], stage, at, places[name]))
+                places.setdefault(name, at)
+    if findings.found:
+        raise CompileError(findings.found)
+    return Split(stage_of, stages)
 
 
 def module_lists(modules: Sequence[str]) -> Mapping[str, Sequence[str]]:
@@ -58,4 +93,23 @@ def _too_few(layers: int, stages: int, at: Span) -> Diagnostic:
         f"{layers} layers are too few for {stages} stages",
         at,
         help="make the axis of the pipeline smaller, or give each device fewer stages",
+    )
+
+
+def _other_number(listed: int, stages: int, at: Span) -> Diagnostic:
+    return error(
+        "SH0313",
+        f"{listed} stages are listed, and the schedule has {stages}",
+        at,
+        help=f"list {stages} stages, or choose another size of the axis or another schedule",
+    )
+
+
+def _twice(name: str, first: int, again: int, at: Span, place: Span) -> Diagnostic:
+    return error(
+        "SH0313",
+        f"`{name}` is in stage {first} and in stage {again}",
+        at,
+        labels=[Label(place, "first listed here")],
+        help="list it once",
     )

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
 from shardlang.grammar import tree as t
-from shardlang.grammar.diagnostics import Label, error, join_words, quote
-from shardlang.grammar.patterns import nearest
-from shardlang.ir.pipeline.kinds import INTERLEAVED, STAGES_OF_RANK
-from shardlang.spec.arguments import named_arguments
+from shardlang.grammar.diagnostics import Label, Span, error, join_words, quote
+from shardlang.grammar.patterns import Pattern, nearest
 from shardlang.spec.draft import Draft, overridden
 from shardlang.spec.gather import Gathered
-from shardlang.spec.scope import Scope, kind_of
+from shardlang.spec.orders import resolve_order
+from shardlang.spec.scope import Scope
 from shardlang.spec.types import AccumulateDecl, PipelineDecl, SplitDecl
 
-_ItemT = TypeVar("_ItemT", bound="t.PipelineItem")
+_ItemT = TypeVar("_ItemT", bound=t.Item)
 
 
 def declare_stages(gathered: Gathered, roles: Mapping[str, t.AxisRole], scope: Scope) -> None:
@@ -42,15 +41,22 @@ def declare_stages(gathered: Gathered, roles: Mapping[str, t.AxisRole], scope: S
 def resolve_pipeline(node: t.Pipeline, draft: Draft) -> None:
     """Note the pipeline; one that lacks something is reported and not noted."""
     draft.state("pipeline", "", node.span)
-    split = _split(_last(node, t.Split, "split", draft), node, draft.scope)
-    order = _last(node, t.Order, "schedule", draft)
-    schedule, virtual = _schedule(order, draft.scope)
-    count = _count(_last(node, t.Microbatches, "microbatches", draft), node, draft.scope)
-    if split is None or schedule is None or virtual is None or count is None:
+    split = _split(_last(node, (t.Split, t.Stages), "split", draft), node, draft.scope)
+    count = _count(_last(node, (t.Microbatches,), "microbatches", draft), node, draft.scope)
+    order = _last(node, (t.Order,), "schedule", draft)
+    chosen = resolve_order(order, node.axis, count, draft)
+    if split is None or chosen is None or count is None:
         return
-    at = node.axis.span if order is None else order.span
     draft.microbatches = count
-    draft.pipeline = PipelineDecl(node.axis.text, split, schedule, virtual, node.axis.span, at)
+    draft.pipeline = PipelineDecl(
+        node.axis.text,
+        split,
+        chosen.schedule,
+        chosen.virtual,
+        chosen.actions,
+        node.axis.span,
+        node.axis.span if order is None else order.span,
+    )
 
 
 def check_accumulate(draft: Draft) -> None:
@@ -67,22 +73,33 @@ def check_accumulate(draft: Draft) -> None:
         )
 
 
-def _last(node: t.Pipeline, kind: type[_ItemT], word: str, draft: Draft) -> _ItemT | None:
-    """The line of a kind that is in force."""
-    found = [item for item in node.items if isinstance(item, kind)]
+def _last(
+    node: t.Pipeline, kinds: tuple[type[_ItemT], ...], word: str, draft: Draft
+) -> _ItemT | None:
+    """The line of some kinds that is in force."""
+    found = [item for item in node.items if isinstance(item, kinds)]
     for earlier, later in pairwise(found):
         draft.scope.report(overridden(word, earlier.span, later.span))
     return found[-1] if found else None
 
 
-def _split(item: t.Split | None, node: t.Pipeline, scope: Scope) -> SplitDecl | None:
-    if item is None:
-        help = 'name the list of the model\'s layers, as in `split "model.layers"`'
-        scope.report(error("SH0261", "the pipeline has no stages", node.axis.span, help=help))
-        return None
-    found = [(scope.pattern(text), text.span) for text in item.lists]
-    lists = tuple((pattern, span) for pattern, span in found if pattern is not None)
-    return SplitDecl(lists, item.span) if len(lists) == len(found) else None
+def _split(item: t.Item | None, node: t.Pipeline, scope: Scope) -> SplitDecl | None:
+    if isinstance(item, t.Split):
+        lists = _patterns(item.lists, scope)
+        return None if lists is None else SplitDecl(lists, span=item.span)
+    if isinstance(item, t.Stages) and item.items:
+        stages = [_patterns(stage.modules, scope) for stage in item.items]
+        found = tuple(stage for stage in stages if stage is not None)
+        return SplitDecl(stages=found, span=item.span) if len(found) == len(stages) else None
+    help = 'name the list of the model\'s layers, as in `split "model.layers"`'
+    scope.report(error("SH0261", "the pipeline has no stages", node.axis.span, help=help))
+    return None
+
+
+def _patterns(texts: Sequence[t.Text], scope: Scope) -> tuple[tuple[Pattern, Span], ...] | None:
+    found = [(scope.pattern(text), text.span) for text in texts]
+    named = tuple((pattern, span) for pattern, span in found if pattern is not None)
+    return named if len(named) == len(found) else None
 
 
 def _count(item: t.Microbatches | None, node: t.Pipeline, scope: Scope) -> AccumulateDecl | None:
@@ -92,49 +109,3 @@ def _count(item: t.Microbatches | None, node: t.Pipeline, scope: Scope) -> Accum
         return None
     count = scope.integer(item.count, "a number of microbatches", "SH0242", least=2)
     return None if count is None else AccumulateDecl(count, item.span)
-
-
-def _schedule(item: t.Order | None, scope: Scope) -> tuple[str | None, int | None]:
-    """The schedule and the stages of each device; None for what is wrong."""
-    if item is None:
-        return "1f1b", 1
-    name = item.name.text
-    if name not in STAGES_OF_RANK:
-        near = nearest(name.lower(), STAGES_OF_RANK)
-        listed = f"the schedules are {join_words(quote(STAGES_OF_RANK), 'and')}"
-        help = f"did you mean `{near[0]}`" if near else listed
-        scope.report(error("SH0260", f"unknown schedule `{name}`", item.name.span, help=help))
-        return None, None
-    return name, _virtual(item, scope)
-
-
-def _virtual(item: t.Order, scope: Scope) -> int | None:
-    """The stages of each device."""
-    name = item.name.text
-    _, named = named_arguments(item.arguments, scope)
-    if len(named) < len(item.arguments):
-        return None  # what is wrong with one of them is found
-    if name != INTERLEAVED and named:
-        message = f"`{name}` takes no arguments: each device has {_stages(STAGES_OF_RANK[name])}"
-        help = f"remove them, or write `{INTERLEAVED}(virtual = 2)`"
-        scope.report(error("SH0260", message, item.arguments[0].span, help=help))
-        return None
-    for argument, (key, value) in zip(item.arguments, named, strict=True):
-        if key != "virtual":
-            message, help = f"`{name}` has no argument `{key}`", f"write `{name}(virtual = 2)`"
-            scope.report(error("SH0260", message, argument.span, help=help))
-            return None
-        if isinstance(value, bool) or not isinstance(value, int) or value < 2:
-            shown = kind_of(value) if isinstance(value, (bool, str, tuple)) else f"{value}"
-            message = (
-                f"`virtual`, the stages of each device, is an integer of at least 2, not {shown}"
-            )
-            help = "write 2 or more, or take the schedule `1f1b`"
-            scope.report(error("SH0260", message, argument.value.span, help=help))
-            return None
-        return value
-    return STAGES_OF_RANK[name]
-
-
-def _stages(count: int) -> str:
-    return "one stage" if count == 1 else "two stages"

@@ -13,6 +13,7 @@ from shardlang.grammar.diagnostics import NOWHERE, Span
 from shardlang.grammar.patterns import Pattern
 from shardlang.grammar.tree import Cut, OnNan, RandomMode, Side
 from shardlang.ir.mesh import Mesh
+from shardlang.ir.pipeline.schedule import PipelineSchedule
 from shardlang.ir.step_options import NO_OPTIONS, StepOptions
 
 Scalar: TypeAlias = int | float | str | bool
@@ -170,13 +171,15 @@ class AccumulateDecl:
 
 @dataclass(frozen=True, slots=True)
 class SplitDecl:
-    """`split "model.layers"`: which modules make a stage.
+    """`split ...`: which modules make a stage.
 
     Attributes:
         lists: module lists, whose modules are dealt out evenly, one list after the other.
+        stages: the modules of each stage, where they are stated one by one.
     """
 
-    lists: tuple[tuple[Pattern, Span], ...]
+    lists: tuple[tuple[Pattern, Span], ...] = ()
+    stages: tuple[tuple[tuple[Pattern, Span], ...], ...] = ()
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 
@@ -188,8 +191,9 @@ class PipelineDecl:
 
     Attributes:
         axis: its devices compute the stages.
-        schedule: its name, one of `ir.pipeline.kinds`.
-        virtual: the stages of each device.
+        schedule: its name, one of `ir.pipeline.kinds`, or the path of a file as written.
+        virtual: the stages of each device under a schedule with a name.
+        actions: the schedule of a file.
         schedule_span: of the schedule, or of the whole statement where none is stated.
     """
 
@@ -197,6 +201,7 @@ class PipelineDecl:
     split: SplitDecl
     schedule: str = "1f1b"
     virtual: int = 1
+    actions: PipelineSchedule | None = None
     span: Span = field(default=NOWHERE, compare=False, repr=False)
     schedule_span: Span = field(default=NOWHERE, compare=False, repr=False)
 

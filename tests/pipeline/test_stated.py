@@ -14,7 +14,7 @@ from shardlang.compiler.pipelined import SCHEDULES, pipelined
 from shardlang.compiler.stages import split_of
 from shardlang.cost.timeline import timeline
 from shardlang.ir.pipeline.kinds import STAGES_OF_RANK
-from shardlang.passes.schedules.zero_bubble import alike
+from shardlang.passes.schedules.zero_bubble import alike, zbv
 from shardlang.runtime.simulate_accumulated import AccumulatedSimulator
 from shardlang.runtime.simulate_stages import StagedSimulator
 from tests.pipeline.test_stages import Words, joined, leaves_of
@@ -73,6 +73,24 @@ def test_it_gives_what_one_device_gives(tmp_path: Path, ranks: int, stated: str)
     gradients = joined(wanted.gradients, dict(made.step.tied))
     torch.testing.assert_close(found.loss, wanted.loss, rtol=0, atol=1e-15)
     torch.testing.assert_close(found.gradients, gradients, rtol=1e-13, atol=1e-15)
+
+
+def test_stages_can_be_listed(tmp_path: Path) -> None:
+    stages = 'stage "table", "layers.{0,1}"  stage "layers.2"  stage "layers.3", "norm"'
+    text = (SPEC % (3, "schedule gpipe")).replace('split "layers"', f"split {{ {stages} }}")
+    made = pipelined(compiled(tmp_path, text))
+    held = [sorted({leaf.name.split(".up")[0] for leaf in stage.step.leaves if leaf.trainable
+                    if ".up" in leaf.name}) for stage in made.step.stages]  # fmt: skip
+    assert held == [["layers.0", "layers.1"], ["layers.2"], ["layers.3"]]
+
+
+def test_a_schedule_can_be_a_file(tmp_path: Path) -> None:
+    torch_writes = zbv(2, 4).to_csv()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "mine.csv").write_text(torch_writes)
+    made = pipelined(compiled(tmp_path, SPEC % (2, 'schedule "sub/mine.csv"')))
+    assert made.schedule == zbv(2, 4)
+    assert len(made.step.stages) == 4
 
 
 @pytest.mark.parametrize("lists", ['"down", "up"', '"{down,up}"'])

@@ -24,6 +24,7 @@ import shardlang.grammar.tree
 import shardlang.spec.types
 from shardlang.compiler.driver import compile_spec
 from shardlang.compiler.pipelined import pipelined
+from shardlang.passes.schedules.plain import interleaved_1f1b
 from shardlang.plan import plan_of
 from shardlang.plan.expectations import check_expects
 from shardlang.plan.render import render_plan
@@ -76,8 +77,12 @@ PIPELINE = f"""
 mesh {{ pp = 1 }}
 model "{MODEL}:build"
 input ids, labels : i64[4, 4] below 11 [_, _]
-pipeline pp {{ split "blocks"  schedule interleaved_1f1b(virtual = 2)  microbatches 2 }}
+pipeline pp {{ microbatches 2 %s }}
 """
+SPLITS = (
+    'split "blocks"  schedule interleaved_1f1b(virtual = 2)',
+    'split { stage "blocks.0" stage "blocks.1" }  schedule "mine.csv"',
+)
 
 LAYERS: dict[ModuleType, tuple[str, ...]] = {
     shardlang.grammar.leaves: ("shardlang.grammar", "dataclasses"),
@@ -147,10 +152,12 @@ def test_every_field_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     recipe_of(compiled, 1, 0)
     policy_of(compiled)
     evaluating_of(compiled, 0)
-    (tmp_path / "stages.shard").write_text(PIPELINE)
-    spec, findings = load_spec(tmp_path / "stages.shard")
-    assert spec is not None, findings
-    pipelined(compile_spec(spec))
+    (tmp_path / "mine.csv").write_text(interleaved_1f1b(1, 2).to_csv())
+    for split in SPLITS:
+        (tmp_path / "stages.shard").write_text(PIPELINE % split)
+        spec, findings = load_spec(tmp_path / "stages.shard")
+        assert spec is not None, findings
+        pipelined(compile_spec(spec))
     unread = {
         f"{kind.__name__}.{name}"
         for kind, name, passing in fields()

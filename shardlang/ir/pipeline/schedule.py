@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from shardlang.ir.pipeline.action import Action, Work
@@ -14,7 +14,18 @@ ActionList = tuple[Action, ...]
 
 
 class ScheduleError(ValueError):
-    """A schedule that is no order in which a step can be computed."""
+    """A schedule that is no order in which a step can be computed.
+
+    Attributes:
+        action: the one that is wrong, or stands beside what is missing; None if there is no one.
+        place: row and column of a file, from 1; None where it is of none.
+    """
+
+    def __init__(
+        self, message: str, action: Action | None = None, place: tuple[int, int] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.action, self.place = action, place
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +84,49 @@ class PipelineSchedule:
         Raises:
             ScheduleError: a cell is no action, or the actions are no step; with row and column.
         """
-        rows = [row for row in csv.reader(io.StringIO(text)) if row]
-        return PipelineSchedule(
-            tuple(tuple(_row(number, row)) for number, row in enumerate(rows, 1))
-        )
+        ranks: dict[int, list[Action]] = {}
+        places: dict[Action, tuple[int, int]] = {}
+        for action, place in csv_actions(text):
+            if action is None:
+                ranks.setdefault(place[0], [])
+                continue
+            ranks.setdefault(place[0], []).append(action)
+            places[action] = place
+        idle = next((row for row, actions in ranks.items() if not actions), None)
+        if idle is not None:
+            raise _at("the rank has no action", (idle, 1))
+        try:
+            return PipelineSchedule(tuple(map(tuple, ranks.values())))
+        except ScheduleError as error:
+            if error.action not in places:
+                raise
+            raise _at(str(error), places[error.action], error.action) from None
 
 
-def _row(number: int, row: Sequence[str]) -> Iterator[Action]:
-    for column, cell in enumerate(row, 1):
-        text = cell.strip().removesuffix("OVERLAP_F_B")
-        for part in text.strip("()").split(";") if text else ():
-            try:
-                yield Action.parse(part)
-            except ValueError as error:
-                raise ScheduleError(f"row {number}, column {column}: {error}") from None
+def csv_actions(text: str) -> Iterator[tuple[Action | None, tuple[int, int]]]:
+    """The actions of a text as torch writes it, with row and column; None for an empty cell.
+
+    Raises:
+        ScheduleError: a cell is no action.
+    """
+    reader = csv.reader(io.StringIO(text))
+    for row in reader:
+        for column, cell in enumerate(row, 1):
+            place = reader.line_num, column
+            content = cell.strip().removesuffix("OVERLAP_F_B").strip("()")
+            for part in content.split(";"):
+                yield (_action(part, place) if content else None), place
+
+
+def _action(text: str, place: tuple[int, int]) -> Action:
+    try:
+        return Action.parse(text)
+    except ValueError as error:
+        raise _at(str(error), place) from None
+
+
+def _at(message: str, place: tuple[int, int], action: Action | None = None) -> ScheduleError:
+    return ScheduleError(f"row {place[0]}, column {place[1]}: {message}", action, place)
 
 
 def _check(schedule: PipelineSchedule) -> None:
@@ -96,11 +136,13 @@ def _check(schedule: PipelineSchedule) -> None:
     found = Counter(schedule)
     twice = next((action for action, count in found.items() if count > 1), None)
     if twice is not None:
-        raise ScheduleError(f"`{twice}` is there twice")
+        raise ScheduleError(f"`{twice}` is there twice", twice)
     _check_ranks(schedule)
     for stage in range(schedule.stages):
         for microbatch in range(schedule.microbatches):
-            _check_one({w: Action(stage, w, microbatch) in found for w in Work}, stage, microbatch)
+            there = {work: Action(stage, work, microbatch) in found for work in Work}
+            if message := _fault(there, f"of microbatch {microbatch} in stage {stage}"):
+                raise ScheduleError(message, _nearest(schedule, stage, microbatch))
 
 
 def _check_ranks(schedule: PipelineSchedule) -> None:
@@ -109,16 +151,25 @@ def _check_ranks(schedule: PipelineSchedule) -> None:
         for action in actions:
             if rank_of.setdefault(action.stage, rank) != rank:
                 first = rank_of[action.stage]
-                raise ScheduleError(f"stage {action.stage} is on rank {first} and on rank {rank}")
+                message = f"stage {action.stage} is on rank {first} and on rank {rank}"
+                raise ScheduleError(message, action)
 
 
-def _check_one(there: dict[Work, bool], stage: int, microbatch: int) -> None:
-    of = f"of microbatch {microbatch} in stage {stage}"
+def _fault(there: dict[Work, bool], of: str) -> str | None:
+    """What is wrong with the works of one microbatch in one stage."""
     if not there[Work.FORWARD]:
-        raise ScheduleError(f"the forward {of} is missing")
+        return f"the forward {of} is missing"
     if there[Work.BACKWARD] and (there[Work.INPUT] or there[Work.WEIGHT]):
-        raise ScheduleError(f"the backward {of} is there as a whole and in parts")
+        return f"the backward {of} is there as a whole and in parts"
     if not there[Work.BACKWARD] and there[Work.INPUT] != there[Work.WEIGHT]:
-        raise ScheduleError(f"a part of the backward {of} is missing")
+        return f"a part of the backward {of} is missing"
     if not there[Work.BACKWARD] and not there[Work.INPUT]:
-        raise ScheduleError(f"the backward {of} is missing")
+        return f"the backward {of} is missing"
+    return None
+
+
+def _nearest(schedule: PipelineSchedule, stage: int, microbatch: int) -> Action | None:
+    """An action of a stage, of this microbatch if there is one."""
+    of_stage = [action for action in schedule if action.stage == stage]
+    own = [action for action in of_stage if action.microbatch == microbatch]
+    return next(iter([*own, *of_stage]), None)

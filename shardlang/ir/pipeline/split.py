@@ -20,8 +20,12 @@ class Split:
 
     def of(self, module: str) -> int | None:
         """The stage that a module is stated for; None if the spec says nothing of it."""
-        found = (self.stage_of[name] for name in _outwards(module) if name in self.stage_of)
-        return next(found, None)
+        owner = self.owner(module)
+        return None if owner is None else self.stage_of[owner]
+
+    def owner(self, module: str) -> str | None:
+        """The stated module that a module is, or lies in."""
+        return next((name for name in _outwards(module) if name in self.stage_of), None)
 
     @staticmethod
     def evenly(layers: str, count: int, stages: int) -> Split:
