@@ -17,7 +17,7 @@ from shardlang.ir.leaf import ResultKind
 from shardlang.ir.pipeline.action import Action, Work
 from shardlang.ir.pipeline.stage import StageProgram
 from shardlang.ir.pipeline.staged import StagedStep, nodes_of
-from shardlang.runtime.simulate import PerDevice
+from shardlang.runtime.simulate import DeviceFault, PerDevice
 from shardlang.runtime.simulate_accumulated import (
     ByName,
     SimulatedStep,
@@ -130,11 +130,15 @@ class StagedSimulator:
 
 
 def _run(simulator: GraphSimulator, calls: Sequence[fx.Node], values: Values) -> None:
-    """Run some calls of a graph on values by name."""
+    """Run some calls of a graph on values by name.
+
+    Raises:
+        DeviceFault: a value is not there.
+    """
     with torch.no_grad():
         for node in calls:
             missing = [x.name for x in node.all_input_nodes if x.name not in values]
             if missing:
-                raise RuntimeError(f"`{node.name}` reads `{missing[0]}`, which was not sent")
+                raise DeviceFault(node, None, f"it reads `{missing[0]}`, which was not sent")
             given = {x: values[x.name] for x in node.all_input_nodes}
             values[node.name] = simulator.call(node, given)

@@ -87,9 +87,7 @@ class SimulatedAccumulation:
             self.meshes, self._run = before.meshes, before._run
         self.coords = list(self.meshes[0].coords())
         self.leaves = {
-            x.name: updated[_source(x)] if _source(x) in updated else self._placed(x, 0)
-            for x in program.leaves
-            if x.kind is not LeafKind.INPUT
+            x.name: self._held(x, updated) for x in program.leaves if x.kind is not LeafKind.INPUT
         }
         torch.manual_seed(reference.seed)
         leaves = [self._at(number) for number in range(len(self.meshes))]
@@ -100,6 +98,11 @@ class SimulatedAccumulation:
         """The leaves whose gradients are compared, and their copies in later stages."""
         wanted = set(self.reference.trainable)
         return [leaf.name for leaf in self.program.leaves if _source(leaf) in wanted]
+
+    def _held(self, leaf: Leaf, updated: Mapping[str, PerDevice]) -> PerDevice:
+        """What the devices have of a parameter or buffer; a copy has what an update left too."""
+        name = _source(leaf)
+        return updated[name] if name in updated else self._placed(leaf, 0)
 
     def _at(self, number: int) -> dict[str, PerDevice]:
         """All leaves of one microbatch; the parameters are those of all."""
@@ -113,7 +116,7 @@ class SimulatedAccumulation:
 
     def again(self, reference: Reference, values: Mapping[str, PerDevice]) -> SimulatedAccumulation:
         """The step once more, on parameters that an update left."""
-        return SimulatedAccumulation(self.program, reference, after=(self, values))
+        return type(self)(self.program, reference, after=(self, values))
 
     def differences(self) -> dict[str, float]:
         """The loss, the buffers that it writes and every gradient beside the reference."""
