@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -20,30 +21,57 @@ from shardlang.passes.step.step_writer import StepWriter
 from shardlang.passes.step.steps_back import Step, Value, is_bundle, places_of, value_of
 from shardlang.vjp.traced import Traced
 
+LAST = sys.maxsize
+"""For what is given to the backward from outside: it is there before all stages."""
+
 
 class BackwardWriter:
     """Writes the backward of nodes that a gradient reaches, from the last to the first.
 
     Attributes:
-        gradients: the whole gradient of every value that one has reached, so far.
+        gradients: the gradient of every value that one has reached: the whole of it, once the
+            backward of what makes the value is written.
     """
 
     def __init__(self, writer: StepWriter, reduced: Reduced) -> None:
         self.writer, self._reduced = writer, reduced
         self._wide: dict[fx.Node, torch.dtype] = {}
+        self._parts: dict[Value, dict[int, tuple[fx.Node, fx.Node | None]]] = {}
         self.gradients: dict[Value, fx.Node] = {}
 
     def give(self, value: Value, gradient: fx.Node) -> None:
-        """Add to the gradient of a value."""
-        known = self.gradients.get(value)
-        if known is not None:
-            kinds = [self._wide[x] for x in (known, gradient) if x in self._wide]
-            gradient = self.writer.add(torch.ops.aten.add.Tensor, (known, gradient))
-            self._wide.update((gradient, kind) for kind in kinds[:1])
+        """Add to the gradient of a value, to what other readers in the same stage gave."""
+        parts = self._parts.setdefault(value, {})
+        stage = LAST if self.writer.stage is None else self.writer.stage
+        if stage in parts:
+            gradient = self._sum(parts[stage][0], gradient)
+        parts[stage] = (gradient, self.writer.at)
         self.gradients[value] = gradient
+
+    def _sum(self, known: fx.Node, gradient: fx.Node) -> fx.Node:
+        kinds = [self._wide[x] for x in (known, gradient) if x in self._wide]
+        made = self.writer.add(torch.ops.aten.add.Tensor, (known, gradient))
+        self._wide.update((made, kind) for kind in kinds[:1])
+        return made
+
+    def _join(self, value: Value) -> None:
+        """Add what the readers of several stages gave, from the last stage to the first.
+
+        Each adds its own to what comes from the later ones, so one gradient is sent from each.
+        """
+        parts = self._parts.get(value, {})
+        if len(parts) < 2:
+            return
+        at, (stage, *others) = self.writer.at, sorted(parts, reverse=True)
+        total, _ = parts[stage]
+        for other in others:
+            gradient, self.writer.at = parts[other]
+            total = self._sum(total, gradient)
+        self.writer.at, self.gradients[value] = at, total
 
     def returned(self, leaf: fx.Node, dtype: torch.dtype) -> fx.Node:
         """The gradient of a leaf, in the leaf's own type."""
+        self._join((leaf, 0))
         gradient = self.gradients[leaf, 0]
         known = self._wide.get(gradient, tensor_of(leaf).dtype)
         return gradient if known == dtype else self.writer.add(cast, (gradient, dtype))
@@ -64,6 +92,8 @@ class BackwardWriter:
         if not any((step.node, i) in self.gradients for i in step.wants.given):
             return
         self.writer.at = step.node
+        for i in step.wants.given:
+            self._join((step.node, i))
         if is_reshard(step.node):
             self._back_over(step)
         elif step.traced is None:

@@ -42,6 +42,11 @@ class StepWriter:
         self._uncast: dict[fx.Node, fx.Node] = {}
         self._origins: dict[tuple[str, str, bool, bool, int | None], NodeInfo] = {}
 
+    @property
+    def stage(self) -> int | None:
+        """The stage of a pipeline whose nodes are written."""
+        return None if self.at is None else info(self.at).stage
+
     def now(self, node: fx.Node) -> fx.Node:
         """The node that gives a value of the forward program."""
         return self.made[node]
@@ -90,11 +95,11 @@ class StepWriter:
     def emit(
         self, node: fx.Node, env: dict[fx.Node, fx.Node], like: fx.Node | None = None
     ) -> fx.Node:
-        """Write a node of a trace; the backward makes equal views once."""
+        """Write a node of a trace; the backward makes equal views of a stage once."""
         args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
         if not (self.returning and gives_view(node.target)):
             return self.add(node.target, args, kwargs, like=like)
-        same = str((node.target, args, kwargs))
+        same = str((node.target, args, kwargs, self.stage))
         if same not in self._views:
             self._views[same] = self.add(node.target, args, kwargs, like=like)
         return self._views[same]

@@ -22,7 +22,7 @@ from shardlang.spec.types import Axes, InputDecl, LayoutExpr, Open, Spec, Whole
 
 
 def accumulated(compiled: Compiled, split: Split | None = None) -> Compiled:
-    """The same spec along an axis of microbatches, its parameters where they lie.
+    """The same spec along an axis of microbatches, its parameters where they lie, tied ones too.
 
     Args:
         split: the stages of the model.
@@ -48,7 +48,9 @@ def accumulated(compiled: Compiled, split: Split | None = None) -> Compiled:
     made = compile_spec(along, source, inputs=inputs, mesh=Mesh((axis, *mesh.axes)), split=split)
     before, after = (layouts_of(x, "param", "buffer") for x in (compiled, made))
     kept = {name: layout for name, layout in before.items() if name in after}
-    return made if all(after[name] == x for name, x in kept.items()) else pinned(made, kept)
+    wanted = {x.name: kept.get(x.tied or x.name) for x in made.program.leaves}
+    stays = all(wanted[name] in (None, layout) for name, layout in after.items())
+    return made if stays else pinned(made, kept)
 
 
 def accumulated_step(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from shardlang.capture import CaptureError
 from shardlang.compiler.accumulate import accumulated
@@ -12,6 +13,7 @@ from shardlang.compiler.pipelined import schedule_of
 from shardlang.compiler.stages import split_of
 from shardlang.grammar.diagnostics import error
 from shardlang.ir.graph import ShardError
+from shardlang.ir.mesh import Mesh
 from shardlang.ir.precision import wider
 from shardlang.proof.accumulated import Along
 from shardlang.proof.memory import available_bytes, estimate_bytes, readable
@@ -46,16 +48,17 @@ def verify_compiled(
     if shrink:
         compiled, cut = _shrunk(compiled)
         say("cut: " + "; ".join(cut))
+    along, compiled = _along(compiled), _of_one_rank(compiled)
     _check_memory(compiled)
     say(f"simulating {compiled.spec.mesh.devices} devices")
     try:
         report = verify(
             compiled.captured, compiled.statements, compiled.source, compiled.inputs,
-            seed=seed, train=compiled.train, recipe=_recipe(compiled), along=_along(compiled),
+            seed=seed, train=compiled.train, recipe=_recipe(compiled), along=along,
         )  # fmt: skip
     except (CaptureError, ShardError) as failure:
         raise CompileError([at_model(failure, compiled.spec)]) from failure
-    report.cut = list(cut)
+    report.cut, report.devices = list(cut), compiled.spec.mesh.devices
     return report
 
 
@@ -78,7 +81,22 @@ def _along(compiled: Compiled) -> Along | None:
         return Along(made.captured, made.statements)
     schedule = schedule_of(compiled.spec)
     made = accumulated(compiled, split_of(compiled, schedule.stages))
+    made = _of_one_rank(made)
     return Along(made.captured, made.statements, schedule, compiled.spec.pipeline.schedule)
+
+
+def _of_one_rank(compiled: Compiled) -> Compiled:
+    """The same without the axis of a pipeline, along which no tensor lies otherwise.
+
+    Each stage is simulated on the devices of its own rank, so together these are all.
+    """
+    stated = compiled.spec.pipeline
+    if stated is None:
+        return compiled
+    axes = (axis for axis in compiled.program.mesh.axes if axis.name != stated.axis)
+    mesh = Mesh(tuple(axes))
+    statements = replace(compiled.statements, mesh=mesh)
+    return replace(compiled, statements=statements, program=replace(compiled.program, mesh=mesh))
 
 
 def _shrunk(large: Compiled) -> tuple[Compiled, tuple[str, ...]]:

@@ -12,9 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shardlang.ir.pipeline.split import Split
-
-LAYERS = 8
+MICROBATCHES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,48 +20,45 @@ class Family:
     """A model, and what a spec says of it.
 
     Attributes:
-        model: the statement that names it, or what builds it.
+        model: the statement that names it, or what builds it, with eight layers.
         inputs: the declarations; `ROWS` stands for the layout of the rows.
         params: how parameters lie along `tp`.
-        split: the modules of every stage, for a number of stages.
+        lists: the module lists of its layers, as `split` names them.
         config: what `config.json` says, of a Hugging Face model.
+        counts: the entry of that for the layers of a list.
     """
 
     name: str
     model: str | Callable[[], nn.Module]
     inputs: str
     params: str
-    split: Callable[[int], Split]
+    lists: tuple[str, ...] = ("layers",)
     config: dict[str, Any] | None = None
+    counts: str = "num_hidden_layers"
 
-    def write(self, folder: Path, mesh: str, more: str = "") -> Path:
-        """Write the spec of a mesh, such as `pp = 2, dp = 2`, and return its path."""
+    def write(
+        self, folder: Path, mesh: str, schedule: str, more: str = "", layers: int = 8
+    ) -> Path:
+        """Write the spec of a mesh with an axis `pp`, and return its path.
+
+        Args:
+            mesh: such as `pp = 2, dp = 2`.
+        """
         axes = {axis.split("=")[0].strip() for axis in mesh.split(",")}
         rows = next((axis for axis in ("dp", "fsdp") if axis in axes), "_")
         lines = ["mesh {", *(f"  {axis.strip()}" for axis in mesh.split(",")), "}"]
         if isinstance(self.model, str):
+            config = {**(self.config or {}), self.counts: layers // len(self.lists)}
+            (folder / "config.json").write_text(json.dumps(config))
             lines.append(self.model)
-            (folder / "config.json").write_text(json.dumps(self.config))
-        lines.append(self.inputs.replace("ROWS", rows))
+        split = ", ".join(f'"{name}"' for name in self.lists)
+        stated = f"split {split}  schedule {schedule}  microbatches {MICROBATCHES}"
+        lines += [self.inputs.replace("ROWS", rows), f"pipeline pp {{ {stated} }}"]
         lines += [self.params] if "tp" in axes else []
         lines += ['store "**" over fsdp'] if "fsdp" in axes else []
         path = folder / f"{self.name}.shard"
         path.write_text("\n".join([*lines, more]) + "\n")
         return path
-
-
-def evenly(layers: str) -> Callable[[int], Split]:
-    """The layers of one module list, dealt out."""
-    return lambda stages: Split.evenly(layers, LAYERS, stages)
-
-
-def chain(*modules: str) -> Callable[[int], Split]:
-    """Modules in the order in which they compute, dealt out."""
-
-    def split(stages: int) -> Split:
-        return Split({m: i * stages // len(modules) for i, m in enumerate(modules)}, stages)
-
-    return split
 
 
 def hf(task: str) -> str:
@@ -73,8 +68,9 @@ def hf(task: str) -> str:
 
 TOKENS = "input input_ids, labels : i64[8, 6] [ROWS, _]"
 LLAMA_SIZES = {
-    "vocab_size": 50, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 16,
+    "vocab_size": 50, "hidden_size": 16, "intermediate_size": 20,
+    "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": 16,
 }  # fmt: skip
 LLAMA = Family(
     "llama",
@@ -83,7 +79,7 @@ LLAMA = Family(
     'param "**.embed_tokens.weight" [tp, _]\nparam "**.{q,k,v}_proj.weight" [tp, _]\n'
     'param "**.o_proj.weight" [_, tp]\nparam "**.{gate,up}_proj.weight" [tp, _]\n'
     'param "**.down_proj.weight" [_, tp]\nparam "lm_head.weight" [tp, _]',
-    evenly("model.layers"),
+    ("model.layers",),
     {"model_type": "llama", **LLAMA_SIZES},
 )
 GPT2 = Family(
@@ -93,11 +89,12 @@ GPT2 = Family(
     'param "transformer.wte.weight" [tp, _]\nparam "**.c_attn.weight" [_, tp(3)]\n'
     'param "**.c_attn.bias" [tp(3)]\nparam "**.c_fc.weight" [_, tp]\n'
     'param "**.c_fc.bias" [tp]\nparam "**.c_proj.weight" [tp, _]',
-    evenly("transformer.h"),
+    ("transformer.h",),
     {
-        "model_type": "gpt2", "vocab_size": 50, "n_positions": 16, "n_embd": 16, "n_layer": LAYERS,
-        "n_head": 4, "bos_token_id": 0, "eos_token_id": 0,
+        "model_type": "gpt2", "vocab_size": 50, "n_positions": 16, "n_embd": 16, "n_head": 4,
+        "bos_token_id": 0, "eos_token_id": 0,
     },
+    "n_layer",
 )  # fmt: skip
 BERT = Family(
     "bert",
@@ -108,9 +105,9 @@ BERT = Family(
     'param "**.attention.output.dense.weight" [_, tp]\n'
     'param "**.intermediate.dense.{weight,bias}" [tp, ...]\n'
     'param "**.layer.*.output.dense.weight" [_, tp]',
-    evenly("bert.encoder.layer"),
+    ("bert.encoder.layer",),
     {
-        "model_type": "bert", "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": LAYERS,
+        "model_type": "bert", "vocab_size": 50, "hidden_size": 16,
         "num_attention_heads": 4, "intermediate_size": 20, "max_position_embeddings": 16,
     },
 )  # fmt: skip
@@ -123,13 +120,14 @@ T5 = Family(
     'param "**.{SelfAttention,EncDecAttention}.o.weight" [_, tp]\n'
     'param "**.relative_attention_bias.weight" [_, tp]\n'
     'param "**.DenseReluDense.wi.weight" [tp, _]\nparam "**.DenseReluDense.wo.weight" [_, tp]',
-    chain(*(f"{side}.block.{i}" for side in ("encoder", "decoder") for i in range(LAYERS // 2))),
+    ("encoder.block", "decoder.block"),
     {
         "model_type": "t5", "vocab_size": 50, "d_model": 16, "d_kv": 4, "d_ff": 20,
-        "num_layers": LAYERS // 2, "num_heads": 4, "relative_attention_num_buckets": 8,
+        "num_heads": 4, "relative_attention_num_buckets": 8,
         "relative_attention_max_distance": 16, "decoder_start_token_id": 0, "pad_token_id": 0,
         "eos_token_id": 1,
     },
+    "num_layers",
 )  # fmt: skip
 MIXTRAL = Family(
     "mixtral",
@@ -138,7 +136,7 @@ MIXTRAL = Family(
     'param "**.embed_tokens.weight" [tp, _]\nparam "**.{q,k,v}_proj.weight" [tp, _]\n'
     'param "**.o_proj.weight" [_, tp]\nparam "**.experts.*" [tp, ...]\n'
     'param "lm_head.weight" [tp, _]',
-    evenly("model.layers"),
+    ("model.layers",),
     {"model_type": "mixtral", **LLAMA_SIZES, "num_local_experts": 4, "num_experts_per_tok": 2},
 )
 
@@ -184,6 +182,6 @@ UNET = Family(
     "input pictures : f32[8, 3, 8, 8] [ROWS, _, _, _]\n"
     "input labels : i64[8, 8, 8] below 5 [ROWS, _, _]",
     'param "{down,up}.*.conv.weight" [tp, ...]\nparam "{down,up}.*.conv.bias" [tp]',
-    chain(*(f"{side}.{i}" for side in ("down", "up") for i in range(4))),
+    ("down", "up"),
 )
 FAMILIES = {one.name: one for one in (LLAMA, GPT2, BERT, T5, UNET, MIXTRAL)}

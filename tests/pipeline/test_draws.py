@@ -9,18 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shardlang.compiler.accumulate import accumulated_step
 from shardlang.compiler.driver import CompileError
-from shardlang.compiler.pipelined import SCHEDULES, schedule_of
+from shardlang.compiler.pipelined import SCHEDULES, pipelined
 from shardlang.cost.timeline import timeline
 from shardlang.ir.pipeline.action import Work
 from shardlang.passes.schedules.zero_bubble import alike
 from shardlang.passes.step import split_stages
-from shardlang.passes.step.split_stages import staged
+from shardlang.proof.prove import verify_compiled
 from shardlang.runtime.simulate_accumulated import AccumulatedSimulator
 from shardlang.runtime.simulate_stages import StagedSimulator
-from tests.pipeline.families import Family, evenly
-from tests.pipeline.proving import along_of, compiled_family, leaves_of, prove
+from tests.pipeline.families import Family
+from tests.pipeline.proving import compiled_family, leaves_of
 
 
 class Layer(nn.Module):
@@ -67,7 +66,7 @@ class Leaking(Dropping):
 
 INPUTS = "input ids, labels : i64[8, 5] below 9 [ROWS, _]"
 TP = 'param "layers.*.up.{weight,bias}" [tp, ...]\nparam "layers.*.down.weight" [_, tp]'
-DROPPING = Family("dropping", Dropping, INPUTS, TP, evenly("layers"))
+DROPPING = Family("dropping", Dropping, INPUTS, TP)
 
 
 @pytest.mark.parametrize("random", ["exact", "fast"])
@@ -76,20 +75,20 @@ def test_every_schedule_draws_what_one_device_draws(
     tmp_path: Path, schedule: str, random: str
 ) -> None:
     compiled = compiled_family(tmp_path, DROPPING, "pp = 2, dp = 2", schedule, f"random {random}")
-    report = prove(compiled, DROPPING)
+    report = verify_compiled(compiled)
     assert report.ok, report
     assert bool(report.draws_apart) is (random == "fast")
 
 
 @pytest.mark.parametrize("mesh", ["pp = 4", "pp = 2, tp = 2", "pp = 2, fsdp = 2"])
 def test_every_mesh_draws_what_one_device_draws(tmp_path: Path, mesh: str) -> None:
-    report = prove(compiled_family(tmp_path, DROPPING, mesh, "1f1b"), DROPPING)
+    report = verify_compiled(compiled_family(tmp_path, DROPPING, mesh, "1f1b"))
     assert report.ok, report
 
 
 def test_stages_that_draw_apart_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(split_stages, "repeat_draws", lambda step, _: step)
-    report = prove(compiled_family(tmp_path, DROPPING, "pp = 2", "1f1b"), DROPPING)
+    report = verify_compiled(compiled_family(tmp_path, DROPPING, "pp = 2", "1f1b"))
     assert not report.ok and report.accumulated and report.accumulated["loss"] > 1e-3
 
 
@@ -104,14 +103,14 @@ class Listening(StagedSimulator):
 
 def test_all_devices_go_on_from_the_state_of_one(tmp_path: Path) -> None:
     compiled = compiled_family(tmp_path, DROPPING, "pp = 4", "zbv")
-    schedule = schedule_of(compiled.spec)
-    step = accumulated_step(along_of(compiled, DROPPING))
+    made = pipelined(compiled)
+    step, schedule = made.step.whole, made.schedule
     one = AccumulatedSimulator(step)
     leaves = leaves_of(step, one.meshes)
     torch.manual_seed(3)
     one.run(leaves)
     state = torch.get_rng_state()
-    several = Listening(staged(step, schedule.stages))
+    several = Listening(made.step)
     torch.manual_seed(3)
     several.run(leaves, timeline(schedule, alike).order)
     assert len(several.states) == 8 * 4
@@ -121,16 +120,16 @@ def test_all_devices_go_on_from_the_state_of_one(tmp_path: Path) -> None:
 
 def test_the_key_of_fast_draws_is_not_sent(tmp_path: Path) -> None:
     compiled = compiled_family(tmp_path, DROPPING, "pp = 4", "1f1b", "random fast")
-    stages = staged(accumulated_step(along_of(compiled, DROPPING)), 4).stages
+    stages = pipelined(compiled).step.stages
     keys = [sum("stream_key" in node.name for node in one.step.graph.nodes) for one in stages]
     assert keys == [1, 1, 1, 1]
     assert [len(one.values) for one in stages] == [0, 1, 1, 1]
 
 
 def test_a_draw_that_depends_on_values_is_refused(tmp_path: Path) -> None:
-    family = Family("leaking", Leaking, INPUTS, "", evenly("layers"))
+    family = Family("leaking", Leaking, INPUTS, "")
     with pytest.raises(CompileError) as error:
-        prove(compiled_family(tmp_path, family, "pp = 2", "1f1b"), family)
+        verify_compiled(compiled_family(tmp_path, family, "pp = 2", "1f1b"))
     (found,) = error.value.diagnostics
     assert found.code == "SH0410" and "rrelu" in found.message
     assert found.span.file.endswith("test_draws.py")

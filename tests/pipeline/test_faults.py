@@ -18,13 +18,14 @@ from shardlang.ir.pipeline.staged import StagedStep
 from shardlang.proof import accumulated
 from shardlang.proof import verify as verifying
 from shardlang.proof.accumulated import SimulatedAccumulation
+from shardlang.proof.prove import verify_compiled
 from shardlang.proof.report import Report
 from shardlang.runtime import simulate_stages
 from shardlang.runtime.simulate import PerDevice
 from shardlang.runtime.simulate_accumulated import add_up_parts
 from shardlang.runtime.simulate_stages import StagedSimulator
-from tests.pipeline.families import Family, evenly
-from tests.pipeline.proving import compiled_family, prove
+from tests.pipeline.families import Family
+from tests.pipeline.proving import compiled_family
 
 
 class Tied(nn.Module):
@@ -46,13 +47,13 @@ class Tied(nn.Module):
         return {"loss": F.cross_entropy(scores.flatten(0, 1), labels.flatten())}
 
 
-TIED = Family("tied", Tied, "input ids, labels : i64[8, 5] below 9 [ROWS, _]", "", evenly("layers"))
+TIED = Family("tied", Tied, "input ids, labels : i64[8, 5] below 9 [ROWS, _]", "")
 TABLE = "table.weight"
 
 
 def report_of(folder: Path, schedule: str = "1f1b") -> Report:
     """The report of four stages."""
-    return prove(compiled_family(folder, TIED, "pp = 4", schedule), TIED)
+    return verify_compiled(compiled_family(folder, TIED, "pp = 4", schedule))
 
 
 def wrong(errors: Mapping[str, float] | None) -> set[str]:
