@@ -34,13 +34,13 @@ AGREE_S = 10.0
 class JobError(RunError):
     """The job ended because a rank failed.
 
-    `status` is the exit status for the command line. `spoken` says that rank 0, which prints to the
-    terminal, ended by itself in good order and has said why.
+    `rank` is the one that failed, `status` the exit status for the command line. `spoken` says that
+    rank 0, which prints to the terminal, ended by itself in good order and has said why.
     """
 
     def __init__(self, report: Report, message: str, help: str) -> None:
         super().__init__(report.code, message, help=help, notes=report.notes)
-        self.status = report.exit_status
+        self.rank, self.status = report.rank, report.exit_status
         self.spoken = report.kind == "exit" and report.rank == 0
 
 

@@ -168,10 +168,22 @@ class _Kept:
             step = self._saving.begin(self._options.resume)
             if step >= self._options.steps:
                 say(f"the run has taken {step} steps, and `--steps {self._options.steps}` ends it")
+        self._time(trainer)
         if self._folder is not None:
             self._folder.begin(trainer.step_number)
             trainer.after_step.append(self._folder.after_step)
             self._watch(trainer)
+
+    def _time(self, trainer: Trainer) -> None:
+        """Note the actions of a pipeline in the step that is profiled, on every rank."""
+        from shardlang.training.staged import StagedTrainee
+
+        out, step = self._options.out, self._options.profile
+        if out is None or step is None or not isinstance(trainer.trainee, StagedTrainee):
+            return
+        before, after = trainer.trainee.timed(out, step)
+        trainer.before_step.append(before)
+        trainer.after_step.insert(0, after)
 
     def _watch(self, trainer: Trainer) -> None:
         """Attach what else looks at the run, on rank 0."""

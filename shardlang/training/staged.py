@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,8 +19,13 @@ from shardlang.runtime.accumulate import differ_nowhere
 from shardlang.runtime.checks import check_same_text
 from shardlang.runtime.data import Batch
 from shardlang.runtime.held import Held
+from shardlang.runtime.stages.clock import ActionClock
 from shardlang.runtime.stages.pipeline import Leaves, Pipeline, Plan
+from shardlang.runtime.trainer.records import Record
+from shardlang.runtime.trainer.trainer import Trainer
 from shardlang.training.accumulated import AccumulatedTrainee, Along
+
+Noted = Callable[[Trainer, Record], None]
 
 
 class _Staged(Along):
@@ -66,6 +72,28 @@ class _Staged(Along):
 class StagedTrainee(AccumulatedTrainee):
     """The model in the stages of a pipeline, of which this device has some."""
 
+    clock: ActionClock | None = None
+    """Notes when the actions of a step begin and end."""
+
+    def timed(self, folder: Path, step: int) -> tuple[Callable[[Trainer], None], Noted]:
+        """What is called before and after every step to write the timeline of one of them.
+
+        Args:
+            folder: of the run.
+        """
+        groups = self._held.groups
+
+        def before(trainer: Trainer) -> None:
+            if trainer.step_number + 1 == step:
+                self.clock = ActionClock(groups.device)
+
+        def after(trainer: Trainer, record: Record) -> None:
+            if self.clock is not None:
+                self.clock.write(folder, step, groups.rank)
+            self.clock = None
+
+        return before, after
+
     def _compile(self, compiled: Compiled) -> _Staged:
         return _Staged(compiled, self._held, self._seed)
 
@@ -83,7 +111,7 @@ class StagedTrainee(AccumulatedTrainee):
         """The loss of all microbatches; their gradients are added to those of the parameters."""
         along = self._staged(batch)
         pipeline = along.pipeline(self._trained())
-        made = pipeline(lambda i: self._leaves(pipeline, along, batch, i), scale)
+        made = pipeline(lambda i: self._leaves(pipeline, along, batch, i), scale, self.clock)
         for leaf in self._held.program.leaves:
             if leaf.name in pipeline.gradients:
                 self._give(leaf, self._gradient(made.gradients, leaf))
