@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,13 +12,14 @@ from staged import SPECS, STEPS, batch, program
 from shardlang.api import Program
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.trainer.evaluation import Evaluating, evaluate
+from shardlang.runtime.trainer.random_states import RandomStates
 from shardlang.runtime.whole import held_shard
 
 
 def everything() -> dict[str, Any]:
     """Every schedule, and what else is done with a model in stages."""
     found: dict[str, Any] = {name: trained(program(name)) for name in SPECS if name != "plain"}
-    found["refused"] = refused()
+    found["refused"], found["moved"] = refused(), moved()
     return found
 
 
@@ -59,3 +62,23 @@ def refused() -> str:
     except RunError as error:
         return error.code
     return ""
+
+
+MOVES = ("1f1b", "zbv, tp", "v_half, states")
+"""Other depths and meshes, on each of which one step is taken."""
+
+
+def moved() -> list[float]:
+    """The losses of steps that go on from a checkpoint of another depth each time."""
+    folder, losses = Path(os.environ["SCRATCH"]) / "moved", list[float]()
+    for number, name in enumerate(MOVES):
+        made = program(name)
+        state = {"model": made.load(), "optimizer": made.optimizer(), "random": RandomStates()}
+        with made.checkpoints(folder) as checkpoints:
+            if number:
+                checkpoints.load(state)
+            else:
+                torch.manual_seed(11)
+            losses.append(made.step(batch(number)).loss)
+            checkpoints.save(number + 1, state)
+    return losses

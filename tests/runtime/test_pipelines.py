@@ -15,7 +15,8 @@ NAMES = [name for name in SPECS if name != "plain"]
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    return spawn("stages_on_ranks:everything", 4, tmp_path_factory.mktemp("ranks"), 300)
+    out = tmp_path_factory.mktemp("ranks")
+    return spawn("stages_on_ranks:everything", 4, out, 300, SCRATCH=str(out))
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +47,9 @@ def test_each_rank_holds_its_stages_alone(ran: list[Any], alone: dict[str, Any])
 
 def test_a_call_of_the_module_is_refused(ran: list[Any]) -> None:
     assert [rank["refused"] for rank in ran] == ["SH0645"] * 4
+
+
+def test_a_checkpoint_goes_on_under_another_depth(ran: list[Any], alone: dict[str, Any]) -> None:
+    """From four stages to a V of two ranks, with the states of dropout and of the optimizer."""
+    for rank in ran:
+        assert rank["moved"] == pytest.approx(alone["losses"][: len(rank["moved"])], rel=1e-10)
