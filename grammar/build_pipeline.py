@@ -19,6 +19,10 @@ def _split(rule: Rule) -> t.Split:
     return t.Split(leaf.texts(rule.rule(0)), span=rule.span)
 
 
+def _split_auto(rule: Rule) -> t.SplitAuto:
+    return t.SplitAuto(span=rule.span)
+
+
 def _stages(rule: Rule) -> t.Stages:
     return t.Stages(tuple(map(_stage, rule.rules())), span=rule.span)
 
@@ -37,6 +41,7 @@ def _microbatches(rule: Rule) -> t.Microbatches:
 
 _ITEMS: dict[str, Callable[[Rule], t.PipelineItem]] = {
     "split": _split,
+    "split_auto": _split_auto,
     "stages": _stages,
     "order": _order,
     "microbatches": _microbatches,

@@ -308,8 +308,9 @@ CODES: dict[str, Code] = {
     "SH0313": Code(
         "stages that do not fit the model",
         "`split` names lists of modules, such as `model.layers`, with a layer for each stage at"
-        " least, or lists as many stages as the schedule has. A module is in one stage, every stage"
-        " computes something, and a value goes to later stages alone.",
+        " least, or lists as many stages as the schedule has; `split auto` needs as many layers. A"
+        " module is in one stage, every stage computes something, and a value goes to later stages"
+        " alone.",
     ),
     "SH0314": Code(
         "pipeline that is not trained",

@@ -290,6 +290,11 @@ def _(node: t.Split) -> str:
 
 
 @_text.register
+def _(node: t.SplitAuto) -> str:
+    return "split auto"
+
+
+@_text.register
 def _(node: t.Stage) -> str:
     return f"stage {_commas(node.modules)}"
 

@@ -16,6 +16,11 @@ class Split(Item):
 
 
 @dataclass(frozen=True, slots=True)
+class SplitAuto(Item):
+    """`split auto`, inside `pipeline`: stages that are alike in work and memory."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stage(Item):
     """`stage "embed", "layers.{0..3}"`, inside `split`: the modules of a stage."""
 
@@ -44,7 +49,7 @@ class Microbatches(Item):
     count: Scalar
 
 
-PipelineItem: TypeAlias = "Split | Stages | Order | Microbatches"
+PipelineItem: TypeAlias = "Split | SplitAuto | Stages | Order | Microbatches"
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "PEAK": ("peak",),
     "SPLIT": ("split",),
     "STAGE": ("stage",),
+    "AUTO": ("auto",),
     "MICROBATCHES": ("microbatches",),
 }
 """The words that each keyword terminal stands for."""

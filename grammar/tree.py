@@ -41,6 +41,7 @@ from shardlang.grammar.pipeline import (
     Pipeline,
     PipelineItem,
     Split,
+    SplitAuto,
     Stage,
     Stages,
 )
@@ -115,6 +116,7 @@ __all__ = [
     "Side",
     "Size",
     "Split",
+    "SplitAuto",
     "Stage",
     "Stages",
     "Statement",

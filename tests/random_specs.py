@@ -249,6 +249,7 @@ class SpecMaker:
         names = ["gpipe", "1f1b", "zbv", "interleaved_1f1b", "1F1B", "mine"]
         makers: list[Callable[[], t.PipelineItem]] = [
             lambda: t.Split(self.many(self.pattern, 1, 2)),
+            lambda: t.SplitAuto(),
             lambda: t.Stages(self.many(self.stage, 0, 3)),
             lambda: t.Order(t.Ident(self.rng.choice(names)), self.many(self.argument, 0, 1)),
             lambda: t.Order(t.Text(self.rng.choice(["a.csv", "", "b.txt"]))),

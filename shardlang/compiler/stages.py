@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from shardlang.bind.statements import Findings
 from shardlang.bind.values import MODULE
+from shardlang.compiler.auto_split import auto_split
+from shardlang.compiler.chain import module_lists
 from shardlang.compiler.driver import Compiled, CompileError
 from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, join_words, quote
 from shardlang.grammar.patterns import Pattern, nearest_to_pattern
@@ -25,6 +27,8 @@ def split_of(compiled: Compiled, stages: int) -> Split:
     """
     stated = compiled.spec.pipeline
     assert stated is not None, "the spec states a pipeline"
+    if stated.split.auto:
+        return auto_split(compiled, stages)
     if stated.split.stages:
         return _listed(compiled, stated.split, stages)
     return _dealt(compiled, stated.split, stages)
@@ -62,16 +66,6 @@ def _listed(compiled: Compiled, stated: SplitDecl, stages: int) -> Split:
     if findings.found:
         raise CompileError(findings.found)
     return Split(stage_of, stages)
-
-
-def module_lists(modules: Sequence[str]) -> Mapping[str, Sequence[str]]:
-    """The lists of a model, by name: the modules in it that have a number, in order."""
-    found: dict[str, list[tuple[int, str]]] = {}
-    for name in modules:
-        owner, _, number = name.rpartition(".")
-        if number.isdigit():
-            found.setdefault(owner, []).append((int(number), name))
-    return {owner: [name for _, name in sorted(layers)] for owner, layers in found.items()}
 
 
 def _no_list(pattern: Pattern, at: Span, lists: Mapping[str, Sequence[str]]) -> Diagnostic:

@@ -41,7 +41,7 @@ def declare_stages(gathered: Gathered, roles: Mapping[str, t.AxisRole], scope: S
 def resolve_pipeline(node: t.Pipeline, draft: Draft) -> None:
     """Note the pipeline; one that lacks something is reported and not noted."""
     draft.state("pipeline", "", node.span)
-    split = _split(_last(node, (t.Split, t.Stages), "split", draft), node, draft.scope)
+    split = _split(_last(node, (t.Split, t.SplitAuto, t.Stages), "split", draft), node, draft.scope)
     count = _count(_last(node, (t.Microbatches,), "microbatches", draft), node, draft.scope)
     order = _last(node, (t.Order,), "schedule", draft)
     chosen = resolve_order(order, node.axis, count, draft)
@@ -87,11 +87,15 @@ def _split(item: t.Item | None, node: t.Pipeline, scope: Scope) -> SplitDecl | N
     if isinstance(item, t.Split):
         lists = _patterns(item.lists, scope)
         return None if lists is None else SplitDecl(lists, span=item.span)
+    if isinstance(item, t.SplitAuto):
+        return SplitDecl(auto=True, span=item.span)
     if isinstance(item, t.Stages) and item.items:
         stages = [_patterns(stage.modules, scope) for stage in item.items]
         found = tuple(stage for stage in stages if stage is not None)
         return SplitDecl(stages=found, span=item.span) if len(found) == len(stages) else None
-    help = 'name the list of the model\'s layers, as in `split "model.layers"`'
+    help = (
+        'name the list of the model\'s layers, as in `split "model.layers"`, or write `split auto`'
+    )
     scope.report(error("SH0261", "the pipeline has no stages", node.axis.span, help=help))
     return None
 

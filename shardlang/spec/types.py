@@ -176,10 +176,12 @@ class SplitDecl:
     Attributes:
         lists: module lists, whose modules are dealt out evenly, one list after the other.
         stages: the modules of each stage, where they are stated one by one.
+        auto: whether the stages are those that are most alike.
     """
 
     lists: tuple[tuple[Pattern, Span], ...] = ()
     stages: tuple[tuple[tuple[Pattern, Span], ...], ...] = ()
+    auto: bool = False
     span: Span = field(default=NOWHERE, compare=False, repr=False)
 
 

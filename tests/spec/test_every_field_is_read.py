@@ -80,6 +80,7 @@ input ids, labels : i64[4, 4] below 11 [_, _]
 pipeline pp {{ microbatches 2 %s }}
 """
 SPLITS = (
+    "split auto",
     'split "blocks"  schedule interleaved_1f1b(virtual = 2)',
     'split { stage "blocks.0" stage "blocks.1" }  schedule "mine.csv"',
 )
