@@ -45,6 +45,7 @@ bench: install ## compile time and step time
 	$(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/random_modes.py
 	$(BIN)/python benchmarks/checkpoints.py
+	$(BIN)/python benchmarks/bubble.py
 
 JAX := build/jax
 GSPMD := build/gspmd
