@@ -73,7 +73,7 @@ class Record:
             "peak_bytes": self.peak_bytes,
         }
         if self.mfu is not None:
-            line["mfu"] = round(self.mfu, 6)
+            line["mfu"] = float(f"{self.mfu:.4g}")
         if self.eval_loss is not None:
             line["eval_loss"] = self.eval_loss if math.isfinite(self.eval_loss) else None
         if wrong:

@@ -52,9 +52,9 @@ class RunFolder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = (folder / LOCK).open("a+")
+            self.was_killed = self._locked()
         except OSError as error:
             raise cannot_write(folder, error) from error
-        self.was_killed = self._locked()
 
     def _locked(self) -> bool:
         """Lock the folder; whether the one before did not give it back."""
@@ -94,10 +94,14 @@ class RunFolder:
             self._state, self._message = FAILED, str(error)
         with contextlib.suppress(OSError):
             self._write_run()
+        for end in (self._close_log, lambda: self._lock.truncate(0), self._lock.close):
+            with contextlib.suppress(OSError):
+                end()
+
+    def _close_log(self) -> None:
+        """Close it; what a full disk did not take was said when it was written."""
         if self._log is not None:
             self._log.close()
-        self._lock.truncate(0)
-        self._lock.close()
 
     def begin(self, step: int) -> None:
         """Note the run, which goes on after a step, or begins at 0.

@@ -10,6 +10,7 @@ from typing import Protocol
 from torch.profiler import ProfilerActivity, profile
 
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.folder import cannot_write
 from shardlang.runtime.trainer.records import Record
 from shardlang.runtime.trainer.trainer import Trainer
 from shardlang.runtime.watch import WATCH
@@ -86,10 +87,17 @@ class Profile:
             self._profile.start()
 
     def after_step(self, trainer: Trainer, record: Record) -> None:
-        """Write the trace, if this was the step."""
+        """Write the trace, if this was the step.
+
+        Raises:
+            RunError: SH0609, it cannot be written.
+        """
         if not self._runs:
             return
         self._runs = WATCH.is_traced = False
         self._profile.stop()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._profile.export_chrome_trace(str(self.path))
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._profile.export_chrome_trace(str(self.path))
+        except OSError as error:
+            raise cannot_write(self.path, error) from error

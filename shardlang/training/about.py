@@ -86,7 +86,13 @@ def differences(
     """What differs between two runs: what a resume refuses, and what it says."""
     refused = [_changed(key, before, now) for key in _SAME if before.get(key) != now.get(key)]
     said = [_changed(key, before, now) for key in _MAY_CHANGE if before.get(key) != now.get(key)]
+    same_text = all(before.get(key) == now.get(key) for key in ("spec", "set"))
+    if same_text and not refused and not said and before.get("program") != now.get("program"):
+        said = [_ANOTHER_PROGRAM]
     return refused, said
+
+
+_ANOTHER_PROGRAM = "the same spec gives another program: the model's code or a library has changed"
 
 
 _SAME = ("model", "optimizer", "groups", "precision")

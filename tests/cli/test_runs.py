@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -158,3 +159,35 @@ def test_a_log_that_was_cut_off_is_read(tmp_path: Path) -> None:
     text = "\n".join(json.dumps(line) for line in lines) + '\n{"step": 3, "lo'
     (tmp_path / LOG).write_text(text)
     assert [line["loss"] for line in records_of(tmp_path)] == [3.0, 2.5]
+
+
+def test_a_full_disk_is_said_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the log, which fails once more when it is closed, and at the lock."""
+    (tmp_path / LOG).symlink_to("/dev/full")
+    with (
+        pytest.raises(RunError, match="no space left") as caught,
+        RunFolder(tmp_path, TEXT, {}) as at,
+    ):
+        at.begin(3)
+    assert caught.value.code == "SH0609"
+    assert (tmp_path / LOCK).read_text() == ""
+
+    def full(value: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(json, "dumps", full)
+    with pytest.raises(RunError, match="no space left"):
+        RunFolder(tmp_path / "other", TEXT, {})
+
+
+def test_a_resume_says_that_the_model_is_written_anew(
+    spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same spec, the same weights, other code."""
+    assert run(spec, tmp_path / "out", 2) == 0
+    assert run(spec, tmp_path / "out", 3, "--resume") == 0
+    assert "another program" not in capsys.readouterr().err
+    (spec.parent / "model.py").write_text(MODEL.replace("nn.Tanh", "nn.ReLU"))
+    sys.modules.pop("model", None)
+    assert run(spec, tmp_path / "out", 4, "--resume") == 0
+    assert "since the checkpoint, the same spec gives another program" in capsys.readouterr().err
