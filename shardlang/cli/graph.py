@@ -69,15 +69,12 @@ def command(
         raise click.BadParameter(
             f"'{output}' ends in none of {', '.join(FORMATS)}", param_hint="-o"
         )
-    from shardlang.compiler.pipelined import refuse_pipeline
     from shardlang.graph.draw import STAGES as PASSES
     from shardlang.graph.picture import Drawn
     from shardlang.plan.moments import Phase
 
     drawn = Drawn(stage)
     compiled = context.compile(context.load_spec(spec_path), PASSES[drawn])
-    if drawn is Drawn.STEP:
-        refuse_pipeline(compiled.spec, "`graph`")
     phases = [Phase(one) for one in phase or PHASES]
     text = dot_of(compiled, drawn, factored=not no_factored, phases=phases)
     if output is None:

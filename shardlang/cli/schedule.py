@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING
 import click
 
 from shardlang.cli.common import Context, common_options
+from shardlang.cli.pictures import SUFFIXES, check_picture, write_picture
 
 if TYPE_CHECKING:
     from shardlang.compiler.driver import Compiled
     from shardlang.plan.schedule.lanes import Lanes
     from shardlang.plan.stage_types import PipelinePlan
 
-FORMATS = (".svg", ".json", ".csv")
+FORMATS = (*SUFFIXES, ".json", ".csv")
+"""Pictures, a trace, and the schedule itself."""
 
 
 @click.command("schedule")
 @click.argument("spec_path", metavar="SPEC")
 @click.option(
-    "-o", "--output", metavar="FILE", help="Write a .svg, a .json trace for Perfetto, or a .csv."
+    "-o",
+    "--output",
+    metavar="FILE",
+    help="Write .svg, .png, a .json trace (Perfetto) or a .csv.",
 )
 @click.option(
     "--measured",
@@ -40,6 +45,8 @@ def command(context: Context, spec_path: str, output: str | None, measured: Path
         raise click.BadParameter(
             f"'{output}' ends in none of {', '.join(FORMATS)}", param_hint="-o"
         )
+    if output is not None and ending in SUFFIXES:
+        check_picture(Path(output), "-o")
     if ending == ".csv" and measured is not None:
         raise click.UsageError("a .csv holds the schedule alone: leave --measured out")
     compiled, plan = _planned(context, spec_path)
@@ -96,17 +103,18 @@ def _write(path: Path, plan: PipelinePlan, lanes: Sequence[Lanes], name: str) ->
     from shardlang.plan.render_stages import schedule_text
     from shardlang.plan.schedule.picture import timeline_svg
     from shardlang.plan.schedule.trace import trace_text
+    from shardlang.runtime.folder import cannot_write
 
-    title = f"{name}: {schedule_text(plan)} along {plan.axis}"
-    text = {
-        ".svg": lambda: timeline_svg(lanes, title),
-        ".json": lambda: trace_text(lanes),
-        ".csv": plan.schedule.to_csv,
-    }[path.suffix.lower()]()
+    if path.suffix.lower() in SUFFIXES:
+        title = f"{name}: {schedule_text(plan)} along {plan.axis}"
+        write_picture(path, timeline_svg(lanes, title))
+        return
+    is_trace = path.suffix.lower() == ".json"
+    text = trace_text(lanes) if is_trace else plan.schedule.to_csv()
     try:
         path.write_text(text, encoding="utf-8", newline="\n")
     except OSError as fault:
-        raise click.UsageError(f"cannot write '{path}': {fault.strerror}") from fault
+        raise cannot_write(path, fault) from fault
 
 
 def _document(plan: PipelinePlan, lanes: Sequence[Lanes], output: str | None) -> dict[str, object]:

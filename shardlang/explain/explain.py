@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from torch import fx
@@ -68,14 +68,32 @@ class Writer:
         facts = [f"{type_}, local {shape_text(layout.max_local_shape())}"]
         source = info(subject.node).source
         facts += [f"made at {source}"] if source else []
-        facts += self._update(subject)
-        stories = [
-            self._story(subject.node, layout, axis) for axis in self.book.propagated.mesh.axes
+        facts += [*self._stages(subject), *self._update(subject)]
+        pipeline = self.book.plan.pipeline
+        axes = [
+            axis
+            for axis in self.book.propagated.mesh.axes
+            if pipeline is None or axis.name != pipeline.axis
         ]
+        stories = [self._story(subject.node, layout, axis) for axis in axes]
         rows = [row for row in self.book.plan.collectives if subject.name in row.tensors]
         return Explanation(
             subject.name, subject.kind, tuple(facts), tuple(stories), tuple(map(row_text, rows))
         )
+
+    def _stages(self, subject: Subject) -> list[str]:
+        """The stages of a pipeline that hold or make a tensor."""
+        pipeline = self.book.plan.pipeline
+        stages = pipeline.stages_of.get(subject.name, ()) if pipeline is not None else ()
+        if pipeline is None or not stages:
+            return []
+        rank_of = pipeline.schedule.rank_of()
+        first, *others = (f"stage {n} (rank {rank_of[n]} of {pipeline.axis})" for n in stages)
+        if subject.kind == "param":
+            copies = f", with a copy in {', '.join(others)}" if others else ""
+            return [f"held in {first}{copies}"]
+        word = "read" if subject.kind == "input" else "made"
+        return [f"{word} in {', '.join((first, *others))}"]
 
     def _update(self, subject: Subject) -> list[str]:
         """The settings of a parameter's update, where the spec groups parameters."""
@@ -130,9 +148,12 @@ class Writer:
             yield Link(f"`{name}` is split over {axis} on dim {dim}, but {why}")
 
     def collective(self, name: str) -> Explanation:
-        """Why a collective is there."""
-        node = self.book.reshards[name]
+        """Why a collective is there; of one of a microbatch what the plan says."""
         rows = [row for row in self.book.plan.collectives if row.node == name]
+        if name not in self.book.reshards:
+            title = f"{name}: {_titled(rows[0].tensors)}"
+            return Explanation(title, "collective", tuple(map(row_text, rows)), ())
+        node = self.book.reshards[name]
         pairs = reshards_of(node)
         value, reshard = pairs[0]
         facts = [row_text(row) for row in rows]
@@ -144,10 +165,8 @@ class Writer:
         way = _through_whole(reshard, dtype.itemsize, info(node).differentiable)
         if way is not None:
             stories.append(Story("", "the reshards", (), "the change of layout", way))
-        title = ", ".join(tensors[:3]) + (
-            f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
-        )
-        return Explanation(f"{name}: {title}", "collective", tuple(facts), tuple(stories))
+        title = f"{name}: {_titled(tensors)}"
+        return Explanation(title, "collective", tuple(facts), tuple(stories))
 
     def experts(self, module: str) -> list[Explanation]:
         """Why the rows of a module of experts travel, or the experts, or neither."""
@@ -188,6 +207,12 @@ def ends_text(value: fx.Node, reshard: Reshard) -> str:
     """The types of a value before and after a change of layout."""
     dtype = tensor_of(value).dtype
     return f"from {printed_type(dtype, reshard.src)} to {printed_type(dtype, reshard.dst)}"
+
+
+def _titled(tensors: Sequence[str]) -> str:
+    """What a collective moves, in a few names."""
+    more = f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
+    return ", ".join(tensors[:3]) + more
 
 
 def row_text(row: CollectiveRow) -> str:

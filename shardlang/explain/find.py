@@ -91,7 +91,7 @@ class Book:
 
     def collectives_of(self, name: str) -> list[str]:
         """The reshard nodes in a module, or of that name."""
-        if name in self.reshards:
+        if name in self.reshards or any(row.node == name for row in self.plan.collectives):
             return [name]
         inside = [
             row.node

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shardlang.compiler.pipelined import pipelined
 from shardlang.compiler.whole_step import whole_step
 from shardlang.graph.dot import dot_text
 from shardlang.graph.fold import (
@@ -20,6 +21,7 @@ from shardlang.graph.fold import (
 from shardlang.graph.picture import Drawn, Picture
 from shardlang.graph.read import Reader
 from shardlang.graph.repeats import fold_repeats
+from shardlang.graph.stages_picture import stages_picture
 from shardlang.graph.step_picture import step_picture
 from shardlang.passes.pipeline import PIPELINE, PROPAGATE, Pass
 from shardlang.plan.moments import Phase
@@ -61,6 +63,8 @@ def picture_of(
         phases: what is drawn of a step. Where nothing is trained there is a forward alone, and the
             rewritten program is drawn.
     """
+    if stage is Drawn.STEP and compiled.spec.pipeline is not None:
+        return stages_picture(compiled, pipelined(compiled), factored, phases)
     step = whole_step(compiled) if stage is Drawn.STEP else None
     if step is not None:
         return step_picture(compiled, step, factored, phases)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from shardlang.graph.picture import Arrow, Box, Picture, inside
+from shardlang.graph.picture import Arrow, Box, BoxKind, Picture, inside
 
 _NUMBERED = re.compile(r"^(.*\.)?(\d+)$")
 
@@ -68,7 +68,14 @@ def _families(picture: Picture) -> dict[str, set[int]]:
 
 
 def _members(picture: Picture, module: str) -> list[Box]:
-    return [box for box in picture.boxes.values() if inside(box.module, module)]
+    """The boxes of a module; collectives first, since when each starts differs between layers."""
+    boxes = [box for box in picture.boxes.values() if inside(box.module, module)]
+    return sorted(boxes, key=_order)
+
+
+def _order(box: Box) -> tuple[int, str, tuple[str, ...]]:
+    is_sent = box.kind is BoxKind.RESHARD
+    return (0, box.op, box.lines) if is_sent else (1, "", ())
 
 
 def _signature(picture: Picture, module: str) -> Signature:

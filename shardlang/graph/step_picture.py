@@ -56,7 +56,7 @@ def step_picture(
     made = Picture()
     for phase in Phase:
         for frame in _DRAWN[phase](compiled, step) if phase in phases else ():
-            _put(made, frame)
+            put(made, frame)
     names = (f"result {name}" for name in step.step.cotangents)
     ends = zip(names, _cotangents(step), strict=True)
     for source, target in (*ends, (GRADIENTS, CLIP), (CLIP, OPTIMIZER), (GRADIENTS, OPTIMIZER)):
@@ -69,15 +69,15 @@ def _forward(compiled: Compiled, step: WholeStep) -> Iterator[Frame]:
     results, _ = step.step.returned
     pairs = list(zip(step.step.results, results, strict=True))
     reader = HalfReader(half(step.step.graph, backward=False), _leaves(step), pairs)
-    picture, several = _folded(reader.picture(), FORWARD), step.accumulated
+    picture, several = folded(reader.picture(), FORWARD), step.accumulated
     if several is None:
         yield Frame("forward", picture)
         return
     each = several.axis.size
     if several.early.gives:
-        yield Frame("before all microbatches", _piece(step, several.early, "totals"), each)
+        yield Frame("before all microbatches", piece_picture(step, several.early, "totals"), each)
     yield Frame("forward, by microbatch", picture, each)
-    yield Frame("behind all forwards", _piece(step, several.finish, several.loss.name))
+    yield Frame("behind all forwards", piece_picture(step, several.finish, several.loss.name))
 
 
 def _backward(compiled: Compiled, step: WholeStep) -> Iterator[Frame]:
@@ -87,18 +87,18 @@ def _backward(compiled: Compiled, step: WholeStep) -> Iterator[Frame]:
         frozenset(_cotangents(step)), adjoint_types(forward, step.step.adjoints),
     )  # fmt: skip
     picture, several = reader.picture(), step.accumulated
-    apart = several is not None and _computes(several.reduce)
+    apart = several is not None and computes(several.reduce)
     count = len(step.step.gradients)
     what = ("1 gradient" if count == 1 else f"{count} gradients") + (", summed" if several else "")
     ends = Box("parts" if apart else GRADIENTS, BoxKind.OUTPUT, "", (what,))
-    _give(picture, reader, step.step.returned[1], ends)
-    picture = _folded(picture, BACKWARD)
+    give(picture, reader, step.step.returned[1], ends)
+    picture = folded(picture, BACKWARD)
     if several is None:
         yield Frame("backward", picture)
         return
     yield Frame("backward, by microbatch", picture, several.axis.size)
     if apart:
-        yield Frame("behind all backwards", _piece(step, several.reduce, GRADIENTS))
+        yield Frame("behind all backwards", piece_picture(step, several.reduce, GRADIENTS))
 
 
 def _update(compiled: Compiled, step: WholeStep) -> Iterator[Frame]:
@@ -112,7 +112,7 @@ _DRAWN: dict[Phase, Callable[[Compiled, WholeStep], Iterator[Frame]]] = {
 }
 
 
-def _computes(piece: Piece) -> bool:
+def computes(piece: Piece) -> bool:
     return any(node.op == "call_function" for node in piece.graph.nodes)
 
 
@@ -124,13 +124,13 @@ def _leaves(step: WholeStep) -> dict[str, Leaf]:
     return {leaf.node: leaf for leaf in step.step.leaves}
 
 
-def _folded(picture: Picture, folds: Iterable[Fold]) -> Picture:
+def folded(picture: Picture, folds: Iterable[Fold]) -> Picture:
     for smaller in folds:
         picture = smaller(picture)
     return without_unread(picture)
 
 
-def _piece(step: WholeStep, piece: Piece, name: str) -> Picture:
+def piece_picture(step: WholeStep, piece: Piece, name: str) -> Picture:
     """What is done apart from the microbatches, of the sums over them."""
     nodes = [node for node in piece.graph.nodes if node.op != "output"]
     leaves = {k: leaf for k, leaf in _leaves(step).items() if leaf.name in piece.takes}
@@ -142,11 +142,11 @@ def _piece(step: WholeStep, piece: Piece, name: str) -> Picture:
         if not all(reader.shows(reader.drawn(x)) for x in node.all_input_nodes):
             picture.add(sums)
             picture.connect(Arrow(sums.id, node.name))
-    _give(picture, reader, returned_nodes(piece.graph), Box(name, BoxKind.OUTPUT, "", (name,)))
-    return _folded(picture, BACKWARD)
+    give(picture, reader, returned_nodes(piece.graph), Box(name, BoxKind.OUTPUT, "", (name,)))
+    return folded(picture, BACKWARD)
 
 
-def _give(picture: Picture, reader: HalfReader, ends: Iterable[fx.Node], box: Box) -> None:
+def give(picture: Picture, reader: HalfReader, ends: Iterable[fx.Node], box: Box) -> None:
     """Let one box stand for all that is returned."""
     picture.add(box)
     for node in map(reader.drawn, ends):
@@ -154,8 +154,8 @@ def _give(picture: Picture, reader: HalfReader, ends: Iterable[fx.Node], box: Bo
             picture.connect(Arrow(node.name, box.id))
 
 
-def _put(made: Picture, frame: Frame) -> None:
-    """Add a part, its boxes in a frame of its own."""
+def put(made: Picture, frame: Frame) -> dict[str, str]:
+    """Add a part, its boxes in a frame of its own; gives their new names by the old ones."""
     names = {
         name: name if name not in made.boxes else f"{name}, {frame.title}"
         for name in frame.picture.boxes
@@ -167,3 +167,4 @@ def _put(made: Picture, frame: Frame) -> None:
         made.connect(replace(arrow, source=names[arrow.source], target=names[arrow.target]))
     if frame.times > 1:
         made.repeats[frame.title] = frame.title, frame.times
+    return names

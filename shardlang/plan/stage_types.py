@@ -122,6 +122,7 @@ class PipelinePlan:
         name: of the schedule.
         in_flight: of every rank, the most microbatches whose activations lie there, each counted
             once for every stage of the rank.
+        stages_of: of a tensor, by its name, the stages that hold or make it.
         timeline: when each action begins and ends, in operations.
         measure: the memory of every rank.
     """
@@ -132,6 +133,7 @@ class PipelinePlan:
     stages: tuple[StageRow, ...]
     transfers: tuple[TransferRow, ...]
     in_flight: tuple[int, ...]
+    stages_of: Mapping[str, tuple[int, ...]] = field(repr=False)
     timeline: Timeline = field(repr=False)
     bubble: Bubble
     measure: Callable[[], tuple[Memory, ...]] = field(compare=False, repr=False)

@@ -48,6 +48,7 @@ def pipeline_plan(compiled: Compiled, made: Pipelined) -> PipelinePlan:
         tuple(_stages(made, work)),
         transfers_of(made, Names.of(made.along.program, names), _types(made)),
         in_flight(made.schedule),
+        dict(_stages_of(made)),
         spans,
         _bubble(stated.schedule, spans),
         functools.cache(functools.partial(_memories, made, compiled)),
@@ -59,6 +60,11 @@ def _types(made: Pipelined) -> Mapping[str, TensorType]:
     first = next(iter(made.step.whole.main.mesh.coords()))
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(sent_types, made.step, first).result()
+
+
+def transfers_in(made: Pipelined) -> Mapping[str, int]:
+    """Bytes of what stages give to others, by the name of its node."""
+    return {name: of.bytes for name, of in _types(made).items()}
 
 
 # stages
@@ -73,6 +79,21 @@ def _stages(made: Pipelined, work: Iterable[StageWork]) -> Iterator[StageRow]:
         held = sum(n * leaf.dtype.itemsize for n, leaf in zip(sizes, params, strict=True))
         rank = rank_of[stage.number]
         yield StageRow(stage.number, rank, modules[stage.number], sum(sizes), held, its.flops)
+
+
+def _stages_of(made: Pipelined) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The stages of every parameter, input and value of a module, by name."""
+    found: dict[str, list[int]] = {}
+    for stage in made.step.stages:
+        for leaf in stage.step.leaves:
+            if leaf.kind in (LeafKind.PARAM, LeafKind.INPUT) and leaf.name not in stage.values:
+                found.setdefault(leaf.tied or leaf.name, []).append(stage.number)
+    yield from ((name, tuple(stages)) for name, stages in found.items())
+    at = {node.name: info(node).stage for node in made.along.program.graph.nodes}
+    for name, value in module_values(made.along.captured, made.along.graph).items():
+        stage_of = at.get(value.node)
+        if stage_of is not None:
+            yield name, (stage_of,)
 
 
 def own_parameters(stage: StageProgram) -> Iterator[Leaf]:

@@ -161,3 +161,30 @@ def test_command(tmp_path: Path) -> None:
     status, _, err = shardlang("explain", spec)
     assert status == 2
     assert "name what to explain" in err
+
+
+STAGED = """
+mesh { pp = 2  tp = 2 }
+model "models.py:stack"(layers = 4)
+input x : f32[8, 12, 8] [_, _, _]
+param "layers.*.up.{weight,bias}" [tp, ...]
+param "layers.*.down.weight" [_, tp]
+"""
+PIPELINE = 'pipeline pp { split "layers"  microbatches 4 }\n'
+
+
+def test_what_lies_in_a_stage_says_so() -> None:
+    text = STAGED + PIPELINE
+    weight = one(text, "layers.2.up.weight")
+    assert weight.facts[1] == "held in stage 1 (rank 1 of pp)"
+    assert titles(weight) == ["tp splits dim 0"]
+    assert "made in stage 0 (rank 0 of pp)" in one(text, "layers.1.out").facts
+    assert "read in stage 0 (rank 0 of pp)" in one(text, "x").facts
+
+
+@pytest.mark.parametrize("more", [PIPELINE, "accumulate 4\n"])
+def test_collectives_of_microbatches_are_said_as_planned(more: str) -> None:
+    stated = compiled(STAGED + more)
+    (found,) = [x for x in explain(stated, "layers.3") if x.kind == "collective"]
+    assert "for each of 4 microbatches" in found.facts[0]
+    assert explain(stated, found.subject.partition(":")[0]) == [found]

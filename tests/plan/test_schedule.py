@@ -172,11 +172,14 @@ def test_what_cannot_be_shown_is_refused(spec: Path, tmp_path: Path) -> None:
     plain.write_text(SPEC.replace("pipeline pp", "# "))
     for args, said in (
         ([plain], "states no `pipeline"),
-        ([spec, "-o", tmp_path / "a.png"], "ends in none of"),
+        ([spec, "-o", tmp_path / "a.pdf"], "ends in none of"),
         ([spec, "-o", tmp_path / "a.csv", "--measured", tmp_path], "leave --measured out"),
         ([spec, "--measured", tmp_path], "holds no timeline"),
-        ([spec, "-o", tmp_path / "no" / "a.svg"], "cannot write"),
     ):
         status, _, err = shardlang("schedule", *args)
         assert status == 2
         assert said in err
+    for name in ("a.svg", "a.json"):
+        status, _, err = shardlang("schedule", spec, "-o", tmp_path / "no" / name)
+        assert status == 1
+        assert "SH0609" in err
