@@ -56,6 +56,12 @@ ROWS = (
 """What is done with a microbatch of a stage: evaluated, or trained in one of two ways."""
 
 
+def rows_of(works: Collection[Work]) -> list[tuple[Work, ...]]:
+    """What is done with the microbatches of a stage, from the works that its schedule has."""
+    asked = set(works)
+    return [row for row in ROWS if set(row) == asked or (row[1:] and row[-1] in asked)]
+
+
 def load_parts(
     stage: StageProgram, works: Collection[Work], groups: Groups, regions: Regions | None
 ) -> dict[Work, Part]:
@@ -65,9 +71,9 @@ def load_parts(
         works: those that its schedule has.
     """
     found: dict[Work, Part] = {}
-    streams, asked = lanes(stage.step.graph, groups), set(works)
-    for row in (row for row in ROWS if set(row) == asked or (row[1:] and row[-1] in asked)):
-        lives = _Lives(stage, row)
+    streams = lanes(stage.step.graph, groups)
+    for row in rows_of(works):
+        lives = Lives(stage, row)
         for place, work in enumerate(row):
             if work in found:  # the forward, which is the same however the backward is cut
                 continue
@@ -80,7 +86,7 @@ def load_parts(
     return found
 
 
-class _Lives:
+class Lives:
     """Which values of a stage are there when, over a row of actions.
 
     Attributes:

@@ -155,7 +155,7 @@ def _memories(made: Pipelined, compiled: Compiled) -> tuple[Memory, ...]:
         trained = [leaf for leaf in leaves[rank] if leaf.trainable]
         return state_bytes(trained, coord, rule, master)
 
-    found = rank_memories(made.step, made.schedule, made.axis, state)
+    found = rank_memories(made.step, made.schedule, made.order, made.axis, state)
     return tuple(
         _memory(one, leaves[rank], state(rank, one.coord), rule) for rank, one in enumerate(found)
     )

@@ -13,6 +13,7 @@ from shardlang.cost.pipeline.rank_memory import RankMemory
 from shardlang.cost.pipeline.sent import sent_types
 from shardlang.ir.accumulated import mesh_at
 from shardlang.ir.mesh import Axis, Coord
+from shardlang.ir.pipeline.action import Action
 from shardlang.ir.pipeline.schedule import PipelineSchedule
 from shardlang.ir.pipeline.staged import StagedStep
 
@@ -32,27 +33,33 @@ class OnDevice:
 def rank_memories(
     step: StagedStep,
     schedule: PipelineSchedule,
+    order: Sequence[Action],
     axis: Axis,
     beside: Callable[[int, Coord], int] = lambda rank, coord: 0,
 ) -> list[OnDevice]:
     """Of every rank, the device that needs the most bytes; the first of several such.
 
     Args:
+        order: all actions, in an order in which they can be done one after the other.
         axis: of the pipeline.
         beside: bytes that a device of a rank holds all the time beside those of the step.
     """
     with ThreadPoolExecutor(1) as thread:
-        devices = _Devices(step, schedule, axis)
+        devices = _Devices(step, schedule, order, axis)
         return thread.submit(
             lambda: [devices.fullest(rank, beside) for rank in range(len(schedule.ranks))]
         ).result()
 
 
 def device_memory(
-    step: StagedStep, schedule: PipelineSchedule, axis: Axis, device: int
+    step: StagedStep,
+    schedule: PipelineSchedule,
+    order: Sequence[Action],
+    axis: Axis,
+    device: int,
 ) -> RankMemory:
     """What the actions of a device do to its memory, by the device's number."""
-    devices = _Devices(step, schedule, axis)
+    devices = _Devices(step, schedule, order, axis)
     rank = mesh_at(step.whole.main.mesh, step.whole.axis, 0).coord(device)[axis.name]
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(devices.memory, rank, device).result()
@@ -61,8 +68,10 @@ def device_memory(
 class _Devices:
     """The devices of a pipeline, those alike taken together."""
 
-    def __init__(self, step: StagedStep, schedule: PipelineSchedule, axis: Axis) -> None:
-        self.step, self.schedule, self.axis = step, schedule, axis
+    def __init__(
+        self, step: StagedStep, schedule: PipelineSchedule, order: Sequence[Action], axis: Axis
+    ) -> None:
+        self.step, self.schedule, self.order, self.axis = step, schedule, order, axis
         whole = step.whole
         self._meshes = [mesh_at(whole.main.mesh, whole.axis, i) for i in range(whole.axis.size)]
         self._traits = traits_of(whole.main)
@@ -100,11 +109,14 @@ class _Devices:
         @functools.cache
         def one(stage: int, number: int) -> Loaded:
             mesh = self._meshes[number]
-            return loaded(self.step.stages[stage], mesh, mesh.coord(device))
+            works = {action.work for action in self.order if action.stage == stage}
+            return loaded(self.step.stages[stage], works, mesh, mesh.coord(device))
 
         made = RankMemory(
             self.step,
-            self.schedule.ranks[rank],
+            self.schedule,
+            self.order,
+            rank,
             lambda stage, number: one(stage, alike[number]),
             lambda name, number: types(alike[number])[name],
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from shardlang.cost.effects import Held, TensorType, Value
-from shardlang.cost.replay import Replay
+from shardlang.cost.effects import TensorType
+from shardlang.cost.shapes import shapes_of
 from shardlang.ir.mesh import Coord
 from shardlang.ir.pipeline.staged import StagedStep
 
@@ -18,13 +18,6 @@ def sent_types(step: StagedStep, coord: Coord) -> Mapping[str, TensorType]:
     Args:
         coord: of the device, its microbatch included.
     """
-    replay = Replay(step.whole.main, coord, "gloo")
-    replay.run()
-    sent = {name for stage in step.stages for name in (*stage.values, *stage.gradients)}
-    found = ((node.name, value) for node, value in replay.made.items() if node.name in sent)
-    return {name: _dense(value) for name, value in found}
-
-
-def _dense(value: Value) -> TensorType:
-    assert isinstance(value, Held) and isinstance(value.type, TensorType), f"{value} is no tensor"
-    return TensorType.dense(value.type.shape, value.type.dtype)
+    names = {name for stage in step.stages for name in (*stage.values, *stage.gradients)}
+    found = shapes_of(step.whole.main, names, coord)
+    return {name: TensorType.dense(*lies) for name, lies in found.items()}
