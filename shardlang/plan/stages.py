@@ -50,7 +50,7 @@ def pipeline_plan(compiled: Compiled, made: Pipelined) -> PipelinePlan:
         in_flight(made.schedule),
         dict(_stages_of(made)),
         spans,
-        _bubble(stated.schedule, spans),
+        _bubble("" if stated.actions is not None else stated.schedule, spans),
         functools.cache(functools.partial(_memories, made, compiled)),
     )
 
@@ -140,6 +140,8 @@ def _bubble(name: str, spans: Timeline) -> Bubble:
         return Bubble(spans.bubble, (ranks - 1) / count, "(p-1)/m")
     if name == "interleaved_1f1b":
         return Bubble(spans.bubble, (ranks - 1) / (virtual * count), "(p-1)/(v m)")
+    if not name:
+        return Bubble(spans.bubble, None, "no formula: the schedule is that of a file")
     return Bubble(spans.bubble, None, "no formula: idle time is filled with gradients of weights")
 
 

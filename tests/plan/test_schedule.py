@@ -183,3 +183,12 @@ def test_what_cannot_be_shown_is_refused(spec: Path, tmp_path: Path) -> None:
         status, _, err = shardlang("schedule", spec, "-o", tmp_path / "no" / name)
         assert status == 1
         assert "SH0609" in err
+
+
+def test_a_schedule_from_a_file_has_no_formula(spec: Path) -> None:
+    (spec.parent / "order.csv").write_text(gpipe(2, 4).to_csv())
+    stated = spec.with_name("file.shard")
+    stated.write_text(SPEC.replace("microbatches 4", 'microbatches 4  schedule "order.csv"'))
+    found = document("schedule", stated)
+    assert found["bubble"]["text"] == "no formula: the schedule is that of a file"
+    assert found["bubble"]["formula"] is None
