@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.all_specs import LARGE
 from tests.commands import ROOT, document, shardlang
 
 FOLDER = ROOT / "examples"
 SPECS = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.glob("*/*.shard"))
+QUICK = [spec for spec in SPECS if Path(spec).name not in LARGE]
 
 
 def test_every_example_has_a_page_that_names_its_specs() -> None:
@@ -25,14 +27,14 @@ def test_the_text_is_canonical(spec: str) -> None:
     assert status == 0, out + err
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", QUICK)
 def test_check_finds_nothing(spec: str) -> None:
     """What the spec expects of the plan is checked here too."""
     status, out, err = shardlang("check", FOLDER / spec)
     assert status == 0, out + err
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", QUICK)
 def test_it_computes_the_same(spec: str) -> None:
     found = document("verify", FOLDER / spec)
     assert found["ok"]
