@@ -33,6 +33,7 @@ prove: install ## the brute-force proof of every op rule, on every sample; specs
 	$(BIN)/python -m tests.real tests/real/specs/*.shard
 	$(BIN)/python -m tests.hugging.memory
 	$(BIN)/python -m tests.checkpoint.kills --times 20
+	$(BIN)/python -m tests.pipeline.matrix
 
 verify: install ## shardlang verify on every example
 	$(BIN)/python examples/prove.py

@@ -6,10 +6,12 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from shardlang.compiler.accumulate import accumulated, accumulated_step
+from shardlang.compiler.at_model import at_model
 from shardlang.compiler.driver import Compiled, CompileError
 from shardlang.compiler.stages import split_of
 from shardlang.cost.timeline import timeline
 from shardlang.grammar.diagnostics import error
+from shardlang.ir.graph import ShardError
 from shardlang.ir.mesh import Axis
 from shardlang.ir.pipeline.action import Action
 from shardlang.ir.pipeline.schedule import PipelineSchedule, ScheduleError
@@ -73,11 +75,19 @@ def pipelined_along(
     axis: Axis,
     trained: Collection[str] | None = None,
 ) -> Pipelined:
-    """The same, of the program along the microbatches; what is trained is so in all its stages."""
+    """The same, of the program along the microbatches; what is trained is so in all its stages.
+
+    Raises:
+        CompileError: SH0409, an op needs all microbatches at once; SH0410, a draw of
+            one stage cannot be followed by others.
+    """
     if trained is not None:
         leaves, names = along.program.leaves, set(trained)
         trained = [leaf.name for leaf in leaves if (leaf.tied or leaf.name) in names]
-    step = staged(accumulated_step(along, trained), schedule.stages)
+    try:
+        step = staged(accumulated_step(along, trained), schedule.stages)
+    except ShardError as failure:
+        raise CompileError([at_model(failure, along.spec)]) from failure
     return Pipelined(along, step, schedule, axis)
 
 

@@ -9,7 +9,7 @@ from shardlang.capture import CaptureError
 from shardlang.compiler.accumulate import accumulated
 from shardlang.compiler.at_model import at_model
 from shardlang.compiler.driver import Compiled, CompileError, compile_spec
-from shardlang.compiler.pipelined import schedule_of
+from shardlang.compiler.pipelined import check_pipeline, schedule_of
 from shardlang.compiler.stages import split_of
 from shardlang.grammar.diagnostics import error
 from shardlang.ir.graph import ShardError
@@ -18,7 +18,9 @@ from shardlang.ir.precision import wider
 from shardlang.proof.accumulated import Along
 from shardlang.proof.memory import available_bytes, estimate_bytes, readable
 from shardlang.proof.report import Report
-from shardlang.proof.shrink import CannotShrink, check_same_decisions, shrink
+from shardlang.proof.shrink import check_same_decisions, shrink
+from shardlang.proof.shrink_stages import check_same_stages
+from shardlang.proof.shrunk import CannotShrink
 from shardlang.proof.updates import Recipe
 from shardlang.proof.verify import verify
 
@@ -44,11 +46,12 @@ def verify_compiled(
         CompileError: the proof needs too much memory, the model cannot be shrunk, fails on the
             proof's inputs, or cannot be sharded in float64.
     """
+    check_pipeline(compiled)
     cut: tuple[str, ...] = ()
     if shrink:
         compiled, cut = _shrunk(compiled)
         say("cut: " + "; ".join(cut))
-    along, compiled = _along(compiled), _of_one_rank(compiled)
+    along, compiled = along_of(compiled), _of_one_rank(compiled)
     _check_memory(compiled)
     say(f"simulating {compiled.spec.mesh.devices} devices")
     try:
@@ -71,8 +74,12 @@ def _recipe(compiled: Compiled) -> Recipe:
     return Recipe(compiled.rule, frozenset(masters), scale)
 
 
-def _along(compiled: Compiled) -> Along | None:
-    """How the step of several microbatches is computed, where the spec has several."""
+def along_of(compiled: Compiled) -> Along | None:
+    """How the step of several microbatches is computed, where the spec has several.
+
+    Raises:
+        CompileError: the model cannot be split so, or the schedule does not fit.
+    """
     stated = compiled.spec.accumulate
     if stated is None or stated.count == 1 or not compiled.train:
         return None
@@ -105,6 +112,7 @@ def _shrunk(large: Compiled) -> tuple[Compiled, tuple[str, ...]]:
         small = shrink(large.spec, large.source)
         compiled = compile_spec(small.spec)
         check_same_decisions(large.program, compiled.program)
+        check_same_stages(large, compiled)
     except CannotShrink as failure:
         help = "prove the whole model, without `--shrink`"
         raise CompileError([error("SH0508", str(failure), at, help=help)]) from failure

@@ -1,9 +1,10 @@
 """shrink: a smaller model with the same mesh, the same divisibility and the same decisions.
 
-Repeated layers, batch, sequence and widths are cut; the number of heads, experts and packed blocks
-stays, and so does a width that an input has, such as the head size of a cache. A size that leaves a
-remainder over the mesh keeps leaving one. That the decisions are the same is checked, not assumed:
-the reshards of the small program, layer by layer, must be those of the large one.
+Repeated layers, batch, sequence and widths are cut; a layer of each stage of a pipeline stays. The
+number of heads, experts and packed blocks stays, and so does a width that an input has, such as the
+head size of a cache. A size that leaves a remainder over the mesh keeps leaving one. That the
+decisions are the same is checked, not assumed: the reshards of the small program, layer by layer,
+must be those of the large one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from shardlang.ir.mesh import product
 from shardlang.ir.node import info
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.reshard import Change
+from shardlang.proof.shrink_stages import devices_of, layers_to_keep
+from shardlang.proof.shrunk import CannotShrink, smaller
 from shardlang.spec.types import Arguments, Axes, InputDecl, ModelRef, Spec
 
 WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "n_inner", "d_ff",
@@ -29,12 +32,7 @@ HIDDEN = (("hidden_size", "num_attention_heads"), ("n_embd", "n_head"), ("d_mode
           ("d_model", "encoder_attention_heads"))  # fmt: skip
 HEAD_SIZES = ("head_dim", "d_kv")
 SMALL_HEAD = 8
-KEPT_LAYERS = 2
 KEPT_LENGTH = 16
-
-
-class CannotShrink(ValueError):
-    """Cutting the model changes how it is sharded, or there is nothing to cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +57,16 @@ def shrink(spec: Spec, source: ModelSource) -> Shrunk:
     return Shrunk(replace(spec, model=model, inputs=inputs), (*cuts, *more))
 
 
-def smaller(size: int, shards: int, least: int) -> int:
-    """A size near `least` that divides over `shards`, or leaves a remainder, as `size` does."""
-    if size <= least:
-        return size
-    base = shards * max(1, math.ceil(least / shards))
-    rest = size % shards
-    return min(size, base + (rest if rest else 0))
-
-
 def _model_arguments(spec: Spec, source: ModelSource) -> tuple[Arguments, list[str]]:
     if not isinstance(source, HfSource):
         return _cut_layers_only(spec)
     config = source.text_config
-    shards, given = spec.mesh.devices, _given_sizes(spec)
+    shards, given = devices_of(spec), _given_sizes(spec)
     changes: dict[str, int] = {}
     for name in LAYERS:
         have = getattr(config, name, None)
-        if isinstance(have, int) and have > KEPT_LAYERS:
-            changes[name] = _kept_layers(config, have)
+        if isinstance(have, int) and have > (least := layers_to_keep(spec, have)):
+            changes[name] = _kept_layers(config, have, least)
     for name in WIDTHS:
         have = getattr(config, name, None)
         if isinstance(have, int) and have not in given:
@@ -89,13 +78,13 @@ def _model_arguments(spec: Spec, source: ModelSource) -> tuple[Arguments, list[s
     return (*kept, *changes.items()), cuts
 
 
-def _kept_layers(config: object, layers: int) -> int:
-    """Two layers, or as many as show every kind of layer."""
+def _kept_layers(config: object, layers: int, least: int) -> int:
+    """As few layers as may be, or as many as show every kind of layer."""
     kinds = getattr(config, "layer_types", None)
     if not kinds:
-        return KEPT_LAYERS
+        return least
     seen = set(kinds)
-    for count in range(KEPT_LAYERS, layers + 1):
+    for count in range(least, layers + 1):
         if set(kinds[:count]) == seen:
             return count
     return layers
@@ -129,9 +118,10 @@ def _cut_heads(config: object, given: set[int]) -> Iterator[tuple[str, int]]:
 def _cut_layers_only(spec: Spec) -> tuple[Arguments, list[str]]:
     """A Python model: the arguments that count layers."""
     changes = {
-        name: KEPT_LAYERS
+        name: least
         for name, value in spec.model.arguments
-        if name in LAYERS and isinstance(value, int) and value > KEPT_LAYERS
+        if name in LAYERS and isinstance(value, int)
+        if value > (least := layers_to_keep(spec, value))
     }
     arguments = tuple((k, changes.get(k, v)) for k, v in spec.model.arguments)
     have = spec.model.kwargs
@@ -154,9 +144,10 @@ def _input_size(spec: Spec, decl: InputDecl, dim: int, size: int) -> int:
     axes = entry.axes if isinstance(entry, Axes) else ()
     shards = math.prod(axis.size for axis in spec.mesh.named(axes))
     if dim == 0:
+        shards *= spec.accumulate.count if spec.accumulate is not None else 1
         return smaller(size, shards, 2 * shards)
     if dim == 1 and len(decl.shape) == 2 and decl.dtype in ("i64", "i32", "bool"):
-        return smaller(size, spec.mesh.devices, KEPT_LENGTH)
+        return smaller(size, devices_of(spec), KEPT_LENGTH)
     return size
 
 

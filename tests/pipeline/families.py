@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MICROBATCHES = 4
-
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -41,6 +39,8 @@ class Family:
     ) -> Path:
         """Write the spec of a mesh with an axis `pp`, and return its path.
 
+        There are two microbatches for each rank, as many as every schedule takes.
+
         Args:
             mesh: such as `pp = 2, dp = 2`.
         """
@@ -52,7 +52,8 @@ class Family:
             (folder / "config.json").write_text(json.dumps(config))
             lines.append(self.model)
         split = ", ".join(f'"{name}"' for name in self.lists)
-        stated = f"split {split}  schedule {schedule}  microbatches {MICROBATCHES}"
+        many = 2 * int(mesh.split(",")[0].split("=")[1])
+        stated = f"split {split}  schedule {schedule}  microbatches {many}"
         lines += [self.inputs.replace("ROWS", rows), f"pipeline pp {{ {stated} }}"]
         lines += [self.params] if "tp" in axes else []
         lines += ['store "**" over fsdp'] if "fsdp" in axes else []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shardlang.proof.shrink import smaller
+from shardlang.proof.shrunk import smaller
 from tests.commands import document, shardlang
 
 CONFIG: dict[str, Any] = {
@@ -84,3 +84,59 @@ def test_there_may_be_nothing_to_cut(tmp_path: Path) -> None:
     status, _, err = shardlang("verify", "--shrink", path)
     assert status == 1
     assert "SH0508" in err and "can be cut" in err
+
+
+PIPELINE = """\
+mesh { pp = 4 tp = 2 }
+model hf("config.json", task = "causal-lm", mode = "train")
+input input_ids, labels : i64[64, 100] [_, _]
+pipeline pp { split "model.layers" microbatches 8 }
+param "**.{q,k,v,gate,up}_proj.weight" [tp, _]
+param "**.{o,down}_proj.weight" [_, tp]
+param "{**.embed_tokens,lm_head}.weight" [tp, _]
+"""
+
+
+def test_a_layer_of_each_stage_stays(tmp_path: Path) -> None:
+    """And of what does not divide over the stages the remainder: the last stage has more."""
+    path = written(tmp_path, PIPELINE, num_hidden_layers=17)
+    found = document("verify", "--shrink", path)
+    assert found["pipeline"] == {"schedule": "1f1b", "stages": 4, "ranks": 4, "microbatches": 8}
+    assert found["devices"] == 8 and found["accumulated"]["max_error"] < 1e-9
+    assert found["cut"][0] == "num_hidden_layers 17 -> 5"
+    assert "input input_ids [64, 100] -> [16, 16]" in found["cut"]
+
+
+SKIPPING = """
+import torch
+from torch import nn
+
+class Skipping(nn.Module):
+    def __init__(self, num_layers):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(num_layers))
+
+    def forward(self, x):
+        kept = []
+        for place, layer in enumerate(self.layers):
+            x = torch.tanh(layer(x))
+            kept.append(x)
+            if place >= 3:
+                x = x + kept[place - 3]
+        return {"loss": x.square().mean()}
+
+def build(num_layers):
+    return Skipping(num_layers)
+"""
+
+
+def test_stages_that_send_otherwise_are_found(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(SKIPPING)
+    path = tmp_path / "model.shard"
+    path.write_text(
+        'mesh { pp = 2 }\nmodel "model.py:build"(num_layers = 8)\ninput x : f32[8, 6] [_, _]\n'
+        'pipeline pp { split "layers" microbatches 2 }\n'
+    )
+    status, _, err = shardlang("verify", "--shrink", path)
+    assert status == 1
+    assert "SH0508" in err and "stage 0 sends" in err
