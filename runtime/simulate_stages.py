@@ -66,7 +66,8 @@ class StagedSimulator:
         gradients = ByName()
         for piece in self.step.reduces:
             gradients.update(run_piece(piece, self.meshes[0], self._sums))
-        for name, first in self.step.tied.items():
+        # a copy that is not trained, or whose stage asks nothing of it, has no gradient
+        for name, first in ((one, of) for one, of in self.step.tied.items() if one in gradients):
             add_up_parts(gradients, {first: gradients.pop(name)})
         return SimulatedStep(loss["loss"], gradients, self._written)
 

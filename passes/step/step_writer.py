@@ -40,6 +40,7 @@ class StepWriter:
         self._edit = Rewriter(self.graph)
         self._views: dict[str, fx.Node] = {}
         self._uncast: dict[fx.Node, fx.Node] = {}
+        self._casts: dict[tuple[fx.Node, int | None], fx.Node] = {}
         self._origins: dict[tuple[str, str, bool, bool, int | None], NodeInfo] = {}
 
     @property
@@ -72,12 +73,22 @@ class StepWriter:
         self._uncast[node] = made
 
     def cast_operands(self, node: fx.Node) -> None:
-        """Cast the leaves that a node of the forward program is the first to read."""
+        """Cast the leaves that a node of the forward program is the first of its stage to read.
+
+        A leaf that is at hand in every stage, such as an input, is cast in each that reads it.
+        """
         for leaf in [x for x in node.all_input_nodes if x in self._uncast]:
-            source = self._uncast.pop(leaf)
-            record = replace(info(source), value=info(leaf).value, module=info(node).module)
-            args = (source, tensor_of(leaf).dtype)
-            self.made[leaf] = self._edit.add(cast, args, record=record, name=f"{leaf.name}_cast")
+            own = info(leaf).stage
+            stage = self.stage if own is None else own
+            if (leaf, stage) not in self._casts:
+                self._casts[leaf, stage] = self._cast(leaf, stage, info(node).module)
+            self.made[leaf] = self._casts[leaf, stage]
+
+    def _cast(self, leaf: fx.Node, stage: int | None, module: str) -> fx.Node:
+        source, value = self._uncast[leaf], info(leaf).value
+        record = replace(info(source), value=value, module=module, stage=stage)
+        args = (source, tensor_of(leaf).dtype)
+        return self._edit.add(cast, args, record=record, name=f"{leaf.name}_cast")
 
     def copy(self, node: fx.Node) -> None:
         """Write a node as it is."""
