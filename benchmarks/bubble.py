@@ -28,10 +28,9 @@ from torch import Tensor, nn
 
 import shardlang
 from shardlang.compiler.pipelined import SCHEDULES, schedule_of
-from shardlang.cost.timeline import timeline
+from shardlang.cost.timeline import alike, timeline
 from shardlang.ir.pipeline.action import Action
 from shardlang.ir.pipeline.schedule import ScheduleError
-from shardlang.passes.schedules.zero_bubble import alike
 from shardlang.runtime.stages.clock import ActionClock
 
 ROUNDS = 3

@@ -13,16 +13,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from shardlang.cost.timeline import Timeline, timeline
+from shardlang.cost.timeline import Timeline, alike, timeline
 from shardlang.ir.pipeline.action import Action, Work
 from shardlang.ir.pipeline.schedule import PipelineSchedule
 
 Seconds = Callable[[Action], float]
-
-
-def alike(action: Action) -> float:
-    """The duration of an action where forward, inputs and weights take the same time."""
-    return 2.0 if action.work is Work.BACKWARD else 1.0
 
 
 def zb_h1(ranks: int, microbatches: int, seconds: Seconds = alike) -> PipelineSchedule:

@@ -9,7 +9,7 @@ from shardlang.compiler.accumulate import accumulated, accumulated_step
 from shardlang.compiler.at_model import at_model
 from shardlang.compiler.driver import Compiled, CompileError
 from shardlang.compiler.stages import split_of
-from shardlang.cost.timeline import timeline
+from shardlang.cost.timeline import alike, timeline
 from shardlang.grammar.diagnostics import error
 from shardlang.ir.graph import ShardError
 from shardlang.ir.mesh import Axis
@@ -18,7 +18,7 @@ from shardlang.ir.pipeline.schedule import PipelineSchedule, ScheduleError
 from shardlang.ir.pipeline.staged import StagedStep
 from shardlang.passes.schedules.dualpipe_v import dualpipe_v
 from shardlang.passes.schedules.plain import gpipe, interleaved_1f1b, one_f_one_b
-from shardlang.passes.schedules.zero_bubble import alike, v_half, zb_h1, zbv
+from shardlang.passes.schedules.zero_bubble import v_half, zb_h1, zbv
 from shardlang.passes.step.split_stages import staged
 from shardlang.spec.types import PipelineDecl, Spec
 

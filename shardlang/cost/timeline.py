@@ -11,6 +11,11 @@ from shardlang.ir.pipeline.schedule import PipelineSchedule, ScheduleError
 Seconds = Callable[[Action], float]
 
 
+def alike(action: Action) -> float:
+    """The duration of an action where forward, inputs and weights take the same time."""
+    return 2.0 if action.work is Work.BACKWARD else 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """From when to when, in seconds from the begin of the step."""

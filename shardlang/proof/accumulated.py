@@ -10,13 +10,12 @@ from torch import Tensor
 
 from shardlang.capture import Captured
 from shardlang.compiler.build import Statements
-from shardlang.cost.timeline import timeline
+from shardlang.cost.timeline import alike, timeline
 from shardlang.ir.accumulated import AccumulatedStep, MeshAt, mesh_at
 from shardlang.ir.leaf import Leaf, LeafKind
 from shardlang.ir.pipeline.schedule import PipelineSchedule
 from shardlang.ir.program import LocalProgram
 from shardlang.ir.shards import shard_of
-from shardlang.passes.schedules.zero_bubble import alike
 from shardlang.passes.step.split_stages import staged
 from shardlang.passes.step.write_step import write_accumulated
 from shardlang.proof.compare import difference, largest

@@ -59,7 +59,7 @@ def _peak_of_one(program: Program, module: ShardedModule, given: Mapping[str, ob
     module.zero_grad(set_to_none=True)
     gc.collect()
     loaded, shards = held(module).variants.choose((), given)
-    with Meter() as meter, patch.object(Arriving, "__init__", _arriving):
+    with Meter() as meter, patch.object(Arriving, "__init__", arriving):
         meter.count(loaded.leaves(shards))
         _step(program, module, given)
     return meter.peak
@@ -68,7 +68,8 @@ def _peak_of_one(program: Program, module: ShardedModule, given: Mapping[str, ob
 _INIT = Arriving.__init__
 
 
-def _arriving(self: Arriving, out: Tensor, work: Any = None, message: Tensor | None = None) -> None:
+def arriving(self: Arriving, out: Tensor, work: Any = None, message: Tensor | None = None) -> None:
+    """Stands for the initialiser of what arrives: the wait for it also waits for its threads."""
     _INIT(self, out, None if work is None else Waited(work), message)  # type: ignore[arg-type]
 
 

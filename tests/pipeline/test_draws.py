@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from shardlang.compiler.driver import CompileError
 from shardlang.compiler.pipelined import SCHEDULES, pipelined
-from shardlang.cost.timeline import timeline
+from shardlang.cost.timeline import alike, timeline
 from shardlang.ir.pipeline.action import Work
-from shardlang.passes.schedules.zero_bubble import alike
 from shardlang.passes.step import split_stages
 from shardlang.proof.prove import verify_compiled
 from shardlang.runtime.simulate_accumulated import AccumulatedSimulator

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from shardlang.cost.timeline import timeline
+from shardlang.cost.timeline import alike, timeline
 from shardlang.ir.pipeline.action import Action, Work
 from shardlang.ir.pipeline.schedule import PipelineSchedule, ScheduleError
 from shardlang.passes.schedules.dualpipe_v import dualpipe_v
 from shardlang.passes.schedules.plain import gpipe, interleaved_1f1b, one_f_one_b
-from shardlang.passes.schedules.zero_bubble import alike, v_half, zb_h1, zbv
+from shardlang.passes.schedules.zero_bubble import v_half, zb_h1, zbv
 from tests.pipeline.theirs import theirs
 
 SIZES = [(2, 2), (2, 8), (3, 6), (4, 4), (4, 8), (4, 12)]

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 import shardlang
 from shardlang.compiler.accumulate import accumulated, accumulated_step
-from shardlang.cost.timeline import timeline
+from shardlang.cost.timeline import alike, timeline
 from shardlang.ir.accumulated import AccumulatedStep
 from shardlang.ir.pipeline.schedule import PipelineSchedule
 from shardlang.ir.pipeline.split import Split
 from shardlang.passes.schedules.dualpipe_v import dualpipe_v
 from shardlang.passes.schedules.plain import gpipe, interleaved_1f1b, one_f_one_b
-from shardlang.passes.schedules.zero_bubble import alike, v_half, zb_h1, zbv
+from shardlang.passes.schedules.zero_bubble import v_half, zb_h1, zbv
 from shardlang.passes.step.split_stages import staged
 from shardlang.runtime.simulate_accumulated import AccumulatedSimulator, ByName
 from shardlang.runtime.simulate_stages import StagedSimulator

@@ -12,9 +12,9 @@ import shardlang
 from shardlang.compiler.driver import Compiled
 from shardlang.compiler.pipelined import SCHEDULES, pipelined
 from shardlang.compiler.stages import split_of
-from shardlang.cost.timeline import timeline
+from shardlang.cost.timeline import alike, timeline
 from shardlang.ir.pipeline.kinds import STAGES_OF_RANK
-from shardlang.passes.schedules.zero_bubble import alike, zbv
+from shardlang.passes.schedules.zero_bubble import zbv
 from shardlang.runtime.simulate_accumulated import AccumulatedSimulator
 from shardlang.runtime.simulate_stages import StagedSimulator
 from tests.pipeline.test_stages import Words, joined, leaves_of

@@ -9,11 +9,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from shardlang.cost.timeline import timeline
+from shardlang.cost.timeline import alike, timeline
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.pipeline.schedule import PipelineSchedule
 from shardlang.passes.schedules.plain import gpipe, interleaved_1f1b, one_f_one_b
-from shardlang.passes.schedules.zero_bubble import alike, zbv
+from shardlang.passes.schedules.zero_bubble import zbv
 from shardlang.plan.schedule.lanes import Lanes, predicted
 from shardlang.plan.schedule.measured import MeasuredError, measured
 from shardlang.plan.schedule.picture import timeline_svg

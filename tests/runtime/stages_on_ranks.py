@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from staged import SPECS, STEPS, batch, program
+from torch import Tensor
 
 from shardlang.api import Program
+from shardlang.cost.meter import Meter
+from shardlang.cost.pipeline.memory import device_memory
+from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.stages.pipeline import Pipeline
 from shardlang.runtime.trainer.evaluation import Evaluating, evaluate
 from shardlang.runtime.trainer.random_states import RandomStates
+from shardlang.runtime.transport import Arriving
 from shardlang.runtime.whole import held_shard
+from shardlang.training.staged import StagedTrainee
+from tests.cost.measured import arriving
 
 
 def everything() -> dict[str, Any]:
@@ -45,6 +56,7 @@ def trained(made: Program) -> dict[str, Any]:
         },
         "held": {name for name, p in params.items() if held_shard(p).numel()},
         "draws": torch.rand(2),
+        "peaks": peaks(made),
     }
 
 
@@ -82,3 +94,31 @@ def moved() -> list[float]:
             losses.append(made.step(batch(number)).loss)
             checkpoints.save(number + 1, state)
     return losses
+
+
+def peaks(made: Program) -> tuple[int, int]:
+    """The most bytes that are alive here in a step: planned, and measured."""
+    trainee: Any = made._loaded()._trainee
+    if not isinstance(trainee, StagedTrainee):
+        return 0, 0
+    given = trainee.prepare(batch(0))
+    pipeline = trainee._staged(given).pipeline(trainee._trained())
+    plan, rank = pipeline.plan, int(os.environ["RANK"])
+    planned = device_memory(plan.step, plan.schedule, plan.order, plan.axis, rank).peak
+    return planned, min(_measured(trainee, pipeline, given) for _ in range(2))
+
+
+def _measured(trainee: StagedTrainee, pipeline: Pipeline, given: Batch) -> int:
+    """Of one step; threads of gloo may hold tensors longer than we wait, so the least counts."""
+    along, count = trainee._staged(given), pipeline.plan.step.whole.axis.size
+    leaves = [_own(trainee._leaves(pipeline, along, given, i), given) for i in range(count)]
+    gc.collect()
+    with Meter() as meter, patch.object(Arriving, "__init__", arriving), torch.no_grad():
+        meter.count([x for one in leaves for x in one.values()])
+        pipeline(leaves.__getitem__)
+    return meter.peak
+
+
+def _own(leaves: Mapping[str, Tensor], given: Batch) -> dict[str, Tensor]:
+    """Inputs in memory of their own, apart from the whole batch."""
+    return {name: x.clone() if name in given else x for name, x in leaves.items()}

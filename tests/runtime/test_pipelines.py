@@ -53,3 +53,11 @@ def test_a_checkpoint_goes_on_under_another_depth(ran: list[Any], alone: dict[st
     """From four stages to a V of two ranks, with the states of dropout and of the optimizer."""
     for rank in ran:
         assert rank["moved"] == pytest.approx(alone["losses"][: len(rank["moved"])], rel=1e-10)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "v_half, states"])
+def test_the_peak_is_the_planned_one(ran: list[Any], name: str) -> None:
+    """To the byte, on every rank; under `v_half` reductions behind the actions hold most."""
+    for rank in ran:
+        planned, measured = rank[name]["peaks"]
+        assert measured == planned

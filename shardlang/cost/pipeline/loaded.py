@@ -1,8 +1,8 @@
-"""A stage as one device runs it for microbatches of one size: what each of its actions runs."""
+"""A stage as one device runs it for microbatches of one size: its parts, and what they hand on."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,29 +17,10 @@ from shardlang.ir.mesh import Coord
 from shardlang.ir.node import info, layout_of, tensor_of
 from shardlang.ir.pipeline.action import Work
 from shardlang.ir.pipeline.stage import StageProgram
-from shardlang.runtime.stages.part import Lives, rows_of
+from shardlang.ir.pipeline.staged import nodes_of
 from shardlang.vjp.at_device import written_for
 
 _CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True, slots=True)
-class PartLives:
-    """What an action of a stage runs, and which values go when.
-
-    Attributes:
-        half: the statements.
-        computed: the variables that it makes.
-        takes, gives, drops, later, hands: as those of `runtime.stages.part.Part`.
-    """
-
-    half: Half
-    computed: frozenset[fx.Node]
-    takes: tuple[str, ...]
-    gives: tuple[str, ...]
-    drops: frozenset[str]
-    later: frozenset[str]
-    hands: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +28,16 @@ class Loaded:
     """The parts of a stage on one device.
 
     Attributes:
-        nodes: those of the stage, by name.
-        handed: what the forward leaves to the backward, by node.
+        parts: what each action of the stage runs.
+        handed: what the forward, or the gradients of the inputs, leave to a later part, by node:
+            the parts that read it.
     """
 
     stage: StageProgram
     calls: StepCalls
     coord: Coord
-    parts: Mapping[Work, PartLives]
-    nodes: Mapping[str, fx.Node]
-    handed: frozenset[fx.Node]
+    parts: Mapping[Work, Half]
+    handed: Mapping[fx.Node, tuple[Work, ...]]
 
     @property
     def leaves(self) -> Iterator[tuple[Leaf, fx.Node]]:
@@ -79,34 +60,39 @@ class Loaded:
         """A whole graph as a part that is run by itself."""
         return part_of(graph.nodes, self.calls)
 
+    def ends(self, node: fx.Node, work: Work) -> bool:
+        """Whether no later part reads a value."""
+        return not (work is Work.INPUT and Work.WEIGHT in self.handed.get(node, ()))
 
-def loaded(stage: StageProgram, works: Collection[Work], mesh: MeshAt, coord: Coord) -> Loaded:
-    """A stage on the device at a coordinate.
 
-    Args:
-        works: those that the schedule has of it.
-    """
+def loaded(stage: StageProgram, mesh: MeshAt, coord: Coord) -> Loaded:
+    """A stage on the device at a coordinate."""
     here = replace(stage, step=written_for(stage.step, coord, _CPU))
     calls = StepCalls(mesh, coord, "gloo")
-    parts: dict[Work, PartLives] = {}
-    for row in rows_of(works):
-        lives = Lives(here, row)
-        for place, work in enumerate(row):
-            parts.setdefault(work, _part(lives, place, calls))
-    nodes = {node.name: node for node in here.step.graph.nodes}
-    handed = frozenset(
-        node
-        for node in nodes.values()
-        if not info(node).backward and any(info(user).backward for user in node.users)
-    )
-    return Loaded(here, calls, coord, parts, nodes, handed)
+    parts = {work: part_of(nodes_of(here, work), calls) for work in Work}
+    return Loaded(here, calls, coord, parts, dict(_handed(here)))
 
 
-def _part(lives: Lives, place: int, calls: StepCalls) -> PartLives:
-    half = part_of(lives.rows[place], calls)
-    takes, done = lives.takes(place), lives.done(place)
-    drops = done & set(takes) - lives.out
-    return PartLives(
-        half, frozenset(half.statements), takes, lives.gives(place), drops, done - drops,
-        lives.hands(place),
-    )  # fmt: skip
+def _handed(stage: StageProgram) -> Iterator[tuple[fx.Node, tuple[Work, ...]]]:
+    """What later parts read, with these parts: values of the forward, and those of its inputs.
+
+    Leaves are the caller's, so nobody hands them on; a value from another stage is handed on.
+    """
+    input_part = set(nodes_of(stage, Work.INPUT))
+    for node in stage.step.graph.nodes:
+        if node.op == "placeholder" and not info(node).backward and node.name not in stage.values:
+            continue
+        readers = {_part(user, input_part) for user in node.users} - {None}
+        mine = _part(node, input_part)
+        found = tuple(work for work in (Work.INPUT, Work.WEIGHT) if work in readers)
+        if node.op == "call_function" and mine is not None:
+            found = (Work.WEIGHT,) if mine is Work.INPUT and Work.WEIGHT in found else ()
+        if found:
+            yield node, found
+
+
+def _part(node: fx.Node, input_part: Iterable[fx.Node]) -> Work | None:
+    """The part of a backward to which a node belongs."""
+    if node.op == "output" or not info(node).backward:
+        return None
+    return Work.INPUT if node in input_part else Work.WEIGHT

@@ -16,6 +16,7 @@ from shardlang.ir.mesh import Axis, Coord
 from shardlang.ir.pipeline.action import Action
 from shardlang.ir.pipeline.schedule import PipelineSchedule
 from shardlang.ir.pipeline.staged import StagedStep
+from shardlang.runtime.stages.routes import routes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class _Devices:
     def __init__(
         self, step: StagedStep, schedule: PipelineSchedule, order: Sequence[Action], axis: Axis
     ) -> None:
-        self.step, self.schedule, self.order, self.axis = step, schedule, order, axis
+        self.step, self.schedule, self._order, self.axis = step, schedule, order, axis
         whole = step.whole
         self._meshes = [mesh_at(whole.main.mesh, whole.axis, i) for i in range(whole.axis.size)]
         self._traits = traits_of(whole.main)
@@ -109,16 +110,14 @@ class _Devices:
         @functools.cache
         def one(stage: int, number: int) -> Loaded:
             mesh = self._meshes[number]
-            works = {action.work for action in self.order if action.stage == stage}
-            return loaded(self.step.stages[stage], works, mesh, mesh.coord(device))
+            return loaded(self.step.stages[stage], mesh, mesh.coord(device))
 
         made = RankMemory(
             self.step,
-            self.schedule,
-            self.order,
-            rank,
+            self.schedule.ranks[rank],
             lambda stage, number: one(stage, alike[number]),
             lambda name, number: types(alike[number])[name],
+            routes_of(self.step, self.schedule, self._order, rank),
         )
         made.run()
         return made

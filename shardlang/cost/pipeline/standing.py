@@ -5,7 +5,7 @@ These are leaves, totals that are made before the first forward, and sums.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import fx
 
@@ -16,10 +16,8 @@ from shardlang.cost.pipeline.sums import Sums
 from shardlang.ir.accumulated import Piece
 from shardlang.ir.leaf import Leaf, LeafKind
 from shardlang.ir.node import returned_nodes
+from shardlang.ir.pipeline.schedule import ActionList
 from shardlang.ir.pipeline.staged import StagedStep
-
-Types = Callable[[str, int], TensorType]
-"""How what another stage gives lies, by its name and the microbatch."""
 
 Load = Callable[[int, int], Loaded]
 """A stage for a microbatch, by their numbers."""
@@ -36,10 +34,10 @@ class Standing(Heap):
         gradients: the storages of the gradients, when all is done.
     """
 
-    def __init__(self, step: StagedStep, own: Collection[int], load: Load, types: Types) -> None:
+    def __init__(self, step: StagedStep, actions: ActionList, load: Load) -> None:
         super().__init__()
-        self.step, self.load, self.types = step, load, types
-        self.own = sorted(own)
+        self.step, self.load = step, load
+        self.own = sorted({action.stage for action in actions})
         self.leaves: dict[int, LeafKind] = {}
         self.sums, self.totals = Sums(self, step.whole.wide), Sums(self)
         stages = (step.stages[stage].step for stage in self.own)
@@ -97,12 +95,6 @@ class Standing(Heap):
         for values in made:
             for value in values:
                 self.release(value)
-
-    def arriving(self, of: TensorType) -> Held:
-        """The memory into which something comes; it is held."""
-        value = Held(of, (self.new(of.bytes, None, len(self.statements) - 1),))
-        self.hold(value)
-        return value
 
     def _total(self, name: str, parts: Sequence[TensorType]) -> Held:
         """The sum of the parts, or one behind the other."""
