@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shardlang.ir.accumulated import Piece
 from shardlang.ir.compat import AttentionKernels, attention_kernels
-from shardlang.ir.leaf import ResultKind
+from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
 from shardlang.ir.pipeline.action import Action, Work
@@ -129,6 +129,8 @@ class Pipeline:
         self._trains = any(a.is_backward for a in plan.order)
         self._draws = any(info(node).random for node in whole.main.graph.nodes)
         self._round = Round.of(step)
+        leaves = (leaf for i in self.stages for leaf in step.stages[i].step.leaves)
+        self._owned = {leaf.name for leaf in leaves if leaf.kind is LeafKind.PARAM}
         self._run = self._all if regions is None else FirstRun(self._all, regions, groups)
         self._early = [self._piece(whole.early, one) for one in self._at]
         self._by_kernels: dict[AttentionKernels, list[Parts]] = {}
@@ -299,7 +301,9 @@ class Pipeline:
         """The loss, which all stages get, and the gradients of this device's stages."""
         step, coord, rest = self.plan.step, self.coords[0], self._round
         parts = self._shared(rest.totals, running.parts, coord)
-        have = {**running.leaves[0], **parts}
+        held = {name: step.tied.get(name, name) for name in rest.read}
+        mine = {n: running.leaves[0][x] for n, x in held.items() if x in self._owned}
+        have = {**running.leaves[0], **parts, **self._shared(rest.read, mine, coord)}
         (loss,) = self._finish(*(have[name] for name in step.whole.finish.takes))
         written = self._shared(rest.buffers, running.written, coord)
         gradients = self._reduced(running)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from shardlang.ir.layout import Layout
-from shardlang.ir.leaf import ResultKind
+from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.mesh import Axis, Coord
 from shardlang.ir.node import layout_of, tensor_of
 from shardlang.ir.pipeline.staged import StagedStep
@@ -30,11 +30,13 @@ class Round:
         totals: that the loss is made of.
         buffers: that a stage writes.
         scalars: gradients of parameters without dims, which lie on every device.
+        read: parameters that the loss is made of beside totals, such as those of a penalty.
     """
 
     totals: Lies
     buffers: Lies
     scalars: Lies
+    read: Lies
 
     @staticmethod
     def of(step: StagedStep) -> Round:
@@ -51,7 +53,9 @@ class Round:
         for leaf in (leaves[name] for piece in step.reduces for name in piece.gives):
             if not leaf.shape and leaf.tied is None:
                 scalars[leaf.name] = leaf.layout, leaf.dtype
-        return Round(totals, buffers, scalars)
+        taken = (leaves[name] for name in step.whole.finish.takes if name in leaves)
+        read = {x.name: (x.at_rest, x.dtype) for x in taken if x.kind is LeafKind.PARAM}
+        return Round(totals, buffers, scalars, read)
 
 
 class Shared:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from torch import fx
 
 from shardlang.compiler.driver import Compiled
+from shardlang.compiler.pipelined import refuse_pipeline
 from shardlang.compiler.whole_step import WholeStep, half, whole_step
 from shardlang.cost.live import local_types
 from shardlang.graph.code_function import INDENT, Function, commented
@@ -27,7 +28,12 @@ from shardlang.passes.step.write_step import write_step
 
 
 def code_of(compiled: Compiled) -> str:
-    """The text of a step, the same for every device; of a forward alone if nothing is trained."""
+    """The text of a step, the same for every device; of a forward alone if nothing is trained.
+
+    Raises:
+        CompileError: SH0108, the devices of a pipeline run different programs.
+    """
+    refuse_pipeline(compiled.spec, "`code()`")
     step = whole_step(compiled)
     if step is None:
         return _text(_Step(write_step(compiled.program, (), ())).forward_alone())

@@ -164,7 +164,10 @@ class RankMemory(Standing):
         made = {*half.statements, *half.same}
         apart = action.work is Work.INPUT
         handed = [node for node in here.handed if node in made] if apart else []
-        pairs = zip(here.stage.step.gradients, here.stage.step.returned[1], strict=True)
+        pairs = list(zip(here.stage.step.gradients, here.stage.step.returned[1], strict=True))
+        if action.is_backward:  # what is handed through is made by no call
+            through = [(name, frame.listed[x]) for name, x in pairs if x in frame.listed]
+            self._give(here, [(name, one(x)) for name, x in through], action.microbatch)
         gradients = [(name, half.variable(node)) for name, node in pairs if node in made]
         ending = {node for node in frame.listed if here.ends(node, action.work)}
         stay = {half.variable(node) for node in handed} | {node for _, node in gradients}

@@ -113,12 +113,23 @@ class Standing(Heap):
         here, finish = self.load(self.own[-1], 0), self.step.whole.finish
         ends = self.step.stages[self.own[-1]].step.results
         if any(result.name in finish.takes for result in ends):
-            self._piece(finish, here, lambda name: self.totals.get(name) or self.leaf_of(0)(name))
+            self._piece(finish, here, lambda name: self.totals.get(name) or self._known(name, here))
         for stage in self.own:
             piece, here = self.step.reduces[stage], self.load(stage, 0)
             for value in self._piece(piece, here, self.sums.value):
                 self.gradients.update(held_by(value))
         self.did(None)
+
+    def _known(self, name: str, here: Loaded) -> Held:
+        """A leaf; a parameter of another stage, which the loss is made of, is sent round."""
+        if name in self._at_hand or (name, 0) in self._inputs:
+            return self.leaf_of(0)(name)
+        leaf = next(leaf for leaf in self.step.whole.main.leaves if leaf.name == name)
+        of = TensorType.dense(leaf.at_rest.local_shape(here.coord), leaf.dtype)
+        value = Held(of, (self.new(of.bytes, None, len(self.statements)),))
+        self.did(None, of.bytes)
+        self.hold(value)
+        return value
 
     def _piece(self, piece: Piece, here: Loaded, given: Callable[[str], Held]) -> Sequence[Held]:
         """What a graph beside the stages gives; it is held."""
