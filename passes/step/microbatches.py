@@ -34,6 +34,7 @@ from shardlang.ir.step import (
 from shardlang.passes.step.over_microbatches import (
     after_of,
     before_of,
+    check_made_at_once,
     gathered_within,
     is_reduction,
     joins_gradients,
@@ -86,6 +87,7 @@ class _Split:
         last = [x for x in forward if x not in set(first)]
         after = after_of(last)
         self._check_last(last, after)
+        check_made_at_once(first, last)
         reduced = after_of([x for node in sums if info(node).backward for x in values_of(node)])
         self._once(reduced)
         reduce, carried = self._reduce(reduced)
@@ -159,8 +161,9 @@ class _Split:
         well be done to every part, if all else that it reads is the same for all microbatches.
         """
         own = {leaf.node for leaf in self.step.leaves if self.axis in leaf.at_rest.sharded}
-        apart = after_of(x for x in self.graph.find_nodes(op="placeholder") if x.name in own)
-        cotangents = [x for x in self.graph.find_nodes(op="placeholder") if info(x).backward]
+        given = list(self.graph.find_nodes(op="placeholder"))
+        apart = after_of([x for x in given if x.name in own], self.summed)
+        cotangents = [x for x in given if info(x).backward]
         gradients, kept = after_of(cotangents), dict[fx.Node, fx.Node]()
         for node in [n for n in self.graph.nodes if n in reduced]:
             if is_item(node) and is_collective(node.all_input_nodes[0]):

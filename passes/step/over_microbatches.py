@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import torch
@@ -61,12 +61,13 @@ def values_of(node: fx.Node) -> list[fx.Node]:
     return list(node.users) if is_bucket(node) else [node]
 
 
-def after_of(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """The nodes, and everything that is made of them."""
-    found, todo = set(nodes), list(nodes)
+def after_of(nodes: Iterable[fx.Node], until: Collection[fx.Node] = ()) -> set[fx.Node]:
+    """The nodes, and everything that is made of them, but for some nodes and what follows these."""
+    todo = list(nodes)
+    found = set(todo)
     while todo:
         for user in todo.pop().users:
-            if user not in found and user.op != "output":
+            if user not in found and user not in until and user.op != "output":
                 found.add(user)
                 todo.append(user)
     return found
@@ -75,7 +76,8 @@ def after_of(nodes: Iterable[fx.Node]) -> set[fx.Node]:
 def before_of(nodes: Iterable[fx.Node], until: set[fx.Node] | None = None) -> set[fx.Node]:
     """The nodes, and everything that they are made of, up to some nodes."""
     ends = until or set()
-    found, todo = set(nodes), list(nodes)
+    todo = list(nodes)
+    found = set(todo)
     while todo:
         node = todo.pop()
         for source in () if node in ends else node.all_input_nodes:
@@ -85,12 +87,26 @@ def before_of(nodes: Iterable[fx.Node], until: set[fx.Node] | None = None) -> se
     return found
 
 
+def check_made_at_once(*pieces: list[fx.Node]) -> None:
+    """Refuse a value of all microbatches that is made of another: parts of both are made together.
+
+    Raises:
+        ShardError: SH0409.
+    """
+    for values in pieces:
+        later = after_of(user for x in values for user in x.users if user.op != "output")
+        for node in values:
+            if node in later:
+                what = "a value of all rows of the batch is made of another such value"
+                raise refused(summed(node), what)
+
+
 def refused(node: fx.Node, what: str) -> ShardError:
     return ShardError(
         "SH0409",
-        f"{what}, so the batch cannot be accumulated",
+        f"{what}, so the batch cannot be cut into microbatches",
         node=node,
-        help="leave `accumulate` out, or let the model compute this row by row",
+        help="let the model compute this row by row",
     )
 
 

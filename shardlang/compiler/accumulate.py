@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from shardlang.compiler.at_model import at_model
 from shardlang.compiler.driver import Compiled, CompileError, compile_spec
+from shardlang.compiler.never_cut import never_cut
 from shardlang.compiler.pinned import layouts_of, pinned
 from shardlang.grammar.diagnostics import Span, error
 from shardlang.ir.accumulated import MICROBATCH, AccumulatedStep
@@ -45,7 +46,12 @@ def accumulated(compiled: Compiled, split: Split | None = None) -> Compiled:
         outputs=tuple(replace(x, layout=_stated(x.layout, batch)) for x in spec.outputs),
     )
     inputs, source = compiled.inputs, compiled.source
-    made = compile_spec(along, source, inputs=inputs, mesh=Mesh((axis, *mesh.axes)), split=split)
+    wider = Mesh((axis, *mesh.axes))
+    made = compile_spec(along, source, inputs=inputs, mesh=wider, split=split)
+    if whole := never_cut(made.program, spec.inputs, axis):
+        given = tuple(x if x in whole else _input(x, rows) for x in spec.inputs)
+        along = replace(along, inputs=given)
+        made = compile_spec(along, source, inputs=inputs, mesh=wider, split=split)
     before, after = (layouts_of(x, "param", "buffer") for x in (compiled, made))
     kept = {name: layout for name, layout in before.items() if name in after}
     wanted = {x.name: kept.get(x.tied or x.name) for x in made.program.leaves}

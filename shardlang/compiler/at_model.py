@@ -40,8 +40,16 @@ def at_model(failure: Failure, spec: Spec) -> Diagnostic:
     if module := getattr(failure, "module", ""):
         notes.append(f"in module `{module}`")
     notes += _traceback(failure)
-    help = failure.help or None
+    help = _help(failure, spec) or None
     return error(failure.code, failure.message, place, labels=labels, notes=notes, help=help)
+
+
+def _help(failure: Failure, spec: Spec) -> str:
+    """The remedy; where microbatches are in the way, what of the spec states them too."""
+    if failure.code != "SH0409":
+        return failure.help
+    word = "accumulate" if spec.pipeline is None else "pipeline"
+    return f"{failure.help}, or leave `{word}` out"
 
 
 def _traceback(failure: Failure) -> list[str]:

@@ -55,6 +55,19 @@ class Normed(nn.Module):
         return {"loss": self.norm(self.up(x)).sin().mean()}
 
 
+class NormedLayers(nn.Module):
+    """The same in every layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)) for _ in "ab")
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        for layer in self.layers:
+            x = layer(x)
+        return {"loss": x.sin().mean()}
+
+
 class Rooted(nn.Module):
     """A loss that is no sum over the rows."""
 
@@ -108,6 +121,67 @@ def test_it_is_the_large_batch(tmp_path: Path, name: str) -> None:
     assert max(report.accumulated.values()) < 1e-12 > max(report.updates.values()) / 100
 
 
+class Weighed(nn.Module):
+    """Classes that weigh unevenly, as many as there are rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+
+    def forward(self, x: Tensor, t: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return {"loss": F.cross_entropy(x, t, weight=weights.abs())}
+
+
+@pytest.mark.parametrize(
+    ("mesh", "rows", "rest"),
+    [
+        ("dp = 1", "_", "accumulate 4"),
+        ("dp = 2", "dp", "accumulate 4"),
+        ("dp = 2", "dp", "accumulate 3"),
+        ("dp = 2", "dp", 'store "**" over dp accumulate 2'),
+        ("pp = 2", "_", 'pipeline pp { split "layers" microbatches 4 }'),
+    ],
+)
+@pytest.mark.parametrize("classes", ["_", "dp"])
+def test_as_many_classes_as_rows(
+    tmp_path: Path, mesh: str, rows: str, rest: str, classes: str
+) -> None:
+    """No microbatch takes a part of the weights of the classes for the rows of its own."""
+    lies = classes if classes in mesh else "_"
+    text = f"mesh {{ {mesh} }}\ninput x : f32[8, 8] [{rows}, _]\n"
+    text += f"input t : i64[8] below 8 [{rows}]\ninput weights : f32[8] [{lies}]\n{rest}\n"
+    report = program(tmp_path, Weighed, text).verify()
+    assert report.ok and report.accumulated, report
+    assert max(report.accumulated.values()) < 1e-12
+
+
+class Standard(nn.Module):
+    """Inputs that are made standard over all rows: the variance needs the mean first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        apart = x - x.mean(0)
+        return {"loss": self.up(apart / apart.square().mean(0)).sin().mean()}
+
+
+class Spread(nn.Module):
+    """A loss with a variance of the model's results, of which the backward reads nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.up(x)
+        apart = y.detach() - y.detach().mean(0)
+        return {"loss": y.sin().mean() + apart.square().mean()}
+
+
 class Masked(nn.Module):
     """How many positions count is drawn, before a sum over all rows."""
 
@@ -124,6 +198,8 @@ REFUSED = {
     Masked: "",
     Normed: "norm",
     Rooted: "",
+    Standard: "",
+    Spread: "",
 }
 
 
@@ -144,6 +220,18 @@ def test_what_needs_all_rows_at_once_is_refused(
     with pytest.raises(CompileError) as error:
         made.verify()
     assert error.value.diagnostics[0].span == stated
+
+
+def test_under_a_pipeline_the_remedy_is_of_the_pipeline(tmp_path: Path) -> None:
+    stages = 'pipeline pp { split "layers" microbatches 2 }'
+    text = f"mesh {{ pp = 2 }}\ninput x : f32[8, 4] [_, _]\n{stages}\n"
+    made = program(tmp_path, NormedLayers, text)
+    with pytest.raises(CompileError) as error:
+        made.verify()
+    (found,) = error.value.diagnostics
+    assert found.code == "SH0409" and found.help is not None
+    assert found.help.endswith("leave `pipeline` out") and "accumulate" not in found.help
+    assert "microbatches" in found.message
 
 
 def test_more_microbatches_than_rows(tmp_path: Path) -> None:
