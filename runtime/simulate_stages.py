@@ -114,10 +114,14 @@ class StagedSimulator:
     def _give_back(
         self, stage: StageProgram, action: Action, made: set[str], values: Values
     ) -> None:
-        """Send gradients, and add up the parts of those of the stage's own leaves."""
+        """Send gradients, and add up the parts of those of the stage's own leaves.
+
+        One that no call makes, such as a cotangent handed through, is given by the first action.
+        """
         _, nodes = stage.step.returned
         for name, node in zip(stage.step.gradients, nodes, strict=True):
-            if node.name not in made:
+            through = node.op == "placeholder" and action.work is not Work.WEIGHT
+            if node.name not in made and not through:
                 continue
             for other in stage.returns.get(name, ()):
                 self._send(values[node.name], other, action.microbatch, node)

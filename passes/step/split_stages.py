@@ -2,13 +2,14 @@
 
 A value that another stage reads is sent to that very stage, wherever it stands: a skip connection
 needs no stage between. What the backward reads of another stage's forward is sent in the forward,
-and kept. A gradient is sent to the stage whose backward reads it. Every stage makes the draws of
-all others too (`repeat_draws`).
+and kept. A gradient is sent to the stage whose backward reads it; that of a leaf to the stage that
+holds the leaf, if another one makes it. Every stage makes the draws of all others too
+(`repeat_draws`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import fx
@@ -22,13 +23,18 @@ from shardlang.ir.step import StepProgram
 from shardlang.passes.step.repeat_draws import repeat_draws
 
 
-def split_stages(step: StepProgram, stages: int) -> tuple[StageProgram, ...]:
-    """The programs of all stages; every node must have a stage.
+def split_stages(
+    step: StepProgram, stages: int, homes: Mapping[str, int]
+) -> tuple[StageProgram, ...]:
+    """The programs of all stages; every node must have a stage, but for what cotangents alone make.
+
+    Args:
+        homes: by gradient of the step, the stage that holds the leaf.
 
     Raises:
         ShardError: SH0410, a draw cannot be repeated in other stages.
     """
-    splitting = _Splitting(repeat_draws(step, stages))
+    splitting = _Splitting(repeat_draws(step, stages), homes)
     return tuple(splitting.stage(number) for number in range(stages))
 
 
@@ -37,18 +43,22 @@ class _Splitting:
 
     Attributes:
         read_in: of every value, the other stages that read it.
+        gradients: the stage that holds the leaf of each, its name, and its node.
     """
 
-    def __init__(self, step: StepProgram) -> None:
+    def __init__(self, step: StepProgram, homes: Mapping[str, int]) -> None:
         self.step = step
         self.leaf_of = {leaf.node: leaf for leaf in step.leaves}
         results, gradients = step.returned
         self.results = list(zip(step.results, results, strict=True))
-        self.gradients = list(zip(step.gradients, gradients, strict=True))
+        self.gradients = [
+            (homes[name], name, n) for name, n in zip(step.gradients, gradients, strict=True)
+        ]
         self.stage_of = {node: self._stage_of(node) for node in step.graph.nodes}
         self.read_in: dict[fx.Node, list[int]] = {}
         for node, stage in self.stage_of.items():
             users = {self.stage_of[user] for user in node.users if user.op != "output"}
+            users |= {home for home, _, given in self.gradients if given is node}
             others = sorted(one for one in users if one is not None and one != stage)
             if others and stage is not None:
                 self.read_in[node] = others
@@ -58,16 +68,22 @@ class _Splitting:
         """The stage that makes a value; None for what is at hand in all of them."""
         if node.op == "placeholder" and node.name not in self.leaf_of:
             return self._of_cotangent(node)
-        return info(node).stage
+        stage = info(node).stage
+        if stage is None and node.op == "call_function":  # it is made of cotangents alone
+            return max(self._of_cotangent(x) for x in node.all_input_nodes)
+        return stage
 
-    def _of_cotangent(self, node: fx.Node) -> int | None:
+    def _of_cotangent(self, node: fx.Node) -> int:
         """The last stage that reads it: the one that makes the result."""
-        return max(s for user in node.users if (s := info(user).stage) is not None)
+        users = {s for user in node.users if (s := info(user).stage) is not None}
+        given = {node, *(user for user in node.users if info(user).stage is None)}
+        return max(users | {home for home, _, one in self.gradients if one in given})
 
     def stage(self, number: int) -> StageProgram:
         """The program of one stage."""
         own = [n for n in self.step.graph.nodes if self.stage_of[n] == number]
         read = {x for node in own for x in node.all_input_nodes}
+        read |= {node for home, _, node in self.gradients if home == number}
         got = [n for n in self.step.graph.nodes if n in read and self.read_in.get(n)
                and number in self.read_in[n]]  # fmt: skip
         given = [n for n in own if n in self.read_in]
@@ -110,7 +126,7 @@ class _Writer:
                 set_info(self.made[node], info(node))
         results = [(r, n) for r, n in split.results if split.stage_of[n] == self.number]
         results += [(_sent(n), n) for n in sent]
-        gives = [(name, n) for name, n in split.gradients if split.stage_of[n] == self.number]
+        gives = [(name, n) for home, name, n in split.gradients if home == self.number]
         gives += [(n.name, n) for n in returned]
         self.graph.output(
             (tuple(self.made[n] for _, n in results), tuple(self.made[n] for _, n in gives))
@@ -173,11 +189,29 @@ def staged(step: AccumulatedStep, stages: int) -> StagedStep:
     Raises:
         ShardError: SH0410, a draw cannot be repeated in other stages.
     """
-    parts = split_stages(step.main, stages)
+    parts = split_stages(step.main, stages, _homes(step))
     names = [set(part.step.gradients) for part in parts]
     reduces = tuple(_reduce(step.reduce, own) for own in names)
     tied = {leaf.name: leaf.tied for leaf in step.main.leaves if leaf.tied is not None}
     return StagedStep(step, parts, reduces, tied)
+
+
+def _homes(step: AccumulatedStep) -> dict[str, int]:
+    """By part of a gradient, the stage that holds its leaf: there all microbatches add up."""
+    at = {n.name: info(n).stage for n in step.main.graph.find_nodes(op="placeholder")}
+    stage_of = {leaf.name: at[leaf.node] for leaf in step.main.leaves}
+    returned = step.reduce.graph.output_node().args[0]
+    assert isinstance(returned, tuple)
+    found: dict[fx.Node, int] = {}
+    for name, node in zip(step.reduce.gives, returned, strict=True):
+        stage = stage_of[name]
+        assert stage is not None, f"{name} lies in no stage"
+        found[node] = stage
+    for node in reversed(step.reduce.graph.nodes):
+        if node in found:
+            found.update(dict.fromkeys(node.all_input_nodes, found[node]))
+    takes = step.reduce.graph.find_nodes(op="placeholder")
+    return {name: found[node] for name, node in zip(step.reduce.takes, takes, strict=True)}
 
 
 def _reduce(piece: Piece, own: Collection[str]) -> Piece:
