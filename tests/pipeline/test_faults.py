@@ -66,7 +66,7 @@ def test_without_a_fault_all_is_proven(tmp_path: Path) -> None:
     assert report.ok, report
     assert report.accumulated and report.updates and {"calls", TABLE} <= report.accumulated.keys()
     assert "of 4 stages on 4 ranks" in str(report) and not wrong(report.updates)
-    stated = {"schedule": "1f1b", "stages": 4, "ranks": 4, "microbatches": 4}
+    stated = {"schedule": "1f1b", "stages": 4, "ranks": 4, "microbatches": 8}
     assert report.to_json()["pipeline"] == stated
 
 
