@@ -94,7 +94,8 @@ class Tied:
             elif copy.back is not None and given is not None:
                 sending.append(links.send(copy.back, given))
             elif copy.back is not None and copy.back[1] == self._rank:
-                dtype = gradients[copy.first.name].dtype
+                known = gradients.get(copy.first.name)  # none if only its copies are trained by
+                dtype = copy.first.dtype if known is None else known.dtype
                 came = self._receive(links, copy.back, copy.first, coord, dtype)
                 _add(gradients, copy.first.name, came)
         _wait_all(sending)
