@@ -142,7 +142,7 @@ class Pipeline:
     def gradients(self) -> frozenset[str]:
         """The parameters that get a gradient, by name, whichever stages they are in."""
         step = self.plan.step
-        return frozenset(x for piece in step.reduces for x in piece.gives) - set(step.tied)
+        return frozenset(step.tied.get(x, x) for piece in step.reduces for x in piece.gives)
 
     @property
     def reads(self) -> set[str]:
