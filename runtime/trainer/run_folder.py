@@ -21,6 +21,7 @@ from typing import TextIO
 
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.folder import cannot_write
+from shardlang.runtime.reports import explain
 from shardlang.runtime.trainer.records import Record
 from shardlang.runtime.trainer.trainer import Trainer
 
@@ -91,7 +92,7 @@ class RunFolder:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             self._state = INTERRUPTED
         elif error is not None:
-            self._state, self._message = FAILED, str(error)
+            self._state, self._message = FAILED, _words(error)
         with contextlib.suppress(OSError):
             self._write_run()
         for end in (self._close_log, lambda: self._lock.truncate(0), self._lock.close):
@@ -137,15 +138,27 @@ class RunFolder:
         self._log.flush()
 
     def _write_run(self) -> None:
-        """Write the file beside, and rename it, so that a reader finds a whole one."""
         if "began" not in self._about:
             return
         found = {**self._about, "state": self._state}
         if self._state != RUNNING:
             found |= {"ended": _now(), "message": self._message}
-        draft = self.folder / f".{RUN}"
-        draft.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        draft.replace(self.folder / RUN)
+        _replace_run(self.folder, found)
+
+
+def note_failure(folder: Path, message: str, since: datetime) -> None:
+    """Write why a run ended, as who watched its processes knows it.
+
+    Rank 0 knows only that it lost another one, and nothing if it was killed itself.
+
+    Args:
+        since: when its processes were started; the run that began before was another one.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        found = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        if datetime.fromisoformat(found["began"]) >= since:
+            found["state"] = KILLED if found["state"] == RUNNING else FAILED
+            _replace_run(folder, {"ended": _now(), **found, "message": message})
 
 
 def is_held(folder: Path) -> bool:
@@ -191,6 +204,19 @@ def _holder(folder: Path) -> str:
         held = json.loads((folder / LOCK).read_text())
         return f", by process {held['pid']} on {held['host']} since {held['since']}"
     return ""
+
+
+def _replace_run(folder: Path, about: Mapping[str, object]) -> None:
+    """Write the file beside, and rename it, so that a reader finds a whole one."""
+    draft = folder / f".{RUN}"
+    draft.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    draft.replace(folder / RUN)
+
+
+def _words(error: BaseException) -> str:
+    """An error in words; one of a library, that a peer is gone, says only in which call."""
+    report = explain(0, error)
+    return report.message if report.kind in ("peer", "stuck") else str(error)
 
 
 def _now() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,7 +116,7 @@ def command(
         nodes = (nnodes, node_rank, rdzv_endpoint)
         saves = save is not None or out is not None
         job = Job(this_command(), spec.mesh.devices, device, *nodes, saves=saves, logs=log_dir)
-        _launch(job, max_restarts, spec)
+        _launch(job, max_restarts, spec, out if node_rank == 0 else None)
 
 
 def _check_out(out: Path | None, resume: bool, max_restarts: int) -> None:
@@ -167,33 +168,41 @@ def _check_alone(nnodes: int, log_dir: Path | None, max_restarts: int) -> None:
         raise click.BadParameter(message, param_hint=f"'{name}'")
 
 
-def _launch(job: Job, restarts: int, spec: Spec) -> None:
-    """Start the processes of this node and wait for them, again if a rank is lost."""
-    from shardlang.runtime.launch import JobError, launch
+def _launch(job: Job, restarts: int, spec: Spec, out: Path | None) -> None:
+    """Start the processes of this node and wait for them, again if a rank is lost.
 
+    Args:
+        out: the folder of the run, where rank 0 is one of these processes.
+    """
+    from shardlang.runtime.launch import JobError, launch
+    from shardlang.runtime.trainer.run_folder import note_failure
+
+    began = datetime.now().astimezone()
     try:
         launch(job)
     except JobError as failure:
         if failure.spoken:
             raise click.exceptions.Exit(failure.status) from failure
-        failure.notes = (*failure.notes, *_stages(spec, failure.rank))
+        rank = f"rank {failure.rank} "
+        if failure.message.startswith(rank):
+            failure.message = f"{rank}{_stages(spec, failure.rank)}{failure.message[len(rank) :]}"
+        if out is not None:
+            note_failure(out, failure.message, began)
         if not restarts or failure.code not in ("SH0603", "SH0604"):
             raise
         left = f"{restarts - 1} more restart{'s' * (restarts != 2)} left"
         click.echo(f"{failure.message}; begins again from the last checkpoint, {left}", err=True)
         again = [] if "--resume" in job.command else ["--resume"]
-        _launch(replace(job, command=[*job.command, *again]), restarts - 1, spec)
+        _launch(replace(job, command=[*job.command, *again]), restarts - 1, spec, out)
 
 
-def _stages(spec: Spec, rank: int) -> list[str]:
-    """Which stages of a pipeline the rank computes, in words."""
+def _stages(spec: Spec, rank: int) -> str:
+    """Which stages of a pipeline the rank computes, to stand behind its number."""
     from shardlang.compiler.pipelined import schedule_of
 
     if spec.pipeline is None:
-        return []
+        return ""
     place = spec.mesh.coord(rank)[spec.pipeline.axis]
     stages = [i for i, one in enumerate(schedule_of(spec).rank_of()) if one == place]
     words = "stage" if len(stages) == 1 else "stages"
-    return [
-        f"rank {rank} computes {words} {', '.join(map(str, stages))} along `{spec.pipeline.axis}`"
-    ]
+    return f"({words} {', '.join(map(str, stages))} along `{spec.pipeline.axis}`) "

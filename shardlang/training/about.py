@@ -12,6 +12,7 @@ import torch
 from shardlang.compiler.driver import Compiled
 from shardlang.runtime.trainer.run_folder import RunFolder
 from shardlang.spec import Spec
+from shardlang.spec.types import PipelineDecl
 from shardlang.training.hugging_face import HUGGING_FACE, directory_of
 
 
@@ -60,6 +61,7 @@ def identity(compiled: Compiled) -> dict[str, object]:
         "learning_rate": " ".join(_called(x.name, dict(x.arguments)) for x in schedule),
         "precision": str(compiled.program.step.precision),
         "random": spec.random,
+        "pipeline": None if spec.pipeline is None else _stages_of(spec, spec.pipeline),
     }
 
 
@@ -70,6 +72,14 @@ def _text_of(spec: Spec) -> str:
 def _model_of(spec: Spec) -> str:
     model = spec.model
     return f"{model.path.name}:{_called(model.function or model.kind, model.kwargs)}"
+
+
+def _stages_of(spec: Spec, stated: PipelineDecl) -> str:
+    """A pipeline in words."""
+    assert spec.accumulate is not None, "a pipeline has microbatches"
+    made, order = stated.actions, stated.schedule
+    stages = stated.virtual * spec.mesh[stated.axis].size if made is None else made.stages
+    return f"{stages} stages over {stated.axis}, {order}, {spec.accumulate.count} microbatches"
 
 
 def _called(name: str, arguments: Mapping[str, object]) -> str:
@@ -96,7 +106,7 @@ _ANOTHER_PROGRAM = "the same spec gives another program: the model's code or a l
 
 
 _SAME = ("model", "optimizer", "groups", "precision")
-_MAY_CHANGE = ("learning_rate", "mesh", "inputs", "random")
+_MAY_CHANGE = ("learning_rate", "mesh", "inputs", "random", "pipeline")
 
 
 def _changed(key: str, before: Mapping[str, object], now: Mapping[str, object]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,8 +13,17 @@ import pytest
 
 from shardlang.cli import execute
 from shardlang.runtime.errors import RunError
-from shardlang.runtime.trainer.run_folder import LOCK, LOG, RUN, SPEC, RunFolder, records_of
+from shardlang.runtime.trainer.run_folder import (
+    LOCK,
+    LOG,
+    RUN,
+    SPEC,
+    RunFolder,
+    note_failure,
+    records_of,
+)
 from shardlang.runtime.trainer.table import runs_in
+from shardlang.runtime.watch import WATCH
 
 MODEL = """
 from torch import nn
@@ -148,6 +158,28 @@ def test_a_run_that_breaks_off_says_how(tmp_path: Path, error: BaseException, st
         raise error
     about: dict[str, Any] = json.loads((tmp_path / RUN).read_text())
     assert (about["state"], about["message"]) == (state, str(error))
+
+
+def test_who_watches_a_run_says_why_it_ended(tmp_path: Path) -> None:
+    """Of the run that it started: rank 0 knows less, and nothing if it was killed."""
+    before = datetime.now().astimezone() - timedelta(seconds=1)
+    with pytest.raises(RuntimeError), RunFolder(tmp_path, TEXT, {}) as folder:
+        folder.begin(0)
+        note_failure(tmp_path, "rank 0 was killed", before)
+        assert _ended(tmp_path) == ("killed", "rank 0 was killed")
+        WATCH.now = "send of x"
+        raise RuntimeError("Connection closed by peer [127.0.0.1]:1234")
+    WATCH.now = ""
+    assert _ended(tmp_path) == ("failed", "lost a peer in send of x")
+    note_failure(tmp_path, "rank 1 was killed", datetime.now().astimezone() + timedelta(seconds=9))
+    assert _ended(tmp_path)[1] == "lost a peer in send of x"
+    note_failure(tmp_path, "rank 1 was killed", before)
+    assert _ended(tmp_path) == ("failed", "rank 1 was killed")
+
+
+def _ended(folder: Path) -> tuple[str, str]:
+    about: dict[str, str] = json.loads((folder / RUN).read_text())
+    return about["state"], about["message"]
 
 
 def test_a_log_that_was_cut_off_is_read(tmp_path: Path) -> None:
