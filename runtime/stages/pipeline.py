@@ -86,7 +86,7 @@ class _Running:
         values: of each stage and microbatch, by name.
         sums: of gradients.
         parts: of totals.
-        drawn: the generators after all that one microbatch draws, on the rank that knows.
+        drawn: the generators after a forward: every stage makes all draws of its microbatch.
     """
 
     traffic: Traffic
@@ -252,7 +252,7 @@ class Pipeline:
         part.let_go(values)
         if action == self._last[key]:
             del running.values[key]
-        if self._draws and action.work is Work.FORWARD and stage is self.plan.step.stages[-1]:
+        if self._draws and action.work is Work.FORWARD and running.drawn is None:
             running.drawn = random_states()
 
     def _take_leaves(self, stage: StageProgram, given: Leaves, values: dict[str, object]) -> None:
@@ -310,8 +310,8 @@ class Pipeline:
         if self._trains:
             self._tied.add_gradients(self._links, gradients, coord)
             gradients.update(self._shared(rest.scalars, gradients, coord))
-        if self._draws:
-            restore(self._shared.states(running.drawn))
+        if running.drawn is not None:
+            restore(running.drawn)
         return Accumulated(loss, gradients, written)
 
     def _reduced(self, running: _Running) -> dict[str, Tensor]:

@@ -13,7 +13,6 @@ from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.mesh import Axis, Coord
 from shardlang.ir.node import layout_of, tensor_of
 from shardlang.ir.pipeline.staged import StagedStep
-from shardlang.runtime.accumulate import RandomStates, random_states
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.transport import Wire
 from shardlang.runtime.watch import named
@@ -85,17 +84,3 @@ class Shared:
             label = f"share of {name} with all stages"
             found[name] = named(label, self._wire.all_reduce, given)
         return found
-
-    def states(self, mine: RandomStates | None) -> RandomStates:
-        """The states of generators that one device along the axis has, on all of them."""
-        host, on_gpus = random_states() if mine is None else mine
-        place = torch.cuda.current_device() if on_gpus else 0
-        states = [host, *on_gpus[place : place + 1]]
-        given = [x.zero_() for x in states] if mine is None else states
-        made = [self._share_state(x) for x in given]
-        on_gpus[place : place + 1] = made[1:]
-        return made[0], on_gpus
-
-    def _share_state(self, state: Tensor) -> Tensor:
-        label, device = "share of the state of the generators", self._groups.device
-        return named(label, self._wire.all_reduce, state.to(device)).cpu()

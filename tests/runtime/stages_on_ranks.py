@@ -41,12 +41,14 @@ def trained(made: Program) -> dict[str, Any]:
     torch.manual_seed(11)
     steps = [made.step(batch(step)) for step in range(STEPS - 1)]
     between = evaluate(made._loaded()._trainee, Evaluating(1, 1, lambda: [batch(20)])).loss
+    forward = forward_alone(made)
     steps.append(made.step(batch(STEPS - 1)))
     params = dict(module.named_parameters())
     return {
         "losses": [step.loss for step in steps],
         "norms": [step.grad_norm for step in steps],
         "evaluated": between,
+        "forward": forward,
         "params": {name: whole(p) for name, p in params.items()},
         "buffers": {name: whole(x) for name, x in module.named_buffers()},
         "states": {
@@ -58,6 +60,19 @@ def trained(made: Program) -> dict[str, Any]:
         "draws": torch.rand(2),
         "peaks": peaks(made),
     }
+
+
+@torch.no_grad()
+def forward_alone(made: Program) -> float:
+    """The loss of a batch with the masks of training; the generators go on, buffers do not."""
+    trainee = made._loaded()._trainee
+    buffers = [held_shard(x) for x in trainee.module.buffers()]
+    kept = [x.clone() for x in buffers]
+    found = trainee.loss(trainee.prepare(batch(21)))
+    for x, old in zip(buffers, kept, strict=True):
+        x.copy_(old)
+    assert found is not None
+    return float(found)
 
 
 def whole(x: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,7 @@ def alone() -> dict[str, Any]:
 def test_steps_are_those_of_one_process(ran: list[Any], alone: dict[str, Any], name: str) -> None:
     for rank in ran:
         mine = rank[name]
-        for what in ("losses", "norms", "evaluated"):
+        for what in ("losses", "norms", "evaluated", "forward"):
             assert mine[what] == pytest.approx(alone[what], rel=1e-10), what
         for what in ("params", "buffers", "states"):
             assert mine[what].keys() == alone[what].keys()
