@@ -141,11 +141,6 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """What shows the settings and states: itself."""
         return self
 
-    @property
-    def named(self) -> Mapping[str, Tensor]:
-        """The parameters by name, under which it shows states."""
-        return self._params
-
     def scale(self, loss: Tensor) -> Tensor:
         """A loss for the backward, times the factor that the spec states; the step undoes it.
 
@@ -292,6 +287,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 if isinstance(given, Tensor) and given.data_ptr() != part.tensor.data_ptr():
                     part.tensor.copy_(given)
                 self.inner.state[part.tensor] = states
+            else:
+                self.inner.state.pop(self.parts.parts[name].tensor, None)
 
     def _show_states(self) -> None:
         """Show the states under the module's parameters, as tensors that lie as gradients do."""

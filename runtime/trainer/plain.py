@@ -79,11 +79,6 @@ class _PlainUpdates:
         return self.inner
 
     @property
-    def named(self) -> Mapping[str, Tensor]:
-        """The parameters, or their master weights."""
-        return {name: part.tensor for name, part in self.parts.items()}
-
-    @property
     def is_mended(self) -> bool:
         """Whether a step with infinite gradients is mended by a smaller factor of the loss."""
         return is_mended(self.settings, self.scaling)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -57,11 +57,6 @@ class Updates(Protocol):
     @property
     def shown(self) -> torch.optim.Optimizer:
         """The optimizer whose settings and states are shown, saved and loaded."""
-        ...
-
-    @property
-    def named(self) -> Mapping[str, Tensor]:
-        """The tensors under which it shows states, by the name of the parameter."""
         ...
 
     @property

@@ -9,14 +9,15 @@ from dataclasses import replace
 
 import torch
 
+from shardlang.runtime.checkpoint.entries import Part
 from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.trainer.evaluation import Evaluated, Evaluating, evaluate
+from shardlang.runtime.trainer.given import Given
 from shardlang.runtime.trainer.learning_rate import LearningRate
 from shardlang.runtime.trainer.random_states import RandomStates
 from shardlang.runtime.trainer.recipe import Recipe
 from shardlang.runtime.trainer.records import Done, Record
-from shardlang.runtime.trainer.states import Given, ModelState, OptimizerState, States
 from shardlang.runtime.trainer.step import as_batch, count_tokens, one_step
 from shardlang.runtime.trainer.stream import stream_of
 from shardlang.runtime.trainer.trainees import Trainee, Updates
@@ -163,18 +164,19 @@ class Trainer:
             )
         return evaluate(self.trainee, self.evaluating)
 
-    def state(self) -> States:
-        """What the run is saved and resumed by, as it is after the last step.
+    def state(self) -> dict[str, Part]:
+        """What `Checkpoints` save and resume the run by, as it is after the last step.
 
-        The batch that a loop has read and not used yet is not counted.
+        The batch that a loop has read and not used yet is not counted. The generators come last,
+        since going to a place in the data may draw.
         """
         return {
-            "model": ModelState(self.trainee.module),
-            "optimizer": OptimizerState(self.optimizer),
+            "model": self.trainee.module,
+            "optimizer": self.optimizer.shown,
             "learning_rate": self.learning_rate,
-            "random": RandomStates(),
             "data": Given(lambda: self._place, self._go_to),
             "trainer": Given(lambda: {"step": self.step_number}, self._count_from),
+            "random": RandomStates(),
         }
 
     def _go_to(self, place: dict[str, object]) -> None:

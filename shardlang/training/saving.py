@@ -8,7 +8,6 @@ from pathlib import Path
 
 from shardlang.compiler.driver import Compiled
 from shardlang.runtime.checkpoint.checkpoints import Checkpoints
-from shardlang.runtime.checkpoint.entries import Part
 from shardlang.runtime.checkpoint.manifest import Manifest
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.trainer.records import Record
@@ -80,14 +79,6 @@ class Saving:
         trainer.goes_on = self.goes_on
         trainer.after_step.append(self.after_step)
 
-    def _state(self) -> dict[str, Part]:
-        """The entries; generators come last, since going to a place in the data may draw."""
-        found: dict[str, Part] = dict(self._trainer.state())
-        generators = found.pop("random")
-        found["model"] = self._trainer.trainee.module
-        found["optimizer"] = self._trainer.optimizer.shown
-        return {**found, "random": generators}
-
     def begin(self, resume: bool) -> int:
         """Go on from the last checkpoint, or from the beginning; the steps before. Collective.
 
@@ -104,7 +95,7 @@ class Saving:
             return 0
         if manifest is not None:
             self._compare(manifest)
-        step = self.checkpoints.load(self._state())
+        step = self.checkpoints.load(self._trainer.state())
         self._say(f"goes on after step {step}")
         return step or 0
 
@@ -136,7 +127,7 @@ class Saving:
             return
         self._in_a_row = 0
         if self._policy.every and trainer.step_number % self._policy.every == 0:
-            self.checkpoints.save(trainer.step_number, self._state())
+            self.checkpoints.save(trainer.step_number, self._trainer.state())
 
     def goes_on(self, record: Record) -> bool:
         """Whether a run goes on after a step that is not finite. Collective."""
@@ -150,7 +141,7 @@ class Saving:
         manifest = self.checkpoints.manifest()
         if manifest is None or manifest.step == self._rolled_to:
             return False
-        state = {name: part for name, part in self._state().items() if name != "data"}
+        state = {name: part for name, part in self._trainer.state().items() if name != "data"}
         self._rolled_to = self.checkpoints.load(state, manifest.step)
         wrong = " and ".join(f"{name} is {value}" for name, value in record.not_finite.items())
         self._say(f"{wrong} in step {record.step}: back to step {self._rolled_to}")
@@ -165,7 +156,7 @@ class Saving:
         step = self._trainer.step_number
         self.checkpoints.wait()
         if save and step and step != self.checkpoints.last:
-            self.checkpoints.save(step, self._state())
+            self.checkpoints.save(step, self._trainer.state())
         self.checkpoints.wait()
         return self.checkpoints.last
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from shardlang import compile as compile_spec
 from shardlang.training import room
 from tests.commands import shardlang
 
@@ -68,6 +69,24 @@ def test_a_run_goes_on_to_the_bit(
     status, lines, errors = run(tmp_path, 5, "--resume")
     assert (status, losses(lines)) == (0, [])
     assert "the run has taken 7 steps, and `--steps 5` ends it" in errors
+
+
+def test_a_loop_and_the_command_go_on_from_each_other(
+    tmp_path: Path, straight: list[float]
+) -> None:
+    """Two steps by the command, two in a loop of one's own, and the rest by the command again."""
+    status, lines, errors = run(tmp_path, 2)
+    assert status == 0, errors
+    found = losses(lines)
+    program = compile_spec(tmp_path / "spec.shard")
+    program.load(seed=9)
+    trainer = program.trainer()
+    with program.checkpoints(tmp_path / "out/checkpoints") as checkpoints:
+        assert checkpoints.load(trainer.state()) == 2
+        found += [record.loss for record in trainer.steps(2)]
+        checkpoints.save(trainer.step_number, trainer.state())
+    status, lines, errors = run(tmp_path, 7, "--resume")
+    assert (status, found + losses(lines)) == (0, straight), errors
 
 
 def test_another_run_is_refused_and_what_may_change_is_said(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 import trained
 import trainer_on_ranks
 from spawn import spawn
@@ -20,10 +19,12 @@ from torch.optim import lr_scheduler
 
 from shardlang.ir.optimizers import UpdateRule
 from shardlang.ir.schedules import Phase, schedulers
+from shardlang.runtime.checkpoint.checkpoints import Checkpoints
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.trainer.evaluation import Evaluating
 from shardlang.runtime.trainer.learning_rate import LearningRate
 from shardlang.runtime.trainer.plain import PlainTrainee
+from shardlang.runtime.trainer.random_states import RandomStates
 from shardlang.runtime.trainer.recipe import Recipe
 from shardlang.runtime.trainer.stream import Counted
 from shardlang.runtime.trainer.trainer import Trainer
@@ -58,22 +59,40 @@ def test_a_resumed_run_goes_on_bitwise(ran: list[Any], name: str) -> None:
 
 
 def test_the_plain_model_resumes_what_two_devices_saved(ran: list[Any], scratch: Path) -> None:
-    recipe = Recipe(rule=UpdateRule("adamw", {"lr": 0.02, "clip": 0.5}), seed=2)
-    trainer = plain(recipe, 0.2)
-    dcp.load(dict(trainer.state()), checkpoint_id=scratch / "adam", no_dist=True)
-    assert trainer.step_number == trainer_on_ranks.BREAK
+    """With an optimizer of torch, in a plain loop."""
+    model = trained.seeded(0.2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.5)
+    random = RandomStates()
+    state = {"model": model, "optimizer": optimizer, "random": random}
+    assert Checkpoints(scratch / "adam").load(state) == trainer_on_ranks.BREAK
+    losses = []
+    for batch in itertools.islice(trained.batches(), trainer_on_ranks.BREAK, trainer_on_ranks.LAST):
+        loss = model(**batch)["loss"]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
     want = [loss for _, loss, _ in ran[0]["resumed"]["adam"]["later"]]
-    assert [r.loss for r in trainer.steps(3)] == pytest.approx(want, rel=1e-12)
+    assert losses == pytest.approx(want, rel=1e-12)
 
 
-def test_a_run_that_has_not_begun_is_resumed_from_there() -> None:
-    first = plain(Recipe(rule=UpdateRule("adamw", {"lr": 0.1}), seed=2))
-    before = first.state()["optimizer"].state_dict()
-    assert not before["begun"]
-    losses = [r.loss for r in first.steps(2)]
-    again = plain(Recipe(rule=UpdateRule("adamw", {"lr": 0.1}), seed=2))
-    again.state()["optimizer"].load_state_dict(before)
-    assert [r.loss for r in again.steps(2)] == losses
+@pytest.mark.parametrize("begun", [False, True], ids=["from nothing", "back to the start"])
+def test_a_run_that_has_not_begun_is_resumed_from_there(begun: bool, tmp_path: Path) -> None:
+    """No states are states too: those of steps that were taken since are let go of."""
+    text = "mesh { dp = 1 } optimizer adamw(lr = 0.1)"
+    first, again = trained.program(text), trained.program(text)
+    first.load()
+    trainer = first.trainer(trained.batches(), seed=2)
+    with first.checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(0, trainer.state())
+    losses = [r.loss for r in trainer.steps(2)]
+    again.load(seed=5)
+    if begun:
+        list(again.trainer(trained.batches(8)).steps(2))
+    other = again.trainer(trained.batches(), seed=3)
+    assert again.checkpoints(tmp_path).load(other.state()) == 0
+    assert [r.loss for r in other.steps(2)] == losses
 
 
 class Loop:

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 import trained
-from torch.distributed.checkpoint.stateful import Stateful
 
 from shardlang.api import Program
 from shardlang.runtime.trainer.evaluation import Evaluating
@@ -90,20 +88,19 @@ def resumed(name: str, folder: Path) -> dict[str, Any]:
     program.load()
     trainer = program.trainer(trained.batches(), seed=2)
     records = list(trainer.steps(BREAK))
-    dcp.save(_saved(trainer), checkpoint_id=folder)
+    with program.checkpoints(folder) as checkpoints:
+        checkpoints.save(trainer.step_number, trainer.state())
     noise = set()
     for _ in range(2):
-        dcp.load(_saved(trainer), checkpoint_id=folder)
+        checkpoints.load(trainer.state())
         noise.add(trained.noise())
-    dcp.load(_saved(trainer), checkpoint_id=folder)
+    checkpoints.load(trainer.state())
     records += list(trainer.steps(LAST - BREAK))
     whole = _whole(trainer)
     other = made(name)
     other.load(seed=7)
     again = other.trainer(trained.batches(), seed=9)
-    first = again.state()
-    assert all(isinstance(entry, Stateful) for entry in first.values())
-    dcp.load(_saved(again), checkpoint_id=folder)
+    other.checkpoints(folder).load(again.state())
     later = list(again.steps(LAST - BREAK))
     return {
         "losses": [_numbers(r) for r in records],
@@ -114,20 +111,15 @@ def resumed(name: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def _saved(trainer: Trainer) -> dict[str, Any]:
-    return dict(trainer.state())
-
-
 def _numbers(record: Record) -> tuple[int, float | None, float | None]:
     return record.step, record.loss, record.grad_norm
 
 
 def _whole(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Everything that is saved, as whole tensors."""
-    state = trainer.state()
-    states: Any = state["optimizer"].state_dict()["states"]
-    found = {f"{n}.{k}": x for n, one in states.items() for k, x in one.items()}
-    found |= state["model"].state_dict()
+    module, states = trainer.trainee.module, trainer.optimizer.shown.state
+    found = {f"{n}.{k}": x for n, p in module.named_parameters() for k, x in states[p].items()}
+    found |= module.state_dict()
     return {n: x.full_tensor() if hasattr(x, "full_tensor") else x for n, x in found.items()}
 
 
