@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch.distributed as dist
 from torch import fx
@@ -84,15 +84,19 @@ def _check_same(mine: str, lines: Callable[[], list[str]], groups: Groups) -> No
         "SH0602",
         f"rank{plural} {listed} {verb} another program than rank 0: "
         + first_difference(texts[0], texts[others[0]]),
-        help="start every rank from the same spec, model and versions",
+        help=SAME,
     )
 
 
-def first_difference(one: list[str], other: list[str]) -> str:
-    """Where two texts part, in words."""
+SAME = "start every rank from the same spec, model and versions"
+"""What to do where ranks hold different programs."""
+
+
+def first_difference(one: Sequence[str], other: Sequence[str], rank: int = 0) -> str:
+    """Where two texts part, in words; `rank` has the first."""
     for number, (a, b) in enumerate(itertools.zip_longest(one, other, fillvalue="nothing"), 1):
         if a != b:
-            return f"line {number} is `{_short(a)}` on rank 0 and `{_short(b)}` there"
+            return f"line {number} is `{_short(a)}` on rank {rank} and `{_short(b)}` there"
     return "the texts agree"
 
 

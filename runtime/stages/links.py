@@ -48,6 +48,24 @@ class Links:
         return self._links[way].receive(like.shape, like.dtype, self._device)
 
 
+def told(routes: Routes, shapes: Sequence[Shapes]) -> dict[Way, list[str]]:
+    """What goes from and to a rank over each way, in order and in words.
+
+    Args:
+        shapes: of each microbatch, local shapes and types by name.
+    """
+    found = {way: list(row) for way, row in routes.arriving.items()}
+    for row in routes.sent.values():
+        for way, message in row:
+            found.setdefault(way, []).append(message)
+    return {way: [_line(one, shapes) for one in row] for way, row in found.items()}
+
+
+def _line(message: Message, shapes: Sequence[Shapes]) -> str:
+    shape, dtype = shapes[message.microbatch][message.value]
+    return f"{_route(message)}: {dtype}{list(shape)}"
+
+
 class Traffic:
     """The messages of one step of this device."""
 
@@ -102,5 +120,9 @@ class Traffic:
 
 def _label(what: str, message: Message) -> str:
     """A transfer in words: `send of x from stage 0 to stage 1, microbatch 2`."""
-    route = f"from stage {message.source} to stage {message.target}"
-    return f"{what} of {message.value} {route}, microbatch {message.microbatch}"
+    return f"{what} of {_route(message)}"
+
+
+def _route(message: Message) -> str:
+    stages = f"from stage {message.source} to stage {message.target}"
+    return f"{message.value} {stages}, microbatch {message.microbatch}"

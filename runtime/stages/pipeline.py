@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,18 +12,14 @@ from torch import Tensor
 from shardlang.ir.accumulated import Piece
 from shardlang.ir.compat import AttentionKernels, attention_kernels
 from shardlang.ir.leaf import LeafKind, ResultKind
-from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
 from shardlang.ir.pipeline.action import Action, Work
-from shardlang.ir.pipeline.schedule import PipelineSchedule
 from shardlang.ir.pipeline.stage import StageProgram
-from shardlang.ir.pipeline.staged import StagedStep
+from shardlang.ir.pipeline.stage_text import stage_lines
 from shardlang.ir.step import has_records
 from shardlang.runtime.accumulate import (
     Accumulated,
     GroupsAt,
-    RandomStates,
-    add_up,
     differ_nowhere,
     random_states,
     restore,
@@ -34,94 +29,41 @@ from shardlang.runtime.first_run import FirstRun
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.lanes import connect, lanes
 from shardlang.runtime.region import Regions
-from shardlang.runtime.stages.links import Links, Shapes, Traffic
-from shardlang.runtime.stages.part import Part, load_parts
+from shardlang.runtime.stages.links import Links, Traffic, told
+from shardlang.runtime.stages.part import load_parts
 from shardlang.runtime.stages.routes import routes_of, within
+from shardlang.runtime.stages.running import Clock, Leaves, Parts, Plan, Running
+from shardlang.runtime.stages.same import Comparison
 from shardlang.runtime.stages.shared import Round, Shared
 from shardlang.runtime.stages.tied import Tied
 from shardlang.runtime.step_executor import load_graph
 from shardlang.vjp.at_device import written_for
-
-Leaves = Mapping[str, Tensor]
-Parts = dict[int, dict[Work, Part]]
-"""The code of the actions of each stage of this device."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A step of several stages, and the order of its actions.
-
-    Attributes:
-        axis: its coordinate is the rank of the schedule.
-        order: all actions, in an order in which they can be done one after the other.
-        shapes: of each microbatch, local shape and type of what is sent, by name.
-    """
-
-    step: StagedStep
-    schedule: PipelineSchedule
-    axis: Axis
-    order: Sequence[Action]
-    shapes: Sequence[Shapes]
-
-    @property
-    def forwards(self) -> Plan:
-        """The forwards alone, as an evaluation runs them."""
-        return replace(self, order=[a for a in self.order if a.work is Work.FORWARD])
-
-
-Clock = Callable[[Action], AbstractContextManager[object]]
-"""Around each action."""
 
 
 def _unclocked(_: Action) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-@dataclass(slots=True)
-class _Running:
-    """What lies on this device while a step runs.
-
-    Attributes:
-        leaves: of each microbatch, by name.
-        values: of each stage and microbatch, by name.
-        sums: of gradients.
-        parts: of totals.
-        drawn: the generators after a forward: every stage makes all draws of its microbatch.
-    """
-
-    traffic: Traffic
-    leaves: Sequence[Leaves]
-    loaded: Sequence[Parts]
-    scale: float
-    values: dict[tuple[int, int], dict[str, object]] = field(default_factory=dict)
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    parts: dict[str, Tensor] = field(default_factory=dict)
-    written: dict[str, Tensor] = field(default_factory=dict)
-    drawn: RandomStates | None = None
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def add(
-        self, into: dict[str, Tensor], name: str, x: Tensor, wide: torch.dtype | None = None
-    ) -> None:
-        """Add a part of a total or of a gradient to those before it."""
-        add_up(into, {name: x}, self.counts[name], wide)
-        self.counts[name] += 1
-
-
 class Pipeline:
     """A step of several stages, loaded on this device."""
 
     def __init__(self, plan: Plan, groups: Groups, regions: Regions | None = None) -> None:
-        """Load the stages of this device. Collective: construct it on every rank."""
+        """Load the stages of this device. Collective: construct it on every rank.
+
+        Raises:
+            RunError: SH0602, ranks hold different programs of a stage; SH0645, a tied parameter
+                lies otherwise in another stage.
+        """
         self.plan, self.groups, self.regions = plan, groups, regions
         step, whole = plan.step, plan.step.whole
         self.rank, rank_of = groups.coord[plan.axis.name], plan.schedule.rank_of()
         self.stages = [i for i, rank in enumerate(rank_of) if rank == self.rank]
         self._at = [GroupsAt(groups, whole, i) for i in range(whole.axis.size)]
         self.coords = [one.coord for one in self._at]
-        self._connect()
         self._routes = routes_of(step, plan.schedule, plan.order, self.rank)
         self._tied = Tied(step, rank_of, self.rank)
+        self._compare(rank_of)
+        self._connect()
         self._links = Links(plan.axis, groups, sorted({*self._routes.ways, *self._tied.ways}))
         self._shared = Shared(plan.axis, groups)
         self._mine = [a for a in plan.order if rank_of[a.stage] == self.rank]
@@ -154,6 +96,14 @@ class Pipeline:
         leaves = {leaf.name for leaf in step.whole.main.leaves}
         totals = {*step.whole.early.gives, *step.tied}
         return names & leaves - totals - other
+
+    def _compare(self, rank_of: Sequence[int]) -> None:
+        """Whether other ranks hold the same stages and links. Collective."""
+        plan, links = self.plan, told(self._routes, self.plan.shapes)
+        for way, lines in self._tied.told(self.coords[0]).items():
+            links[way] = [*lines, *links.get(way, [])]
+        stages = {number: stage_lines(plan.step, number) for number in self.stages}
+        Comparison(plan.axis, self.groups, rank_of).check(stages, links)
 
     def _connect(self) -> None:
         """Make the groups of all stages: every rank takes part in that, whoever has the stage."""
@@ -215,7 +165,7 @@ class Pipeline:
         running.traffic.finish()
         return self._end(running)
 
-    def _begin(self, leaves: Callable[[int], Leaves], scale: float) -> _Running:
+    def _begin(self, leaves: Callable[[int], Leaves], scale: float) -> Running:
         """What is there before the first action: leaves, tied values and the early totals."""
         whole = self.plan.step.whole
         own = [leaves(i) for i in range(whole.axis.size)]
@@ -226,9 +176,9 @@ class Pipeline:
         ]
         totals = totals_of(early, whole.joins)
         traffic = Traffic(self._links, self._routes, self.plan.shapes)
-        return _Running(traffic, [{**one, **tied, **totals} for one in own], self._loaded(), scale)
+        return Running(traffic, [{**one, **tied, **totals} for one in own], self._loaded(), scale)
 
-    def _act(self, running: _Running, action: Action, clock: Clock) -> None:
+    def _act(self, running: Running, action: Action, clock: Clock) -> None:
         """One action: its values come in, it computes, and what others read goes out."""
         stage, key = self.plan.step.stages[action.stage], (action.stage, action.microbatch)
         values = running.values.setdefault(key, {})
@@ -270,7 +220,7 @@ class Pipeline:
                 values[node.name] = seed.to(loss.dtype)
 
     def _give_results(
-        self, running: _Running, stage: StageProgram, values: dict[str, object]
+        self, running: Running, stage: StageProgram, values: dict[str, object]
     ) -> None:
         """Add up the parts of totals, and keep what is written."""
         nodes, _ = stage.step.returned
@@ -284,7 +234,7 @@ class Pipeline:
 
     def _give_gradients(
         self,
-        running: _Running,
+        running: Running,
         stage: StageProgram,
         made: Collection[str],
         values: dict[str, object],
@@ -297,7 +247,7 @@ class Pipeline:
                 assert isinstance(x, Tensor)
                 running.add(running.sums, name, x, self.plan.step.whole.wide)
 
-    def _end(self, running: _Running) -> Accumulated:
+    def _end(self, running: Running) -> Accumulated:
         """The loss, which all stages get, and the gradients of this device's stages."""
         step, coord, rest = self.plan.step, self.coords[0], self._round
         parts = self._shared(rest.totals, running.parts, coord)
@@ -314,7 +264,7 @@ class Pipeline:
             restore(running.drawn)
         return Accumulated(loss, gradients, written)
 
-    def _reduced(self, running: _Running) -> dict[str, Tensor]:
+    def _reduced(self, running: Running) -> dict[str, Tensor]:
         """The gradients of this device's stages, of their summed parts."""
         gradients: dict[str, Tensor] = {}
         for number in self.stages if self._trains else ():

@@ -70,6 +70,19 @@ class Tied:
         """Over which ways tied values and their gradients are sent, by any rank."""
         return {way for copy in self._copies for way in (copy.out, copy.back) if way is not None}
 
+    def told(self, coord: Coord) -> dict[Way, list[str]]:
+        """What goes from and to this rank over each way, in order and in words."""
+        found: dict[Way, list[str]] = {}
+        for back in (False, True):
+            for copy in self._copies:
+                way, leaf = (copy.back, copy.first) if back else (copy.out, copy.leaf)
+                if way is not None and self._rank in way:
+                    layout = leaf.layout if back else leaf.at_rest
+                    shape, what = list(layout.local_shape(coord)), "gradient" if back else "value"
+                    line = f"{what} of the tied {copy.first.name}: {leaf.dtype}{shape}"
+                    found.setdefault(way, []).append(line)
+        return found
+
     def values(self, links: Links, own: Mapping[str, Tensor], coord: Coord) -> dict[str, Tensor]:
         """The values of the copies in this rank's stages; sends those of its own."""
         found, sending = dict[str, Tensor](), list[Arriving]()

@@ -92,9 +92,7 @@ class _Printer:
     def _call(self, node: fx.Node) -> str:
         if node.op == "placeholder":
             return leaf_text(self.leaves[node.name])
-        if is_wait(node):
-            return f"wait({started_by(node)})"
-        return sent_text(node) if is_collective(node) else call_text(node)
+        return made_text(node)
 
     def _type(self, node: fx.Node) -> str:
         """The printed type of a value, as far as its layout is known."""
@@ -115,6 +113,13 @@ class _Printer:
 
 def _at_rest(leaf: Leaf) -> Layout:
     return leaf.gathered or leaf.at_rest
+
+
+def made_text(node: fx.Node) -> str:
+    """What a node calls, or for what it waits."""
+    if is_wait(node):
+        return f"wait({started_by(node)})"
+    return sent_text(node) if is_collective(node) else call_text(node)
 
 
 def sent_text(node: fx.Node) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
@@ -97,12 +97,25 @@ def differences(
     refused = [_changed(key, before, now) for key in _SAME if before.get(key) != now.get(key)]
     said = [_changed(key, before, now) for key in _MAY_CHANGE if before.get(key) != now.get(key)]
     same_text = all(before.get(key) == now.get(key) for key in ("spec", "set"))
-    if same_text and not refused and not said and before.get("program") != now.get("program"):
-        said = [_ANOTHER_PROGRAM]
+    programs = [[one.get(key) for key in ("program", STAGES)] for one in (before, now)]
+    if same_text and not refused and not said and programs[0] != programs[1]:
+        where = _other_stages(before.get(STAGES), now.get(STAGES))
+        said = [f"the same spec gives another program{where}: {_WHY}"]
     return refused, said
 
 
-_ANOTHER_PROGRAM = "the same spec gives another program: the model's code or a library has changed"
+STAGES = "stages"
+"""The fingerprints of a pipeline's stages, by number."""
+
+_WHY = "the model's code or a library has changed"
+
+
+def _other_stages(before: object, now: object) -> str:
+    """In which stages two pipelines differ, in words."""
+    if not (isinstance(before, Sequence) and isinstance(now, Sequence)) or len(before) != len(now):
+        return ""
+    found = [str(i) for i, (a, b) in enumerate(zip(before, now, strict=True)) if a != b]
+    return f" of stage{'s' * (len(found) > 1)} {', '.join(found)}" if found else ""
 
 
 _SAME = ("model", "optimizer", "groups", "precision")

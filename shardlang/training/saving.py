@@ -12,7 +12,8 @@ from shardlang.runtime.checkpoint.manifest import Manifest
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.trainer.records import Record
 from shardlang.runtime.trainer.trainer import Trainer
-from shardlang.training.about import about_of, differences
+from shardlang.training.about import STAGES, about_of, differences
+from shardlang.training.staged import StagedTrainee
 
 FOLDER = "checkpoints"
 """Within the folder of a run."""
@@ -66,6 +67,8 @@ class Saving:
         """
         self._policy = policy_of(compiled)
         self._about, self._trainer, self._say = about_of(compiled), trainer, say
+        if isinstance(trainer.trainee, StagedTrainee):
+            self._about[STAGES] = trainer.trainee.fingerprints()
         self._out, self._in_a_row = out, 0
         self._rolled_to: int | None = None
         self.checkpoints = Checkpoints(

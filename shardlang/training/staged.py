@@ -14,13 +14,15 @@ from shardlang.compiler.pipelined import axis_of, pipelined_along, schedule_of
 from shardlang.compiler.stages import split_of
 from shardlang.cost.shapes import Shapes, shapes_of
 from shardlang.ir.leaf import Leaf
+from shardlang.ir.pipeline.stage_text import stage_fingerprints
 from shardlang.ir.pipeline.staged import StagedStep
 from shardlang.runtime.accumulate import differ_nowhere
 from shardlang.runtime.checks import check_same_text
 from shardlang.runtime.data import Batch
 from shardlang.runtime.held import Held
 from shardlang.runtime.stages.clock import ActionClock
-from shardlang.runtime.stages.pipeline import Leaves, Pipeline, Plan
+from shardlang.runtime.stages.pipeline import Pipeline
+from shardlang.runtime.stages.running import Leaves, Plan
 from shardlang.runtime.trainer.records import Record
 from shardlang.runtime.trainer.trainer import Trainer
 from shardlang.training.accumulated import AccumulatedTrainee, Along
@@ -74,6 +76,12 @@ class StagedTrainee(AccumulatedTrainee):
 
     clock: ActionClock | None = None
     """Notes when the actions of a step begin and end."""
+
+    def fingerprints(self) -> list[str]:
+        """Those of the stages' programs, by number. Collective."""
+        first = self._first
+        assert isinstance(first, _Staged)
+        return stage_fingerprints(first.pipeline(self._trained()).plan.step)
 
     def timed(self, folder: Path, step: int) -> tuple[Callable[[Trainer], None], Noted]:
         """What is called before and after every step to write the timeline of one of them.

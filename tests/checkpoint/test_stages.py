@@ -116,6 +116,12 @@ def losses(folder: Path) -> dict[object, Any]:
     return {line["step"]: line["loss"] for line in records_of(folder)}
 
 
+def fingerprints(folder: Path, step: int) -> set[str]:
+    """Those of the stages, from a checkpoint."""
+    path = folder / "checkpoints" / f"step-{step:06}" / "manifest.json"
+    return set(json.loads(path.read_text())["about"]["stages"])
+
+
 def test_half_as_many_stages_go_on_where_a_rank_was_killed(tmp_path: Path) -> None:
     """With another schedule, and from the last checkpoint: as one process would have."""
     ended = killed(tmp_path, FOUR, 2, "out")
@@ -130,6 +136,7 @@ def test_half_as_many_stages_go_on_where_a_rank_was_killed(tmp_path: Path) -> No
     steps = saved + MORE
     resumed = run(tmp_path, TWO, steps, "out", "--resume")
     assert resumed.status == 0, resumed.said
+    assert [len(fingerprints(tmp_path / "out", step)) for step in (saved, steps)] == [4, 2]
     assert f"goes on after step {saved}" in resumed.said
     assert "`mesh` was pp = 4 and is pp = 2" in resumed.said
     was, now = (f"{n} stages over pp, {order}, 4 microbatches" for n, order in CHANGE)
