@@ -36,7 +36,7 @@ class Record:
         skipped: the gradients were not finite, and the next loss is multiplied by less.
         eval_loss: the mean loss of an evaluation after the step.
         exposed_s: of the step's time what this rank spent waiting for others, see `Waits`.
-        peak_bytes: the most memory that this process has had so far, see `peak_bytes`.
+        peak_bytes: the most memory of this process within the step, see `StepMemory`.
         mfu: the part of the step's time that the model's products take at the peak of all devices;
             None where no peak is stated.
     """

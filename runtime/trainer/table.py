@@ -10,9 +10,10 @@ from datetime import datetime
 from pathlib import Path
 
 from shardlang.runtime.trainer.run_folder import KILLED, RUN, RUNNING, is_held, records_of
+from shardlang.runtime.trainer.typical import median
 
-SPEEDS = ("tokens_per_s", "mfu", "exposed_s", "peak_bytes")
-"""What is told of the last step beside its loss."""
+SPEEDS = ("step_s", "tokens_per_s", "mfu", "exposed_s")
+"""What is told of a run as the median over its steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,18 @@ class RunRow:
     @property
     def loss(self) -> float | None:
         """The loss of the last step that has one."""
-        return self.last("loss")
-
-    def last(self, key: str) -> float | None:
-        """The last number that a step has of something."""
-        curve = self.curve(key)
+        curve = self.curve("loss")
         return curve[-1][1] if curve else None
+
+    def median(self, key: str) -> float | None:
+        """What the steps but the first have of something, in the median."""
+        return median([value for _, value in self.curve(key)])
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """The most memory of any step."""
+        curve = self.curve("peak_bytes")
+        return int(max(value for _, value in curve)) if curve else None
 
     def curve(self, key: str) -> list[tuple[int, float]]:
         """The steps and what they have of something, where it is a number."""
@@ -58,7 +65,7 @@ class RunRow:
         return {
             "run": self.name, "state": self.state, "step": self.step, "loss": self.loss,
             "began": self.began, "ended": self.ended,
-            **{key: self.last(key) for key in SPEEDS},
+            **{key: self.median(key) for key in SPEEDS}, "peak_bytes": self.peak_bytes,
         }  # fmt: skip
 
 

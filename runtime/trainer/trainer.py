@@ -15,13 +15,13 @@ from shardlang.runtime.errors import RunError
 from shardlang.runtime.trainer.evaluation import Evaluated, Evaluating, evaluate
 from shardlang.runtime.trainer.given import Given
 from shardlang.runtime.trainer.learning_rate import LearningRate
+from shardlang.runtime.trainer.memory import StepMemory
 from shardlang.runtime.trainer.random_states import RandomStates
 from shardlang.runtime.trainer.recipe import Recipe
 from shardlang.runtime.trainer.records import Done, Record
 from shardlang.runtime.trainer.step import as_batch, count_tokens, one_step
 from shardlang.runtime.trainer.stream import stream_of
 from shardlang.runtime.trainer.trainees import Trainee, Updates
-from shardlang.runtime.trainer.work import peak_bytes
 from shardlang.runtime.waits import WAITS
 
 AfterStep = Callable[["Trainer", Record], None]
@@ -77,6 +77,7 @@ class Trainer:
         self.after_step: list[AfterStep] = []
         self.goes_on: Callable[[Record], bool] = lambda record: False
         self._on_gpu = any(p.is_cuda for p in trainee.module.parameters())
+        self._memory = StepMemory(self._on_gpu)
         self._stream = stream_of(batches)
         self._places: deque[dict[str, object]] = deque()
         self._batches = around(self._noted())
@@ -115,6 +116,7 @@ class Trainer:
                 return
 
     def _step(self, whole: Batch) -> Record:
+        self._memory.begin()
         place = self._places.popleft()
         batch = self.trainee.prepare(as_batch(whole))
         rate = self.learning_rate.rate
@@ -130,7 +132,7 @@ class Trainer:
             taken,
             count_tokens(whole) / taken,
             exposed_s=exposed,
-            peak_bytes=peak_bytes(),
+            peak_bytes=self._memory.peak_bytes(),
             mfu=None if work is None else work.mfu(whole, taken),
             skipped=made.skipped,
         )

@@ -1,12 +1,10 @@
-"""What a step computes, and the memory that it takes: for its record."""
+"""What a step computes, for its record."""
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from shardlang.runtime.data import Batch
@@ -35,9 +33,3 @@ class Work:
     def _is_of(self, batch: Batch) -> bool:
         given = ((batch.get(name), shape) for name, shape in self.shapes.items())
         return all(isinstance(x, Tensor) and tuple(x.shape) == shape for x, shape in given)
-
-
-def peak_bytes() -> int:
-    """The most memory so far: of the GPU where the process uses one, else of the process."""
-    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return on_gpu or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -343,7 +343,9 @@ def _sentence(found: dict[str, object]) -> str:
     """The summary for a person."""
     loss = f"loss {found['first_loss']:.4f} to {found['loss']:.4f}, " if found["loss"] else ""
     speed = f"{found['tokens_per_s']:,.0f} tokens/s"
-    return f"{found['steps']} steps on {found['devices']} devices: {loss}{speed}"
+    waited = f", {found['exposed_s']:.3f} of {found['step_s']:.3f} s a step spent waiting"
+    use = "" if found["mfu"] is None else f", mfu {found['mfu']:.1%}"
+    return f"{found['steps']} steps on {found['devices']} devices: {loss}{speed}{waited}{use}"
 
 
 def _finish(context: Context, found: dict[str, object]) -> None:

@@ -28,6 +28,9 @@ WHOLE = {
 }
 """Those that do not, and why."""
 
+SPARSE = ("sparseadam",)
+"""Of these, those that a loop of one's own cannot use either: no gradient is sparse."""
+
 NOT_OURS = ("self", "params", "differentiable", "capturable")
 """What is no setting of an update: nothing differentiates through it, or captures it."""
 

@@ -12,6 +12,7 @@ from shardlang.grammar.patterns import nearest
 from shardlang.ir.optimizers import (
     ASSUMED,
     ELEMENTWISE,
+    SPARSE,
     ArgumentKind,
     arguments_of,
     classes,
@@ -45,21 +46,28 @@ def resolve_optimizer(node: t.Optimizer, draft: Draft) -> None:
 
 def _check_name(name: str, span: Span) -> Diagnostic | None:
     """A finding where there is no such optimizer, or it does not work on parts."""
-    if name not in classes():
-        near = nearest(name, ELEMENTWISE)
+    meant = name if name in classes() else _plain(name)
+    why = why_not(meant) if meant in classes() else None
+    if name not in classes() and why is None:
+        near = [meant] if meant in classes() else nearest(name, ELEMENTWISE)
         listed = f"write {join_words(quote(ELEMENTWISE))}"
         help = f"did you mean `{near[0]}`" if near else listed
         return error("SH0220", f"unknown optimizer `{name}`", span, help=help)
-    why = why_not(name)
     if why is None:
         return None
+    own = f"`torch.optim.{classes()[meant].__name__}(module.parameters())`"
     return error(
         "SH0245",
         f"`{name}` cannot update parameters in parts: {why}",
         span,
-        help=f"write {join_words(quote(ELEMENTWISE))}; or, in a loop of your own,"
-        f" `torch.optim.{classes()[name].__name__}(module.parameters())`",
+        help=f"write {join_words(quote(ELEMENTWISE))}"
+        + (f"; or, in a loop of your own, {own}" if meant not in SPARSE else ""),
     )
+
+
+def _plain(name: str) -> str:
+    """A name as torch's classes have it here: of `AdamW` and `adam_w`, `adamw`."""
+    return name.lower().replace("_", "")
 
 
 def _is_made(name: str, named: Arguments, node: t.Optimizer | t.Group, draft: Draft) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from shardlang.runtime.trainer.plain import PlainTrainee
 from shardlang.runtime.trainer.recipe import Recipe
 from shardlang.runtime.trainer.records import Record
 from shardlang.runtime.trainer.trainer import Trainer
+from shardlang.runtime.trainer.typical import median
 from shardlang.runtime.whole import held_shard
 from shardlang.training.data import shared_stream, stated_data, stream_of, tokenizer_for
 from shardlang.training.evaluating import evaluating_of
@@ -147,8 +147,11 @@ def summary(run: Run, module: ShardedModule, records: list[Record]) -> dict[str,
         "steps": len(records),
         "first_loss": losses[0] if losses else None,
         "loss": losses[-1] if losses else None,
-        "step_s": _median([record.step_s for record in records]),
-        "tokens_per_s": _median([record.tokens_per_s for record in records]),
+        "step_s": median([record.step_s for record in records]),
+        "tokens_per_s": median([record.tokens_per_s for record in records]),
+        "exposed_s": median([record.exposed_s for record in records]),
+        "mfu": median([record.mfu for record in records]),
+        "peak_bytes": max((record.peak_bytes for record in records), default=None),
         "mesh": {axis.name: axis.size for axis in mesh.whole.axes},
         "devices": mesh.devices,
         "device": held(module).groups.device.type,
@@ -187,14 +190,8 @@ def compare(records: list[Record], reference: list[Record]) -> dict[str, object]
     return {
         "losses": losses,
         "max_difference": max((abs(a - b) for a, b in pairs), default=0.0),
-        "step_s": _median([record.step_s for record in reference]),
+        "step_s": median([record.step_s for record in reference]),
     }
-
-
-def _median(values: list[float]) -> float | None:
-    """The median without the first, which pays for warming up."""
-    later = values[1:] or values
-    return round(statistics.median(later), 6) if later else None
 
 
 def _count(module: ShardedModule, whole: bool) -> int:

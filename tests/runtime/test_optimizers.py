@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from shardlang.api import Program
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import Coord
-from shardlang.ir.optimizers import ELEMENTWISE, WHOLE, UpdateRule, arguments_of, classes, made
+from shardlang.ir.optimizers import (
+    ELEMENTWISE,
+    SPARSE,
+    WHOLE,
+    UpdateRule,
+    arguments_of,
+    classes,
+    made,
+)
 from shardlang.ir.shards import shard_of
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.optim import make_optimizer
@@ -159,10 +167,27 @@ def test_every_optimizer_is_taken_or_refused(name: str) -> None:
     (finding,) = (x for x in findings if x.is_error)
     assert (finding.code, finding.span.line, finding.span.column) == ("SH0245", 4, 11)
     assert name in WHOLE
-    assert f"torch.optim.{classes()[name].__name__}" in (finding.help or "")
+    own = f"torch.optim.{classes()[name].__name__}"
+    assert (own in (finding.help or "")) == (name not in SPARSE)
     with pytest.raises(RunError, match="cannot be made") as caught:
         make_optimizer({}, UpdateRule(name))
     assert caught.value.code == "SH0606"
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("AdamW", "SH0220", "did you mean `adamw`"),
+        ("r_prop", "SH0220", "did you mean `rprop`"),
+        ("sparse_adam", "SH0245", "dense"),
+        ("Muon", "SH0245", "torch.optim.Muon"),
+    ],
+)
+def test_a_class_of_torch_is_known_however_it_is_written(name: str, code: str, said: str) -> None:
+    text = f'mesh {{ dp = 2 }}\nmodel "m.py:f"\ninput x : f32[4] [dp]\noptimizer {name}\n'
+    (finding,) = (x for x in load_spec_text(text)[1] if x.is_error)
+    assert (finding.code, finding.span.line) == (code, 4)
+    assert said in f"{finding.message} {finding.help}"
 
 
 def test_the_arguments_are_those_of_the_class() -> None:

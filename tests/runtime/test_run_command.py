@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,11 @@ def test_lines_weights_and_reference(tmp_path: Path) -> None:
     assert last["set"] == {"copies": 1}
     found: dict[str, Any] = last["summary"]
     assert found["mesh"] == {"dp": 1, "tp": 2}
+    for key, rounded in (("step_s", 2e-6), ("tokens_per_s", 0.1), ("exposed_s", 2e-6)):
+        middle = statistics.median(x[key] for x in steps[1:])
+        assert found[key] == pytest.approx(middle, abs=rounded)
+    assert found["exposed_s"] > 0 and found["mfu"] is None
+    assert found["peak_bytes"] == max(x["peak_bytes"] for x in steps)
     assert found["reference"]["max_difference"] < 1e-5
     assert (tmp_path / "model.safetensors").is_file()
 

@@ -14,7 +14,7 @@ import torch
 import trained
 import trainer_on_ranks
 from spawn import spawn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from shardlang.ir.optimizers import UpdateRule
@@ -268,6 +268,20 @@ def test_a_scheduler_by_name_is_that_of_torch(name: str) -> None:
         mine.step()
         want.step()
         schedule.step()
+
+
+def test_the_peak_of_memory_is_that_of_each_step() -> None:
+    """One step among others takes 256 MiB, and gives them back."""
+    large = iter([False, False, True, False])
+
+    def loss_of(module: nn.Module, batch: Any) -> Tensor:
+        more = torch.ones(2**26 if next(large) else 1)
+        return module(**batch)["loss"] + 0 * more[0]
+
+    trainer = Trainer(PlainTrainee(trained.seeded(), loss_of), trained.batches(), Recipe(0))
+    _, before, at, after = (record.peak_bytes for record in trainer.steps(4))
+    assert at - before > 200 * 2**20
+    assert at - after > 200 * 2**20
 
 
 def test_a_batch_that_was_read_ahead_is_not_counted() -> None:
