@@ -45,8 +45,9 @@ CODES: dict[str, Code] = {
         " words of the language are legal names.",
     ),
     "SH0108": Code(
-        "statement not supported yet",
-        "The command does not carry out a statement of the spec yet.",
+        "no such stage",
+        "The code of a stage is asked for that the spec does not have, or of none, and each stage"
+        " of a pipeline has its own.",
     ),
     "SH0109": Code(
         "file that cannot be read",

@@ -274,8 +274,15 @@ class Program:
 
         return dot_of(self.compiled, factored=factored)
 
-    def code(self) -> str:
-        """The step of one device as readable Python: forward, backward and update."""
+    def code(self, stage: int | None = None) -> str:
+        """The step of one device as readable Python: forward, backward and update.
+
+        Args:
+            stage: of a pipeline, whose stages have texts of their own.
+
+        Raises:
+            CompileError: SH0108, a pipeline without a stage, or a stage that there is not.
+        """
         from shardlang.graph.code import code_of
 
-        return code_of(self.compiled)
+        return code_of(self.compiled, stage)

@@ -140,18 +140,6 @@ def check_pipeline(compiled: Compiled) -> None:
     split_of(compiled, schedule_of(compiled.spec).stages)
 
 
-def refuse_pipeline(spec: Spec, what: str) -> None:
-    """Refuse a spec with a pipeline where it is not carried out yet.
-
-    Raises:
-        CompileError: SH0108.
-    """
-    if spec.pipeline is not None:
-        message = f"{what} does not carry out `pipeline` yet"
-        help = "give the devices to an axis that splits data or tensors, and leave this out"
-        raise CompileError([error("SH0108", message, spec.pipeline.span, help=help)])
-
-
 def _stated(spec: Spec) -> PipelineDecl:
     assert spec.pipeline is not None, "the spec states a pipeline"
     return spec.pipeline

@@ -6,38 +6,48 @@ dim, such as `size("7@dp")`. All else is what PyTorch calls it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 
-from torch import fx
-
-from shardlang.compiler.driver import Compiled
-from shardlang.compiler.pipelined import refuse_pipeline
-from shardlang.compiler.whole_step import WholeStep, half, whole_step
-from shardlang.cost.live import local_types
-from shardlang.graph.code_function import INDENT, Function, commented
-from shardlang.graph.code_names import CodeNames, short_name
+from shardlang.compiler.driver import Compiled, CompileError
+from shardlang.compiler.pipelined import pipelined
+from shardlang.compiler.whole_step import WholeStep, whole_step
+from shardlang.grammar.diagnostics import Span, error, start_of_file
 from shardlang.graph.code_pieces import order_lines, piece_lines, update_lines
-from shardlang.graph.read_step import source_of
-from shardlang.ir.accumulated import Piece
-from shardlang.ir.graph import is_item
-from shardlang.ir.leaf import Leaf, Result
-from shardlang.ir.node import returned_nodes
-from shardlang.ir.printed_type import printed_type
-from shardlang.ir.step import StepProgram, is_collective, is_wait
+from shardlang.graph.code_stages import stage_lines
+from shardlang.graph.code_step import StepCode, parts_of
 from shardlang.passes.step.write_step import write_step
 
 
-def code_of(compiled: Compiled) -> str:
+def code_of(compiled: Compiled, stage: int | None = None) -> str:
     """The text of a step, the same for every device; of a forward alone if nothing is trained.
 
+    Args:
+        stage: of a pipeline, whose stages have texts of their own.
+
     Raises:
-        CompileError: SH0108, the devices of a pipeline run different programs.
+        CompileError: SH0108, a pipeline without a stage, or a stage that there is not.
     """
-    refuse_pipeline(compiled.spec, "`code()`")
+    if compiled.spec.pipeline is not None:
+        return _of_stage(compiled, stage, compiled.spec.pipeline.span)
+    if stage is not None:
+        place, help = start_of_file(str(compiled.spec.path)), "call `code()` without `stage`"
+        raise CompileError([error("SH0108", "the spec has no pipeline", place, help=help)])
     step = whole_step(compiled)
     if step is None:
-        return _text(_Step(write_step(compiled.program, (), ())).forward_alone())
+        return _text(StepCode(write_step(compiled.program, (), ())).forward_alone())
     return _text(_whole(compiled, step))
+
+
+def _of_stage(compiled: Compiled, stage: int | None, span: Span) -> str:
+    """The text of a stage."""
+    made = pipelined(compiled)
+    count = made.schedule.stages
+    if stage is None or not 0 <= stage < count:
+        what = "each has a text of its own" if stage is None else f"`{stage}` is none of them"
+        message = f"the pipeline has {count} stages, and {what}"
+        help = f"give one from 0 to {count - 1}, as in `code(stage=0)`"
+        raise CompileError([error("SH0108", message, span, help=help)])
+    return _text(stage_lines(compiled, made, stage))
 
 
 def _text(lines: Iterable[str]) -> str:
@@ -46,8 +56,8 @@ def _text(lines: Iterable[str]) -> str:
 
 def _whole(compiled: Compiled, step: WholeStep) -> Iterator[str]:
     several = step.accumulated
-    parts = dict(_parts(several.reduce)) if several is not None else {}
-    writer = _Step(step.step, parts)
+    parts = dict(parts_of(several.reduce)) if several is not None else {}
+    writer = StepCode(step.step, parts)
     yield writer.head()
     if several is not None and several.early.gives:
         yield from ("", *piece_lines("early", several.early, writer.sums()), "")
@@ -59,123 +69,3 @@ def _whole(compiled: Compiled, step: WholeStep) -> Iterator[str]:
     if step.update is not None:
         yield from ("", "", *update_lines(step.update, step.step.leaves))
     yield from ("", "", *order_lines(compiled, step))
-
-
-class _Step:
-    """Writes forward and backward."""
-
-    def __init__(self, step: StepProgram, parts: Mapping[str, str] | None = None) -> None:
-        """`parts`: names for parts of gradients, by the names under which the step gives them."""
-        self.step, self.types = step, local_types(step)
-        self.forward_nodes, self.back_nodes = (half(step.graph, backward=x) for x in (False, True))
-        results, self.gradients = step.returned
-        self.results = list(zip(step.results, results, strict=True))
-        self.leaves = {leaf.node: leaf for leaf in step.leaves}
-        self.names = CodeNames(
-            _known(step, parts or {}), {g: v for v, g in step.adjoints.items()},
-            {copy: value for value, copy in step.again.items()},
-        )  # fmt: skip
-        self.names.add([*self.forward_nodes, *self.back_nodes])
-        self.saved = self._saved()
-
-    def _saved(self) -> dict[str, fx.Node]:
-        """What the forward hands to the backward, by variable."""
-        read = {x for node in self.back_nodes for x in node.all_input_nodes}
-        found: dict[str, fx.Node] = {}
-        for node in self.forward_nodes:
-            if node in read:
-                found.setdefault(self.names(node), node)
-        return found
-
-    def sums(self) -> Mapping[str, str]:
-        """The variables of what is summed over microbatches, by name."""
-        found = {result.name: self.names(node) for result, node in self.results}
-        pairs = zip(self.step.gradients, self.gradients, strict=True)
-        return found | {name: self.names(node) for name, node in pairs}
-
-    def head(self) -> str:
-        """What holds for all functions."""
-        mesh = self.step.mesh
-        return f"# mesh {mesh}: each of {mesh.devices} devices runs this on its own shards"
-
-    def forward_alone(self) -> Iterator[str]:
-        """The forward of a program that is not trained."""
-        yield self.head()
-        yield from self._forward(train=False)
-
-    def forward(self) -> Iterator[str]:
-        """From the leaves to the results and what is saved."""
-        return self._forward(train=True)
-
-    def _forward(self, train: bool) -> Iterator[str]:
-        yield "def forward("
-        for leaf in self.step.leaves:
-            yield commented(f"{INDENT}{self.names.of(leaf.node)},", _leaf_text(leaf))
-        yield "):"
-        ends = {node for _, node in self.results} | set(self.saved.values())
-        body = [node for node in self.forward_nodes if node.op == "call_function"]
-        yield from Function(self.names, body, ends, self.types).lines()
-        yield ""
-        yield f"{INDENT}return ("
-        for result, node in self.results:
-            yield commented(f"{INDENT * 2}{self.names(node)},", _result_text(result))
-        yield f"{INDENT})" + (", (" if train else "")
-        if train:
-            yield from (f"{INDENT * 2}{name}," for name in self.saved)
-            yield f"{INDENT})"
-
-    def backward(self) -> Iterator[str]:
-        """From what is saved and the gradients of the results to those of the leaves."""
-        yield "def backward("
-        function = Function(self.names, self._body(), set(self.gradients), self.types)
-        for name, node in self.saved.items():
-            leaf = self.leaves.get(node.name)
-            said = function.type_of(node) if leaf is None else _leaf_text(leaf)
-            yield commented(f"{INDENT}{name},", said)
-        cotangents = [node for node in self.back_nodes if node.op == "placeholder"]
-        for name, node in zip(self.step.cotangents, cotangents, strict=True):
-            said = f"gradient of {name}: {function.type_of(node)}"
-            yield commented(f"{INDENT}{self.names(node)},", said)
-        yield "):"
-        yield from function.lines()
-        yield ""
-        yield f"{INDENT}return ("
-        for name, node in zip(self.step.gradients, self.gradients, strict=True):
-            yield commented(f"{INDENT * 2}{self.names(node)},", f"gradient of {name}")
-        yield f"{INDENT})"
-
-    def _body(self) -> Sequence[fx.Node]:
-        return [node for node in self.back_nodes if node.op == "call_function"]
-
-
-def _parts(reduce: Piece) -> Iterator[tuple[str, str]]:
-    """The parts that are summed, each with a variable after its gradient."""
-    given = (node for node in reduce.graph.nodes if node.op == "placeholder")
-    names = dict(zip(given, reduce.takes, strict=True))
-    for leaf, node in zip(reduce.gives, returned_nodes(reduce.graph), strict=True):
-        while is_collective(node) or is_wait(node) or is_item(node):
-            node = source_of(node, exactly=True)
-        if node in names:
-            yield names[node], f"grad_{short_name(leaf)}_part"
-
-
-def _known(step: StepProgram, parts: Mapping[str, str]) -> Mapping[str, str]:
-    """Names that are given: those of leaves, of cotangents and of results."""
-    results, _ = step.returned
-    cotangents = [n for n in half(step.graph, backward=True) if n.op == "placeholder"]
-    found = {node.name: result.name for result, node in zip(step.results, results, strict=True)}
-    found |= {n.name: f"grad_{k}" for n, k in zip(cotangents, step.cotangents, strict=True)}
-    back = zip(step.gradients, step.returned[1], strict=True)
-    names: dict[str, str] = {leaf.name: f"grad_{short_name(leaf.name)}" for leaf in step.leaves}
-    names |= parts
-    found |= {node.name: names[name] for name, node in back if name in names}
-    return found | {leaf.node: short_name(leaf.name) for leaf in step.leaves}
-
-
-def _leaf_text(leaf: Leaf) -> str:
-    layout = leaf.gathered or leaf.at_rest
-    return f"{leaf.kind} {leaf.name}: {printed_type(leaf.dtype, layout)}"
-
-
-def _result_text(result: Result) -> str:
-    return f"{result.kind} {result.name}: {printed_type(result.dtype, result.layout)}"

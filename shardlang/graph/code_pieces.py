@@ -75,7 +75,7 @@ def order_lines(compiled: Compiled, step: WholeStep) -> Iterator[str]:
         yield "def step(leaves, optimizer):"
         yield f"{INDENT}results, saved = forward(*leaves)"
         yield f"{INDENT}gradients = backward(*saved, {_seeds(compiled, step)})"
-        yield from _optimizer(compiled, step)
+        yield from optimizer_lines(compiled, step.update is not None)
         yield f"{INDENT}return results"
         return
     yield commented("def step(microbatches, optimizer):", f"{several.axis.size} of them")
@@ -91,7 +91,7 @@ def order_lines(compiled: Compiled, step: WholeStep) -> Iterator[str]:
     yield commented(f"{INDENT * 2}parts.add(backward(*saved, {_seeds(compiled, step)}))", wide)
     yield f"{INDENT}results = finish(*sums)"
     yield f"{INDENT}gradients = reduce(*parts)"
-    yield from _optimizer(compiled, step)
+    yield from optimizer_lines(compiled, step.update is not None)
     yield f"{INDENT}return results"
 
 
@@ -103,7 +103,12 @@ def _seeds(compiled: Compiled, step: WholeStep) -> str:
     return "1.0" if len(ends) == 1 else f"*[1.0] * {len(ends)}"
 
 
-def _optimizer(compiled: Compiled, step: WholeStep) -> Iterator[str]:
+def optimizer_lines(compiled: Compiled, updates: bool) -> Iterator[str]:
+    """From the gradients to the new values.
+
+    Args:
+        updates: whether parts of new values are gathered.
+    """
     rule, precision = compiled.rule, compiled.program.step.precision
     if precision.loss_scale is not None:
         call = f"{INDENT}gradients = optimizer.unscaled(gradients)"
@@ -118,5 +123,5 @@ def _optimizer(compiled: Compiled, step: WholeStep) -> Iterator[str]:
     parts = f"{rule.title}, on this device's parts"
     parts += f" in {dtype_name(precision.master)}" if precision.master is not None else ""
     yield commented(f"{INDENT}optimizer.step(gradients)", parts)
-    if step.update is not None:
+    if updates:
         yield f"{INDENT}update(*optimizer.values, *optimizer.parts)"

@@ -112,11 +112,3 @@ def test_it_is_proven_and_planned(tmp_path: Path) -> None:
     stages = program.plan()["stages"]
     assert isinstance(stages, list)
     assert [row["stage"] for row in stages] == [0, 1]
-
-
-def test_its_devices_have_no_common_code(tmp_path: Path) -> None:
-    compiled(tmp_path, SPEC % (2, ""))
-    program = shardlang.compile(tmp_path / "spec.shard", model=lambda: Words().double())
-    with pytest.raises(shardlang.CompileError) as found:
-        program.code()
-    assert [one.code for one in found.value.diagnostics] == ["SH0108"]
