@@ -60,7 +60,7 @@ PLAN = Plan(
         row("all_gather", "dp", "forward", "", 1, 2 * 2**20),
         row("all_to_all", "tp", "backward", "norm", 1, 0, full_gather=True),
     ),
-    Memory(0, 0, 0, 0, 0, "sgd"),
+    Memory(0, 0, 0, 0, "sgd", 0, tuple),
 )
 
 

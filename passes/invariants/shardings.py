@@ -57,7 +57,8 @@ def one_factor_per_axis(view: View) -> Iterator[str]:
 
 
 def _one_factor(node: fx.Node, sharding: Sharding) -> Iterator[str]:
-    for index in range(len(sharding.rule.results)):
+    partial = frozenset(sharding.linear) | sharding.partial_axes()
+    for index in range(len(sharding.rule.results) if partial else 0):
         layout = sharding.result(index)
         if not layout.partial.isdisjoint(layout.sharded):
             yield f"{node}: result {index} is {layout}, split and partial over one axis"

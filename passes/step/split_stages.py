@@ -44,6 +44,7 @@ class _Splitting:
     Attributes:
         read_in: of every value, the other stages that read it.
         gradients: the stage that holds the leaf of each, its name, and its node.
+        holders: of a node, the stages that hold the leaves whose gradient it is.
     """
 
     def __init__(self, step: StepProgram, homes: Mapping[str, int]) -> None:
@@ -54,11 +55,14 @@ class _Splitting:
         self.gradients = [
             (homes[name], name, n) for name, n in zip(step.gradients, gradients, strict=True)
         ]
+        self.holders: dict[fx.Node, set[int]] = {}
+        for home, _, node in self.gradients:
+            self.holders.setdefault(node, set()).add(home)
         self.stage_of = {node: self._stage_of(node) for node in step.graph.nodes}
         self.read_in: dict[fx.Node, list[int]] = {}
         for node, stage in self.stage_of.items():
             users = {self.stage_of[user] for user in node.users if user.op != "output"}
-            users |= {home for home, _, given in self.gradients if given is node}
+            users |= self.holders.get(node, set())
             others = sorted(one for one in users if one is not None and one != stage)
             if others and stage is not None:
                 self.read_in[node] = others
@@ -77,7 +81,7 @@ class _Splitting:
         """The last stage that reads it: the one that makes the result."""
         users = {s for user in node.users if (s := info(user).stage) is not None}
         given = {node, *(user for user in node.users if info(user).stage is None)}
-        return max(users | {home for home, _, one in self.gradients if one in given})
+        return max(users.union(*(self.holders.get(one, ()) for one in given)))
 
     def stage(self, number: int) -> StageProgram:
         """The program of one stage."""

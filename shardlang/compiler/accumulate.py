@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 
 from shardlang.compiler.at_model import at_model
 from shardlang.compiler.driver import Compiled, CompileError, compile_spec
@@ -45,13 +46,18 @@ def accumulated(compiled: Compiled, split: Split | None = None) -> Compiled:
         values=tuple(replace(x, layout=_stated(x.layout, batch)) for x in spec.values),
         outputs=tuple(replace(x, layout=_stated(x.layout, batch)) for x in spec.outputs),
     )
-    inputs, source = compiled.inputs, compiled.source
-    wider = Mesh((axis, *mesh.axes))
-    made = compile_spec(along, source, inputs=inputs, mesh=wider, split=split)
+    again = partial(
+        compile_spec,
+        source=compiled.source,
+        inputs=compiled.inputs,
+        mesh=Mesh((axis, *mesh.axes)),
+        split=split,
+        captured=compiled.captured,
+    )
+    made = again(along)
     if whole := never_cut(made.program, spec.inputs, axis):
         given = tuple(x if x in whole else _input(x, rows) for x in spec.inputs)
-        along = replace(along, inputs=given)
-        made = compile_spec(along, source, inputs=inputs, mesh=wider, split=split)
+        made = again(replace(along, inputs=given))
     before, after = (layouts_of(x, "param", "buffer") for x in (compiled, made))
     kept = {name: layout for name, layout in before.items() if name in after}
     wanted = {x.name: kept.get(x.tied or x.name) for x in made.program.leaves}

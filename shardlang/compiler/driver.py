@@ -197,6 +197,7 @@ def compile_spec(
     inputs: tuple[InputSpec, ...] | None = None,
     mesh: Mesh | None = None,
     split: Split | None = None,
+    captured: Captured | None = None,
 ) -> Compiled:
     """Trace the model, bind the spec to its names, and run the passes.
 
@@ -206,6 +207,7 @@ def compile_spec(
         inputs: the inputs, instead of those that the spec declares.
         mesh: the mesh with its axes in the parts in which they are used; decided if not given.
         split: the stages of the model.
+        captured: the trace of the source on these inputs, if it is there already.
 
     Raises:
         CompileError: with every finding of the stage that failed.
@@ -214,7 +216,7 @@ def compile_spec(
         source = source_of(spec) if source is None else source
         source = source.computing(precision_of(spec.precision).compute)
         inputs = input_specs(spec, source) if inputs is None else inputs
-        captured = capture(source, inputs, marked(spec))
+        captured = captured or capture(source, inputs, marked(spec))
     except CaptureError as failure:
         raise CompileError([at_model(failure, spec)]) from failure
     binding, found = bind(spec, names_of(captured))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
-from shardlang.cost.effects import Held, TensorType, Value, effect_of, held_by, renumbered
-from shardlang.cost.half import Half
+from shardlang.cost.effects import Held, TensorType, Value, held_by, renumbered
+from shardlang.cost.half import Half, HalfEffect, Statement
+from shardlang.cost.half_effect import half_effect
 from shardlang.cost.step_calls import StepCalls
 
 
@@ -30,17 +30,6 @@ class Storage:
     born: int
     died: int | None = None
     holders: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """One statement: its node, and the most bytes that it holds at once beside its operands.
-
-    One without a node stands for what happens between the halves, and behind the second.
-    """
-
-    node: fx.Node | None
-    inside: int
 
 
 def is_computed(variable: fx.Node) -> bool:
@@ -71,25 +60,34 @@ class Heap:
 
     def did(self, node: fx.Node | None, inside: int = 0) -> None:
         """A statement has run that held so many bytes beside what is alive."""
-        if self.live + inside > self.peak:
-            self.peak, self.peak_at = self.live + inside, len(self.statements)
-        self.statements.append(Statement(node, inside))
+        self._did(Statement(node, inside))
+
+    def _did(self, statement: Statement) -> None:
+        if self.live + statement.inside > self.peak:
+            self.peak, self.peak_at = self.live + statement.inside, len(self.statements)
+        self.statements.append(statement)
 
     def hold(self, value: Value) -> None:
         """One more holds a value."""
         for number in {*held_by(value)}:
-            storage = self.storages[number]
-            self.live += 0 if storage.holders else storage.bytes
-            storage.holders += 1
+            self._hold(number)
+
+    def _hold(self, number: int) -> None:
+        storage = self.storages[number]
+        self.live += 0 if storage.holders else storage.bytes
+        storage.holders += 1
 
     def release(self, value: Value) -> None:
         """One less does."""
         for number in {*held_by(value)}:
-            storage = self.storages[number]
-            storage.holders -= 1
-            if not storage.holders:
-                self.live -= storage.bytes
-                storage.died = len(self.statements) - 1
+            self._release(number)
+
+    def _release(self, number: int) -> None:
+        storage = self.storages[number]
+        storage.holders -= 1
+        if not storage.holders:
+            self.live -= storage.bytes
+            storage.died = len(self.statements) - 1
 
     def copied(self, of: TensorType, dtype: torch.dtype | None = None) -> Held:
         """New memory for a tensor, which nothing holds yet."""
@@ -113,34 +111,21 @@ class Heap:
             kept: the variables that stay when they are done.
             frees: which variables are freed behind their last use.
         """
-        for node in half.statements:
-            value, inside = self._made(calls, node, half, values)
-            self.did(node, inside)
-            values[node] = value
-            self.hold(value)
-            for variable in half.freed.get(node, ()):
-                if variable not in kept and frees(variable):
-                    self.release(values[variable])
+        numbers = list(dict.fromkeys(n for x in half.read for n in held_by(values[x])))
+        places = {number: place for place, number in enumerate(numbers)}
+        given = {x: renumbered(values[x], places.__getitem__) for x in half.read}
+        stay = set(kept)
+        gone = [x for x in half.variables if x not in stay and frees(x)]
+        values.update(self._run_lines(half_effect(half, calls, given, gone), numbers))
 
-    def _made(
-        self, calls: StepCalls, node: fx.Node, half: Half, values: dict[fx.Node, Value]
-    ) -> tuple[Value, int]:
-        """What a statement gives, and the most bytes that it holds at once."""
-        if node.target is operator.getitem:
-            source, place = node.args
-            assert isinstance(source, fx.Node) and isinstance(place, int)
-            whole = values[half.variable(source)]
-            assert isinstance(whole, tuple) and not isinstance(whole, Held), f"{source} is one"
-            return whole[place], 0
-        call, nodes = calls.of(node)
-        operands = [one(values[half.variable(n)]) for n in nodes]
-        effect = effect_of(call, tuple(x.type for x in operands))
-        numbers = [n for x in operands for n in x.storages]
-        numbers += [self.new(size, node, len(self.statements)) for size in effect.new_bytes]
-        return renumbered(effect.result, numbers.__getitem__), effect.peak_bytes
-
-
-def one(value: Value) -> Held:
-    """A value that is one tensor, or one object."""
-    assert isinstance(value, Held), f"{value} is no single value"
-    return value
+    def _run_lines(self, effect: HalfEffect, numbers: list[int]) -> dict[fx.Node, Value]:
+        """Run the statements of a half on storages; gives what they make."""
+        for line in effect.lines:
+            for size in line.sizes:
+                numbers.append(self.new(size, line.statement.node, len(self.statements)))
+            self._did(line.statement)
+            for place in line.holds:
+                self._hold(numbers[place])
+            for place in line.releases:
+                self._release(numbers[place])
+        return {node: renumbered(x, numbers.__getitem__) for node, x in effect.made.items()}

@@ -15,7 +15,8 @@ from torch import fx
 
 from shardlang.cost.effects import Held, TensorType, Value, held_by
 from shardlang.cost.half import Half, half_of
-from shardlang.cost.heap import Heap, one
+from shardlang.cost.half_effect import one
+from shardlang.cost.heap import Heap
 from shardlang.cost.step_calls import StepCalls
 from shardlang.ir.leaf import ResultKind
 from shardlang.ir.mesh import Coord

@@ -50,13 +50,13 @@ def make_plan(
     """
     found = dict(values or {})
     names = Names.of(program, {value.node: name for name, value in reversed(found.items())})
-    step, whole = step_to_measure(program, train)
+    written = functools.cache(functools.partial(step_to_measure, program, train))
     if stages is not None:
         parts = pipeline_parts(stages[0])
     elif accumulated is not None:
         parts = accumulated_parts(accumulated)
     else:
-        parts = step_parts(program, names, step)
+        parts = step_parts(program, names, written()[0])
     parts += update_parts(program, names, rule) if train else []
     rows = tuple(row for made, _ in parts for row in made)
     pipeline = None if stages is None else stages[1]
@@ -64,7 +64,7 @@ def make_plan(
     def measure() -> Memory:
         if pipeline is not None:
             return max(pipeline.memories, key=lambda one: one.peak_bytes)
-        return memory_of(program, step, whole, rule, accumulated, master)
+        return memory_of(program, *written(), rule, accumulated, master)
 
     return Plan(
         program.mesh,
@@ -72,7 +72,7 @@ def make_plan(
         (*_leaves(program), *_values(found), *_results(program)),
         rows,
         functools.cache(measure),
-        recomputed_of(program, step, train),
+        recomputed_of(program, lambda: written()[0], train),
         tuple(_stretches(parts)),
         groups_of(program, rule) if train else (),
         pipeline,

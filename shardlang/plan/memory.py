@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Collection, Iterator
 
@@ -54,15 +55,16 @@ def memory_of(
     replay = fullest(step, whole, state)
     given = sum(replay.storages[number].bytes for number in replay.gradients)
     sums = 0 if accumulated is None else _sums(replay, accumulated)
-    moments = tuple(_moments(replay, state(replay.coord), sums))
+    beside = state(replay.coord)
     kinds = {leaf.kind for leaf in program.leaves} - {LeafKind.PARAM, LeafKind.INPUT}
     return Memory(
         params_bytes=_at_rest(program, {LeafKind.PARAM}, replay.coord),
         buffers_bytes=_at_rest(program, kinds, replay.coord),
         gradients_bytes=sums or given,
-        optimizer_bytes=state(replay.coord),
+        optimizer_bytes=beside,
         optimizer_name=rule.title,
-        moments=moments,
+        peak_bytes=replay.peak + beside + sums,
+        measure=functools.cache(lambda: tuple(_moments(replay, beside, sums))),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -49,7 +49,8 @@ class Memory:
         gradients_bytes: of all gradients together, when the backward is done.
         optimizer_bytes: of the state that the optimizer keeps.
         optimizer_name: the optimizer whose state is counted.
-        moments: one for each statement of the step, in order.
+        peak_bytes: the most that lies there at once.
+        measure: gives the moments.
     """
 
     params_bytes: int
@@ -57,17 +58,18 @@ class Memory:
     gradients_bytes: int
     optimizer_bytes: int
     optimizer_name: str
-    moments: tuple[Moment, ...] = field(repr=False)
+    peak_bytes: int
+    measure: Callable[[], tuple[Moment, ...]] = field(compare=False, repr=False)
+
+    @property
+    def moments(self) -> tuple[Moment, ...]:
+        """One for each statement of the step, in order."""
+        return self.measure()
 
     @property
     def peak(self) -> Moment:
         """The first moment at which the most lies there."""
         return max(self.moments, key=lambda moment: moment.bytes)
-
-    @property
-    def peak_bytes(self) -> int:
-        """The most that lies there at once."""
-        return self.peak.bytes
 
     def to_json(self) -> dict[str, object]:
         """The `memory` entry of the plan document."""

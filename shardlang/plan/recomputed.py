@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from shardlang.cost.replay import Replay
@@ -13,11 +14,18 @@ from shardlang.plan.memory import step_to_measure
 from shardlang.plan.types import Recomputed
 
 
-def recomputed_of(program: LocalProgram, step: StepProgram, train: bool) -> Recomputed | None:
-    """What the backward computes again; None where the spec asks for nothing."""
+def recomputed_of(
+    program: LocalProgram, written: Callable[[], StepProgram], train: bool
+) -> Recomputed | None:
+    """What the backward computes again; None where the spec asks for nothing.
+
+    Args:
+        written: the step of the program; it is not asked for where nothing is computed again.
+    """
     asked = program.step.recompute
     if not train or not (asked.modules or asked.values):
         return None
+    step = written()
     options = replace(program.step, recompute=Recompute())
     plain, _ = step_to_measure(replace(program, step=options), train)
     again = {name: copy for name, copy in step.again.items() if name not in plain.again}

@@ -180,7 +180,8 @@ def _memory(found: OnDevice, leaves: list[Leaf], state: int, rule: UpdateRule) -
         gradients_bytes=sum(found.memory.storages[n].bytes for n in found.memory.gradients),
         optimizer_bytes=state,
         optimizer_name=rule.title,
-        moments=tuple(_moments(found, state)),
+        peak_bytes=found.memory.peak + state,
+        measure=functools.cache(lambda: tuple(_moments(found, state))),
     )
 
 

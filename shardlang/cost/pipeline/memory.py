@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from shardlang.cost.devices import traits_of
+from shardlang.cost.effects import TensorType
 from shardlang.cost.pipeline.loaded import Loaded, loaded
 from shardlang.cost.pipeline.rank_memory import RankMemory
 from shardlang.cost.pipeline.sent import sent_types
@@ -76,6 +77,7 @@ class _Devices:
         whole = step.whole
         self._meshes = [mesh_at(whole.main.mesh, whole.axis, i) for i in range(whole.axis.size)]
         self._traits = traits_of(whole.main)
+        self._types: dict[object, Mapping[str, TensorType]] = {}
 
     def fullest(self, rank: int, beside: Callable[[int, Coord], int]) -> OnDevice:
         """The device of a rank that needs the most."""
@@ -95,17 +97,23 @@ class _Devices:
 
     def _keys(self, device: int) -> Iterator[object]:
         """For each microbatch what the device's memory depends on."""
-        for mesh in self._meshes:
-            coord = mesh.coord(device)
-            yield tuple(trait(coord) for trait in self._traits)
+        yield from (self._kind(mesh.coord(device)) for mesh in self._meshes)
+
+    def _kind(self, coord: Coord) -> object:
+        """On what the memory of a device depends that is at a coordinate."""
+        return tuple(trait(coord) for trait in self._traits)
+
+    def _sent_types(self, coord: Coord) -> Mapping[str, TensorType]:
+        """How what stages give lies on a device, the same on all that are alike."""
+        kind = self._kind(coord)
+        if kind not in self._types:
+            self._types[kind] = sent_types(self.step, coord)
+        return self._types[kind]
 
     def memory(self, rank: int, device: int) -> RankMemory:
         """What the actions of a rank do on a device."""
         first: dict[object, int] = {}
         alike = [first.setdefault(key, i) for i, key in enumerate(self._keys(device))]
-        types = functools.cache(
-            lambda number: sent_types(self.step, self._meshes[number].coord(device))
-        )
 
         @functools.cache
         def one(stage: int, number: int) -> Loaded:
@@ -116,7 +124,7 @@ class _Devices:
             self.step,
             self.schedule.ranks[rank],
             lambda stage, number: one(stage, alike[number]),
-            lambda name, number: types(alike[number])[name],
+            lambda name, number: self._sent_types(self._meshes[number].coord(device))[name],
             routes_of(self.step, self.schedule, self._order, rank),
         )
         made.run()

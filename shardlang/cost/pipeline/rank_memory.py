@@ -25,7 +25,8 @@ from torch import fx
 
 from shardlang.cost.effects import Held, TensorType, Value, held_by
 from shardlang.cost.half import Half
-from shardlang.cost.heap import is_computed, one
+from shardlang.cost.half_effect import one
+from shardlang.cost.heap import is_computed
 from shardlang.cost.pipeline.loaded import Loaded
 from shardlang.cost.pipeline.standing import Load, Standing
 from shardlang.ir.leaf import ResultKind

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import fx
 
 from shardlang.cost.effects import Held, TensorType, Value, held_by
-from shardlang.cost.heap import Heap, one
+from shardlang.cost.half_effect import one
+from shardlang.cost.heap import Heap
 from shardlang.cost.pipeline.loaded import Loaded
 from shardlang.cost.pipeline.sums import Sums
 from shardlang.ir.accumulated import Piece
