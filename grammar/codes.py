@@ -252,7 +252,7 @@ CODES: dict[str, Code] = {
     "SH0261": Code(
         "bad pipeline",
         "A pipeline states its stages by `split` and the parts of a batch by `microbatches`, which"
-        " takes the place of `accumulate`. Its axis is no data axis.",
+        " takes the place of `accumulate`. Each stands in it once. Its axis is no data axis.",
     ),
     "SH0262": Code(
         "axis of a pipeline that splits a tensor",
@@ -515,6 +515,10 @@ CODES: dict[str, Code] = {
     "SH0631": Code(
         "nothing to train",
         "The loss needs no gradient, or no parameter does.",
+    ),
+    "SH0632": Code(
+        "run that differs from its reference",
+        "A loss of the run lies farther from that of the plain model than rounding carries it.",
     ),
     "SH0641": Code(
         "parameter that changed too soon",

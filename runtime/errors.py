@@ -25,6 +25,7 @@ CODES: dict[str, str] = {
     "SH0623": "a sharded module cannot change so",
     "SH0630": "the loss is not finite",
     "SH0631": "nothing can be trained",
+    "SH0632": "the run and its reference differ",
     "SH0641": "a parameter or buffer changed between a forward and its backward",
     "SH0651": "the data cannot be read",
     "SH0652": "the tokens are of another vocabulary",

@@ -46,7 +46,7 @@ SEVERAL_RANKS = ("SH0602", "SH0603")
 WITHOUT = (
     "SH0405", "SH0406", "SH0604", "SH0611", "SH0612", "SH0620", "SH0621", "SH0622", "SH0641",
     "SH0642", "SH0643", "SH0644", "SH0645", "SH0409", "SH0410", "SH0244", "SH0665", "SH0666",
-    "SH0652", "SH0653", "SH0108",
+    "SH0652", "SH0653", "SH0108", "SH0632",
 )  # fmt: skip
 """No spec is known for the first two; others are seen in `tests/runtime`, `loops` and `moves`."""
 

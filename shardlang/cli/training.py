@@ -15,7 +15,7 @@ import click
 from shardlang.cli.common import Context
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import torch
 
@@ -110,7 +110,7 @@ def _train(
         if options.save is not None:
             stop.saving()
             found["saved"] = str(options.save)
-            _save(context, run, module, options.save, records)
+            _save(context, run, module, options.save, kept.before + _trained(records))
         leave()
         fault = stop.error or not_finite(records)
         kept.ended(stop, fault)
@@ -126,12 +126,17 @@ def _train(
 
 
 class _Kept:
-    """The checkpoints of the run, if it has a folder."""
+    """The checkpoints of the run, if it has a folder.
+
+    Attributes:
+        before: the steps that were taken before those of this command.
+    """
 
     def __init__(self, context: Context, compiled: Compiled, options: Options) -> None:
         self._context, self._compiled, self._options = context, compiled, options
         self._saving: Saving | None = None
         self._last: int | None = None
+        self.before = 0
         self._folder: RunFolder | None = None
 
     def folder(self, run: Run, groups: Groups) -> AbstractContextManager[object]:
@@ -165,7 +170,7 @@ class _Kept:
             out, timeout_s = self._options.out, self._options.timeout_s
             say = self._context.say
             self._saving = Saving(self._compiled, trainer, out, say, timeout_s)
-            step = self._saving.begin(self._options.resume)
+            self.before = step = self._saving.begin(self._options.resume)
             if step >= self._options.steps:
                 say(f"the run has taken {step} steps, and `--steps {self._options.steps}` ends it")
         self._time(trainer)
@@ -242,15 +247,21 @@ def _check_before(
         context.say(line)
 
 
-def _save(
-    context: Context, run: Run, module: ShardedModule, folder: Path, records: list[Record]
-) -> None:
-    """Write the weights, the configuration and the tokenizer, and say so. Collective."""
+def _save(context: Context, run: Run, module: ShardedModule, folder: Path, steps: int) -> None:
+    """Write the weights, the configuration and the tokenizer, and say so. Collective.
+
+    Args:
+        steps: that have changed the weights, those before a resume included.
+    """
     from shardlang.runtime.save import save_or_rescue
 
     save_or_rescue(module, folder, _format(run))
-    trained = sum(1 for record in records if not record.not_finite)
-    context.say(f"saved the weights after {trained} steps in `{folder}`")
+    context.say(f"saved the weights after {steps} steps in `{folder}`")
+
+
+def _trained(records: list[Record]) -> int:
+    """How many steps have changed the weights."""
+    return sum(1 for record in records if not record.not_finite)
 
 
 def _format(run: Run) -> Format:
@@ -310,9 +321,14 @@ def _nobody_reads(stop: Stop) -> None:
 def _reference(
     context: Context, run: Run, records: list[Record], device: torch.device
 ) -> dict[str, object]:
-    """Train the plain model on the run's device, and say how the losses compare."""
+    """Train the plain model on the run's device, and say how the losses compare.
+
+    Where they differ by more than rounding does, that is a finding, and the command fails.
+    """
+    from shardlang.cli.common import diagnostic_of
     from shardlang.runtime.progress import is_terminal, show_bar
-    from shardlang.training.run import compare, not_finite
+    from shardlang.training.reference import compare
+    from shardlang.training.run import not_finite
 
     seen = is_terminal() and not context.is_json
     steps = run.recipe.steps
@@ -322,20 +338,23 @@ def _reference(
     fault = not_finite(plain, "in the reference, ")
     if fault is not None:
         raise fault
+    compared = compare(run.compiled, records, plain)
     if seen:
-        _print_losses(records, plain)
-    return compare(records, plain)
+        _print_losses(compared.pairs)
+    if (differs := compared.fault()) is not None:
+        finding = diagnostic_of(differs, context.spec_path)
+        assert finding is not None
+        context.add([finding])
+    return compared.document()
 
 
-def _print_losses(records: list[Record], plain: list[Record]) -> None:
+def _print_losses(pairs: Sequence[tuple[int, float, float]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table("step", "sharded", "one process", "difference", title="loss")
-    for a, b in zip(records, plain, strict=True):
-        if a.loss is not None and b.loss is not None:
-            shown = f"{a.loss:.7f}", f"{b.loss:.7f}", f"{abs(a.loss - b.loss):.1e}"
-            table.add_row(str(a.step), *shown)
+    for step, mine, theirs in pairs:
+        table.add_row(str(step), f"{mine:.7f}", f"{theirs:.7f}", f"{abs(mine - theirs):.1e}")
     Console().print(table)
 
 
@@ -355,9 +374,10 @@ def _finish(context: Context, found: dict[str, object]) -> None:
     if context.is_json or not is_terminal():
         ok = {"ok": False} if "interrupted" in found else {}
         context.print_document({**ok, "summary": found})
-    if context.is_json:
-        return
-    if is_terminal():
-        click.echo(_sentence(found))
-    sys.stdout.flush()
-    context.finish()
+    if not context.is_json:
+        if is_terminal():
+            click.echo(_sentence(found))
+        sys.stdout.flush()
+        context.finish()
+    if any(finding.is_error for finding in context.findings):
+        raise click.exceptions.Exit(1)

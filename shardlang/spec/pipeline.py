@@ -9,7 +9,7 @@ from typing import TypeVar
 from shardlang.grammar import tree as t
 from shardlang.grammar.diagnostics import Label, Span, error, join_words, quote
 from shardlang.grammar.patterns import Pattern, nearest
-from shardlang.spec.draft import Draft, overridden
+from shardlang.spec.draft import Draft
 from shardlang.spec.gather import Gathered
 from shardlang.spec.orders import resolve_order
 from shardlang.spec.scope import Scope
@@ -41,9 +41,9 @@ def declare_stages(gathered: Gathered, roles: Mapping[str, t.AxisRole], scope: S
 def resolve_pipeline(node: t.Pipeline, draft: Draft) -> None:
     """Note the pipeline; one that lacks something is reported and not noted."""
     draft.state("pipeline", "", node.span)
-    split = _split(_last(node, (t.Split, t.SplitAuto, t.Stages), "split", draft), node, draft.scope)
-    count = _count(_last(node, (t.Microbatches,), "microbatches", draft), node, draft.scope)
-    order = _last(node, (t.Order,), "schedule", draft)
+    split = _split(_line(node, (t.Split, t.SplitAuto, t.Stages), "split", draft), node, draft.scope)
+    count = _count(_line(node, (t.Microbatches,), "microbatches", draft), node, draft.scope)
+    order = _line(node, (t.Order,), "schedule", draft)
     chosen = resolve_order(order, node.axis, count, draft)
     if split is None or chosen is None or count is None:
         return
@@ -73,13 +73,21 @@ def check_accumulate(draft: Draft) -> None:
         )
 
 
-def _last(
+def _line(
     node: t.Pipeline, kinds: tuple[type[_ItemT], ...], word: str, draft: Draft
 ) -> _ItemT | None:
-    """The line of some kinds that is in force."""
+    """The line of some kinds, of which a pipeline has one."""
     found = [item for item in node.items if isinstance(item, kinds)]
     for earlier, later in pairwise(found):
-        draft.scope.report(overridden(word, earlier.span, later.span))
+        draft.scope.report(
+            error(
+                "SH0261",
+                f"the pipeline states `{word}` twice",
+                later.span,
+                labels=[Label(earlier.span, "stated first here")],
+                help="remove one of them",
+            )
+        )
     return found[-1] if found else None
 
 

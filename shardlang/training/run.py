@@ -179,21 +179,6 @@ def not_finite(records: list[Record], subject: str = "") -> RunError | None:
     )
 
 
-def compare(records: list[Record], reference: list[Record]) -> dict[str, object]:
-    """How far the losses of a run lie from those of the reference."""
-    losses = [record.loss for record in reference]
-    pairs = [
-        (a.loss, b.loss)
-        for a, b in zip(records, reference, strict=True)
-        if a.loss is not None and b.loss is not None
-    ]
-    return {
-        "losses": losses,
-        "max_difference": max((abs(a - b) for a, b in pairs), default=0.0),
-        "step_s": median([record.step_s for record in reference]),
-    }
-
-
 def _count(module: ShardedModule, whole: bool) -> int:
     found = [(leaf, x) for leaf, x in held(module).tensors() if leaf.kind is LeafKind.PARAM]
     if whole:
