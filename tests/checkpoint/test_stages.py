@@ -46,7 +46,7 @@ class Ended:
     """How a command ended.
 
     Attributes:
-        after_s: seconds from the kill to the end of the last process.
+        after_s: seconds from the kill to the end of the last rank.
     """
 
     status: int
@@ -74,10 +74,10 @@ def killed(folder: Path, spec: str, rank: int, out: str) -> Ended:
         numbers = [int((pids / str(each)).read_text()) for each in range(4)]
         began = time.monotonic()
         os.kill(numbers[rank], signal.SIGKILL)
-        status = process.wait(START_S)
-        while any(_alive(pid) for pid in numbers):
+        while any(_alive(pid) for pid in numbers) and time.monotonic() < began + START_S:
             time.sleep(0.01)
-        return Ended(status, _text(errors), time.monotonic() - began)
+        after_s = time.monotonic() - began
+        return Ended(process.wait(START_S), _text(errors), after_s)
 
 
 def _started(
