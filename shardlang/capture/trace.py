@@ -19,6 +19,7 @@ from shardlang.capture.hf_patches import export_patches
 from shardlang.capture.index_bounds import check_bounds
 from shardlang.capture.init_ops import refuse_truncated
 from shardlang.capture.mark import marking
+from shardlang.capture.mixed_types import refuse_mixed_products
 from shardlang.capture.naming import (
     NamedGraph,
     annotate,
@@ -172,6 +173,7 @@ def _finish(
     made = normalize(traced)
     leaves = fold_casts(made.graph, leaves, source.compute)
     named = name_graph(made.graph, leaves, made.final, output.names)
+    refuse_mixed_products(named.graph, source.compute)
     checks = [*call.seen.checks, *made.checks]
     if source.mode == "train":
         refuse_sparse_gradients(named.graph, named.leaves)

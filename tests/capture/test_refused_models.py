@@ -179,3 +179,26 @@ def test_a_batch_that_is_no_dict_is_refused() -> None:
     with pytest.raises(RunError, match=r"a batch is a dict .* this one is a `list`") as caught:
         next(Trainer(plain, [[torch.ones(2)]], Recipe(1)).steps(1))  # type: ignore[list-item]
     assert caught.value.code == "SH0605"
+
+
+class Scaled(nn.Module):
+    """A matrix behind a table that keeps its type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.rand(4) + 0.5)
+        self.lin = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lin(x * self.table).sum()
+
+
+def test_a_product_of_two_types_is_refused() -> None:
+    """Fake tensors let it pass; the op itself does not."""
+    source = CallableSource(Scaled)
+    capture(source, [InputSpec("x", torch.float32, (3, 4))])
+    with pytest.raises(CaptureError, match=r"`linear` is given f32 and bf16, and takes") as e:
+        capture(source.computing(torch.bfloat16), [InputSpec("x", torch.float32, (3, 4))])
+    assert e.value.code == "SH0355" and "buffers keep their type" in str(e.value.help)
+    with pytest.raises(CaptureError, match=r"`linear` is given f64 and f32, and takes one type"):
+        capture(CallableSource(Scaled), [InputSpec("x", torch.float64, (3, 4))])
