@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
-WORKERS ?= 2
+WORKERS ?= 3
 
 .PHONY: help install demo test check prove verify bench bench-gspmd pages clean
 
@@ -21,7 +21,7 @@ demo: install ## train the Llama example on 4 processes and compare every step w
 	$(BIN)/python examples/llama/demo.py
 
 test: install ## all tests, in WORKERS processes
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: install ## ruff, mypy and the import order
 	$(BIN)/ruff check .
