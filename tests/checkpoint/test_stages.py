@@ -67,7 +67,8 @@ def killed(folder: Path, spec: str, rank: int, out: str) -> Ended:
     pids = folder / "pids"
     pids.mkdir()
     with tempfile.TemporaryFile() as errors:
-        process = _started(folder, spec, 100_000, out, errors, PIDS=str(pids))
+        logs = ("--log-dir", str(folder / "logs"))
+        process = _started(folder, spec, 100_000, out, errors, *logs, PIDS=str(pids))
         for _ in _waiting(process):
             if (folder / out / "checkpoints" / "step-000004").is_dir():
                 break
