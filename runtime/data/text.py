@@ -48,7 +48,8 @@ def _bytes(raw: bytes, vocabulary: int) -> Ids:
         raise RunError(
             "SH0605",
             f"a text has {BYTES} kinds of bytes, and the model knows {vocabulary} tokens",
-            help=f"give the model a vocabulary of at least {BYTES}",
+            help=f"give the model a vocabulary of at least {BYTES}; or declare the input"
+            f" `below {BYTES}`, if it has one",
         )
     return np.frombuffer(raw, dtype=np.uint8)
 

@@ -121,7 +121,8 @@ def check_largest(name: str, largest: int, vocabulary: int) -> None:
             "SH0652",
             f"`{name}` holds the token {largest}, and the model knows {vocabulary}",
             help="use the tokenizer that belongs to the model: `shardlang data prepare"
-            " --tokenizer` takes its folder",
+            f" --tokenizer` takes its folder; or declare the input `below {largest + 1}`, if the"
+            " model takes as many",
         )
 
 

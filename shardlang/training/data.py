@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from shardlang.capture import make_inputs
+from shardlang.capture.index_bounds import limits
 from shardlang.compiler.driver import Compiled
 from shardlang.runtime.agree import Agreement
 from shardlang.runtime.data import (
@@ -212,8 +213,13 @@ def _whole(compiled: Compiled) -> Reader:
 
 
 def vocabulary(compiled: Compiled, stated: DataDecl) -> int:
-    """How many tokens the model knows; 0 for a model that reads none."""
+    """How many tokens the model knows; 0 for a model that reads none.
+
+    As the input is declared, else as the tables have rows in which the model looks them up.
+    """
     for spec in compiled.inputs:
         if spec.name == stated.ids:
-            return compiled.source.integer_range(spec)[1]
+            found = limits(compiled.captured) if spec.below is None else ()
+            rows = [one.high for one in found if one.input == spec.name and not one.steps]
+            return min(rows, default=compiled.source.integer_range(spec)[1])
     return 0

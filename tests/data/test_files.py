@@ -371,3 +371,21 @@ def test_a_run_is_resumed_in_its_data_and_refused_beside_other_data(
     (tmp_path / "tokens.npy").unlink()
     (found,) = run(9, *folder, "--resume")[-1]["diagnostics"]
     assert (found["code"], found["line"]) == ("SH0651", 5)
+
+
+def test_the_rows_of_a_model_of_ones_own_are_its_vocabulary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the input does not say how many tokens it takes."""
+    (tmp_path / "m.py").write_text(MODEL)
+    (tmp_path / "m.shard").write_text(STATED.replace(" below 11", ""))
+    np.save(tmp_path / "tokens.npy", np.arange(40, dtype=np.uint8) % 11)
+    command = ["run", str(tmp_path / "m.shard"), "--json", "--steps", "1"]
+    assert execute(command) == 0
+    np.save(tmp_path / "tokens.npy", np.arange(40, dtype=np.uint8) % 12)
+    capsys.readouterr()
+    assert execute(command) == 1
+    (found,) = json.loads(capsys.readouterr().out.splitlines()[-1])["diagnostics"]
+    assert found["code"] == "SH0652"
+    assert found["message"].endswith("holds the token 11, and the model knows 11")
+    assert "`below 12`" in found["help"]
