@@ -247,23 +247,33 @@ def join(mesh: Mesh, kind: str = "cpu", timeout_s: float = TIMEOUT_S) -> Groups:
     A mesh of one device needs no environment and no process group.
 
     Raises:
-        RunError: SH0601, the number of processes is not the mesh's; SH0607, no such GPU.
+        RunError: SH0601, not as many processes as devices; SH0607, no GPU; SH0610, not all come.
     """
     check_world_size(mesh)
     rank = int(os.environ.get("RANK", "0"))
     device = choose_device(kind, int(os.environ.get("LOCAL_RANK", "0")))
     WATCH.starts_only = device.type == "cuda"
     if mesh.devices > 1 and not dist.is_initialized():
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            timeout=datetime.timedelta(seconds=timeout_s),
-            device_id=device if device.type == "cuda" else None,
-        )
+        _meet(device, timeout_s)
     if mesh.devices > 1:
         atexit.register(_at_exit)
     if mesh.devices > 1 and not supervised():
         listen(default_store(), rank)
     return Groups(mesh, rank, device)
+
+
+def _meet(device: torch.device, timeout_s: float) -> None:
+    """Wait for the other processes."""
+    on_gpu, limit = device.type == "cuda", datetime.timedelta(seconds=timeout_s)
+    backend, device_id = ("nccl", device) if on_gpu else ("gloo", None)
+    try:
+        dist.init_process_group(backend, timeout=limit, device_id=device_id)
+    except dist.DistStoreError as error:
+        raise RunError(
+            "SH0610",
+            f"the processes of other nodes have not come within {timeout_s:g} s",
+            help="start the command on every node; `--timeout` waits longer",
+        ) from error
 
 
 def check_world_size(mesh: Mesh) -> None:

@@ -76,6 +76,7 @@ class Checkpoints:
         self._saving: threading.Thread | None = None
         self._failure: Exception | None = None
         self._last: int | None = None
+        self._said = set[str]()
 
     @property
     def folder(self) -> str:
@@ -94,6 +95,7 @@ class Checkpoints:
                 something that cannot be kept, or the folder later steps of another run.
         """
         check_step(step)
+        self._said.clear()
         self.wait()
         self._ranks.first(lambda: check_line(step, self._last, steps_in(self._folder)))
         collected = Collected(entries_of(state))
@@ -173,6 +175,10 @@ class Checkpoints:
         self.wait()
         return self._ranks.first(lambda: committed(self._folder))
 
+    def wanted(self, here: bool) -> bool:
+        """Whether some rank wants something, such as to go on from a checkpoint. Collective."""
+        return any(self._ranks.gather(here))
+
     def any(self) -> bool:
         """Whether the folder holds checkpoints, whole or not. Collective."""
         self.wait()
@@ -188,8 +194,10 @@ class Checkpoints:
         gone = self._ranks.first(lambda: remove_leftovers(self._folder))
         manifest, passed = newest(self._folder, self._ranks, step)
         if self._ranks.rank == 0:
-            for one in passed:
-                self._say(str(one))
+            for text in map(str, passed):
+                if text not in self._said:
+                    self._said.add(text)
+                    self._say(text)
             for name in gone:
                 self._say(f"`{name}` is removed: it was not written to the end")
         return manifest, passed

@@ -13,8 +13,12 @@ import click
 from shardlang.cli.common import Context, common_options
 
 if TYPE_CHECKING:
-    from shardlang.runtime.launch import Job
+    from shardlang.runtime.launch import Job, JobError
     from shardlang.spec import Spec
+
+
+LOST = ("SH0603", "SH0604")
+"""How a job ends that has lost a rank: from the last checkpoint it may go on."""
 
 
 @click.command("run")
@@ -188,12 +192,24 @@ def _launch(job: Job, restarts: int, spec: Spec, out: Path | None) -> None:
             failure.message = f"{rank}{_stages(spec, failure.rank)}{failure.message[len(rank) :]}"
         if out is not None:
             note_failure(out, failure.message, began)
-        if not restarts or failure.code not in ("SH0603", "SH0604"):
+        if failure.code not in LOST:
+            raise
+        if not restarts:
+            _note(failure, out)
             raise
         left = f"{restarts - 1} more restart{'s' * (restarts != 2)} left"
         click.echo(f"{failure.message}; begins again from the last checkpoint, {left}", err=True)
         again = [] if "--resume" in job.command else ["--resume"]
         _launch(replace(job, command=[*job.command, *again]), restarts - 1, spec, out)
+
+
+def _note(failure: JobError, out: Path | None) -> None:
+    """Let a failure say from where the run may go on, which a lost rank cannot say itself."""
+    from shardlang.training.saving import last_in, note_of
+
+    note = "" if out is None else note_of(last_in(out))
+    if note and note not in failure.notes:
+        failure.notes = (*failure.notes, note)
 
 
 def _stages(spec: Spec, rank: int) -> str:

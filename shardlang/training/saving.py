@@ -8,6 +8,8 @@ from pathlib import Path
 
 from shardlang.compiler.driver import Compiled
 from shardlang.runtime.checkpoint.checkpoints import Checkpoints
+from shardlang.runtime.checkpoint.finding import committed
+from shardlang.runtime.checkpoint.folders import folder_at
 from shardlang.runtime.checkpoint.manifest import Manifest
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.trainer.records import Record
@@ -85,11 +87,14 @@ class Saving:
     def begin(self, resume: bool) -> int:
         """Go on from the last checkpoint, or from the beginning; the steps before. Collective.
 
+        A node that begins again by itself says to resume, and one that a person has started anew,
+        by the command that began the run, does not: all follow the first.
+
         Raises:
             RunError: SH0664, there are checkpoints and nothing says to resume; SH0665, they are
                 those of another model or optimizer; SH0661, none of them is whole.
         """
-        if not resume:
+        if not self.checkpoints.wanted(resume):
             self._refuse_old()
             return 0
         manifest = self.checkpoints.manifest()
@@ -162,6 +167,12 @@ class Saving:
             self.checkpoints.save(step, self._trainer.state())
         self.checkpoints.wait()
         return self.checkpoints.last
+
+
+def last_in(out: Path) -> int | None:
+    """The step of the last checkpoint in the folder of a run, which no process writes any more."""
+    steps = committed(folder_at(out / FOLDER))
+    return steps[-1] if steps else None
 
 
 def note_of(last: int | None) -> str:

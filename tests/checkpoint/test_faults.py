@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -93,6 +94,7 @@ def test_a_stopped_rank_is_named_with_the_collective_and_the_line(tmp_path: Path
     assert status == 1 and "error[SH0604]: rank 1 was stopped by a signal, in " in said
     assert "rank 0 waited too long in " in said
     assert "look for what sends SIGSTOP" in said
+    assert re.search(r"the last checkpoint is that of step \d+: go on from there", said)
 
 
 def test_restarts_need_a_folder() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -30,8 +31,11 @@ def batches(seed):
     import torch
     made, marks = torch.Generator().manual_seed(seed), pathlib.Path(__file__).parent / "marks"
     for number in range(1, 100):
-        if os.environ.get("RANK") == "1" and number == 8 and len(list(marks.glob("*"))) < KILLS:
+        mine = os.environ.get("RANK") == os.environ.get("GONE", "1")
+        if mine and number == 8 and len(list(marks.glob("*"))) < KILLS:
             (marks / str(os.getpid())).touch()
+            if "GONE" in os.environ:
+                os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
         yield {"x": torch.rand(4, 8, generator=made)}
 """
@@ -50,8 +54,14 @@ def endpoint() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def run(folder: Path, kills: int, restarts: int) -> tuple[list[tuple[int, str]], Path]:
-    """Ten steps on two nodes, rank 1 being killed at the eighth so often; how the nodes end."""
+def run(
+    folder: Path, kills: int, restarts: int, gone: int | None = None
+) -> tuple[list[tuple[int, str]], Path]:
+    """Ten steps on two nodes, rank 1 being killed at the eighth so often; how the nodes end.
+
+    Args:
+        gone: the node that ends with it, and is started anew by the same command.
+    """
     (folder / "marks").mkdir(parents=True)
     (folder / "model.py").write_text(MODEL.replace("KILLS", str(kills)))
     (folder / "net.shard").write_text(SPEC)
@@ -59,16 +69,17 @@ def run(folder: Path, kills: int, restarts: int) -> tuple[list[tuple[int, str]],
     command += ["--out", str(folder / "out"), "--max-restarts", str(restarts), "--nnodes", "2"]
     where = ["--rdzv-endpoint", endpoint()]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [*command, *where, "--node-rank", str(node)],
-            env=env,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for node in range(2)
-    ]
+    env |= {} if gone is None else {"GONE": str(gone)}
+
+    def start(node: int) -> subprocess.Popen[str]:
+        made = [*command, *where, "--node-rank", str(node)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(made, env=env, stdout=subprocess.DEVNULL, stderr=pipe, text=True)
+
+    started = [start(node) for node in range(2)]
+    if gone is not None:
+        assert started[gone].wait(240) == -signal.SIGKILL
+        started[gone] = start(gone)
     said = [node.communicate(timeout=240)[1] for node in started]
     return [(n.returncode, text) for n, text in zip(started, said, strict=True)], folder / "out"
 
@@ -84,6 +95,17 @@ def test_both_nodes_begin_again(tmp_path: Path) -> None:
     assert [line["step"] for line in events if "event" in line] in ([6], [3])
     _, whole = run(tmp_path / "whole", kills=0, restarts=0)
     assert [x["loss"] for x in records_of(out)] == [x["loss"] for x in records_of(whole)]
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_node_that_is_gone_may_be_started_anew(tmp_path: Path, gone: int) -> None:
+    """By the command that began the run, without `--resume`; the other one begins by itself."""
+    ends, out = run(tmp_path, kills=1, restarts=1, gone=gone)
+    assert [status for status, _ in ends] == [0, 0], ends
+    assert "begins again" in ends[1 - gone][1] and "begins again" not in ends[gone][1]
+    events = [json.loads(line) for line in (out / LOG).read_text().splitlines()]
+    assert [line["step"] for line in events if "event" in line] in ([6], [3])
+    assert len(records_of(out)) == 10
 
 
 def test_a_node_does_not_join_the_job_that_it_left(monkeypatch: pytest.MonkeyPatch) -> None:
