@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,18 @@ from shardlang.runtime.watch import named
 
 Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """Local shapes and types of values, by name."""
+
+
+class Sends(Protocol):
+    """What sends to other stages, and receives from them."""
+
+    def send(self, way: Way, x: Tensor) -> Arriving:
+        """Begin to send a value."""
+        ...
+
+    def receive(self, way: Way, like: Tensor) -> Arriving:
+        """Begin to receive a value of a shape and type."""
+        ...
 
 
 class Links:

@@ -13,7 +13,7 @@ from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.mesh import Axis, Coord
 from shardlang.ir.node import layout_of, tensor_of
 from shardlang.ir.pipeline.staged import StagedStep
-from shardlang.runtime.groups import Groups
+from shardlang.runtime.lower import Site
 from shardlang.runtime.transport import Wire
 from shardlang.runtime.watch import named
 
@@ -60,9 +60,9 @@ class Round:
 class Shared:
     """Sends values of one stage round to all others: the others add zeros."""
 
-    def __init__(self, axis: Axis, groups: Groups) -> None:
+    def __init__(self, axis: Axis, site: Site) -> None:
         """Connect. Collective."""
-        self._groups, self._wire = groups, Wire(groups.of((axis,)))
+        self._site, self._wire = site, Wire(site.of((axis,)))
 
     def __call__(
         self,
@@ -78,7 +78,7 @@ class Shared:
         """
         found: dict[str, Tensor] = {}
         for name, (layout, dtype) in lies.items():
-            shape, device = layout.local_shape(coord), self._groups.device
+            shape, device = layout.local_shape(coord), self._site.device
             own = mine.get(name)
             given = torch.zeros(shape, dtype=dtype, device=device) if own is None else own
             label = f"share of {name} with all stages"

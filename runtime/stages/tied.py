@@ -16,7 +16,7 @@ from shardlang.ir.leaf import Leaf, LeafKind
 from shardlang.ir.mesh import Coord
 from shardlang.ir.pipeline.staged import StagedStep
 from shardlang.runtime.errors import RunError
-from shardlang.runtime.stages.links import Links
+from shardlang.runtime.stages.links import Sends
 from shardlang.runtime.stages.routes import Way
 from shardlang.runtime.transport import Arriving
 from shardlang.runtime.watch import named
@@ -83,7 +83,7 @@ class Tied:
                     found.setdefault(way, []).append(line)
         return found
 
-    def values(self, links: Links, own: Mapping[str, Tensor], coord: Coord) -> dict[str, Tensor]:
+    def values(self, links: Sends, own: Mapping[str, Tensor], coord: Coord) -> dict[str, Tensor]:
         """The values of the copies in this rank's stages; sends those of its own."""
         found, sending = dict[str, Tensor](), list[Arriving]()
         for copy in self._copies:
@@ -97,7 +97,7 @@ class Tied:
         _wait_all(sending)
         return found
 
-    def add_gradients(self, links: Links, gradients: dict[str, Tensor], coord: Coord) -> None:
+    def add_gradients(self, links: Sends, gradients: dict[str, Tensor], coord: Coord) -> None:
         """Add the gradients of the copies to those of what they are copies of."""
         sending = list[Arriving]()
         for copy in self._copies:
@@ -114,7 +114,7 @@ class Tied:
         _wait_all(sending)
 
     def _receive(
-        self, links: Links, way: Way, leaf: Leaf, coord: Coord, dtype: torch.dtype | None = None
+        self, links: Sends, way: Way, leaf: Leaf, coord: Coord, dtype: torch.dtype | None = None
     ) -> Tensor:
         layout = leaf.layout if dtype is not None else leaf.at_rest
         like = torch.empty(layout.local_shape(coord), dtype=dtype or leaf.dtype, device="meta")

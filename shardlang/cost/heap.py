@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
-from shardlang.cost.effects import Held, TensorType, Value, held_by, renumbered
+from shardlang.cost.effects import Call, Held, TensorType, Value, effect_of, held_by, renumbered
 from shardlang.cost.half import Half, HalfEffect, Statement
-from shardlang.cost.half_effect import half_effect
+from shardlang.cost.half_effect import half_effect, one
 from shardlang.cost.step_calls import StepCalls
 
 
@@ -95,6 +95,17 @@ class Heap:
         number = self.new(made.bytes, None, len(self.statements))
         self.did(None, made.bytes)
         return Held(made, (number,))
+
+    def call(self, call: Call, operands: Sequence[Held]) -> list[Held]:
+        """Run a call beside the statements of a half; what it gives is held."""
+        effect = effect_of(call, tuple(x.type for x in operands))
+        numbers = [n for x in operands for n in x.storages]
+        numbers += [self.new(size, None, len(self.statements)) for size in effect.new_bytes]
+        self.did(None, effect.peak_bytes)
+        made = renumbered(effect.result, numbers.__getitem__)
+        self.hold(made)
+        assert isinstance(made, tuple)
+        return [one(x) for x in made]
 
     def run_half(
         self,

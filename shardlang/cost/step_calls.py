@@ -54,7 +54,7 @@ class _Work:
 class _Silent:
     """A process group that sends nothing."""
 
-    allreduce = alltoall_base = _allgather_base = _reduce_scatter_base = _Work
+    allreduce = alltoall_base = _allgather_base = _reduce_scatter_base = send = recv = _Work
 
 
 class _Unconnected(Connection):
@@ -62,6 +62,11 @@ class _Unconnected(Connection):
 
     def __init__(self) -> None:
         self.process_group, self.name = _Silent(), ""
+
+
+def unconnected() -> Connection:
+    """That of a group in which nothing is sent."""
+    return _Unconnected()
 
 
 class Site:

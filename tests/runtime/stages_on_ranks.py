@@ -15,6 +15,7 @@ from torch import Tensor
 
 from shardlang.api import Program
 from shardlang.cost.meter import Meter
+from shardlang.cost.pipeline.composition import rank_compositions
 from shardlang.cost.pipeline.memory import device_memory
 from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError
@@ -111,27 +112,42 @@ def moved() -> list[float]:
     return losses
 
 
-def peaks(made: Program) -> tuple[int, int]:
-    """The most bytes that are alive here in a step: planned, and measured."""
+Peaks = tuple[int, int]
+"""The most bytes that are alive in a step, and behind its last action."""
+
+
+def peaks(made: Program) -> tuple[Peaks, Peaks]:
+    """The peaks here: planned, and measured."""
     trainee: Any = made._loaded()._trainee
     if not isinstance(trainee, StagedTrainee):
-        return 0, 0
+        return (0, 0), (0, 0)
     given = trainee.prepare(batch(0))
     pipeline = trainee._staged(given).pipeline(trainee._trained())
     plan, rank = pipeline.plan, int(os.environ["RANK"])
-    planned = device_memory(plan.step, plan.schedule, plan.order, plan.axis, rank).peak
-    return planned, min(_measured(trainee, pipeline, given) for _ in range(2))
+    planned = device_memory(plan.step, plan.schedule, plan.order, plan.axis, rank)
+    held = [sum(one.values()) for one in rank_compositions(planned)]
+    behind = max(held[planned.begins[-1][0] :])
+    tries = [_measured(trainee, pipeline, given) for _ in range(2)]
+    return (planned.peak, behind), (min(x for x, _ in tries), min(x for _, x in tries))
 
 
-def _measured(trainee: StagedTrainee, pipeline: Pipeline, given: Batch) -> int:
+def _measured(trainee: StagedTrainee, pipeline: Pipeline, given: Batch) -> Peaks:
     """Of one step; threads of gloo may hold tensors longer than we wait, so the least counts."""
     along, count = trainee._staged(given), pipeline.plan.step.whole.axis.size
     leaves = [_own(trainee._leaves(pipeline, along, given, i), given) for i in range(count)]
     gc.collect()
+    end, before = Pipeline._end, list[int]()
     with Meter() as meter, patch.object(Arriving, "__init__", arriving), torch.no_grad():
+
+        def last(one: Pipeline, running: Any) -> Any:
+            before.append(meter.peak)
+            meter.peak = meter.live
+            return end(one, running)
+
         meter.count([x for one in leaves for x in one.values()])
-        pipeline(leaves.__getitem__)
-    return meter.peak
+        with patch.object(Pipeline, "_end", last):
+            pipeline(leaves.__getitem__)
+    return max(*before, meter.peak), meter.peak
 
 
 def _own(leaves: Mapping[str, Tensor], given: Batch) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from shardlang.cost.devices import traits_of
 from shardlang.cost.effects import TensorType
+from shardlang.cost.pipeline.ends import Ends
 from shardlang.cost.pipeline.loaded import Loaded, loaded
 from shardlang.cost.pipeline.rank_memory import RankMemory
 from shardlang.cost.pipeline.sent import sent_types
@@ -112,7 +113,7 @@ class _Devices:
 
     def memory(self, rank: int, device: int) -> RankMemory:
         """What the actions of a rank do on a device."""
-        first: dict[object, int] = {}
+        mesh, first = self._meshes[0], dict[object, int]()
         alike = [first.setdefault(key, i) for i, key in enumerate(self._keys(device))]
 
         @functools.cache
@@ -126,6 +127,7 @@ class _Devices:
             lambda stage, number: one(stage, alike[number]),
             lambda name, number: self._sent_types(self._meshes[number].coord(device))[name],
             routes_of(self.step, self.schedule, self._order, rank),
+            Ends(self.step, self.schedule, self.axis, mesh, mesh.coord(device)),
         )
         made.run()
         return made

@@ -27,6 +27,7 @@ from shardlang.cost.effects import Held, TensorType, Value, held_by
 from shardlang.cost.half import Half
 from shardlang.cost.half_effect import one
 from shardlang.cost.heap import is_computed
+from shardlang.cost.pipeline.ends import Ends
 from shardlang.cost.pipeline.loaded import Loaded
 from shardlang.cost.pipeline.standing import Load, Standing
 from shardlang.ir.leaf import ResultKind
@@ -71,9 +72,15 @@ class RankMemory(Standing):
     """
 
     def __init__(
-        self, step: StagedStep, actions: ActionList, load: Load, types: Types, routes: Routes
+        self,
+        step: StagedStep,
+        actions: ActionList,
+        load: Load,
+        types: Types,
+        routes: Routes,
+        ends: Ends,
     ) -> None:
-        super().__init__(step, actions, load)
+        super().__init__(step, actions, load, ends)
         self.actions, self._types, self._routes = actions, types, routes
         self._due = {way: deque(row) for way, row in routes.arriving.items()}
         self.begins: list[tuple[int, Action | None]] = []

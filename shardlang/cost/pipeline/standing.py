@@ -12,6 +12,7 @@ from torch import fx
 from shardlang.cost.effects import Held, TensorType, Value, held_by
 from shardlang.cost.half_effect import one
 from shardlang.cost.heap import Heap
+from shardlang.cost.pipeline.ends import Ends
 from shardlang.cost.pipeline.loaded import Loaded
 from shardlang.cost.pipeline.sums import Sums
 from shardlang.ir.accumulated import Piece
@@ -19,6 +20,7 @@ from shardlang.ir.leaf import Leaf, LeafKind
 from shardlang.ir.node import returned_nodes
 from shardlang.ir.pipeline.schedule import ActionList
 from shardlang.ir.pipeline.staged import StagedStep
+from shardlang.runtime.stages.shared import Lies
 
 Load = Callable[[int, int], Loaded]
 """A stage for a microbatch, by their numbers."""
@@ -35,9 +37,9 @@ class Standing(Heap):
         gradients: the storages of the gradients, when all is done.
     """
 
-    def __init__(self, step: StagedStep, actions: ActionList, load: Load) -> None:
+    def __init__(self, step: StagedStep, actions: ActionList, load: Load, ends: Ends) -> None:
         super().__init__()
-        self.step, self.load = step, load
+        self.step, self.load, self._ends = step, load, ends
         self.own = sorted({action.stage for action in actions})
         self.leaves: dict[int, LeafKind] = {}
         self.sums, self.totals = Sums(self, step.whole.wide), Sums(self)
@@ -56,6 +58,17 @@ class Standing(Heap):
                 for leaf, node in here.leaves:
                     if leaf.name not in (*here.stage.values, *self.step.whole.early.gives):
                         self._take_leaf(self.name_of(leaf), leaf.kind, number, here, node)
+        self._take_of_piece(self.step.whole.finish, 0)
+
+    def _take_of_piece(self, piece: Piece, number: int) -> None:
+        """The leaves that a graph beside the stages reads: no parameters, which go round."""
+        here = self.load(self.own[0], number)
+        placeholders = piece.graph.find_nodes(op="placeholder")
+        for name, node in zip(piece.takes, placeholders, strict=True):
+            kind = self._kinds.get(name)
+            made = name in self.step.whole.early.gives
+            if kind is not None and kind is not LeafKind.PARAM and not made:
+                self._take_leaf(name, kind, number, here, node)
 
     def _take_leaf(
         self, name: str, kind: LeafKind, number: int, here: Loaded, node: fx.Node
@@ -86,9 +99,7 @@ class Standing(Heap):
         made: list[Sequence[Held]] = []
         for number in range(self._count):
             here = self.load(self.own[0], number)
-            placeholders = early.graph.find_nodes(op="placeholder")
-            for name, node in zip(early.takes, placeholders, strict=True):
-                self._take_leaf(name, self._kinds[name], number, here, node)
+            self._take_of_piece(early, number)
             made.append(self._piece(early, here, self.leaf_of(number)))
         for place, name in enumerate(early.gives):
             types = [one(values[place]).type for values in made]
@@ -110,27 +121,45 @@ class Standing(Heap):
         return value
 
     def behind(self) -> None:
-        """The loss, and the gradients that are made of the sums."""
-        here, finish = self.load(self.own[-1], 0), self.step.whole.finish
-        ends = self.step.stages[self.own[-1]].step.results
-        if any(result.name in finish.takes for result in ends):
-            self._piece(finish, here, lambda name: self.totals.get(name) or self._known(name, here))
-        for stage in self.own:
-            piece, here = self.step.reduces[stage], self.load(stage, 0)
-            for value in self._piece(piece, here, self.sums.value):
-                self.gradients.update(held_by(value))
+        """What is said to other ranks, the loss, and the gradients that are made of the sums."""
+        rest, finish, here = self._ends.round, self.step.whole.finish, self.load(self.own[0], 0)
+        known = self._share(rest.totals, self.totals.get)
+        held = self.step.tied
+        known |= self._share(rest.read, lambda name: self._at_hand.get(held.get(name, name)))
+        leaf_of = self.leaf_of(0)
+        self._piece(finish, here, lambda name: known.get(name) or leaf_of(name))
+        self._share(rest.buffers, self.totals.get)
+        gradients = self._reduced()
+        gradients = self._add_tied(gradients)
+        gradients |= self._share(rest.scalars, gradients.get)
+        for value in gradients.values():
+            self.gradients.update(held_by(value))
         self.did(None)
 
-    def _known(self, name: str, here: Loaded) -> Held:
-        """A leaf; a parameter of another stage, which the loss is made of, is sent round."""
-        if name in self._at_hand or (name, 0) in self._inputs:
-            return self.leaf_of(0)(name)
-        leaf = next(leaf for leaf in self.step.whole.main.leaves if leaf.name == name)
-        of = TensorType.dense(leaf.at_rest.local_shape(here.coord), leaf.dtype)
-        value = Held(of, (self.new(of.bytes, None, len(self.statements)),))
-        self.did(None, of.bytes)
-        self.hold(value)
-        return value
+    def _reduced(self) -> dict[str, Held]:
+        """The gradients of the rank's stages, made of their sums."""
+        found: dict[str, Held] = {}
+        for stage in self.own:
+            piece = self.step.reduces[stage]
+            made = self._piece(piece, self.load(stage, 0), self.sums.value)
+            found.update(zip(piece.gives, made, strict=True))
+        return found
+
+    def _share(self, lies: Lies, known: Callable[[str], Held | None]) -> dict[str, Held]:
+        """Values that go round all stages, of which this rank has some."""
+        mine = {name: value for name in lies if (value := known(name)) is not None}
+        made = self.call(self._ends.share(lies, list(mine)), list(mine.values())) if lies else []
+        return dict(zip(lies, made, strict=True))
+
+    def _add_tied(self, gradients: dict[str, Held]) -> dict[str, Held]:
+        """The gradients when those of tied copies have come to the parameters, or have left."""
+        if not self.step.tied:
+            return gradients
+        names: list[str] = []
+        made = self.call(self._ends.add_tied(list(gradients), names), list(gradients.values()))
+        for value in gradients.values():
+            self.release(value)
+        return dict(zip(names, made, strict=True))
 
     def _piece(self, piece: Piece, here: Loaded, given: Callable[[str], Held]) -> Sequence[Held]:
         """What a graph beside the stages gives; it is held."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from shardlang.cost.effects import Held, TensorType, held_by
+from shardlang.cost.effects import Call, Held, TensorType, held_by
 from shardlang.cost.heap import Heap
 from shardlang.ir.precision import wider
+
+_ADD = Call(lambda x, y: (x + y,), "add")
 
 
 class Sums:
@@ -37,10 +39,20 @@ class Sums:
         known, count = self._sums.get(name, (None, 0))
         dtype = wider(of.dtype, self.wide)
         if known is None:
-            self._put(name, value if dtype == of.dtype else self.heap.copied(of, dtype), 1)
+            cast = Call(lambda x: (x.to(dtype),), ("to", dtype))
+            self._new(name, value if dtype == of.dtype else cast, [value], 1)
         elif count == 1 and dtype == of.dtype:
-            self._put(name, self.heap.copied(of), 2)
+            self._new(name, _ADD, [known, value], 2)
             self.heap.release(known)
+
+    def _new(self, name: str, made: Held | Call, operands: list[Held], count: int) -> None:
+        """Hold a value, or what a call gives: it lies in memory as its operands do."""
+        if not isinstance(made, Call):
+            self._put(name, made, count)
+            return
+        (value,) = self.heap.call(made, operands)
+        self._put(name, value, count)
+        self.heap.release(value)
 
     def replace(self, name: str, value: Held) -> None:
         """Hold a value in the place of the one of that name."""
