@@ -8,11 +8,13 @@ from torch import fx
 from shardlang.cost.effects import Held, TensorType, Value
 from shardlang.ir.arguments import Args, Kwargs
 from shardlang.ir.compat import tree_map_only
-from shardlang.ir.node import NodeInfo, set_info
+from shardlang.ir.node import NodeInfo, info, set_info
+from shardlang.ir.node import Value as NodeValue
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.step import Operand, record
 from shardlang.ir.traits import OpKind
 from shardlang.rules.call import Call
+from shardlang.rules.conv import products_again
 from shardlang.rules.registry import find
 from shardlang.rules.schema import Operator
 
@@ -27,16 +29,26 @@ def types_in(value: Value) -> list[TensorType]:
 def flops_of(node: fx.Node, types: tuple[TensorType, ...], made: Value) -> int:
     """The operations of a call on shards, as the rule of its op counts them."""
     target, args, kwargs = _called(node)
-    rule = find(target)
-    if rule is None or (rule.flops is None and rule.kind is not OpKind.PRODUCT):
-        return 0
-    results = [_shape_of(one) for one in types_in(made)]
     edit = Rewriter(fx.Graph())
     operands = iter([_placed(edit.graph, one) for one in types])
     args, kwargs = tree_map_only((fx.Node, Operand), lambda _: next(operands), (args, kwargs))
+    again = products_again(target, args)
+    if again is not None:
+        forward, given, times = again
+        result = args[0]
+        assert isinstance(result, fx.Node), "the backward reads the gradient of the result first"
+        return times * _counted(edit, forward, given, {}, info(result).value)
+    results = [_shape_of(one) for one in types_in(made)]
     value = results[0] if isinstance(made, Held) or target is not node.target else results
-    call = edit.add(target, args, kwargs, record=NodeInfo(value))
-    return rule.bind(Call(call)).flops()
+    return _counted(edit, target, args, kwargs, value)
+
+
+def _counted(edit: Rewriter, target: Operator, args: Args, kwargs: Kwargs, value: NodeValue) -> int:
+    """The operations of a call that gives a value."""
+    rule = find(target)
+    if rule is None or (rule.flops is None and rule.kind is not OpKind.PRODUCT):
+        return 0
+    return rule.bind(Call(edit.add(target, args, kwargs, record=NodeInfo(value)))).flops()
 
 
 def _called(node: fx.Node) -> tuple[Operator, Args, Kwargs]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from shardlang.ir.arguments import Args
 from shardlang.ir.device_values import PartNumber, size_at
 from shardlang.ir.rule import Sharding
 from shardlang.ir.traits import OpKind
@@ -16,6 +17,7 @@ from shardlang.rules import local_window
 from shardlang.rules.call import Call, LocalCall
 from shardlang.rules.op_rule import Emit
 from shardlang.rules.registry import rule
+from shardlang.rules.schema import Operator
 from shardlang.rules.window import Sliding, emit_windows, halo, per_dim, spans
 from shardlang.rules.writing import group, tensor
 
@@ -217,3 +219,21 @@ rule(
     spec="t! n c, k! c o, +o -> s! n o", linear=["self bias", "weight bias"], passes=False,
     kind=OpKind.CONVOLUTION, flops=["result weight"],
 )  # fmt: skip
+
+
+def products_again(target: object, args: Args) -> tuple[Operator, Args, int] | None:
+    """The convolution whose products the backward of one makes, and how often.
+
+    Each of the gradients of input and weight takes as many operations as the forward.
+
+    Args:
+        args: those of the backward, in the order of its schema.
+
+    Returns:
+        None for any other op.
+    """
+    if target is not aten.convolution_backward.default:
+        return None
+    x, weight, options, wanted = args[1], args[2], args[4:10], args[10]
+    assert isinstance(wanted, (list, tuple)), "the wanted gradients are flags"
+    return aten.convolution.default, (x, weight, None, *options), sum(map(bool, wanted[:2]))

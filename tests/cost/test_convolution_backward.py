@@ -1,0 +1,31 @@
+"""The operations of the backward of a convolution, counted by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import fx
+
+from shardlang.cost.effects import TensorType
+from shardlang.cost.flops import flops_of
+
+aten = torch.ops.aten
+FORWARD = 2 * (2 * 4 * 6 * 5) * (3 * 3 * 3)
+"""Two for each of the 2 x 4 x 6 x 5 results and each weight of its channel."""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "times"),
+    [((True, True, True), 2), ((False, True, False), 1), ((False, False, True), 0)],
+)
+def test_each_gradient_takes_what_the_forward_takes(
+    wanted: tuple[bool, bool, bool], times: int
+) -> None:
+    """The gradient of the bias is a sum, and no product."""
+    graph = fx.Graph()
+    nodes = [graph.placeholder(name) for name in ("given", "x", "weight")]
+    options = ([4], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, list(wanted))
+    node = graph.call_function(aten.convolution_backward.default, (*nodes, *options))
+    shapes = ((2, 4, 6, 5), (2, 3, 8, 7), (4, 3, 3, 3))
+    types = tuple(TensorType.dense(shape, torch.float32) for shape in shapes)
+    assert flops_of(node, types, None) == times * FORWARD
