@@ -68,6 +68,7 @@ BUILDS = {
     "passes/step/dropouts.py",  # the ops of a dropout, which have no records yet
     "passes/step/write_update.py",  # the inputs of the update
     "passes/step/microbatches.py",  # copies of parts of a step
+    "passes/step/pieces.py",  # the same
     "passes/step/split_stages.py",  # copies of parts of a step
     "passes/propagate/assign_stages.py",  # copies of masks, and leaves of tied parameters
     "passes/step/unread.py",  # drops what nothing reads

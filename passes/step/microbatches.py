@@ -43,6 +43,7 @@ from shardlang.passes.step.over_microbatches import (
     values_of,
     without,
 )
+from shardlang.passes.step.pieces import Pieces
 from shardlang.passes.step.unread import drop_unread
 
 
@@ -93,8 +94,9 @@ class _Split:
         reduce, carried = self._reduce(reduced)
         totals = {node: f"total {i}" for i, node in enumerate((*first, *last))}
         joins = {totals[x]: self.joined[x] for x in first if x in self.joined}
-        early = self._piece(first, {}, [totals[x] for x in first])
-        finish = self._piece([self.loss], totals, ["loss"])
+        pieces = Pieces(self.graph, self.leaves, self.axis)
+        early = pieces.made_of(first, {}, [totals[x] for x in first])
+        finish = pieces.made_of([self.loss], totals, ["loss"])
         main = self._main(first, last, totals, carried)
         return AccumulatedStep(
             self.axis, early, main, finish, reduce, self.result, joins, self.wide
@@ -241,32 +243,6 @@ class _Split:
         return found | {x for node in found if is_collective(node) for x in values_of(node)}
 
     # the forward
-
-    def _piece(self, ends: list[fx.Node], totals: dict[fx.Node, str], gives: list[str]) -> Piece:
-        """The graph that makes some values of leaves and totals."""
-        graph, made = fx.Graph(), dict[fx.Node, fx.Node]()
-        needed = before_of(ends, set(totals))
-        takes = []
-        for node in self.graph.nodes:
-            if node not in needed or node.op == "output":
-                continue
-            leaf = self.leaves.get(node.name) if node.op == "placeholder" else None
-            if leaf is None and node not in totals:
-                continue
-            takes.append(totals[node] if leaf is None else leaf.name)
-            if leaf is not None and totals and self.axis in leaf.layout.sharded:
-                what = f"`{leaf.name}` is read beside a sum over all rows of the batch"
-                raise refused(node, what)
-            made[node] = graph.placeholder(node.name)
-            set_info(made[node], info(node))
-        for node in self.graph.nodes:
-            if node in needed and node not in made and node.op == "call_function":
-                if info(node).random:
-                    raise refused(node, f"`{node.name}` draws beside a sum over all rows")
-                made[node] = graph.node_copy(node, made.__getitem__)
-                set_info(made[node], info(node))
-        graph.output(tuple(made[x] for x in ends))
-        return Piece(graph, tuple(takes), tuple(gives))
 
     def _main(
         self,

@@ -266,6 +266,14 @@ def test_where_gradients_are_reduced(tmp_path: Path) -> None:
     assert Kind.REDUCE_SCATTER in _kinds(split.main.graph)
 
 
+def test_what_is_made_last_reads_no_other_parameter(tmp_path: Path) -> None:
+    """Such as those that are joined with the ones of a penalty, to be reduced with them."""
+    plain, split = (_step(tmp_path, rest).finish for rest in ("", 'store gradients "**" over dp'))
+    layers = {f"layers.{i}.{name}" for i in range(2) for name in ("weight", "bias")}
+    for piece in (plain, split):
+        assert {x for x in piece.takes if not x.startswith("total")} == layers
+
+
 def test_a_gradient_that_is_summed_twice_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
