@@ -29,6 +29,8 @@ def types_in(value: Value) -> list[TensorType]:
 def flops_of(node: fx.Node, types: tuple[TensorType, ...], made: Value) -> int:
     """The operations of a call on shards, as the rule of its op counts them."""
     target, args, kwargs = _called(node)
+    if products_again(target, args) is None and not _has_products(target):
+        return 0
     edit = Rewriter(fx.Graph())
     operands = iter([_placed(edit.graph, one) for one in types])
     args, kwargs = tree_map_only((fx.Node, Operand), lambda _: next(operands), (args, kwargs))
@@ -43,11 +45,15 @@ def flops_of(node: fx.Node, types: tuple[TensorType, ...], made: Value) -> int:
     return _counted(edit, target, args, kwargs, value)
 
 
+def _has_products(target: Operator) -> bool:
+    rule = find(target)
+    return rule is not None and (rule.flops is not None or rule.kind is OpKind.PRODUCT)
+
+
 def _counted(edit: Rewriter, target: Operator, args: Args, kwargs: Kwargs, value: NodeValue) -> int:
     """The operations of a call that gives a value."""
     rule = find(target)
-    if rule is None or (rule.flops is None and rule.kind is not OpKind.PRODUCT):
-        return 0
+    assert rule is not None, f"{target} has products"
     return rule.bind(Call(edit.add(target, args, kwargs, record=NodeInfo(value)))).flops()
 
 

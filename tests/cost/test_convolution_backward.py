@@ -29,3 +29,10 @@ def test_each_gradient_takes_what_the_forward_takes(
     shapes = ((2, 4, 6, 5), (2, 3, 8, 7), (4, 3, 3, 3))
     types = tuple(TensorType.dense(shape, torch.float32) for shape in shapes)
     assert flops_of(node, types, None) == times * FORWARD
+
+
+def test_an_op_without_products_takes_none_though_it_reads_a_value_twice() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    node = graph.call_function(aten.cat.default, ([x, x],))
+    assert flops_of(node, (TensorType.dense((2, 3), torch.float32),), None) == 0
