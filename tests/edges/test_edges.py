@@ -84,10 +84,39 @@ def test_a_name_that_is_no_output_lists_the_outputs(tmp_path: Path) -> None:
     assert "`first`, `second` and `total`" in " ".join(out.split())
 
 
+ADDED = """
+import torch
+from torch import Tensor, nn
+
+
+class Added(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(x)
+        return y.index_add(0, torch.tensor([0]), y[:1].to(torch.bfloat16)).square().mean()
+"""
+
+
 def test_a_model_that_fails_on_real_tensors_alone_says_so(tmp_path: Path) -> None:
-    """Fake tensors let bf16 weights multiply f32 inputs; real ones do not."""
-    path = written("Half", "split", tmp_path)
-    path.write_text(path.read_text().replace("bf16", "f32"))
+    """Fake tensors let rows in bf16 be added to others in f32; real ones do not."""
+    (tmp_path / "models.py").write_text(ADDED)
+    path = tmp_path / "added.shard"
+    path.write_text(
+        'mesh { dp = 2 }\nmodel "models.py:Added"\n'
+        'input x : f32[4, 6] [_, _]\nparam "up.weight" [dp, _]\n'
+    )
     status, _, err = shardlang("verify", path)
     assert status == 1
-    assert "SH0355" in err and "models.py:" in err and "dtypes" in err
+    assert "SH0355" in err and "models.py:13:" in err and "dtypes" in err
+    assert "on real tensors: RuntimeError: index_add" in err
+
+
+def test_a_product_of_two_types_is_refused_before(tmp_path: Path) -> None:
+    path = written("Half", "split", tmp_path)
+    path.write_text(path.read_text().replace("bf16", "f32"))
+    status, out, _ = shardlang("check", path)
+    assert status == 1
+    assert "SH0355" in out and "models.py:" in out and "takes one type" in out
