@@ -8,7 +8,7 @@ from torch import fx
 from shardlang.cost.effects import Held, TensorType, Value
 from shardlang.ir.arguments import Args, Kwargs
 from shardlang.ir.compat import tree_map_only
-from shardlang.ir.node import NodeInfo, info, set_info
+from shardlang.ir.node import NodeInfo, set_info
 from shardlang.ir.node import Value as NodeValue
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.step import Operand, record
@@ -27,22 +27,40 @@ def types_in(value: Value) -> list[TensorType]:
 
 
 def flops_of(node: fx.Node, types: tuple[TensorType, ...], made: Value) -> int:
-    """The operations of a call on shards, as the rule of its op counts them."""
+    """The operations of a call on shards, as the rule of its op counts them.
+
+    Args:
+        types: of the nodes that it reads, each once, in order.
+    """
     target, args, kwargs = _called(node)
-    if products_again(target, args) is None and not _has_products(target):
-        return 0
-    edit = Rewriter(fx.Graph())
-    operands = iter([_placed(edit.graph, one) for one in types])
-    args, kwargs = tree_map_only((fx.Node, Operand), lambda _: next(operands), (args, kwargs))
     again = products_again(target, args)
+    if again is None and not _has_products(target):
+        return 0
+    edit, read = Rewriter(fx.Graph()), _read(node, types)
+    placed = {x: _placed(edit.graph, one) for x, one in read.items()}
     if again is not None:
         forward, given, times = again
+        given, _ = tree_map_only((fx.Node, Operand), placed.__getitem__, (given, {}))
         result = args[0]
-        assert isinstance(result, fx.Node), "the backward reads the gradient of the result first"
-        return times * _counted(edit, forward, given, {}, info(result).value)
+        assert isinstance(result, fx.Node | Operand), (
+            "its gradient is what the backward reads first"
+        )
+        return times * _counted(edit, forward, given, {}, _shape_of(read[result]))
+    args, kwargs = tree_map_only((fx.Node, Operand), placed.__getitem__, (args, kwargs))
     results = [_shape_of(one) for one in types_in(made)]
     value = results[0] if isinstance(made, Held) or target is not node.target else results
     return _counted(edit, target, args, kwargs, value)
+
+
+def _read(node: fx.Node, types: tuple[TensorType, ...]) -> dict[fx.Node | Operand, TensorType]:
+    """The types of what stands in the arguments of the op that a node calls, or records."""
+    known: dict[fx.Node | Operand, TensorType] = {}
+    known.update(zip(node.all_input_nodes, types, strict=True))
+    if node.target is record:
+        operands = node.args[3]
+        assert isinstance(operands, (list, tuple)), "a record lists its operands"
+        known.update((Operand(i), known[x]) for i, x in enumerate(operands))
+    return known
 
 
 def _has_products(target: Operator) -> bool:

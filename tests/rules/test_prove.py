@@ -25,8 +25,9 @@ def test_own_calls(call: AtenCall) -> None:
     assert tally.assignments > 0
 
 
-def test_samples_of_pytorch() -> None:
-    chooser, tally = random.Random(0), Tally()
+@pytest.mark.parametrize("seed", range(3))
+def test_samples_of_pytorch(seed: int) -> None:
+    chooser, tally = random.Random(seed), Tally()
     failures = [
         str(failure)
         for name, call in some_calls((), tally, chooser, 30)

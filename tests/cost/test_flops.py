@@ -1,4 +1,4 @@
-"""The operations of the backward of a convolution, counted by hand."""
+"""The operations of calls, counted by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import fx
 
-from shardlang.cost.effects import TensorType
+from shardlang.cost.effects import Held, TensorType
 from shardlang.cost.flops import flops_of
 
 aten = torch.ops.aten
@@ -36,3 +36,17 @@ def test_an_op_without_products_takes_none_though_it_reads_a_value_twice() -> No
     x = graph.placeholder("x")
     node = graph.call_function(aten.cat.default, ([x, x],))
     assert flops_of(node, (TensorType.dense((2, 3), torch.float32),), None) == 0
+
+
+@pytest.mark.parametrize("read", [(0, 1, 1), (1, 1, 0), (1, 0, 1), (1, 1, 1)])
+def test_a_product_may_read_a_value_twice(read: tuple[int, int, int]) -> None:
+    """Each of its operands has its own type, whichever of them are one value."""
+    graph = fx.Graph()
+    nodes = [graph.placeholder(name) for name in ("row", "square")]
+    node = graph.call_function(aten.addmm.default, tuple(nodes[i] for i in read))
+    of = {nodes[0]: (5,), nodes[1]: (5, 5)}
+    if read[1:] != (1, 1):
+        of[nodes[0]] = (5, 5)
+    types = tuple(TensorType.dense(of[x], torch.float32) for x in node.all_input_nodes)
+    result = TensorType.dense((5, 5), torch.float32)
+    assert flops_of(node, types, Held(result, (0,))) == 2 * 5 * 5 * 5
