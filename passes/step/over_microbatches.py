@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 
 import torch
 from torch import fx
@@ -73,14 +74,21 @@ def after_of(nodes: Iterable[fx.Node], until: Collection[fx.Node] = ()) -> set[f
     return found
 
 
-def before_of(nodes: Iterable[fx.Node], until: set[fx.Node] | None = None) -> set[fx.Node]:
-    """The nodes, and everything that they are made of, up to some nodes."""
-    ends = until or set()
+def before_of(
+    nodes: Iterable[fx.Node],
+    until: Container[fx.Node] = (),
+    sources: Callable[[fx.Node], Sequence[fx.Node]] = attrgetter("all_input_nodes"),
+) -> set[fx.Node]:
+    """The nodes, and everything that they are made of, up to some nodes.
+
+    Args:
+        sources: what of a node counts as what it is made of.
+    """
     todo = list(nodes)
     found = set(todo)
     while todo:
         node = todo.pop()
-        for source in () if node in ends else node.all_input_nodes:
+        for source in () if node in until else sources(node):
             if source not in found:
                 found.add(source)
                 todo.append(source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -13,8 +13,8 @@ from shardlang.ir.graph import is_item
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info, set_info
-from shardlang.ir.step import collectives_of, is_bucket, is_collective
-from shardlang.passes.step.over_microbatches import refused
+from shardlang.ir.step import collectives_of, is_collective
+from shardlang.passes.step.over_microbatches import before_of, refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Pieces:
             ShardError: SH0409, it reads the rows of one microbatch beside a total, or draws.
         """
         graph, made = fx.Graph(), dict[fx.Node, fx.Node]()
-        needed, takes = _needed(ends, totals), list[str]()
+        needed, takes = before_of(ends, totals, _read), list[str]()
         for node in (n for n in self.graph.nodes if n in needed):
             leaf = self.leaves.get(node.name) if node.op == "placeholder" else None
             if leaf is None and node not in totals:
@@ -68,30 +68,17 @@ def _copied(node: fx.Node, graph: fx.Graph, made: Mapping[fx.Node, fx.Node]) -> 
     return copied
 
 
-def _needed(ends: Sequence[fx.Node], until: Container[fx.Node]) -> set[fx.Node]:
-    """What some values are made of, and they themselves; nothing of what a total is made of."""
-    todo, found = list(ends), set(ends)
-    while todo:
-        node = todo.pop()
-        new = {x for x in _read(node) if x not in found} if node not in until else set()
-        found |= new
-        todo += new
-    return found
-
-
-def _read(node: fx.Node) -> Iterator[fx.Node]:
+def _read(node: fx.Node) -> Sequence[fx.Node]:
     source = _given(node)
-    yield from node.all_input_nodes if source is None else [source]
+    return node.all_input_nodes if source is None else [source]
 
 
 def _given(node: fx.Node) -> fx.Node | None:
     """The value that a node hands on: of a bucket for which nothing is done to it."""
-    if not is_item(node):
+    bucket = node.all_input_nodes[0] if is_item(node) else node
+    if bucket is node or not is_collective(bucket):
         return None
-    bucket, index = node.args
-    if not isinstance(bucket, fx.Node) or not isinstance(index, int):
-        return None
-    if not is_collective(bucket) or not is_bucket(bucket):
-        return None
+    index = node.args[1]
+    assert isinstance(index, int), "an item has a number"
     source, collective = collectives_of(bucket)[index]
     return source if collective.kind is Kind.NOTHING else None

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from staged import batch
 from torch import Tensor, nn
 
 import shardlang
@@ -48,14 +49,6 @@ def program(text: str) -> Program:
     path = Path(mkdtemp()) / "spec.shard"
     path.write_text(text)
     return shardlang.compile(path, model=model)
-
-
-def batch(step: int) -> dict[str, Tensor]:
-    """Ids and labels, some of which are left out."""
-    given = torch.Generator().manual_seed(step)
-    ids, labels = torch.randint(0, 9, (2, 8, 5), generator=given)
-    labels[: 1 + step, 2:] = -100
-    return {"ids": ids, "labels": labels}
 
 
 def in_stages() -> dict[str, Any]:
