@@ -60,7 +60,7 @@ def launch(job: Job) -> None:
             is no place for the logs.
     """
     local = job.local
-    meeting = Nodes(job.nodes, job.node, job.endpoint, job.left)
+    meeting = Nodes(job.nodes, job.node, job.endpoint)
     with meeting as nodes, Logs(job.logs) as logs, Signals(job.saves) as signals:
         workers: list[Worker] = []
         try:

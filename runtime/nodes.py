@@ -10,8 +10,6 @@ import datetime
 import json
 import socket
 import time
-import uuid
-from collections.abc import Collection
 from dataclasses import asdict
 from types import TracebackType
 
@@ -24,24 +22,18 @@ SILENT_S = 20.0
 """A node that has been silent for so long is gone."""
 MEET_S = 300.0
 _FAILED = "shardlang/failed"
-_JOB = "shardlang/job"
 
 
 class Nodes:
     """This node among the nodes of the job; a context manager that holds the store."""
 
-    def __init__(self, count: int, node: int, endpoint: str, left: set[str] | None = None) -> None:
+    def __init__(self, count: int, node: int, endpoint: str) -> None:
         """Nothing is asked yet.
-
-        Args:
-            left: the jobs that this node was part of. Node 0 holds the store of a job that has
-                failed for a while yet, at the endpoint where it begins the next one.
 
         Raises:
             RunError: SH0610, the endpoint is none.
         """
         self.count, self.node = count, node
-        self._left = set[str]() if left is None else left
         self.address = _parse(endpoint) if count > 1 else ("127.0.0.1", 0)
         self._seen: dict[int, tuple[bytes, float]] = {}
         self._next_beat = 0.0
@@ -52,8 +44,7 @@ class Nodes:
         if self.node == 0:
             self._host()
         else:
-            self._store = _client(self.address, self._left)
-        self._job = _job_of(self._store)
+            self._store = _client(self.address, self.node)
         return self
 
     def _host(self) -> None:
@@ -72,7 +63,6 @@ class Nodes:
         self._store = TCPStore(
             *self.address, None, True, wait_for_workers=False, master_listen_fd=listener.detach()
         )
-        self._store.set(_JOB, uuid.uuid4().hex)
 
     def __exit__(
         self,
@@ -80,7 +70,6 @@ class Nodes:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._left.add(self._job)
         if self.node == 0 and self.count > 1:
             time.sleep(2 * BEAT_S)  # the others read the end of the job from this node's store
         del self._store
@@ -157,26 +146,32 @@ def _parse(endpoint: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _job_of(store: TCPStore) -> str:
-    """Which job a store belongs to."""
-    return store.get(_JOB).decode()
+def _takes_place(store: TCPStore, node: int) -> bool:
+    """Take the place of a node in the job of a store, which a node has once.
+
+    Node 0 holds the store of a job that has failed for a while yet, at the endpoint where the next
+    one begins. A node that has lost its place there, or whose command is started anew, waits for
+    that one.
+    """
+    return bool(store.add(f"shardlang/place/{node}", 1) == 1)
 
 
-def _client(address: tuple[str, int], left: Collection[str] = ()) -> TCPStore:
-    """The store of node 0, once it answers, of a job that was not left."""
+def _client(address: tuple[str, int], node: int) -> TCPStore:
+    """The store of node 0, once it answers, of a job in which the node's place is free."""
     deadline = time.monotonic() + MEET_S
+    where = f"{address[0]}:{address[1]}"
     while True:
+        fault: Exception | None = None
         try:
             socket.create_connection(address, BEAT_S).close()
             found = TCPStore(*address, None, False, timeout=datetime.timedelta(seconds=MEET_S))
-            if _job_of(found) not in left:
+            if _takes_place(found, node):
                 return found
-            fault: Exception | None = None
+            message = f"another command is node {node} of the job at {where}"
+            help = "give every node its own `--node-rank`, or end that job first"
         except (OSError, RuntimeError, ValueError) as error:
-            fault = error
+            fault, message = error, f"node 0 does not answer at {where}"
+            help = "start the command on node 0 too, with the same endpoint"
         if time.monotonic() > deadline:
-            raise RunError(
-                "SH0610", f"node 0 does not answer at {address[0]}:{address[1]}",
-                help="start the command on node 0 too, with the same endpoint",
-            ) from fault  # fmt: skip
+            raise RunError("SH0610", message, help=help) from fault
         time.sleep(BEAT_S / 10)

@@ -37,8 +37,6 @@ class Job:
         saves: whether the workers save what they have when they are asked to end.
         logs: the folder for what the other ranks than 0 print, and for tracebacks; by default one
             for temporary files, which stays only if the job fails.
-        left: the jobs of several nodes that this one was part of; one that begins again adds its
-            own, and joins another.
     """
 
     command: Sequence[str]
@@ -51,7 +49,6 @@ class Job:
     env: Mapping[str, str] = field(default_factory=dict)
     saves: bool = False
     logs: Path | None = None
-    left: set[str] = field(default_factory=set)
 
     @property
     def local(self) -> int:

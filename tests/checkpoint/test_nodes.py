@@ -109,17 +109,20 @@ def test_a_node_that_is_gone_may_be_started_anew(tmp_path: Path, gone: int) -> N
 
 
 def test_a_node_does_not_join_the_job_that_it_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Node 0 holds its store a while, at the address of the next one. Another node may join."""
+    """Node 0 holds its store a while, at the address of the next one. Another node may join.
+
+    It does not matter whether the same process asks again or one that is started anew.
+    """
     monkeypatch.setattr(nodes, "MEET_S", 1.0)
     monkeypatch.setattr(nodes, "BEAT_S", 0.1)
-    where, left = endpoint(), set[str]()
-    with Nodes(2, 0, where):
-        with Nodes(2, 1, where, left):
+    where = endpoint()
+    with Nodes(3, 0, where):
+        with Nodes(3, 1, where):
             pass
-        with pytest.raises(RunError, match="node 0 does not answer"):
-            Nodes(2, 1, where, left).__enter__()
-        with Nodes(2, 1, where, set()):
+        with pytest.raises(RunError, match="another command is node 1 of the job at") as caught:
+            Nodes(3, 1, where).__enter__()
+        assert "--node-rank" in str(caught.value.help)
+        with Nodes(3, 2, where):
             pass
-    with Nodes(2, 0, where) as again, Nodes(2, 1, where, left) as second:
+    with Nodes(3, 0, where) as again, Nodes(3, 1, where) as second:
         assert again.failure(done=False) is None and second.failure(done=False) is None
-    assert len(left) == 2
