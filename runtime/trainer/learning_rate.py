@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from shardlang.ir.schedules import PHASES, Phase, factor, made
+from shardlang.runtime.errors import RunError
 
 
 class LearningRate:
@@ -19,12 +21,19 @@ class LearningRate:
 
     def __init__(self, optimizer: torch.optim.Optimizer, phases: Sequence[Phase]) -> None:
         """Set the rate of the first step."""
-        self._optimizer = optimizer
+        self._optimizer, self._phases, self._steps = optimizer, tuple(phases), 0
+        self._stated = [float(group["lr"]) for group in optimizer.param_groups]
+        self._factor = factor(phases, optimizer.defaults["lr"]) if self._is_ours else None
         self.scheduler: LRScheduler | None = None
-        if phases and phases[0].name in PHASES:
-            self.scheduler = LambdaLR(optimizer, factor(phases, optimizer.defaults["lr"]))
+        if phases and self._factor is not None:
+            self.scheduler = LambdaLR(optimizer, self._factor)
         elif phases:
             self.scheduler = made(phases[0].name, optimizer, phases[0].arguments)
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether the rate of a step follows from its number alone."""
+        return not self._phases or self._phases[0].name in PHASES
 
     @property
     def rate(self) -> float:
@@ -33,14 +42,51 @@ class LearningRate:
 
     def step(self) -> None:
         """Set the rate of the next step, after one of the optimizer."""
+        self._steps += 1
         if self.scheduler is not None:
             self.scheduler.step()
 
     def state_dict(self) -> dict[str, object]:
-        """The state of the scheduler; the rates themselves are settings of the optimizer."""
-        return {} if self.scheduler is None else dict(self.scheduler.state_dict())
+        """The steps taken, the schedule in words, and the state of a scheduler of torch's own."""
+        own = {} if self._is_ours or self.scheduler is None else dict(self.scheduler.state_dict())
+        return {"steps": self._steps, "schedule": self._words(), "scheduler": own}
 
-    def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Go on from a state."""
-        if self.scheduler is not None and state_dict:
-            self.scheduler.load_state_dict(state_dict)
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state, after the optimizer, which has the rates that were.
+
+        Another schedule of our phases, or none, has the rate that it gives the next step.
+
+        Raises:
+            RunError: SH0665, a scheduler of torch by name, now or then, is another one.
+        """
+        self._steps, before = int(state_dict["steps"]), str(state_dict["schedule"])
+        if before == self._words() and not self._is_ours:
+            assert self.scheduler is not None
+            self.scheduler.load_state_dict(state_dict["scheduler"])
+        elif state_dict["scheduler"] or self._factor is None:
+            raise RunError(
+                "SH0665",
+                f"`learning_rate` was {before or 'not stated'} and is {self._words() or 'not'}:"
+                " a scheduler of torch goes on from its own state alone",
+                help="resume with the `learning_rate` of the run, or write phases of shardlang:"
+                " `warmup`, `constant`, `linear` and `cosine` may take the place of each other",
+            )
+        elif self._phases or before:
+            self._set_rates()
+
+    def _set_rates(self) -> None:
+        """Set the rates of the next step, as the schedule gives them."""
+        assert self._factor is not None
+        groups = self._optimizer.param_groups
+        for group, stated in zip(groups, self._stated, strict=True):
+            group["lr"] = stated * self._factor(self._steps)
+        if self.scheduler is not None:
+            self.scheduler.last_epoch = self._steps
+            self.scheduler.base_lrs = list(self._stated)
+
+    def _words(self) -> str:
+        """The schedule, as a spec states it."""
+        return " ".join(
+            f"{phase.name}({', '.join(f'{key} = {x}' for key, x in phase.arguments.items())})"
+            for phase in self._phases
+        )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from shardlang.compiler.driver import Compiled
 from shardlang.ir.node import info
+from shardlang.rules.registry import is_random
 from shardlang.rules.streams import stream_key
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.trainer.records import Record
@@ -72,9 +73,16 @@ def compare(compiled: Compiled, records: Sequence[Record], plain: Sequence[Recor
     both = [(taken[one.step], one) for one in plain if one.step in taken]
     pairs = [(a.step, a.loss, b.loss) for a, b in both if a.loss is not None and b.loss is not None]
     largest = max((abs(x) for *_, x in pairs if math.isfinite(x)), default=0.0)
-    drawn_apart = any(node.target is stream_key for node in compiled.program.graph.nodes)
-    tolerance = None if drawn_apart else relative_tolerance(compiled) * largest
+    tolerance = None if _draws_apart(compiled) else relative_tolerance(compiled) * largest
     return Compared(plain, pairs, tolerance)
+
+
+def _draws_apart(compiled: Compiled) -> bool:
+    """Whether devices or microbatches draw their parts of values by themselves."""
+    if any(node.target is stream_key for node in compiled.program.graph.nodes):
+        return True
+    drawn = any(is_random(node) for node in compiled.captured.graph.nodes)
+    return drawn and compiled.spec.random == "fast" and compiled.spec.accumulate is not None
 
 
 def relative_tolerance(compiled: Compiled) -> float:

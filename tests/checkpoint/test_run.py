@@ -89,6 +89,22 @@ def test_a_loop_and_the_command_go_on_from_each_other(
     assert (status, found + losses(lines)) == (0, straight), errors
 
 
+PHASES = "learning_rate warmup(steps = 2) cosine(steps = 8)\n"
+
+
+def test_another_learning_rate_holds_from_the_next_step(tmp_path: Path) -> None:
+    """And a scheduler of torch in its place is refused."""
+    assert run(tmp_path, 4, spec=SPEC + PHASES)[0] == 0
+    flat = SPEC + "learning_rate constant(steps = 5)\n"
+    status, lines, errors = run(tmp_path, 6, "--resume", spec=flat)
+    assert status == 0 and "since the checkpoint, `learning_rate` was warmup" in errors
+    assert [line["lr"] for line in lines if "step" in line] == [0.05, 0.05]
+    named = SPEC + "learning_rate steplr(step_size = 2)\n"
+    status, _, errors = run(tmp_path, 8, "--resume", spec=named)
+    assert status == 1 and "SH0665" in errors
+    assert "goes on from its own state alone" in " ".join(errors.split())
+
+
 def test_another_run_is_refused_and_what_may_change_is_said(tmp_path: Path) -> None:
     assert run(tmp_path, 1)[0] == 0
     other = SPEC.replace("lr = 0.05", "lr = 0.5").replace("clip = 0.5", "clip = 1.0")

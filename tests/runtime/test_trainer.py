@@ -270,6 +270,60 @@ def test_a_scheduler_by_name_is_that_of_torch(name: str) -> None:
         schedule.step()
 
 
+def _stepped(phases: list[Phase], count: int) -> tuple[torch.optim.Optimizer, LearningRate]:
+    optimizer = _sgd()
+    schedule = LearningRate(optimizer, phases)
+    for _ in range(count):
+        optimizer.step()
+        schedule.step()
+    return optimizer, schedule
+
+
+WARM = [Phase("warmup", {"steps": 3}), Phase("cosine", {"steps": 9, "to": 0.0})]
+
+
+@pytest.mark.parametrize("then", [[], WARM, [Phase("constant", {"steps": 2})], WARM[1:]])
+@pytest.mark.parametrize("before", [[], WARM, [Phase("linear", {"steps": 20, "to": 0.0})]])
+def test_another_schedule_holds_from_the_next_step(before: list[Phase], then: list[Phase]) -> None:
+    """Every rate is what it would be, had the new schedule been there from the first step."""
+    old, saved = _stepped(before, 5)
+    mine, schedule = _stepped(then, 0)
+    mine.load_state_dict(copy.deepcopy(old.state_dict()))
+    schedule.load_state_dict(saved.state_dict())
+    want, ahead = _stepped(then, 5)
+    for _ in range(4):
+        assert _settings(mine) == _settings(want)
+        for optimizer, one in ((mine, schedule), (want, ahead)):
+            optimizer.step()
+            one.step()
+
+
+def test_a_rate_that_a_loop_has_set_itself_stays() -> None:
+    old, saved = _stepped([], 2)
+    old.param_groups[0]["lr"] = 0.7
+    mine, schedule = _stepped([], 0)
+    mine.load_state_dict(copy.deepcopy(old.state_dict()))
+    schedule.load_state_dict(saved.state_dict())
+    assert schedule.rate == 0.7
+
+
+STEPLR = [Phase("steplr", {"step_size": 2, "gamma": 0.5})]
+
+
+@pytest.mark.parametrize(
+    ("before", "then"),
+    [(STEPLR, WARM), (WARM, STEPLR), ([], STEPLR), (STEPLR, []),
+     (STEPLR, [Phase("steplr", {"step_size": 2, "gamma": 0.1})])],
+)  # fmt: skip
+def test_another_scheduler_of_torch_is_refused(before: list[Phase], then: list[Phase]) -> None:
+    """It would go on with the settings of the one before, or not at all."""
+    _, saved = _stepped(before, 5)
+    _, schedule = _stepped(then, 0)
+    with pytest.raises(RunError, match="goes on from its own state alone") as caught:
+        schedule.load_state_dict(saved.state_dict())
+    assert caught.value.code == "SH0665"
+
+
 def test_the_peak_of_memory_is_that_of_each_step() -> None:
     """One step among others takes 256 MiB, and gives them back."""
     large = iter([False, False, True, False])
