@@ -481,7 +481,11 @@ CODES: dict[str, Code] = {
         "The folder cannot be written, has not the room, or holds another model's weights, which"
         " are left as they are.",
     ),
-    "SH0610": Code("nodes that cannot meet", "The endpoint is malformed or does not answer, or another command has the number of this node."),
+    "SH0610": Code(
+        "nodes that cannot meet",
+        "The endpoint is malformed or does not answer, or another command has the number of this"
+        " node.",
+    ),
     "SH0611": Code("replicas that differ", "Devices that hold the same have other values."),
     "SH0612": Code("ranks that call differently", "Every rank gives the same batches and calls."),
     "SH0613": Code("call without a program", "No program can answer a call in this state."),
