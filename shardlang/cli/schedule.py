@@ -38,7 +38,8 @@ FORMATS = (*SUFFIXES, ".json", ".csv")
 def command(context: Context, spec_path: str, output: str | None, measured: Path | None) -> None:
     """Show what each rank of the pipeline of SPEC does when, and for how long ranks wait.
 
-    Times are predicted from the operations of each stage. The .csv is that of torch's pipelines.
+    Times are predicted from the operations of each stage; with the peaks of a `cluster`, in seconds
+    that transfers take too. The .csv is that of torch's pipelines.
     """
     ending = Path(output).suffix.lower() if output is not None else None
     if ending is not None and ending not in FORMATS:
@@ -80,7 +81,7 @@ def _lanes(compiled: Compiled, plan: PipelinePlan, run: Path | None) -> list[Lan
     from shardlang.plan.schedule.lanes import predicted
     from shardlang.plan.schedule.measured import MeasuredError, measured
 
-    found = [predicted(plan.timeline, "flops")]
+    found = [predicted(plan.timeline, plan.unit)]
     if run is not None:
         try:
             found.append(measured(run, compiled.program.mesh.whole, plan.axis, plan.schedule))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from shardlang.ir.pipeline.action import Action, Work
 from shardlang.ir.pipeline.schedule import PipelineSchedule, ScheduleError
 
 Seconds = Callable[[Action], float]
+
+Way = tuple[int, int]
+"""From which rank to which."""
 
 
 def alike(action: Action) -> float:
@@ -25,16 +29,33 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Shipment:
+    """A transfer from one rank to another, which takes time.
+
+    Attributes:
+        made: the action at whose end it is sent.
+        read: the action that waits for it.
+    """
+
+    way: Way
+    made: Action
+    read: Action
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Timeline:
     """The spans of all actions of a schedule.
 
     Attributes:
         order: all actions, in one order in which they can be done one after the other.
+        shipments: the transfers that take time.
     """
 
     schedule: PipelineSchedule
     spans: Mapping[Action, Span]
     order: tuple[Action, ...]
+    shipments: tuple[Shipment, ...] = ()
 
     @property
     def makespan(self) -> float:
@@ -56,42 +77,94 @@ class Timeline:
         return len(self.schedule.ranks) * self.makespan / busy - 1
 
 
-def timeline(schedule: PipelineSchedule, seconds: Seconds, transfer: float = 0.0) -> Timeline:
+def timeline(
+    schedule: PipelineSchedule, seconds: Seconds, shipments: Iterable[Shipment] = ()
+) -> Timeline:
     """When every action begins and ends.
 
     Args:
         seconds: how long an action takes.
-        transfer: seconds from one rank to another.
+        shipments: the transfers that take time, over each way in order; all others take none.
 
     Raises:
         ScheduleError: ranks wait for each other in a circle, which is named.
     """
-    rank_of, ready = schedule.rank_of(), [0.0] * len(schedule.ranks)
-    places, spans, order = [0] * len(schedule.ranks), dict[Action, Span](), list[Action]()
+    going = _Going(schedule, seconds, tuple(shipments))
     waiting = set(range(len(schedule.ranks)))
     while waiting:
-        moved = False
-        for rank in sorted(waiting):
-            while places[rank] < len(schedule.ranks[rank]):
-                action = schedule.ranks[rank][places[rank]]
-                before = list(needs(action, schedule))
-                if not all(one in spans for one in before):
-                    break
-                arrive = (
-                    spans[one].end + (transfer if rank_of[one.stage] != rank else 0.0)
-                    for one in before
-                )
-                begin = max((ready[rank], *arrive))
-                ready[rank] = begin + seconds(action)
-                spans[action] = Span(begin, ready[rank])
-                order.append(action)
-                places[rank] += 1
-                moved = True
-            if places[rank] == len(schedule.ranks[rank]):
-                waiting.discard(rank)
-        if not moved:
-            raise ScheduleError(_circle(schedule, places))
-    return Timeline(schedule, spans, tuple(sorted(order, key=lambda a: spans[a].begin)))
+        moved = [rank for rank in sorted(waiting) if going.go_on(rank)]
+        waiting = {rank for rank in waiting if going.action(rank) is not None}
+        if waiting and not moved:
+            raise ScheduleError(_circle(schedule, going.places))
+    spans = going.spans
+    order = tuple(sorted(spans, key=lambda action: spans[action].begin))
+    return Timeline(schedule, spans, order, going.shipments)
+
+
+class _Going:
+    """The ranks of a pipeline on their way through a step.
+
+    A receive is posted when the action before the one that reads it begins, behind those of all
+    that was sent over the same way before; a transfer begins when it is made and its receive is
+    posted, behind the one before it.
+
+    Attributes:
+        places: of every rank, how many actions it has done.
+        spans: of the actions that are done, in an order in which they can be done.
+    """
+
+    def __init__(
+        self, schedule: PipelineSchedule, seconds: Seconds, shipments: tuple[Shipment, ...]
+    ) -> None:
+        self.schedule, self.seconds, self.shipments = schedule, seconds, shipments
+        self.places, self.spans = [0] * len(schedule.ranks), dict[Action, Span]()
+        self._ready = [0.0] * len(schedule.ranks)
+        self._read, self._due = (
+            defaultdict[Action, list[int]](list),
+            defaultdict[Way, deque[int]](deque),
+        )
+        self._arrived, self._free = dict[int, float](), defaultdict[Way, float](float)
+        for number, one in enumerate(shipments):
+            self._read[one.read].append(number)
+            self._due[one.way].append(number)
+
+    def action(self, rank: int) -> Action | None:
+        """The next action of a rank; None behind the last."""
+        actions, place = self.schedule.ranks[rank], self.places[rank]
+        return actions[place] if place < len(actions) else None
+
+    def go_on(self, rank: int) -> bool:
+        """Do all actions of a rank whose turn it is; whether there were any."""
+        before = self.places[rank]
+        while (action := self.action(rank)) is not None and self._can(action):
+            posted = self._posted(rank)
+            arrive = [self._arrival(number, posted) for number in self._read[action]]
+            ends = [self.spans[one].end for one in needs(action, self.schedule)]
+            begin = max((self._ready[rank], *ends, *arrive))
+            self._ready[rank] = begin + self.seconds(action)
+            self.spans[action] = Span(begin, self._ready[rank])
+            self.places[rank] += 1
+        return self.places[rank] > before
+
+    def _posted(self, rank: int) -> float:
+        """When the receives of the next action of a rank are posted."""
+        place = self.places[rank]
+        return self.spans[self.schedule.ranks[rank][place - 1]].begin if place else 0.0
+
+    def _can(self, action: Action) -> bool:
+        """Whether all that an action reads is made."""
+        made = (self.shipments[number].made for number in self._read[action])
+        return all(one in self.spans for one in (*needs(action, self.schedule), *made))
+
+    def _arrival(self, number: int, posted: float) -> float:
+        """When a transfer is done whose receive is posted at a time, if it was not before."""
+        way = self.shipments[number].way
+        while number not in self._arrived:
+            head = self._due[way].popleft()
+            one = self.shipments[head]
+            begin = max(self.spans[one.made].end, posted, self._free[way])
+            self._free[way] = self._arrived[head] = begin + one.seconds
+        return self._arrived[number]
 
 
 def needs(action: Action, schedule: PipelineSchedule) -> Iterator[Action]:

@@ -13,7 +13,7 @@ from rich.text import Text
 from shardlang.ir.pipeline.action import Work
 from shardlang.plan.fold import fold, join_names, skeleton
 from shardlang.plan.stage_types import PipelinePlan, Sent, StageRow, TransferRow
-from shardlang.plan.text import bytes_text, count_text
+from shardlang.plan.text import bytes_text, count_text, seconds_text
 
 _RIGHT = ("stage", "rank", "params", "bytes", "forward", "backward")
 _DIRECTIONS = {
@@ -92,10 +92,14 @@ def _ranks(plan: PipelinePlan) -> Table:
 def bubble_lines(plan: PipelinePlan) -> Iterator[str]:
     """The bubble beside its formula, and what the formula does not say."""
     bubble = plan.bubble
-    yield (
-        f"bubble {bubble.predicted:.1%} of the time in which ranks compute, by flops;"
-        " transfers take none"
-    )
+    said = f"bubble {bubble.predicted:.1%} of the time in which ranks compute"
+    if plan.unit == "flops":
+        yield f"{said}, by flops; transfers take none"
+    else:
+        yield f"{said}; the actions of a step take {seconds_text(plan.timeline.makespan)}"
+        if plan.without_link:
+            axes = ", ".join(plan.without_link)
+            yield f"no link is stated of {axes}: what is sent over it takes no time"
     if bubble.formula is None:
         yield bubble.text
         return

@@ -73,6 +73,7 @@ class StageRow:
         modules: the outermost modules of which the stage computes all.
         parameters: elements of its parameters on a device, as they lie at rest.
         flops: operations of the products in each of its actions, for one microbatch.
+        seconds: how long each of them takes; None where the spec states no peaks.
     """
 
     stage: int
@@ -81,6 +82,7 @@ class StageRow:
     parameters: int
     params_bytes: int
     flops: Mapping[Work, int]
+    seconds: Mapping[Work, float] | None = None
 
     def to_json(self) -> dict[str, object]:
         """The `stages` entry of the plan document, without what is known of its rank."""
@@ -92,6 +94,8 @@ class StageRow:
             "params_bytes": self.params_bytes,
             "forward_flops": self.flops[Work.FORWARD],
             "backward_flops": self.flops[Work.BACKWARD],
+            "forward_s": self.seconds[Work.FORWARD] if self.seconds else None,
+            "backward_s": self.seconds[Work.BACKWARD] if self.seconds else None,
         }
 
 
@@ -100,7 +104,8 @@ class Bubble:
     """Time in which ranks wait, as a part of the time in which they compute.
 
     Attributes:
-        predicted: from the operations of the actions.
+        predicted: from the operations of the actions, or from the seconds that they and the
+            transfers take.
         formula: of a schedule for which one is known, where all stages take the same time.
         text: the formula in words; what it does not say follows.
     """
@@ -123,7 +128,10 @@ class PipelinePlan:
         in_flight: of every rank, the most microbatches whose activations lie there, each counted
             once for every stage of the rank.
         stages_of: of a tensor, by its name, the stages that hold or make it.
-        timeline: when each action begins and ends, in operations.
+        timeline: when each action begins and ends.
+        unit: of the timeline: `s` where the spec states the peaks of a device, else `flops`.
+        without_link: axes over which something is sent, and of which no link is stated: it takes
+            no time.
         measure: the memory of every rank.
     """
 
@@ -137,6 +145,8 @@ class PipelinePlan:
     timeline: Timeline = field(repr=False)
     bubble: Bubble
     measure: Callable[[], tuple[Memory, ...]] = field(compare=False, repr=False)
+    unit: str = "flops"
+    without_link: tuple[str, ...] = ()
 
     @property
     def memories(self) -> tuple[Memory, ...]:

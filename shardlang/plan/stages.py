@@ -17,14 +17,17 @@ from shardlang.cost.pipeline.composition import rank_compositions
 from shardlang.cost.pipeline.in_flight import in_flight
 from shardlang.cost.pipeline.memory import OnDevice, rank_memories
 from shardlang.cost.pipeline.sent import sent_types
+from shardlang.cost.pipeline.shipments import shipments_of
 from shardlang.cost.pipeline.work import StageWork, durations, stage_work
-from shardlang.cost.timeline import Timeline, timeline
+from shardlang.cost.speeds import Speeds
+from shardlang.cost.timeline import Shipment, Timeline, timeline
 from shardlang.ir.leaf import Leaf, LeafKind
 from shardlang.ir.mesh import Coord
 from shardlang.ir.node import info
 from shardlang.ir.optimizers import UpdateRule
 from shardlang.ir.pipeline.action import Work
 from shardlang.ir.pipeline.stage import StageProgram
+from shardlang.ir.step import collectives_of, is_collective
 from shardlang.plan.flights import computes
 from shardlang.plan.moments import Memory, Moment, Phase
 from shardlang.plan.names import Names
@@ -37,22 +40,50 @@ def pipeline_plan(compiled: Compiled, made: Pipelined) -> PipelinePlan:
     """What the stages of a compiled spec cost."""
     stated = compiled.spec.pipeline
     assert stated is not None, "the spec states a pipeline"
-    work = stage_work(made.step)
+    speeds, types = _speeds(compiled), _types(made)
+    work = stage_work(made.step, speeds)
     values = module_values(made.along.captured, made.along.graph)
     names = {value.node: name for name, value in reversed(values.items())}
-    spans = timeline(made.schedule, durations(work))
+    if all(stage.seconds is None for stage in work):
+        speeds = None
+    spans = timeline(made.schedule, durations(work), _shipments(made, types, speeds))
     return PipelinePlan(
         made.axis.name,
         stated.schedule,
         made.schedule,
         tuple(_stages(made, work)),
-        transfers_of(made, Names.of(made.along.program, names), _types(made)),
+        transfers_of(made, Names.of(made.along.program, names), types),
         in_flight(made.schedule),
         dict(_stages_of(made)),
         spans,
         _bubble("" if stated.actions is not None else stated.schedule, spans),
         functools.cache(functools.partial(_memories, made, compiled)),
+        "flops" if speeds is None else "s",
+        () if speeds is None else tuple(_without_link(made)),
     )
+
+
+def _speeds(compiled: Compiled) -> Speeds | None:
+    """What a device does in a second, as `cluster` states it; None where it states nothing."""
+    peaks = {one.dtype: one.flops_per_s for one in compiled.spec.peaks}
+    return Speeds(peaks, compiled.program.mesh) if peaks else None
+
+
+def _shipments(
+    made: Pipelined, types: Mapping[str, TensorType], speeds: Speeds | None
+) -> Iterable[Shipment]:
+    """The transfers that take time."""
+    if speeds is None:
+        return ()
+    return shipments_of(made.step, made.schedule, made.axis, types, speeds)
+
+
+def _without_link(made: Pipelined) -> Iterator[str]:
+    """The axes over which actions send something, and of which no link is stated."""
+    nodes = (node for stage in made.step.stages for node in stage.step.graph.nodes)
+    ways = (c for node in nodes if is_collective(node) for _, c in collectives_of(node) if c.sends)
+    used = dict.fromkeys([made.axis, *(axis for way in ways for axis in way.axes)])
+    yield from dict.fromkeys(axis.stretch[0] for axis in used if axis.link is None)
 
 
 def _types(made: Pipelined) -> Mapping[str, TensorType]:
@@ -78,7 +109,9 @@ def _stages(made: Pipelined, work: Iterable[StageWork]) -> Iterator[StageRow]:
         sizes = [leaf.at_rest.held() for leaf in params]
         held = sum(n * leaf.dtype.itemsize for n, leaf in zip(sizes, params, strict=True))
         rank = rank_of[stage.number]
-        yield StageRow(stage.number, rank, modules[stage.number], sum(sizes), held, its.flops)
+        yield StageRow(
+            stage.number, rank, modules[stage.number], sum(sizes), held, its.flops, its.seconds
+        )
 
 
 def _stages_of(made: Pipelined) -> Iterator[tuple[str, tuple[int, ...]]]:

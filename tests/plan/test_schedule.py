@@ -9,8 +9,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from shardlang.cost.timeline import alike, timeline
+from shardlang.cost.timeline import Shipment, alike, timeline
 from shardlang.ir.mesh import Axis, Mesh
+from shardlang.ir.pipeline.action import Action
 from shardlang.ir.pipeline.schedule import PipelineSchedule
 from shardlang.passes.schedules.plain import gpipe, interleaved_1f1b, one_f_one_b
 from shardlang.passes.schedules.zero_bubble import zbv
@@ -61,6 +62,28 @@ def test_cells_follow_the_times() -> None:
         "rank 0  F0 F1 .. .. .. B0 -- -- .. B1 -- --",
         "rank 1  .. F0 B0 -- -- F1 B1 -- --",
     ]
+
+
+def test_waits_for_transfers_are_gaps() -> None:
+    """A transfer takes as long as two forwards."""
+    made = one_f_one_b(2, 2)
+    names = [("0F0", "1F0"), ("0F1", "1F1"), ("1B0", "0B0"), ("1B1", "0B1")]
+    pairs = [(Action.parse(a), Action.parse(b)) for a, b in names]
+    sent = [Shipment((a.stage, b.stage), a, b, 2.0) for a, b in pairs]
+    assert list(timeline_lines(timeline(made, alike, sent))) == [
+        "rank 0  F0 F1 .. .. .. .. .. .. B0 -- .. B1 --",
+        "rank 1  .. .. .. F0 B0 -- F1 B1 --",
+    ]
+    picture = ElementTree.fromstring(
+        timeline_svg([predicted(timeline(made, alike, sent), "s")], "")
+    )
+    places = {
+        (box.findtext(f"{SVG}title") or "").partition(":")[0]: float(box.attrib["x"])
+        for box in picture.iter(f"{SVG}rect")
+        if box.find(f"{SVG}title") is not None
+    }
+    unit = places["0F1"] - places["0F0"]
+    assert places["1F0"] == pytest.approx(places["0F0"] + 3 * unit, abs=0.1)
 
 
 def test_the_picture_has_a_box_for_each_action() -> None:

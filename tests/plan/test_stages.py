@@ -7,7 +7,7 @@ import json
 import pytest
 
 from shardlang.cost.composition import Kind
-from shardlang.ir.pipeline.action import Work
+from shardlang.ir.pipeline.action import Action, Work
 from shardlang.plan import Memory, Plan, plan_document
 from shardlang.plan.busiest import busiest_rank, sent_by
 from shardlang.plan.moments import Phase
@@ -99,6 +99,52 @@ def test_the_formula_of_interleaved_stages() -> None:
     bubble = stages_of(planned(2, 4, "interleaved_1f1b(virtual = 2)")).bubble
     assert bubble.formula == 1 / 8
     assert bubble.text == "(p-1)/(v m)"
+
+
+TIMED = """
+mesh { pp = 2 over ib  tp = 2 %s }
+model "models.py:stack"(layers = 2)
+input x : f32[16, 12, 8] [_, _, _]
+param "**.up.{weight,bias}" [tp, ...]
+param "**.down.weight" [_, tp]
+pipeline pp { split "layers"  microbatches 4  schedule gpipe }
+cluster { peak f32 = 1e12  peak bf16 = 3e12 }
+"""
+
+
+def test_with_peaks_actions_and_transfers_take_seconds() -> None:
+    """A forward waits for its all-reduce: the residual reads it. What is sent is a value's bytes.
+
+    The first stage begins its first backward when the last forward of the second one, its backward
+    and a transfer are done.
+    """
+    found = stages_of(plan(TIMED % "over nvlink"))
+    size, products = 4 * 12 * 8 * 4, 2 * 2 * (4 * 12) * 8 * 12
+    assert [row.bytes for row in found.transfers] == [size, size]
+    forward_s, sent_s = products / 1e12 + size / 450e9, size / 50e9
+    (first, second), spans = found.stages, found.timeline.spans
+    assert first.seconds is not None and second.seconds is not None
+    assert first.seconds[Work.FORWARD] == pytest.approx(forward_s)
+    assert spans[Action.parse("1F0")].begin == pytest.approx(forward_s + sent_s)
+    begin_s = spans[Action.parse("1F3")].end + second.seconds[Work.BACKWARD] + sent_s
+    assert spans[Action.parse("0B0")].begin == pytest.approx(begin_s)
+    assert (found.unit, found.without_link) == ("s", ())
+    assert (
+        plan_document(plan(TIMED % "over nvlink"))["stages"][0]["forward_s"]
+        == (  # type: ignore[index]
+            first.seconds[Work.FORWARD]
+        )
+    )
+
+
+def test_what_takes_no_time_is_said() -> None:
+    found = plan(TIMED % "")
+    (first, _) = stages_of(found).stages
+    assert first.seconds is not None
+    assert first.seconds[Work.FORWARD] == pytest.approx(2 * 2 * (4 * 12) * 8 * 12 / 1e12)
+    assert "no link is stated of tp: what is sent over it takes no time" in render_plan(found)
+    assert "by flops; transfers take none" in render_plan(planned())
+    assert stages_of(planned()).stages[0].seconds is None
 
 
 def test_a_rank_of_1f1b_holds_fewer_microbatches_the_later_it_is() -> None:

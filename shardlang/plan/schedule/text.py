@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from shardlang.cost.timeline import Timeline, timeline
 from shardlang.ir.pipeline.action import Action, Work
@@ -42,7 +43,11 @@ def _in_cells(spans: Timeline) -> list[list[tuple[Action, int, int]]]:
         span = spans.spans[action]
         return float(max(1, round((span.end - span.begin) / unit)))
 
-    made = timeline(spans.schedule, cells)
+    made = timeline(
+        spans.schedule,
+        cells,
+        (replace(one, seconds=round(one.seconds / unit)) for one in spans.shipments),
+    )
     return [
         [(a, round(made.spans[a].begin), round(made.spans[a].end)) for a in row]
         for row in spans.schedule.ranks
