@@ -13,9 +13,10 @@ from torch import nn
 from shardlang.capture.errors import CaptureError, first_line
 from shardlang.capture.generators import draws, seeded
 from shardlang.capture.held import Path, held_tensors
+from shardlang.capture.recorded import CannotReplayError
 from shardlang.capture.seeding import unseeded
 from shardlang.capture.shared_memory import check_memory
-from shardlang.capture.tape import CannotReplayError, Tape
+from shardlang.capture.tape import Tape
 from shardlang.ir.compat import FakeTensor, FakeTensorMode, export_fake_mode, storage_key
 from shardlang.ir.hushed import hushed
 

@@ -20,6 +20,8 @@ define(
 _TRUNC_NORMAL = implement(
     "trunc_normal_", _draw_trunc_normal, lambda value, mean, std, low, high: value
 )
+TRUNC_NORMAL_ = _TRUNC_NORMAL.overloadpacket
+"""The packet of that operator."""
 
 
 @contextlib.contextmanager

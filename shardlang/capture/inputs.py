@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
 
 from shardlang.capture.source import InputSpec, ModelSource
-from shardlang.capture.tape import derive_seed
 
 IGNORED = -100
 
@@ -26,7 +26,7 @@ def make_inputs(
 
 def _make(source: ModelSource, spec: InputSpec, seed: int) -> torch.Tensor:
     """A random tensor for one input."""
-    generator = torch.Generator().manual_seed(derive_seed(seed, "input", spec.name))
+    generator = torch.Generator().manual_seed(_derive_seed(seed, "input", spec.name))
     shape, name = spec.shape, spec.name.split(".")[-1]
     if spec.dtype.is_floating_point or spec.dtype.is_complex:
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(spec.dtype)
@@ -58,3 +58,9 @@ def _ignore_some(labels: torch.Tensor) -> torch.Tensor:
     mask = torch.arange(length)[None, :] < ignored[:, None]
     labels[mask] = IGNORED
     return labels
+
+
+def _derive_seed(*parts: object) -> int:
+    """A 63-bit seed that depends on all `parts`."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

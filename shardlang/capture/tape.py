@@ -2,20 +2,21 @@
 
 A model's constructor runs on fake tensors while every operator that creates or writes a tensor
 goes on a tape. Replaying the part of the tape that one parameter depends on gives that parameter's
-initial value alone: no more of the model is ever allocated. Random operators are seeded by
-(seed, position on the tape), so a value depends on neither the order of replay nor the mesh.
+initial value alone: no more of the model is ever allocated. Every random operator draws what it
+draws in the constructor under the same seed (see `Draws`), so a value is the constructor's own and
+depends on neither the order of replay nor the mesh.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 
-from shardlang.capture.init_ops import atomic_initializers
+from shardlang.capture.draws import Draws
+from shardlang.capture.init_ops import TRUNC_NORMAL_, atomic_initializers
+from shardlang.capture.recorded import CannotReplayError, Entry, Place, default_type, laid_out
 from shardlang.ir.arguments import Args, Kwargs, tensors_in
 from shardlang.ir.compat import (
     FakeTensor,
@@ -33,48 +34,11 @@ aten = torch.ops.aten
 _SMALL = 1 << 20
 _EXACT_FACTORIES = {aten.arange, aten.linspace, aten.logspace, aten.scalar_tensor}
 _RESIZES = {aten.resize_, aten.set_, aten.resize_as_}
-_OVERWRITES = {aten.normal_, aten.uniform_, aten.zero_, aten.fill_, aten.bernoulli_}
-
-
-class CannotReplayError(Exception):
-    """A tensor's value does not follow from the operators on the tape."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a fake tensor lay when it was recorded; holding the storage keeps its key unique."""
-
-    storage: torch.UntypedStorage
-    key: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, tensor: torch.Tensor) -> _Place:
-        """The present place of a tensor."""
-        storage, size = tensor.untyped_storage(), tuple(tensor.size())
-        offset = int(tensor.storage_offset())
-        return cls(storage, storage_key(tensor), size, tensor.stride(), offset, tensor.dtype)
-
-    def over(self, storage: torch.UntypedStorage) -> torch.Tensor:
-        """A real tensor at this place in `storage`."""
-        return torch.empty(0, dtype=self.dtype).set_(storage, self.offset, self.size, self.stride)
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """One operator call that created or wrote the storages `writes`."""
-
-    func: OpOverload
-    args: Args
-    kwargs: Kwargs
-    outs: object
-    writes: tuple[int, ...]
-    reads: tuple[int, ...]
-    versions: tuple[tuple[torch.Tensor, int], ...]
-    overwrites: bool
+_DRAWS_INTO = {
+    aten.normal_, aten.uniform_, aten.bernoulli_, aten.exponential_, aten.cauchy_,
+    aten.log_normal_, aten.geometric_, aten.random_, TRUNC_NORMAL_,
+}  # fmt: skip
+_OVERWRITES = _DRAWS_INTO | {aten.zero_, aten.fill_}
 
 
 class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -83,8 +47,10 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, fake_mode: FakeTensorMode) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.fake_mode = fake_mode
-        self._entries: list[_Entry] = []
+        self._entries: list[Entry] = []
         self._writers: dict[int, list[int]] = {}
+        self._random: list[int] = []
+        self._draws: Draws | None = None
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -102,9 +68,9 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         given = tensors_in((args, kwargs))
         fakes = [x for x in given if isinstance(x, FakeTensor)]
-        if given and not fakes:
-            return _run_for_real(func, args, kwargs)
-        if _reads_data(func) or _writes_real(func, args, kwargs):
+        if (given and not fakes) or _reads_data(func) or _writes_real(func, args, kwargs):
+            if _is_random(func) and not _own_generator(args, kwargs):
+                raise CannotReplayError("the constructor draws into a tensor that holds data")
             return _run_for_real(func, *self._real(args, kwargs))
         outs: object = func(*args, **kwargs)
         forget_fakes(self.fake_mode)
@@ -120,8 +86,10 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         if not isinstance(tensor, FakeTensor):
             return tensor.detach().clone()
+        if self._draws is None or self._draws.seed != seed:
+            self._draws = Draws(seed, self._random, self._pass_by)
         with torch.random.fork_rng(devices=[]), unset_fake_temporarily(), torch.no_grad():
-            return self._evaluate(tensor, seed)
+            return self._evaluate(tensor, self._draws)
 
     def covers(self, tensor: torch.Tensor) -> bool:
         """Whether `value` can compute `tensor`."""
@@ -139,7 +107,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: OpOverload, args: Args, kwargs: Kwargs, outs: object, given: list[torch.Tensor]
     ) -> None:
         """Put a call on the tape unless it only makes a view."""
-        if any(isinstance(x, torch.Generator) for x in tree_leaves((args, kwargs))):
+        if _own_generator(args, kwargs):
             raise CannotReplayError("the constructor draws from a generator of its own")
         if torch.Tag.inplace_view in func.tags:
             if func.overloadpacket in _RESIZES:
@@ -152,17 +120,20 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         real = tuple((t, t._version) for t in given if not isinstance(t, FakeTensor))
         full = func.overloadpacket in _OVERWRITES and _covers_storage(args[0])
-        args, kwargs, outs = tree_map_only(FakeTensor, _Place.of, (args, kwargs, outs))
-        entry = _Entry(func, args, kwargs, outs, tuple(writes), tuple(read), real, full)
+        args, kwargs, outs = tree_map_only(FakeTensor, Place.of, (args, kwargs, outs))
+        kept = (func, args, kwargs, outs, tuple(writes), tuple(read), real, full)
+        entry = Entry(*kept, torch.get_default_dtype())
         for key in writes:
             self._writers.setdefault(key, []).append(len(self._entries))
+        if _is_random(func):
+            self._random.append(len(self._entries))
         self._entries.append(entry)
 
-    def _needed(self, key: int) -> list[int]:
-        """The positions of the calls that storage `key` depends on, in order."""
+    def _needed(self, *keys: int, before: int | None = None) -> list[int]:
+        """The positions of the calls that storages depend on, in order; of those `before` one."""
         needed: set[int] = set()
         seen: set[int] = set()
-        pending = [key]
+        pending = list(keys)
         while pending:
             storage = pending.pop()
             if storage in seen:
@@ -171,9 +142,10 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if storage not in self._writers:
                 raise CannotReplayError
             for position in self._writers[storage]:
-                needed.add(position)
-                pending.extend(self._entries[position].reads)
-        return self._without_overwritten(sorted(needed), key)
+                if before is None or position < before:
+                    needed.add(position)
+                    pending.extend(self._entries[position].reads)
+        return sorted(needed)
 
     def _without_overwritten(self, order: list[int], key: int) -> list[int]:
         """Drop calls on a storage that a later call overwrites unread, except its creation."""
@@ -182,40 +154,53 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         last = max((n for n, i in enumerate(order) if self._entries[i].overwrites), default=0)
         return order[:1] + order[max(last, 1) :]
 
-    def _evaluate(self, tensor: torch.Tensor, seed: int | None) -> torch.Tensor:
+    def _evaluate(self, tensor: torch.Tensor, draws: Draws | None) -> torch.Tensor:
         """Replay what `tensor` depends on and return its part of the storage."""
         key = storage_key(tensor)
         storages: dict[int, torch.UntypedStorage] = {}
-        for position in self._needed(key):
-            self._replay(position, storages, seed)
-        return _Place.of(tensor).over(storages[key])
+        for position in self._without_overwritten(self._needed(key), key):
+            self._replay(position, storages, draws)
+        return Place.of(tensor).over(storages[key])
+
+    def _pass_by(self, position: int, draws: Draws) -> None:
+        """Run one random call for what it takes from the generator alone."""
+        entry = self._entries[position]
+        storages: dict[int, torch.UntypedStorage] = {}
+        places = [x for x in tree_leaves((entry.args, entry.kwargs)) if isinstance(x, Place)]
+        if entry.func.overloadpacket in _DRAWS_INTO and len(places) == 1:
+            storages[places[0].key] = places[0].memory()
+        else:
+            for earlier in self._needed(*entry.reads, before=position):
+                self._replay(earlier, storages, draws)
+        self._replay(position, storages, draws)
 
     def _replay(
-        self, position: int, storages: dict[int, torch.UntypedStorage], seed: int | None
+        self, position: int, storages: dict[int, torch.UntypedStorage], draws: Draws | None
     ) -> None:
         """Run one recorded call on real tensors."""
         entry = self._entries[position]
         if any(t._version != version for t, version in entry.versions):
             raise CannotReplayError
-        if torch.Tag.nondeterministic_seeded in entry.func.tags:
-            if seed is None:
-                raise CannotReplayError
-            torch.manual_seed(derive_seed(seed, position))
 
-        def real(place: _Place) -> torch.Tensor:
+        def real(place: Place) -> torch.Tensor:
             return place.over(storages[place.key])
 
-        args, kwargs = tree_map_only(_Place, real, (entry.args, entry.kwargs))
-        outs = tree_leaves(entry.func(*args, **kwargs))
+        args, kwargs = tree_map_only(Place, real, (entry.args, entry.kwargs))
+        with self._drawing(position, draws), default_type(entry.default):
+            outs = tree_leaves(entry.func(*args, **kwargs))
         for place, out in zip(tree_leaves(entry.outs), outs, strict=True):
-            if isinstance(place, _Place):
-                storages.setdefault(place.key, _laid_out(out, place))
+            if isinstance(place, Place):
+                storages.setdefault(place.key, laid_out(out, place))
 
-
-def derive_seed(*parts: object) -> int:
-    """A 63-bit seed that depends on all `parts`."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    def _drawing(
+        self, position: int, draws: Draws | None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Let a random call find the generator where the constructor had it."""
+        if not _is_random(self._entries[position].func):
+            return contextlib.nullcontext()
+        if draws is None:
+            raise CannotReplayError
+        return draws.at(position)
 
 
 def _run_for_real(func: OpOverload, args: Args, kwargs: Kwargs) -> object:
@@ -223,6 +208,16 @@ def _run_for_real(func: OpOverload, args: Args, kwargs: Kwargs) -> object:
     with unset_fake_temporarily():
         made: object = func(*args, **kwargs)
     return made
+
+
+def _is_random(func: OpOverload) -> bool:
+    """Whether the operator takes numbers from a generator."""
+    return torch.Tag.nondeterministic_seeded in func.tags
+
+
+def _own_generator(args: Args, kwargs: Kwargs) -> bool:
+    """Whether a call names the generator that it draws from."""
+    return any(isinstance(x, torch.Generator) for x in tree_leaves((args, kwargs)))
 
 
 def _reads_data(func: OpOverload) -> bool:
@@ -256,13 +251,3 @@ def _covers_storage(tensor: object) -> bool:
     if not isinstance(tensor, torch.Tensor):
         return False
     return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
-
-
-def _laid_out(real: torch.Tensor, place: _Place) -> torch.UntypedStorage:
-    """The storage of a freshly made tensor, laid out as its fake was."""
-    if real.stride() == place.stride and real.storage_offset() == place.offset:
-        return real.untyped_storage()
-    if place.offset != 0:
-        raise CannotReplayError
-    laid = torch.empty_strided(place.size, place.stride, dtype=real.dtype)
-    return laid.copy_(real).untyped_storage()

@@ -30,13 +30,13 @@ from shardlang.capture.naming import (
 )
 from shardlang.capture.nest import Skeleton, skeleton, tensors
 from shardlang.capture.own_backward import check_own_backwards
+from shardlang.capture.recorded import CannotReplayError
 from shardlang.capture.seeding import refuse_seeding
 from shardlang.capture.setting import as_in_training
 from shardlang.capture.silence import quiet
 from shardlang.capture.source import InputSpec, ModelSource
 from shardlang.capture.stacks import full_stacks
 from shardlang.capture.state import Remark, Snapshot
-from shardlang.capture.tape import CannotReplayError
 from shardlang.capture.types import Captured
 from shardlang.capture.untraceable import (
     assigned_buffers_written,
