@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shardlang.plan.busiest import busiest
+from shardlang.plan.by_axis import by_axis
 from shardlang.plan.moments import Phase
 from shardlang.plan.totals import bound_of, totals_json, totals_of
 from shardlang.plan.types import Plan
@@ -17,6 +18,7 @@ def plan_document(plan: Plan) -> dict[str, object]:
         "collectives": [row.to_json() for row in plan.collectives],
         "stretches": [part.to_json() for part in plan.stretches],
         "totals": totals_json(totals_of(busiest(plan))),
+        "axes": [one.to_json() for one in by_axis(plan)],
         "bound": {phase: bound_of(busiest(plan, phase)) for phase in Phase},
         "memory": plan.memory.to_json(),
         "groups": [group.to_json() for group in plan.groups],

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from io import StringIO
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from shardlang.cost.links import seconds_of
-from shardlang.ir.mesh import BANDWIDTHS
-from shardlang.plan.busiest import busiest, busiest_rank, transfers_by
+from shardlang.plan.busiest import busiest, transfers_by
+from shardlang.plan.console import OP_COLORS, console_for, heading, text_of
 from shardlang.plan.fold import (
     fold,
     join_names,
@@ -25,8 +23,9 @@ from shardlang.plan.groups import group_lines
 from shardlang.plan.moments import Phase
 from shardlang.plan.render_memory import print_memory, recomputed_text
 from shardlang.plan.render_stages import print_stages
-from shardlang.plan.text import bytes_text, mesh_lines, seconds_text, shape_text
-from shardlang.plan.totals import Total, bound_of, total_of, totals_of
+from shardlang.plan.render_totals import bound_text, print_totals
+from shardlang.plan.text import bytes_text, mesh_lines, shape_text
+from shardlang.plan.totals import bound_of, total_of
 from shardlang.plan.types import CollectiveRow, Plan, TensorRow
 
 _KINDS = {
@@ -36,14 +35,6 @@ _KINDS = {
     "value": "values, as the modules return them",
     "output": "outputs",
 }
-OP_COLORS = {
-    "all_gather": "blue",
-    "all_reduce": "red",
-    "reduce_scatter": "magenta",
-    "all_to_all": "yellow",
-    "send_recv": "cyan",
-}
-"""The colour of each op, on terminals."""
 
 
 def render_plan(plan: Plan, color: bool = False, width: int = 80) -> str:
@@ -59,7 +50,7 @@ def render_plan(plan: Plan, color: bool = False, width: int = 80) -> str:
         print_stages(console, plan.pipeline)
     for phase in Phase:
         _phase(console, plan, phase)
-    _totals(console, plan)
+    print_totals(console, plan)
     _groups(console, plan)
     heading(console, f"memory on the fullest device{_of_fullest(plan)}")
     print_memory(console, plan.memory)
@@ -68,27 +59,6 @@ def render_plan(plan: Plan, color: bool = False, width: int = 80) -> str:
     console.print()
     console.print(summary(plan), style="bold")
     return text_of(console)
-
-
-def console_for(color: bool, width: int) -> Console:
-    """A console that writes to a string."""
-    return Console(
-        file=StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False,
-        color_system="standard" if color else None, emoji=False, markup=False,
-    )  # fmt: skip
-
-
-def text_of(console: Console) -> str:
-    """What a console has written, without spaces at the ends of lines."""
-    assert isinstance(console.file, StringIO)
-    lines = [line.rstrip() for line in console.file.getvalue().split("\n")]
-    return "\n".join(lines).rstrip("\n")
-
-
-def heading(console: Console, title: str) -> None:
-    """A title with an empty line above."""
-    console.print()
-    console.print(Text(title, style="bold"))
 
 
 def _mesh(console: Console, plan: Plan) -> None:
@@ -206,42 +176,9 @@ def _call_cells(group: Sequence[CollectiveRow]) -> list[str | Text]:
     return [op, "*".join(row.axes), module, f"×{total.count}", *sent]
 
 
-def bound_text(bound: int) -> str:
-    """What any program must send, beside what this one sends: `≥ 2.50 KiB`."""
-    return f"≥ {bytes_text(bound)}"
-
-
 def calls_text(count: int) -> str:
     """A number of calls: `1 call`, `2 calls`."""
     return f"{count} call" if count == 1 else f"{count} calls"
-
-
-def _totals(console: Console, plan: Plan) -> None:
-    if not plan.collectives:
-        return
-    heading(console, f"sent by the busiest device in one step (calls){_of_rank(plan)}")
-    totals = totals_of(busiest(plan))
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    table.add_column("")
-    for phase in Phase:
-        table.add_column(phase, justify="right")
-    table.add_column("together", justify="right")
-    for op in totals[Phase.FORWARD]:
-        cells = [totals[phase][op] for phase in Phase]
-        whole = sum(cells, Total())
-        if whole.count:
-            table.add_row(Text(op, style=OP_COLORS[op]), *map(_cell, [*cells, whole]))
-    sent = [transfers_by(plan, phase) for phase in Phase]
-    if plan.pipeline is not None:
-        table.add_row("to other stages", *map(_cell, [*sent, sum(sent, Total())]))
-    sums = [total_of(busiest(plan, phase)) + transfers_by(plan, phase) for phase in Phase]
-    table.add_row("all", *map(_cell, [*sums, sum(sums, Total())]))
-    bounds = [bound_of(busiest(plan, phase)) for phase in Phase]
-    shown = (bound_text(bound) if bound else "-" for bound in (*bounds, sum(bounds)))
-    table.add_row("any program", *shown)
-    console.print(Padding(table, (0, 0, 0, 2)))
-    for line in _time_lines(plan):
-        console.print(Text(f"  {line}", style="dim"))
 
 
 def _groups(console: Console, plan: Plan) -> None:
@@ -254,29 +191,11 @@ def _groups(console: Console, plan: Plan) -> None:
         console.print(Padding(Text(names, style="dim"), (0, 0, 0, 6)))
 
 
-def _of_rank(plan: Plan) -> str:
-    """Which rank of a pipeline it is."""
-    return "" if plan.pipeline is None else f", of rank {busiest_rank(plan)}"
-
-
 def _of_fullest(plan: Plan) -> str:
     if plan.pipeline is None:
         return ""
     peaks = [memory.peak_bytes for memory in plan.pipeline.memories]
     return f", of rank {peaks.index(max(peaks))}"
-
-
-def _cell(total: Total) -> str:
-    return f"{bytes_text(total.bytes)} ({total.count})" if total.count else "-"
-
-
-def _time_lines(plan: Plan) -> Iterator[str]:
-    seconds = seconds_of(((row.axes, row.bytes) for row in plan.collectives), plan.mesh)
-    if seconds is None:
-        return
-    links = dict.fromkeys(axis.link for axis in plan.mesh.axes if axis.link in BANDWIDTHS)
-    paces = ", ".join(f"{link} {BANDWIDTHS[link] / 1e9:g} GB/s" for link in links if link)
-    yield f"estimate: {seconds_text(seconds)} on the links ({paces})"
 
 
 def summary(plan: Plan) -> str:

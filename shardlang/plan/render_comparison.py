@@ -11,9 +11,9 @@ from rich.text import Text
 
 from shardlang.cost.composition import Kind
 from shardlang.plan.compare import CallsChange, Comparison, TensorChange
+from shardlang.plan.console import OP_COLORS, console_for, heading, text_of
 from shardlang.plan.fold import fold, join_names, skeleton
 from shardlang.plan.moments import Phase
-from shardlang.plan.render import OP_COLORS, console_for, heading, text_of
 from shardlang.plan.text import bytes_text
 from shardlang.plan.totals import Total, totals_of
 from shardlang.plan.types import TensorRow

@@ -8,9 +8,9 @@ from typing import Literal
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
 from shardlang.ir.pipeline.action import Work
+from shardlang.plan.console import heading
 from shardlang.plan.fold import fold, join_names, skeleton
 from shardlang.plan.stage_types import PipelinePlan, Sent, StageRow, TransferRow
 from shardlang.plan.text import bytes_text, count_text, seconds_text
@@ -24,27 +24,22 @@ _DIRECTIONS = {
 
 def print_stages(console: Console, plan: PipelinePlan) -> None:
     """The table of stages, that of ranks with the bubble, and the transfers."""
-    _heading(console, f"stages along {plan.axis}: {schedule_text(plan)}")
+    heading(console, f"stages along {plan.axis}: {schedule_text(plan)}")
     console.print(Padding(_stages(plan.stages), (0, 0, 0, 2)))
     said = "parameters on a device; flops of products on a device, for a microbatch"
     console.print(Padding(said, (0, 0, 0, 2)), style="dim")
-    _heading(console, f"ranks of {plan.axis}")
+    heading(console, f"ranks of {plan.axis}")
     console.print(Padding(_ranks(plan), (0, 0, 0, 2)))
     for line in bubble_lines(plan):
         console.print(Padding(line, (0, 0, 0, 2)), style="dim")
     if plan.transfers:
-        _heading(console, "sent between stages (one transfer, one step)")
+        heading(console, "sent between stages (one transfer, one step)")
         console.print(Padding(_transfers(plan.transfers), (0, 0, 0, 2)))
 
 
 def schedule_text(plan: PipelinePlan) -> str:
     """`1f1b of 4 microbatches`."""
     return f"{plan.name} of {plan.schedule.microbatches} microbatches"
-
-
-def _heading(console: Console, title: str) -> None:
-    console.print()
-    console.print(Text(title, style="bold"))
 
 
 def _table(*columns: str, wide: str = "", right: Sequence[str] = _RIGHT) -> Table:
