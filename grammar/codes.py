@@ -413,10 +413,12 @@ CODES: dict[str, Code] = {
     # SH05xx: plan and expect
     "SH0501": Code(
         "expectation not met",
-        "The number of collectives, or of bytes, is not as expected. The notes list the largest, or"
+        "The number of calls, or of bytes, is not as expected. The notes list the largest, or"
         " those that send most above their bound where that is expected.",
     ),
-    "SH0502": Code("forbidden collective", "The plan has a collective that `forbid` excludes."),
+    "SH0502": Code(
+        "forbidden collective", "The plan has a collective or a transfer that `forbid` excludes."
+    ),
     "SH0503": Code("layout not met", "The tensor lies otherwise than expected."),
     "SH0504": Code("unknown tensor", "The plan has no tensor by that name."),
     "SH0505": Code(

@@ -9,7 +9,8 @@ from shardlang.grammar.diagnostics import Diagnostic, error, join_words, quote
 from shardlang.grammar.scan import Source, Token
 
 OPS = (
-    "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "full_gather", "any",
+    "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "full_gather",
+    "transfer", "any",
 )  # fmt: skip
 """The collectives."""
 

@@ -38,7 +38,8 @@ ODD_PATTERNS = (
     "missing.weight", "a\\{b", "{a", "}", "{3..1}", "\\", "", "{a,{b,c}}*", "**.**.**", "🦆.*",
 )  # fmt: skip
 OPS = (
-    "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "full_gather", "any",
+    "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "full_gather",
+    "transfer", "any",
 )  # fmt: skip
 DTYPES = ("i64", "f32", "bf16", "bool", "i32")
 

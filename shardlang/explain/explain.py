@@ -24,6 +24,7 @@ from shardlang.ir.reshard import Reshard
 from shardlang.plan.groups import group_lines
 from shardlang.plan.names import readers, through_reshards
 from shardlang.plan.text import bytes_text, shape_text
+from shardlang.plan.transfer_calls import transfer_calls
 from shardlang.plan.types import CollectiveRow
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class Writer:
             if pipeline is None or axis.name != pipeline.axis
         ]
         stories = [self._story(subject.node, layout, axis) for axis in axes]
-        rows = [row for row in self.book.plan.collectives if subject.name in row.tensors]
+        calls = [*self.book.plan.collectives, *transfer_calls(self.book.plan)]
+        rows = [row for row in calls if subject.name in row.tensors]
         return Explanation(
             subject.name, subject.kind, tuple(facts), tuple(stories), tuple(map(row_text, rows))
         )

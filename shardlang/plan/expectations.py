@@ -12,6 +12,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.records import Stated
 from shardlang.plan.totals import bound_of
+from shardlang.plan.transfer_calls import transfer_calls
 from shardlang.plan.types import CollectiveRow, Plan, TensorRow
 from shardlang.spec.types import (
     ExpectCount,
@@ -28,7 +29,7 @@ FULL_GATHER = "full_gather"
 """What selects the gathers of more than a device holds before or after, whatever their kind."""
 
 ANY = "any"
-"""What selects collectives of every kind."""
+"""What selects calls of every kind, transfers among them."""
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
@@ -43,9 +44,10 @@ _UNITS = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 def check_expects(spec: Spec, plan: Plan) -> list[Diagnostic]:
     """The findings for every expectation that the plan does not meet."""
     findings: list[Diagnostic] = []
+    calls = [*plan.collectives, *transfer_calls(plan)]
     for expect in spec.expects:
         if isinstance(expect, (ExpectCount, ExpectForbid)):
-            rows = [row for row in plan.collectives if selects(expect.select, row, plan.mesh)]
+            rows = [row for row in calls if selects(expect.select, row, plan.mesh)]
             findings += _check_rows(expect, rows)
         else:
             findings += _check_tensors(expect, plan.tensors, plan.mesh)
@@ -53,7 +55,7 @@ def check_expects(spec: Spec, plan: Plan) -> list[Diagnostic]:
 
 
 def selects(select: SelectExpr, row: CollectiveRow, mesh: Mesh) -> bool:
-    """Whether a row of collectives is among the selected.
+    """Whether a row of collectives or transfers is among the selected.
 
     It is where it runs over all the named axes, a part of each at least, and in a matching module
     or in one inside it.

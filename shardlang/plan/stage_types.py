@@ -33,6 +33,7 @@ class TransferRow:
 
     Attributes:
         name: of the value, or of the value whose gradient it is.
+        module: that makes the value or holds the tensor; empty for the model itself.
         source: the stage that sends; `target` is the one that receives.
         count: transfers in a step.
         bytes: of one transfer, from the device with the largest shard.
@@ -45,6 +46,7 @@ class TransferRow:
     phase: Phase
     count: int
     bytes: int
+    module: str = ""
 
     @property
     def step_bytes(self) -> int:
@@ -56,6 +58,7 @@ class TransferRow:
         return {
             "what": self.what,
             "name": self.name,
+            "module": self.module,
             "from_stage": self.source,
             "to_stage": self.target,
             "phase": self.phase,

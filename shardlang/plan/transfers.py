@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from torch import fx
-
 from shardlang.compiler.pipelined import Pipelined
 from shardlang.cost.effects import TensorType
 from shardlang.cost.held import local_bytes
@@ -54,7 +52,13 @@ class _Values:
 
     def _row(self, what: Sent, name: str, said: str, source: int, target: int) -> TransferRow:
         phase = Phase.FORWARD if what is Sent.VALUE else Phase.BACKWARD
-        return TransferRow(what, said, source, target, phase, self.count, self.types[name].bytes)
+        size, module = self.types[name].bytes, self._module(name, source)
+        return TransferRow(what, said, source, target, phase, self.count, size, module)
+
+    def _module(self, name: str, stage: int) -> str:
+        """The module that makes a value or a gradient; empty if the stage hands it through."""
+        nodes = self.stages[stage].step.graph.nodes
+        return next((info(node).module for node in nodes if node.name == name), "")
 
     def _name(self, name: str) -> str:
         return self.names(self.nodes[name]) if name in self.nodes else name
@@ -71,13 +75,8 @@ class _Values:
         ]
         if len(came) == 1:
             return self._name(came[0])
-        module = info(_node(stage.step.graph, name)).module
+        module = self._module(name, stage.number)
         return f"{name} in {module}" if module else name
-
-
-def _node(graph: fx.Graph, name: str) -> fx.Node:
-    found: fx.Node = next(node for node in graph.nodes if node.name == name)
-    return found
 
 
 def _tied(made: Pipelined) -> Iterator[TransferRow]:
@@ -88,12 +87,15 @@ def _tied(made: Pipelined) -> Iterator[TransferRow]:
     pairs = [(held[name], held[first]) for name, first in made.step.tied.items() if name in held]
     for (stage, copy), (source, leaf) in pairs:
         size = local_bytes(copy.at_rest, copy.dtype)
-        yield TransferRow(Sent.PARAMETER, leaf.name, source, stage, Phase.FORWARD, 1, size)
+        yield TransferRow(
+            Sent.PARAMETER, leaf.name, source, stage, Phase.FORWARD, 1, size, _owner(leaf.name)
+        )
     for (stage, copy), (source, leaf) in pairs:
         if copy.trainable:
             size = local_bytes(copy.layout, copy.dtype)
             what = Sent.PARAMETER_GRADIENT
-            yield TransferRow(what, leaf.name, stage, source, Phase.BACKWARD, 1, size)
+            owner = _owner(leaf.name)
+            yield TransferRow(what, leaf.name, stage, source, Phase.BACKWARD, 1, size, owner)
 
 
 def _buffers(made: Pipelined) -> Iterator[TransferRow]:
@@ -105,5 +107,11 @@ def _buffers(made: Pipelined) -> Iterator[TransferRow]:
                 size = local_bytes(result.layout, result.dtype)
                 for target in firsts:
                     yield TransferRow(
-                        Sent.BUFFER, result.name, stage.number, target, Phase.FORWARD, 1, size
-                    )
+                        Sent.BUFFER, result.name, stage.number, target, Phase.FORWARD, 1, size,
+                        _owner(result.name),
+                    )  # fmt: skip
+
+
+def _owner(name: str) -> str:
+    """The module that holds a parameter or buffer."""
+    return name.rpartition(".")[0]

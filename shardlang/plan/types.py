@@ -85,7 +85,7 @@ class CollectiveRow:
     """One collective of an optimizer step.
 
     Attributes:
-        op: one of `OPS`.
+        op: one of `OPS`; `transfer` where it stands for what a stage sends to another.
         axes: the mesh axes that its groups span.
         module: the module in which it is needed; empty for the model itself.
         tensors: what it moves.

@@ -178,7 +178,12 @@ def test_what_lies_in_a_stage_says_so() -> None:
     weight = one(text, "layers.2.up.weight")
     assert weight.facts[1] == "held in stage 1 (rank 1 of pp)"
     assert titles(weight) == ["tp splits dim 0"]
-    assert "made in stage 0 (rank 0 of pp)" in one(text, "layers.1.out").facts
+    made = one(text, "layers.1.out")
+    assert "made in stage 0 (rank 0 of pp)" in made.facts
+    assert [line.partition(":")[0].partition(",")[0] for line in made.collectives] == [
+        "forward transfer over pp in `layers.1`",
+        "backward transfer over pp in `layers.2.up`",
+    ]
     assert "read in stage 0 (rank 0 of pp)" in one(text, "x").facts
 
 

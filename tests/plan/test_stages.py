@@ -10,10 +10,13 @@ from shardlang.cost.composition import Kind
 from shardlang.ir.pipeline.action import Action, Work
 from shardlang.plan import Memory, Plan, plan_document
 from shardlang.plan.busiest import busiest_rank, sent_by
+from shardlang.plan.expectations import check_expects
 from shardlang.plan.moments import Phase
 from shardlang.plan.render import render_plan
 from shardlang.plan.stage_types import PipelinePlan, Sent
-from tests.plan.plans import plan
+from shardlang.plan.transfer_calls import transfer_calls
+from shardlang.spec import load_spec_text
+from tests.plan.plans import HERE, plan
 
 PP = """
 mesh { pp = %d  dp = 2 }
@@ -65,6 +68,33 @@ def test_a_value_is_sent_to_the_stage_that_reads_it_and_its_gradient_back() -> N
     back = [(Sent.GRADIENT, name, b, a, *rest) for _, name, a, b, *rest in reversed(there)]
     found = [(r.what, r.name, r.source, r.target, r.count, r.bytes, r.step_bytes) for r in rows]
     assert found == [*there, *back]
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("transfer over pp == 24", ""),
+        ("forward transfer == 12", ""),
+        ('backward transfer in "layers.1" == 4', ""),
+        (f"bytes transfer <= {24 * 2 * 12 * 8 * 4}", ""),
+        (f"bytes transfer < {24 * 2 * 12 * 8 * 4}", "SH0501"),
+        ("bytes transfer == bound", ""),
+        ("forbid transfer over pp", "SH0502"),
+        ("forbid transfer over dp", ""),
+        ("forbid backward any over pp", "SH0502"),
+        ("any over pp == 25", ""),
+    ],
+)
+def test_transfers_are_expected_as_collectives_are(line: str, wanted: str) -> None:
+    """Four microbatches pass three borders, there and back; the norm runs over `pp` too."""
+    spec, findings = load_spec_text(f"{PP % (4, 4, '1f1b')}expect {{ {line} }}", str(HERE / "s"))
+    assert spec is not None, findings
+    assert [one.code for one in check_expects(spec, planned())] == [wanted] * bool(wanted)
+
+
+def test_a_spec_without_a_pipeline_has_no_transfers() -> None:
+    text = PP.replace("pipeline pp", "# ") % (4, 4, "1f1b")
+    assert not list(transfer_calls(plan(text)))
 
 
 def test_stages_of_one_rank_send_each_other_nothing() -> None:
