@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import sysconfig
 import traceback
 from pathlib import Path
@@ -72,6 +73,7 @@ class CaptureError(ValueError):
         self.input = input
 
 
+@functools.lru_cache(maxsize=1024)
 def is_model_file(path: str) -> bool:
     """Whether a stack frame's file is the model's code: not torch's, Python's or ours."""
     if path.startswith((_TORCH_ROOT, _PACKAGE_ROOT, "<")):

@@ -46,6 +46,7 @@ from shardlang.capture.untraceable import (
     refuse_sparse_gradients,
     refuse_untraceable,
 )
+from shardlang.ir.compat import code_on_demand
 from shardlang.ir.leaf import Leaf, ResultKind
 from shardlang.ir.node import info
 from shardlang.passes.errors import PassError
@@ -124,7 +125,7 @@ def _export(
     try:
         with (
             quiet(), refuse_untraceable(train) as used, export_patches(specs),
-            marking(call.model_, mark), full_stacks(), data_as_detach(),
+            marking(call.model_, mark), full_stacks(), code_on_demand(), data_as_detach(),
             checks_hold() as checks, refuse_seeding(), refuse_truncated(),
         ):  # fmt: skip
             program = torch.export.export(call, fakes, strict=False)

@@ -7,7 +7,7 @@ Checked with torch 2.11, 2.13 and 2.15.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 import torch
@@ -36,6 +36,8 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.autograd import forward_ad
 from torch.distributed.distributed_c10d import _get_default_store
+from torch.fx import proxy
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.proxy import TracerBase
 from torch.nn import init
@@ -48,6 +50,7 @@ __all__ = [
     "LIBRARY_FUNCTIONS",
     "NO_FAKE_RESULT",
     "STACK_FILTER",
+    "STACK_SOURCE",
     "TRUNC_NORMAL",
     "AllToAllOptions",
     "AllgatherOptions",
@@ -76,6 +79,7 @@ __all__ = [
     "backend_of",
     "backward_number",
     "clear_saved",
+    "code_on_demand",
     "compile_graph",
     "default_generator",
     "default_store",
@@ -133,6 +137,9 @@ AttentionKernels: TypeAlias = "tuple[int, ...]"
 STACK_FILTER = (TracerBase, "_filter_traceback_frames")
 """The method by which tracing chooses the stack frames that a node records."""
 
+STACK_SOURCE = (proxy, "CapturedTraceback")
+"""The class whose `extract().summary()` gives tracing all frames of which it chooses."""
+
 TRUNC_NORMAL = (init, "_no_grad_trunc_normal_")
 """The function behind `torch.nn.init.trunc_normal_`, looked up at each call."""
 
@@ -161,6 +168,12 @@ def map_leaves(tree: _TreeT, change: Callable[[object], object]) -> _TreeT:
     """
     made: _TreeT = _fx_map_aggregate(tree, change)
     return made
+
+
+def code_on_demand() -> AbstractContextManager[None]:
+    """Trace graphs whose Python code is written when it is asked for, not after every change."""
+    lazily: AbstractContextManager[None] = _use_lazy_graph_module(True)
+    return lazily
 
 
 def export_fake_mode() -> FakeTensorMode:
