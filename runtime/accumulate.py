@@ -117,11 +117,7 @@ class Accumulating:
             scale: by what the gradients are multiplied.
         """
         step, states, loaded = self.step, random_states(), self._loaded()
-        early = [
-            dict(zip(step.early.gives, one.early(*_given(step.early, own)), strict=True))
-            for one, own in zip(loaded, leaves, strict=True)
-        ]
-        totals = totals_of(early, step.joins)
+        totals = self._totals(loaded, leaves)
         parts: dict[str, Tensor] = {}
         written: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
@@ -131,6 +127,17 @@ class Accumulating:
         (loss,) = self._finish(*_given(step.finish, {**leaves[0], **totals, **parts}))
         gradients = self._reduce(*_given(step.reduce, sums))
         return Accumulated(loss, dict(zip(step.reduce.gives, gradients, strict=True)), written)
+
+    def _totals(
+        self, loaded: Sequence[_Loaded], leaves: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """What the microbatches need first of all of them together."""
+        step = self.step
+        early = [
+            dict(zip(step.early.gives, one.early(*_given(step.early, own)), strict=True))
+            for one, own in zip(loaded, leaves, strict=True)
+        ]
+        return totals_of(early, step.joins)
 
     def _one(
         self,
@@ -148,15 +155,18 @@ class Accumulating:
         del saved
         ends, written = divided(main, results)
         add_up(parts, ends, number)
-        device, shape = next(iter(ends.values())).device, self.step.loss.layout.shape
-        seed = torch.full(shape, scale, dtype=torch.float64, device=device)
-        seed = seed.to(self.step.loss.dtype)
+        cotangents = [self._seed(scale, next(iter(ends.values())).device)]
         del results, ends
-        given = loaded.backward(kept, [seed])
+        given = loaded.backward(kept, cotangents)
         gradients = dict(zip(main.gradients, given, strict=True))
         del given
         add_up(sums, gradients, number, self.step.wide)
         return written
+
+    def _seed(self, scale: float, device: torch.device) -> Tensor:
+        """The gradient of the loss."""
+        shape, dtype = self.step.loss.layout.shape, self.step.loss.dtype
+        return torch.full(shape, scale, dtype=torch.float64, device=device).to(dtype)
 
 
 def divided(

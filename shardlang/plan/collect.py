@@ -20,6 +20,7 @@ from shardlang.plan.groups import groups_of
 from shardlang.plan.memory import memory_of, step_to_measure
 from shardlang.plan.moments import Memory
 from shardlang.plan.names import Names
+from shardlang.plan.rank_memory import accumulated_memory_of
 from shardlang.plan.recomputed import recomputed_of
 from shardlang.plan.stage_types import PipelinePlan
 from shardlang.plan.types import Plan, Stretch, TensorRow, Value
@@ -64,7 +65,9 @@ def make_plan(
     def measure() -> Memory:
         if pipeline is not None:
             return max(pipeline.memories, key=lambda one: one.peak_bytes)
-        return memory_of(program, *written(), rule, accumulated, master)
+        if accumulated is not None:
+            return accumulated_memory_of(program, accumulated, rule, master)
+        return memory_of(program, *written(), rule, master)
 
     return Plan(
         program.mesh,

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Collection, Iterator
 
 import torch
 
 from shardlang.cost.composition import Kind, compositions
-from shardlang.cost.effects import Held, TensorType
 from shardlang.cost.live import fullest
 from shardlang.cost.memory import leaf_bytes, state_bytes
 from shardlang.cost.replay import Replay
-from shardlang.ir.accumulated import AccumulatedStep
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Coord
 from shardlang.ir.node import info
 from shardlang.ir.optimizers import ASSUMED, UpdateRule
-from shardlang.ir.precision import wider
 from shardlang.ir.program import LocalProgram, differentiable, nodes_of_results
 from shardlang.ir.step import StepProgram
 from shardlang.ir.values import sources
@@ -32,7 +28,6 @@ def memory_of(
     step: StepProgram,
     whole: StepProgram | None,
     rule: UpdateRule = ASSUMED,
-    accumulated: AccumulatedStep | None = None,
     master: torch.dtype | None = None,
 ) -> Memory:
     """The memory of one step, from the loss or every output, on the device that needs the most.
@@ -41,39 +36,26 @@ def memory_of(
         step: what a loop runs.
         whole: the step whose forward it runs, if that saves more.
         rule: the optimizer.
-        accumulated: the step where it has several microbatches: what is measured is one of them,
-            beside the sums of those before.
         master: the type of the master weights of narrower parameters.
     """
     updated = [leaf for leaf in program.leaves if leaf.name in step.gradients]
-    if accumulated is not None:
-        step, whole = accumulated.main, None
 
     def state(coord: Coord) -> int:
         return state_bytes(updated, coord, rule, master)
 
     replay = fullest(step, whole, state)
     given = sum(replay.storages[number].bytes for number in replay.gradients)
-    sums = 0 if accumulated is None else _sums(replay, accumulated)
     beside = state(replay.coord)
     kinds = {leaf.kind for leaf in program.leaves} - {LeafKind.PARAM, LeafKind.INPUT}
     return Memory(
         params_bytes=_at_rest(program, {LeafKind.PARAM}, replay.coord),
         buffers_bytes=_at_rest(program, kinds, replay.coord),
-        gradients_bytes=sums or given,
+        gradients_bytes=given,
         optimizer_bytes=beside,
         optimizer_name=rule.title,
-        peak_bytes=replay.peak + beside + sums,
-        measure=functools.cache(lambda: tuple(_moments(replay, beside, sums))),
+        peak_bytes=replay.peak + beside,
+        measure=functools.cache(lambda: tuple(_moments(replay, beside))),
     )
-
-
-def _sums(replay: Replay, step: AccumulatedStep) -> int:
-    """Bytes of the sums of gradients over microbatches."""
-    given = (replay.made[node] for node in replay.program.returned[1])
-    types = [x.type for x in given if isinstance(x, Held)]
-    tensors = [x for x in types if isinstance(x, TensorType)]
-    return sum(math.prod(x.shape) * wider(x.dtype, step.wide).itemsize for x in tensors)
 
 
 def step_to_measure(program: LocalProgram, train: bool) -> tuple[StepProgram, StepProgram | None]:
@@ -103,13 +85,12 @@ def _at_rest(program: LocalProgram, kinds: Collection[LeafKind], coord: Coord) -
     return leaf_bytes((leaf for leaf in program.leaves if leaf.kind in kinds), coord)
 
 
-def _moments(replay: Replay, state: int, sums: int) -> Iterator[Moment]:
-    """The moments of a step, beside an optimizer's states and sums of gradients."""
+def _moments(replay: Replay, state: int) -> Iterator[Moment]:
+    """The moments of a step, beside an optimizer's states."""
     pairs = zip(replay.statements, compositions(replay), strict=True)
     for number, (statement, held) in enumerate(pairs):
         phase = Phase.FORWARD if number <= replay.middle else Phase.BACKWARD
         node = statement.node
         module, name = (info(node).module, node.name) if node is not None else ("", "")
         bytes_of = {kind: held[kind] for kind in Kind} | {Kind.OPTIMIZER: state}
-        bytes_of[Kind.GRADIENTS] += sums
         yield Moment(phase, module, name, bytes_of)

@@ -10,12 +10,10 @@ from torch import fx
 
 from shardlang.compiler.driver import Compiled
 from shardlang.compiler.pipelined import Pipelined
-from shardlang.cost.composition import Kind
 from shardlang.cost.effects import TensorType
-from shardlang.cost.memory import leaf_bytes, state_bytes
-from shardlang.cost.pipeline.composition import rank_compositions
+from shardlang.cost.memory import state_bytes
 from shardlang.cost.pipeline.in_flight import in_flight
-from shardlang.cost.pipeline.memory import OnDevice, rank_memories
+from shardlang.cost.pipeline.memory import rank_memories
 from shardlang.cost.pipeline.sent import sent_types
 from shardlang.cost.pipeline.shipments import shipments_of
 from shardlang.cost.pipeline.work import StageWork, durations, stage_work
@@ -24,13 +22,12 @@ from shardlang.cost.timeline import Shipment, Timeline, timeline
 from shardlang.ir.leaf import Leaf, LeafKind
 from shardlang.ir.mesh import Coord
 from shardlang.ir.node import info
-from shardlang.ir.optimizers import UpdateRule
-from shardlang.ir.pipeline.action import Work
 from shardlang.ir.pipeline.stage import StageProgram
 from shardlang.ir.step import collectives_of, is_collective
 from shardlang.plan.flights import computes
-from shardlang.plan.moments import Memory, Moment, Phase
+from shardlang.plan.moments import Memory
 from shardlang.plan.names import Names
+from shardlang.plan.rank_memory import rank_memory
 from shardlang.plan.stage_types import Bubble, PipelinePlan, StageRow
 from shardlang.plan.transfers import transfers_of
 from shardlang.plan.values import module_values
@@ -192,7 +189,8 @@ def _memories(made: Pipelined, compiled: Compiled) -> tuple[Memory, ...]:
 
     found = rank_memories(made.step, made.schedule, made.order, made.axis, state)
     return tuple(
-        _memory(one, leaves[rank], state(rank, one.coord), rule) for rank, one in enumerate(found)
+        rank_memory(one, leaves[rank], state(rank, one.coord), rule)
+        for rank, one in enumerate(found)
     )
 
 
@@ -202,32 +200,3 @@ def _leaves(made: Pipelined, rank: int) -> list[Leaf]:
     params = [leaf for stage in stages for leaf in own_parameters(stage)]
     others = {LeafKind.BUFFER, LeafKind.CONSTANT}
     return [*params, *(leaf for leaf in made.along.program.leaves if leaf.kind in others)]
-
-
-def _memory(found: OnDevice, leaves: list[Leaf], state: int, rule: UpdateRule) -> Memory:
-    params = [leaf for leaf in leaves if leaf.kind is LeafKind.PARAM]
-    others = [leaf for leaf in leaves if leaf.kind is not LeafKind.PARAM]
-    return Memory(
-        params_bytes=leaf_bytes(params, found.coord),
-        buffers_bytes=leaf_bytes(others, found.coord),
-        gradients_bytes=sum(found.memory.storages[n].bytes for n in found.memory.gradients),
-        optimizer_bytes=state,
-        optimizer_name=rule.title,
-        peak_bytes=found.memory.peak + state,
-        measure=functools.cache(lambda: tuple(_moments(found, state))),
-    )
-
-
-def _moments(found: OnDevice, state: int) -> Iterator[Moment]:
-    """The moments of a step, beside an optimizer's states."""
-    memory, phase = found.memory, Phase.FORWARD
-    begins = dict(memory.begins)
-    pairs = zip(memory.statements, rank_compositions(memory), strict=True)
-    for number, (statement, held) in enumerate(pairs):
-        if number in begins:
-            action = begins[number]
-            forward = action is not None and action.work is Work.FORWARD
-            phase = Phase.FORWARD if forward else Phase.BACKWARD
-        node = statement.node
-        module, name = (info(node).module, node.name) if node is not None else ("", "")
-        yield Moment(phase, module, name, {k: held[k] for k in Kind} | {Kind.OPTIMIZER: state})

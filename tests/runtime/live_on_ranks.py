@@ -24,6 +24,8 @@ SPECS = {
     "few rows": "mesh { d = 4 }\ninput ids, labels : i64[4] below 7 [d]\n",
     "gradients in parts": "mesh { d = 4 }\ninput ids, labels : i64[8] below 7 [d]\n"
     'store gradients "**" over d\n',
+    "states in parts": "mesh { d = 4 }\ninput ids, labels : i64[8] below 7 [d]\n"
+    'store optimizer "**" over d\n',
     "recompute": "mesh { d = 2 tp = 2 }\ninput ids, labels : i64[9] below 7 [d]\n"
     + SPLIT
     + 'recompute "blocks.*"\n',

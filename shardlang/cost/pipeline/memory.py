@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from shardlang.cost.devices import traits_of
 from shardlang.cost.effects import TensorType
+from shardlang.cost.pipeline.alone import NobodyElse, in_turn, one_stage
 from shardlang.cost.pipeline.ends import Ends
 from shardlang.cost.pipeline.loaded import Loaded, loaded
 from shardlang.cost.pipeline.rank_memory import RankMemory
 from shardlang.cost.pipeline.sent import sent_types
-from shardlang.ir.accumulated import mesh_at
+from shardlang.ir.accumulated import AccumulatedStep, mesh_at
 from shardlang.ir.mesh import Axis, Coord
 from shardlang.ir.pipeline.action import Action
 from shardlang.ir.pipeline.schedule import PipelineSchedule
@@ -54,6 +55,26 @@ def rank_memories(
         ).result()
 
 
+def accumulated_memory(
+    step: AccumulatedStep, beside: Callable[[Coord], int] = lambda coord: 0
+) -> OnDevice:
+    """A step of several microbatches without a pipeline, on the device that needs the most."""
+    with ThreadPoolExecutor(1) as thread:
+        devices = _accumulated(step)
+        return thread.submit(devices.fullest, 0, lambda _, coord: beside(coord)).result()
+
+
+def accumulated_device_memory(step: AccumulatedStep, device: int) -> RankMemory:
+    """What such a step does to the memory of a device, by the device's number."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_accumulated(step).memory, 0, device).result()
+
+
+def _accumulated(step: AccumulatedStep) -> _Devices:
+    schedule = in_turn(step.axis.size)
+    return _Devices(one_stage(step), schedule, schedule.ranks[0], None)
+
+
 def device_memory(
     step: StagedStep,
     schedule: PipelineSchedule,
@@ -72,7 +93,11 @@ class _Devices:
     """The devices of a pipeline, those alike taken together."""
 
     def __init__(
-        self, step: StagedStep, schedule: PipelineSchedule, order: Sequence[Action], axis: Axis
+        self,
+        step: StagedStep,
+        schedule: PipelineSchedule,
+        order: Sequence[Action],
+        axis: Axis | None,
     ) -> None:
         self.step, self.schedule, self._order, self.axis = step, schedule, order, axis
         whole = step.whole
@@ -92,7 +117,8 @@ class _Devices:
         """The first device of each kind among those of a rank."""
         found: dict[object, int] = {}
         for device in range(self._meshes[0].devices):
-            if self._meshes[0].coord(device)[self.axis.name] == rank:
+            axis = self.axis
+            if axis is None or self._meshes[0].coord(device)[axis.name] == rank:
                 found.setdefault(tuple(self._keys(device)), device)
         return list(found.values())
 
@@ -111,6 +137,11 @@ class _Devices:
             self._types[kind] = sent_types(self.step, coord)
         return self._types[kind]
 
+    def _ends(self, coord: Coord) -> Ends:
+        if self.axis is None:
+            return NobodyElse(self.step)
+        return Ends(self.step, self.schedule, self.axis, self._meshes[0], coord)
+
     def memory(self, rank: int, device: int) -> RankMemory:
         """What the actions of a rank do on a device."""
         mesh, first = self._meshes[0], dict[object, int]()
@@ -127,7 +158,7 @@ class _Devices:
             lambda stage, number: one(stage, alike[number]),
             lambda name, number: self._sent_types(self._meshes[number].coord(device))[name],
             routes_of(self.step, self.schedule, self._order, rank),
-            Ends(self.step, self.schedule, self.axis, mesh, mesh.coord(device)),
+            self._ends(mesh.coord(device)),
         )
         made.run()
         return made

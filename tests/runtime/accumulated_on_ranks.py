@@ -1,0 +1,98 @@
+"""The most bytes that a step of several microbatches has alive, as planned and as measured."""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from stored import stacked
+from torch import Tensor
+
+import shardlang
+from shardlang.api import Program
+from shardlang.cost.meter import Meter
+from shardlang.cost.pipeline.memory import accumulated_device_memory
+from shardlang.plan import plan_of
+from shardlang.runtime.transport import Arriving
+from tests.cost.measured import arriving
+
+DATA = "input ids, labels : i64[{rows}] below 7 [{axes}]\n"
+SPLIT = 'param "blocks.*.up.weight" [tp, _]\nparam "blocks.*.down.weight" [_, tp]\n'
+SPECS = {
+    "one device": ("d = 1", "d", 8, "accumulate 2"),
+    "one device, eight": ("d = 1", "d", 32, "accumulate 8"),
+    "dp": ("d = 4", "d", 16, "accumulate 2"),
+    "dp, uneven": ("d = 4", "d", 19, "accumulate 2"),
+    "dp, eight": ("d = 4", "d", 32, "accumulate 8"),
+    "zero 1": ("d = 4", "d", 16, 'accumulate 2\nstore optimizer "**" over d'),
+    "zero 2": ("d = 4", "d", 16, 'accumulate 2\nstore gradients "**" over d'),
+    "zero 3": ("d = 4", "d", 16, 'accumulate 2\nstore "**" over d'),
+    "zero 3, eight": ("d = 4", "d", 32, 'accumulate 8\nstore "**" over d'),
+    "zero 3, regather": ("d = 4", "d", 16, 'accumulate 2\nstore "**" over d regather'),
+    "fsdp x tp": ("d = 2 tp = 2", "d", 16, f'accumulate 2\n{SPLIT}store "**" over d'),
+    "recompute": ("d = 2 tp = 2", "d", 16, f'accumulate 2\n{SPLIT}recompute "blocks.*"'),
+    "zero 3, recompute": (
+        "d = 4", "d", 32, 'accumulate 8\nstore "**" over d\nrecompute "blocks.*"',
+    ),
+}  # fmt: skip
+"""Mesh, axes of the batch, rows, and the rest."""
+
+
+ALONE = [name for name, (mesh, *_) in SPECS.items() if mesh == "d = 1"]
+"""Those of one device."""
+
+Peaks = tuple[int, int, int]
+"""Of a device planned and measured, and of the fullest device as the plan says it."""
+
+
+def peaks(*names: str) -> dict[str, Peaks]:
+    """By spec, on this device; of those of four devices if none is named."""
+    return {name: _peaks(_program(name)) for name in names or sorted(SPECS.keys() - set(ALONE))}
+
+
+def _program(name: str) -> Program:
+    mesh, axes, rows, rest = SPECS[name]
+    path = Path(mkdtemp()) / "spec.shard"
+    path.write_text(f"mesh {{ {mesh} }}\n{DATA.format(rows=rows, axes=axes)}{rest}\n")
+    return shardlang.compile(path, model=stacked)
+
+
+def _peaks(made: Program) -> Peaks:
+    made.load()
+    memory = plan_of(made.compiled).memory
+    trainee: Any = made._loaded()._trainee
+    rows = made.compiled.inputs[0].shape[0]
+    torch.manual_seed(0)
+    batch = {name: torch.randint(0, 7, (rows,)) for name in ("ids", "labels")}
+    along = trainee._for(batch)
+    step = along.step(trainee._trained())
+    rank = int(os.environ.get("RANK", "0"))
+    planned = accumulated_device_memory(step.step, rank)
+    measured = min(_measured(trainee, along, step, batch) for _ in range(3))
+    return planned.peak, measured, memory.peak_bytes - memory.optimizer_bytes
+
+
+def _measured(trainee: Any, along: Any, step: Any, batch: dict[str, Tensor]) -> int:
+    """Of one step; threads of gloo may hold tensors longer than we wait, so the least counts."""
+    given = [
+        {
+            x.name: _own(trainee._leaf(x, batch, at, along), x.name in batch)
+            for x in along.program.leaves
+        }
+        for at in step.coords
+    ]
+    gc.collect()
+    with Meter() as meter, patch.object(Arriving, "__init__", arriving), torch.no_grad():
+        meter.count([x for one in given for x in one.values()])
+        step(given)
+    return meter.peak
+
+
+def _own(x: Tensor, given: bool) -> Tensor:
+    """An input in memory of its own, apart from the whole batch."""
+    return x.clone() if given else x

@@ -1,0 +1,22 @@
+"""The planned peak of a step of several microbatches is the measured one, to the byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from accumulated_on_ranks import ALONE, peaks
+from spawn import spawn
+
+
+def test_on_one_device() -> None:
+    for planned, measured, fullest in peaks(*ALONE).values():
+        assert planned == measured == fullest
+
+
+def test_between_devices(tmp_path: Path) -> None:
+    """The plan has the device that needs the most."""
+    ranks = spawn("accumulated_on_ranks:peaks", 4, tmp_path, 500)
+    for name in ranks[0]:
+        found = [rank[name] for rank in ranks]
+        assert [planned for planned, *_ in found] == [measured for _, measured, _ in found], name
+        assert {fullest for *_, fullest in found} == {max(planned for planned, *_ in found)}, name
