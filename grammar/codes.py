@@ -192,6 +192,11 @@ CODES: dict[str, Code] = {
         "`data` takes a path, `packed` or `documents`, and the options `validation`, `shuffle`,"
         " `drop_last`, `split`, `ids` and `labels`.",
     ),
+    "SH0250": Code(
+        "precision that changes nothing",
+        "Master weights and wider sums of gradients are for parameters narrower than f32, and the"
+        " model has none.",
+    ),
     "SH0245": Code(
         "optimizer that needs whole parameters",
         "Every device updates its part of a parameter. That is right where each number is updated"

@@ -16,7 +16,10 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Span:
-    """A stretch of text: lines and columns count from 1, the end is exclusive."""
+    """A stretch of text: lines and columns count from 1, the end is exclusive.
+
+    Line 0 stands for a file as a whole: the finding is about no line of it.
+    """
 
     file: str
     line: int
@@ -25,7 +28,7 @@ class Span:
     end_column: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}"
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
     @property
     def start(self) -> tuple[int, int]:
@@ -47,8 +50,13 @@ NOWHERE = Span("", 1, 1, 1, 1)
 
 
 def start_of_file(file: str) -> Span:
-    """The span for a finding about a whole file."""
+    """The span for a finding about a file that has no place yet, or is not read."""
     return Span(file, 1, 1, 1, 1)
+
+
+def whole_file(file: str) -> Span:
+    """The span for a finding of a later stage, which is about no line of the file."""
+    return Span(file, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 CODES: dict[str, str] = {
     "SH0601": "the number of processes differs from the mesh",
@@ -44,14 +45,32 @@ class RunError(ValueError):
     """A run that cannot go on, for a reason that the person can act on.
 
     Attributes: `code` (a key of `CODES`), `message`, `help` (how to fix it, may be empty) and
-    `notes` (more about it, such as the person's own traceback).
+    `notes` (more about it, such as the person's own traceback), and `about`: the statement of the
+    spec that it is about, by its first word, or empty.
     """
 
     def __init__(
-        self, code: str, message: str, *, help: str = "", notes: Sequence[str] = ()
+        self,
+        code: str,
+        message: str,
+        *,
+        help: str = "",
+        notes: Sequence[str] = (),
+        about: str = "",
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.help = help
         self.notes = tuple(notes)
+        self.about = about
+
+
+@contextmanager
+def concerning(statement: str) -> Iterator[None]:
+    """Let an error that says of no statement that it is about it be about this one."""
+    try:
+        yield
+    except RunError as error:
+        error.about = error.about or statement
+        raise

@@ -39,7 +39,8 @@ class JobError(RunError):
     """
 
     def __init__(self, report: Report, message: str, help: str) -> None:
-        super().__init__(report.code, message, help=help, notes=report.notes)
+        more = {"help": help, "about": report.about}
+        super().__init__(report.code, message, notes=report.notes, **more)
         self.rank, self.status = report.rank, report.exit_status
         self.spoken = report.kind == "exit" and report.rank == 0
 
@@ -61,7 +62,7 @@ def launch(job: Job) -> None:
     """
     local = job.local
     meeting = Nodes(job.nodes, job.node, job.endpoint)
-    with meeting as nodes, Logs(job.logs) as logs, Signals(job.saves) as signals:
+    with meeting as nodes, Logs(job.logs, job.failed) as logs, Signals(job.saves) as signals:
         workers: list[Worker] = []
         try:
             for i in range(local):
@@ -136,8 +137,7 @@ def _ended(workers: list[Worker], folder: Path) -> list[Report]:
 
 
 def _failure(report: Report, workers: list[Worker], logs: Logs) -> JobError:
-    """The one message of a failed job, which names the folder of the logs that it leaves."""
-    logs.keep()
+    """The one message of a failed job; where it does not say all, with the logs of the ranks."""
     folder = logs.reports
     alone = any(other.message != report.message for other in _ended(workers, folder))
     message = _sentence(report, alone)
@@ -150,8 +150,9 @@ def _failure(report: Report, workers: list[Worker], logs: Logs) -> JobError:
         seen = list(others.items())[:4]
         at = ", ".join(f"rank {r} in {name or 'no collective'}" for r, name in seen)
         help = "; ".join(text for text in (help, f"last seen: {at}") if text)
-    report = replace(report, notes=[*report.notes, f"the logs of the ranks are in {logs.folder}"])
-    return JobError(report, message, help)
+    kept = "" if _is_persons(report) else logs.keep(report.rank)
+    notes = [*report.notes, *([kept] if kept else [])]
+    return JobError(replace(report, notes=notes), message, help)
 
 
 _REMEDY = {
@@ -162,10 +163,14 @@ _REMEDY = {
 """What to do about a failure that says nothing of it itself, by kind."""
 
 
+def _is_persons(report: Report) -> bool:
+    """Whether a rank was refused what the person has asked for: its message says all."""
+    return report.kind == "error" and report.code != "SH0603"
+
+
 def _sentence(report: Report, alone: bool) -> str:
     """The message; what the person did wrong is said without a rank if all ranks say it."""
-    persons_fault = report.kind == "error" and report.code != "SH0603"
-    if report.kind == "gone" or (persons_fault and not alone):
+    if report.kind == "gone" or (_is_persons(report) and not alone):
         return report.message
     verb = "failed: " if report.kind == "error" else ""
     return f"rank {report.rank} {verb}{report.message}"

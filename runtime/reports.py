@@ -54,13 +54,15 @@ class Report:
     help: str = ""
     exit_status: int = 2
     notes: Sequence[str] = ()
+    about: str = ""
 
 
 def explain(rank: int, error: BaseException) -> Report:
     """The report of an exception."""
     now = time.time()
     if isinstance(error, RunError):
-        return Report(rank, "error", error.message, now, error.code, error.help, 1, error.notes)
+        said = (error.code, error.help, 1, error.notes, error.about)
+        return Report(rank, "error", error.message, now, *said)
     text = str(error).strip()
     kind = _kind(error, text.lower())
     if kind != "error" and WATCH.now:

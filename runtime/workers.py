@@ -36,7 +36,8 @@ class Job:
         timeout_s: end the job after this time; None for never.
         saves: whether the workers save what they have when they are asked to end.
         logs: the folder for what the other ranks than 0 print, and for tracebacks; by default one
-            for temporary files, which stays only if the job fails.
+            for temporary files, which does not stay.
+        failed: where these go from there if the job fails by no fault of the person's.
     """
 
     command: Sequence[str]
@@ -49,6 +50,7 @@ class Job:
     env: Mapping[str, str] = field(default_factory=dict)
     saves: bool = False
     logs: Path | None = None
+    failed: Path | None = None
 
     @property
     def local(self) -> int:

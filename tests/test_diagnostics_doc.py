@@ -55,7 +55,11 @@ LLAMA = {
     "num_hidden_layers": 1, "num_attention_heads": 2,
 }  # fmt: skip
 CONFIG = {"llama/config.json": json.dumps(LLAMA)}
-FILES = {"SH0359": {**CONFIG, "llama/pytorch_model.bin": ""}, "SH0651": CONFIG}
+FILES = {
+    "SH0359": {**CONFIG, "llama/pytorch_model.bin": ""},
+    "SH0651": CONFIG,
+    "SH0605": {"text.txt": "a"},
+}
 """What an example needs besides `model.py`."""
 
 

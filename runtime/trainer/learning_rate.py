@@ -70,6 +70,7 @@ class LearningRate:
                 " a scheduler of torch goes on from its own state alone",
                 help="resume with the `learning_rate` of the run, or write phases of shardlang:"
                 " `warmup`, `constant`, `linear` and `cosine` may take the place of each other",
+                about="learning_rate",
             )
         elif self._phases or before:
             self._set_rates()

@@ -11,7 +11,7 @@ import torch
 
 from shardlang.runtime.checkpoint.entries import Part
 from shardlang.runtime.data import Batch
-from shardlang.runtime.errors import RunError
+from shardlang.runtime.errors import RunError, concerning
 from shardlang.runtime.trainer.evaluation import Evaluated, Evaluating, evaluate
 from shardlang.runtime.trainer.given import Given
 from shardlang.runtime.trainer.learning_rate import LearningRate
@@ -85,9 +85,10 @@ class Trainer:
 
     def _noted(self) -> Iterator[Batch]:
         """The batches, each with the place behind it: what is read ahead is not trained on yet."""
-        for whole in self._stream:
-            self._places.append(self._stream.state_dict())
-            yield whole
+        with concerning("data"):
+            for whole in self._stream:
+                self._places.append(self._stream.state_dict())
+                yield whole
 
     def steps(self, count: int) -> Iterator[Record]:
         """Take steps, so many further than now, and give a record of each.
@@ -164,7 +165,8 @@ class Trainer:
                 "nothing says what to evaluate on",
                 help="write `evaluate every 500 batches 20`, or give `evaluating`",
             )
-        return evaluate(self.trainee, self.evaluating)
+        with concerning("evaluate"):
+            return evaluate(self.trainee, self.evaluating)
 
     def state(self) -> dict[str, Part]:
         """What `Checkpoints` save and resume the run by, as it is after the last step.
@@ -182,7 +184,8 @@ class Trainer:
         }
 
     def _go_to(self, place: dict[str, object]) -> None:
-        self._stream.load_state_dict(place)
+        with concerning("data"):
+            self._stream.load_state_dict(place)
         self._place = self._stream.state_dict()
         self._places.clear()
 

@@ -15,8 +15,9 @@ from typing import IO, TYPE_CHECKING, Concatenate, NoReturn, ParamSpec
 import click
 
 from shardlang.grammar.cap import most_important
-from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, in_order, start_of_file
+from shardlang.grammar.diagnostics import Diagnostic, Label, Span, error, in_order, whole_file
 from shardlang.grammar.render import Sources, render_all, to_json, use_color
+from shardlang.spec.places import place_of
 
 if TYPE_CHECKING:
     from shardlang.compiler.driver import Compiled
@@ -175,9 +176,9 @@ def diagnostic_of(
         assert isinstance(fault, Failure)
         return at_model(fault, spec)
     message = str(getattr(fault, "message", fault))
-    span = getattr(fault, "span", None) or _data_place(message, spec)
+    span = getattr(fault, "span", None) or place_of(getattr(fault, "about", ""), spec)
     notes = list(getattr(fault, "notes", ()))
-    place = stated = span if isinstance(span, Span) else start_of_file(path or "")
+    place = stated = span if isinstance(span, Span) else whole_file(path or "")
     labels: list[Label] = []
     source = getattr(fault, "source", "")
     if source and isinstance(source, str):
@@ -188,12 +189,6 @@ def diagnostic_of(
         notes += more
     help = getattr(fault, "help", None) or None
     return error(code, message, place, labels=labels, notes=notes, help=help)
-
-
-def _data_place(message: str, spec: Spec | None) -> Span | None:
-    """The `data` statement, if the message is about its file."""
-    stated = None if spec is None else spec.data
-    return stated.span if stated is not None and str(stated.path) in message else None
 
 
 def common_options(function: Callable[Concatenate[Context, _P], None]) -> Callable[..., None]:

@@ -107,6 +107,8 @@ def command(
     spec = context.load_spec(spec_path)
     _check_seeing(out, tensorboard, profile, steps)
     _check_folder(context, spec, out)
+    if data is not None:
+        context.spec = replace(spec, data=None)  # what is wrong with `data` is not the statement's
     if launched() or (spec.mesh.devices == 1 and not max_restarts):
         _check_alone(nnodes, log_dir, max_restarts)
         from shardlang.cli.training import Options, work
@@ -119,7 +121,15 @@ def command(
     else:
         nodes = (nnodes, node_rank, rdzv_endpoint)
         saves = save is not None or out is not None
-        job = Job(this_command(), spec.mesh.devices, device, *nodes, saves=saves, logs=log_dir)
+        job = Job(
+            this_command(),
+            spec.mesh.devices,
+            device,
+            *nodes,
+            saves=saves,
+            logs=log_dir,
+            failed=None if out is None else out / "logs",
+        )
         _launch(job, max_restarts, spec, out if node_rank == 0 else None)
 
 

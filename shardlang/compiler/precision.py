@@ -39,9 +39,24 @@ def _dtype(stated: TypeDecl | None) -> torch.dtype | None:
 
 def check_precision(spec: Spec, captured: Captured) -> list[Diagnostic]:
     """What does not fit the model: narrower types than its own, a factor that is not needed, or
-    one that is missing."""
+    one that is missing; and warnings of types that change nothing."""
     trained = [x for x in captured.leaves if x.trainable and x.dtype.is_floating_point]
-    return [*_types(spec.precision, trained), *_scaling(spec, captured, trained)]
+    types, idle = _types(spec.precision, trained), _idle(spec.precision, trained)
+    return [*types, *idle, *_scaling(spec, captured, trained)]
+
+
+def _idle(stated: PrecisionDecl, trained: Sequence[Leaf]) -> Iterator[Diagnostic]:
+    """A warning of each type that is stated and changes nothing, as no parameter is narrower."""
+    changed = {"master": "the optimizer updates the parameters themselves"}
+    if stated.compute is None:
+        changed["reduce"] = "gradients are summed in their own type"
+    for key, instead in changed.items():
+        one: TypeDecl | None = getattr(stated, key)
+        if one is None or any(x.dtype.itemsize != _STATED[one.dtype].itemsize for x in trained):
+            continue
+        message = f"`{key} = {one.dtype}` changes nothing: no parameter is narrower, so {instead}"
+        help = f"remove `{key}`, or build the model with narrower parameters"
+        yield Diagnostic("SH0250", "warning", message, one.span, help=help)
 
 
 def _scaling(spec: Spec, captured: Captured, trained: Sequence[Leaf]) -> Iterator[Diagnostic]:

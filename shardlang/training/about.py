@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
@@ -10,9 +10,12 @@ from platform import python_version
 import torch
 
 from shardlang.compiler.driver import Compiled
+from shardlang.ir.optimizers import UpdateRule
 from shardlang.runtime.trainer.run_folder import RunFolder
 from shardlang.spec import Spec
-from shardlang.spec.types import PipelineDecl
+from shardlang.spec.flat import flat_text
+from shardlang.spec.types import PipelineDecl, PrecisionDecl
+from shardlang.training.changes import GROUPS
 from shardlang.training.hugging_face import HUGGING_FACE, directory_of
 
 
@@ -20,7 +23,7 @@ def about_of(compiled: Compiled) -> dict[str, object]:
     """The spec, what it stands for, and the program's fingerprint, as JSON holds it."""
     spec = compiled.spec
     return {
-        "spec": _text_of(spec),
+        "spec": flat_text(spec),
         "set": spec.set_values,
         "mesh": {axis.name: axis.size for axis in spec.mesh.whole.axes},
         "program": compiled.program.fingerprint(),
@@ -52,26 +55,39 @@ def identity(compiled: Compiled) -> dict[str, object]:
     """What must not differ between a run and its resume."""
     spec, rule = compiled.spec, compiled.rule
     schedule = () if spec.learning_rate is None else spec.learning_rate.phases
-    groups = [f"{_listed(each.arguments)}: {', '.join(sorted(each.names))}" for each in rule.groups]
     return {
         "model": _model_of(spec),
         "inputs": {one.name: f"{one.dtype} {list(one.shape)}" for one in compiled.inputs},
         "optimizer": _called(rule.name, rule.arguments),
-        "groups": groups,
+        GROUPS: _groups_of(rule),
         "learning_rate": " ".join(_called(x.name, dict(x.arguments)) for x in schedule),
-        "precision": str(compiled.program.step.precision),
+        "precision": _precision_of(spec.precision),
         "random": spec.random,
         "pipeline": None if spec.pipeline is None else _stages_of(spec, spec.pipeline),
     }
 
 
-def _text_of(spec: Spec) -> str:
-    return spec.path.read_text(encoding="utf-8") if spec.path.is_file() else ""
-
-
 def _model_of(spec: Spec) -> str:
     model = spec.model
     return f"{model.path.name}:{_called(model.function or model.kind, model.kwargs)}"
+
+
+def _groups_of(rule: UpdateRule) -> dict[str, list[str]]:
+    """The names of the parameters that are given each list of arguments."""
+    found: dict[str, list[str]] = {}
+    for each in rule.groups:
+        found.setdefault(_listed(each.arguments), []).extend(each.names)
+    return {arguments: sorted(names) for arguments, names in found.items()}
+
+
+def _precision_of(stated: PrecisionDecl) -> str:
+    """The block's lines, as a spec has them."""
+    types = {"compute": stated.compute, "master": stated.master, "reduce": stated.reduce}
+    lines = [f"{name} = {one.dtype}" for name, one in types.items() if one is not None]
+    scale = stated.loss_scale
+    if scale is not None:
+        lines.append(f"loss_scale = {'dynamic' if scale.factor is None else scale.factor}")
+    return ", ".join(lines)
 
 
 def _stages_of(spec: Spec, stated: PipelineDecl) -> str:
@@ -88,45 +104,3 @@ def _called(name: str, arguments: Mapping[str, object]) -> str:
 
 def _listed(arguments: Mapping[str, object]) -> str:
     return ", ".join(f"{key} = {value!r}" for key, value in sorted(arguments.items()))
-
-
-def differences(
-    before: Mapping[str, object], now: Mapping[str, object]
-) -> tuple[list[str], list[str]]:
-    """What differs between two runs: what a resume refuses, and what it says."""
-    refused = [_changed(key, before, now) for key in _SAME if before.get(key) != now.get(key)]
-    said = [_changed(key, before, now) for key in _MAY_CHANGE if before.get(key) != now.get(key)]
-    same_text = all(before.get(key) == now.get(key) for key in ("spec", "set"))
-    programs = [[one.get(key) for key in ("program", STAGES)] for one in (before, now)]
-    if same_text and not refused and not said and programs[0] != programs[1]:
-        where = _other_stages(before.get(STAGES), now.get(STAGES))
-        said = [f"the same spec gives another program{where}: {_WHY}"]
-    return refused, said
-
-
-STAGES = "stages"
-"""The fingerprints of a pipeline's stages, by number."""
-
-_WHY = "the model's code or a library has changed"
-
-
-def _other_stages(before: object, now: object) -> str:
-    """In which stages two pipelines differ, in words."""
-    if not (isinstance(before, Sequence) and isinstance(now, Sequence)) or len(before) != len(now):
-        return ""
-    found = [str(i) for i, (a, b) in enumerate(zip(before, now, strict=True)) if a != b]
-    return f" of stage{'s' * (len(found) > 1)} {', '.join(found)}" if found else ""
-
-
-_SAME = ("model", "optimizer", "groups", "precision")
-_MAY_CHANGE = ("learning_rate", "mesh", "inputs", "random", "pipeline")
-
-
-def _changed(key: str, before: Mapping[str, object], now: Mapping[str, object]) -> str:
-    return f"`{key}` was {_shown(before.get(key))} and is {_shown(now.get(key))}"
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} = {part}" for key, part in value.items()) or "empty"
-    return str(value) if value is not None else "not stated"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +35,8 @@ from shardlang.runtime.data import (
     text_tokens,
 )
 from shardlang.runtime.data.rows import check_same_data
-from shardlang.runtime.errors import RunError
+from shardlang.runtime.data.tokens import unreadable
+from shardlang.runtime.errors import RunError, concerning
 from shardlang.runtime.module import held
 from shardlang.runtime.trainer.trainees import ShardedTrainee
 from shardlang.spec.types import DataDecl
@@ -84,8 +87,9 @@ def shared_stream(
     """
     groups = held(trainee.sharded).groups
     reader = trainee.reader()
-    stream = Agreement(groups).together(lambda: stream_of(compiled, seed, data, reader))
-    check_same_data(stream, groups)
+    with concerning("data"):
+        stream = Agreement(groups).together(lambda: stream_of(compiled, seed, data, reader))
+        check_same_data(stream, groups)
     return stream
 
 
@@ -132,6 +136,8 @@ def samples_of(compiled: Compiled, stated: DataDecl) -> Samples:
         RunError: SH0605, SH0651, SH0652.
     """
     path, inputs, roles = stated.path, compiled.inputs, _roles(compiled, stated)
+    if not path.exists():
+        raise unreadable(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
     known = vocabulary(compiled, stated)
     table = kind_of(path) == "table"
     if table and stated.cut is not None:

@@ -9,6 +9,7 @@ from shardlang.compiler.driver import Compiled
 from shardlang.runtime.agree import Agreement
 from shardlang.runtime.data import LABELS, Reader, Stream
 from shardlang.runtime.data.rows import check_same_data
+from shardlang.runtime.errors import concerning
 from shardlang.runtime.module import held
 from shardlang.runtime.trainer.evaluation import Evaluating
 from shardlang.runtime.trainer.trainees import ShardedTrainee
@@ -55,11 +56,12 @@ def evaluating_of(
     def batches() -> Stream:
         return evaluation_stream(read, seed, source, how.reader, how.parts)
 
-    if trainee is None:
-        batches().close()
-    else:
-        groups = held(trainee.sharded).groups
-        check_same_data(Agreement(groups).together(batches), groups)
+    with concerning("evaluate"):
+        if trainee is None:
+            batches().close()
+        else:
+            groups = held(trainee.sharded).groups
+            check_same_data(Agreement(groups).together(batches), groups)
     labels = LABELS if known is None else known.labels
     return Evaluating(stated.every, how.parts * stated.batches, batches, labels)
 

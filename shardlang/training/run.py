@@ -19,7 +19,7 @@ from shardlang.ir.leaf import LeafKind
 from shardlang.ir.shards import shard_of
 from shardlang.runtime.agree import Agreement
 from shardlang.runtime.data import Batch
-from shardlang.runtime.errors import RunError
+from shardlang.runtime.errors import RunError, concerning
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.stop import Stop
@@ -83,7 +83,8 @@ def run_of(compiled: Compiled, steps: int, seed: int, data: Path | None) -> Run:
         RunError: SH0605, the model's tokenizer is missing or cannot be read.
     """
     stated = stated_data(compiled, data)
-    tokenizer = None if stated is None else tokenizer_for(compiled, stated)
+    with concerning("data"):
+        tokenizer = None if stated is None else tokenizer_for(compiled, stated)
     return Run(compiled, recipe_of(compiled, steps, seed), data, tokenizer)
 
 

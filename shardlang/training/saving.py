@@ -13,8 +13,10 @@ from shardlang.runtime.checkpoint.folders import folder_at
 from shardlang.runtime.checkpoint.manifest import Manifest
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.trainer.records import Record
+from shardlang.runtime.trainer.run_folder import SPEC
 from shardlang.runtime.trainer.trainer import Trainer
-from shardlang.training.about import STAGES, about_of, differences
+from shardlang.training.about import about_of
+from shardlang.training.changes import STAGES, differences
 from shardlang.training.staged import StagedTrainee
 
 FOLDER = "checkpoints"
@@ -122,9 +124,11 @@ class Saving:
         if refused:
             raise RunError(
                 "SH0665",
-                f"the checkpoint of step {manifest.step} is another run's: {'; '.join(refused)}",
-                help="resume with the spec as it was, which is in the checkpoint's `manifest.json`,"
-                " or begin a new run in another folder",
+                f"the checkpoint of step {manifest.step} is another run's: "
+                f"{'; '.join(change.words for change in refused)}",
+                help=f"resume with the spec as it was, which is `{self._out / SPEC}` (and `spec` in"
+                " the checkpoint's `manifest.json`), or begin a new run in another folder",
+                about=refused[0].key,
             )
         for line in said:
             self._say(f"since the checkpoint, {line}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,57 @@ def test_another_run_is_refused_and_what_may_change_is_said(tmp_path: Path) -> N
     assert "`manifest.json`" in errors
     status, _, errors = run(tmp_path, 2, "--resume", spec=SPEC + "random fast")
     assert status == 0 and "since the checkpoint, `random` was exact and is fast" in errors
+
+
+def test_only_what_differs_is_printed_and_its_statement_is_shown(tmp_path: Path) -> None:
+    """The spec uses another file, in which the statements stand."""
+    assert run(tmp_path, 1, spec=SPEC + 'group "*.bias" (weight_decay = 0.0)\n')[0] == 0
+    (tmp_path / "base.shard").write_text(SPEC + 'group "*.bias" (weight_decay = 0.5)\n')
+    status, _, errors = run(tmp_path, 2, "--resume", spec='use "base.shard"\n')
+    said = " ".join(errors.split())
+    assert status == 1 and "base.shard:8:1" in errors
+    assert "`weight_decay = 0.0` and have `weight_decay = 0.5`" in said
+    assert "weight`" not in said and str(tmp_path / "out" / "spec.shard") in said
+    lines = "precision { compute = bf16 }\n"
+    status, _, errors = run(tmp_path, 2, "--resume", spec=f'use "base.shard"\n{lines}')
+    said = " ".join(errors.split())
+    assert "`precision` was not stated and is compute = bf16" in said and "Precision(" not in said
+    status, _, errors = run(tmp_path, 2, "--resume", spec=SPEC + lines)
+    assert "of `group`, " in errors and "and are in none" in " ".join(errors.split())
+
+
+EVALUATE = 'evaluate every 1 batches 1 on "none.txt"\n'
+
+
+def test_what_a_run_cannot_read_is_shown_at_its_statement(tmp_path: Path) -> None:
+    """And at none, where it is on the command line."""
+    status, _, errors = run(tmp_path, 1, spec=SPEC + EVALUATE)
+    assert status == 1 and "error[SH0651]" in errors and "spec.shard:8:1" in errors
+    assert str(tmp_path / "none.txt") in errors
+    status, _, errors = run(tmp_path, 1, spec=SPEC + 'data "none.bin"\n')
+    assert status == 1 and "error[SH0651]" in errors and "spec.shard:8:1" in errors
+    status, _, errors = run(tmp_path, 1, "--data", "none.bin", spec=SPEC + 'data "other.bin"\n')
+    assert status == 1 and "error[SH0651]" in errors and "spec.shard:" not in errors
+
+
+def test_so_it_is_where_several_ranks_read(tmp_path: Path) -> None:
+    path = tmp_path / "spec.shard"
+    path.write_text(SPEC.replace("dp = 1", "dp = 2") + EVALUATE)
+    command = [sys.executable, "-m", "shardlang", "run", path, "--steps", "1", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stdout == ""
+    assert "error[SH0651]" in done.stderr and "spec.shard:8:1" in done.stderr
+
+
+def test_the_folder_holds_a_spec_that_stands_alone(tmp_path: Path) -> None:
+    (tmp_path / "base.shard").write_text(SPEC)
+    assert run(tmp_path, 1, spec='use "base.shard"\n')[0] == 0
+    (tmp_path / "base.shard").unlink()
+    status, _, errors = shardlang("check", tmp_path / "out" / "spec.shard")
+    assert status == 0, errors
+    text = (tmp_path / "out" / "spec.shard").read_text()
+    manifest = next((tmp_path / "out" / "checkpoints").glob("*/manifest.json"))
+    assert json.loads(manifest.read_text())["about"]["spec"] == text
 
 
 def test_a_step_that_is_not_finite_ends_the_run_is_skipped_or_rolls_back(

@@ -22,6 +22,7 @@ def spawn(
     timeout_s: float = 60.0,
     saves: bool = False,
     fresh: bool = False,
+    failed: Path | None = None,
     **env: str,
 ) -> list[Any]:
     """The results of `module:function` on every rank.
@@ -35,5 +36,5 @@ def spawn(
     paths = f"{ROOT}:{ROOT / 'tests' / 'runtime'}"
     env = {"PYTHONPATH": paths, **env}
     with nullcontext() if fresh else forked_ranks():
-        launch(Job(command, processes, timeout_s=timeout_s, env=env, saves=saves))
+        launch(Job(command, processes, timeout_s=timeout_s, env=env, saves=saves, failed=failed))
     return [torch.load(out / f"{rank}.pt", weights_only=False) for rank in range(processes)]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -28,8 +28,16 @@ CASES = {
 }
 
 
+@pytest.fixture
+def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files, which nothing stays in."""
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_one_message_names_the_rank(name: str, tmp_path: Path) -> None:
+def test_one_message_names_the_rank(name: str, tmp_path: Path, temporary: Path) -> None:
     began = time.monotonic()
     with pytest.raises(RunError) as caught:
         spawn(f"faults:{name}", 2, tmp_path)
@@ -38,15 +46,27 @@ def test_one_message_names_the_rank(name: str, tmp_path: Path) -> None:
     assert message in caught.value.message
     if name == "stuck":
         assert "rank 1 in no collective" in caught.value.help
-    *notes, logs = caught.value.notes
-    folder = Path(logs.removeprefix("the logs of the ranks are in "))
-    assert (folder / "1.log").is_file()
+    assert list(temporary.iterdir()) == []
+    assert time.monotonic() - began < 30
+    notes = caught.value.notes
     if name == "raises":
         assert "raise ValueError" in notes[0] and "spawn" not in notes[0]
         assert "runtime/reports.py" not in notes[0]
-        assert "ValueError" in (folder / "1.traceback").read_text()
-    shutil.rmtree(folder)
-    assert time.monotonic() - began < 30
+        assert notes[1].startswith("the last that rank 1 has said:\n")
+        assert notes[1].endswith("ValueError: no more\nof this")
+    elif code in ("SH0601", "SH0602"):
+        assert not notes
+
+
+def test_a_failed_run_leaves_the_logs_of_its_ranks_in_its_folder(
+    tmp_path: Path, temporary: Path
+) -> None:
+    with pytest.raises(RunError) as caught:
+        spawn("faults:raises", 2, tmp_path, failed=tmp_path / "out" / "logs")
+    assert caught.value.notes[-1] == f"the logs of the ranks are in {tmp_path / 'out' / 'logs'}"
+    assert "ValueError" in (tmp_path / "out" / "logs" / "1.traceback").read_text()
+    assert (tmp_path / "out" / "logs" / "1.log").is_file()
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

@@ -410,3 +410,28 @@ def test_the_code_of_a_step_says_it(tmp_path: Path) -> None:
     assert "in f32" in code
     code = wide(tmp_path, "precision { compute = bf16 }", STORES[2], "accumulate 2").code()
     assert "cast(up_weight, torch.bfloat16)" in code and "sums in f32" in code
+
+
+class Plain(nn.Module):
+    """All in f32, as most models are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(9, 7)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"loss": self.up(x).square().sum()}
+
+
+@pytest.mark.parametrize("stated", ["master = f32", "reduce = f32", "master = f32  reduce = f32"])
+def test_a_type_that_changes_nothing_is_said(stated: str, tmp_path: Path) -> None:
+    path = tmp_path / "spec.shard"
+    lines = ("mesh { dp = 2 }", f"input x : f32[{ROWS}, 9] [dp, _]", f"precision {{ {stated} }}")
+    path.write_text("\n".join((*lines, "")))
+    found = shardlang.compile(path, model=Plain).diagnostics
+    assert [(one.code, one.severity) for one in found] == (
+        [("SH0250", "warning")] * stated.count("=")
+    )
+    keys = [one.message.partition(" = f32` changes nothing: ")[0] for one in found]
+    assert keys == [f"`{key}" for key in stated.replace("= f32", "").split()]
+    assert {one.span.line for one in found} == {3}
