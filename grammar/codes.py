@@ -556,6 +556,11 @@ CODES: dict[str, Code] = {
         " alone, so the model is trained by whole steps. A parameter that two stages use must lie"
         " alike in both.",
     ),
+    "SH0646": Code(
+        "learning rate that ends before the run",
+        "A scheduler of torch such as `onecyclelr` is made for a number of steps, and the run takes"
+        " more.",
+    ),
     "SH0651": Code(
         "data that cannot be read",
         "A file of tokens or of a text does not exist, is cut short, has no index, or is not what"

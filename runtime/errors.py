@@ -28,6 +28,7 @@ CODES: dict[str, str] = {
     "SH0631": "nothing can be trained",
     "SH0632": "the run and its reference differ",
     "SH0641": "a parameter or buffer changed between a forward and its backward",
+    "SH0646": "the learning rate ends before the run",
     "SH0651": "the data cannot be read",
     "SH0652": "the tokens are of another vocabulary",
     "SH0653": "the data changed since the checkpoint",

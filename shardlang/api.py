@@ -195,7 +195,10 @@ class Program:
 
         Raises:
             RunError: SH0606, nothing is loaded, or the optimizer cannot be made.
+            TypeError: `batches` cannot be iterated over.
         """
+        if batches is not None and not isinstance(batches, Iterable):
+            raise TypeError(f"`batches` is {batches!r}: give an iterable of dicts of whole tensors")
         return self._loaded().trainer(batches, seed, evaluating)
 
     def checkpoints(
@@ -282,7 +285,10 @@ class Program:
 
         Raises:
             CompileError: SH0108, a pipeline without a stage, or a stage that there is not.
+            TypeError: `stage` is no number.
         """
+        if stage is not None and not isinstance(stage, int):
+            raise TypeError(f"`stage` is {stage!r}: give the number of a stage, from 0")
         from shardlang.graph.code import code_of
 
         return code_of(self.compiled, stage)

@@ -202,10 +202,16 @@ class Checkpoints:
                 self._say(f"`{name}` is removed: it was not written to the end")
         return manifest, passed
 
-    def load(self, state: Mapping[str, Part], step: int | None = None) -> int | None:
+    def load(
+        self, state: Mapping[str, Part], step: int | None = None, *, found: Manifest | None = None
+    ) -> int | None:
         """Load the newest whole checkpoint, or that of a step. Collective.
 
         The state may lie on another mesh, by another spec, or on one process.
+
+        Args:
+            found: what `manifest` has just given, in place of a step: whether the checkpoint is
+                whole is known then, and its files are not read once more for that.
 
         Returns:
             Its step; None where there is no checkpoint.
@@ -213,22 +219,31 @@ class Checkpoints:
         Raises:
             RunError: SH0661, none of those that are there is whole; SH0608, the state does not fit.
         """
-        manifest, passed = self._newest(step)
+        self._check_there(step)
+        manifest, passed = (found, []) if found is not None else self._newest(step)
         if manifest is None:
-            if passed or step is not None:
+            if passed:
                 self._refuse(passed, step)
             return None
         load(self._folder, manifest, entries_of(state), self._ranks)
         self._last = manifest.step
         return manifest.step
 
+    def _known(self) -> list[int]:
+        return self._ranks.first(lambda: steps_in(self._folder))
+
+    def _check_there(self, step: int | None) -> None:
+        """Refuse a step of which the folder holds no checkpoint, whole or not."""
+        if step is None or step in (known := self._known()):
+            return
+        raise RunError(
+            "SH0661",
+            f"there is no checkpoint of step {step} in `{self._folder}`",
+            help=f"load one of the steps {known}" if known else "the folder holds no checkpoint",
+        )
+
     def _refuse(self, passed: list[PassedOver], step: int | None) -> None:
-        known = self._ranks.first(lambda: steps_in(self._folder))
-        there = f"load one of the steps {known}" if known else "the folder holds no checkpoint"
-        if step is not None and step not in known:
-            raise RunError(
-                "SH0661", f"there is no checkpoint of step {step} in `{self._folder}`", help=there
-            )
+        there = f"load one of the steps {self._known()}"
         what = "no checkpoint" if step is None else f"the checkpoint of step {step}"
         lacking = "is whole" if step is None else "is not whole"
         raise RunError(

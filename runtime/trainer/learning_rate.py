@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from shardlang.ir.schedules import PHASES, Phase, factor, made
+from shardlang.ir.schedules import PHASES, Phase, ends_before, factor, made
 from shardlang.runtime.errors import RunError
 
 
@@ -17,11 +17,12 @@ class LearningRate:
 
     Attributes:
         scheduler: the scheduler of torch; None where there is no schedule.
+        phases: the schedule as it is stated.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, phases: Sequence[Phase]) -> None:
         """Set the rate of the first step."""
-        self._optimizer, self._phases, self._steps = optimizer, tuple(phases), 0
+        self._optimizer, self.phases, self._steps = optimizer, tuple(phases), 0
         self._stated = [float(group["lr"]) for group in optimizer.param_groups]
         self._factor = factor(phases, optimizer.defaults["lr"]) if self._is_ours else None
         self.scheduler: LRScheduler | None = None
@@ -33,7 +34,7 @@ class LearningRate:
     @property
     def _is_ours(self) -> bool:
         """Whether the rate of a step follows from its number alone."""
-        return not self._phases or self._phases[0].name in PHASES
+        return not self.phases or self.phases[0].name in PHASES
 
     @property
     def rate(self) -> float:
@@ -72,7 +73,7 @@ class LearningRate:
                 " `warmup`, `constant`, `linear` and `cosine` may take the place of each other",
                 about="learning_rate",
             )
-        elif self._phases or before:
+        elif self.phases or before:
             self._set_rates()
 
     def _set_rates(self) -> None:
@@ -89,5 +90,25 @@ class LearningRate:
         """The schedule, as a spec states it."""
         return " ".join(
             f"{phase.name}({', '.join(f'{key} = {x}' for key, x in phase.arguments.items())})"
-            for phase in self._phases
+            for phase in self.phases
+        )
+
+
+def check_lasts(phases: Sequence[Phase], steps: int) -> None:
+    """Make sure that a schedule has a rate up to a step, counted from the first of the run.
+
+    Phases of our own always have: the last rate stays.
+
+    Raises:
+        RunError: SH0646, a scheduler of torch ends before.
+    """
+    if not phases or phases[0].name in PHASES:
+        return
+    said = ends_before(phases[0].name, phases[0].arguments, steps)
+    if said:
+        raise RunError(
+            "SH0646",
+            f"`{phases[0].name}` ends before step {steps}: {said}",
+            help="state as many steps as the run takes, or take fewer",
+            about="learning_rate",
         )

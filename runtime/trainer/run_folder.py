@@ -112,7 +112,7 @@ class RunFolder:
         """
         try:
             (self.folder / SPEC).write_text(self._spec, encoding="utf-8")
-            self._about["began"] = _now()
+            self._about |= _beginning(self.folder, step)
             self._state = RUNNING
             self._write_run()
             self._log = (self.folder / LOG).open("a" if step else "w", encoding="utf-8")
@@ -146,6 +146,25 @@ class RunFolder:
         _replace_run(self.folder, found)
 
 
+def _beginning(folder: Path, step: int) -> dict[str, object]:
+    """When a run began, and when and after which steps it was resumed, this time included."""
+    before = about_in(folder) if step else {}
+    if "began" not in before:
+        return {"began": _now()}
+    resumed = before.get("resumed", [])
+    resumed = resumed if isinstance(resumed, list) else []
+    return {"began": before["began"], "resumed": [*resumed, {"step": step, "time": _now()}]}
+
+
+def about_in(folder: Path) -> dict[str, object]:
+    """What `run.json` of a folder says; nothing where there is none, or it cannot be read."""
+    try:
+        found = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def note_failure(folder: Path, message: str, since: datetime) -> None:
     """Write why a run ended, as who watched its processes knows it.
 
@@ -155,10 +174,16 @@ def note_failure(folder: Path, message: str, since: datetime) -> None:
         since: when its processes were started; the run that began before was another one.
     """
     with contextlib.suppress(OSError, ValueError, KeyError):
-        found = json.loads((folder / RUN).read_text(encoding="utf-8"))
-        if datetime.fromisoformat(found["began"]) >= since:
+        found = about_in(folder)
+        if datetime.fromisoformat(_begun(found)) >= since:
             found["state"] = KILLED if found["state"] == RUNNING else FAILED
             _replace_run(folder, {"ended": _now(), **found, "message": message})
+
+
+def _begun(about: Mapping[str, object]) -> str:
+    """When the processes of a run began that was the last to begin or to be resumed."""
+    resumed = about.get("resumed")
+    return str(resumed[-1]["time"] if isinstance(resumed, list) else about["began"])
 
 
 def is_held(folder: Path) -> bool:

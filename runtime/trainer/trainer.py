@@ -14,7 +14,7 @@ from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError, concerning
 from shardlang.runtime.trainer.evaluation import Evaluated, Evaluating, evaluate
 from shardlang.runtime.trainer.given import Given
-from shardlang.runtime.trainer.learning_rate import LearningRate
+from shardlang.runtime.trainer.learning_rate import LearningRate, check_lasts
 from shardlang.runtime.trainer.memory import StepMemory
 from shardlang.runtime.trainer.random_states import RandomStates
 from shardlang.runtime.trainer.recipe import Recipe
@@ -97,9 +97,19 @@ class Trainer:
         of the loss may mend it, or `goes_on` says so.
 
         Raises:
-            RunError: as for a call of the module.
+            TypeError: `count` is no whole number.
+            ValueError: it is negative.
+            RunError: SH0646, the learning rate ends before; else as for a call of the module.
         """
-        end = self.step_number + count
+        if not isinstance(count, int) or isinstance(count, bool):
+            raise TypeError(f"`steps` takes a number of steps, not {count!r}")
+        if count < 0:
+            raise ValueError(f"`steps` takes a number of steps, at least 0, not {count}")
+        check_lasts(self.learning_rate.phases, self.step_number + count)
+        return self._steps(self.step_number + count)
+
+    def _steps(self, end: int) -> Iterator[Record]:
+        """Take steps up to one, and give a record of each."""
         while self.step_number < end:
             whole = next(self._batches, None)
             if whole is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from shardlang.cli.common import Context, common_options
 
@@ -101,12 +102,16 @@ def command(
     Starts one process per device, unless a launcher such as torchrun has done so.
     """
     from shardlang.runtime.launch import Job, launched, this_command
+    from shardlang.runtime.trainer.learning_rate import check_lasts
+    from shardlang.training.recipe import phases_of
 
     _check_nodes(nnodes, node_rank, rdzv_endpoint)
     _check_out(out, resume, max_restarts)
     spec = context.load_spec(spec_path)
     _check_seeing(out, tensorboard, profile, steps)
     _check_folder(context, spec, out)
+    check_lasts(phases_of(spec), steps)
+    seed = _seed_of(out, seed) if resume and out is not None else seed
     if data is not None:
         context.spec = replace(spec, data=None)  # what is wrong with `data` is not the statement's
     if launched() or (spec.mesh.devices == 1 and not max_restarts):
@@ -165,6 +170,21 @@ def _check_folder(context: Context, spec: Spec, out: Path | None) -> None:
         help = "add `--out FOLDER`, or leave the statement out"
         context.add([error("SH0664", message, spec.checkpoint.span, help=help)])
         context.stop_on_errors()
+
+
+def _seed_of(out: Path, seed: int) -> int:
+    """The seed of the run that goes on, which no other one may take the place of."""
+    from shardlang.runtime.trainer.run_folder import about_in
+    from shardlang.training.saving import last_in
+
+    known = about_in(out).get("seed")
+    if not isinstance(known, int) or last_in(out) is None:
+        return seed
+    given = click.get_current_context().get_parameter_source("seed")
+    if known != seed and given is not ParameterSource.DEFAULT:
+        message = f"the run in `{out}` has the seed {known}, and goes on with its random numbers"
+        raise click.BadParameter(message, param_hint="'--seed'")
+    return known
 
 
 def _check_alone(nnodes: int, log_dir: Path | None, max_restarts: int) -> None:

@@ -73,6 +73,23 @@ def made(
     return kind(optimizer, **settings)
 
 
+def ends_before(name: str, settings: Mapping[str, object], steps: int) -> str:
+    """Why a scheduler of torch does not last for so many steps, in torch's words; or empty.
+
+    What a scheduler says of its end depends on the number of the step alone, so the last one is
+    tried by itself.
+    """
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0, momentum=0.5)
+    scheduler = made(name, optimizer, settings)
+    optimizer.step()
+    scheduler.last_epoch = steps - 1
+    try:
+        scheduler.step()
+    except ValueError as failure:
+        return str(failure).splitlines()[0].rstrip(".")
+    return ""
+
+
 def arguments_of(name: str) -> dict[str, ArgumentKind]:
     """What a scheduler of torch may be given."""
     return kinds_of(schedulers()[name], _NOT_OURS)

@@ -89,7 +89,8 @@ def _finding(
     if _fits(value, known[name], name):
         return None
     wanted = _BETAS if name == "betas" else _WANTED[known[name]]
-    shown = kind_of(value) if isinstance(value, (str, bool, tuple)) else f"`{value}`"
+    listed = f"`[{', '.join(map(str, value))}]`" if isinstance(value, tuple) else f"`{value}`"
+    shown = kind_of(value) if isinstance(value, (str, bool)) else listed
     return error(code, f"`{name}` cannot be {shown}", value_span, help=f"write {wanted}")
 
 

@@ -116,7 +116,7 @@ class Run:
         trainer = self.trainer(module, stop)
         if begin is not None:
             begin(trainer)
-        return list(show(trainer.steps(self.recipe.steps - trainer.step_number)))
+        return list(show(trainer.steps(max(0, self.recipe.steps - trainer.step_number))))
 
     def trainer(self, module: ShardedModule, stop: Stop | None = None) -> Trainer:
         """What trains the sharded model, until `stop` says so. Collective."""

@@ -105,7 +105,7 @@ class Saving:
             return 0
         if manifest is not None:
             self._compare(manifest)
-        step = self.checkpoints.load(self._trainer.state())
+        step = self.checkpoints.load(self._trainer.state(), found=manifest)
         self._say(f"goes on after step {step}")
         return step or 0
 
@@ -154,7 +154,7 @@ class Saving:
         if manifest is None or manifest.step == self._rolled_to:
             return False
         state = {name: part for name, part in self._trainer.state().items() if name != "data"}
-        self._rolled_to = self.checkpoints.load(state, manifest.step)
+        self._rolled_to = self.checkpoints.load(state, found=manifest)
         wrong = " and ".join(f"{name} is {value}" for name, value in record.not_finite.items())
         self._say(f"{wrong} in step {record.step}: back to step {self._rolled_to}")
         return True

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
 
 from shardlang import compile as compile_spec
+from shardlang.runtime.checkpoint import finding
+from shardlang.runtime.checkpoint.manifest import sha256_of
 from shardlang.training import room
 from tests.commands import shardlang
 
@@ -118,6 +120,36 @@ def test_another_run_is_refused_and_what_may_change_is_said(tmp_path: Path) -> N
     assert "`manifest.json`" in errors
     status, _, errors = run(tmp_path, 2, "--resume", spec=SPEC + "random fast")
     assert status == 0 and "since the checkpoint, `random` was exact and is fast" in errors
+
+
+def test_a_run_goes_on_with_its_own_seed(tmp_path: Path) -> None:
+    """Another one is refused; without one, the batches of an evaluation stay the same."""
+    spec = SPEC + "evaluate every 1 batches 1\n"
+    whole = run(tmp_path, 3, "--seed", "4", spec=spec, out="whole")[1]
+    assert run(tmp_path, 2, "--seed", "4", spec=spec)[0] == 0
+    status, _, errors = run(tmp_path, 3, "--seed", "5", "--resume", spec=spec)
+    assert status == 2 and "'--seed'" in errors and "has the seed 4" in " ".join(errors.split())
+    status, lines, errors = run(tmp_path, 3, "--resume", spec=spec)
+    assert status == 0, errors
+    assert [lines[0][key] for key in ("step", "loss", "eval_loss")] == [
+        whole[2][key] for key in ("step", "loss", "eval_loss")
+    ]
+    assert lines[-1]["summary"]["seed"] == 4
+
+
+def test_a_resume_reads_a_checkpoint_once_to_check_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(tmp_path, 1)[0] == 0
+    read: list[str] = []
+
+    def counted(stream: BinaryIO) -> str:
+        read.append(Path(stream.name).name)
+        return sha256_of(stream)
+
+    monkeypatch.setattr(finding, "sha256_of", counted)
+    assert run(tmp_path, 2, "--resume")[0] == 0
+    assert read and len(read) == len(set(read))
 
 
 def test_only_what_differs_is_printed_and_its_statement_is_shown(tmp_path: Path) -> None:

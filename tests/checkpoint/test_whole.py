@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -430,8 +431,13 @@ def test_a_part_that_cannot_be_saved_is_named(tmp_path: Path, state: Any, messag
 
 
 def test_a_step_that_is_not_there_is_said(tmp_path: Path) -> None:
+    """And nothing else: none is passed over."""
     made = numbers(tmp_path, 2)
-    with pytest.raises(RunError, match="there is no checkpoint of step 5") as error:
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(RunError, match="there is no checkpoint of step 5") as error,
+    ):
+        warnings.simplefilter("error")
         made.load(value(0), step=5)
     assert "[2]" in error.value.help
     (tmp_path / "step-000002").rename(tmp_path / "step-000009")

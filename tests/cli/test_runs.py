@@ -76,7 +76,15 @@ def test_a_run_has_a_folder(spec: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert (about["state"], about["seed"], about["steps"]) == ("ended", 0, 5)
     assert about["mesh"] == {"dp": 1}
     assert {"versions", "program", "began", "ended"} <= about.keys()
-    assert (whole / LOCK).read_text() == ""
+    assert (whole / LOCK).read_text() == "" and "resumed" not in about
+    again = json.loads((broken / RUN).read_text())
+    (resumed,) = again["resumed"]
+    assert resumed["step"] == 3 and again["began"] < resumed["time"] < again["ended"]
+    assert run(spec, broken, 5, "--resume") == 0
+    third = json.loads((broken / RUN).read_text())
+    assert third["began"] == again["began"]
+    assert [one["step"] for one in third["resumed"]] == [3, 5]
+    capsys.readouterr()
     first, second = records_of(whole), records_of(broken)
     assert [line["step"] for line in first] == [1, 2, 3, 4, 5]
     assert [line["lr"] for line in first] == pytest.approx([0.1, 0.075, 0.05, 0.025, 0.0])

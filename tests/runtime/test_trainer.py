@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from shardlang.ir.optimizers import UpdateRule
-from shardlang.ir.schedules import Phase, schedulers
+from shardlang.ir.schedules import Phase, ends_before, schedulers
 from shardlang.runtime.checkpoint.checkpoints import Checkpoints
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.trainer.evaluation import Evaluating
@@ -322,6 +322,45 @@ def test_another_scheduler_of_torch_is_refused(before: list[Phase], then: list[P
     with pytest.raises(RunError, match="goes on from its own state alone") as caught:
         schedule.load_state_dict(saved.state_dict())
     assert caught.value.code == "SH0665"
+
+
+def test_a_scheduler_that_ends_before_the_run_is_refused_before_the_first_step() -> None:
+    ends = Phase("onecyclelr", {"max_lr": 0.2, "total_steps": 4})
+    rule = UpdateRule("sgd", {"lr": 0.1, "momentum": 0.9})
+    trainer = plain(Recipe(rule=rule, phases=(ends,)))
+    with pytest.raises(RunError, match="`onecyclelr` ends before step 5") as caught:
+        trainer.steps(5)
+    assert (caught.value.code, caught.value.about) == ("SH0646", "learning_rate")
+    assert len(list(trainer.steps(3))) == 3
+    with pytest.raises(RunError, match="ends before step 5"):
+        trainer.steps(2)
+    assert len(list(trainer.steps(1))) == 1
+
+
+@pytest.mark.parametrize("name", sorted(schedulers()))
+def test_the_last_step_alone_says_whether_a_scheduler_lasts(name: str) -> None:
+    """It raises there if and only if it does so on the way."""
+    optimizer = _sgd()
+    schedule = schedulers()[name](optimizer, **NAMED[name])
+    for step in range(1, 30):
+        said = ends_before(name, NAMED[name], step)
+        optimizer.step()
+        if said:
+            with pytest.raises(ValueError, match="step"):
+                schedule.step()
+            break
+        schedule.step()
+    assert (step == 13) == (name == "onecyclelr") and (said != "") == (name == "onecyclelr")
+
+
+def test_steps_are_a_number() -> None:
+    trainer = plain(Recipe())
+    for wrong in ("a", 1.0, None, True):
+        with pytest.raises(TypeError, match="a number of steps"):
+            trainer.steps(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least 0, not -1"):
+        trainer.steps(-1)
+    assert list(trainer.steps(0)) == []
 
 
 def test_the_peak_of_memory_is_that_of_each_step() -> None:
