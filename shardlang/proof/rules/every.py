@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import random
 from collections.abc import Iterator
@@ -14,11 +13,16 @@ import torch
 from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.own import own_calls
 from shardlang.proof.rules.prove import Tally, prove_call
-from shardlang.proof.rules.samples import DTYPES, Skipped, calls_in, has_rule, op_infos
+from shardlang.proof.rules.samples import (
+    DTYPES,
+    Skipped,
+    a_sample,
+    calls_in,
+    calls_of_sample,
+    has_rule,
+    op_infos,
+)
 from shardlang.rules.schema import short_name
-
-FIRST = 60
-"""Among how many calls of an op a random one is chosen; some ops have thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +99,19 @@ def calls_of_op(
 def some_calls(
     names: tuple[str, ...], tally: Tally, chooser: random.Random, count: int
 ) -> Iterator[tuple[str, AtenCall]]:
-    """`count` random calls of random ops, each among the first `FIRST` of its op."""
-    ops = sorted(name for name in op_infos() if not names or name in names)
-    known: dict[str, list[AtenCall]] = {}
+    """A random call of each of `count` random samples; only the samples chosen are traced.
+
+    Yields the op's name and the call. A sample without a call that has a rule yields nothing.
+    """
+    ops = {name: infos for name, infos in op_infos().items() if not names or name in names}
     for _ in range(count):
-        name = chooser.choice(ops)
-        if name not in known:
-            known[name] = list(itertools.islice(calls_of_op(name, tally), FIRST))
-        if known[name]:
-            yield name, chooser.choice(known[name])
+        name = chooser.choice(sorted(ops))
+        info = chooser.choice(ops[name])
+        if (sample := a_sample(info, chooser)) is None:
+            continue
+        found = calls_of_sample(info, sample)
+        tally.skipped += [call for call in found if isinstance(call, Skipped)]
+        calls = [call for call in found if isinstance(call, AtenCall)]
+        tally.missing |= {str(call.target): name for call in calls if not has_rule(call)}
+        if known := [call for call in calls if has_rule(call)]:
+            yield name, chooser.choice(known)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +18,9 @@ from shardlang.rules.registry import find
 from shardlang.rules.schema import Operator, writes
 
 DTYPES = (torch.float64, torch.int64, torch.bool)
+
+FIRST = 60
+"""Among how many samples of an op and a dtype a random one is chosen; some ops have thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +64,33 @@ def calls_in(
 ) -> Iterator[AtenCall | Skipped]:
     """The distinct aten calls of an op's samples."""
     seen: set[str] = set()
-    for function, (args, kwargs) in _guarded(samples_of(info, dtypes)):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                calls = calls_of(function, args, kwargs)
-        except Exception as error:  # a sample that cannot be traced is counted, not proven
-            yield Skipped(info.name, f"{type(error).__name__}: {str(error)[:80]}")
-            continue
-        for call in calls:
-            if call.key not in seen and _plain(call):
+    for prepared in _guarded(samples_of(info, dtypes)):
+        for call in calls_of_sample(info, prepared):
+            if isinstance(call, Skipped):
+                yield call
+            elif call.key not in seen:
                 seen.add(call.key)
                 yield call
+
+
+def calls_of_sample(info: OpInfo, prepared: Prepared) -> list[AtenCall] | list[Skipped]:
+    """The plain aten calls of one sample, or why it cannot be traced."""
+    function, (args, kwargs) = prepared
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return [call for call in calls_of(function, args, kwargs) if _plain(call)]
+    except Exception as error:  # a sample that cannot be traced is counted, not proven
+        return [Skipped(info.name, f"{type(error).__name__}: {str(error)[:80]}")]
+
+
+def a_sample(info: OpInfo, chooser: random.Random) -> Prepared | None:
+    """A random one of the first `FIRST` samples of an op, of a random dtype; None without any."""
+    dtypes = [dtype for dtype in DTYPES if dtype in info.supported_dtypes("cpu")]
+    if not dtypes:
+        return None
+    first = list(itertools.islice(_guarded(samples_of(info, (chooser.choice(dtypes),))), FIRST))
+    return chooser.choice(first) if first else None
 
 
 def _guarded(samples: Iterator[Prepared]) -> Iterator[Prepared]:
