@@ -7,8 +7,10 @@ import gc
 import pytest
 
 from shardlang.ir.collection import RARELY
+from tests import captures
 
 gc.set_threshold(*RARELY)
+captures.share()
 
 LONG = (
     "test_pages.py",

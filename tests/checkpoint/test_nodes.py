@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from shardlang.runtime import nodes
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.nodes import Nodes
 from shardlang.runtime.trainer.run_folder import LOG, records_of
+from tests.runtime.forking import Popen
 
 ROOT = Path(__file__).parent.parent.parent
 MODEL = """
@@ -35,7 +35,7 @@ def batches(seed):
         if mine and number == 8 and len(list(marks.glob("*"))) < KILLS:
             (marks / str(os.getpid())).touch()
             if "GONE" in os.environ:
-                os.kill(os.getppid(), signal.SIGKILL)
+                os.kill(int((marks.parent / "launcher").read_text()), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
         yield {"x": torch.rand(4, 8, generator=made)}
 """
@@ -71,17 +71,21 @@ def run(
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     env |= {} if gone is None else {"GONE": str(gone)}
 
-    def start(node: int) -> subprocess.Popen[str]:
+    def start(node: int) -> Popen:
         made = [*command, *where, "--node-rank", str(node)]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(made, env=env, stdout=subprocess.DEVNULL, stderr=pipe, text=True)
+        with (folder / f"said{node}").open("wb") as said:
+            launcher = Popen(made, env, stdout=said, stderr=said, start_new_session=True)
+        if node == gone:
+            (folder / "launcher").write_text(str(launcher.pid))
+        return launcher
 
     started = [start(node) for node in range(2)]
     if gone is not None:
         assert started[gone].wait(240) == -signal.SIGKILL
         started[gone] = start(gone)
-    said = [node.communicate(timeout=240)[1] for node in started]
-    return [(n.returncode, text) for n, text in zip(started, said, strict=True)], folder / "out"
+    ends = [node.wait(240) for node in started]
+    said = [(folder / f"said{node}").read_text() for node in range(2)]
+    return list(zip(ends, said, strict=True)), folder / "out"
 
 
 def test_both_nodes_begin_again(tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ import torch  # noqa: E402
 
 from shardlang.runtime.groups import leave  # noqa: E402
 from shardlang.runtime.reports import reporting  # noqa: E402
+from tests import captures  # noqa: E402
 
 
 def main() -> None:
     """Run the named function on this rank."""
     torch.set_num_threads(1)
+    captures.share()
     rank = int(os.environ["RANK"])
     with reporting(rank):
         module, name = sys.argv[1].split(":")

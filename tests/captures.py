@@ -1,0 +1,75 @@
+"""One trace of a model for all specs that a test process compiles of it.
+
+A spec is checked, planned, proven and drawn by tests of their own, and most specs are of a few
+models. What `capture` gives depends on the model's files, its arguments, the inputs and the values
+of which a spec speaks, and no pass changes it: `tests/capture` tests the function itself.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from shardlang.capture import Captured, HfSource, InputSpec, ModelSource, PythonSource, capture
+from shardlang.compiler import driver
+from shardlang.spec.types import Spec
+
+ROOT = Path(__file__).parents[1]
+MOST = 40
+"""How many traces a process keeps."""
+
+_KEPT: OrderedDict[str, Captured] = OrderedDict()
+
+
+class _Marked:
+    """Which modules a spec speaks of, with the patterns by which it does."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.asks = _asks(spec)
+        self.patterns = [value.pattern.text for value in spec.values]
+
+    def __call__(self, name: str) -> bool:
+        return self.asks(name)
+
+
+_asks: Callable[[Spec], Callable[[str], bool]] = driver.marked
+
+
+def share() -> None:
+    """From now on the compiler of this process traces a model of the tree once."""
+    vars(driver)["marked"] = _Marked
+    vars(driver)["capture"] = _captured
+
+
+def _captured(
+    source: ModelSource, inputs: Sequence[InputSpec], mark: Callable[[str], bool]
+) -> Captured:
+    key = _key(source, inputs, mark)
+    if key is None:
+        return capture(source, inputs, mark)
+    if key not in _KEPT:
+        _KEPT[key] = capture(source, inputs, mark)
+    _KEPT.move_to_end(key)
+    if len(_KEPT) > MOST:
+        _KEPT.popitem(last=False)
+    return _KEPT[key]
+
+
+def _key(
+    source: ModelSource, inputs: Sequence[InputSpec], mark: Callable[[str], bool]
+) -> str | None:
+    """All that a trace depends on; None for a model whose files a test may change."""
+    if not isinstance(mark, _Marked) or not isinstance(source, HfSource | PythonSource):
+        return None
+    path = source.path.resolve()
+    stated = {
+        name: value
+        for name, value in vars(source).items()
+        if not isinstance(getattr(type(source), name, None), functools.cached_property)
+    }
+    if "setting" in stated or not path.is_file() or not path.is_relative_to(ROOT):
+        return None
+    asked = (sorted(stated.items()), list(inputs), sorted(mark.patterns))
+    return repr((type(source), path.stat().st_mtime_ns, *asked))
