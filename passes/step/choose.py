@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -106,10 +107,11 @@ def fitting(program: StepProgram, modules: Collection[str], budget: int, peak: P
     first = choosing.cut(may).choice(())
     if found.fits(first):
         return first
-    cuts = [choosing.cut(may, places) for places in choosing.crossing.ways()]
-    hulls = [hull(cut) for cut in cuts]
-    for cut, choices in zip(cuts, hulls, strict=True):
-        found.among(cut, choices)
+    hulls: list[list[Choice]] = []
+    for places in choosing.crossing.ways():
+        cut = choosing.cut(may, places)
+        hulls.append(hull(cut, math.inf if found.best is None else found.best.work))
+        found.among(cut, hulls[-1])
     if found.best is None:
         raise NotReached(min(found.reached(one) for choices in hulls for one in _some(choices)))
     return found.best

@@ -16,15 +16,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-import networkx as nx
-from networkx.algorithms.flow import boykov_kolmogorov
 from torch import fx
 
 from shardlang.ir.graph import is_item
 from shardlang.ir.node import info
+from shardlang.passes.step.cut_net import ASKED, THERE, CutNet
 from shardlang.passes.step.prices import Prices
-
-THERE, ASKED = "there", "asked for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +51,21 @@ class Cut:
     must: Collection[fx.Node]
     _bytes: dict[fx.Node, int] = field(init=False)
     _work: dict[fx.Node, int] = field(init=False)
+    _net: CutNet = field(init=False)
+    _read: set[fx.Node] = field(init=False)
+    _users: dict[fx.Node, list[fx.Node]] = field(init=False)
+    _storages: dict[fx.Node, frozenset[int]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._bytes = {node: self.prices.bytes(node) for node in self.forward}
         self._work = {node: self.prices.work(node) for node in self.may}
+        back = {n: [u for u in n.users if info(u).backward] for n in self.forward}
+        self._read = {node for node, users in back.items() if users}
+        self._users = {n: [u for u in n.users if u not in back[n]] for n in self.forward}
+        self._storages = {node: self.prices.storages(node) for node in self.forward}
+        self._net = CutNet()
+        for node in self.forward:
+            self._add(self._net, node)
 
     def cheapest(self, per_byte: int, per_work: int) -> Choice:
         """The choice with the least price, of equal ones that which computes the least again.
@@ -66,11 +74,7 @@ class Cut:
             per_byte: the price of a byte that is kept.
             per_work: the price of an operation.
         """
-        net = nx.DiGraph()
-        net.add_nodes_from([THERE, ASKED])
-        for node in self.forward:
-            self._add(net, node, per_byte, per_work)
-        _, (_, asked) = nx.minimum_cut(net, THERE, ASKED, flow_func=boykov_kolmogorov)
+        asked = self._net.asked(per_byte, per_work)
         return self.choice({n for n in self.may if ("in", n) in asked})
 
     def fewest_bytes(self) -> Choice:
@@ -86,9 +90,10 @@ class Cut:
         again = {*again, *self.must}
         needed: set[fx.Node] = set()
         for node in reversed(self.forward):
-            if any(info(u).backward or (u in needed and u in again) for u in node.users):
+            asked = node in self._read
+            if asked or any(u in needed and u in again for u in self._users[node]):
                 needed.add(node)
-        kept = frozenset().union(*(self.prices.storages(n) for n in needed - again))
+        kept = frozenset().union(*(self._storages[n] for n in needed - again))
         left = kept.difference(self.there)
         work = sum(self._work_of(n) for n in needed & again)
         sizes = self.prices.replay.storages
@@ -98,20 +103,20 @@ class Cut:
         """The operations of a value that may be computed again."""
         return self._work.get(node, 0)
 
-    def _add(self, net: nx.DiGraph, node: fx.Node, per_byte: int, per_work: int) -> None:
+    def _add(self, net: CutNet, node: fx.Node) -> None:
         """The edges of one value."""
-        after, keep = ("out", node), per_byte * self._bytes[node]
-        if any(info(user).backward for user in node.users):
-            net.add_edge(after, ASKED)
+        after, keep = ("out", node), self._bytes[node]
+        if node in self._read:
+            net.add(after, ASKED)
         if node not in self.may and node not in self.must:
-            net.add_edge(THERE, after, capacity=keep)
+            net.add(THERE, after, bytes=keep)
             return
         before = ("in", node)
         if node in self.must or any(is_item(user) for user in node.users):
-            net.add_edge(before, after)
+            net.add(before, after)
         else:
-            net.add_edge(before, after, capacity=keep)
-        net.add_edge(THERE, before, capacity=per_work * self._work.get(node, 0))
+            net.add(before, after, bytes=keep)
+        net.add(THERE, before, work=self._work_of(node))
         for source in node.all_input_nodes:
             if source.op == "call_function":
-                net.add_edge(("out", source), before)
+                net.add(("out", source), before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,18 +16,31 @@ MOST_CUTS = 24
 """Cuts that are made for one step at most; a choice between two of them is put together."""
 
 
-def hull(cut: Cut) -> list[Choice]:
-    """The choices that are cheapest at some price of a byte, in the order of their work."""
+def hull(cut: Cut, below_work: float = math.inf) -> list[Choice]:
+    """The choices that are cheapest at some price of a byte, in the order of their work.
+
+    Args:
+        below_work: of those that do not take less, some are left out.
+    """
     first, last = cut.least_work(), cut.fewest_bytes()
-    return list(dict.fromkeys([first, *_inside(cut, first, last, [MOST_CUTS]), last]))
+    left = _Left(MOST_CUTS, below_work)
+    return list(dict.fromkeys([first, *_inside(cut, first, last, left), last]))
 
 
-def _inside(cut: Cut, one: Choice, other: Choice, left: list[int]) -> Iterator[Choice]:
+@dataclass(slots=True)
+class _Left:
+    """How many cuts may still be made, and below which work they are of use."""
+
+    cuts: int
+    below_work: float
+
+
+def _inside(cut: Cut, one: Choice, other: Choice, left: _Left) -> Iterator[Choice]:
     """Those between two, by the price at which both cost as much."""
     per_byte, per_work = other.work - one.work, one.bytes - other.bytes
-    if per_byte <= 0 or per_work <= 0 or not left[0]:
+    if per_byte <= 0 or per_work <= 0 or not left.cuts or one.work >= left.below_work:
         return
-    left[0] -= 1
+    left.cuts -= 1
     made = cut.cheapest(per_byte, per_work)
     if per_byte * made.bytes + per_work * made.work < per_byte * one.bytes + per_work * one.work:
         yield from _inside(cut, one, made, left)

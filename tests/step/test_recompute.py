@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from shardlang.passes.invariants.invariant import InvariantError
 from shardlang.passes.step.cheap import is_cheap
 from shardlang.passes.step.check_step import check_step
 from shardlang.passes.step.choose import Choosing
+from shardlang.passes.step.cut import Choice
 from shardlang.passes.step.dropouts import draws
 from shardlang.passes.step.prices import Prices
 from shardlang.passes.step.regions import repeatable
@@ -180,6 +182,21 @@ def test_the_cut_is_the_cheapest_choice() -> None:
         best = min(per_byte * one.bytes + per_work * one.work for one in every)
         made = cut.cheapest(per_byte, per_work)
         assert per_byte * made.bytes + per_work * made.work == best
+
+
+def test_a_cut_between_known_ones_is_that_of_the_whole_network() -> None:
+    """In whatever order the prices come, equal ones included."""
+    choosing = Choosing.of(case("Deep", what="").kept, ())
+    may, random = repeatable(choosing.program), Random(5)
+    prices = [(random.randint(1, 60), random.randint(1, 60)) for _ in range(40)]
+    prices += [(1, 10**12), (10**12, 1), (7, 2), (14, 4), (1, 0)]
+    random.shuffle(prices)
+    cut, found = choosing.cut(may), set[Choice]()
+    for price in prices:
+        alone = choosing.cut(may).cheapest(*price)
+        assert cut.cheapest(*price) == alone, price
+        found.add(alone)
+    assert len(found) > 4
 
 
 def test_a_layer_leaves_what_comes_in() -> None:
