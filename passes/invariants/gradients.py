@@ -55,7 +55,7 @@ def types_hold(view: View) -> Iterator[str]:
     for node, sharding in view.sharded:
         if info(node).differentiable and node.op == "call_function":
             for axis in axes:
-                yield from _op_typed(node, sharding, axis, view.operands[node])
+                yield from _op_typed(node, sharding, axis, view.operands(node))
 
 
 def _reshard_typed(node: fx.Node, reshard: Reshard, axis: Axis) -> Iterator[str]:

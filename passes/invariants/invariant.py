@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 
 from torch import fx
 
 from shardlang.ir.graph import ShardGraph, is_item, is_reshard, result_layout, sharding_of
 from shardlang.ir.layout import Layout
-from shardlang.ir.node import info, layout_of
+from shardlang.ir.node import Value, info, layout_of
 from shardlang.ir.rule import Sharding
 from shardlang.rules.call import Call
 
@@ -19,13 +19,59 @@ class InvariantError(AssertionError):
     """A pass broke an invariant of the graph: a fault of ours, with the pass and the node named."""
 
 
-class View:
-    """A graph between two passes; what several checks read is computed once."""
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A leaf or an op as the checks of single ops read it: what it is, how it is split, its values.
 
-    def __init__(self, graph: ShardGraph) -> None:
+    Attributes:
+        call: target, arguments and keyword arguments.
+        operands: the tensor operands of an op.
+        values: its own value, and those of its operands.
+        sharding: a copy, for passes change shardings in place.
+    """
+
+    call: tuple[object, object, object]
+    operands: list[fx.Node]
+    values: tuple[Value, ...]
+    sharding: Sharding | None
+
+    @staticmethod
+    def of(node: fx.Node) -> Read:
+        """How a node is now."""
+        operands = Call(node).operands if node.op == "call_function" else []
+        values = tuple(info(one).value for one in (node, *operands))
+        known = info(node).sharding
+        sharding = None if known is None else known.copied()
+        return Read((node.target, node.args, node.kwargs), operands, values, sharding)
+
+    def holds_of(self, node: fx.Node) -> bool:
+        """Whether the node is still so; what a pass has put anew counts as another."""
+        parts = zip(self.call, (node.target, node.args, node.kwargs), strict=True)
+        if not all(mine is now for mine, now in parts):
+            return False
+        nodes = zip(self.values, (node, *self.operands), strict=True)
+        return all(info(x).value is value for value, x in nodes) and self._split_as(node)
+
+    def _split_as(self, node: fx.Node) -> bool:
+        mine, now = self.sharding, info(node).sharding
+        if mine is None or now is None:
+            return mine is now
+        return mine.rule is now.rule and mine == now
+
+
+class View:
+    """A graph between two passes; what several checks read is computed once.
+
+    Args:
+        before: the graph before the pass, as it was.
+    """
+
+    def __init__(self, graph: ShardGraph, before: View | None = None) -> None:
         self.graph = graph
         self.nodes: list[fx.Node] = list(graph.graph.nodes)
         self._layouts: dict[fx.Node, Layout] = {}
+        self._reads: dict[fx.Node, Read] | None = None
+        self._before = (before._reads if before is not None else None) or {}
 
     @cached_property
     def ops(self) -> list[fx.Node]:
@@ -38,15 +84,34 @@ class View:
         """The reshards, buckets of several among them."""
         return [node for node in self.nodes if is_reshard(node)]
 
+    @property
+    def reads(self) -> dict[fx.Node, Read]:
+        """Every leaf and op call as checks of single ops read it; the same record if unchanged."""
+        if self._reads is None:
+            self._reads = {node: self._read(node) for node in (*self._leaves, *self.ops)}
+        return self._reads
+
+    @property
+    def touched(self) -> list[fx.Node]:
+        """The leaves and op calls that are not as they were before the pass."""
+        return [node for node, read in self.reads.items() if self._before.get(node) is not read]
+
+    def _read(self, node: fx.Node) -> Read:
+        before = self._before.get(node)
+        return before if before is not None and before.holds_of(node) else Read.of(node)
+
+    def operands(self, node: fx.Node) -> list[fx.Node]:
+        """The tensor operands of an op call; a leaf has none."""
+        return self.reads[node].operands
+
     @cached_property
-    def operands(self) -> dict[fx.Node, list[fx.Node]]:
-        """The tensor operands of every op call."""
-        return {node: Call(node).operands for node in self.ops}
+    def _leaves(self) -> list[fx.Node]:
+        return [node for node, _ in self.graph.placeholders()]
 
     @cached_property
     def sharded(self) -> list[tuple[fx.Node, Sharding]]:
         """Leaves and op calls with their shardings."""
-        wanted = [node for node, _ in self.graph.placeholders()] + self.ops
+        wanted = [*self._leaves, *self.ops]
         return [(node, sharding_of(node)) for node in wanted if info(node).sharding is not None]
 
     def made(self, node: fx.Node) -> Layout:
@@ -60,6 +125,9 @@ class View:
 
 Check = Callable[[View], Iterator[str]]
 
+OpCheck = Callable[[fx.Node, View], Iterator[str]]
+"""A check of one leaf or op, which reads nothing but its `Read`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Invariant:
@@ -67,15 +135,39 @@ class Invariant:
 
     Attributes:
         check: yields one sentence for every place where the invariant does not hold.
+        of_op: the same of one leaf or op, if each is checked by itself.
     """
 
     name: str
     check: Check
+    of_op: OpCheck | None = None
+
+    def recheck(self, view: View) -> Iterator[str]:
+        """The check, where the invariant held before the pass: of ops, those that it touched."""
+        if self.of_op is None:
+            yield from self.check(view)
+            return
+        for node in view.touched:
+            yield from self.of_op(node, view)
 
 
 def invariant(check: Check) -> Invariant:
     """A check as an invariant of the same name."""
     return Invariant(check.__name__, check)
+
+
+def invariant_of_ops(check: OpCheck) -> Invariant:
+    """A check of every leaf and op by itself, as an invariant of the same name.
+
+    Once it holds, it is computed again only of those that a pass has touched.
+    """
+
+    @wraps(check)
+    def check_all(view: View) -> Iterator[str]:
+        for node in view.reads:
+            yield from check(node, view)
+
+    return Invariant(check.__name__, check_all, check)
 
 
 @dataclass(slots=True)
@@ -84,9 +176,11 @@ class Verifier:
 
     Attributes:
         holding: by name, those that were established and not retired.
+        view: the graph of which they hold, as it was.
     """
 
     holding: dict[str, Invariant] = field(default_factory=dict)
+    view: View | None = None
 
     def passed(
         self,
@@ -103,8 +197,13 @@ class Verifier:
         for gone in retires:
             if self.holding.pop(gone.name, None) is None:
                 raise InvariantError(f"{name} retires {gone.name}, which does not hold before it")
-        self.holding.update({made.name: made for made in establishes})
-        verify(graph, name, self.holding.values())
+        new = {made.name: made for made in establishes}
+        view = View(graph, self.view)
+        for one in (self.holding | new).values():
+            for problem in one.check(view) if one.name in new else one.recheck(view):
+                raise InvariantError(f"after {name}, {one.name}: {problem}")
+        self.holding.update(new)
+        self.view = view
 
 
 def verify(graph: ShardGraph, after: str, invariants: Iterable[Invariant]) -> None:
@@ -113,7 +212,4 @@ def verify(graph: ShardGraph, after: str, invariants: Iterable[Invariant]) -> No
     Raises:
         InvariantError: the first that does not hold, with the pass that ran last.
     """
-    view = View(graph)
-    for one in invariants:
-        for problem in one.check(view):
-            raise InvariantError(f"after {after}, {one.name}: {problem}")
+    Verifier().passed(graph, after, invariants)

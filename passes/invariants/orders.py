@@ -21,7 +21,7 @@ def orders_kept(view: View) -> Iterator[str]:
     """
     for node, sharding in view.sharded:
         route, ordered = _route_of(node), _has_order(sharding)
-        for index, operand in enumerate(view.operands.get(node, [])):
+        for index, operand in enumerate(view.operands(node)):
             have = view.made(operand)
             if not ordered and not any(have.orders):
                 continue

@@ -21,7 +21,7 @@ from shardlang.passes.invariants.invariant import View, invariant
 def operands_in_place(view: View) -> Iterator[str]:
     """Every op gets its operands, and every reshard its value, in the layout that it reads."""
     for node, sharding in view.sharded:
-        for index, operand in enumerate(view.operands.get(node, [])):
+        for index, operand in enumerate(view.operands(node)):
             have, want = view.made(operand).unlabelled(), sharding.operand(index)
             if have != want:
                 yield f"{node}: operand {index} `{operand}` is {have}, not {want}"

@@ -12,7 +12,7 @@ from shardlang.ir.mesh import Axis
 from shardlang.ir.node import info
 from shardlang.ir.records import Stated
 from shardlang.ir.rule import Sharding
-from shardlang.passes.invariants.invariant import View, invariant
+from shardlang.passes.invariants.invariant import View, invariant, invariant_of_ops
 
 
 @invariant
@@ -48,12 +48,12 @@ def _statement_kept(node: fx.Node, sharding: Sharding, stated: Stated) -> Iterat
         yield f"{node} is {layout}, stated as {stated.layout} at {stated.place}"
 
 
-@invariant
-def one_factor_per_axis(view: View) -> Iterator[str]:
+@invariant_of_ops
+def one_factor_per_axis(node: fx.Node, view: View) -> Iterator[str]:
     """An axis splits one factor of an op (or factors that stand side by side), and no whole one."""
-    for node, sharding in view.sharded:
-        if sharding.axes():
-            yield from _one_factor(node, sharding)
+    sharding = info(node).sharding
+    if sharding is not None and sharding.axes():
+        yield from _one_factor(node, sharding)
 
 
 def _one_factor(node: fx.Node, sharding: Sharding) -> Iterator[str]:
@@ -102,10 +102,12 @@ def layouts_recorded(view: View) -> Iterator[str]:
             yield f"`{leaf.name}` is {view.made(node)}, recorded as {noted}"
 
 
-@invariant
-def nothing_to_lower(view: View) -> Iterator[str]:
+@invariant_of_ops
+def nothing_to_lower(node: fx.Node, view: View) -> Iterator[str]:
     """No op is split along a factor along which it cannot be split as it stands."""
-    for node, sharding in view.sharded:
-        for name in sharding.rule.lowered:
-            if sharding.factors[name].axes:
-                yield f"{node} is split along `{name}`, and has no program for that"
+    sharding = info(node).sharding
+    if sharding is None:
+        return
+    for name in sharding.rule.lowered:
+        if sharding.factors[name].axes:
+            yield f"{node} is split along `{name}`, and has no program for that"

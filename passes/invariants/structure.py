@@ -11,7 +11,7 @@ from torch import fx
 from shardlang.ir.graph import constrain, is_item, read_by
 from shardlang.ir.node import info, tensor_of, tensors_of
 from shardlang.ir.rule import DimSpec, Sharding
-from shardlang.passes.invariants.invariant import View, invariant
+from shardlang.passes.invariants.invariant import View, invariant, invariant_of_ops
 from shardlang.rules.call import shape_of
 
 
@@ -48,24 +48,23 @@ def _shape_at(several: Sequence[torch.Tensor | None], index: int) -> tuple[int, 
     return None if value is None else shape_of(value)
 
 
-@invariant
-def rules_fit(view: View) -> Iterator[str]:
+@invariant_of_ops
+def rules_fit(node: fx.Node, view: View) -> Iterator[str]:
     """Every leaf and op has a rule whose dims are those of its operands and results."""
-    for node in [node for node, _ in view.graph.placeholders()] + view.ops:
-        sharding = info(node).sharding
-        if sharding is None:
-            yield f"{node} has no rule"
-            continue
-        sizes = {name: dim.size for name, dim in sharding.factors.items()}
-        if sizes != dict(sharding.rule.sizes):
-            yield f"{node}: its factors are {sizes}, its rule says {dict(sharding.rule.sizes)}"
-            continue
-        yield from _operands_fit(node, sharding, view)
-        yield from _results_fit(node, sharding)
+    sharding = info(node).sharding
+    if sharding is None:
+        yield f"{node} has no rule"
+        return
+    sizes = {name: dim.size for name, dim in sharding.factors.items()}
+    if sizes != dict(sharding.rule.sizes):
+        yield f"{node}: its factors are {sizes}, its rule says {dict(sharding.rule.sizes)}"
+        return
+    yield from _operands_fit(node, sharding, view)
+    yield from _results_fit(node, sharding)
 
 
 def _operands_fit(node: fx.Node, sharding: Sharding, view: View) -> Iterator[str]:
-    operands = view.operands.get(node, [])
+    operands = view.operands(node)
     if len(operands) != len(sharding.rule.operands):
         yield f"{node} has {len(operands)} operands, its rule {len(sharding.rule.operands)}"
         return

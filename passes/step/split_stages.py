@@ -115,10 +115,10 @@ class _Writer:
     ) -> StageProgram:
         """The stage whose nodes are `own`."""
         step, split = self.split.step, self.split
-        leaves = [leaf for leaf in step.leaves if self._holds(leaf, own, read)]
+        placeholders = {n.name: n for n in step.graph.find_nodes(op="placeholder")}
+        leaves = [leaf for leaf in step.leaves if self._holds(placeholders[leaf.node], read)]
         values, gradients = _halves(got)
         sent, returned = _halves(given)
-        placeholders = {n.name: n for n in step.graph.find_nodes(op="placeholder")}
         for node in [*(placeholders[leaf.node] for leaf in leaves), *values]:
             self._take(node)
         cotangents = [n for n in own if n.op == "placeholder" and n.name not in split.leaf_of]
@@ -148,11 +148,8 @@ class _Writer:
             {n.name: self._from(n) for n in gradients}, {n.name: self._to(n) for n in returned},
         )  # fmt: skip
 
-    def _holds(self, leaf: Leaf, own: Sequence[fx.Node], read: Collection[fx.Node]) -> bool:
+    def _holds(self, node: fx.Node, read: Collection[fx.Node]) -> bool:
         """Whether a leaf lies in the stage: its parameters, and what it reads of all others."""
-        node = next(
-            n for n in self.split.step.graph.find_nodes(op="placeholder") if n.name == leaf.node
-        )
         stage = self.split.stage_of[node]
         return stage == self.number or (stage is None and node in read)
 

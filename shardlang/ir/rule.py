@@ -225,6 +225,15 @@ class Sharding:
         """Nothing sharded yet."""
         return Sharding(rule, {name: DimLayout.whole(size) for name, size in rule.sizes})
 
+    def copied(self) -> Sharding:
+        """The same, to be changed apart from this one."""
+        return replace(
+            self,
+            factors=dict(self.factors),
+            linear=dict(self.linear),
+            origins=dict(self.origins),
+        )
+
     def axes(self) -> tuple[Axis, ...]:
         """Axes that split some factor."""
         seen: dict[Axis, None] = {}
@@ -284,13 +293,7 @@ class Sharding:
 
     def under(self, rule: Rule) -> Sharding | None:
         """The same split, in the factors of another rule of the call; None if they cannot."""
-        made = replace(
-            self,
-            rule=rule,
-            factors=Sharding.whole(rule).factors,
-            linear=dict(self.linear),
-            origins=dict(self.origins),
-        )
+        made = replace(self.copied(), rule=rule, factors=Sharding.whole(rule).factors)
         for index in range(len(rule.operands)):
             made.factors.update(made.read_operand(index, self.operand(index)))
         for index in range(len(rule.results)):

@@ -41,8 +41,9 @@ def _named(captured: Captured) -> dict[str, fx.Node]:
     found = {value_name(key): node for key, node in captured.values.items() if key[1] == "out"}
     marked = {module for module, side, _ in captured.values if side == "out"}
     made = returned(captured.graph)
+    lists = _lists(made)
     for module, node in made.items():
-        if module not in marked and not _is_list(module, made):
+        if module not in marked and module not in lists:
             found[f"{module}.out"] = node
     order = {node: index for index, node in enumerate(captured.graph.nodes)}
     deepest_last = sorted(found.items(), key=lambda item: (order[item[1]], -item[0].count(".")))
@@ -61,10 +62,11 @@ def returned(graph: fx.Graph) -> dict[str, fx.Node]:
     return {module: next(iter(nodes)) for module, nodes in found.items() if len(nodes) == 1}
 
 
-def _is_list(module: str, made: Mapping[str, fx.Node]) -> bool:
-    """Whether a module returns what a numbered part of it returns, as a list of layers does."""
-    inside = (other for other in made if other.rpartition(".")[0] == module)
-    return any(o.rpartition(".")[2].isdigit() and made[o] is made[module] for o in inside)
+def _lists(made: Mapping[str, fx.Node]) -> set[str]:
+    """The modules that return what a numbered part of them returns, as a list of layers does."""
+    parts = (name.rpartition(".") for name in made)
+    numbered = ((outer, f"{outer}{dot}{part}") for outer, dot, part in parts if part.isdigit())
+    return {outer for outer, part in numbered if made.get(outer) is made[part]}
 
 
 def enclosing(module: str) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -209,7 +209,7 @@ def _from_front(dim: int, rank: int) -> int:
     return dim + rank if dim < 0 else dim
 
 
-def rebuild(target: Operator, names: list[str], arguments: dict[str, object]) -> LocalCall:
+def rebuild(target: Operator, names: Sequence[str], arguments: dict[str, object]) -> LocalCall:
     """Args and kwargs from arguments by name, leaving out those at their defaults."""
     keyword = keyword_only(target)
     standard = defaults(target)

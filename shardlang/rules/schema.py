@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from torch.fx.node import Target
@@ -14,11 +15,12 @@ Operator: TypeAlias = Callable[..., object]
 """An aten op, or a function that stands in a graph like one."""
 
 
-def argument_names(target: Operator) -> list[str]:
+@functools.lru_cache(maxsize=4096)
+def argument_names(target: Operator) -> tuple[str, ...]:
     """Names of an op's arguments, in order."""
     if isinstance(target, OpOverload):
-        return [argument.name for argument in target._schema.arguments]
-    return list(_signature(target).parameters)
+        return tuple(argument.name for argument in target._schema.arguments)
+    return tuple(_signature(target).parameters)
 
 
 def keyword_only(target: Operator) -> set[str]:
@@ -31,6 +33,11 @@ def keyword_only(target: Operator) -> set[str]:
 
 def defaults(target: Operator) -> dict[str, object]:
     """Default values of an op's arguments."""
+    return dict(_defaults(target))
+
+
+@functools.lru_cache(maxsize=4096)
+def _defaults(target: Operator) -> Mapping[str, object]:
     if isinstance(target, OpOverload):
         return {a.name: a.default_value for a in target._schema.arguments if a.has_default_value()}
     parameters = _signature(target).parameters.values()

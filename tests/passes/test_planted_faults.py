@@ -141,6 +141,19 @@ def split_two_factors(graph: ShardGraph) -> None:
     sharding.factors[free] = DimLayout.shard(sharding.factors[free].size, (axis,))
 
 
+def give_another_shape(graph: ShardGraph) -> None:
+    """Make the value that a product reads one dim longer, and leave the product as it is."""
+    node = nodes(graph, "linear")[-1].all_input_nodes[0]
+    value = tensor_of(node)
+    set_info(node, replace(info(node), value=value.new_empty((*value.shape, 1))))
+
+
+def swap_operands(graph: ShardGraph) -> None:
+    node = nodes(graph, "linear")[0]
+    x, weight, *rest = node.args
+    node.args = (weight, x, *rest)
+
+
 def move_a_stated_dim(graph: ShardGraph) -> None:
     leaves = (node for node, _ in graph.placeholders())
     sharding = sharding_of(next(n for n in leaves if info(n).stated and result_layout(n).sharded))
@@ -363,6 +376,14 @@ FAULTS: list[tuple[str, str, Fault, str]] = [
     ("fuse_collectives", "llama/fsdp_tp", keep_a_gradient_whole, "buckets_alike"),
     ("fuse_collectives", "llama/fsdp_tp", send_a_value, "buckets_alike"),
     ("localize", "megatron_mlp/mlp", keep_a_constraint, "constraints_met"),
+    # what has held before the pass, and is looked at again where the pass has touched it
+    ("align_units", "megatron_mlp/mlp", swap_operands, "rules_fit"),
+    ("place_storage", "megatron_mlp/mlp", split_two_factors, "one_factor_per_axis"),
+    ("record_layouts", "megatron_mlp/mlp", forget_a_rule, "rules_fit"),
+    ("lower", "megatron_mlp/mlp", bind_another_size, "rules_fit"),
+    ("merge_duplicates", "llama/fsdp_tp", split_what_needs_lowering, "nothing_to_lower"),
+    ("place_reductions", "megatron_mlp/mlp", give_another_shape, "rules_fit"),
+    ("fuse_collectives", "megatron_mlp/mlp", split_two_factors, "one_factor_per_axis"),
     ("localize", "llama/fsdp_tp", keep_a_global_size, "local_shapes_fit"),
 ]
 """Pass, example, fault, and the invariant that catches it."""

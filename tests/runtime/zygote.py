@@ -29,7 +29,8 @@ IMPORTED = (
     "torch._dynamo", "torch._export.passes.collect_tracepoints_pass",
     "torch._functorch._aot_autograd.graph_compile", "torch.fx.experimental.proxy_tensor",
     "torch.utils.module_tracker", "safetensors.torch", "networkx", "scipy",
-    "shardlang.api", "shardlang.cli.run", "shardlang.training.run",
+    "torch.export._trace", "shardlang.api", "shardlang.cli.run", "shardlang.runtime.progress",
+    "shardlang.training.run", "shardlang.training.saving",
 )  # fmt: skip
 BASE = [path for path in sys.path[1:] if path not in os.environ.get("PYTHONPATH", "").split(":")]
 
@@ -149,6 +150,7 @@ def main() -> None:
         importlib.import_module(name)
     with contextlib.suppress(ImportError):
         importlib.import_module("transformers.models.llama.modeling_llama")
+    importlib.import_module("shardlang.grammar.parser").parse("")  # which builds the parser
     gc.freeze()
     gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
