@@ -100,14 +100,16 @@ def measured(program: shardlang.Program, count: int, part_s: float) -> float:
     return min(found)
 
 
-def work(rank: int, ranks: int, port: int, counts: list[int], part_s: float) -> None:
-    """One process: all schedules."""
+def work(
+    rank: int, ranks: int, port: int, names: list[str], counts: list[int], part_s: float
+) -> None:
+    """One process: each schedule with each number of microbatches."""
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
     )  # fmt: skip
     torch.set_num_threads(1)
-    for name in SCHEDULES:
+    for name in names:
         for count in counts:
             if not _fits(name, ranks, count):
                 continue
@@ -135,12 +137,14 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--microbatches", type=int, nargs="+", default=[2, 4, 8, 16])
     parser.add_argument("--part", type=float, default=0.05, help="seconds of sleep for one part")
+    parser.add_argument("--schedules", nargs="+", choices=list(SCHEDULES), default=list(SCHEDULES))
     given = parser.parse_args()
     for ranks in given.ranks:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        mp.spawn(work, (ranks, port, given.microbatches, given.part), nprocs=ranks)
+        asked = (given.schedules, given.microbatches, given.part)
+        mp.spawn(work, (ranks, port, *asked), nprocs=ranks)
 
 
 if __name__ == "__main__":
