@@ -142,7 +142,7 @@ def _run(args: list[str]) -> None:
 
 
 def main() -> None:
-    """Import, say that all is ready, and serve; a fork runs its command and ends as usual."""
+    """Import, build the parser, say that all is ready, and serve; a fork runs its command."""
     import importlib
 
     gc.disable()
@@ -150,6 +150,7 @@ def main() -> None:
         importlib.import_module(name)
     with contextlib.suppress(ImportError):
         importlib.import_module("transformers.models.llama.modeling_llama")
+    importlib.import_module("shardlang.grammar.parser").parse("")
     importlib.import_module("shardlang.grammar.parser").parse("")  # which builds the parser
     gc.freeze()
     gc.enable()
