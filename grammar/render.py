@@ -220,14 +220,11 @@ def render_github(diagnostic: Diagnostic) -> str:
     """A workflow command that annotates the line in a pull request."""
     kind = "notice" if diagnostic.severity == "note" else diagnostic.severity
     span = diagnostic.span
-    properties = {
-        "file": span.file,
-        "line": span.line,
-        "col": span.column,
-        "endLine": span.end_line,
-        "endColumn": span.end_column,
-        "title": diagnostic.code,
-    }
+    properties: dict[str, object] = {"file": span.file}
+    if span.line:
+        properties |= {"line": span.line, "col": span.column}
+        properties |= {"endLine": span.end_line, "endColumn": span.end_column}
+    properties["title"] = diagnostic.code
     shown = ",".join(f"{key}={_escape_property(str(text))}" for key, text in properties.items())
     help = f"\nhelp: {diagnostic.help}" if diagnostic.help else ""
     return f"::{kind} {shown}::{_escape(diagnostic.message + help)}"

@@ -150,7 +150,7 @@ def _failure(report: Report, workers: list[Worker], logs: Logs) -> JobError:
         seen = list(others.items())[:4]
         at = ", ".join(f"rank {r} in {name or 'no collective'}" for r, name in seen)
         help = "; ".join(text for text in (help, f"last seen: {at}") if text)
-    kept = "" if _is_persons(report) else logs.keep(report.rank)
+    kept = "" if _is_persons(report) else logs.keep(report.rank, explained=bool(report.notes))
     notes = [*report.notes, *([kept] if kept else [])]
     return JobError(replace(report, notes=notes), message, help)
 

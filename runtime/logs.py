@@ -42,10 +42,11 @@ class Logs:
             ) from error
         return self
 
-    def keep(self, rank: int) -> str:
+    def keep(self, rank: int, explained: bool) -> str:
         """Leave the logs of a failed job for the person to read; what a message says of them.
 
-        Where no folder is there for them, it is the end of what a rank has said.
+        Where no folder is there for them, it is the end of what a rank has said, unless the message
+        has `explained` its failure.
         """
         for path in self.reports.glob("*.traceback"):
             with contextlib.suppress(OSError):
@@ -57,7 +58,7 @@ class Logs:
                 return f"the logs of the ranks are in {self._after_failure}"
         if self._given is not None:
             return f"the logs of the ranks are in {self._given}"
-        return self._end_of(rank)
+        return "" if explained else self._end_of(rank)
 
     def _end_of(self, rank: int) -> str:
         """The last lines of a rank's traceback, or else of what it has printed."""

@@ -126,6 +126,7 @@ def test_the_run_of_several_ranks_gives_exactly_its_code(code: str, tmp_path: Pa
     assert done.returncode == 1
     assert re.findall(r"^error\[(SH\d{4})\]", done.stderr, re.M) == [code], done.stderr
     assert "= help: " in done.stderr
+    assert "--> spec.shard\n" in done.stderr, "it is about no line of the spec"
 
 
 @pytest.mark.parametrize("code", PROGRAMS)

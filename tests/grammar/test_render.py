@@ -7,8 +7,15 @@ import json
 
 import pytest
 
-from shardlang.grammar.diagnostics import Label, Span, error
-from shardlang.grammar.render import Sources, render_all, render_full, to_json, use_color
+from shardlang.grammar.diagnostics import Label, Span, error, whole_file
+from shardlang.grammar.render import (
+    Sources,
+    render_all,
+    render_concise,
+    render_full,
+    to_json,
+    use_color,
+)
 
 TEXT = "\n" * 6 + 'param "up.weight"  [tp, tp]\n'
 FIRST, AGAIN = Span("mlp.shard", 7, 21, 7, 23), Span("mlp.shard", 7, 25, 7, 27)
@@ -64,6 +71,15 @@ def test_without_the_source() -> None:
     lines = render_full(FINDING, Sources({"mlp.shard": ""})).split("\n")
     assert lines[1] == "  --> mlp.shard:7:25"
     assert lines[2].startswith("   = note")
+
+
+def test_a_finding_about_no_line_names_the_file_alone() -> None:
+    found = error("SH0603", "a rank failed", whole_file("main.shard"), help="restart")
+    text = "error[SH0603]: a rank failed\n  --> main.shard\n   = help: restart"
+    assert render_full(found, SOURCES) == text
+    assert render_concise(found) == "main.shard: error[SH0603]: a rank failed"
+    shown = render_all([found], "github", SOURCES)
+    assert shown == "::error file=main.shard,title=SH0603::a rank failed%0Ahelp: restart"
 
 
 def test_concise_and_github() -> None:

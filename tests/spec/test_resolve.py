@@ -200,3 +200,10 @@ def test_long_chains_of_lets_resolve() -> None:
     lets = " ".join(f"let a{i} = a{i + 1}" for i in range(1500)) + " let a1500 = 8 "
     text = lets + BASE.replace("f32[8,", "f32[a0,")
     assert resolved(text).inputs[0].shape == (8, 16)
+
+
+def test_a_list_that_is_no_pair_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "main.shard").write_text("mesh { dp = 2 }\noptimizer adamw(betas = [0.9])\n")
+    found = [one for one in load_spec(tmp_path / "main.shard")[1] if one.code == "SH0221"]
+    assert [one.message for one in found] == ["`betas` cannot be `[0.9]`"]
+    assert found[0].help == "write two numbers from 0 up to but without 1, as in `[0.9, 0.95]`"
