@@ -150,7 +150,6 @@ def main() -> None:
         importlib.import_module(name)
     with contextlib.suppress(ImportError):
         importlib.import_module("transformers.models.llama.modeling_llama")
-    importlib.import_module("shardlang.grammar.parser").parse("")
     importlib.import_module("shardlang.grammar.parser").parse("")  # which builds the parser
     gc.freeze()
     gc.enable()
