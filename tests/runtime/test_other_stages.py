@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from spawn import spawn
 
-from shardlang.training.about import STAGES, differences
+from shardlang.training.changes import STAGES, differences
 
 
 @pytest.fixture(scope="module")
