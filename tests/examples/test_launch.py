@@ -73,7 +73,8 @@ def test_torchrun(tmp_path: Path, alone: list[float]) -> None:
 
 
 def test_slurm_on_two_nodes(tmp_path: Path, alone: list[float]) -> None:
-    hosts = "#!/usr/bin/env bash\nprintf '127.0.0.1\\nother\\n'\n"
+    """The list of hosts is longer than a pipe holds: who stops reading ends its writer."""
+    hosts = "#!/usr/bin/env bash\necho 127.0.0.1\nseq 20000\n"
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "n[1-2]"}
     job |= {"SLURM_JOB_NUM_NODES": "2", "LAUNCHED": str(tmp_path)}
     ran("slurm.sbatch", SPEC, *STEPS, env=tools(tmp_path, srun=SRUN, scontrol=hosts) | job)
