@@ -72,7 +72,8 @@ def losses(*args: str | Path) -> tuple[dict[str, Any], list[float]]:
 @pytest.mark.parametrize("name", ["Statistics", "Written"])
 def test_written_buffers_follow_the_plain_model_on_processes(name: str, tmp_path: Path) -> None:
     found, mine = losses(written(name, "split", tmp_path), "--steps", "3", "--reference")
-    assert found["reference"]["max_difference"] < 1e-5
+    plain = found["reference"]
+    assert plain["max_difference"] < 1e-6 * max(map(abs, plain["losses"]))
     assert len(set(mine)) == 3
 
 
