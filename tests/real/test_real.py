@@ -69,7 +69,7 @@ def test_the_sample_takes_every_step(outcomes: dict[str, dict[str, Any]]) -> Non
 def test_what_differs_is_named() -> None:
     spec = str(Path(__file__).with_name("specs") / "gated_packed.shard")
     with mock.patch.object(ranks, "RATE", 0.051):
-        (found,) = run_all({"other": (from_spec, spec, {})}, steps=2, jobs=1, timeout_s=60)
+        (found,) = run_all({"other": (from_spec, spec, {})}, steps=2, jobs=1, timeout_s=240)
     assert not found.ok
     assert found.first == "step 1, `gate_up.weight` after the step"
     assert found.wrong > 2

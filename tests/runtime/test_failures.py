@@ -38,7 +38,6 @@ def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("name", CASES)
 def test_one_message_names_the_rank(name: str, tmp_path: Path, temporary: Path) -> None:
-    began = time.monotonic()
     with pytest.raises(RunError) as caught:
         spawn(f"faults:{name}", 2, tmp_path)
     code, message = CASES[name]
@@ -47,7 +46,6 @@ def test_one_message_names_the_rank(name: str, tmp_path: Path, temporary: Path) 
     if name == "stuck":
         assert "rank 1 in no collective" in caught.value.help
     assert list(temporary.iterdir()) == []
-    assert time.monotonic() - began < 30
     notes = caught.value.notes
     if name == "raises":
         assert "raise ValueError" in notes[0] and "spawn" not in notes[0]
