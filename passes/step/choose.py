@@ -95,15 +95,25 @@ class NotReached(Exception):
         self.least = least
 
 
-def fitting(program: StepProgram, modules: Collection[str], budget: int, peak: Peak) -> Choice:
+def fitting(
+    program: StepProgram,
+    modules: Collection[str],
+    budget: int,
+    peak: Peak,
+    kept: Callable[[Choice], int] | None = None,
+) -> Choice:
     """The choice with the least work whose peak is within a budget.
+
+    Args:
+        kept: what a choice takes at the least, in bytes; if not given, the leaves and results
+            count, and what the choice keeps.
 
     Raises:
         NotReached: there is none.
     """
     choosing = Choosing.of(program, modules)
     may = repeatable(program)
-    found = _Search(budget, peak, choosing.base)
+    found = _Search(budget, peak, kept or (lambda choice: choice.bytes + choosing.base))
     first = choosing.cut(may).choice(())
     if found.fits(first):
         return first
@@ -127,18 +137,18 @@ class _Search:
     """The cheapest choice so far that fits.
 
     Attributes:
-        base: the bytes that are there all the time.
+        kept: what a choice takes at the least, in bytes.
     """
 
     budget: int
     peak: Peak
-    base: int
+    kept: Callable[[Choice], int]
     best: Choice | None = None
     _known: dict[frozenset[fx.Node], int] = field(default_factory=dict)
 
     def fits(self, choice: Choice) -> bool:
         """Whether a choice fits; it is the best one then if it takes less work."""
-        fits = choice.bytes + self.base <= self.budget and self.reached(choice) <= self.budget
+        fits = self.kept(choice) <= self.budget and self.reached(choice) <= self.budget
         if fits and self._is_cheaper(choice):
             self.best = choice
         return fits

@@ -18,7 +18,7 @@ from shardlang.ir.program import LocalProgram, differentiable
 from shardlang.ir.rewriter import copy_graph
 from shardlang.ir.step import StepProgram
 from shardlang.ir.step_options import Recompute, StepOptions
-from shardlang.passes.step.choose import NotReached, cheap_again, fitting
+from shardlang.passes.step.choose import NotReached, Peak, cheap_again, fitting
 from shardlang.passes.step.cut import Choice
 from shardlang.passes.step.differentiate import differentiate
 from shardlang.passes.step.write_step import STEP_PASSES
@@ -40,7 +40,13 @@ def decide(program: LocalProgram, trained: Collection[str], beside: Beside) -> S
     wanted = program.step.recompute
     if not trained or not (wanted.selective or wanted.budget_bytes):
         return program.step
-    names = sorted(n.name for n in chosen(from_loss(program, trained), program.step, beside).again)
+    step = from_loss(program, trained)
+
+    def peak(again: Collection[fx.Node]) -> int:
+        replay = fullest(with_again(step, program.step, again), beside=beside)
+        return replay.peak + beside(replay.coord)
+
+    names = sorted(node.name for node in chosen(step, wanted, peak).again)
     return replace(program.step, recompute=replace(wanted, values=tuple(names)))
 
 
@@ -51,22 +57,26 @@ def from_loss(program: LocalProgram, trained: Collection[str]) -> StepProgram:
     return differentiate(program, trained, given, ends)
 
 
-def chosen(step: StepProgram, options: StepOptions, beside: Beside) -> Choice:
+def chosen(
+    step: StepProgram,
+    wanted: Recompute,
+    peak: Peak,
+    kept: Callable[[Choice], int] | None = None,
+) -> Choice:
     """What is computed again in a step.
+
+    Args:
+        kept: what a choice takes at the least, in bytes; if not given, the leaves and results
+            count, and what the choice keeps.
 
     Raises:
         ShardError: SH0512, no choice fits the budget.
     """
-    modules, budget = options.recompute.modules, options.recompute.budget_bytes
+    modules, budget = wanted.modules, wanted.budget_bytes
     if budget is None:
         return cheap_again(step, modules)
-
-    def peak(again: Collection[fx.Node]) -> int:
-        replay = fullest(with_again(step, options, again), beside=beside)
-        return replay.peak + beside(replay.coord)
-
     try:
-        return fitting(step, modules, budget, peak)
+        return fitting(step, modules, budget, peak, kept)
     except NotReached as failure:
         raise _too_small(budget, failure.least) from failure
 

@@ -46,7 +46,11 @@ def repeatable(program: StepProgram) -> list[fx.Node]:
 
 
 def _kept(program: StepProgram) -> set[fx.Node]:
-    """Values that are not there once more: groups of rows, and what reads a changed leaf."""
+    """Values that are not there once more: groups of rows, and what reads a changed leaf.
+
+    Nor is what another stage of a pipeline reads: it is sent once, and the backward of that stage
+    comes first.
+    """
     changed = {r.name for r in program.results if r.kind is ResultKind.MUTATION}
     given = program.graph.find_nodes(op="placeholder")
     leaves = [n for n in given if not info(n).backward]
@@ -56,12 +60,23 @@ def _kept(program: StepProgram) -> set[fx.Node]:
     for node in program.graph.nodes:
         if node.op != "call_function":
             continue
+        if _is_sent(node):
+            kept.add(node)
         if not stale.isdisjoint(node.all_input_nodes):
             kept.add(node)
             stale |= {node} if gives_view(node.target) else set()
         if is_collective(node) and (groups := routed_by(node)) is not None:
             kept.add(groups)
     return kept
+
+
+def _is_sent(node: fx.Node) -> bool:
+    """Whether the forward of another stage reads a value."""
+    stage = info(node).stage
+    if stage is None or info(node).backward:
+        return False
+    read = {info(user).stage for user in node.users if not info(user).backward}
+    return not read <= {stage, None}
 
 
 def _fixed(program: StepProgram) -> set[fx.Node]:

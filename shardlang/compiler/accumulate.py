@@ -12,6 +12,7 @@ from functools import partial
 
 from shardlang.compiler.at_model import at_model
 from shardlang.compiler.driver import Compiled, CompileError, compile_spec
+from shardlang.compiler.fit_microbatches import in_turn_within
 from shardlang.compiler.never_cut import never_cut
 from shardlang.compiler.pinned import layouts_of, pinned
 from shardlang.grammar.diagnostics import Span, error
@@ -23,7 +24,16 @@ from shardlang.passes.step.write_step import write_accumulated
 from shardlang.spec.types import Axes, InputDecl, LayoutExpr, Open, Spec, Whole
 
 
-def accumulated(compiled: Compiled, split: Split | None = None) -> Compiled:
+def accumulated(compiled: Compiled) -> Compiled:
+    """The program along the microbatches of a step without a pipeline, within its budget of bytes.
+
+    Raises:
+        CompileError: SH0242, the batch has too few rows; or it cannot be compiled so.
+    """
+    return in_turn_within(along_microbatches(compiled))
+
+
+def along_microbatches(compiled: Compiled, split: Split | None = None) -> Compiled:
     """The same spec along an axis of microbatches, its parameters where they lie, tied ones too.
 
     Args:

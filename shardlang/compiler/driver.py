@@ -240,11 +240,18 @@ def compile_spec(
     try:
         trained = [leaf.name for leaf in program.leaves if leaf.trainable]
         trained = trained if source.mode == "train" else []
+        trained = [] if _weighs_microbatches(spec) else trained
         program.step = decide(program, trained, _state_bytes(spec, rule_of(spec, binding), program))
     except ShardError as failure:
         raise CompileError([*found, at_model(failure, spec)]) from failure
     statements = replace(statements, step=program.step)
     return Compiled(spec, source, inputs, captured, binding, statements, graph, program, found)
+
+
+def _weighs_microbatches(spec: Spec) -> bool:
+    """Whether a budget of `recompute` holds for several microbatches, whose program comes later."""
+    several = spec.accumulate is not None and spec.accumulate.count > 1
+    return spec.step.recompute.budget_bytes is not None and several
 
 
 def rule_of(spec: Spec, binding: Binding) -> UpdateRule:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from shardlang.compiler.accumulate import accumulated, accumulated_step
+from shardlang.compiler.accumulate import accumulated_step, along_microbatches
 from shardlang.compiler.at_model import at_model
 from shardlang.compiler.driver import Compiled, CompileError
+from shardlang.compiler.fit_microbatches import in_stages_within
 from shardlang.compiler.stages import split_of
 from shardlang.cost.timeline import alike, timeline
 from shardlang.grammar.diagnostics import error
@@ -65,8 +66,19 @@ def pipelined(compiled: Compiled, trained: Collection[str] | None = None) -> Pip
     """
     check_pipeline(compiled)
     schedule = schedule_of(compiled.spec)
-    along = accumulated(compiled, split_of(compiled, schedule.stages))
-    return pipelined_along(along, schedule, axis_of(compiled), trained)
+    return pipelined_along(along_stages(compiled), schedule, axis_of(compiled), trained)
+
+
+def along_stages(compiled: Compiled) -> Compiled:
+    """The program along its microbatches, every op of which has a stage, within its budget.
+
+    Raises:
+        CompileError: the model cannot be split so, or the schedule does not fit.
+    """
+    schedule = schedule_of(compiled.spec)
+    along = along_microbatches(compiled, split_of(compiled, schedule.stages))
+    order = timeline(schedule, alike).order
+    return in_stages_within(along, schedule, order, axis_of(compiled))
 
 
 def pipelined_along(

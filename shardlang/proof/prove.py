@@ -9,8 +9,7 @@ from shardlang.capture import CaptureError
 from shardlang.compiler.accumulate import accumulated
 from shardlang.compiler.at_model import at_model
 from shardlang.compiler.driver import Compiled, CompileError, compile_spec
-from shardlang.compiler.pipelined import check_pipeline, schedule_of
-from shardlang.compiler.stages import split_of
+from shardlang.compiler.pipelined import along_stages, check_pipeline, schedule_of
 from shardlang.grammar.diagnostics import error
 from shardlang.ir.graph import ShardError
 from shardlang.ir.mesh import Mesh
@@ -87,8 +86,7 @@ def along_of(compiled: Compiled) -> Along | None:
         made = accumulated(compiled)
         return Along(made.captured, made.statements)
     schedule = schedule_of(compiled.spec)
-    made = accumulated(compiled, split_of(compiled, schedule.stages))
-    made = _of_one_rank(made)
+    made = _of_one_rank(along_stages(compiled))
     return Along(made.captured, made.statements, schedule, compiled.spec.pipeline.schedule)
 
 

@@ -8,10 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shardlang.compiler.accumulate import accumulated
 from shardlang.compiler.driver import Compiled
-from shardlang.compiler.pipelined import axis_of, pipelined_along, schedule_of
-from shardlang.compiler.stages import split_of
+from shardlang.compiler.pipelined import along_stages, axis_of, pipelined_along, schedule_of
 from shardlang.cost.shapes import Shapes, shapes_of
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.pipeline.stage_text import stage_fingerprints
@@ -41,8 +39,7 @@ class _Staged(Along):
             RunError: SH0602, the ranks hold different programs.
         """
         self._schedule, self._axis = schedule_of(compiled.spec), axis_of(compiled)
-        along = accumulated(compiled, split_of(compiled, self._schedule.stages))
-        super().__init__(along, compiled.source, held, seed)
+        super().__init__(along_stages(compiled), compiled.source, held, seed)
         check_same_text(self._schedule.to_csv(), held.groups)
         self._pipelines: dict[tuple[frozenset[str], bool], Pipeline] = {}
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import shardlang
-from shardlang.compiler.accumulate import accumulated, accumulated_step
+from shardlang.compiler.accumulate import accumulated_step, along_microbatches
 from shardlang.cost.timeline import alike, timeline
 from shardlang.ir.accumulated import AccumulatedStep
 from shardlang.ir.pipeline.schedule import PipelineSchedule
@@ -94,7 +94,7 @@ def step_of(folder: Path, model: type[nn.Module], spec: str) -> AccumulatedStep:
     path = folder / "spec.shard"
     path.write_text(spec + inputs)
     compiled = shardlang.compile(path, model=lambda: model().double()).compiled
-    return accumulated_step(accumulated(compiled, Split.evenly("layers", 4, STAGES)))
+    return accumulated_step(along_microbatches(compiled, Split.evenly("layers", 4, STAGES)))
 
 
 def joined(gradients: ByName, tied: dict[str, str]) -> ByName:
