@@ -1,4 +1,4 @@
-"""The most bytes that a step of several microbatches has alive, as planned and as measured."""
+"""The bytes that a step of several microbatches has alive, as planned and as measured."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ SPECS = {
 ALONE = [name for name, (mesh, *_) in SPECS.items() if mesh == "d = 1"]
 """Those of one device."""
 
-Peaks = tuple[int, int, int]
+Bytes = tuple[int, int]
+"""The most that lie there, and those of the gradients when all is done."""
+
+Peaks = tuple[Bytes, Bytes, Bytes]
 """Of a device planned and measured, and of the fullest device as the plan says it."""
 
 
@@ -74,10 +77,12 @@ def _peaks(made: Program) -> Peaks:
     rank = int(os.environ.get("RANK", "0"))
     planned = accumulated_device_memory(step.step, rank)
     measured = min(_measured(trainee, along, step, batch) for _ in range(3))
-    return planned.peak, measured, memory.peak_bytes - memory.optimizer_bytes
+    gradients = sum(planned.storages[number].bytes for number in planned.gradients)
+    fullest = memory.peak_bytes - memory.optimizer_bytes, memory.gradients_bytes
+    return (planned.peak, gradients), measured, fullest
 
 
-def _measured(trainee: Any, along: Any, step: Any, batch: dict[str, Tensor]) -> int:
+def _measured(trainee: Any, along: Any, step: Any, batch: dict[str, Tensor]) -> Bytes:
     """Of one step; threads of gloo may hold tensors longer than we wait, so the least counts."""
     given = [
         {
@@ -89,8 +94,9 @@ def _measured(trainee: Any, along: Any, step: Any, batch: dict[str, Tensor]) -> 
     gc.collect()
     with Meter() as meter, patch.object(Arriving, "__init__", arriving), torch.no_grad():
         meter.count([x for one in given for x in one.values()])
-        step(given)
-    return meter.peak
+        gradients = step(given).gradients.values()
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in gradients}
+    return meter.peak, sum(storages.values())
 
 
 def _own(x: Tensor, given: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""The planned peak of a step of several microbatches is the measured one, to the byte."""
+"""The planned peak of a step of several microbatches, and its gradients, are the measured ones."""
 
 from __future__ import annotations
 

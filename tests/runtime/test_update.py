@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import shardlang
+from shardlang.cost.composition import Kind
 from shardlang.cost.meter import Meter
 from shardlang.ir.optimizers import ASSUMED, UpdateRule
 from shardlang.plan.collect import plan_of
+from shardlang.plan.moments import Memory, Phase
 from shardlang.runtime import update
 from shardlang.runtime.optim import make_optimizer
 from shardlang.runtime.update import DeviceUpdate, Part
@@ -96,25 +98,40 @@ def test_an_update_copies_few_gradients_at_once(
 
 
 STORES = {
-    "": (2, 2, 12),
-    'accumulate 2 store optimizer "**" over dp': (2, 2, 12 / 4),
-    'store gradients "**" over dp': (2, 2 / 4, 12 / 4),
-    'store "**" over dp': (2 / 4, 2 / 4, 12 / 4),
+    "": (2, 2, 2, 12),
+    'store optimizer "**" over dp': (2, 2, 2 / 4, 12 / 4),
+    'store gradients "**" over dp': (2, 2 / 4, 2 / 4, 12 / 4),
+    'store "**" over dp': (2 / 4, 2 / 4, 2 / 4, 12 / 4),
 }
-"""Bytes at rest for each parameter: its own, those of its gradient and of its states."""
+"""Bytes for each parameter under `accumulate`: its own, those of its gradient between microbatches
+and at rest, behind the last one, and those of its states."""
+
+
+@pytest.mark.parametrize("microbatches", [2, 3])
+@pytest.mark.parametrize("store", STORES)
+def test_bytes_are_those_of_the_formulas(tmp_path: Path, store: str, microbatches: int) -> None:
+    memory = _narrow_memory(tmp_path, f"accumulate {microbatches} {store}")
+    forwards = [moment for moment in memory.moments if moment.phase is Phase.FORWARD]
+    between = forwards[-1].held[Kind.GRADIENTS]
+    states = memory.optimizer_bytes - 4 * 2
+    found = memory.params_bytes, between, memory.gradients_bytes, states
+    assert found == tuple(bytes_ * 2 * 64 * 64 for bytes_ in STORES[store])
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_bytes_at_rest_are_those_of_the_formulas(tmp_path: Path, store: str) -> None:
-    path = tmp_path / "spec.shard"
-    text = "mesh { dp = 4 }\ninput x : bf16[16, 64] [dp, _]\nprecision { master = f32 }\n"
-    path.write_text(text + store + "\n")
-    made = shardlang.compile(path, model=Narrow)
-    memory = plan_of(made.compiled).memory
-    count, params = 2 * 64 * 64, 2
-    steps = 4 * params
-    found = memory.params_bytes, memory.gradients_bytes, memory.optimizer_bytes - steps
-    assert found == tuple(bytes_ * count for bytes_ in STORES[store])
+def test_one_microbatch_leaves_the_same_at_rest(tmp_path: Path, store: str) -> None:
+    memory = _narrow_memory(tmp_path, store)
+    states = memory.optimizer_bytes - 4 * 2
+    params, _, *rest = (bytes_ * 2 * 64 * 64 for bytes_ in STORES[store])
+    assert [memory.params_bytes, memory.gradients_bytes, states] == [params, *rest]
+
+
+def _narrow_memory(folder: Path, statements: str) -> Memory:
+    """Of a step of two parameters of 64 x 64, whose steps AdamW counts in 4 bytes each."""
+    path = folder / "spec.shard"
+    text = "mesh { dp = 4 }\ninput x : bf16[48, 64] [dp, _]\nprecision { master = f32 }\n"
+    path.write_text(f"{text}{statements}\n")
+    return plan_of(shardlang.compile(path, model=Narrow).compiled).memory
 
 
 @pytest.mark.parametrize("fault", ["give", "held"])
