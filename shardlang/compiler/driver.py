@@ -240,7 +240,7 @@ def compile_spec(
     try:
         trained = [leaf.name for leaf in program.leaves if leaf.trainable]
         trained = trained if source.mode == "train" else []
-        trained = [] if _weighs_microbatches(spec) else trained
+        trained = [] if program.loss and _weighs_microbatches(spec) else trained
         program.step = decide(program, trained, _state_bytes(spec, rule_of(spec, binding), program))
     except ShardError as failure:
         raise CompileError([*found, at_model(failure, spec)]) from failure

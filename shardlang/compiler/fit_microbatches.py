@@ -42,7 +42,8 @@ def fitted(along: Compiled, peak_of: PeakOf, kept: Callable[[Choice], int]) -> C
     """
     program = along.program
     options, trained = program.step, [leaf.name for leaf in program.leaves if leaf.trainable]
-    if options.recompute.budget_bytes is None or not along.train or not trained:
+    budget = options.recompute.budget_bytes
+    if budget is None or program.loss is None or not along.train or not trained:
         return along
 
     def peak(again: Collection[fx.Node]) -> int:

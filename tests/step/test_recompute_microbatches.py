@@ -92,3 +92,12 @@ def test_the_least_peak_that_a_refusal_names_is_reached(tmp_path: Path, way: str
 def test_what_is_sent_to_another_stage_is_kept(tmp_path: Path, recompute: str) -> None:
     """The backward of a later stage comes first, so it cannot wait for an earlier one."""
     assert program(tmp_path, "gpipe", recompute).verify().ok
+
+
+def test_a_model_without_a_loss_has_a_step_of_the_whole_batch(tmp_path: Path) -> None:
+    """Nothing is accumulated then, and the budget is that of the one step."""
+    spec = SPEC.format(mesh="dp = 2", batch="dp", stated="accumulate 4\nrecompute to 1MiB")
+    model = MODEL.replace('return {"loss": torch.tanh(x).square().mean()}', "return torch.tanh(x)")
+    (tmp_path / "model.py").write_text(model)
+    (tmp_path / "net.shard").write_text(spec)
+    assert shardlang.compile(tmp_path / "net.shard").verify().ok
