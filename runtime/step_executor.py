@@ -37,6 +37,7 @@ from shardlang.ir.step import (
     stream_of,
 )
 from shardlang.ir.views import gives_own_memory
+from shardlang.runtime.at_op import AtOp
 from shardlang.runtime.collectives import (
     Routed,
     Started,
@@ -101,7 +102,7 @@ def load_forward(program: StepProgram, lanes: Lanes, regions: Regions | None = N
     given = tuple(loading.env[n.name] for n in results)
     kept = tuple(loading.env[name] for name in saved)
     loading.graph.output((given, kept))
-    return Half(loading.agreed(loading.module("Forward").forward), saved)
+    return Half(loading.agreed(loading.code("Forward")), saved)
 
 
 def load_backward(
@@ -117,7 +118,7 @@ def load_backward(
             loading.add(node)
     _, gradients = program.returned
     loading.graph.output(tuple(loading.value(n) for n in gradients))
-    return Half(loading.agreed(loading.module("Backward").forward), tuple(saved))
+    return Half(loading.agreed(loading.code("Backward")), tuple(saved))
 
 
 def load_graph(
@@ -133,7 +134,7 @@ def load_graph(
         if node.op != "output":
             loading.add(node)
     loading.graph.output(fx.map_arg(graph.output_node().args[0], loading.value))
-    run: Callable[..., Sequence[Tensor]] = loading.module("Piece").forward
+    run: Callable[..., Sequence[Tensor]] = loading.code("Piece")
     return run if alone else loading.agreed(run)
 
 
@@ -156,8 +157,7 @@ def load_calls(
     for node in calls:
         loading.add(node)
     loading.graph.output(tuple(loading.env[name] for name in gives))
-    run: Callable[[list[object]], Sequence[object]] = loading.module("Part").forward
-    return run
+    return loading.code("Part")
 
 
 class _Loading:
@@ -167,6 +167,7 @@ class _Loading:
         self.lanes, self.graph, self.regions = lanes, fx.Graph(), regions
         self._opaque = opaque(program) if regions is not None else set()
         self._computed: dict[fx.Node, object] = {}
+        self._nodes: dict[str, fx.Node] = {}
         self.groups = lanes[Stream.ACTIVATIONS].groups
         self.env: dict[str, fx.Node] = {}
         self.held: dict[str, object] = {}
@@ -177,12 +178,12 @@ class _Loading:
         """Values by name that lie in a list."""
         self._lists.update({name: (values, place) for place, name in enumerate(names)})
 
-    def module(self, name: str) -> fx.GraphModule:
-        """The code that has been written."""
+    def code(self, name: str) -> Callable[..., Any]:
+        """What has been written; an exception that it raises names the op of the model."""
         graph = self.graph
         if self.regions is not None:
             graph = cut(Code(graph, self._computed, self.held), self.regions, _Named)
-        return fx.GraphModule(self.held, graph, name)
+        return AtOp(fx.GraphModule(self.held, graph, name).forward, self._nodes)
 
     def agreed(self, run: Callable[..., Made]) -> Callable[..., Made]:
         """The code so that what fails to compile on one rank is refused on all."""
@@ -233,6 +234,7 @@ class _Loading:
             return self._recorded(node)
         args, kwargs = self._here(node)
         made = self.graph.create_node(node.op, direct(node.target), args, kwargs)
+        self._nodes[node.name] = node
         if node not in self._opaque:
             self._computed[made] = node.target
         return made

@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from shardlang.runtime.at_op import place_of
+
 _OURS = str(Path(__file__).parent.parent) + "/"
 _ELSEWHERE = tuple({*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), "<"})
 
@@ -28,9 +30,11 @@ def users_traceback(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """`ValueError: no more (model.py:7)`."""
+    """`ValueError: no more (model.py:7)`, or the op of the model where one failed in a run."""
     text = str(error).strip().splitlines()
     what = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    if at := place_of(error):
+        return f"{what}, {at}"
     place = users_line(error)
     return f"{what} ({place})" if place else what
 
