@@ -8,17 +8,34 @@ of which a spec speaks, and no pass changes it: `tests/capture` tests the functi
 from __future__ import annotations
 
 import functools
+import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
+from typing import Any
 
-from shardlang.capture import Captured, HfSource, InputSpec, ModelSource, PythonSource, capture
+from shardlang.capture import (
+    CallableSource,
+    Captured,
+    HfSource,
+    InputSpec,
+    ModelSource,
+    PythonSource,
+    capture,
+)
 from shardlang.compiler import driver
+from shardlang.compiler.driver import Compiled
 from shardlang.spec.types import Spec
 
 ROOT = Path(__file__).parents[1]
+SHARED = (HfSource, PythonSource, CallableSource)
 MOST = 40
 """How many traces a process keeps."""
+
+FEW = 4
+"""How many programs are kept."""
 
 _KEPT: OrderedDict[str, Captured] = OrderedDict()
 
@@ -35,6 +52,27 @@ class _Marked:
 
 
 _asks: Callable[[Spec], Callable[[str], bool]] = driver.marked
+
+
+@contextmanager
+def programs() -> Iterator[None]:
+    """Inside, what is compiled of a spec is kept for the next commands on the same text."""
+    kept, compiled = OrderedDict[str, Compiled](), driver.compile_spec
+
+    def once(spec: Spec, *args: Any, **how: Any) -> Compiled:
+        key = repr((spec, args, how))
+        if key not in kept:
+            kept[key] = compiled(spec, *args, **how)
+        kept.move_to_end(key)
+        if len(kept) > FEW:
+            kept.popitem(last=False)
+        return kept[key]
+
+    vars(driver)["compile_spec"] = once
+    try:
+        yield
+    finally:
+        vars(driver)["compile_spec"] = compiled
 
 
 def share() -> None:
@@ -61,15 +99,26 @@ def _key(
     source: ModelSource, inputs: Sequence[InputSpec], mark: Callable[[str], bool]
 ) -> str | None:
     """All that a trace depends on; None for a model whose files a test may change."""
-    if not isinstance(mark, _Marked) or not isinstance(source, HfSource | PythonSource):
+    if not isinstance(mark, _Marked) or not isinstance(source, SHARED):
         return None
-    path = source.path.resolve()
+    path = _file_of(source)
     stated = {
         name: value
         for name, value in vars(source).items()
         if not isinstance(getattr(type(source), name, None), functools.cached_property)
     }
-    if "setting" in stated or not path.is_file() or not path.is_relative_to(ROOT):
+    if "setting" in stated or path is None or not path.is_relative_to(ROOT):
         return None
     asked = (sorted(stated.items()), list(inputs), sorted(mark.patterns))
     return repr((type(source), path.stat().st_mtime_ns, *asked))
+
+
+def _file_of(source: ModelSource) -> Path | None:
+    """Where all that a model is made of is written; None if there is more to it than a file."""
+    if not isinstance(source, CallableSource):
+        path = Path(vars(source)["path"]).resolve()
+        return path if path.is_file() else None
+    made = vars(source)["_construct"]
+    if not isinstance(made, type | FunctionType) or "<" in made.__qualname__:
+        return None
+    return Path(inspect.getfile(made)).resolve()

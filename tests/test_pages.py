@@ -6,10 +6,12 @@ import contextlib
 import functools
 import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import captures
 from tests.commands import ROOT
 from tests.pages import PAGES, commands, output, same
 
@@ -23,6 +25,14 @@ def test_there_is_something_to_check() -> None:
     assert len(SHOWN) > 10
 
 
+@pytest.fixture(scope="module")
+def one_program() -> Iterator[None]:
+    """Commands on one spec read one program."""
+    with captures.programs():
+        yield
+
+
+@pytest.mark.usefixtures("one_program")
 @pytest.mark.parametrize(
     ("page", "command", "shown"),
     SHOWN,

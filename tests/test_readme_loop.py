@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.commands import ROOT
+from tests.runtime.forking import python
 
 
 def test_the_loop_runs_as_pasted(tmp_path: Path) -> None:
@@ -19,8 +20,9 @@ def test_the_loop_runs_as_pasted(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4",
          str(tmp_path / "train.py")],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, text=True,
-        timeout=300, capture_output=True, check=False,
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+             "PYTHON_EXEC": python(tmp_path)},
+        text=True, timeout=300, capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

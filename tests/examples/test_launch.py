@@ -17,7 +17,7 @@ import tomllib
 import yaml
 
 from shardlang.cli.run import command as run_command
-from tests.runtime.forking import completed
+from tests.runtime.forking import completed, python
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "examples" / "launch"
@@ -49,13 +49,17 @@ def losses(output: str) -> list[float]:
 
 
 def tools(folder: Path, **scripts: str) -> dict[str, str]:
-    """An environment in which these programs are found first, and `shardlang` is this one."""
-    own = f'#!/usr/bin/env bash\nexec {sys.executable} -m shardlang "$@"\n'
+    """An environment in which these programs are found first, and `shardlang` is this one.
+
+    It and the processes that torchrun starts are forked.
+    """
+    forked = python(folder)
+    own = f'#!/usr/bin/env bash\nexec {forked} -m shardlang "$@"\n'
     for name, text in {"shardlang": own, **scripts}.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHON_EXEC": forked}
 
 
 def ran(script: str, *arguments: str, env: dict[str, str]) -> str:

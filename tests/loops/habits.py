@@ -56,18 +56,9 @@ def batches() -> list[dict[str, Tensor]]:
 
 def everything() -> dict[str, Any]:
     """All results, by name."""
-    names = os.environ["SPECS"].split()
-    folder = Path(os.environ["SCRATCH"])
-    modules = [load(name) for name in names]
-    whole = batches()
-    mine = [modules[0].shard_inputs(**batch) for batch in whole]
-    plain = twin(modules[0])
-    found: dict[str, Any] = {"page": [], "names": _names(modules[0], plain)}
-    for number, block in enumerate(page.blocks()):
-        found["page"].append(_block(block, modules[0], plain, mine, whole, folder / str(number)))
-    found["optimizers"] = _optimizers(modules[0], plain, mine, whole)
-    found["meshes"] = _meshes(modules, whole, folder / "meshes")
-    found["replicas"] = _replicas(modules[0], mine)
+    folder, whole = Path(os.environ["SCRATCH"]), batches()
+    modules, mine, plain = _loaded(whole)
+    found = _trained_by_hand(modules, mine, plain, whole, folder)
     found["infinity"] = _infinity(modules[0], mine)
     found["elsewhere"] = _elsewhere(folder)
     found["saved"] = _saved(modules[0], mine[0], folder / "saved")
@@ -83,6 +74,32 @@ def everything() -> dict[str, Any]:
     found["hooked"] = more.hidden(alone, dist.get_world_size())
     hook = more.said(modules[0], mine[0], "logits", lambda x: x.register_hook(torch.tanh))
     found["hooked"]["split"] = hook
+    return found
+
+
+def on_two_axes() -> dict[str, Any]:
+    """What may depend on how many axes split a tensor, by name."""
+    folder, whole = Path(os.environ["SCRATCH"]), batches()
+    modules, mine, plain = _loaded(whole)
+    return _trained_by_hand(modules, mine, plain, whole, folder)
+
+
+def _loaded(whole: list[Any]) -> tuple[list[Any], list[Any], nn.Module]:
+    """The module of every spec, the first one's shards of batches, and its plain model."""
+    modules = [load(name) for name in os.environ["SPECS"].split()]
+    return modules, [modules[0].shard_inputs(**batch) for batch in whole], twin(modules[0])
+
+
+def _trained_by_hand(
+    modules: list[Any], mine: list[Any], plain: nn.Module, whole: list[Any], folder: Path
+) -> dict[str, Any]:
+    """The blocks of the page, optimizers, checkpoints, replicas, losses outside, broadcasts."""
+    found: dict[str, Any] = {"page": [], "names": _names(modules[0], plain)}
+    for number, block in enumerate(page.blocks()):
+        found["page"].append(_block(block, modules[0], plain, mine, whole, folder / str(number)))
+    found["optimizers"] = _optimizers(modules[0], plain, mine, whole)
+    found["meshes"] = _meshes(modules, whole, folder / "meshes")
+    found["replicas"] = _replicas(modules[0], mine)
     found["outside"] = outside.all_gaps(modules, whole, twin, folder / f"cached{dist.get_rank()}")
     found["broadcast"] = [_broadcast(module, whole) for module in modules]
     return found

@@ -14,18 +14,33 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 import page  # noqa: E402
 
-SPECS = {2: "tp2 dp2", 4: "both4 dp4"}
 Results = list[dict[str, Any]]
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """What every rank found."""
-    out = tmp_path_factory.mktemp("loops")
+def _run(function: str, specs: str, processes: int, out: Path) -> Results:
     return spawn(
-        "habits:everything", request.param, out, 300, SCRATCH=str(out), SPECS=SPECS[request.param],
+        f"habits:{function}", processes, out, 300, SCRATCH=str(out), SPECS=specs,
         PYTHONPATH=f"{ROOT}:{HERE}",
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """What every rank of two found."""
+    return _run("everything", "tp2 dp2", 2, tmp_path_factory.mktemp("two"))
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """What every rank of four found, of all that may depend on how many axes there are."""
+    return _run("on_two_axes", "both4 dp4", 4, tmp_path_factory.mktemp("four"))
+
+
+@pytest.fixture(params=["two", "four"])
+def ran(request: pytest.FixtureRequest) -> Results:
+    """What every rank found, of two and of four."""
+    found: Results = request.getfixturevalue(request.param)
+    return found
 
 
 def test_every_block_of_the_page_does_what_it_does_to_the_plain_model(ran: Results) -> None:
@@ -57,16 +72,16 @@ def test_replicas_stay_equal_bit_by_bit(ran: Results) -> None:
             assert torch.equal(rank["replicas"][name], value), name
 
 
-def test_an_infinity_on_one_device_skips_the_step_on_all(ran: Results) -> None:
-    assert all(rank["infinity"] == (4.0, True) for rank in ran)
+def test_an_infinity_on_one_device_skips_the_step_on_all(two: Results) -> None:
+    assert all(rank["infinity"] == (4.0, True) for rank in two)
 
 
-def test_a_shard_of_another_device_is_refused(ran: Results) -> None:
-    assert all(rank["elsewhere"] == "SH0622" for rank in ran)
+def test_a_shard_of_another_device_is_refused(two: Results) -> None:
+    assert all(rank["elsewhere"] == "SH0622" for rank in two)
 
 
-def test_shards_that_one_rank_saves_are_said_and_refused(ran: Results) -> None:
-    for rank in ran:
+def test_shards_that_one_rank_saves_are_said_and_refused(two: Results) -> None:
+    for rank in two:
         saved = rank["saved"]
         assert saved["silent"] and saved["spoken"] and saved["copied"]
         assert saved["before"] == saved["after"] == saved["each"] == ("", "")
@@ -85,8 +100,8 @@ def test_a_broadcast_is_right_or_refused(ran: Results) -> None:
         assert plain < 1e-10
 
 
-def test_modules_are_initialized_frozen_and_copied_as_the_plain_models(ran: Results) -> None:
-    for rank in ran:
+def test_modules_are_initialized_frozen_and_copied_as_the_plain_models(two: Results) -> None:
+    for rank in two:
         assert rank["changed"]["initialized by class"] < 1e-10
         assert rank["changed"]["copied without gradients"]
 
@@ -110,8 +125,8 @@ REFUSED = {
 }
 
 
-def test_what_would_have_no_effect_is_refused(ran: Results) -> None:
-    for rank in ran:
+def test_what_would_have_no_effect_is_refused(two: Results) -> None:
+    for rank in two:
         for name, (code, words) in REFUSED.items():
             found, message = rank["refused"][name]
             assert found == code, (name, message)
@@ -133,8 +148,8 @@ CODES = {"rate": "SH0612", "stepped": "SH0612", "states": "warning", "gradients"
 """What a difference is, if not SH0611: a warning where an optimizer may have enlarged rounding."""
 
 
-def test_what_one_rank_changes_alone_is_found_on_all(ran: Results) -> None:
-    for rank in ran:
+def test_what_one_rank_changes_alone_is_found_on_all(two: Results) -> None:
+    for rank in two:
         assert len(rank["apart"]) == 16
         for name, (code, words) in rank["apart"].items():
             kind = name.removesuffix(", later")
@@ -142,28 +157,28 @@ def test_what_one_rank_changes_alone_is_found_on_all(ran: Results) -> None:
             assert APART[kind] in words
 
 
-def test_replicas_may_be_rounded_apart(ran: Results) -> None:
-    assert all(rank["rounded"] == ("", "nothing was said") for rank in ran)
+def test_replicas_may_be_rounded_apart(two: Results) -> None:
+    assert all(rank["rounded"] == ("", "nothing was said") for rank in two)
 
 
-def test_replicas_are_compared_a_few_times(ran: Results) -> None:
-    assert all(rank["comparisons"] == 5 for rank in ran)
+def test_replicas_are_compared_a_few_times(two: Results) -> None:
+    assert all(rank["comparisons"] == 5 for rank in two)
 
 
-def test_other_habits_do_what_they_do_to_the_plain_model(ran: Results) -> None:
-    for rank in ran:
+def test_other_habits_do_what_they_do_to_the_plain_model(two: Results) -> None:
+    for rank in two:
         assert len(rank["more"]) == 15
         assert {name: gap for name, gap in rank["more"].items() if not gap < 1e-10} == {}
 
 
-def test_gradients_have_memory_of_their_own(ran: Results) -> None:
+def test_gradients_have_memory_of_their_own(two: Results) -> None:
     """Neither two of them share it, nor the program's buffers, nor what a loop gives."""
-    for rank in ran:
+    for rank in two:
         assert len(rank["memory"]) == 4 and all(rank["memory"].values()), rank["memory"]
 
 
-def test_a_hook_that_would_see_a_part_of_a_gradient_is_refused(ran: Results) -> None:
-    for rank in ran:
+def test_a_hook_that_would_see_a_part_of_a_gradient_is_refused(two: Results) -> None:
+    for rank in two:
         hooked = rank["hooked"]
         assert hooked.pop("last") == ("", "")
         for name, (code, words) in hooked.items():

@@ -68,8 +68,10 @@ TP = 'param "layers.*.up.{weight,bias}" [tp, ...]\nparam "layers.*.down.weight" 
 DROPPING = Family("dropping", Dropping, INPUTS, TP)
 
 
-@pytest.mark.parametrize("random", ["exact", "fast"])
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("schedule", "random"),
+    [*((name, "exact") for name in SCHEDULES), ("1f1b", "fast"), ("zbv", "fast")],
+)
 def test_every_schedule_draws_what_one_device_draws(
     tmp_path: Path, schedule: str, random: str
 ) -> None:

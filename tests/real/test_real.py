@@ -22,17 +22,19 @@ from tests.real.ranks import gap
 from tests.real.subjects import from_spec
 
 LARGE = {
-    "experts_stored", "heads_in_parts", "heads_three_axes", "heads_ulysses", "mlp_empty",
-    "mlp_partial_bias", "picture_channels", "picture_tiles", "rows_short", "rows_short_fast",
-    "shifts_three_axes", "words_data", "words_positions", "words_split_logits", "words_stored",
+    "experts_one", "experts_stored", "gated_plain", "heads", "heads_few_keys", "heads_in_parts",
+    "heads_three_axes", "heads_ulysses", "mlp_empty", "mlp_partial", "mlp_partial_bias",
+    "mlp_stored", "mlp_tensor", "mlp_three_axes", "picture_channels", "picture_tiles", "rows_short",
+    "rows_short_fast", "shifts", "shifts_three_axes", "words_data", "words_positions",
+    "words_split_logits", "words_stored",
 }  # fmt: skip
-"""Specs that take long and no step that no other one takes: `make prove` runs them."""
+"""Specs that take no step that no other one takes: `make prove` runs them."""
 SPECS = [
     path
     for path in sorted(Path(__file__).with_name("specs").glob("*.shard"))
     if path.stem not in LARGE
 ]
-RANDOM = range(210, 214)
+RANDOM = range(210, 212)
 STEPS = (
     "all_gather S I", "all_gather S R", "all_reduce I I", "all_reduce P I", "all_reduce P R",
     "all_to_all S S", "collect S S", "dispatch S S", "permute S S", "reduce_scatter P S",
@@ -63,7 +65,7 @@ def test_it_runs_as_the_plain_model_does(name: str, outcomes: dict[str, dict[str
 def test_the_sample_takes_every_step(outcomes: dict[str, dict[str, Any]]) -> None:
     taken = {step for found in outcomes.values() for step in found["steps"]}
     assert taken >= set(STEPS)
-    assert sum(found["devices"] == 8 for found in outcomes.values()) >= 8
+    assert sum(found["devices"] == 8 for found in outcomes.values()) >= 4
 
 
 def test_what_differs_is_named() -> None:

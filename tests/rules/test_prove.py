@@ -25,7 +25,7 @@ def test_own_calls(call: AtenCall) -> None:
     assert tally.assignments > 0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_samples_of_pytorch(seed: int) -> None:
     chooser, tally = random.Random(seed), Tally()
     failures = [

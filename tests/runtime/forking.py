@@ -24,7 +24,7 @@ from typing import IO
 
 from shardlang.runtime import workers
 
-__all__ = ["DEVNULL", "Popen", "TimeoutExpired", "completed", "forked_ranks", "use"]
+__all__ = ["DEVNULL", "Popen", "TimeoutExpired", "completed", "forked_ranks", "python", "use"]
 
 FOLDER = Path(__file__).parent
 SEEDS = ("1", "2")
@@ -113,6 +113,17 @@ def completed(
         texts = [_read(stream) for stream in (out, err)]
     assert process.returncode is not None
     return subprocess.CompletedProcess(command, process.returncode, *texts)
+
+
+def python(folder: Path) -> str:
+    """A program in a folder that stands for Python, for commands that others start."""
+    program = folder / "forked-python"
+    program.write_text(
+        f"#!{sys.executable} -SE\nimport sys\nsys.path.insert(0, {str(FOLDER)!r})\n"
+        f"from forked_python import main\nmain({addresses()!r})\n"
+    )
+    program.chmod(0o755)
+    return str(program)
 
 
 def _read(stream: IO[bytes]) -> str:

@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +21,7 @@ from shardlang.ir.mesh import Axis, Mesh
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.stop import Stop
+from tests.runtime.forking import python
 
 ROOT = Path(__file__).parents[2]
 SPEC = """
@@ -260,7 +260,7 @@ def test_signals_and_a_closed_pipe_on_processes(folder: Path) -> None:
     write(folder, third=f"if {second}: __import__('time').sleep(600)", devices=2)
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     (folder / "alone.shard").write_text(SPEC.format(devices=1))
-    command = [sys.executable, "-m", "shardlang", "run", "--steps", "999"]
+    command = [python(folder), "-m", "shardlang", "run", "--steps", "999"]
     jobs: list[tuple[Any, str, int]] = []
     for spec, name, status in (("spec", "signal", 143), ("alone", "pipe", 141), ("ends", "", 1)):
         job = subprocess.Popen(

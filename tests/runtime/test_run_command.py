@@ -16,7 +16,7 @@ import pytest
 from shardlang.cli import execute
 from shardlang.ir import compat
 from shardlang.ir.compat import Backend
-from tests.runtime.forking import completed
+from tests.runtime.forking import completed, python
 
 HERE = Path(__file__).parent
 SPEC = str(HERE / "tiny.shard")
@@ -28,10 +28,14 @@ def command(*args: str) -> list[str]:
     return [sys.executable, "-m", "shardlang", "run", *args, "--set", "copies=1"]
 
 
-def start(*args: str) -> subprocess.Popen[str]:
-    """The command line in a process of its own, whose ranks are started as everywhere."""
+def start(*args: str, by: str = sys.executable) -> subprocess.Popen[str]:
+    """The command line in a process of its own; its ranks are started as everywhere, or forked."""
     return subprocess.Popen(
-        command(*args), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [by, *command(*args)[1:]],
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -96,8 +100,8 @@ def test_a_batch_that_cannot_be_accumulated_is_said_once_at_its_line(tmp_path: P
     assert "error[SH0409]" in done.stderr and "rooted.py:7:" in done.stderr
 
 
-def test_ctrl_c_ends_the_run() -> None:
-    process = start(SPEC, "--steps", "1000000")
+def test_ctrl_c_ends_the_run(tmp_path: Path) -> None:
+    process = start(SPEC, "--steps", "1000000", by=python(tmp_path))
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["step"] == 1
     process.send_signal(signal.SIGINT)
