@@ -33,6 +33,9 @@ class PlainTrainee:
         self.module = module.to(self._device)
         self._loss_of = loss_of
 
+    def check(self, batch: Batch) -> None:
+        """Batches of all sizes are taken."""
+
     def prepare(self, batch: Batch) -> Batch:
         """The whole batch."""
         return {

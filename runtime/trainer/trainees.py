@@ -23,6 +23,14 @@ class Trainee(Protocol):
     module: nn.Module
     has_loss: bool
 
+    def check(self, batch: Batch) -> None:
+        """Refuse a whole batch on which no step can be taken, before the ranks begin one.
+
+        Raises:
+            RunError: SH0605.
+        """
+        ...
+
     def prepare(self, batch: Batch) -> Batch:
         """What this process needs of a whole batch."""
         ...
@@ -103,6 +111,9 @@ class ShardedTrainee:
         """What this device reads of a whole batch of so many rows, for the forward alone."""
         declared = self._variants.declared.inputs
         return DeviceReader({name: with_rows(lies, rows) for name, lies in declared.items()})
+
+    def check(self, batch: Batch) -> None:
+        """Batches of all sizes are taken."""
 
     def prepare(self, batch: Batch) -> Batch:
         """This device's shards; every input that is declared must be there."""

@@ -87,6 +87,7 @@ class Trainer:
         """The batches, each with the place behind it: what is read ahead is not trained on yet."""
         with concerning("data"):
             for whole in self._stream:
+                self.trainee.check(as_batch(whole))
                 self._places.append(self._stream.state_dict())
                 yield whole
 

@@ -8,11 +8,12 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from shardlang.cli.common import Context
+from shardlang.grammar.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -256,7 +257,7 @@ def _save(context: Context, run: Run, module: ShardedModule, folder: Path, steps
     from shardlang.runtime.save import save_or_rescue
 
     save_or_rescue(module, folder, _format(run))
-    context.say(f"saved the weights after {steps} steps in `{folder}`")
+    context.say(f"saved the weights after {counted(steps, 'step')} in `{folder}`")
 
 
 def _trained(records: list[Record]) -> int:
@@ -341,6 +342,11 @@ def _reference(
     compared = compare(run.compiled, records, plain)
     if seen:
         _print_losses(compared.pairs)
+    if compared.parted is not None:
+        context.say(
+            f"in step {compared.parted} the run or the reference alone skips its update, since a"
+            " gradient overflows: the losses are compared up to there"
+        )
     if (differs := compared.fault()) is not None:
         finding = diagnostic_of(differs, context.spec_path)
         assert finding is not None
@@ -358,13 +364,14 @@ def _print_losses(pairs: Sequence[tuple[int, float, float]]) -> None:
     Console().print(table)
 
 
-def _sentence(found: dict[str, object]) -> str:
+def _sentence(found: dict[str, Any]) -> str:
     """The summary for a person."""
     loss = f"loss {found['first_loss']:.4f} to {found['loss']:.4f}, " if found["loss"] else ""
     speed = f"{found['tokens_per_s']:,.0f} tokens/s"
     waited = f", {found['exposed_s']:.3f} of {found['step_s']:.3f} s a step spent waiting"
     use = "" if found["mfu"] is None else f", mfu {found['mfu']:.1%}"
-    return f"{found['steps']} steps on {found['devices']} devices: {loss}{speed}{waited}{use}"
+    steps, devices = counted(found["steps"], "step"), counted(found["devices"], "device")
+    return f"{steps} on {devices}: {loss}{speed}{waited}{use}"
 
 
 def _finish(context: Context, found: dict[str, object]) -> None:

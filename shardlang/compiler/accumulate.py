@@ -6,6 +6,7 @@ values and outputs is stated of each microbatch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
@@ -95,12 +96,21 @@ def accumulated_step(
         raise CompileError([at_model(failure, along.spec)]) from failure
 
 
+def least_rows(spec: Spec) -> int:
+    """How many rows a batch needs, so that every device has one in every microbatch."""
+    assert spec.accumulate is not None
+    return spec.accumulate.count * _shards(spec)
+
+
+def _shards(spec: Spec) -> int:
+    axes = spec.mesh.named(_axes(spec.inputs[0].layout)) if spec.inputs else ()
+    return math.prod(axis.size for axis in axes)
+
+
 def _check_rows(spec: Spec, rows: int, at: Span) -> None:
     assert spec.accumulate is not None
-    shards = 1
-    for name in _axes(spec.inputs[0].layout):
-        shards *= next(axis.size for axis in spec.mesh.named((name,)))
-    if rows < spec.accumulate.count * shards:
+    if rows < least_rows(spec):
+        shards = _shards(spec)
         message = f"{rows} rows are too few for {spec.accumulate.count} microbatches"
         message += f" on {shards} devices each" if shards > 1 else ""
         help = "give the inputs more rows, or state fewer microbatches"

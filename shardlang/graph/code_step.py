@@ -68,7 +68,8 @@ class StepCode:
     def head(self) -> str:
         """What holds for all functions."""
         mesh = self.step.mesh
-        return f"# mesh {mesh}: each of {mesh.devices} devices runs this on its own shards"
+        whose = f"each of {mesh.devices} devices" if mesh.devices > 1 else "the device"
+        return f"# mesh {mesh}: {whose} runs this on its own shards"
 
     def forward_alone(self) -> Iterator[str]:
         """The forward of a program that is not trained."""

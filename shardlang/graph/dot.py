@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from shardlang.grammar.words import counted
 from shardlang.graph.picture import Box, BoxKind, Picture
 from shardlang.ir.mesh import Mesh
 
@@ -61,7 +62,7 @@ _HEAD = """digraph "{title}" {{
 
 def dot_text(picture: Picture, title: str, mesh: Mesh) -> str:
     """The DOT source; the same picture always gives the same text."""
-    label = f"{title}: mesh {mesh}, {mesh.devices} devices"
+    label = f"{title}: mesh {mesh}, {counted(mesh.devices, 'device')}"
     lines = [_HEAD.format(title=escape(title), label=escape(label))]
     lines += _cluster(picture, "", 1)
     lines += _arrows(picture)

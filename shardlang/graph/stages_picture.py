@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from shardlang.compiler.driver import Compiled
 from shardlang.compiler.pipelined import Pipelined
 from shardlang.compiler.whole_step import WholeStep, half, trained_by
+from shardlang.grammar.words import counted
 from shardlang.graph.fold_stages import fold_stages
 from shardlang.graph.picture import Arrow, Box, BoxKind, Picture
 from shardlang.graph.read_step import HalfReader
@@ -123,7 +124,7 @@ class _Writing:
         pairs = list(zip(stage.step.gradients, given, strict=True))
         own = [node for name, node in pairs if name not in stage.returns]
         if own:
-            said = "1 gradient, summed" if len(own) == 1 else f"{len(own)} gradients, summed"
+            said = counted(len(own), "gradient") + ", summed"
             give(picture, reader, own, Box("summed", BoxKind.OUTPUT, "", (said,)))
         for name, node in pairs:
             for target in stage.returns.get(name, ()):

@@ -13,6 +13,7 @@ from torch import fx
 
 from shardlang.compiler.driver import Compiled
 from shardlang.compiler.whole_step import WholeStep, half
+from shardlang.grammar.words import counted
 from shardlang.graph.fold import (
     join_light,
     join_modules,
@@ -89,7 +90,7 @@ def _backward(compiled: Compiled, step: WholeStep) -> Iterator[Frame]:
     picture, several = reader.picture(), step.accumulated
     apart = several is not None and computes(several.reduce)
     count = len(step.step.gradients)
-    what = ("1 gradient" if count == 1 else f"{count} gradients") + (", summed" if several else "")
+    what = counted(count, "gradient") + (", summed" if several else "")
     ends = Box("parts" if apart else GRADIENTS, BoxKind.OUTPUT, "", (what,))
     give(picture, reader, step.step.returned[1], ends)
     picture = folded(picture, BACKWARD)

@@ -15,40 +15,44 @@ from shardlang.ir.mesh import joined
 from shardlang.ir.node import info
 from shardlang.ir.pipeline.staged import StagedStep
 from shardlang.ir.step import StepProgram, collectives_of, is_collective
-from shardlang.plan.calls import Part
+from shardlang.plan.calls import Part, Rows
 from shardlang.plan.flights import flights_of
 from shardlang.plan.moments import Phase
 from shardlang.plan.types import CollectiveRow
 
 
-def accumulated_parts(step: AccumulatedStep) -> list[Part]:
-    """The calls of all microbatches, and those of all together, in the order of the run."""
+def accumulated_parts(step: AccumulatedStep, rows: Rows) -> list[Part]:
+    """The calls of all microbatches, and those of all together, in the order of the run.
+
+    Args:
+        rows: those of the program along the microbatches.
+    """
     times, (each, once) = step.axis.size, _when(step)
     early = "a total that the microbatches need first"
     return [
-        ([*_rows(step.early.graph.nodes, Phase.FORWARD, times, f"{early}, {each}")], times),
-        ([*_of_microbatch(step.main, times, each)], times),
-        ([*_rows(step.finish.graph.nodes, Phase.FORWARD, 1, once)], 1),
-        ([*_rows(step.reduce.graph.nodes, Phase.BACKWARD, 1, f"gradients, {once}")], 1),
+        ([*_rows(rows, step.early.graph.nodes, Phase.FORWARD, times, f"{early}, {each}")], times),
+        ([*_of_microbatch(rows, step.main, times, each)], times),
+        ([*_rows(rows, step.finish.graph.nodes, Phase.FORWARD, 1, once)], 1),
+        ([*_rows(rows, step.reduce.graph.nodes, Phase.BACKWARD, 1, once)], 1),
     ]
 
 
-def pipeline_parts(step: StagedStep) -> list[Part]:
+def pipeline_parts(step: StagedStep, rows: Rows) -> list[Part]:
     """The calls of every stage: of each microbatch, and of all together.
 
     In which order a device makes those of its stages, the schedule says.
     """
     whole = step.whole
-    before, _, finish, _ = accumulated_parts(whole)
+    before, _, finish, _ = accumulated_parts(whole, rows)
     each, once = _when(whole)
     parts = [before]
     for stage in step.stages:
-        rows = _of_microbatch(stage.step, whole.axis.size, each)
-        parts.append(([replace(row, stage=stage.number) for row in rows], whole.axis.size))
+        made = _of_microbatch(rows, stage.step, whole.axis.size, each)
+        parts.append(([replace(row, stage=stage.number) for row in made], whole.axis.size))
     parts.append(finish)
     for number, piece in enumerate(step.reduces):
-        rows = _rows(piece.graph.nodes, Phase.BACKWARD, 1, f"gradients, {once}")
-        parts.append(([replace(row, stage=number) for row in rows], 1))
+        made = _rows(rows, piece.graph.nodes, Phase.BACKWARD, 1, once)
+        parts.append(([replace(row, stage=number) for row in made], 1))
     return parts
 
 
@@ -57,18 +61,15 @@ def _when(step: AccumulatedStep) -> tuple[str, str]:
     return f"for each of {times} microbatches", f"once for all {times} microbatches"
 
 
-def _of_microbatch(step: StepProgram, times: int, each: str) -> Iterator[CollectiveRow]:
+def _of_microbatch(rows: Rows, step: StepProgram, times: int, each: str) -> Iterator[CollectiveRow]:
     """Forward and backward."""
     for phase, backward in ((Phase.FORWARD, False), (Phase.BACKWARD, True)):
         nodes = [node for node in step.graph.nodes if info(node).backward is backward]
-        yield from _rows(nodes, phase, times, each)
+        yield from _rows(rows, nodes, phase, times, each)
 
 
 def _rows(
-    nodes: Iterable[fx.Node],
-    phase: Phase,
-    times: int,
-    reason: str,
+    rows: Rows, nodes: Iterable[fx.Node], phase: Phase, times: int, when: str
 ) -> Iterator[CollectiveRow]:
     nodes = list(nodes)
     flights = flights_of(nodes)
@@ -77,21 +78,20 @@ def _rows(
         pairs = [(x, c) for x, c in pairs if c.sends]
         if not pairs:
             continue
-        first, dtype = pairs[0][1], info(node).dtype
-        assert dtype is not None, f"nothing is known of what {node} moves"
-        what = f"{len(pairs)} values" if len(pairs) > 1 else f"`{pairs[0][0].name}`"
+        first, dtype, said = pairs[0][1], info(node).dtype, rows.explained(node, phase)
+        assert dtype is not None and said is not None, f"nothing is known of what {node} moves"
         yield CollectiveRow(
             op=first.op,
             axes=tuple(axis.name for axis in joined(first.axes)),
             phase=phase,
-            module=info(node).module,
-            tensors=tuple(x.name for x, _ in pairs),
+            module=said.module,
+            tensors=said.tensors,
             count=times,
             bytes=times * sum(sent_bytes(c, dtype.itemsize) for _, c in pairs),
             bound=times * sum(_least(c, dtype.itemsize) for _, c in pairs),
-            reason=f"{first.op} of {what}, {reason}",
+            reason=f"{said.reason}; {when}",
             node=node.name,
-            full_gather=first.kind is Kind.ALL_GATHER and info(node).full_gather is not None,
+            full_gather=first.kind is Kind.ALL_GATHER and info(said.node).full_gather is not None,
             flight=flights[node].ends if node in flights else None,
         )
 

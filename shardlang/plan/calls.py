@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
@@ -31,14 +31,14 @@ Part = tuple[list[CollectiveRow], int]
 
 def step_parts(program: LocalProgram, names: Names, step: StepProgram) -> list[Part]:
     """The calls of one forward and backward."""
-    return [(list(_Rows(program, names).of(step.graph.nodes)), 1)]
+    return [(list(Rows(program, names).of(step.graph.nodes)), 1)]
 
 
 def update_parts(program: LocalProgram, names: Names, rule: UpdateRule) -> list[Part]:
     """The calls of the update: the norm of all gradients, and gathers of updated parameters."""
     trained = [leaf.name for leaf in program.leaves if leaf.trainable]
     nodes = write_update(program, trained).graph.nodes
-    gathers = _Rows(program, names).of(nodes, Phase.UPDATE)
+    gathers = Rows(program, names).of(nodes, Phase.UPDATE)
     return [([*norm_of_gradients(program, rule), *gathers], 1)]
 
 
@@ -73,7 +73,24 @@ def _asks_for_norm(program: LocalProgram, rule: UpdateRule) -> str:
     return ""
 
 
-class _Rows:
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """What is said of a call.
+
+    Attributes:
+        node: the reshard of which it is a direction.
+        module: the module that needs it.
+        tensors: the names of what it moves.
+        reason: why it is made.
+    """
+
+    node: fx.Node
+    module: str
+    tensors: tuple[str, ...]
+    reason: str
+
+
+class Rows:
     """The calls of a program's step, explained by the reshards of which they are directions."""
 
     def __init__(self, program: LocalProgram, names: Names) -> None:
@@ -92,29 +109,43 @@ class _Rows:
                 flight = flights[node].ends if node in flights else None
                 yield replace(self._row(node, phase or half), flight=flight)
 
+    def explained(self, node: fx.Node, phase: Phase) -> Explained | None:
+        """What is said of a call; None for one that no reshard of the program stands for."""
+        moves = info(node).moves
+        there = self.nodes.get(moves.node) if moves is not None else None
+        if moves is None or there is None:
+            return None
+        pairs = [self.bounds.pairs[there, place] for place in moves.places]
+        return Explained(
+            there,
+            module_of(there, backward=moves.adjoint),
+            tuple(self.names(value) for value, _ in pairs),
+            self._reason(moves, phase, pairs),
+        )
+
     def _row(self, node: fx.Node, phase: Phase) -> CollectiveRow:
-        moves, dtype = info(node).moves, info(node).dtype
-        assert moves is not None and dtype is not None, f"nothing is known of what {node} moves"
+        moves, dtype, said = info(node).moves, info(node).dtype, self.explained(node, phase)
+        assert moves and dtype and said, f"nothing is known of what {node} moves"
         made = [collective for _, collective in collectives_of(node)]
-        there, first = self.nodes[moves.node], made[0]
-        steps = [(there, place) for place in moves.places]
-        pairs = [self.bounds.pairs[step] for step in steps]
+        first, steps = made[0], [(said.node, place) for place in moves.places]
         bounds = self.bounds.backward if moves.adjoint else self.bounds.forward
         bound = sum(bounds[step] for step in steps)
         if phase is Phase.UPDATE:
-            bound = bound * dtype.itemsize // tensor_of(pairs[0][0]).dtype.itemsize
+            bound = (
+                bound * dtype.itemsize // tensor_of(self.bounds.pairs[steps[0]][0]).dtype.itemsize
+            )
         return CollectiveRow(
             op=first.op,
             axes=tuple(axis.name for axis in joined(first.axes)),
             phase=phase,
-            module=module_of(there, backward=moves.adjoint),
-            tensors=tuple(self.names(value) for value, _ in pairs),
+            module=said.module,
+            tensors=said.tensors,
             count=1,
             bytes=sum(sent_bytes(one, dtype.itemsize) for one in made),
             bound=bound,
-            reason=self._reason(moves, phase, pairs),
-            node=there.name,
-            full_gather=first.kind is Kind.ALL_GATHER and info(there).full_gather is not None,
+            reason=said.reason,
+            node=said.node.name,
+            full_gather=first.kind is Kind.ALL_GATHER and info(said.node).full_gather is not None,
         )
 
     def _reason(self, moves: Moves, phase: Phase, pairs: list[Pair]) -> str:

@@ -15,7 +15,7 @@ from shardlang.ir.optimizers import ASSUMED, UpdateRule
 from shardlang.ir.pipeline.staged import StagedStep
 from shardlang.ir.program import LocalProgram
 from shardlang.plan.accumulated import accumulated_parts, pipeline_parts
-from shardlang.plan.calls import Part, step_parts, update_parts
+from shardlang.plan.calls import Part, Rows, step_parts, update_parts
 from shardlang.plan.groups import groups_of
 from shardlang.plan.memory import memory_of, step_to_measure
 from shardlang.plan.moments import Memory
@@ -38,6 +38,7 @@ def make_plan(
     master: torch.dtype | None = None,
     accumulated: AccumulatedStep | None = None,
     stages: tuple[StagedStep, PipelinePlan] | None = None,
+    along: Rows | None = None,
 ) -> Plan:
     """The plan of a program.
 
@@ -48,14 +49,15 @@ def make_plan(
         master: the type of the master weights of narrower parameters.
         accumulated: the step where it has several microbatches.
         stages: the step where several stages compute it, and what they cost.
+        along: the calls of the program along its microbatches, if the step has several.
     """
     found = dict(values or {})
     names = Names.of(program, {value.node: name for name, value in reversed(found.items())})
     written = functools.cache(functools.partial(step_to_measure, program, train))
-    if stages is not None:
-        parts = pipeline_parts(stages[0])
-    elif accumulated is not None:
-        parts = accumulated_parts(accumulated)
+    if stages is not None and along is not None:
+        parts = pipeline_parts(stages[0], along)
+    elif accumulated is not None and along is not None:
+        parts = accumulated_parts(accumulated, along)
     else:
         parts = step_parts(program, names, written()[0])
     parts += update_parts(program, names, rule) if train else []
@@ -101,9 +103,18 @@ def plan_of(compiled: Compiled) -> Plan:
     if compiled.spec.pipeline is not None:
         made = pipelined(compiled)
         stages = made.step, pipeline_plan(compiled, made)
-        return make_plan(program, values, rule, compiled.train, master, stages=stages)
-    step = accumulated_step(accumulated(compiled))
-    return make_plan(program, values, rule, compiled.train, master, step)
+        rows = _rows_of(made.along)
+        return make_plan(program, values, rule, compiled.train, master, stages=stages, along=rows)
+    along = accumulated(compiled)
+    step, rows = accumulated_step(along), _rows_of(along)
+    return make_plan(program, values, rule, compiled.train, master, step, along=rows)
+
+
+def _rows_of(along: Compiled) -> Rows:
+    """The calls of the program along the microbatches of a spec."""
+    values = module_values(along.captured, along.graph)
+    names = {value.node: name for name, value in reversed(values.items())}
+    return Rows(along.program, Names.of(along.program, names))
 
 
 def _stretches(parts: Iterable[Part]) -> Iterator[Stretch]:

@@ -102,6 +102,8 @@ def _check_rows(
     if _COMPARE[expect.comparison](number, _limit(expect.bound, rows)):
         return []
     what, unit = ("bytes ", _bytes) if expect.measure == "bytes" else ("", str)
+    if expect.measure == "bytes" and unit(number) == _limit_text(expect.bound, rows, unit):
+        unit = "{}B".format
     limit = _limit_text(expect.bound, rows, unit)
     rows = _largest(rows)
     if isinstance(expect.bound, TimesBound):

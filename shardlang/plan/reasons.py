@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from shardlang.ir.accumulated import MICROBATCH
 from shardlang.ir.collective import ReduceOp
 from shardlang.ir.graph import is_item, is_reshard, producer
 from shardlang.ir.layout import Layout
@@ -38,12 +39,11 @@ class Reasons:
 
     def forward(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> str:
         """Why the forward call is made."""
-        over = product(reshard.axes)
+        axes = _of_mesh(reshard.axes)
+        over = product(axes)
         if reshard.reduce is not ReduceOp.SUM:
             kind = "largest" if reshard.reduce is ReduceOp.MAX else "smallest"
-            return (
-                f"{self._op(value, reshard.axes[0])} finds the {kind} over a dim split over {over}"
-            )
+            return f"{self._op(value, axes[0])} finds the {kind} over a dim split over {over}"
         if reshard.route is not None:
             return f"rows {reshard.route.goal} for {self._reader(node)}; equal shares expected"
         if reshard.reads is not None:
@@ -63,7 +63,7 @@ class Reasons:
 
     def backward(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> str:
         """Why the backward call is made."""
-        over = product(reshard.adjoint.axes)
+        over = product(_of_mesh(reshard.adjoint.axes))
         if reshard.kind in (Change.VARY, Change.ALL_REDUCE):
             return self._varied(node, value, reshard)
         name = self.names.within(value, module_of(node))
@@ -84,15 +84,17 @@ class Reasons:
     def bucket(self, pairs: list[tuple[fx.Node, Reshard]]) -> str:
         """Why several gradients are reduced, scattered or gathered in one call."""
         reshard = pairs[0][1]
-        many, over = f"gradients of {len(pairs)} parameters", product(reshard.axes)
+        axes = _of_mesh(reshard.axes)
+        many, over = f"gradients of {len(pairs)} parameters", product(axes)
         if reshard.kind is Change.ALL_GATHER:
             return f"{many}, summed over {over} and split as they are stored"
-        return f"{many}, whole over {over}, used by {self._kind_of(reshard.axes)}"
+        return f"{many}, whole over {over}, used by {self._kind_of(axes)}"
 
     def gathers(self, pairs: list[tuple[fx.Node, Reshard]]) -> str:
         """Why several parameters are gathered in one call."""
-        over = product(pairs[0][1].axes)
-        stored = all(self._is_stored(value, pairs[0][1].axes[0]) for value, _ in pairs)
+        axes = _of_mesh(pairs[0][1].axes)
+        over = product(axes)
+        stored = all(self._is_stored(value, axes[0]) for value, _ in pairs)
         how = "stored" if stored else "laid out"
         return f"{len(pairs)} parameters are {how} over {over}, gathered together before use"
 
@@ -103,7 +105,7 @@ class Reasons:
         return f"the updated parts of {what}, gathered for the next step"
 
     def _varied(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> str:
-        axes = reshard.adjoint.axes
+        axes = _of_mesh(reshard.adjoint.axes)
         over, name = product(axes), self.names.within(value, module_of(node, backward=True))
         if self.names.is_leaf(value):
             return f"gradient of `{name}`, whole over {over}, used by {self._kind_of(axes)}"
@@ -116,9 +118,9 @@ class Reasons:
         return f"{kind} split over {product(axes)}"
 
     def _summed(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> str:
-        axis = reshard.axes[0]
-        maker = made_partial(value, axis)
-        text = f"{self._maker(maker, axis)} leaves a partial sum over {product(reshard.axes)}"
+        axes = _of_mesh(reshard.axes)
+        maker = made_partial(value, axes[0])
+        text = f"{self._maker(maker, axes[0])} leaves a partial sum over {product(axes)}"
         if reshard.kind is Change.REDUCE_SCATTER:
             return f"{text}, {self._reader(node)} takes its part of dim {reshard.dims[1]}"
         if any(reader.op == "output" for reader in readers(node)):
@@ -156,12 +158,13 @@ class Reasons:
         return f"`{_model_op(name)}` along dim {reshard.dims[0]}"
 
     def _gathered(self, node: fx.Node, value: fx.Node, reshard: Reshard) -> str:
-        name, over = self.names.within(value, module_of(node)), joined(reshard.axes)[0]
+        axes = _of_mesh(reshard.axes)
+        name, over = self.names.within(value, module_of(node)), joined(axes)[0]
         if info(node).full_gather is not None:
-            before = f"gathered over {product(reshard.axes)} first"
+            before = f"gathered over {product(axes)} first"
             return f"{self._reader(node)} needs `{name}` split another way, {before}"
         if self.names.is_leaf(value):
-            how = "stored" if self._is_stored(value, reshard.axes[0]) else "laid out"
+            how = "stored" if self._is_stored(value, axes[0]) else "laid out"
             return f"`{name}` is {how} over {over}, gathered before use"
         stated = info(node).stated
         if isinstance(stated, Stated) and stated.place:
@@ -169,7 +172,7 @@ class Reasons:
         first = next(iter(readers(node)), None)
         if first is None or first.op == "output":
             return f"results leave whole over {over}"
-        return f"{self._parallel(first, reshard.axes)} reads `{name}` whole over {over}"
+        return f"{self._parallel(first, axes)} reads `{name}` whole over {over}"
 
     def _is_stored(self, value: fx.Node, axis: Axis) -> bool:
         """Whether an axis splits a parameter for its storage alone."""
@@ -197,6 +200,11 @@ class Reasons:
         if first is None or first.op == "output":
             return "the result"
         return f"`{op_name(first)}`"
+
+
+def _of_mesh(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
+    """The axes without that of the microbatches, over which a device sums by itself."""
+    return tuple(axis for axis in axes if axis.name != MICROBATCH)
 
 
 def _model_op(source: str) -> str:

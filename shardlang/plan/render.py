@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from shardlang.grammar.words import counted
 from shardlang.plan.busiest import busiest, transfers_by
 from shardlang.plan.console import OP_COLORS, console_for, heading, text_of
 from shardlang.plan.fold import (
@@ -71,7 +72,9 @@ def _mesh(console: Console, plan: Plan) -> None:
         names.append(f"{axis.name} = {axis.size}{sizes}{link}{data}")
     head = Text("mesh", style="bold")
     console.print(
-        head.append(f"  {', '.join(names)}: {plan.mesh.devices} devices", style="not bold")
+        head.append(
+            f"  {', '.join(names)}: {counted(plan.mesh.devices, 'device')}", style="not bold"
+        )
     )
     for line in mesh_lines(plan.mesh.whole):
         console.print(Text(line, style="dim"))
@@ -178,7 +181,7 @@ def _call_cells(group: Sequence[CollectiveRow]) -> list[str | Text]:
 
 def calls_text(count: int) -> str:
     """A number of calls: `1 call`, `2 calls`."""
-    return f"{count} call" if count == 1 else f"{count} calls"
+    return counted(count, "call")
 
 
 def _groups(console: Console, plan: Plan) -> None:
@@ -205,4 +208,4 @@ def summary(plan: Plan) -> str:
     sent = f"{calls_text(total.count)} sending {bytes_text(total.bytes)} a step"
     calls = sent if total.count else "no collectives"
     memory = bytes_text(plan.memory.peak_bytes)
-    return f"{plan.mesh.devices} devices: {calls}, at most {memory} of memory each"
+    return f"{counted(plan.mesh.devices, 'device')}: {calls}, at most {memory} of memory each"

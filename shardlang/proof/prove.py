@@ -11,6 +11,7 @@ from shardlang.compiler.at_model import at_model
 from shardlang.compiler.driver import Compiled, CompileError, compile_spec
 from shardlang.compiler.pipelined import along_stages, check_pipeline, schedule_of
 from shardlang.grammar.diagnostics import error
+from shardlang.grammar.words import counted
 from shardlang.ir.graph import ShardError
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.precision import wider
@@ -52,7 +53,7 @@ def verify_compiled(
         say("cut: " + "; ".join(cut))
     along, compiled = along_of(compiled), _of_one_rank(compiled)
     _check_memory(compiled)
-    say(f"simulating {compiled.spec.mesh.devices} devices")
+    say(f"simulating {counted(compiled.spec.mesh.devices, 'device')}")
     try:
         report = verify(
             compiled.captured, compiled.statements, compiled.source, compiled.inputs,

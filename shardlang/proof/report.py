@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 
 from shardlang.grammar.diagnostics import join_words, quote
+from shardlang.grammar.words import counted
 from shardlang.proof.differences import (
     TOLERANCE,
     Eager,
@@ -30,7 +31,9 @@ class Pipeline:
     ranks: int
 
     def __str__(self) -> str:
-        return f"{self.schedule} of {self.stages} stages on {self.ranks} ranks"
+        return (
+            f"{self.schedule} of {counted(self.stages, 'stage')} on {counted(self.ranks, 'rank')}"
+        )
 
 
 @dataclass(slots=True)

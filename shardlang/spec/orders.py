@@ -10,6 +10,7 @@ from shardlang.grammar import tree as t
 from shardlang.grammar.diagnostics import Label, Span, error, join_words, quote
 from shardlang.grammar.files import read_text
 from shardlang.grammar.patterns import nearest
+from shardlang.grammar.words import counted
 from shardlang.ir.pipeline.action import Action
 from shardlang.ir.pipeline.kinds import INTERLEAVED, STAGES_OF_RANK
 from shardlang.ir.pipeline.schedule import PipelineSchedule, ScheduleError, csv_actions
@@ -178,4 +179,4 @@ class _File:
 
 
 def _devices(count: int) -> str:
-    return "1 device" if count == 1 else f"{count} devices"
+    return counted(count, "device")

@@ -10,6 +10,7 @@ from platform import python_version
 import torch
 
 from shardlang.compiler.driver import Compiled
+from shardlang.grammar.words import counted
 from shardlang.ir.optimizers import UpdateRule
 from shardlang.runtime.trainer.run_folder import RunFolder
 from shardlang.spec import Spec
@@ -95,7 +96,8 @@ def _stages_of(spec: Spec, stated: PipelineDecl) -> str:
     assert spec.accumulate is not None, "a pipeline has microbatches"
     made, order = stated.actions, stated.schedule
     stages = stated.virtual * spec.mesh[stated.axis].size if made is None else made.stages
-    return f"{stages} stages over {stated.axis}, {order}, {spec.accumulate.count} microbatches"
+    count = spec.accumulate.count
+    return f"{counted(stages, 'stage')} over {stated.axis}, {order}, {count} microbatches"
 
 
 def _called(name: str, arguments: Mapping[str, object]) -> str:

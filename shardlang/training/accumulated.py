@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from shardlang.capture import ModelSource
-from shardlang.compiler.accumulate import accumulated, accumulated_step
+from shardlang.compiler.accumulate import accumulated, accumulated_step, least_rows
 from shardlang.compiler.driver import Compiled, CompileError
 from shardlang.compiler.variants import compiled_for
+from shardlang.grammar.words import counted
 from shardlang.ir.leaf import Leaf, LeafKind
 from shardlang.ir.shards import shard_of
 from shardlang.runtime.accumulate import Accumulating
@@ -88,6 +89,25 @@ class AccumulatedTrainee(ShardedTrainee):
         axis = program.mesh.axes[0]
         layouts = {x.name: x.layout for x in program.leaves if x.kind is LeafKind.INPUT}
         return MicrobatchReader(layouts, [{**coord, axis.name: i} for i in range(axis.size)])
+
+    def check(self, batch: Batch) -> None:
+        """Refuse a batch that has fewer rows than there are microbatches on all devices.
+
+        Raises:
+            RunError: SH0605.
+        """
+        spec = self._compiled.spec
+        first = batch.get(self._declared.inputs[0].name) if self._declared.inputs else None
+        if isinstance(batch, OwnRows) or not isinstance(first, Tensor) or not first.dim():
+            return
+        least = least_rows(spec)
+        if len(first) < least:
+            raise RunError(
+                "SH0605",
+                f"a batch of {counted(len(first), 'row')} is too small for a step",
+                help=f"give every batch {least} rows or more, so that each device has one in every"
+                " microbatch, or leave such a batch out",
+            )
 
     def prepare(self, batch: Batch) -> Batch:
         """The whole batch, which the ranks compare, unless each has read its own rows alone."""

@@ -29,11 +29,13 @@ class Compared:
         reference: the steps of the plain model.
         pairs: step, loss of the run and loss of the reference, where both have one.
         tolerance: the largest difference that is allowed; None where other numbers are drawn.
+        parted: the step that one of them alone has skipped; later ones are not compared.
     """
 
     reference: Sequence[Record]
     pairs: Sequence[tuple[int, float, float]]
     tolerance: float | None
+    parted: int | None = None
 
     @property
     def worst(self) -> tuple[int, float, float] | None:
@@ -48,6 +50,7 @@ class Compared:
             "max_difference": most if math.isfinite(most) else None,
             "tolerance": self.tolerance,
             "step_s": median([one.step_s for one in self.reference]),
+            **({} if self.parted is None else {"parted": self.parted}),
         }
 
     def fault(self) -> RunError | None:
@@ -68,13 +71,21 @@ class Compared:
 
 
 def compare(compiled: Compiled, records: Sequence[Record], plain: Sequence[Record]) -> Compared:
-    """Compare step by step those that the run has taken: after a resume, not the first ones."""
+    """Compare step by step those that the run has taken: after a resume, not the first ones.
+
+    With a factor of the loss that follows the gradients, one of the two may skip a step that the
+    other takes, since they add up in another order. From then on they train on other weights.
+    """
     taken = {one.step: one for one in records}
     both = [(taken[one.step], one) for one in plain if one.step in taken]
+    parted = None
+    if compiled.program.step.precision.loss_scale is not None:
+        parted = next((a.step for a, b in both if a.skipped != b.skipped), None)
+    both = [(a, b) for a, b in both if parted is None or a.step <= parted]
     pairs = [(a.step, a.loss, b.loss) for a, b in both if a.loss is not None and b.loss is not None]
     largest = max((abs(x) for *_, x in pairs if math.isfinite(x)), default=0.0)
     tolerance = None if _draws_apart(compiled) else relative_tolerance(compiled) * largest
-    return Compared(plain, pairs, tolerance)
+    return Compared(plain, pairs, tolerance, parted)
 
 
 def _draws_apart(compiled: Compiled) -> bool:

@@ -190,6 +190,11 @@ def test_what_lies_in_a_stage_says_so() -> None:
 @pytest.mark.parametrize("more", [PIPELINE, "accumulate 4\n"])
 def test_collectives_of_microbatches_are_said_as_planned(more: str) -> None:
     stated = compiled(STAGED + more)
-    (found,) = [x for x in explain(stated, "layers.3") if x.kind == "collective"]
-    assert "for each of 4 microbatches" in found.facts[0]
-    assert explain(stated, found.subject.partition(":")[0]) == [found]
+    found = [x for x in explain(stated, "layers.3") if x.kind == "collective"]
+    assert [x.facts[0].partition(", ")[0] for x in found] == [
+        "forward all_reduce over tp in `layers.3.down`",
+        "backward all_reduce over tp in `layers.3.up`",
+    ]
+    for one in found:
+        assert one.facts[0].endswith("; for each of 4 microbatches")
+        assert explain(stated, one.subject.partition(":")[0]) == [one]

@@ -94,6 +94,20 @@ def run(*args: str) -> int:
     return execute(["run", "spec.shard", "--seed", "0", *args])
 
 
+def test_a_batch_too_small_for_its_microbatches_loses_no_step(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(folder, third="x = x[:1]")
+    with (folder / "spec.shard").open("a") as spec:
+        spec.write("accumulate 2\n")
+    assert run("--steps", "5", "--save", "weights") == 1
+    err = " ".join(capsys.readouterr().err.split())
+    assert "saved the weights after 2 steps in `weights`" in err
+    assert "error[SH0605]: a batch of 1 row is too small for a step" in err
+    assert "give every batch 2 rows or more" in err
+    torch.testing.assert_close(saved(folder / "weights"), trained(2))
+
+
 def test_a_signal_saves_after_the_step(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGINT)
     for name, status in (("SIGINT", 130), ("SIGTERM", 143)):

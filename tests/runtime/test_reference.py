@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,20 @@ def test_which_step_differs_most(tmp_path: Path) -> None:
     fault = broken.fault()
     assert fault is not None and fault.message.startswith("in step 2 the loss is nan and")
     assert broken.document()["max_difference"] is None
+
+
+def test_losses_are_compared_up_to_a_step_that_one_of_them_skips(tmp_path: Path) -> None:
+    """It has been computed with equal weights, so its loss is compared too."""
+    plain = [record(1, 2.0), replace(record(2, 4.0), skipped=True), record(3, 4.0)]
+    taken = [record(1, 2.0), record(2, 4.0), record(3, 1.0)]
+    text = SPEC + "precision { compute = f16 loss_scale = dynamic }\n"
+    made = compare(compiled(tmp_path, text), taken, plain)
+    assert made.parted == made.document()["parted"] == 2 and made.fault() is None
+    taken[1] = record(2, 5.0)
+    fault = compare(compiled(tmp_path, text), taken, plain).fault()
+    assert fault is not None and fault.message.startswith("in step 2 the loss is 5 and")
+    made = compare(compiled(tmp_path, SPEC), taken, plain)
+    assert made.parted is None and "parted" not in made.document() and made.fault() is not None
 
 
 @pytest.mark.parametrize(
