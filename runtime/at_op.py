@@ -57,7 +57,7 @@ class AtOp(Generic[T]):
 
 
 def place_of(error: BaseException) -> str:
-    """`at aten.embedding in model.embed_tokens (gpt2.py:12)`; empty if no op of a model failed."""
+    """`at embedding in model.embed_tokens (gpt2.py:12)`; empty if no op of a model failed."""
     notes: list[str] = getattr(error, _NOTES, [])
     return next((note for note in notes if note.startswith("at ")), "")
 

@@ -54,6 +54,7 @@ def make_plan(
     found = dict(values or {})
     names = Names.of(program, {value.node: name for name, value in reversed(found.items())})
     written = functools.cache(functools.partial(step_to_measure, program, train))
+    assert (along is None) == (stages is None and accumulated is None), "said by the same program"
     if stages is not None and along is not None:
         parts = pipeline_parts(stages[0], along)
     elif accumulated is not None and along is not None:
