@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from shardlang.ir.compat import default_store, forget_process_groups
+from shardlang.ir.compat import default_store, forget_process_groups, timeout_of
 from shardlang.ir.mesh import Axis, Mesh, product
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.peers import listen
@@ -150,7 +150,7 @@ class Groups:
         every = self.mesh.groups((axis,))
         pairs = [[ranks[place] for place in places] for ranks in every]
         name = f"{axis} {places[0]}-{places[1]} {stream}".strip()
-        made = [(ranks, dist.new_group(sorted(ranks), group_desc=name)) for ranks in pairs]
+        made = [(ranks, _made(name, sorted(ranks))) for ranks in pairs]
         found = [(sorted(ranks), group) for ranks, group in made if self.rank in ranks]
         if not found:
             return None
@@ -167,7 +167,7 @@ class Groups:
         """All devices, over gloo: a group of its own where the others are on GPUs. Collective."""
         if self._host is None and self.mesh.devices > 1:
             gloo = dist.get_backend() == "gloo"
-            made = None if gloo else dist.new_group(backend="gloo", group_desc="agreement")
+            made = None if gloo else _made("agreement", backend="gloo")
             self._host = Connection(dist.group.WORLD if gloo else made)
         return self._host
 
@@ -187,10 +187,9 @@ class Groups:
             assert dist.group.WORLD is not None
             return dist.group.WORLD
         name = f"{product(axes)} {stream}".strip()
-        made = [dist.new_group(ranks, group_desc=name) for ranks in members]
+        made = [_made(name, ranks) for ranks in members]
         mine = next(i for i, ranks in enumerate(members) if self.rank in ranks)
-        found: dist.ProcessGroup = made[mine]
-        return found
+        return made[mine]
 
     def device_mesh(self, order: tuple[str, ...] | None = None) -> DeviceMesh:
         """The torch `DeviceMesh` over our own groups, its dims in the given order of axes.
@@ -220,6 +219,19 @@ class Groups:
             assert found is not None
             return found
         return self._new_group([[rank] for rank in range(self.mesh.devices)], (axis,))
+
+
+def _made(
+    name: str, ranks: list[int] | None = None, backend: str | None = None
+) -> dist.ProcessGroup:
+    """A new process group, whose calls wait as long as those of the first one. Collective.
+
+    PyTorch would give it half an hour, whatever the first one has.
+    """
+    assert dist.group.WORLD is not None
+    limit = timeout_of(dist.group.WORLD)
+    made: dist.ProcessGroup = dist.new_group(ranks, limit, backend, group_desc=name)
+    return made
 
 
 def choose_device(kind: str, local_rank: int) -> torch.device:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 import torch
@@ -97,6 +98,7 @@ __all__ = [
     "overload_names",
     "route_operations",
     "storage_key",
+    "timeout_of",
     "tree_flatten",
     "tree_leaves",
     "tree_map_only",
@@ -105,6 +107,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import Placement
     from torch.distributed.tensor._dtensor_spec import DTensorSpec
@@ -217,6 +220,12 @@ def inside_dual_level() -> bool:
 def default_store() -> Store:
     """The store at which the processes of the default group met."""
     found: Store = _get_default_store()
+    return found
+
+
+def timeout_of(group: ProcessGroup) -> timedelta:
+    """How long calls of a process group wait."""
+    found: timedelta = group._get_backend(group._device_types[0]).options._timeout
     return found
 
 

@@ -23,6 +23,8 @@ A, B = Axis("a", 2), Axis("b", 2)
 LINE2 = Mesh((A,))
 LINE4 = Mesh((A4,))
 GRID = Mesh((A, B))
+LIMIT_S = 47.0
+"""How long calls wait, unlike any default of PyTorch's."""
 
 Dim = tuple[int, tuple[Axis, ...]] | tuple[int, tuple[Axis, ...], int | tuple[int, ...]]
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from shardlang.ir.collective import ReduceOp
+from shardlang.ir.compat import timeout_of
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.reshard import Reshard
 from shardlang.runtime.collectives import run_together
@@ -21,7 +22,7 @@ from tests.ways import back, there
 def _world() -> dict[Mesh, Groups]:
     size = int(os.environ["WORLD_SIZE"])
     meshes = [known.LINE2] if size == 2 else [known.LINE4, known.GRID]
-    first = join(meshes[0], timeout_s=30)
+    first = join(meshes[0], timeout_s=known.LIMIT_S)
     return {mesh: Groups(mesh, first.rank) for mesh in meshes}
 
 
@@ -75,10 +76,25 @@ def other_types() -> dict[str, Any]:
     return out
 
 
+def limits() -> dict[str, list[float]]:
+    """How long calls of each process group wait, in seconds, by mesh."""
+    found: dict[str, list[float]] = {}
+    for mesh, groups in _world().items():
+        axis, every = mesh.axes[0], mesh.axes
+        made = [groups.of((axis,)), groups.of(every), groups.of(every, "apart")]
+        made.append(groups.pair(axis, 0, 1, "ahead"))
+        open_groups = [one.process_group for one in made if one is not None]
+        host = groups.on_host()
+        open_groups += [host.process_group] if host is not None else []
+        found[str(mesh)] = [timeout_of(one).total_seconds() for one in open_groups]
+    return found
+
+
 def everything() -> dict[str, Any]:
     """All of the above, in one job."""
     return {
         "reshards": every_step(),
         "buckets": every_bundle(),
         "types": other_types(),
+        "limits": limits(),
     }

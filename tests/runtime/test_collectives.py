@@ -49,3 +49,9 @@ def test_other_types_and_extremes(ran: dict[int, list[Any]], n: int) -> None:
             expected = 1 if name == "torch.bool" else n
             assert total.tolist() == [expected] * n, name
             assert mine.tolist() == [expected], (name, rank)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_calls_of_every_group_wait_as_long_as_was_said(ran: dict[int, list[Any]], n: int) -> None:
+    for found in (each["limits"] for each in ran[n]):
+        assert found and {limit for limits in found.values() for limit in limits} == {known.LIMIT_S}
