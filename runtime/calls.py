@@ -225,10 +225,12 @@ class LoadedProgram:
         if key not in self._stepped:
             stepped = Stepped(self.program, self._groups, trained, self._write, regions)
             self._stepped[key] = stepped
-        results = self._stepped[key](leaves)
-        if self._mutations:
-            self._write_back(results)
-        return results
+        made: list[Tensor] = []
+        try:
+            return self._stepped[key](leaves, made)
+        finally:
+            if made:
+                self._write_back(made)
 
     def leaves(self, given: Mapping[str, Tensor]) -> list[Tensor]:
         """The leaves: this device's shards of inputs, and the tensors of the module."""

@@ -102,17 +102,23 @@ class Stepped:
         if loss:
             self.backward(tuple(loss), forward)
 
-    def __call__(self, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The results, whose gradients lead to the leaves."""
+    def __call__(self, leaves: Sequence[Tensor], made: list[Tensor]) -> Sequence[Tensor]:
+        """The results, whose gradients lead to the leaves.
+
+        Args:
+            made: takes the results too, as soon as they are there: a call within
+                `torch.utils.checkpoint` may be left when what its backward reads has been saved.
+        """
         if not self.trained:
-            return self._forward_alone(leaves)
+            made += self._forward_alone(leaves)
+            return made
         pairs = zip(self.program.leaves, leaves, strict=True)
         given = [
             x if leaf.name in self._reached or not x.requires_grad else x.detach()
             for leaf, x in pairs
         ]
-        made: Sequence[Tensor] = _Step.apply(self, *given)  # type: ignore[no-untyped-call]
-        return made
+        results: Sequence[Tensor] = _Step.apply(self, made, *given)  # type: ignore[no-untyped-call]
+        return results
 
     @torch.no_grad()
     def _forward_alone(self, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -186,7 +192,9 @@ class _Step(torch.autograd.Function):
     """Forward and backward of a program."""
 
     @staticmethod
-    def forward(ctx: _Saving, stepped: Stepped, *leaves: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: _Saving, stepped: Stepped, made: list[Tensor], *leaves: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.stepped, ctx.front = stepped, stepped.forward()
         leaves = tuple(map(held_shard, leaves))
         held = zip(stepped.program.leaves, leaves, strict=True)
@@ -197,6 +205,7 @@ class _Step(torch.autograd.Function):
         }
         ctx.set_materialize_grads(False)
         results, saved = ctx.front.half.run(*leaves)
+        made += results
         tensors = [x for x in saved if isinstance(x, Tensor)]
         ctx.records = {i: x for i, x in enumerate(saved) if not isinstance(x, Tensor)}
         ctx.save_for_backward(*tensors)
@@ -222,7 +231,7 @@ class _Step(torch.autograd.Function):
             gradient, part = made.pop(0), stepped.parts.get(place)
             gradient = arrived(gradient) if own_memory else gradient
             found[place] = gradient if part is None else sharded(own(gradient), part)
-        return None, *found
+        return None, None, *found
 
 
 def _saved(ctx: _Saving) -> list[object]:

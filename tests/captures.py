@@ -25,6 +25,7 @@ from shardlang.capture import (
     PythonSource,
     capture,
 )
+from shardlang.capture.setting import Setting
 from shardlang.compiler import driver
 from shardlang.compiler.driver import Compiled
 from shardlang.spec.types import Spec
@@ -107,10 +108,19 @@ def _key(
         for name, value in vars(source).items()
         if not isinstance(getattr(type(source), name, None), functools.cached_property)
     }
-    if "setting" in stated or path is None or not path.is_relative_to(ROOT):
+    state = _state_of(stated.pop("setting", Setting()))
+    if state is None or path is None or not path.is_relative_to(ROOT):
         return None
-    asked = (sorted(stated.items()), list(inputs), sorted(mark.patterns))
+    asked = (sorted(stated.items()), state, list(inputs), sorted(mark.patterns))
     return repr((type(source), path.stat().st_mtime_ns, *asked))
+
+
+def _state_of(setting: Setting) -> list[list[str] | None] | None:
+    """What a setting says, in one order; None if it has arguments, of whatever type."""
+    if setting.arguments:
+        return None
+    said = setting.evaluated, setting.trained
+    return [None if names is None else sorted(names) for names in said]
 
 
 def _file_of(source: ModelSource) -> Path | None:

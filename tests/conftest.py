@@ -8,9 +8,17 @@ import pytest
 
 from shardlang.ir.collection import RARELY
 from tests import captures
+from tests.runtime import forking
 
 gc.set_threshold(*RARELY)
 captures.share()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers of a suite share the zygotes of its first process."""
+    if config.getoption("numprocesses", None):
+        forking.share()
+
 
 LONG = (
     "test_pages.py",

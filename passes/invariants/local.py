@@ -16,6 +16,12 @@ from shardlang.passes.invariants.invariant import View, invariant
 
 Shapes = tuple[tuple[int, ...], ...]
 
+MOST = 4096
+"""How many calls are remembered."""
+
+_MADE: dict[str, Shapes] = {}
+"""What a call makes, by its op and its arguments: graphs of one model have most of them alike."""
+
 
 @invariant
 def local_shapes_fit(view: View) -> Iterator[str]:
@@ -23,12 +29,11 @@ def local_shapes_fit(view: View) -> Iterator[str]:
 
     The ops run on fake tensors at the two ends of the mesh; those that are alike run once.
     """
-    known: dict[str, Shapes] = {}
     with FakeTensorMode(), torch.no_grad():
         for coord in ends_of(view.graph.mesh):
             for node in view.ops:
                 if _is_checked(node, view):
-                    yield from _fits(node, coord, view, known)
+                    yield from _fits(node, coord, view)
 
 
 def ends_of(mesh: Mesh) -> tuple[Coord, Coord]:
@@ -47,13 +52,13 @@ def _is_checked(node: fx.Node, view: View) -> bool:
     return not any(any(view.made(n).orders) for n in (node, *node.all_input_nodes))
 
 
-def _fits(node: fx.Node, coord: Coord, view: View, known: dict[str, Shapes]) -> Iterator[str]:
+def _fits(node: fx.Node, coord: Coord, view: View) -> Iterator[str]:
     assert isinstance(node.target, OpOverload)
     args, kwargs = specialise((node.args, node.kwargs), coord)
     shapes = {n: view.made(n).local_shape(coord) for n in node.all_input_nodes}
     dtypes = {n: tensors_of(n)[0].dtype for n in node.all_input_nodes}
     key = repr((node.target, fx.map_arg((args, kwargs), lambda n: (shapes[n], dtypes[n]))))
-    made = known.get(key)
+    made = _MADE.get(key)
     if made is None:
         fakes = {n: torch.empty(shape, dtype=dtypes[n]) for n, shape in shapes.items()}
         try:
@@ -61,10 +66,16 @@ def _fits(node: fx.Node, coord: Coord, view: View, known: dict[str, Shapes]) -> 
         except RuntimeError as error:
             yield f"{node} fails on {dict(coord)}: {str(error).splitlines()[0]}"
             return
-        known[key] = made
+        _remember(key, made)
     wanted = _wanted(node, coord)
     if made != wanted:
         yield f"{node} makes {made} on {dict(coord)}, and its layout says {wanted}"
+
+
+def _remember(key: str, made: Shapes) -> None:
+    _MADE[key] = made
+    if len(_MADE) > MOST:
+        del _MADE[next(iter(_MADE))]
 
 
 def _shapes_of(target: OpOverload, args: Args, kwargs: Kwargs) -> Shapes:

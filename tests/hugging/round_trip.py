@@ -44,15 +44,18 @@ def everything() -> dict[str, dict[str, Tensor]]:
     return {name: trained(name, folder) for name in SPECS}
 
 
-def trained(name: str, folder: Path) -> dict[str, Tensor]:
-    """Train one family; save a checkpoint of it, and export the module."""
+def write_spec(name: str, folder: Path) -> None:
+    """Write the spec of one family."""
     task, layouts = SPECS[name]
-    spec = folder / f"{name}.shard"
-    spec.write_text(
+    (folder / f"{name}.shard").write_text(
         f'{MESH}model hf("{folder / name}", task = "{task}")\n{IDS}{layouts}'
         "optimizer sgd(lr = 0.1)\n"
     )
-    program = shardlang.compile(spec)
+
+
+def trained(name: str, folder: Path) -> dict[str, Tensor]:
+    """Train one family by its spec; save a checkpoint of it, and export the module."""
+    program = shardlang.compile(folder / f"{name}.shard")
     module = program.load()
     losses = [program.step(batch(step)).loss for step in range(STEPS)]
     assert len(set(losses)) == STEPS

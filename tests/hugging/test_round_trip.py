@@ -18,7 +18,7 @@ transformers = pytest.importorskip("transformers")
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from models import build, save  # noqa: E402
-from round_trip import SPECS, batch  # noqa: E402
+from round_trip import SPECS, batch, write_spec  # noqa: E402
 
 Ran = tuple[list[dict[str, dict[str, Tensor]]], Path]
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -30,6 +30,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("round_trip")
     for name in SPECS:
         save(name, folder / name)
+        write_spec(name, folder)
     paths = f"{ROOT}:{ROOT / 'tests' / 'runtime'}:{HERE}"
     job = "round_trip:everything"
     return spawn(job, 2, folder, 240, SCRATCH=str(folder), PYTHONPATH=paths), folder

@@ -87,7 +87,6 @@ def checkpointed(model: Any, batches: list[Any]) -> None:
     with torch.autograd.graph.save_on_cpu():
         loss = forward(batches[1])
     loss.backward()
-    model.seen.zero_()
 
 
 class Outer(nn.Module):

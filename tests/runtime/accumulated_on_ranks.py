@@ -49,16 +49,23 @@ ALONE = [name for name, (mesh, *_) in SPECS.items() if mesh == "d = 1"]
 Bytes = tuple[int, int]
 """The most that lie there, and those of the gradients when all is done."""
 
-Peaks = tuple[Bytes, Bytes, Bytes]
-"""Of a device planned and measured, and of the fullest device as the plan says it."""
+Peaks = tuple[Bytes, Bytes]
+"""Of a device, planned and measured."""
 
 
 def peaks(*names: str) -> dict[str, Peaks]:
     """By spec, on this device; of those of four devices if none is named."""
-    return {name: _peaks(_program(name)) for name in names or sorted(SPECS.keys() - set(ALONE))}
+    return {name: _peaks(program(name)) for name in names or sorted(SPECS.keys() - set(ALONE))}
 
 
-def _program(name: str) -> Program:
+def fullest(name: str) -> Bytes:
+    """Of the fullest device, as the plan says it."""
+    memory = plan_of(program(name).compiled).memory
+    return memory.peak_bytes - memory.optimizer_bytes, memory.gradients_bytes
+
+
+def program(name: str) -> Program:
+    """A spec on a model."""
     mesh, axes, rows, rest = SPECS[name]
     path = Path(mkdtemp()) / "spec.shard"
     path.write_text(f"mesh {{ {mesh} }}\n{DATA.format(rows=rows, axes=axes)}{rest}\n")
@@ -67,7 +74,6 @@ def _program(name: str) -> Program:
 
 def _peaks(made: Program) -> Peaks:
     made.load()
-    memory = plan_of(made.compiled).memory
     trainee: Any = made._loaded()._trainee
     rows = made.compiled.inputs[0].shape[0]
     torch.manual_seed(0)
@@ -78,8 +84,7 @@ def _peaks(made: Program) -> Peaks:
     planned = accumulated_device_memory(step.step, rank)
     measured = min(_measured(trainee, along, step, batch) for _ in range(3))
     gradients = sum(planned.storages[number].bytes for number in planned.gradients)
-    fullest = memory.peak_bytes - memory.optimizer_bytes, memory.gradients_bytes
-    return (planned.peak, gradients), measured, fullest
+    return (planned.peak, gradients), measured
 
 
 def _measured(trainee: Any, along: Any, step: Any, batch: dict[str, Tensor]) -> Bytes:

@@ -1,7 +1,7 @@
 """`subprocess` for the launcher under test, with processes that a zygote forks.
 
-Two zygotes serve a test process, ranks in turn: each has a hash seed of its own, so that ranks
-still differ in the order of their sets, as ranks of a real job do.
+Two zygotes serve a test process, or all of a suite, ranks in turn: each has a hash seed of its own,
+so that ranks still differ in the order of their sets, as ranks of a real job do.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -23,12 +24,15 @@ from subprocess import DEVNULL, TimeoutExpired
 from typing import IO
 
 from shardlang.runtime import workers
+from tests.runtime.zygote import address_of
 
 __all__ = ["DEVNULL", "Popen", "TimeoutExpired", "completed", "forked_ranks", "python", "use"]
 
 FOLDER = Path(__file__).parent
 SEEDS = ("1", "2")
 START_S = 120.0
+SHARED = "SHARDLANG_TEST_ZYGOTES"
+"""The environment variable that holds the addresses of zygotes that several processes share."""
 _ADDRESSES: list[str] = []
 _TURN = count()
 
@@ -148,11 +152,19 @@ def forked_ranks() -> Iterator[None]:
         vars(workers)["subprocess"] = before
 
 
+def share() -> None:
+    """Start zygotes that serve this process and those that it starts, until it ends."""
+    if SHARED not in os.environ:
+        os.environ[SHARED] = " ".join(address_of(_start(seed).pid) for seed in SEEDS)
+
+
 def addresses() -> list[str]:
     """Where the zygotes of this process listen; they are started when first asked for."""
     if not _ADDRESSES:
-        started = [_start(seed) for seed in SEEDS]
-        _ADDRESSES.extend(_address(zygote) for zygote in started)
+        shared = os.environ.get(SHARED, "").split()
+        _ADDRESSES.extend(shared or [address_of(_start(seed).pid) for seed in SEEDS])
+        for address in _ADDRESSES:
+            _wait_for(address)
     return _ADDRESSES
 
 
@@ -161,7 +173,7 @@ def _start(seed: str) -> subprocess.Popen[bytes]:
         [sys.executable, str(FOLDER / "zygote.py"), str(os.getpid())],
         env={**os.environ, "PYTHONPATH": str(FOLDER.parents[1]), "PYTHONHASHSEED": seed,
              "OMP_NUM_THREADS": "1"},
-        stdin=DEVNULL, stdout=subprocess.PIPE, start_new_session=True,
+        stdin=DEVNULL, stdout=DEVNULL, start_new_session=True,
     )  # fmt: skip
     atexit.register(_end, zygote)
     return zygote
@@ -172,10 +184,10 @@ def _end(zygote: subprocess.Popen[bytes]) -> None:
     zygote.wait()
 
 
-def _address(zygote: subprocess.Popen[bytes]) -> str:
-    """The address that a zygote says when it is ready."""
-    assert zygote.stdout is not None
-    if not select.select([zygote.stdout], [], [], START_S)[0]:
-        raise TimeoutExpired(zygote.args, START_S)
-    with zygote.stdout as said:
-        return said.readline().decode().strip()
+def _wait_for(address: str) -> None:
+    """Wait until a zygote is ready: it listens no sooner."""
+    end = time.monotonic() + START_S
+    while address not in Path("/proc/net/unix").read_text():
+        if time.monotonic() > end:
+            raise TimeoutExpired(address, START_S)
+        time.sleep(0.05)

@@ -35,6 +35,11 @@ IMPORTED = (
 BASE = [path for path in sys.path[1:] if path not in os.environ.get("PYTHONPATH", "").split(":")]
 
 
+def address_of(pid: int) -> str:
+    """Where a zygote listens once it is ready, in the abstract namespace of Unix sockets."""
+    return f"shardlang-zygote-{pid}-"
+
+
 class Zygote:
     """The server: one connection for each process that runs."""
 
@@ -142,7 +147,7 @@ def _run(args: list[str]) -> None:
 
 
 def main() -> None:
-    """Import, build the parser, say that all is ready, and serve; a fork runs its command."""
+    """Import, build the parser, and serve; a fork runs its command."""
     import importlib
 
     gc.disable()
@@ -157,11 +162,7 @@ def main() -> None:
     from shardlang.runtime.reports import die_with_parent
 
     die_with_parent(int(sys.argv[1]))
-    address = f"shardlang-zygote-{os.getpid()}"
-    zygote = Zygote(address)
-    print(address, flush=True)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    become(zygote.serve())
+    become(Zygote(address_of(os.getpid())).serve())
 
 
 if __name__ == "__main__":
