@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import networkx as nx
@@ -21,10 +21,13 @@ _SHOWN = 3
 
 
 class Chains:
-    """Follows origins through a propagated graph."""
+    """Follows origins through a propagated graph.
 
-    def __init__(self, graph: ShardGraph, names: Names) -> None:
-        self.graph, self.dims, self.names = graph, graph.dims, names
+    `stores` are the places of the statements by which parameters are stored, by name.
+    """
+
+    def __init__(self, graph: ShardGraph, names: Names, stores: Mapping[str, str]) -> None:
+        self.graph, self.dims, self.names, self.stores = graph, graph.dims, names, stores
         self.nodes: dict[str, fx.Node] = {node.name: node for node in graph.graph.nodes}
         self._reasons: dict[Axis, nx.DiGraph] = {}
 
@@ -65,6 +68,8 @@ class Chains:
     def _link(self, node: fx.Node, axis: Axis, origin: Origin) -> Link:
         text = _SENTENCES.get(origin.reason, _other)(self, node, axis, origin)
         place = origin.source if origin.reason is Reason.STATED else ""
+        if origin.reason is Reason.STORED:
+            place = self.stores.get(origin.source, "")
         source = "" if place else info(node).source
         return Link(text, place, spec_line(place), source)
 
@@ -98,7 +103,10 @@ def _stored(chains: Chains, node: fx.Node, axis: Axis, origin: Origin) -> str:
 
 
 def _claimed(chains: Chains, node: fx.Node, axis: Axis, origin: Origin) -> str:
-    name = chains.names.by_node_name(origin.source)
+    param = chains.nodes.get(origin.source)
+    while param is not None and param.target is constrain:
+        param = param.all_input_nodes[0]
+    name = chains.names.by_node_name(origin.source) if param is None else chains.names(param)
     return f"{chains.where(node)} is split over {axis} as its parameter `{name}` is"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import fx
@@ -14,18 +15,17 @@ from shardlang.explain.chain import Chains
 from shardlang.explain.conflicts import conflicts
 from shardlang.explain.find import Book, Subject
 from shardlang.explain.types import Alternative, Explanation, Link, Lost, Story
+from shardlang.explain.words import ends_text, parts_text, row_text, state_text, titled, type_text
 from shardlang.ir.experts.strategies import Strategies
 from shardlang.ir.graph import is_item, producer, reshards_of, result_layout, sharding_of
 from shardlang.ir.layout import Layout
+from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import Axis, product
 from shardlang.ir.node import info, tensor_of
-from shardlang.ir.printed_type import printed_type
 from shardlang.ir.reshard import Reshard
 from shardlang.plan.groups import group_lines
 from shardlang.plan.names import readers, through_reshards
-from shardlang.plan.text import bytes_text, shape_text
 from shardlang.plan.transfer_calls import transfer_calls
-from shardlang.plan.types import CollectiveRow
 
 if TYPE_CHECKING:
     from shardlang.compiler.driver import Compiled
@@ -60,13 +60,14 @@ class Writer:
 
     def __init__(self, book: Book) -> None:
         self.book = book
-        self.chains = Chains(book.propagated, book.names)
+        stores = book.compiled.binding.stores.items()
+        places = {name: f"{one.span.file}:{one.span.line}" for name, one in stores}
+        self.chains = Chains(book.propagated, book.names, places)
 
     def tensor(self, subject: Subject) -> Explanation:
         """Why a tensor lies as it does."""
         layout = result_layout(subject.node)
-        type_ = printed_type(tensor_of(subject.node).dtype, layout)
-        facts = [f"{type_}, local {shape_text(layout.max_local_shape())}"]
+        facts = list(self._types(subject, layout))
         source = info(subject.node).source
         facts += [f"made at {source}"] if source else []
         facts += [*self._stages(subject), *self._update(subject)]
@@ -77,11 +78,28 @@ class Writer:
             if pipeline is None or axis.name != pipeline.axis
         ]
         stories = [self._story(subject.node, layout, axis) for axis in axes]
+        leaf = self._gathered(subject)
+        if leaf is not None:
+            stories = [_of_parts(one, leaf) for one in stories]
         calls = [*self.book.plan.collectives, *transfer_calls(self.book.plan)]
         rows = [row for row in calls if subject.name in row.tensors]
         return Explanation(
             subject.name, subject.kind, tuple(facts), tuple(stories), tuple(map(row_text, rows))
         )
+
+    def _types(self, subject: Subject, layout: Layout) -> Iterator[str]:
+        """The type of a tensor, and that of its gradient and state where they lie otherwise."""
+        dtype, leaf = tensor_of(subject.node).dtype, self._gathered(subject)
+        if leaf is None:
+            yield type_text(dtype, layout)
+            return
+        yield type_text(dtype, leaf.at_rest)
+        yield f"its {parts_text(leaf)}: {type_text(dtype, leaf.layout)}"
+
+    def _gathered(self, subject: Subject) -> Leaf | None:
+        """The leaf of a parameter of which storage splits the gradient or state alone."""
+        leaves = self.book.compiled.program.leaves if subject.kind == "param" else ()
+        return next((x for x in leaves if x.name == subject.name and x.gathered is not None), None)
 
     def _stages(self, subject: Subject) -> list[str]:
         """The stages of a pipeline that hold or make a tensor."""
@@ -153,7 +171,7 @@ class Writer:
         """Why a collective is there; of one of a microbatch what the plan says."""
         rows = [row for row in self.book.plan.collectives if row.node == name]
         if name not in self.book.reshards:
-            title = f"{name}: {_titled(rows[0].tensors)}"
+            title = f"{name}: {titled(rows[0].tensors)}"
             return Explanation(title, "collective", tuple(map(row_text, rows)), ())
         node = self.book.reshards[name]
         pairs = reshards_of(node)
@@ -167,7 +185,7 @@ class Writer:
         way = _through_whole(reshard, dtype.itemsize, info(node).differentiable)
         if way is not None:
             stories.append(Story("", "the reshards", (), "the change of layout", way))
-        title = f"{name}: {_titled(tensors)}"
+        title = f"{name}: {titled(tensors)}"
         return Explanation(title, "collective", tuple(facts), tuple(stories))
 
     def experts(self, module: str) -> list[Explanation]:
@@ -195,33 +213,11 @@ class Writer:
         return Story(axis.name, title, links, choice, options if choice else ())
 
 
-def state_text(layout: Layout, axis: Axis) -> str:
-    """What a value does along an axis."""
-    dim = layout.dim_of(axis)
-    if dim is not None:
-        return f"{axis} splits dim {dim}"
-    if axis in layout.partial:
-        return f"a partial sum over {axis}"
-    return f"whole over {axis}"
-
-
-def ends_text(value: fx.Node, reshard: Reshard) -> str:
-    """The types of a value before and after a change of layout."""
-    dtype = tensor_of(value).dtype
-    return f"from {printed_type(dtype, reshard.src)} to {printed_type(dtype, reshard.dst)}"
-
-
-def _titled(tensors: Sequence[str]) -> str:
-    """What a collective moves, in a few names."""
-    more = f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
-    return ", ".join(tensors[:3]) + more
-
-
-def row_text(row: CollectiveRow) -> str:
-    """A row of the plan in one line."""
-    axes = "*".join(row.axes)
-    where = f" in `{row.module}`" if row.module else ""
-    return f"{row.phase} {row.op} over {axes}{where}, {bytes_text(row.bytes)}: {row.reason}"
+def _of_parts(story: Story, leaf: Leaf) -> Story:
+    """The story of an axis that splits only what storage splits."""
+    if story.axis not in {axis.name for axis in leaf.store}:
+        return story
+    return replace(story, title=f"{story.title} of its {parts_text(leaf)}")
 
 
 def _refusal(made: fx.Node, operand: fx.Node, axis: Axis, operands: list[fx.Node]) -> str:

@@ -105,7 +105,9 @@ def test_storage_asks_for_nothing() -> None:
 def test_a_stored_parameter() -> None:
     found = one(FSDP, "layers.1.down.weight")
     assert titles(found)[1] == "shard splits dim 1"
-    assert found.stories[1].links[0].text.startswith("`layers.1.down.weight` is stored over shard")
+    (link,) = found.stories[1].links
+    assert link.text.startswith("`layers.1.down.weight` is stored over shard")
+    assert link.place.endswith(":6")
 
 
 def test_a_collective() -> None:
@@ -198,3 +200,19 @@ def test_collectives_of_microbatches_are_said_as_planned(more: str) -> None:
     for one in found:
         assert one.facts[0].endswith("; for each of 4 microbatches")
         assert explain(stated, one.subject.partition(":")[0]) == [one]
+
+
+def test_a_parameter_of_which_storage_splits_the_state_alone() -> None:
+    """The value lies whole: what is split is said to be the state's, and by which statement."""
+    text = FSDP.replace('store "', 'store optimizer "')
+    found, stored = one(text, "layers.1.down.weight"), one(FSDP, "layers.1.down.weight")
+    assert found.facts[0] != stored.facts[0] and "@shard" not in found.facts[0]
+    assert found.facts[1] == f"its optimizer state: {stored.facts[0]}"
+    assert titles(found)[1] == "shard splits dim 1 of its optimizer state"
+    assert found.stories[1].links[0].place.endswith(":6")
+
+
+def test_a_stored_parameter_bears_its_name_where_an_op_is_split_as_it_is() -> None:
+    text = TP + 'store "**" over dp\n'
+    texts = [link.text for story in one(text, "up.out").stories for link in story.links]
+    assert any("as its parameter `up." in text for text in texts), texts
