@@ -181,7 +181,7 @@ def explain_failure(syntax: Syntax, failure: Failure, begin: int) -> tuple[Diagn
     if found is None or found.start == resume:
         return _cut_short(syntax, failure, found, form), resume
     span = syntax.source.span(found.start, found.end)
-    if found.kind in ("word", "mark") and failure.expected - {"STORED"} == {"STRING"}:
+    if _lacks_quotes(syntax, found, failure):
         return _unquoted(syntax, found), resume
     if found.text in ("over", "as") and "NAME" in failure.expected:
         return reserved_name(syntax, found.start), resume
@@ -256,6 +256,16 @@ def _unknown_statement(syntax: Syntax, found: Token) -> Diagnostic:
     known = f"the statements are {join_words(quote(STATEMENTS), 'and')}"
     help = f"did you mean `{near[0]}`" if near else known
     return error("SH0106", f"unknown statement `{found.text}`", span, help=help)
+
+
+def _lacks_quotes(syntax: Syntax, found: Token, failure: Failure) -> bool:
+    """Whether a name stands where a string belongs; before the string, it is a wrong word."""
+    if found.kind not in ("word", "mark") or failure.expected - {"STORED"} != {"STRING"}:
+        return False
+    _, end = whole_name(syntax.source.text, found.start)
+    after = next((token for token in syntax.tokens if token.start >= end), None)
+    wrong = "STORED" in failure.expected and after is not None and after.kind == "string"
+    return not wrong
 
 
 def _unquoted(syntax: Syntax, found: Token) -> Diagnostic:

@@ -26,6 +26,15 @@ class Piece(NamedTuple):
     ends: bool
 
 
+LINES = (".jsonl", ".ndjson")
+"""The names of files of documents as lines of JSON end so."""
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file is a text as it is, by its name: neither lines of JSON, nor packed."""
+    return path.suffix not in (*LINES, ".gz")
+
+
 def pieces_of(path: Path, field: str, raw: bool = False) -> Iterator[Piece]:
     """The documents of a file, piece by piece.
 
@@ -40,7 +49,7 @@ def pieces_of(path: Path, field: str, raw: bool = False) -> Iterator[Piece]:
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if kind in SUFFIXES:
         return _column(path, field, raw)
-    return _lines(path, field, raw) if kind in (".jsonl", ".ndjson") else _text(path, raw)
+    return _lines(path, field, raw) if kind in LINES else _text(path, raw)
 
 
 def _column(path: Path, field: str, raw: bool) -> Iterator[Piece]:

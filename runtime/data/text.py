@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from shardlang.runtime.data.batch import BYTES, Encode
+from shardlang.runtime.data.documents import is_text
 from shardlang.runtime.data.order import Numbers
 from shardlang.runtime.data.tokens import Ids, Tokens, unreadable
 from shardlang.runtime.errors import RunError
@@ -34,6 +35,13 @@ def text_tokens(path: Path, vocabulary: int, encode: Encode | None = None) -> To
 
 
 def _read(path: Path) -> bytes:
+    if not is_text(path):
+        raise RunError(
+            "SH0651",
+            f"`{path}` holds documents as lines of JSON, or is packed: it is no text",
+            help=f"make tokens of it, `shardlang data prepare {path} -o {path.stem}.bin`, and train"
+            " on those",
+        )
     if path.exists() and not path.is_file():
         help = "check the path of the data"
         raise RunError("SH0651", f"`{path}` is not a regular file", help=help)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from shardlang.bind.statements import Findings, Kind, in_force
 from shardlang.bind.types import Binding, ModelNames, Shape
 from shardlang.bind.values import MODULE, bind_values
-from shardlang.grammar.diagnostics import Diagnostic, error, has_errors, in_order
+from shardlang.grammar.diagnostics import Diagnostic, Span, error, has_errors, in_order
+from shardlang.grammar.patterns import Pattern
 from shardlang.ir.mesh import Axis
 from shardlang.ir.optimizers import GroupRule
 from shardlang.ir.records import Stated
@@ -138,22 +140,28 @@ def _bind_recompute(spec: Spec, names: ModelNames, findings: Findings) -> tuple[
 
 def _bind_groups(spec: Spec, names: ModelNames, findings: Findings) -> tuple[GroupRule, ...]:
     """The parameters of each group, under all of their names; the last that matches wins."""
-    target = {**{name: name for name in names.params}, **names.aliases}
-    known = [name for name, own in target.items() if own in names.params]
-    owner: dict[str, int] = {}
-    for number, decl in enumerate(spec.groups):
-        for pattern, span in decl.patterns:
-            matched = pattern.select(known)
-            if not matched:
-                findings.unmatched(pattern, span, _PARAM, known)
-            owner.update(dict.fromkeys((target[name] for name in matched), number))
+    aliases = {alias: own for alias, own in names.aliases.items() if own in names.params}
+    target = {**{name: name for name in names.params}, **aliases}
+    parts = [_Part(*each, i) for i, decl in enumerate(spec.groups) for each in decl.patterns]
+    owner = in_force(parts, names.params, aliases, _PARAM, findings)
+    group = {name: part.number for name, part in owner.items()}
     members = [
-        frozenset(n for n in known if owner.get(target[n]) == i) for i in range(len(spec.groups))
+        frozenset(n for n, own in target.items() if group.get(own) == i)
+        for i in range(len(spec.groups))
     ]
     return tuple(
         GroupRule(mine, dict(decl.arguments))
         for mine, decl in zip(members, spec.groups, strict=True)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One of the patterns of a group, and the number of the group."""
+
+    pattern: Pattern
+    span: Span
+    number: int
 
 
 def _inside(name: str, other: str) -> bool:

@@ -90,7 +90,8 @@ def _unmatched(
         help = f"the {kind.plural} are {join_words(quote(some), 'and')}"
     else:
         help = f"the model has no {kind.plural}"
-    word = "matches no" if pattern.literal is None else "is not a"
+    article = "an" if kind.singular[0] in "aeiou" else "a"
+    word = "matches no" if pattern.literal is None else f"is not {article}"
     return error(
         kind.unmatched, f"`{pattern}` {word} {kind.singular} of the model", span, help=help
     )

@@ -34,7 +34,8 @@ def _explain_code(context: Context, subject: str) -> None:
         if subject.endswith(".shard"):
             raise click.UsageError("name what to explain: a tensor, a module or a collective")
         near = nearest(code, CODES)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        known = f"; they go from {min(CODES)} to {max(CODES)}, and docs/diagnostics.md lists them"
+        hint = f"; did you mean {near[0]}?" if near else known
         raise click.UsageError(f"there is no diagnostic {subject}{hint}")
     title, explanation = CODES[code]
     if context.is_json:

@@ -72,6 +72,7 @@ def command(
     from shardlang.graph.draw import STAGES as PASSES
     from shardlang.graph.picture import Drawn
     from shardlang.plan.moments import Phase
+    from shardlang.runtime.folder import cannot_write
 
     drawn = Drawn(stage)
     compiled = context.compile(context.load_spec(spec_path), PASSES[drawn])
@@ -85,8 +86,10 @@ def command(
         context.say(f"Graphviz lays out {count} arrows, which may take minutes; {_FASTER}")
     try:
         write(text, Path(output))
-    except (DrawError, OSError) as fault:
+    except DrawError as fault:
         raise click.UsageError(_reason(fault)) from fault
+    except OSError as fault:
+        raise cannot_write(Path(output), fault) from fault
     context.say(f"wrote {output}")
     context.finish({"stage": stage, "output": output})
 

@@ -34,7 +34,7 @@ SPARSE = ("sparseadam",)
 NOT_OURS = ("self", "params", "differentiable", "capturable")
 """What is no setting of an update: nothing differentiates through it, or captures it."""
 
-ArgumentKind: TypeAlias = Literal["number", "pair", "flag", "text", "numbers"]
+ArgumentKind: TypeAlias = Literal["number", "positive", "pair", "flag", "text", "numbers"]
 
 
 def classes() -> dict[str, type[torch.optim.Optimizer]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from sys import float_info
 
 from shardlang.grammar import tree as t
 from shardlang.grammar.diagnostics import Diagnostic, Span, error, join_words, quote
@@ -13,6 +14,7 @@ from shardlang.spec.types import Arguments, LiteralValue
 
 _WANTED: dict[ArgumentKind, str] = {
     "number": "a number of at least 0",
+    "positive": "a number above 0, or leave it out",
     "pair": "two numbers, as in `[0.9, 0.95]`",
     "flag": "`true` or `false`",
     "text": "a string",
@@ -99,8 +101,9 @@ def _fits(value: LiteralValue, kind: ArgumentKind, name: str) -> bool:
         return isinstance(value, bool)
     if kind == "text":
         return isinstance(value, str)
-    if kind == "number":
-        return not isinstance(value, (str, tuple, bool)) and value >= 0
+    if kind in ("number", "positive"):
+        least = 0 if kind == "number" else float_info.min
+        return not isinstance(value, (str, tuple, bool)) and value >= least
     if not isinstance(value, tuple):
         return False
     numbers = [v for v in value if not isinstance(v, (str, bool))]

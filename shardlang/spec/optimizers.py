@@ -8,6 +8,7 @@ import torch
 
 from shardlang.grammar import tree as t
 from shardlang.grammar.diagnostics import Diagnostic, Span, error, join_words, quote
+from shardlang.grammar.formatter import format_node
 from shardlang.grammar.patterns import nearest
 from shardlang.ir.optimizers import (
     ASSUMED,
@@ -23,7 +24,7 @@ from shardlang.spec.arguments import checked_arguments, tried
 from shardlang.spec.draft import Draft
 from shardlang.spec.types import Arguments, GroupDecl, LiteralValue, OptimizerDecl
 
-_OF_ALL: dict[str, ArgumentKind] = {"clip": "number"}
+_OF_ALL: dict[str, ArgumentKind] = {"clip": "positive"}
 """`clip` is the greatest norm of all gradients together."""
 
 _OF_KERNELS = ("foreach", "fused")
@@ -88,6 +89,8 @@ def _is_made(name: str, named: Arguments, node: t.Optimizer | t.Group, draft: Dr
 
 def resolve_group(node: t.Group, draft: Draft) -> None:
     """Note a group; what it may be given is known when the optimizer is."""
+    for text in node.patterns:
+        draft.state("group", format_node(text), text.span)
     patterns = [(draft.scope.pattern(text), text.span) for text in node.patterns]
     draft.groups.append((node, tuple((p, span) for p, span in patterns if p is not None)))
 

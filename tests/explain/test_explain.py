@@ -107,7 +107,7 @@ def test_a_stored_parameter() -> None:
     assert titles(found)[1] == "shard splits dim 1"
     (link,) = found.stories[1].links
     assert link.text.startswith("`layers.1.down.weight` is stored over shard")
-    assert link.place.endswith(":6")
+    assert link.place.endswith(":5")
 
 
 def test_a_collective() -> None:
@@ -209,7 +209,7 @@ def test_a_parameter_of_which_storage_splits_the_state_alone() -> None:
     assert found.facts[0] != stored.facts[0] and "@shard" not in found.facts[0]
     assert found.facts[1] == f"its optimizer state: {stored.facts[0]}"
     assert titles(found)[1] == "shard splits dim 1 of its optimizer state"
-    assert found.stories[1].links[0].place.endswith(":6")
+    assert found.stories[1].links[0].place.endswith(":5")
 
 
 def test_a_stored_parameter_bears_its_name_where_an_op_is_split_as_it_is() -> None:

@@ -30,6 +30,8 @@ HABITS = {
     'pipeline pp {\n  split "a"\n  microbatch 4\n}': ("3:3", "did you mean `microbatches`"),
     "precision bf16": ("1:11", "`precision { compute = TYPE }`"),
     "recompute layers.*": ("1:11", '`recompute "MODULES"`'),
+    'store optimiser "a" over dp': ("1:7", "did you mean `optimizer`"),
+    'store states "a" over dp': ("1:7", '`store "PATTERN" over AXES`'),
     "recompute to 12GB": ("1:14", "sizes are written `512MiB`"),
     "recompute selctive": ("1:11", "did you mean `selective`"),
     "cluster { nodes = 2 }": ("1:11", "`cluster { peak TYPE = NUMBER }`"),
