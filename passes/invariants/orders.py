@@ -19,6 +19,8 @@ def orders_kept(view: View) -> Iterator[str]:
     Only an op that takes a route changes the order of rows. Other parts of a layout a reshard may
     still change.
     """
+    if not any(_has_order(sharding) for _, sharding in view.sharded):
+        return
     for node, sharding in view.sharded:
         route, ordered = _route_of(node), _has_order(sharding)
         for index, operand in enumerate(view.operands(node)):

@@ -80,10 +80,12 @@ def storage_kept(view: View) -> Iterator[str]:
     Without a use it has no layout but the one at rest.
     """
     for node, leaf in view.graph.placeholders():
-        rest = view.made(node)
-        used = [view.made(user) for user in node.users if user.target is constrain]
-        if not leaf.store or not used:
+        if not leaf.store:
             continue
+        used = [view.made(user) for user in node.users if user.target is constrain]
+        if not used:
+            continue
+        rest = view.made(node)
         added = set(rest.sharded) - set(used[0].sharded)
         if not added <= set(leaf.store):
             yield f"`{leaf.name}` is {rest} at rest, and is stored over {leaf.store}"
