@@ -323,6 +323,11 @@ CODES: dict[str, Code] = {
         "A pipeline computes the forward and the backward of a loss, so the model is in mode"
         " `train` and has a loss.",
     ),
+    "SH0315": Code(
+        "storage that splits nothing",
+        "What a `store` names is split over its axes already, or has no dim with an index for every"
+        " device, so the statement changes nothing.",
+    ),
     "SH0350": Code(
         "unreadable model file or configuration",
         "The file that `model` names does not exist or does not load.",

@@ -22,6 +22,7 @@ from shardlang.capture import (
 )
 from shardlang.compiler.at_model import at_model
 from shardlang.compiler.build import Statements, Storage
+from shardlang.compiler.idle_stores import idle_stores
 from shardlang.compiler.loss import loss_finding, loss_name, output_nodes
 from shardlang.compiler.parts import in_order
 from shardlang.compiler.precision import check_precision, precision_of
@@ -245,6 +246,7 @@ def compile_spec(
     except ShardError as failure:
         raise CompileError([*found, at_model(failure, spec)]) from failure
     statements = replace(statements, step=program.step)
+    found += idle_stores(spec, binding, program) if passes is PIPELINE else []
     return Compiled(spec, source, inputs, captured, binding, statements, graph, program, found)
 
 
