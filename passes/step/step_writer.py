@@ -138,6 +138,7 @@ class StepWriter:
         else:
             known, name = info(like), like.name
             known = replace(known, backward=True) if self.returning else known
+            known = replace(known, random=True) if self._draws(target) else known
         if changes is not None:
             node, places = changes
             value, reshard = reshards_of(node)[places[0]]
@@ -145,6 +146,10 @@ class StepWriter:
             dtype = dtype or tensor_of(value).dtype
             known = replace(known, change=reshard.kind.value, moves=moves, dtype=dtype)
         return self._edit.add(target, args, kwargs, record=known, name=name)
+
+    def _draws(self, target: Target) -> bool:
+        """Whether a call for the node that is written draws random numbers."""
+        return self.at is not None and info(self.at).random and draws(target)
 
     def _name(self, target: Target) -> str | None:
         """A name that no node of the forward program has: by theirs their values are found."""
@@ -155,8 +160,7 @@ class StepWriter:
     def _origin(self, target: Target) -> NodeInfo:
         """The record of a node that the model does not name; nodes of one origin share it."""
         place = info(self.at) if self.at is not None else NodeInfo()
-        draw = place.random and draws(target)
-        key = (place.module, place.source, draw, self.returning, place.stage)
+        key = (place.module, place.source, self._draws(target), self.returning, place.stage)
         if key not in self._origins:
             module, source, random, backward, stage = key
             self._origins[key] = NodeInfo(

@@ -21,7 +21,7 @@ from shardlang.ir.dim_layout import DimLayout
 from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.ir.shards import shard_of
-from shardlang.runtime.lockstep import reshard_on_all
+from shardlang.runtime.lockstep import lowered, move_all
 from tests.cost.sent import busiest_in
 
 A, B = Axis("a", 2), Axis("b", 3)
@@ -83,7 +83,7 @@ def test_the_steps_lead_to_the_goal_and_send_what_they_cost(shape: tuple[int, ..
         xs, sent = shards(full, source), 0
         for reshard in path:
             sent += busiest_in(reshard.forward, MESH, xs)
-            xs = reshard_on_all(reshard, xs, MESH)
+            xs = move_all(lowered(reshard.forward, MESH), xs)
         wanted = [shard_of(full, goal, at) for at in MESH.coords()]
         for x, want in zip(added_up(xs, goal), wanted, strict=True):
             assert torch.equal(x, want), (source, goal)

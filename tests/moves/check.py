@@ -7,43 +7,41 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from shardlang.ir.collective import ReduceOp
-from shardlang.runtime.lockstep import reshard_on_all, reshards_on_all, route_on_all
+from shardlang.ir.collective import Collective
+from shardlang.runtime.lockstep import carry_all, lowered, move_all, move_together
 from tests.moves.cases import Case, One, Tensors
 
 
 def simulated(case: Case) -> list[tuple[Tensors, Tensors | None]]:
     """Of every reshard, the results of all devices and the gradients of their operands."""
-    fed = [operands(one) for one in case.ones]
-    ys = _forward(case, fed)
-    roots = [y for one, own in zip(case.ones, ys, strict=True) if one.grads for y in own]
-    seeds = [g for one in case.ones for g in one.grads or ()]
-    wanted = [x for one, own in zip(case.ones, fed, strict=True) if one.grads for x in own]
-    found = iter(torch.autograd.grad(roots, wanted, seeds) if roots else ())
+    made = _moved(case, case.ones, [one.reshard.forward for one in case.ones], operands(case.ones))
+    flowing = [one for one in case.ones if one.grads]
+    seeds = [one.grads or [] for one in flowing]
+    found = iter(_moved(case, flowing, [one.reshard.adjoint for one in flowing], seeds))
     return [
-        ([y.detach() for y in own], [next(found) for _ in own] if one.grads else None)
-        for one, own in zip(case.ones, ys, strict=True)
+        (ys, next(found) if one.grads else None) for one, ys in zip(case.ones, made, strict=True)
     ]
 
 
-def operands(one: One) -> Tensors:
-    """The operands of all devices, as leaves of autograd where it can be."""
-    flows = one.reshard.reduce is ReduceOp.SUM
-    return [
-        x.detach().requires_grad_(flows and (x.is_floating_point() or x.is_complex()))
-        for x in one.xs
-    ]
+def operands(ones: Sequence[One]) -> list[Tensors]:
+    """The operands of all devices, in memory of their own: a sum may be put there."""
+    return [[x.clone() for x in one.xs] for one in ones]
 
 
-def _forward(case: Case, fed: list[Tensors]) -> list[Tensors]:
-    first = case.ones[0]
-    if first.by is not None:
-        known = [first.known(at) for at in case.mesh.coords()]
-        return [route_on_all(first.reshard, fed[0], known, case.mesh)]
-    if len(case.ones) == 1:
-        return [reshard_on_all(first.reshard, fed[0], case.mesh)]
-    by_device = [list(own) for own in zip(*fed, strict=True)]
-    made = reshards_on_all([one.reshard for one in case.ones], by_device, case.mesh)
+def _moved(
+    case: Case, ones: Sequence[One], ways: list[Collective], xs: list[Tensors]
+) -> list[Tensors]:
+    """One direction of each, sent together."""
+    if not ones:
+        return []
+    if ones[0].by is not None:
+        known = [ones[0].known(at) for at in case.mesh.coords()]
+        return [carry_all(ways[0], xs[0], known, case.mesh)]
+    moves = [lowered(way, case.mesh) for way in ways]
+    if len(ways) == 1:
+        return [move_all(moves[0], xs[0])]
+    by_device = [list(own) for own in zip(*xs, strict=True)]
+    made = move_together(list(zip(*moves, strict=True)), by_device)
     return [list(own) for own in zip(*made, strict=True)]
 
 

@@ -34,7 +34,7 @@ def sample() -> tuple[int, list[str]]:
 
 def _differences(drawn: Case, groups: Groups) -> list[str]:
     rank = groups.rank
-    xs = [operands(one)[rank].detach() for one in drawn.ones]
+    xs = [own[rank] for own in operands(drawn.ones)]
     ys = _moved(drawn, range(len(xs)), xs, groups)
     flowing = [i for i, one in enumerate(drawn.ones) if one.grads]
     seeds = [(drawn.ones[i].grads or [])[rank] for i in flowing]

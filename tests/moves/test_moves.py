@@ -18,7 +18,7 @@ from shardlang.ir.shards import shard_of
 from shardlang.runtime import lower, moves, parts
 from shardlang.runtime.communication import Call
 from shardlang.runtime.communicator import CallFault, Communicator
-from shardlang.runtime.lockstep import lowered, reshard_on_all
+from shardlang.runtime.lockstep import lowered, move_all
 from tests.moves.cases import ALL_KINDS, case
 from tests.moves.check import differences
 
@@ -84,7 +84,7 @@ def test_the_same_axes_in_other_blocks(src: DimLayout, dst: DimLayout) -> None:
     mesh, full = Mesh((A,)), torch.arange(float(src.size))
     before, after = Layout((src,)), Layout((dst,))
     xs = [shard_of(full, before, at) for at in mesh.coords()]
-    ys = reshard_on_all(Reshard((A,), before, after), xs, mesh)
+    ys = move_all(lowered(Reshard((A,), before, after).forward, mesh), xs)
     for y, at in zip(ys, mesh.coords(), strict=True):
         assert torch.equal(y, shard_of(full, after, at))
 

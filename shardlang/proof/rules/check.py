@@ -20,12 +20,14 @@ from shardlang.ir.leaf import Leaf, LeafKind, Result, ResultKind
 from shardlang.ir.mesh import Mesh
 from shardlang.ir.node import NodeInfo, info, set_info, tensor_of
 from shardlang.ir.program import LocalProgram
+from shardlang.ir.program import differentiable as ends_of
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.rule import Rule, Sharding
 from shardlang.ir.shards import shard_of
 from shardlang.passes.pipeline import REWRITE
 from shardlang.passes.propagate.bind_rules import BindRules
 from shardlang.passes.rewrite.localize import to_program
+from shardlang.passes.step.write_step import write_step
 from shardlang.proof.distance import gap, size
 from shardlang.proof.draws import Parts, parts_of
 from shardlang.proof.rules.assignments import Assignment
@@ -33,7 +35,8 @@ from shardlang.proof.rules.calls import AtenCall
 from shardlang.rules.registry import find
 from shardlang.rules.schema import Operator
 from shardlang.rules.streams import stream_key
-from shardlang.runtime.simulate import PerDevice, Simulator
+from shardlang.runtime.simulate import PerDevice
+from shardlang.runtime.simulate_step import StepSimulator
 
 PARTS = 7
 """Number of summands of an operand that is passed as a partial sum."""
@@ -288,51 +291,44 @@ def _put_together(case: Case, partial: frozenset[int], program: LocalProgram) ->
 
 
 def _check_program(program: LocalProgram, reference: Reference) -> None:
-    """Run a program in the simulator and compare it with its reference."""
-    sim = Simulator(program)
-    local = {
-        leaf.name: sim.place(leaf.name, reference.leaves[i])
-        for i, leaf in enumerate(program.leaves)
-    }
-    for leaf in program.leaves:
-        for x in local[leaf.name]:
-            x.requires_grad_(leaf.trainable)
+    """Run the step of a program in the simulator and compare it with its reference."""
+    trained = [leaf.name for leaf in program.leaves if leaf.trainable]
+    step = write_step(program, trained, ends_of(program))
+    sim = StepSimulator(step)
+    pairs = zip(program.leaves, reference.leaves, strict=True)
+    local = {leaf.name: sim.place(x, leaf.layout) for leaf, x in pairs}
+    ends = zip(program.results, reference.cotangents, strict=True)
+    cotangents = {y.name: sim.place(x, y.layout) for y, x in ends}
     torch.manual_seed(SEED)
-    results = sim.run(local)
-    layouts = [result.layout for result in program.results]
-    for y, layout, want in zip(results, layouts, reference.results, strict=True):
-        _compare("result", y, layout, want, sim, reference, skip=reference.is_unset)
-    _check_gradients(reference, sim, local, results)
+    results, found = sim.run(local, cotangents)
+    for y, one, want in zip(results, program.results, reference.results, strict=True):
+        _compare("result", y, one.layout, want, sim, reference, skip=reference.is_unset)
+    for i, leaf in enumerate(program.leaves):
+        _check_gradient(i, leaf, found.get(leaf.name), local[leaf.name], sim, reference)
 
 
-def _check_gradients(
-    reference: Reference, sim: Simulator, local: dict[str, list[Tensor]], results: list[PerDevice]
+def _check_gradient(
+    index: int,
+    leaf: Leaf,
+    found: PerDevice | None,
+    local: Sequence[Tensor],
+    sim: StepSimulator,
+    reference: Reference,
 ) -> None:
-    """Compare the gradient of every leaf on every device."""
-    roots, seeds = [], []
-    layouts = [result.layout for result in sim.program.results]
-    for y, layout, cotangent in zip(results, layouts, reference.cotangents, strict=True):
-        roots += y
-        seeds += [shard_of(cotangent, layout, at) for at in sim.coords]
-    leaves = [x for leaf in sim.program.leaves for x in local[leaf.name]]
-    found = gradients(roots, seeds, leaves)
-    count = len(sim.coords)
-    for i, leaf in enumerate(sim.program.leaves):
-        mine = found[i * count : (i + 1) * count]
-        want = reference.gradients[i]
-        if want is None and all(g is None for g in mine):
-            continue
-        if want is None:
-            want = torch.zeros_like(reference.leaves[i])
-        pairs = zip(mine, local[leaf.name], strict=True)
-        filled = [torch.zeros_like(x) if g is None else g for g, x in pairs]
-        if want.isnan().any():
-            filled = _without_undefined(filled, want, leaf.layout, sim)
-        _compare(f"gradient of operand {i}", filled, leaf.layout, want, sim, reference)
+    """Compare the gradient of a leaf on every device; none at all is one of zeros."""
+    want = reference.gradients[index]
+    if want is None and found is None:
+        return
+    if want is None:
+        want = torch.zeros_like(reference.leaves[index])
+    found = [torch.zeros_like(x) for x in local] if found is None else found
+    if want.isnan().any():
+        found = _without_undefined(found, want, leaf.layout, sim)
+    _compare(f"gradient of operand {index}", found, leaf.layout, want, sim, reference)
 
 
 def _without_undefined(
-    shards: Sequence[Tensor], want: Tensor, layout: Layout, sim: Simulator
+    shards: Sequence[Tensor], want: Tensor, layout: Layout, sim: StepSimulator
 ) -> list[Tensor]:
     """Gradients with NaN wherever the op itself says that there is none."""
     holes = [shard_of(want.isnan(), layout, at) for at in sim.coords]
@@ -347,7 +343,7 @@ def _compare(
     shards: Sequence[Tensor],
     layout: Layout,
     want: Tensor,
-    sim: Simulator,
+    sim: StepSimulator,
     reference: Reference,
     skip: bool = False,
 ) -> None:
