@@ -92,13 +92,13 @@ def test_a_large_first_block_is_gathered_and_reduced_in_two_calls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """So that less of it is sent beside nothing; small gathers are in flight together."""
+    usual = simulated(step_of())
     monkeypatch.setattr(gather_buckets, "EARLY_BYTES", 0)
     step = step_of(SPEC + "\n")
     assert text_of(step, Stream.GATHERS, False) == "+0 +1 -0 . -1 +2 . -2 +3 .. -3 .."
     assert text_of(step, Stream.GATHERS, True) == "+0 -0 +1 .... -1 +2 .... -2 ..."
     assert text_of(step, Stream.GRADIENTS, True) == ".... +0 .... -0 +1 .. -1 +2 . -2 +3 -3"
-    pairs = zip(simulated(step_of()), simulated(step), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
+    assert all(torch.equal(a, b) for a, b in zip(usual, simulated(step), strict=True))
 
 
 def test_a_gradient_is_waited_for_when_the_next_one_starts_and_at_the_end() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -13,6 +14,14 @@ from torch.fx.node import Argument, Target
 from shardlang.ir.arguments import Args, Kwargs
 from shardlang.ir.compat import OpOverload
 from shardlang.rules.schema import Operator
+
+aten = torch.ops.aten
+
+UNSET = {
+    aten.empty, aten.empty_like, aten.empty_permuted, aten.empty_strided, aten.new_empty,
+    aten.new_empty_strided,
+}  # fmt: skip
+"""Ops whose results hold no particular numbers."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -32,6 +41,11 @@ class AtenCall:
     def tensors(self) -> list[Tensor]:
         """The tensors among the arguments."""
         return [x for x in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(x, Tensor)]
+
+    @property
+    def is_unset(self) -> bool:
+        """Whether its results hold no particular numbers."""
+        return getattr(self.target, "overloadpacket", None) in UNSET
 
     def run(self, tensors: list[Tensor]) -> object:
         """The call on other tensors."""

@@ -29,7 +29,7 @@ def wrong_traits(call: AtenCall, node: fx.Node) -> Iterator[str]:
     if not rule.detached:
         yield from _wrong_keeps(call, rule)
     yield from wrong_picks(node, operands, results)
-    if maps_zeros(node, frozenset(range(len(rule.operands)))):
+    if not call.is_unset and maps_zeros(node, frozenset(range(len(rule.operands)))):
         yield from _wrong_zeros(call, operands)
 
 
