@@ -32,7 +32,7 @@ from shardlang.proof.distance import gap, size
 from shardlang.proof.draws import Parts, parts_of
 from shardlang.proof.rules.assignments import Assignment
 from shardlang.proof.rules.calls import AtenCall
-from shardlang.proof.rules.reference import PARTS, SEED, Reference
+from shardlang.proof.rules.reference import PARTS, SEED, Reference, dense
 from shardlang.rules.registry import find
 from shardlang.rules.schema import Operator
 from shardlang.rules.streams import stream_key
@@ -221,7 +221,7 @@ def _check_gradient(
         return
     if want is None:
         want = torch.zeros_like(reference.leaves[index])
-    found = [torch.zeros_like(x) for x in local] if found is None else found
+    found = [torch.zeros_like(x) for x in local] if found is None else [dense(x) for x in found]
     if want.isnan().any():
         found = _without_undefined(found, want, leaf.layout, sim)
     _compare(f"gradient of operand {index}", found, leaf.layout, want, sim, reference)
