@@ -32,7 +32,7 @@ def narrow_sums(
         seen.add(node)
         if is_collective(node):
             pairs = collectives_of(node)
-            types = [_type(x, dtype) for x, c in pairs if c.kind in SUMS]
+            types = [_type(x, dtype) for x, c in pairs if c.kind in SUMS and c.sends]
             if any(wider(one, wide) != one for one in types):
                 yield node
         elif not _leads_on(node):

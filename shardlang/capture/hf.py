@@ -88,7 +88,8 @@ class HfSource(ModelSource):
         """The configuration as JSON holds it."""
         path = self.path / "config.json" if self.path.is_dir() else self.path
         try:
-            settings = json.loads(read_text(path, _LARGEST_CONFIG_BYTES))
+            text = read_text(path, _LARGEST_CONFIG_BYTES)
+            settings = json.loads(text, object_hook=_special_float)
         except UnreadableError as error:
             if not path.exists():
                 raise _no_config(path) from None
@@ -264,6 +265,14 @@ class HfSource(ModelSource):
         if spec.name != "labels" or spec.dtype.is_floating_point or len(spec.shape) < 2:
             return False
         return self.task in (None, *_TOKEN_LABELS)
+
+
+def _special_float(found: dict[str, object]) -> object:
+    """An infinity or NaN as transformers writes it, `{"__float__": "Infinity"}`, for `json`."""
+    tag = found.get("__float__")
+    if len(found) == 1 and tag in ("Infinity", "-Infinity", "NaN"):
+        return float(str(tag))
+    return found
 
 
 def _no_config(path: Path) -> CaptureError:

@@ -93,7 +93,7 @@ class Programs:
             raise RunError(
                 "SH0605", f"the model cannot be compiled for a call with {call}: {failure}",
                 help="call it as the spec declares it, or declare in another spec what it is called"
-                " with",
+                " with; `shard_inputs` takes all inputs of a call together",
             ) from failure  # fmt: skip
 
     def modes_after(self, evaluated_: frozenset[str], mode: bool) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,13 @@ def test_unusable_configurations(tmp_path: Path, text: str | None, message: str)
     with pytest.raises(CaptureError, match=message) as caught:
         capture(HfSource(path, task="causal-lm"), llama().inputs)
     assert caught.value.code == "SH0350"
+
+
+def test_infinities_are_read_as_transformers_writes_them(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    limit = {"__float__": "Infinity"}
+    path.write_text(json.dumps({"model_type": "mamba2", "time_step_limit": [0.0, limit]}))
+    assert list(HfSource(path, task="causal-lm").config().time_step_limit) == [0.0, math.inf]
 
 
 def test_architectures_name_the_class(tmp_path: Path) -> None:

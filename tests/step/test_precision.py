@@ -93,6 +93,13 @@ def test_gradients_are_reduced_in_the_stated_type(tmp_path: Path, store: str) ->
             assert torch.equal(mine, shard_of(whole, layouts[name], at))
 
 
+def test_one_device_reduces_nothing(tmp_path: Path) -> None:
+    made = program(tmp_path, "precision { reduce = f32 }", devices=1)
+    (found,) = simulated(made)
+    assert all(torch.equal(a, b) for a, b in zip(found, gradients(rows()), strict=True))
+    assert made.verify().ok
+
+
 @pytest.mark.parametrize("store", STORES)
 def test_the_sums_of_microbatches_have_it_too(tmp_path: Path, store: str) -> None:
     """Sums over devices and microbatches are made in f32, whichever comes first."""
