@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from shardlang.bind.statements import Findings
 from shardlang.bind.values import MODULE
@@ -39,12 +39,23 @@ def _dealt(compiled: Compiled, stated: SplitDecl, stages: int) -> Split:
     lists = module_lists(compiled.captured.modules)
     named = [name for pattern, _ in stated.lists for name in pattern.select(lists)]
     unknown = [_no_list(p, at, lists) for p, at in stated.lists if not p.select(lists)]
-    if unknown:
-        raise CompileError(unknown)
+    if unknown or (again := list(_again(stated, lists))):
+        raise CompileError(unknown or again)
     layers = [layer for name in dict.fromkeys(named) for layer in lists[name]]
     if len(layers) < stages:
         raise CompileError([_too_few(len(layers), stages, stated.span)])
     return Split.dealt(layers, stages)
+
+
+def _again(stated: SplitDecl, lists: Mapping[str, Sequence[str]]) -> Iterator[Diagnostic]:
+    """The patterns whose lists are all named by those before them."""
+    named = set[str]()
+    for pattern, at in stated.lists:
+        found = pattern.select(lists)
+        if named.issuperset(found):
+            message = f"the lists of `{pattern}` are named before it"
+            yield error("SH0313", message, at, help="leave it out")
+        named.update(found)
 
 
 def _listed(compiled: Compiled, stated: SplitDecl, stages: int) -> Split:
