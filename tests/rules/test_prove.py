@@ -31,11 +31,11 @@ def test_samples_of_pytorch(seed: int) -> None:
     chooser, tally = random.Random(seed), Tally()
     failures = [
         str(failure)
-        for name, call in some_calls((), tally, chooser, 75)
+        for name, call in some_calls((), tally, chooser, 100)
         for failure in prove_call(name, call, tally, chooser, most=4)
     ]
     assert failures == []
-    assert tally.assignments > 150
+    assert tally.assignments > 200
 
 
 def test_command() -> None:
