@@ -20,7 +20,7 @@ from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.step_executor import load_graph
 from shardlang.runtime.tensor import sharded
 from shardlang.runtime.transport import Wire
-from shardlang.runtime.update import DeviceUpdate
+from shardlang.runtime.update import DeviceUpdate, held_here
 from shardlang.runtime.watch import named
 from shardlang.runtime.whole import held_shard
 
@@ -123,8 +123,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """
         whole = update(self._params.keys())
         connect(whole.graph, self._groups)
-        coord, leaves = self._groups.coord, self._leaves
-        mine = [x for x in whole.names if 0 not in leaves[x].at_rest.local_shape(coord)]
+        mine = held_here(whole, self._leaves.values(), self._groups.coord)
         program = whole if mine == list(whole.names) else update(mine)
         return mine, load_graph(program.graph, lanes(whole.graph, self._groups))
 
@@ -199,6 +198,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self.parts.drop()
         self._losses.clear()
         self._loaded = self._is_scaled = False
+        self._norm = None
 
     @torch.no_grad()
     def norm(self) -> Tensor:

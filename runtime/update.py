@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import Coord, Mesh
 from shardlang.ir.precision import wider
+from shardlang.ir.step import UpdateProgram
 from shardlang.runtime.narrowing import Narrowing
 
 COPIED_BYTES = 25 * 2**20
@@ -240,6 +241,20 @@ class DeviceUpdate:
         """Note that the values stand for the parts: all that was written to them is theirs."""
         for part in self.parts.values():
             part.seen = part.value._version
+
+
+def held_here(update: UpdateProgram, leaves: Iterable[Leaf], coord: Coord) -> list[str]:
+    """The parameters that a device gathers after an update: nothing of other stages."""
+    own = {leaf.name for leaf in leaves if 0 not in leaf.at_rest.local_shape(coord)}
+    return [name for name in update.names if name in own]
+
+
+def lies_apart(leaf: Leaf, coord: Coord, master: torch.dtype | None = None) -> bool:
+    """Whether an optimizer works on a copy of a device's part of a parameter (`Part.own`)."""
+    if leaf.gathered is None:
+        return wider(leaf.dtype, master) != leaf.dtype
+    value = torch.empty(leaf.at_rest.local_shape(coord), dtype=leaf.dtype, device="meta")
+    return Part.of(value, Narrowing.of(leaf.gathered, leaf.layout, coord), master).own
 
 
 def _counts(leaf: Leaf, axes: Sequence[str], coord: Coord) -> bool:

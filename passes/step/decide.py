@@ -12,8 +12,8 @@ from dataclasses import replace
 from torch import fx
 
 from shardlang.cost.live import fullest
+from shardlang.cost.update import UpdateCost
 from shardlang.ir.graph import ShardError
-from shardlang.ir.mesh import Coord
 from shardlang.ir.program import LocalProgram, differentiable
 from shardlang.ir.rewriter import copy_graph
 from shardlang.ir.step import StepProgram
@@ -23,16 +23,13 @@ from shardlang.passes.step.cut import Choice
 from shardlang.passes.step.differentiate import differentiate
 from shardlang.passes.step.write_step import STEP_PASSES
 
-Beside = Callable[[Coord], int]
-"""Bytes that a device holds all the time beside those of the step."""
 
-
-def decide(program: LocalProgram, trained: Collection[str], beside: Beside) -> StepOptions:
+def decide(program: LocalProgram, trained: Collection[str], update: UpdateCost) -> StepOptions:
     """The options of a program's step, with the values that are computed again.
 
     Args:
         trained: the leaves that are trained, by name.
-        beside: the state of the optimizer.
+        update: what follows the backward; its states lie there all the time.
 
     Raises:
         ShardError: SH0512, no choice fits the budget.
@@ -43,8 +40,8 @@ def decide(program: LocalProgram, trained: Collection[str], beside: Beside) -> S
     step = from_loss(program, trained)
 
     def peak(again: Collection[fx.Node]) -> int:
-        replay = fullest(with_again(step, program.step, again), beside=beside)
-        return replay.peak + beside(replay.coord)
+        replay = fullest(with_again(step, program.step, again), update=update)
+        return update.peak(replay, replay.coord)
 
     names = sorted(node.name for node in chosen(step, wanted, peak).again)
     return replace(program.step, recompute=replace(wanted, values=tuple(names)))

@@ -26,7 +26,7 @@ from shardlang.compiler.idle_stores import idle_stores
 from shardlang.compiler.loss import loss_finding, loss_name, output_nodes
 from shardlang.compiler.parts import in_order
 from shardlang.compiler.precision import check_precision, precision_of
-from shardlang.cost.memory import state_bytes
+from shardlang.cost.update import UpdateCost
 from shardlang.grammar.diagnostics import (
     Diagnostic,
     has_errors,
@@ -36,7 +36,7 @@ from shardlang.grammar.diagnostics import (
 from shardlang.ir.collection import rarely_collected
 from shardlang.ir.graph import ShardError, ShardGraph
 from shardlang.ir.leaf import LeafKind, Stored
-from shardlang.ir.mesh import Coord, Mesh
+from shardlang.ir.mesh import Mesh
 from shardlang.ir.node import tensor_of
 from shardlang.ir.optimizers import ASSUMED, UpdateRule
 from shardlang.ir.pipeline.split import Split
@@ -46,6 +46,7 @@ from shardlang.ir.step_options import StepOptions
 from shardlang.passes.pipeline import PIPELINE, Pass
 from shardlang.passes.rewrite.localize import to_program
 from shardlang.passes.step.decide import decide
+from shardlang.passes.step.update_cost import update_cost
 from shardlang.spec.types import InputDecl, Spec
 
 DTYPES = {
@@ -242,7 +243,7 @@ def compile_spec(
         trained = [leaf.name for leaf in program.leaves if leaf.trainable]
         trained = trained if source.mode == "train" else []
         trained = [] if program.loss and _weighs_microbatches(spec) else trained
-        program.step = decide(program, trained, _state_bytes(spec, rule_of(spec, binding), program))
+        program.step = decide(program, trained, _update(spec, rule_of(spec, binding), program))
     except ShardError as failure:
         raise CompileError([*found, at_model(failure, spec)]) from failure
     statements = replace(statements, step=program.step)
@@ -263,11 +264,10 @@ def rule_of(spec: Spec, binding: Binding) -> UpdateRule:
     return replace(chosen, groups=binding.groups)
 
 
-def _state_bytes(spec: Spec, rule: UpdateRule, program: LocalProgram) -> Callable[[Coord], int]:
-    """What the optimizer holds on each device."""
+def _update(spec: Spec, rule: UpdateRule, program: LocalProgram) -> UpdateCost:
+    """What the update of all that is trained takes."""
     leaves = [leaf for leaf in program.leaves if leaf.trainable]
-    master = precision_of(spec.precision).master
-    return lambda coord: state_bytes(leaves, coord, rule, master)
+    return update_cost(program, leaves, rule, precision_of(spec.precision))
 
 
 def _no_program(graph: ShardGraph) -> LocalProgram:

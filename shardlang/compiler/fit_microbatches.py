@@ -13,18 +13,19 @@ from torch import fx
 
 from shardlang.compiler.at_model import at_model
 from shardlang.compiler.driver import Compiled, CompileError
-from shardlang.cost.memory import state_bytes
 from shardlang.cost.pipeline.memory import accumulated_memory, rank_memories
+from shardlang.cost.update import UpdateCost
 from shardlang.ir.accumulated import AccumulatedStep
 from shardlang.ir.graph import ShardError
 from shardlang.ir.leaf import Leaf, LeafKind
-from shardlang.ir.mesh import Axis, Coord
+from shardlang.ir.mesh import Axis
 from shardlang.ir.pipeline.action import Action
 from shardlang.ir.pipeline.schedule import PipelineSchedule
 from shardlang.ir.step_options import Recompute
 from shardlang.passes.step.cut import Choice
 from shardlang.passes.step.decide import chosen, from_loss
 from shardlang.passes.step.split_stages import staged
+from shardlang.passes.step.update_cost import update_cost
 from shardlang.passes.step.write_step import write_accumulated
 
 PeakOf = Callable[[AccumulatedStep], int]
@@ -67,11 +68,11 @@ def in_turn_within(along: Compiled) -> Compiled:
     Raises:
         CompileError: SH0512, no choice fits the budget; SH0409, an op needs all microbatches.
     """
-    state = _state(along, [leaf for leaf in along.program.leaves if leaf.trainable])
+    update = _update(along, [leaf for leaf in along.program.leaves if leaf.trainable])
 
     def peak(step: AccumulatedStep) -> int:
-        found = accumulated_memory(step, state)
-        return found.memory.peak + state(found.coord)
+        found = accumulated_memory(step, update)
+        return update.peak(found.memory, found.coord)
 
     return fitted(along, peak, lambda choice: choice.bytes)
 
@@ -90,14 +91,12 @@ def in_stages_within(
         split = staged(step, schedule.stages)
         own: dict[int, list[Leaf]] = {rank: [] for rank in range(len(schedule.ranks))}
         for stage in split.stages:
-            own[rank_of[stage.number]] += [leaf for leaf in stage.step.leaves if _is_own(leaf)]
-        states = {rank: _state(along, leaves) for rank, leaves in own.items()}
-
-        def beside(rank: int, coord: Coord) -> int:
-            return states[rank](coord)
-
-        found = rank_memories(split, schedule, order, axis, beside)
-        return max(one.memory.peak + beside(rank, one.coord) for rank, one in enumerate(found))
+            rank = rank_of[stage.number]
+            own[rank] += [x.held_at(axis, rank) for x in stage.step.leaves if _is_own(x)]
+        updates = [_update(along, leaves) for leaves in own.values()]
+        found = rank_memories(split, schedule, order, axis, updates)
+        pairs = zip(updates, found, strict=True)
+        return max(update.peak(one.memory, one.coord) for update, one in pairs)
 
     return fitted(along, peak, lambda choice: 0)
 
@@ -107,7 +106,6 @@ def _is_own(leaf: Leaf) -> bool:
     return leaf.kind is LeafKind.PARAM and leaf.tied is None and leaf.trainable
 
 
-def _state(along: Compiled, leaves: Sequence[Leaf]) -> Callable[[Coord], int]:
-    """What the optimizer holds of some parameters on each device."""
-    rule, master = along.rule, along.program.step.precision.master
-    return lambda coord: state_bytes(leaves, coord, rule, master)
+def _update(along: Compiled, leaves: Sequence[Leaf]) -> UpdateCost:
+    """What the update of some parameters takes."""
+    return update_cost(along.program, leaves, along.rule, along.program.step.precision)

@@ -13,8 +13,7 @@ from shardlang.compiler.build import build_graph
 from shardlang.compiler.driver import Compiled
 from shardlang.compiler.pipelined import axis_of, schedule_of
 from shardlang.compiler.stages import split_of
-from shardlang.ir.layout import Layout
-from shardlang.ir.leaf import Leaf, LeafKind
+from shardlang.ir.leaf import LeafKind
 from shardlang.ir.node import info
 
 
@@ -26,16 +25,10 @@ def in_stages(compiled: Compiled) -> Compiled:
     """
     ranks, axis = _ranks(compiled), axis_of(compiled)
 
-    def held(layout: Layout, name: str) -> Layout:
-        return layout.held_at(axis, ranks[name])
-
-    def placed(leaf: Leaf) -> Leaf:
-        if leaf.kind is not LeafKind.PARAM:
-            return leaf
-        gathered = None if leaf.gathered is None else held(leaf.gathered, leaf.name)
-        return replace(leaf, layout=held(leaf.layout, leaf.name), gathered=gathered)
-
-    leaves = tuple(placed(leaf) for leaf in compiled.program.leaves)
+    leaves = tuple(
+        leaf.held_at(axis, ranks[leaf.name]) if leaf.kind is LeafKind.PARAM else leaf
+        for leaf in compiled.program.leaves
+    )
     return replace(compiled, program=replace(compiled.program, leaves=leaves))
 
 

@@ -40,10 +40,22 @@ LEAVES = {LeafKind.PARAM: Kind.PARAMETERS, LeafKind.INPUT: Kind.INPUTS}
 """Kinds of leaves that are neither buffers nor constants."""
 
 
-def compositions(replay: Replay) -> Iterator[Mapping[Kind, int]]:
-    """For each statement, the bytes of each kind when it holds the most."""
+def kinds_in(replay: Replay) -> list[Kind]:
+    """The kind of every storage of a step."""
     known = _Kinds(replay)
-    return over_time(replay, [known.of(number) for number in range(len(replay.storages))])
+    return [known.of(number) for number in range(len(replay.storages))]
+
+
+def left_in(heap: Heap, kinds: Sequence[Kind]) -> Mapping[Kind, int]:
+    """The bytes of each kind behind the last statement.
+
+    Args:
+        kinds: of every storage.
+    """
+    found = Counter[Kind]()
+    for storage, kind in zip(heap.storages, kinds, strict=True):
+        found[kind] += storage.bytes if storage.died is None else 0
+    return found
 
 
 def over_time(heap: Heap, kinds: Sequence[Kind]) -> Iterator[Mapping[Kind, int]]:

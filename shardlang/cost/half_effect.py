@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from torch import fx
 
-from shardlang.cost.effects import Held, Value, effect_of, held_by, renumbered
+from shardlang.cost.effects import Held, TensorType, Value, effect_of, held_by, renumbered
 from shardlang.cost.half import Half, HalfEffect, Line, Statement
 from shardlang.cost.step_calls import StepCalls
 
@@ -69,6 +69,13 @@ def one(value: Value) -> Held:
     """A value that is one tensor, or one object."""
     assert isinstance(value, Held), f"{value} is no single value"
     return value
+
+
+def tensor_type(value: Value) -> TensorType:
+    """How a value lies that is one tensor."""
+    of = one(value).type
+    assert isinstance(of, TensorType), f"{value} is an object"
+    return of
 
 
 def _unique(value: Value) -> tuple[int, ...]:

@@ -45,6 +45,7 @@ class Heap:
         statements: all that is run, in order.
         peak: the most bytes that are alive at once.
         peak_at: the number of the statement at which they are.
+        gradient_types: how the gradients lie in the end, by the names of their parameters.
     """
 
     def __init__(self) -> None:
@@ -52,6 +53,7 @@ class Heap:
         self.statements: list[Statement] = []
         self.live = self.peak = 0
         self.peak_at = -1
+        self.gradient_types: dict[str, TensorType] = {}
 
     def new(self, size: int, maker: fx.Node | None, born: int) -> int:
         """A storage that nothing holds yet, by its number."""

@@ -6,7 +6,6 @@ gloo. Kernels may need more for themselves, and allocators round.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -15,6 +14,7 @@ from torch import fx
 from shardlang.cost.devices import unlike_devices
 from shardlang.cost.effects import Held, TensorType
 from shardlang.cost.replay import Replay
+from shardlang.cost.update import UpdateCost
 from shardlang.ir.mesh import Coord
 from shardlang.ir.step import StepProgram
 from shardlang.runtime.step_executor import saved_by
@@ -37,17 +37,17 @@ def peak_bytes(program: StepProgram) -> int:
 def fullest(
     program: StepProgram,
     whole: StepProgram | None = None,
-    beside: Callable[[Coord], int] = lambda coord: 0,
+    update: UpdateCost | None = None,
 ) -> Replay:
     """A step on the device that needs the most bytes; on the first of several such.
 
     Args:
         whole: the step whose forward is run, if its backward reads more than this one's.
-        beside: bytes that a device holds all the time beside those of the step.
+        update: what follows; None if nothing does.
     """
     with ThreadPoolExecutor(1) as thread:
         made = thread.submit(_on_unlike_devices, program, whole).result()
-    return max(made, key=lambda one: one.peak + beside(one.coord))
+    return max(made, key=lambda one: one.peak if update is None else update.peak(one, one.coord))
 
 
 def _on_unlike_devices(program: StepProgram, whole: StepProgram | None) -> list[Replay]:

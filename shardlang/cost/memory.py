@@ -14,6 +14,7 @@ from shardlang.ir.leaf import Leaf
 from shardlang.ir.mesh import Coord
 from shardlang.ir.optimizers import UpdateRule, made
 from shardlang.ir.precision import wider
+from shardlang.runtime.update import lies_apart
 
 
 def leaf_bytes(leaves: Iterable[Leaf], coord: Coord) -> int:
@@ -31,7 +32,8 @@ def state_bytes(
 
     Args:
         rule: the optimizer.
-        master: the type of the master weights of narrower parameters, which count too.
+        master: the type of the master weights of narrower parameters, which count too, as do
+            other parts on which an optimizer works in memory of their own.
     """
     total = 0
     for leaf in leaves:
@@ -39,7 +41,7 @@ def state_bytes(
         part_bytes = math.prod(leaf.layout.local_shape(coord)) * dtype.itemsize
         form = _form(rule.name, _hashable(rule.settings_of(leaf.name)), dtype)
         total += form.copies * part_bytes + form.more_bytes
-        total += part_bytes if dtype != leaf.dtype else 0
+        total += part_bytes if lies_apart(leaf, coord, master) else 0
     return total
 
 

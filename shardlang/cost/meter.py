@@ -32,7 +32,10 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive: dict[int, tuple[int, int]] = {}
 
     def count(self, tensors: Iterable[Tensor]) -> None:
-        """Count the storages of some tensors from now on; of a DTensor, that of its shard."""
+        """Count the storages of some tensors from now on; of a DTensor, that of its shard.
+
+        Tensors of the device `meta` have none.
+        """
         for tensor in tensors:
             self._count(tensor._local_tensor if isinstance(tensor, DTensor) else tensor)
 
@@ -46,7 +49,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _count(self, tensor: Tensor) -> None:
         key = storage_key(tensor)
-        if key in self._alive:
+        if tensor.device.type == "meta" or key in self._alive:
             return
         storage = tensor.untyped_storage()
         self._alive[key] = self._seen, storage.nbytes()

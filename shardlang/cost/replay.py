@@ -15,7 +15,7 @@ from torch import fx
 
 from shardlang.cost.effects import Held, TensorType, Value, held_by
 from shardlang.cost.half import Half, half_of
-from shardlang.cost.half_effect import one
+from shardlang.cost.half_effect import one, tensor_type
 from shardlang.cost.heap import Heap
 from shardlang.cost.step_calls import StepCalls
 from shardlang.ir.leaf import ResultKind
@@ -96,9 +96,10 @@ class Replay(Heap):
             if node not in read:
                 self.release(self._values[node])
         given = [half.variable(node) for node in gradients]
-        for place, variable in enumerate(given):
+        for place, (name, variable) in enumerate(zip(self.program.gradients, given, strict=True)):
             value, last = self._values[variable], variable not in given[place + 1 :]
             owned = variable.op == "call_function"
+            self._note_gradient(name, value)
             alone = arrives(variable) or self.program.mesh.devices == 1
             if not self._becomes_gradient(value, alone and owned and given.count(variable) == 1):
                 self._copy_gradient(value)
@@ -110,6 +111,11 @@ class Replay(Heap):
         self.made.update({node: self._values[node] for node in half.statements})
         self.made.update({node: self.made[variable] for node, variable in half.same.items()})
 
+    def _note_gradient(self, name: str, value: Value) -> None:
+        """How a gradient lies in the end: in order, whether it is copied or not."""
+        of = tensor_type(value)
+        self.gradient_types[name] = TensorType.dense(of.shape, of.dtype)
+
     def _becomes_gradient(self, value: Value, owned: bool) -> bool:
         """Whether a gradient becomes its parameter's `grad` as it is."""
         of = one(value).type
@@ -120,8 +126,7 @@ class Replay(Heap):
 
     def _copy_gradient(self, value: Value) -> None:
         """A gradient is copied to memory of its own."""
-        of = one(value).type
-        assert isinstance(of, TensorType)
+        of = tensor_type(value)
         number = self.new(of.bytes, None, len(self.statements))
         self.did(None, of.bytes)
         self.hold(Held(of, (number,)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeAlias
 
@@ -88,6 +88,11 @@ class Leaf:
     def shape(self) -> tuple[int, ...]:
         """The global shape."""
         return self.layout.shape
+
+    def held_at(self, axis: Axis, place: int) -> Leaf:
+        """The same where all of it lies at one place along an axis (`Layout.held_at`)."""
+        gathered = None if self.gathered is None else self.gathered.held_at(axis, place)
+        return replace(self, layout=self.layout.held_at(axis, place), gathered=gathered)
 
 
 @dataclass(frozen=True, slots=True)

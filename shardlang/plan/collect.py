@@ -6,8 +6,6 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-import torch
-
 from shardlang.ir.accumulated import AccumulatedStep
 from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.mesh import joined
@@ -35,7 +33,6 @@ def make_plan(
     values: Mapping[str, Value] | None = None,
     rule: UpdateRule = ASSUMED,
     train: bool = True,
-    master: torch.dtype | None = None,
     accumulated: AccumulatedStep | None = None,
     stages: tuple[StagedStep, PipelinePlan] | None = None,
     along: Rows | None = None,
@@ -46,7 +43,6 @@ def make_plan(
         values: the modules' own tensors by name (`model.norm.out`).
         rule: the optimizer.
         train: whether there is a backward at all.
-        master: the type of the master weights of narrower parameters.
         accumulated: the step where it has several microbatches.
         stages: the step where several stages compute it, and what they cost.
         along: the calls of the program along its microbatches, if the step has several.
@@ -63,14 +59,14 @@ def make_plan(
         parts = step_parts(program, names, written()[0])
     parts += update_parts(program, names, rule) if train else []
     rows = tuple(row for made, _ in parts for row in made)
-    pipeline = None if stages is None else stages[1]
+    pipeline, precision = None if stages is None else stages[1], program.step.precision
 
     def measure() -> Memory:
         if pipeline is not None:
             return max(pipeline.memories, key=lambda one: one.peak_bytes)
         if accumulated is not None:
-            return accumulated_memory_of(program, accumulated, rule, master)
-        return memory_of(program, *written(), rule, master)
+            return accumulated_memory_of(program, accumulated, rule, precision)
+        return memory_of(program, *written(), rule, precision)
 
     return Plan(
         program.mesh,
@@ -97,18 +93,17 @@ def plan_of(compiled: Compiled) -> Plan:
 
     program, rule = compiled.program, compiled.rule
     values = module_values(compiled.captured, compiled.graph)
-    master = program.step.precision.master
     stated = compiled.spec.accumulate
     if not (stated is not None and stated.count > 1 and compiled.train and program.loss):
-        return make_plan(program, values, rule, compiled.train, master)
+        return make_plan(program, values, rule, compiled.train)
     if compiled.spec.pipeline is not None:
         made = pipelined(compiled)
         stages = made.step, pipeline_plan(compiled, made)
         rows = _rows_of(made.along)
-        return make_plan(program, values, rule, compiled.train, master, stages=stages, along=rows)
+        return make_plan(program, values, rule, compiled.train, stages=stages, along=rows)
     along = accumulated(compiled)
     step, rows = accumulated_step(along), _rows_of(along)
-    return make_plan(program, values, rule, compiled.train, master, step, along=rows)
+    return make_plan(program, values, rule, compiled.train, step, along=rows)
 
 
 def _rows_of(along: Compiled) -> Rows:

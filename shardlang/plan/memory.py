@@ -5,22 +5,24 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterator
 
-import torch
-
-from shardlang.cost.composition import Kind, compositions
+from shardlang.cost.composition import Kind, kinds_in, left_in, over_time
 from shardlang.cost.live import fullest
-from shardlang.cost.memory import leaf_bytes, state_bytes
+from shardlang.cost.memory import leaf_bytes
 from shardlang.cost.replay import Replay
+from shardlang.cost.update import UpdateCost
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.mesh import Coord
 from shardlang.ir.node import info
 from shardlang.ir.optimizers import ASSUMED, UpdateRule
+from shardlang.ir.precision import OWN_TYPES, Precision
 from shardlang.ir.program import LocalProgram, differentiable, nodes_of_results
 from shardlang.ir.step import StepProgram
 from shardlang.ir.values import sources
 from shardlang.passes.step.differentiate import differentiate
+from shardlang.passes.step.update_cost import update_cost
 from shardlang.passes.step.write_step import write_step
 from shardlang.plan.moments import Memory, Moment, Phase
+from shardlang.plan.update_moments import update_moments
 
 
 def memory_of(
@@ -28,7 +30,7 @@ def memory_of(
     step: StepProgram,
     whole: StepProgram | None,
     rule: UpdateRule = ASSUMED,
-    master: torch.dtype | None = None,
+    precision: Precision = OWN_TYPES,
 ) -> Memory:
     """The memory of one step, from the loss or every output, on the device that needs the most.
 
@@ -36,25 +38,21 @@ def memory_of(
         step: what a loop runs.
         whole: the step whose forward it runs, if that saves more.
         rule: the optimizer.
-        master: the type of the master weights of narrower parameters.
+        precision: the types that are stated.
     """
     updated = [leaf for leaf in program.leaves if leaf.name in step.gradients]
-
-    def state(coord: Coord) -> int:
-        return state_bytes(updated, coord, rule, master)
-
-    replay = fullest(step, whole, state)
+    update = update_cost(program, updated, rule, precision)
+    replay = fullest(step, whole, update)
     given = sum(replay.storages[number].bytes for number in replay.gradients)
-    beside = state(replay.coord)
     kinds = {leaf.kind for leaf in program.leaves} - {LeafKind.PARAM, LeafKind.INPUT}
     return Memory(
         params_bytes=_at_rest(program, {LeafKind.PARAM}, replay.coord),
         buffers_bytes=_at_rest(program, kinds, replay.coord),
         gradients_bytes=given,
-        optimizer_bytes=beside,
+        optimizer_bytes=update.state_bytes(replay.coord),
         optimizer_name=rule.title,
-        peak_bytes=replay.peak + beside,
-        measure=functools.cache(lambda: tuple(_moments(replay, beside))),
+        peak_bytes=update.peak(replay, replay.coord),
+        measure=functools.cache(lambda: tuple(_moments(replay, update))),
     )
 
 
@@ -85,12 +83,15 @@ def _at_rest(program: LocalProgram, kinds: Collection[LeafKind], coord: Coord) -
     return leaf_bytes((leaf for leaf in program.leaves if leaf.kind in kinds), coord)
 
 
-def _moments(replay: Replay, state: int) -> Iterator[Moment]:
+def _moments(replay: Replay, update: UpdateCost) -> Iterator[Moment]:
     """The moments of a step, beside an optimizer's states."""
-    pairs = zip(replay.statements, compositions(replay), strict=True)
+    state = update.state_bytes(replay.coord)
+    kinds = kinds_in(replay)
+    pairs = zip(replay.statements, over_time(replay, kinds), strict=True)
     for number, (statement, held) in enumerate(pairs):
         phase = Phase.FORWARD if number <= replay.middle else Phase.BACKWARD
         node = statement.node
         module, name = (info(node).module, node.name) if node is not None else ("", "")
         bytes_of = {kind: held[kind] for kind in Kind} | {Kind.OPTIMIZER: state}
         yield Moment(phase, module, name, bytes_of)
+    yield from update_moments(update, replay, replay.coord, left_in(replay, kinds))

@@ -11,7 +11,6 @@ from torch import fx
 from shardlang.compiler.driver import Compiled
 from shardlang.compiler.pipelined import Pipelined
 from shardlang.cost.effects import TensorType
-from shardlang.cost.memory import state_bytes
 from shardlang.cost.pipeline.in_flight import in_flight
 from shardlang.cost.pipeline.memory import rank_memories
 from shardlang.cost.pipeline.sent import sent_types
@@ -20,10 +19,10 @@ from shardlang.cost.pipeline.work import StageWork, durations, stage_work
 from shardlang.cost.speeds import Speeds
 from shardlang.cost.timeline import Shipment, Timeline, timeline
 from shardlang.ir.leaf import Leaf, LeafKind
-from shardlang.ir.mesh import Coord
 from shardlang.ir.node import info
 from shardlang.ir.pipeline.stage import StageProgram
 from shardlang.ir.step import collectives_of, is_collective
+from shardlang.passes.step.update_cost import update_cost
 from shardlang.plan.flights import computes
 from shardlang.plan.moments import Memory
 from shardlang.plan.names import Names
@@ -180,18 +179,19 @@ def _bubble(name: str, spans: Timeline) -> Bubble:
 
 def _memories(made: Pipelined, compiled: Compiled) -> tuple[Memory, ...]:
     """The memory of every rank on its fullest device."""
-    rule, master = compiled.rule, made.along.program.step.precision.master
+    along = made.along.program
     leaves = [_leaves(made, rank) for rank in range(len(made.schedule.ranks))]
-
-    def state(rank: int, coord: Coord) -> int:
-        trained = [leaf for leaf in leaves[rank] if leaf.trainable]
-        return state_bytes(trained, coord, rule, master)
-
-    found = rank_memories(made.step, made.schedule, made.order, made.axis, state)
-    return tuple(
-        rank_memory(one, leaves[rank], state(rank, one.coord), rule)
-        for rank, one in enumerate(found)
-    )
+    updates = [
+        update_cost(
+            along,
+            [leaf.held_at(made.axis, rank) for leaf in own if leaf.trainable],
+            compiled.rule,
+            along.step.precision,
+        )
+        for rank, own in enumerate(leaves)
+    ]
+    found = rank_memories(made.step, made.schedule, made.order, made.axis, updates)
+    return tuple(map(rank_memory, found, leaves, updates))
 
 
 def _leaves(made: Pipelined, rank: int) -> list[Leaf]:

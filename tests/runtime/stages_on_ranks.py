@@ -14,8 +14,9 @@ from staged import SPECS, STEPS, batch, program
 from torch import Tensor
 
 from shardlang.api import Program
+from shardlang.cost.composition import over_time
 from shardlang.cost.meter import Meter
-from shardlang.cost.pipeline.composition import rank_compositions
+from shardlang.cost.pipeline.composition import kinds_on_rank
 from shardlang.cost.pipeline.memory import device_memory
 from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError
@@ -125,7 +126,7 @@ def peaks(made: Program) -> tuple[Peaks, Peaks]:
     pipeline = trainee._staged(given).pipeline(trainee._trained())
     plan, rank = pipeline.plan, int(os.environ["RANK"])
     planned = device_memory(plan.step, plan.schedule, plan.order, plan.axis, rank)
-    held = [sum(one.values()) for one in rank_compositions(planned)]
+    held = [sum(one.values()) for one in over_time(planned, kinds_on_rank(planned))]
     behind = max(held[planned.begins[-1][0] :])
     tries = [_measured(trainee, pipeline, given) for _ in range(2)]
     return (planned.peak, behind), (min(x for x, _ in tries), min(x for _, x in tries))

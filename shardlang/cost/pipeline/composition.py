@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
 from torch import fx
 
-from shardlang.cost.composition import LEAVES, Kind, gathered_in, kind_within, over_time
+from shardlang.cost.composition import LEAVES, Kind, gathered_in, kind_within
 from shardlang.cost.pipeline.rank_memory import RankMemory
 
 
-def rank_compositions(memory: RankMemory) -> Iterator[Mapping[Kind, int]]:
-    """For each statement, the bytes of each kind when it holds the most.
+def kinds_on_rank(memory: RankMemory) -> list[Kind]:
+    """The kind of every storage.
 
     What is sent between stages counts as communication, unless the backward reads it later.
     """
     stages = (memory.step.stages[stage].step for stage in memory.own)
     gathered = {node.name for stage in stages for node in gathered_in(stage)}
-    kinds = [_kind_of(memory, number, gathered) for number in range(len(memory.storages))]
-    return over_time(memory, kinds)
+    return [_kind_of(memory, number, gathered) for number in range(len(memory.storages))]
 
 
 def _kind_of(memory: RankMemory, number: int, gathered: set[str]) -> Kind:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from shardlang.cost.pipeline.ends import Ends
 from shardlang.cost.pipeline.loaded import Loaded, loaded
 from shardlang.cost.pipeline.rank_memory import RankMemory
 from shardlang.cost.pipeline.sent import sent_types
+from shardlang.cost.update import UpdateCost
 from shardlang.ir.accumulated import AccumulatedStep, mesh_at
 from shardlang.ir.mesh import Axis, Coord
 from shardlang.ir.pipeline.action import Action
@@ -39,29 +40,27 @@ def rank_memories(
     schedule: PipelineSchedule,
     order: Sequence[Action],
     axis: Axis,
-    beside: Callable[[int, Coord], int] = lambda rank, coord: 0,
+    updates: Sequence[UpdateCost],
 ) -> list[OnDevice]:
     """Of every rank, the device that needs the most bytes; the first of several such.
 
     Args:
         order: all actions, in an order in which they can be done one after the other.
         axis: of the pipeline.
-        beside: bytes that a device of a rank holds all the time beside those of the step.
+        updates: what follows on each rank.
     """
     with ThreadPoolExecutor(1) as thread:
         devices = _Devices(step, schedule, order, axis)
         return thread.submit(
-            lambda: [devices.fullest(rank, beside) for rank in range(len(schedule.ranks))]
+            lambda: [devices.fullest(rank, update) for rank, update in enumerate(updates)]
         ).result()
 
 
-def accumulated_memory(
-    step: AccumulatedStep, beside: Callable[[Coord], int] = lambda coord: 0
-) -> OnDevice:
+def accumulated_memory(step: AccumulatedStep, update: UpdateCost) -> OnDevice:
     """A step of several microbatches without a pipeline, on the device that needs the most."""
     with ThreadPoolExecutor(1) as thread:
         devices = _accumulated(step)
-        return thread.submit(devices.fullest, 0, lambda _, coord: beside(coord)).result()
+        return thread.submit(devices.fullest, 0, update).result()
 
 
 def accumulated_device_memory(step: AccumulatedStep, device: int) -> RankMemory:
@@ -105,13 +104,13 @@ class _Devices:
         self._traits = traits_of(whole.main)
         self._types: dict[object, Mapping[str, TensorType]] = {}
 
-    def fullest(self, rank: int, beside: Callable[[int, Coord], int]) -> OnDevice:
+    def fullest(self, rank: int, update: UpdateCost) -> OnDevice:
         """The device of a rank that needs the most."""
         found = [
             OnDevice(self._meshes[0].coord(device), self.memory(rank, device))
             for device in self._unlike(rank)
         ]
-        return max(found, key=lambda one: one.memory.peak + beside(rank, one.coord))
+        return max(found, key=lambda one: update.peak(one.memory, one.coord))
 
     def _unlike(self, rank: int) -> Sequence[int]:
         """The first device of each kind among those of a rank."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import fx
 
 from shardlang.cost.effects import Held, TensorType, Value, held_by
-from shardlang.cost.half_effect import one
+from shardlang.cost.half_effect import one, tensor_type
 from shardlang.cost.heap import Heap
 from shardlang.cost.pipeline.ends import Ends
 from shardlang.cost.pipeline.loaded import Loaded
@@ -132,8 +132,9 @@ class Standing(Heap):
         gradients = self._reduced()
         gradients = self._add_tied(gradients)
         gradients |= self._share(rest.scalars, gradients.get)
-        for value in gradients.values():
+        for name, value in gradients.items():
             self.gradients.update(held_by(value))
+            self.gradient_types[name] = tensor_type(value)
         self.did(None)
 
     def _reduced(self) -> dict[str, Held]:
