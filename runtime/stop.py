@@ -51,7 +51,7 @@ class Stop:
         self._tells = groups.rank == 0 and FOLDER not in os.environ
         self._transport = Wire(groups.everyone())
         self._device = groups.device
-        self._asked_at = 0.0
+        self._asked, self._asked_at = 0, 0.0
         self._in_batches = False
         self._reports = step_reports(groups.rank)
         self._handlers = Handlers()
@@ -65,7 +65,7 @@ class Stop:
         self._handlers.restore()
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        if not self.number:
+        if not self._asked:
             self.ask(number)
             if self._tells:
                 os.write(2, f"{ENDING}\n".encode())
@@ -77,7 +77,7 @@ class Stop:
 
     def ask(self, number: int) -> None:
         """End the run after the step that is under way."""
-        self.number, self._asked_at = number, time.monotonic()
+        self._asked, self._asked_at = number, time.monotonic()
 
     def saving(self) -> None:
         """What has been trained is saved now; the supervisor waits for it."""
@@ -107,8 +107,11 @@ class Stop:
             self._in_batches = False
 
     def _agreed(self, ended: bool) -> bool:
-        """Whether some rank is to end; the greatest of the signals is everyone's."""
-        code = self.number + _FAILED * (self.error is not None)
+        """Whether some rank is to end; the greatest of the signals is everyone's.
+
+        One that comes while the ranks agree is told the next time.
+        """
+        code = self._asked + _FAILED * (self.error is not None)
         mine = torch.tensor([code, ended, not ended], device=self._device)
         found = named("agreement to go on", self._transport.all_reduce, mine, "max").tolist()
         self.number, self.failed = found[0] % _FAILED, found[0] >= _FAILED

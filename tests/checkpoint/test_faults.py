@@ -55,8 +55,10 @@ def saved(folder: Path, count: int = 1) -> None:
 
 
 def pid_of(pids: Path, rank: int) -> int:
-    """The process of a rank."""
-    return int((pids / str(rank)).read_text())
+    """The process of a rank, which writes its number when it begins."""
+    while not (said := (pids / str(rank)).read_text()):
+        time.sleep(0.01)
+    return int(said)
 
 
 def test_a_killed_rank_restarts_the_run_and_sigterm_ends_it_well(tmp_path: Path) -> None:

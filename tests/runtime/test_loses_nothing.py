@@ -262,6 +262,26 @@ def test_batches_that_end_on_one_rank_end_the_run_on_all(monkeypatch: pytest.Mon
     assert "ended before those of the others" in stop.error.message
 
 
+def test_a_signal_that_comes_while_ranks_agree_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It ends the run one step later, under the number of the signal."""
+    stop = Stop(Groups(Mesh((Axis("dp", 1),)), 0))
+    rounds = list[int]()
+
+    def all_reduce(mine: torch.Tensor, op: str) -> torch.Tensor:
+        rounds.append(int(mine[0]))
+        if len(rounds) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return mine
+
+    monkeypatch.setattr(stop, "_transport", SimpleNamespace(all_reduce=all_reduce))
+    with stop:
+        assert len(list(stop.batches(iter([{}] * 9)))) == 2
+    assert rounds == [0, 0, signal.SIGTERM]
+    assert stop.number == signal.SIGTERM
+
+
 def test_signals_and_a_closed_pipe_on_processes(folder: Path) -> None:
     """In jobs of two: a signal while one waits for the other's batch, and batches that end on one.
 
