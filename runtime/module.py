@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
@@ -75,6 +75,23 @@ class ShardedModule(nn.Module):
                 mark_updated(tensor_at(slots[leaf.name]), stated)
         kept = frozenset(self.state_dict(keep_vars=True)).intersection(slots)
         self._shardlang = Held(made.program, groups, variants, slots, kept, Backends(backend))
+
+    def __getattr__(self, name: str) -> Any:
+        """As torch has it; what the plain model alone has is said to be the plain model's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            mine = self.__dict__.get("_shardlang")
+            plain = type(mine.variants.compiler.model) if mine is not None else nn.Module
+            if not hasattr(plain, name):
+                raise
+            raise AttributeError(
+                f"`{name}` is the plain `{plain.__name__}`'s: of the model, a loaded module has the"
+                " call, the modules and their tensors. Write what it does around calls of the"
+                " module",
+                name=name,
+                obj=self,
+            ) from None
 
     @outside_itself
     def forward(self, *args: object, **kwargs: object) -> object:

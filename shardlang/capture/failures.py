@@ -27,6 +27,10 @@ _TENSOR_HELP = (
     "or decide by a shape or an argument of the model"
 )
 _VALIDATION_HELP = "build the distribution with `validate_args=False`: it looks at its arguments"
+_AVERAGE_HELP = (
+    "give the batch norm a momentum, such as `momentum=0.1`: without one it divides by the number"
+    " of its batches, which is a tensor"
+)
 _BRANCH = "the model decides by the value of a tensor, which is not known while it is traced"
 _NUMBER = "the model needs the value of a tensor as a number, which is not known while it is traced"
 
@@ -95,9 +99,8 @@ def explain_failure(error: Exception, advice: str = "") -> CaptureError:
     source = model_line(error)
     if any(word in text for word in _DATA):
         message = _BRANCH if _decides(source) else _NUMBER
-        if _validates(error):
-            return CaptureError("SH0354", message, help=_VALIDATION_HELP, source=source)
-        return CaptureError("SH0354", message, help=advice or _TENSOR_HELP, source=source)
+        help = next((help for part, help in _OF_TORCH.items() if _goes_through(error, part)), "")
+        return CaptureError("SH0354", message, help=help or advice or _TENSOR_HELP, source=source)
     for cause in _CAUSES:
         if any(word in text for word in cause.words):
             message = cause.message.format(op=_op_in(error))
@@ -111,10 +114,17 @@ def explain_failure(error: Exception, advice: str = "") -> CaptureError:
     )
 
 
-def _validates(error: Exception) -> bool:
-    """Whether a distribution of torch looks at its arguments."""
+_OF_TORCH = {
+    "/torch/distributions/": _VALIDATION_HELP,
+    "/torch/nn/modules/batchnorm.py": _AVERAGE_HELP,
+}
+"""What helps where code of torch, by its place, looks at the values of tensors."""
+
+
+def _goes_through(error: Exception, part: str) -> bool:
+    """Whether an exception comes out of a file whose path has this part."""
     frames = traceback.extract_tb(error.__traceback__)
-    return any("/torch/distributions/" in frame.filename for frame in frames)
+    return any(part in frame.filename for frame in frames)
 
 
 def _op_in(error: Exception) -> str:

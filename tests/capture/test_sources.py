@@ -311,6 +311,16 @@ def test_untraceable(forward: Any, code: str, capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_batch_norm_that_counts_its_batches() -> None:
+    def forward(self: Any, x: torch.Tensor) -> Any:
+        return self.part(self.lin(x)).sum()
+
+    averages = module(forward, part=lambda: nn.BatchNorm1d(6, momentum=None))
+    with pytest.raises(CaptureError) as caught:
+        capture(CallableSource(averages), floats("x", shape=(8, 6)))
+    assert caught.value.code == "SH0354" and "`momentum=0.1`" in caught.value.help
+
+
 def test_unsupported_parameters() -> None:
     lazy = CallableSource(module(branches, part=lambda: nn.LazyLinear(3)))
     with pytest.raises(CaptureError, match=r"`part\.weight` has no shape yet") as caught:

@@ -37,7 +37,7 @@ class Own(nn.Module):
 
 
 class Deep(nn.Module):
-    """Containers, a module under two names, a tied weight, and settings."""
+    """Containers, a module under two names, a tied weight, settings, and a method of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,6 +56,9 @@ class Deep(nn.Module):
         z = self.again(self.body(self.table["drop"](self.table["bn"](z)))) * self.rate
         return {"loss": F.mse_loss(self.head(z), y)}
 
+    def generate(self) -> None:
+        """What a loop may call on the plain model."""
+
 
 @pytest.fixture(scope="module")
 def pair() -> Pair:
@@ -73,6 +76,14 @@ def test_modules_have_the_models_classes_and_settings(pair: Pair) -> None:
     assert m.layers[1].bias is None
     assert (m.layers[2].act, m.layers[2].sizes) == (torch.tanh, [6, 1])
     assert "in_features=6" in repr(m)
+
+
+def test_what_the_plain_model_alone_has_is_said_to_be_its(pair: Pair) -> None:
+    assert not hasattr(pair.module, "generate") and hasattr(Deep, "generate")
+    with pytest.raises(AttributeError, match=r"`generate` is the plain `Deep`'s: .* around calls"):
+        pair.module.generate()
+    with pytest.raises(AttributeError, match="no attribute 'generated'"):
+        pair.module.generated()
 
 
 def test_weights_are_initialized_by_class(pair: Pair) -> None:
