@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from shardlang.ir.precision import LossScale
+from shardlang.ir.precision import LARGEST_SCALE, LossScale
 
 SCALE, FINITE_STEPS = "loss_scale", "finite_steps"
 """The settings: the factor, and the steps with finite gradients since it changed."""
 
 GROWTH, BACKOFF, INTERVAL = 2.0, 0.5, 2000
-LARGEST = 2.0**127
 
 
 def first_settings(stated: LossScale | None) -> dict[str, Any]:
@@ -40,5 +39,5 @@ def note_step(settings: dict[str, Any], stated: LossScale, finite: bool) -> None
     if not finite:
         scale, steps = scale * BACKOFF, 0
     elif steps >= INTERVAL:
-        scale, steps = min(scale * GROWTH, LARGEST), 0
+        scale, steps = min(scale * GROWTH, LARGEST_SCALE), 0
     settings[SCALE], settings[FINITE_STEPS] = scale, steps

@@ -12,7 +12,9 @@ from shardlang.runtime.handlers import Handlers
 from shardlang.runtime.reports import any_saving, longest_step_s, positions
 from shardlang.runtime.workers import Worker
 
-ENDING = "ending after this step, and saving; a second signal ends at once"
+ENDING = "ending after the step that is under way, and saving; a second signal ends at once"
+
+_NOTHING = "the signal came before the first step or behind the last one: there was nothing to save"
 
 STEP_S = 120.0
 """How long the ranks have to end the step that is under way, or three steps if that is longer."""
@@ -75,6 +77,7 @@ class Signals:
     def explain_death(self) -> None:
         """Raise what the signal means where it ended a worker that had nothing to save yet."""
         if self._forwarded:
+            print(_NOTHING, file=sys.stderr)
             self._raise(self._number)
 
     def raise_for(self, workers: Sequence[Worker]) -> None:

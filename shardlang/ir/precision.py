@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 FIRST_SCALE = 2.0**16
 """With what a dynamic factor begins."""
 
+LARGEST_SCALE = 2.0**127
+"""The largest factor of a loss: a power of two that f32 holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class LossScale:

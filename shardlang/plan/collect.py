@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from shardlang.ir.accumulated import AccumulatedStep
+from shardlang.ir.accumulated import MICROBATCH, AccumulatedStep
 from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.mesh import joined
 from shardlang.ir.optimizers import ASSUMED, UpdateRule
@@ -35,7 +35,7 @@ def make_plan(
     train: bool = True,
     accumulated: AccumulatedStep | None = None,
     stages: tuple[StagedStep, PipelinePlan] | None = None,
-    along: Rows | None = None,
+    along: tuple[LocalProgram, Rows] | None = None,
 ) -> Plan:
     """The plan of a program.
 
@@ -45,20 +45,25 @@ def make_plan(
         train: whether there is a backward at all.
         accumulated: the step where it has several microbatches.
         stages: the step where several stages compute it, and what they cost.
-        along: the calls of the program along its microbatches, if the step has several.
+        along: the program along its microbatches, and its calls, if the step has several.
     """
     found = dict(values or {})
     names = Names.of(program, {value.node: name for name, value in reversed(found.items())})
     written = functools.cache(functools.partial(step_to_measure, program, train))
     assert (along is None) == (stages is None and accumulated is None), "said by the same program"
     if stages is not None and along is not None:
-        parts = pipeline_parts(stages[0], along)
+        parts = pipeline_parts(stages[0], along[1])
     elif accumulated is not None and along is not None:
-        parts = accumulated_parts(accumulated, along)
+        parts = accumulated_parts(accumulated, along[1])
     else:
         parts = step_parts(program, names, written()[0])
     parts += update_parts(program, names, rule) if train else []
     rows = tuple(row for made, _ in parts for row in made)
+    if along is None:
+        recomputed = recomputed_of(program, lambda: written()[0], train)
+    else:
+        step = functools.partial(step_to_measure, along[0], train)
+        recomputed = recomputed_of(along[0], lambda: step()[0], train, _microbatches(along[0]))
     pipeline, precision = None if stages is None else stages[1], program.step.precision
 
     def measure() -> Memory:
@@ -74,7 +79,7 @@ def make_plan(
         (*_leaves(program), *_values(found), *_results(program)),
         rows,
         functools.cache(measure),
-        recomputed_of(program, lambda: written()[0], train),
+        recomputed,
         tuple(_stretches(parts)),
         groups_of(program, rule) if train else (),
         pipeline,
@@ -106,11 +111,15 @@ def plan_of(compiled: Compiled) -> Plan:
     return make_plan(program, values, rule, compiled.train, step, along=rows)
 
 
-def _rows_of(along: Compiled) -> Rows:
-    """The calls of the program along the microbatches of a spec."""
+def _microbatches(along: LocalProgram) -> int:
+    return next(axis.size for axis in along.mesh.axes if axis.name == MICROBATCH)
+
+
+def _rows_of(along: Compiled) -> tuple[LocalProgram, Rows]:
+    """The program along the microbatches of a spec, and its calls."""
     values = module_values(along.captured, along.graph)
     names = {value.node: name for name, value in reversed(values.items())}
-    return Rows(along.program, Names.of(along.program, names))
+    return along.program, Rows(along.program, Names.of(along.program, names))
 
 
 def _stretches(parts: Iterable[Part]) -> Iterator[Stretch]:

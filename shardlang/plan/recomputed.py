@@ -15,11 +15,15 @@ from shardlang.plan.types import Recomputed
 
 
 def recomputed_of(
-    program: LocalProgram, written: Callable[[], StepProgram], train: bool
+    program: LocalProgram,
+    written: Callable[[], StepProgram],
+    train: bool,
+    microbatches: int = 1,
 ) -> Recomputed | None:
     """What the backward computes again; None where the spec asks for nothing.
 
     Args:
+        program: the one along microbatches, if the step has several.
         written: the step of the program; it is not asked for where nothing is computed again.
     """
     asked = program.step.recompute
@@ -31,8 +35,9 @@ def recomputed_of(
     again = {name: copy for name, copy in step.again.items() if name not in plain.again}
     before, after = Prices.of(plain), Prices.of(step)
     nodes = [node for node in plain.graph.nodes if node.name in again]
-    flops = sum(before.flops(node) for node in nodes)
-    return Recomputed(again, flops, _saved(before.replay) - _saved(after.replay))
+    flops = microbatches * sum(before.flops(node) for node in nodes)
+    saved = _saved(before.replay) - _saved(after.replay)
+    return Recomputed(again, flops, saved, microbatches)
 
 
 def _saved(replay: Replay) -> int:

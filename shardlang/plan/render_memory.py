@@ -34,6 +34,8 @@ def recomputed_text(found: Recomputed) -> str:
     flops = f"{found.flops:,} flops" if found.flops else "no flops of products"
     saved = bytes_text(abs(found.saved_bytes))
     kept = f"{saved} {'less' if found.saved_bytes >= 0 else 'more'} kept for the backward"
+    if found.microbatches > 1:
+        kept += f" of each of {found.microbatches} microbatches"
     return f"{len(found.again)} ops are computed again: {flops}, {kept}"
 
 

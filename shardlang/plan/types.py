@@ -153,13 +153,16 @@ class Recomputed:
 
     Attributes:
         again: by name, the values that are computed again.
-        flops: operations of the products among them.
-        saved_bytes: bytes that the forward does not keep for the backward because of it.
+        flops: operations of the products among them, for all microbatches.
+        saved_bytes: bytes that the forward of a microbatch does not keep for its backward because
+            of it.
+        microbatches: of the step.
     """
 
     again: Mapping[str, str]
     flops: int = 0
     saved_bytes: int = 0
+    microbatches: int = 1
 
     def to_json(self) -> dict[str, object]:
         """The entry of the plan document."""

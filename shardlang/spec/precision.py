@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from shardlang.grammar import tree as t
 from shardlang.grammar.diagnostics import error
+from shardlang.ir.precision import LARGEST_SCALE
 from shardlang.spec.draft import Draft
 from shardlang.spec.scope import Scope
 from shardlang.spec.types import LossScaleDecl, TypeDecl
@@ -70,15 +70,11 @@ def _factor(item: t.LossScale, scope: Scope) -> float | None:
     value = scope.scalar(item.value)
     if value is None:
         return None
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if (
-        isinstance(value, (int, float))
-        and number
-        and 0 < value <= 2.0**127
-        and math.isfinite(value)
-    ):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        pass
+    elif 0 < value <= LARGEST_SCALE:
         return float(value)
-    message = f"a loss is scaled by a number above 0, not by {value}"
+    message = f"a loss is scaled by a number above 0 that f32 holds, not by {value}"
     help = "write `loss_scale = dynamic`, or a power of 2 such as `65536`"
     scope.report(error("SH0243", message, item.value.span, help=help))
     return None

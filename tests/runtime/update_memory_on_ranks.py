@@ -15,11 +15,14 @@ from torch import Tensor, nn
 
 import shardlang
 from shardlang.api import Program
+from shardlang.cost.composition import Kind, kinds_in, left_in
 from shardlang.cost.effects import TensorType
-from shardlang.cost.heap import Heap
 from shardlang.cost.live import replayed
 from shardlang.cost.meter import Meter
+from shardlang.cost.pipeline.composition import kinds_on_rank
 from shardlang.cost.pipeline.memory import accumulated_device_memory, device_memory
+from shardlang.cost.pipeline.rank_memory import RankMemory
+from shardlang.cost.replay import Replay
 from shardlang.passes.step.update_cost import update_cost
 from shardlang.plan import plan_of
 from shardlang.runtime.module import held
@@ -67,6 +70,9 @@ SPECS = {
     "scaled": ("d = 4", "f16", "precision { master = f32  loss_scale = dynamic }\n"),
     "zero 2, microbatches": (
         "d = 4", "bf16", MASTER + 'accumulate 2\nstore gradients "**" over d\n',
+    ),
+    "wide sums": (
+        "d = 4", "bf16", "precision { master = f32  reduce = f32 }\naccumulate 3\n",
     ),
     "stages, zero 1": (
         "p = 2 d = 2", "bf16",
@@ -117,14 +123,15 @@ def _planned(made: Program, trainee: Any, batch: dict[str, Tensor]) -> Bytes:
     mine = held(trainee.module).tensors()
     leaves = [leaf for leaf, _ in mine if leaf.name in heap.gradient_types]
     update = update_cost(made.local, leaves, made.compiled.rule, made.local.step.precision)
-    gradients = sum(of.bytes for of in heap.gradient_types.values())
+    kinds = kinds_on_rank(heap) if isinstance(heap, RankMemory) else kinds_in(heap)
+    gradients = left_in(heap, kinds)[Kind.GRADIENTS]
     most = max(line.bytes for line in update.lines(here, heap.gradient_types))
     return update.state_bytes(here), gradients, most
 
 
-def _heap(made: Program, trainee: Any, batch: dict[str, Tensor]) -> Heap:
+def _heap(made: Program, trainee: Any, batch: dict[str, Tensor]) -> Replay | RankMemory:
     """Forward and backward on this device; gradients lie as it says."""
-    heap: Heap
+    heap: Replay | RankMemory
     rank = int(os.environ["RANK"])
     if isinstance(trainee, StagedTrainee):
         plan = trainee._staged(batch).pipeline(trainee._trained()).plan

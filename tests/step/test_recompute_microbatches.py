@@ -65,6 +65,9 @@ def test_the_peak_of_the_whole_step_is_within_the_budget(tmp_path: Path, way: st
     budget = (plain + everything) // 2
     made = program(tmp_path, way, f"recompute to {budget}")
     assert everything <= peak(made) <= budget
+    found = plan_of(made.compiled).recomputed
+    assert found is not None and found.again and found.saved_bytes > 0
+    assert found.microbatches == 4
     assert made.verify().ok
 
 

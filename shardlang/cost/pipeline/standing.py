@@ -136,6 +136,7 @@ class Standing(Heap):
             self.gradients.update(held_by(value))
             self.gradient_types[name] = tensor_type(value)
         self.did(None)
+        self.sums.clear()
 
     def _reduced(self) -> dict[str, Held]:
         """The gradients of the rank's stages, made of their sums."""

@@ -45,6 +45,12 @@ class Sums:
             self._new(name, _ADD, [known, value], 2)
             self.heap.release(known)
 
+    def clear(self) -> None:
+        """Let go of all sums: what became a gradient is held as one."""
+        for value, _ in self._sums.values():
+            self.heap.release(value)
+        self._sums = {}
+
     def _new(self, name: str, made: Held | Call, operands: list[Held], count: int) -> None:
         """Hold a value, or what a call gives: it lies in memory as its operands do."""
         if not isinstance(made, Call):
