@@ -11,7 +11,8 @@ itself, beside the one over both parts that other readers ask for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from enum import Enum
 
 import networkx as nx
@@ -40,6 +41,9 @@ UNIT = 2**16
 where the gradients of many leaves can be sent together."""
 
 Vertex = State | tuple[str, fx.Node]
+Whole = Callable[[fx.Node, Axis], bool]
+"""`is_whole`, each answer found once."""
+
 Labels = Mapping[Axis, set[Vertex]]
 """By axis, the vertices on the `R` side of its cut."""
 
@@ -85,15 +89,15 @@ def replicated(graph: ShardGraph, axis: Axis, known: Labels) -> set[Vertex]:
         known: those along the axes before it.
     """
     parts = {a: sink for a, sink in known.items() if a.stretch[0] == axis.stretch[0]}
-    net = nx.DiGraph()
+    net, whole = nx.DiGraph(), functools.cache(is_whole)
     net.add_nodes_from([SOURCE, SINK])
     for node in graph.graph.nodes:
         if node.op == "output" or not info(node).differentiable:
             continue
-        if is_whole(node, axis):
+        if whole(node, axis):
             _add_value(net, node, axis)
-        _add_uses(net, node, axis)
-        _add_calls(net, node, axis, parts)
+        _add_uses(net, node, axis, whole)
+        _add_calls(net, node, axis, parts, whole)
     _, (_, sink_side) = nx.minimum_cut(net, SOURCE, SINK, flow_func=boykov_kolmogorov)
     return set(sink_side) - {SINK}
 
@@ -124,10 +128,10 @@ def _beside_split(node: fx.Node, axis: Axis) -> bool:
     return axis in sharding.linear or sharding.factor_of(axis) is not None
 
 
-def _add_uses(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
+def _add_uses(net: nx.DiGraph, node: fx.Node, axis: Axis, whole: Whole) -> None:
     """The edges from what a node reads to the node."""
     for operand in set(node.all_input_nodes):
-        if not is_whole(operand, axis) or is_item(node):
+        if not whole(operand, axis) or is_item(node):
             continue
         need = needed_label(node, axis)
         copy = copy_vertex(operand)
@@ -144,21 +148,21 @@ def _add_uses(net: nx.DiGraph, node: fx.Node, axis: Axis) -> None:
                 had["capacity"] += size
 
 
-def _add_calls(net: nx.DiGraph, node: fx.Node, axis: Axis, parts: Labels) -> None:
+def _add_calls(net: nx.DiGraph, node: fx.Node, axis: Axis, parts: Labels, whole: Whole) -> None:
     """What it costs if a node takes a copy that is `R` along other parts of the axis alone."""
     for operand in set(node.all_input_nodes) if parts else ():
-        if not is_whole(operand, axis) or needed_label(node, axis) is not Need.SHARED:
+        if not whole(operand, axis) or needed_label(node, axis) is not Need.SHARED:
             continue
-        if any(_takes(node, operand, part, sink) for part, sink in parts.items()):
+        if any(_takes(node, operand, part, sink, whole) for part, sink in parts.items()):
             alone = "alone", operand
             size = ring_limit(gradient_kind(SOURCE, SINK), value_bytes(operand) * UNIT)
             net.add_edge(label_vertex(node), alone)
             net.add_edge(alone, SINK, capacity=size)
 
 
-def _takes(node: fx.Node, operand: fx.Node, axis: Axis, sink: set[Vertex]) -> bool:
+def _takes(node: fx.Node, operand: fx.Node, axis: Axis, sink: set[Vertex], whole: Whole) -> bool:
     """Whether a node reads an `R` copy of an `I`."""
-    if not is_whole(operand, axis) or label_vertex(operand) in sink:
+    if not whole(operand, axis) or label_vertex(operand) in sink:
         return False
     need = needed_label(node, axis)
     return need is Need.REPLICATED or (need is Need.SHARED and label_vertex(node) in sink)
