@@ -67,7 +67,7 @@ class UpdateCost:
         rule: UpdateRule,
         precision: Precision,
         gathers: Callable[[Collection[str]], UpdateProgram],
-        takes_norm: bool = True,
+        takes_norm: bool,
     ) -> None:
         """Note what is updated.
 

@@ -70,9 +70,7 @@ def _factor(item: t.LossScale, scope: Scope) -> float | None:
     value = scope.scalar(item.value)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        pass
-    elif 0 < value <= LARGEST_SCALE:
+    if not isinstance(value, (str, bool)) and 0 < value <= LARGEST_SCALE:
         return float(value)
     message = f"a loss is scaled by a number above 0 that f32 holds, not by {value}"
     help = "write `loss_scale = dynamic`, or a power of 2 such as `65536`"
