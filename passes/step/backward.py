@@ -16,6 +16,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.node import info, results_of, tensor_of
 from shardlang.ir.reduced import Reduced
 from shardlang.ir.step import apply_collective, apply_collectives, cast, pull
+from shardlang.passes.step.filled import Fillings, Sum, plain_sum
 from shardlang.passes.step.local_calls import operands_of
 from shardlang.passes.step.step_writer import StepWriter
 from shardlang.passes.step.steps_back import Step, Value, is_bundle, places_of, value_of
@@ -36,6 +37,7 @@ class BackwardWriter:
     def __init__(self, writer: StepWriter, reduced: Reduced) -> None:
         self.writer, self._reduced = writer, reduced
         self._wide: dict[fx.Node, torch.dtype] = {}
+        self._fillings = Fillings()
         self._parts: dict[Value, dict[int, tuple[fx.Node, fx.Node | None]]] = {}
         self.gradients: dict[Value, fx.Node] = {}
 
@@ -44,13 +46,13 @@ class BackwardWriter:
         parts = self._parts.setdefault(value, {})
         stage = LAST if self.writer.stage is None else self.writer.stage
         if stage in parts:
-            gradient = self._sum(parts[stage][0], gradient)
+            gradient = self._sum(parts[stage][0], gradient, self._fillings.add)
         parts[stage] = (gradient, self.writer.at)
         self.gradients[value] = gradient
 
-    def _sum(self, known: fx.Node, gradient: fx.Node) -> fx.Node:
+    def _sum(self, known: fx.Node, gradient: fx.Node, add: Sum = plain_sum) -> fx.Node:
         kinds = [self._wide[x] for x in (known, gradient) if x in self._wide]
-        made = self.writer.add(torch.ops.aten.add.Tensor, (known, gradient))
+        made = add(known, gradient, self.writer.add)
         self._wide.update((made, kind) for kind in kinds[:1])
         return made
 

@@ -132,8 +132,8 @@ class _OnDevice:
         cost, coord, made = self.cost, self.coord, list[UpdateLine]()
         with Meter() as meter:
             meter.count(chain(self.values.values(), self.given.values(), self.parts.tensors))
-            list(self._steps())
-            self.norm = None
+            self._load()
+            self._step()
             start = meter.peak = meter.live
             for name in self._steps():
                 made.append(UpdateLine(name, "", {Kind.TEMPORARIES: meter.peak - start}))
@@ -151,17 +151,23 @@ class _OnDevice:
     def _steps(self) -> Iterator[str]:
         """What an optimizer does before the gathers, each name behind what it stands for."""
         cost, group = self.cost, Site(self.cost.mesh, self.coord, "gloo").of(self.cost.mesh.axes)
-        self.parts.load(self.given, scale_of({}, cost.precision.loss_scale))
+        self._load()
         if cost.takes_norm:
             self.norm = Wire(group).all_reduce(self.parts.squares()).sqrt()
             yield "norm"
         if cost.rule.clip is not None and self.norm is not None:
             self.parts.clip(self.norm, cost.rule.clip)
             yield "clip"
+        self._step()
+        yield "step"
+
+    def _step(self) -> None:
         self.parts.step(self.inner)
         self.parts.drop()
         self.parts.give()
-        yield "step"
+
+    def _load(self) -> None:
+        self.parts.load(self.given, scale_of({}, self.cost.precision.loss_scale))
 
 
 class _Gathers(Heap):

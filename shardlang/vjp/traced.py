@@ -14,10 +14,14 @@ from shardlang.ir.compat import OpOverload
 from shardlang.ir.draws import draws
 from shardlang.ir.step import Operand
 from shardlang.ir.views import gives_view
+from shardlang.vjp.fewer import compute_less
 from shardlang.vjp.fold_views import fold_views
 from shardlang.vjp.kernels import lay_out_operands
 from shardlang.vjp.op_call import NotTraced, OpCall
 from shardlang.vjp.op_tape import returned_by
+
+Nodes = list[fx.Node | None]
+"""Nodes by place; None where there is none."""
 
 _TAKES_DENSE = (torch.ops.aten.view_as_complex.default, torch.ops.aten.view.dtype)
 """Ops that fail on a tensor which is not dense, as the fake shards are."""
@@ -84,8 +88,8 @@ def written_out(graph: fx.Graph, call: OpCall, several: bool) -> Traced:
     given = graph.find_nodes(op="placeholder")
     if not several:
         _keep(graph, call, given)
-    flat = returned_by(graph)
-    results, gradients = flat[: len(flat) - len(call.wanted)], flat[len(flat) - len(call.wanted) :]
+    compute_less(graph, _sources([r for r in _returned(graph, call)[0] if r is not None]))
+    results, gradients = _returned(graph, call)
     forward = _sources([r for r in results if r is not None])
     inner = [n for n in graph.nodes if n.op == "call_function"]
     backward = _sources([g for g in gradients if g is not None])
@@ -99,6 +103,13 @@ def written_out(graph: fx.Graph, call: OpCall, several: bool) -> Traced:
         several,
     )  # fmt: skip
     return _as_whole(made)
+
+
+def _returned(graph: fx.Graph, call: OpCall) -> tuple[Nodes, Nodes]:
+    """The results of a trace, and its gradients."""
+    flat = returned_by(graph)
+    count = len(flat) - len(call.wanted)
+    return flat[:count], flat[count:]
 
 
 def _as_whole(traced: Traced) -> Traced:

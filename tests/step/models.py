@@ -101,6 +101,28 @@ class Pictures(nn.Module):
         return self.more(y).tanh().mean()
 
 
+class Sliced(nn.Module):
+    """Values that are read in slices: some fill them, others leave a gap or overlap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.packed = nn.Linear(6, 9)
+        self.scale = nn.Parameter(torch.linspace(-1, 2, 9))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        packed = self.packed(x)
+        turned = torch.cat((-packed[..., 5:], packed[..., :5]), -1) * self.scale + packed
+        three = turned[..., 3:7] * 2, turned[..., 7:].tanh(), turned[..., :3].exp()
+        first, second, third = turned.view(*x.shape[:-1], 3, 3).unbind(-2)
+        gap = packed[..., :2].sin().sum(-1) + packed[..., 4:9:2].cos().sum(-1)
+        over = packed[..., :6].square().mean(-1) + packed[..., 3:].sum(-1)
+        ends = self.scale[0] * self.scale[-1] + self.scale[1:8].square().sum()
+        return {
+            "filled": torch.cat(three, -1), "unbound": first * second - third.square(),
+            "left": gap + over * ends, "mean": (turned * packed).mean(),
+        }  # fmt: skip
+
+
 class Squared(torch.autograd.Function):
     """A square whose backward is its own."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +54,12 @@ CASES = (
         {"scaled_dot_product_attention": 2},
     ),
     Case("Turning", 'mesh { dp = 3 }\ninput x : f32[5, 6] [dp, _]\nstore "**" over dp', {}),
+    Case("Sliced", "mesh { dp = 2 }\ninput x : f32[5, 6] [dp, _]", {}),
+    Case(
+        "Sliced",
+        'mesh { dp = 2 tp = 4 }\ninput x : f32[5, 6] [dp, _]\nparam "packed.*" [tp, ...]',
+        {"select_here": 2},
+    ),
     Case("Memory", "mesh { dp = 2 }\ninput x : f32[5, 3, 5] [dp, _, _]", {}),
     Case(
         "Pictures",
@@ -109,3 +116,14 @@ def test_values_keep_their_names_and_equal_calls_are_traced_once(
             assert not info(node).backward, node
     monkeypatch.setattr(trace, "trace", None)
     differentiate(program, trained, ends[:1], ends)
+
+
+def test_gradients_of_slices_that_fill_a_value_are_put_together() -> None:
+    program = compiled(next(case for case in CASES if case.name == "Sliced")).program
+    ends = differentiable(program)
+    step = differentiate(program, ["packed.weight", "scale"], ends, ends)
+    made = Counter(str(n.target) for n in step.graph.nodes if info(n).backward)
+    # the two that are turned, the three of `three`, and those of the parameter, two of one index
+    assert made["aten.cat.default"] == 3 and made["aten.select_backward.default"] == 0
+    # two leave a gap, one of them with steps, and two overlap
+    assert made["aten.slice_backward.default"] == 4

@@ -94,3 +94,39 @@ def test_lists_of_numbers_are_written_out() -> None:
     torch.testing.assert_close(gradient, leaf.grad, rtol=0, atol=0)
     lists = [n.args for n in trace(call(chosen, (4, 3))).nodes() if n.target is torch.tensor]
     assert lists[0] == ([3, 1, 3],)
+
+
+@pytest.mark.parametrize("dims", [[0, 1], [1]])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_the_gradient_of_a_mean_is_divided_before_it_is_expanded(
+    dims: list[int], keeps: bool
+) -> None:
+    def averaged(x: Tensor) -> Tensor:
+        return x.square().mean(dims, keepdim=keeps)
+
+    leaf = torch.randn(4, 3, dtype=torch.float64).requires_grad_()
+    want = averaged(leaf)
+    c = torch.randn_like(want)
+    want.backward(c)
+    one = call(averaged, (4, 3))
+    targets = [str(node.target) for node in trace(one).backward]
+    assert "aten.pow.Tensor_Scalar" not in targets
+    assert targets.index("aten.div.Scalar") < targets.index("aten.expand.default")
+    made, (gradient,) = run(one, [leaf.detach()], [c])
+    torch.testing.assert_close(made, want.detach(), rtol=0, atol=0)
+    torch.testing.assert_close(gradient, leaf.grad, rtol=0, atol=0)
+
+
+def test_powers_of_the_forward_stay() -> None:
+    def powers(x: Tensor) -> Tensor:
+        return x.pow(1.0).sin() * torch.arange(3).pow(1.0)
+
+    x, c = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    leaf = x.clone().requires_grad_()
+    want = powers(leaf)
+    want.backward(c)
+    one = call(powers, (4, 3))
+    assert [n.target for n in trace(one).forward].count(torch.ops.aten.pow.Tensor_Scalar) == 2
+    made, (gradient,) = run(one, [x], [c])
+    torch.testing.assert_close(made, want.detach(), rtol=0, atol=0)
+    torch.testing.assert_close(gradient, leaf.grad, rtol=0, atol=0)
