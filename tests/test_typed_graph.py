@@ -74,7 +74,8 @@ BUILDS = {
     "passes/step/unread.py",  # drops what nothing reads
     "passes/step/numbers.py",  # the ops of a trace, which have no records yet
     "shardlang/cost/flops.py",  # one call, for which a rule is asked
-    "shardlang/vjp/fold_views.py",  # the ops of a trace, which have no records yet
+    "shardlang/vjp/fewer.py",  # the ops of a trace, which have no records yet
+    "shardlang/vjp/fold_views.py",  # the same
     "shardlang/vjp/kernels.py",  # the same
     "shardlang/vjp/op_tape.py",  # the same
     "shardlang/vjp/traced.py",  # the same
