@@ -124,9 +124,33 @@ class Accumulating:
         for number, (one, own) in enumerate(zip(loaded, leaves, strict=True)):
             restore(states)
             written = self._one(one, {**own, **totals}, number, parts, sums, scale)
-        (loss,) = self._finish(*_given(step.finish, {**leaves[0], **totals, **parts}))
+        loss = self._finished(leaves, totals, parts)
         gradients = self._reduce(*_given(step.reduce, sums))
         return Accumulated(loss, dict(zip(step.reduce.gives, gradients, strict=True)), written)
+
+    @torch.no_grad()
+    def loss(self, leaves: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """The loss of all microbatches, of the forwards alone. Collective."""
+        states, loaded = random_states(), self._loaded()
+        totals = self._totals(loaded, leaves)
+        parts: dict[str, Tensor] = {}
+        for number, (one, own) in enumerate(zip(loaded, leaves, strict=True)):
+            restore(states)
+            have = {**own, **totals}
+            results, _ = one.forward(*(have[leaf.name] for leaf in self.step.main.leaves))
+            add_up(parts, divided(self.step.main, results)[0], number)
+        return self._finished(leaves, totals, parts)
+
+    def _finished(
+        self,
+        leaves: Sequence[Mapping[str, Tensor]],
+        totals: Mapping[str, Tensor],
+        parts: Mapping[str, Tensor],
+    ) -> Tensor:
+        """The loss, made of the parts of all microbatches."""
+        finish = self.step.finish
+        (loss,) = self._finish(*_given(finish, {**leaves[0], **totals, **parts}))
+        return loss
 
     def _totals(
         self, loaded: Sequence[_Loaded], leaves: Sequence[Mapping[str, Tensor]]

@@ -76,7 +76,7 @@ def _array(path: Path) -> Tokens:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise unreadable(path, error) from error
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise RunError(
             "SH0651",
             f"`{path}` is no whole array of numpy's: {error}",
@@ -85,9 +85,9 @@ def _array(path: Path) -> Tokens:
     if found.dtype.name not in DTYPES or found.ndim not in (1, 2):
         raise RunError(
             "SH0651",
-            f"`{path}` is an array of {found.dtype.name} in {found.ndim} dims, and ids are in one"
-            f" or two, of {', '.join(DTYPES)}",
-            help="save `array.astype(numpy.uint16)`, or uint32 for a larger vocabulary",
+            f"`{path}` is an array of {found.dtype.name} of the shape {list(found.shape)}, and ids"
+            f" are in one dim or two, of {', '.join(DTYPES)}",
+            help="save whole numbers as numpy.uint16, or uint32 for a larger vocabulary",
         )
     rows, ids = found.shape[0] if found.ndim == 2 else 1, found.reshape(-1)
     starts = np.arange(rows, dtype=np.int64) * (ids.size // max(rows, 1))

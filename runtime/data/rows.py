@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from shardlang.runtime.data.samples import Samples
 from shardlang.runtime.data.stream import Stream
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.sharding import Sharding
+from shardlang.runtime.sharding import Sharding, transport_to_all
 from shardlang.runtime.tensor import sharded
 from shardlang.runtime.watch import named
 
@@ -58,22 +60,51 @@ class DeviceReader:
         return sharded(held.to(lies.groups.device), lies) if lies.split else held
 
 
-def with_rows(lies: Sharding, rows: int) -> Sharding:
-    """How an input of so many rows lies."""
-    dim = DimLayout.shard(rows, lies.layout.dims[0].axes)
-    return Sharding(lies.layout.replaced(0, dim), lies.groups)
-
-
 class OwnRows(dict[str, object]):
-    """A batch of whole shapes, in which a device's own rows alone are filled."""
+    """A batch of whole shapes, in which a device's own rows alone are filled.
+
+    Attributes:
+        held: by the name of an input, the device's own rows.
+    """
+
+    def __init__(self, read: Mapping[str, Tensor], held: Mapping[str, HeldRows]) -> None:
+        super().__init__(read)
+        self.held = held
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRows:
+    """The rows of an input that a device holds.
+
+    Attributes:
+        numbers: which of the batch, ascending.
+        devices: how many hold the same ones.
+    """
+
+    numbers: Numbers
+    devices: int
+    groups: Groups
+
+    def count(self, input: Tensor, left_out: int) -> int:
+        """How many elements of the whole input are not left out. Collective."""
+        found = (input[torch.from_numpy(self.numbers)] != left_out).sum()
+        everyone = transport_to_all(self.groups).all_reduce
+        return int(named("count of the labels", everyone, found)) // self.devices
 
 
 class MicrobatchReader:
     """Reads the rows that a device holds of each microbatch; those of others stay empty."""
 
-    def __init__(self, inputs: Mapping[str, Layout], coords: Sequence[Coord]) -> None:
+    def __init__(
+        self, inputs: Mapping[str, Layout], coords: Sequence[Coord], groups: Groups
+    ) -> None:
         """`coords` are the device's coordinates, one for each microbatch."""
-        self._rows = {name: _any_rows(layout.dims[0], coords) for name, layout in inputs.items()}
+        dims = {name: layout.dims[0] for name, layout in inputs.items()}
+        self._rows = {name: _any_rows(dim, coords) for name, dim in dims.items()}
+        self._held = {
+            name: HeldRows(self._rows[name], _alike(dim, groups), groups)
+            for name, dim in dims.items()
+        }
 
     def read(self, samples: Samples, numbers: Numbers) -> dict[str, Tensor]:
         """Every input, with this device's rows in it; the pages of others are never touched."""
@@ -85,7 +116,7 @@ class MicrobatchReader:
 
     def give(self, read: Mapping[str, Tensor], size: int) -> Batch:
         """The same, marked as this device's own."""
-        return OwnRows(read)
+        return OwnRows(read, self._held)
 
 
 def _spread(rows: Tensor, places: Numbers, size: int) -> Tensor:
@@ -100,6 +131,12 @@ def _spread(rows: Tensor, places: Numbers, size: int) -> Tensor:
 def _any_rows(dim: DimLayout, coords: Sequence[Coord]) -> Numbers:
     """The rows of a batch that a device holds at some coordinates, each once and ascending."""
     return np.unique(np.array([row for at in coords for row in dim.indices(at)], dtype=np.int64))
+
+
+def _alike(dim: DimLayout, groups: Groups) -> int:
+    """How many devices hold the same rows, in all microbatches together."""
+    split = {axis.name for axis in dim.axes}
+    return math.prod(axis.size for axis in groups.mesh.axes if axis.name not in split)
 
 
 def _by_rows(rows: Mapping[str, Numbers]) -> Iterator[tuple[Numbers, list[str]]]:

@@ -92,27 +92,54 @@ class TableSamples:
             return {name: self._none(name) for name in names}
         columns = sorted({self._columns[name] for name in names})
         found = self._table.with_format("torch", columns)[numbers.tolist()]
-        return {name: self._input(found[self._columns[name]], name) for name in names}
+        return {name: self._input(found[self._columns[name]], name, numbers) for name in names}
 
     def _none(self, name: str) -> Tensor:
         """No rows of an input."""
         wanted = self._wanted[name]
         return torch.empty((0, *wanted.shape[1:]), dtype=wanted.dtype)
 
-    def _input(self, found: object, name: str) -> Tensor:
+    def _input(self, found: object, name: str, numbers: Numbers) -> Tensor:
+        """An input, made of a column of some rows.
+
+        Raises:
+            RunError: SH0605, a row is none of the model's; SH0652, a token is not.
+        """
         wanted = self._wanted[name]
         shape = wanted.shape[1:]
         if not isinstance(found, Tensor) or tuple(found.shape[1:]) != shape:
-            have = list(found.shape[1:]) if isinstance(found, Tensor) else "different sizes"
+            rows = found if isinstance(found, (Tensor, list)) else []
+            place, row = next(
+                (i, x) for i, x in enumerate(rows) if not isinstance(x, Tensor) or x.shape != shape
+            )
+            raise self._unfit(name, int(numbers[place]), row, shape)
+        if found.is_floating_point() and not wanted.dtype.is_floating_point:
             raise RunError(
                 "SH0605",
-                f"rows of `{name}` in `{self.name}` have the shape {have}, and the model takes"
-                f" {list(shape)}",
-                help="cut or pad them; or make tokens of them by `shardlang data prepare --field`",
+                f"`{self._columns[name]}` in `{self.name}` holds {_kind(found)} numbers, and the"
+                f" model takes {_kind(torch.empty(0, dtype=wanted.dtype))}",
+                help="make whole numbers of the column, or name another one",
             )
         if self._roles.get(name, name) == IDS and found.numel():
             check_largest(self.name, int(found.max()), self._vocabulary)
         return found.to(wanted.dtype)
+
+    def _unfit(self, name: str, number: int, row: object, shape: tuple[int, ...]) -> RunError:
+        """The error for a row that has not the shape of an input."""
+        where = f"row {number} of `{self._columns[name]}` in `{self.name}`"
+        if row is None:
+            help = "leave such rows out: `dataset.filter`"
+            return RunError("SH0605", f"{where} is empty", help=help)
+        have = list(row.shape) if isinstance(row, Tensor) else f"of a `{type(row).__name__}`"
+        return RunError(
+            "SH0605",
+            f"{where} has the shape {have}, and the model takes {list(shape)}",
+            help="cut or pad rows; or make tokens of them by `shardlang data prepare --field`",
+        )
+
+
+def _kind(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
 
 
 def open_table(path: Path, split: str = "train") -> Table:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from shardlang.runtime.data import LABELS, Batch
+from shardlang.runtime.data.rows import OwnRows
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.sharding import Sharding, transport_to_all
 from shardlang.runtime.tensor import Sharded
@@ -69,16 +70,16 @@ def evaluate(trainee: Trainee, on: Evaluating) -> Evaluated:
     with torch.no_grad(), unchanged(trainee.module):
         trainee.module.eval()
         for whole in itertools.islice(on.batches(), on.count):
-            for part in trainee.parts(as_batch(whole)):
-                loss, weight = trainee.loss(part), counted(part, on.labels)
-                if loss is None:
-                    raise RunError(
-                        "SH0631",
-                        "the model returns no loss, so there is nothing to evaluate",
-                        help="name the output that is the loss: `loss NAME`",
-                    )
-                total += loss.item() * weight if weight else 0.0
-                tokens += weight
+            batch = as_batch(whole)
+            loss, weight = trainee.loss(batch), counted(batch, on.labels)
+            if loss is None:
+                raise RunError(
+                    "SH0631",
+                    "the model returns no loss, so there is nothing to evaluate",
+                    help="name the output that is the loss: `loss NAME`",
+                )
+            total += loss.item() * weight if weight else 0.0
+            tokens += weight
     if not tokens:
         raise RunError(
             "SH0605",
@@ -96,6 +97,8 @@ def counted(batch: Batch, name: str = LABELS) -> int:
     labels = batch.get(name)
     if not isinstance(labels, Tensor) or labels.is_floating_point():
         return count_tokens(batch)
+    if isinstance(batch, OwnRows):
+        return batch.held[name].count(labels, LEFT_OUT)
     found = (held_shard(labels) != LEFT_OUT).sum()
     return int(_of_all(found, labels.sharding) if isinstance(labels, Sharded) else found)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -46,10 +46,6 @@ class PlainTrainee:
     def backward(self, batch: Batch, scale: float = 1.0) -> Tensor | None:
         """The loss, by the function that the caller gave; every parameter gets its gradient."""
         return from_loss(self._loss_of(self.module, batch), scale)
-
-    def parts(self, batch: Batch) -> Iterable[Batch]:
-        """The batch itself."""
-        return [batch]
 
     def loss(self, batch: Batch) -> Tensor | None:
         """The loss, by the function that the caller gave."""

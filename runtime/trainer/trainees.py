@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from shardlang.ir.optimizers import UpdateRule
 from shardlang.ir.precision import OWN_TYPES, Precision
 from shardlang.runtime.data import Batch, Reader
-from shardlang.runtime.data.rows import DeviceReader, with_rows
+from shardlang.runtime.data.rows import DeviceReader
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.optim import ShardedOptimizer
@@ -44,10 +43,6 @@ class Trainee(Protocol):
         Raises:
             RunError: SH0631, the loss needs no gradient.
         """
-        ...
-
-    def parts(self, batch: Batch) -> Iterable[Batch]:
-        """Whole batches that make up a whole batch, each as large as a forward takes."""
         ...
 
     def loss(self, batch: Batch) -> Tensor | None:
@@ -107,11 +102,6 @@ class ShardedTrainee:
         """What this device reads of a whole batch."""
         return DeviceReader(self._variants.declared.inputs)
 
-    def part_reader(self, rows: int) -> Reader:
-        """What this device reads of a whole batch of so many rows, for the forward alone."""
-        declared = self._variants.declared.inputs
-        return DeviceReader({name: with_rows(lies, rows) for name, lies in declared.items()})
-
     def check(self, batch: Batch) -> None:
         """Batches of all sizes are taken."""
 
@@ -122,10 +112,6 @@ class ShardedTrainee:
     def backward(self, batch: Batch, scale: float = 1.0) -> Tensor | None:
         """The loss, whole on every device; every parameter gets its gradient."""
         return from_loss(self._forward(batch), scale)
-
-    def parts(self, batch: Batch) -> Iterable[Batch]:
-        """The batch itself."""
-        return [batch]
 
     def loss(self, batch: Batch) -> Tensor | None:
         """The loss, whole on every device. Collective."""

@@ -120,7 +120,10 @@ def execute(args: Sequence[str] | None = None) -> int:
     except click.ClickException as fault:
         fault.show()
         return WRONG_USE
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as fault:
+        if isinstance(fault.__cause__, EOFError):  # click takes the end of any file for Ctrl-D
+            _report_internal(fault.__cause__)
+            return WRONG_USE
         click.echo("interrupted", err=True)
         return INTERRUPTED
     except BrokenPipeError:

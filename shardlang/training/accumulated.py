@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -57,10 +56,6 @@ class Along:
         return self._steps[trained]
 
 
-def _is_cut(x: object, rows: int) -> TypeGuard[Tensor]:
-    return isinstance(x, Tensor) and x.dim() > 0 and len(x) == rows
-
-
 class AccumulatedTrainee(ShardedTrainee):
     """The sharded model, its batch cut into microbatches.
 
@@ -88,7 +83,8 @@ class AccumulatedTrainee(ShardedTrainee):
         program, coord = self._first.program, self._held.groups.coord
         axis = program.mesh.axes[0]
         layouts = {x.name: x.layout for x in program.leaves if x.kind is LeafKind.INPUT}
-        return MicrobatchReader(layouts, [{**coord, axis.name: i} for i in range(axis.size)])
+        coords = [{**coord, axis.name: i} for i in range(axis.size)]
+        return MicrobatchReader(layouts, coords, self._held.groups)
 
     def check(self, batch: Batch) -> None:
         """Refuse a batch that has fewer rows than there are microbatches on all devices.
@@ -115,18 +111,20 @@ class AccumulatedTrainee(ShardedTrainee):
             super().prepare(batch)
         return batch
 
-    def parts(self, batch: Batch) -> Iterable[Batch]:
-        """The microbatches, as far as the rows go; a batch that lies on the devices is one."""
-        assert self._compiled.spec.accumulate is not None, "there are several microbatches"
-        count = self._compiled.spec.accumulate.count
-        given = {one.name: batch[one.name] for one in self._declared.inputs if one.name in batch}
-        if any(isinstance(x, Sharded) for x in given.values()):
-            return [batch]
-        first = next((x for x in given.values() if isinstance(x, Tensor) and x.dim()), None)
-        if first is None or len(first) < count:
-            return [batch]
-        cut = {n: x.tensor_split(count) for n, x in given.items() if _is_cut(x, len(first))}
-        return [{**batch, **{n: x[i] for n, x in cut.items()}} for i in range(count)]
+    def loss(self, batch: Batch) -> Tensor | None:
+        """The loss of a whole batch as a step has it, of the forwards alone. Collective.
+
+        One that lies on the devices, or has too few rows for a step, is one microbatch.
+        """
+        given = [batch.get(one.name) for one in self._declared.inputs]
+        on_devices = any(isinstance(x, Sharded) for x in given)
+        first = next((x for x in given if isinstance(x, Tensor) and x.dim()), None)
+        if on_devices or first is None or len(first) < least_rows(self._compiled.spec):
+            return super().loss(batch)
+        prepared = self.prepare(batch)
+        along = self._for(prepared)
+        step = along.step(self._trained())
+        return step.loss(self._leaves_of(along, step, prepared))
 
     def backward(self, batch: Batch, scale: float = 1.0) -> Tensor | None:
         """The loss of all microbatches; their gradients are added to those of the parameters.
@@ -136,11 +134,8 @@ class AccumulatedTrainee(ShardedTrainee):
         """
         along = self._for(batch)
         step = along.step(self._trained())
-        leaves = along.program.leaves
-        made = step(
-            [{x.name: self._leaf(x, batch, at, along) for x in leaves} for at in step.coords], scale
-        )
-        lies = {leaf.name: leaf for leaf in leaves}
+        made = step(self._leaves_of(along, step, batch), scale)
+        lies = {leaf.name: leaf for leaf in along.program.leaves}
         for name, gradient in made.gradients.items():
             self._give(lies[name], gradient)
         self._write(made.written)
@@ -168,6 +163,11 @@ class AccumulatedTrainee(ShardedTrainee):
                     help="leave such a batch out, or accumulate fewer microbatches",
                 ) from error
         return self._along[call]
+
+    def _leaves_of(self, along: Along, step: Accumulating, batch: Batch) -> list[dict[str, Tensor]]:
+        """This device's shards of all leaves, for every microbatch."""
+        leaves = along.program.leaves
+        return [{x.name: self._leaf(x, batch, at, along) for x in leaves} for at in step.coords]
 
     def _leaf(self, leaf: Leaf, batch: Batch, at: Mapping[str, int], along: Along) -> Tensor:
         """This device's shard of a leaf for one microbatch."""

@@ -98,7 +98,6 @@ def evaluation_stream(
     seed: int,
     path: Path | None = None,
     reader: Reader | None = None,
-    parts: int = 1,
 ) -> Stream:
     """The batches to evaluate on, from the same place and in the same order each time.
 
@@ -107,7 +106,6 @@ def evaluation_stream(
 
     Args:
         reader: what a device reads of each; None for all of it.
-        parts: into how many equal batches those of the spec are cut.
 
     Raises:
         RunError: SH0605, the spec's data keeps no part for validation, or too small a one.
@@ -125,8 +123,7 @@ def evaluation_stream(
         )
     held_out = Part(samples, len(samples) - kept, len(samples))
     order = Order(kept, seed, shuffle=False, drop_last=True)
-    rows = _rows(compiled) // parts
-    return SampleStream(held_out, rows, order, reader or _whole(compiled), 0)
+    return SampleStream(held_out, _rows(compiled), order, reader or _whole(compiled), 0)
 
 
 def samples_of(compiled: Compiled, stated: DataDecl) -> Samples:

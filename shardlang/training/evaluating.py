@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from shardlang.compiler.driver import Compiled
 from shardlang.runtime.agree import Agreement
-from shardlang.runtime.data import LABELS, Reader, Stream
+from shardlang.runtime.data import LABELS, Stream
 from shardlang.runtime.data.rows import check_same_data
 from shardlang.runtime.errors import concerning
 from shardlang.runtime.module import held
 from shardlang.runtime.trainer.evaluation import Evaluating
 from shardlang.runtime.trainer.trainees import ShardedTrainee
 from shardlang.training.data import evaluation_stream, stated_data
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """How the batches are read.
-
-    Attributes:
-        parts: how many parts of a batch are read one after the other, each a batch by itself.
-        reader: what this device reads of a part; None for all of it.
-    """
-
-    parts: int = 1
-    reader: Reader | None = None
 
 
 def evaluating_of(
@@ -51,10 +38,11 @@ def evaluating_of(
         return None
     known, source = stated_data(compiled, data), stated.source
     read = replace(compiled, spec=replace(compiled.spec, data=known))
-    how = _Reading() if stated_data(read, source) is None else _reading(compiled, trainee)
+    own = trainee if stated_data(read, source) is not None else None
+    reader = None if own is None else own.reader()
 
     def batches() -> Stream:
-        return evaluation_stream(read, seed, source, how.reader, how.parts)
+        return evaluation_stream(read, seed, source, reader)
 
     with concerning("evaluate"):
         if trainee is None:
@@ -63,17 +51,4 @@ def evaluating_of(
             groups = held(trainee.sharded).groups
             check_same_data(Agreement(groups).together(batches), groups)
     labels = LABELS if known is None else known.labels
-    return Evaluating(stated.every, how.parts * stated.batches, batches, labels)
-
-
-def _reading(compiled: Compiled, trainee: ShardedTrainee | None) -> _Reading:
-    """Each device reads its own rows, of each microbatch where these are equal parts of a batch.
-
-    A pipeline takes whole batches: all their microbatches are in its stages at once.
-    """
-    stated = compiled.spec.accumulate
-    parts = 1 if stated is None else stated.count
-    rows, left = divmod(compiled.inputs[0].shape[0], parts)
-    if left or compiled.spec.pipeline is not None:
-        return _Reading()
-    return _Reading(parts, None if trainee is None else trainee.part_reader(rows))
+    return Evaluating(stated.every, stated.batches, batches, labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -101,10 +101,6 @@ class StagedTrainee(AccumulatedTrainee):
 
     def _compile(self, compiled: Compiled) -> _Staged:
         return _Staged(compiled, self._held, self._seed)
-
-    def parts(self, batch: Batch) -> Iterable[Batch]:
-        """The batch itself: an evaluation sends its microbatches through the stages too."""
-        return [batch]
 
     def loss(self, batch: Batch) -> Tensor | None:
         """The loss of a whole batch, of the forwards alone. Collective."""

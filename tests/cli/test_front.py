@@ -110,6 +110,7 @@ def test_wrong_usage(
     ("fault", "status", "words"),
     [
         (KeyboardInterrupt(), 130, "interrupted"),
+        (EOFError("cut short"), 2, "internal error: EOFError: cut short"),
         (ZeroDivisionError("oh"), 2, "internal error: ZeroDivisionError: oh"),
         (click.exceptions.Exit(7), 7, ""),
     ],

@@ -19,7 +19,7 @@ EVALUATED = {
     "parts": ("mesh { dp = 2 } accumulate 2", 6),
     "uneven parts": ("mesh { dp = 2 } accumulate 2", 5),
 }
-"""What is evaluated: each rank's rows, or all where both hold them or parts are not equal."""
+"""What is evaluated: each rank's rows, of each microbatch, or all where both hold them."""
 WAYS = {"rows": "mesh { dp = 2 }", "accumulated": "mesh { dp = 2 } accumulate 2"}
 
 

@@ -169,8 +169,11 @@ def test_arrays_and_the_files_of_megatron_are_read(tmp_path: Path) -> None:
     megatron(tmp_path / "m.bin", [[[1, 2], [3]], [[500, 5, 6]]])
     assert made(tmp_path / "m.bin") == [[1, 2, 3], [500, 5, 6]]
     np.save(tmp_path / "float.npy", rows.astype(np.float32))
-    with pytest.raises(RunError, match="an array of float32 in 2 dims"):
+    with pytest.raises(RunError, match=r"an array of float32 of the shape \[2, 3\]"):
         open_tokens(tmp_path / "float.npy")
+    (tmp_path / "empty.npy").touch()
+    with pytest.raises(RunError, match="is no whole array of numpy's"):
+        open_tokens(tmp_path / "empty.npy")
 
 
 def test_a_file_that_is_not_whole_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from shardlang.ir.layout import Layout
 from shardlang.ir.mesh import Axis, Mesh
 from shardlang.runtime.data import Order, SampleStream, TokenSamples, TokenWriter, open_tokens
 from shardlang.runtime.data.rows import DeviceReader, MicrobatchReader
+from shardlang.runtime.groups import Groups
 from tests.data.given import Input
 
 S = 8
@@ -98,13 +99,15 @@ def test_what_a_device_reads_is_its_shard_of_the_whole_batch(path: Path) -> None
 
 def test_rows_of_microbatches_alone_are_read(path: Path) -> None:
     micro, dp = Axis("micro", 2), Axis("dp", 2)
+    groups = Groups(Mesh((dp,)), 0, torch.device("cpu"))
     layout = Layout((DimLayout.shard(6, (micro, dp)), DimLayout.whole(S)))
     samples = TokenSamples(open_tokens(path), (Input("input_ids", (6, S)),), 1000)
     numbers = np.array([50, 51, 52, 53, 54, 55])
     filled = []
     for rank in range(2):
         coords = [{"micro": i, "dp": rank} for i in range(2)]
-        made = MicrobatchReader({"input_ids": layout}, coords).read(samples, numbers)["input_ids"]
+        reader = MicrobatchReader({"input_ids": layout}, coords, groups)
+        made = reader.read(samples, numbers)["input_ids"]
         assert made.shape == (6, S)
         filled.append([row for row in range(6) if int(made[row, 1]) == 900])
         assert [int(made[row, 0]) for row in filled[-1]] == [50 + row for row in filled[-1]]

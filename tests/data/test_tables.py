@@ -28,6 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "ragged": [[i] * (i + 1) for i in range(6)],
         "text": ["a", "bc", "", "d", "e", "f"],
         "pixels": [[0.5 * i, 1.0] for i in range(6)],
+        "halves": [[i + 0.5] * 4 for i in range(6)],
+        "some": [[i] * 4 if i != 3 else None for i in range(6)],
     }
     table: Any = datasets.Dataset.from_dict(rows)
     table.to_parquet(str(folder / "rows.parquet"))
@@ -66,8 +68,11 @@ def test_columns_are_the_inputs_and_ids_the_labels(folder: Path) -> None:
         ("saved", BOTH, "dev", "SH0651", "has the parts `train`, `test`, and no `dev`"),
         ("none.parquet", BOTH, "train", "SH0651", "cannot read"),
         ("cache", BOTH, "train", "SH0651", "cannot read"),
-        ("rows.parquet", (Input("ragged"),), "train", "SH0605", "have the shape different sizes"),
+        ("rows.parquet", (Input("ragged"),), "train", "SH0605", "has the shape [1], and the model"),
         ("rows.parquet", (Input("input_ids", (2, 5)),), "train", "SH0605", "shape [4], and the"),
+        ("rows.parquet", (Input("text"),), "train", "SH0605", "has the shape of a `str`, and the"),
+        ("rows.parquet", (Input("some"),), "train", "SH0605", "row 3 of `some` in "),
+        ("rows.parquet", (Input("halves"),), "train", "SH0605", "holds float32 numbers, and the"),
         ("rows.parquet", BOTH, "train", "SH0652", "holds the token 53, and the model knows 53"),
     ],
 )  # fmt: skip

@@ -49,10 +49,10 @@ def altered(folder: Path, old: str, new: str) -> str:
 
 
 def test_lines_weights_and_reference(tmp_path: Path) -> None:
-    process = start(SPEC, "--steps", "3", "--save", str(tmp_path), "--reference")
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    *steps, last = [json.loads(line) for line in output.splitlines()]
+    asked = [SPEC, "--steps", "3", "--save", str(tmp_path), "--reference"]
+    done = completed(command(*asked), ENV, timeout=120)
+    assert done.returncode == 0, done.stderr
+    *steps, last = [json.loads(line) for line in done.stdout.splitlines()]
     assert [list(step) for step in steps] == [
         [
             "step", "loss", "grad_norm", "lr", "step_s", "tokens_per_s", "exposed_s", "peak_bytes",

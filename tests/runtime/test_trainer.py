@@ -176,6 +176,30 @@ def test_an_evaluation_changes_nothing() -> None:
     assert runs[0][1:] == (4.0, False)
 
 
+class Shifted(trained.Model):
+    """The model, whose loss leaves out the first label of a row, as causal language models do."""
+
+    def forward(self, ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        later = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+        return super().forward(ids, later)
+
+
+@pytest.mark.parametrize("rows", [5, 1])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_loss_of_an_evaluation_does_not_depend_on_microbatches(count: int, rows: int) -> None:
+    """Neither where the model counts other labels, nor with fewer rows than microbatches."""
+    stated = f"mesh {{ dp = 1 }} accumulate {count}" if count > 1 else "mesh { dp = 1 }"
+    program = trained.program(stated, model=Shifted)
+    batch = {key: x[:rows] for key, x in next(trained.batches(seed=3)).items()}
+    batch["labels"][0, 1:3], batch["labels"][-1, 1] = -100, -100
+    want = trained.seeded(model=Shifted).eval()(**batch)["loss"]
+    program.load()
+    trainer = program.trainer(evaluating=Evaluating(1, 1, lambda: [batch]))
+    found = trainer.evaluate()
+    assert found.loss == pytest.approx(float(want.detach()), rel=1e-14)
+    assert found.tokens == int((batch["labels"] != -100).sum())
+
+
 def test_an_evaluation_says_what_it_misses() -> None:
     trainer = plain(Recipe())
     with pytest.raises(RunError, match="nothing says what to evaluate on"):

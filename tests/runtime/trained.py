@@ -37,10 +37,12 @@ class Model(nn.Module):
         return {"loss": nn.functional.cross_entropy(self.head(x).flatten(0, 1), labels.flatten())}
 
 
-def seeded(dropout: float = 0.0, dtype: torch.dtype = torch.float64) -> Model:
+def seeded(
+    dropout: float = 0.0, dtype: torch.dtype = torch.float64, model: type[Model] = Model
+) -> Model:
     """The model with its weights, the same everywhere."""
     torch.manual_seed(SEED)
-    return Model(dropout, dtype)
+    return model(dropout, dtype)
 
 
 def batches(seed: int = 1) -> Iterator[dict[str, Tensor]]:
@@ -62,10 +64,14 @@ def noise() -> float:
 
 
 def program(
-    stated: str, dropout: float = 0.0, dtype: torch.dtype = torch.float64, rows: int = ROWS
+    stated: str,
+    dropout: float = 0.0,
+    dtype: torch.dtype = torch.float64,
+    rows: int = ROWS,
+    model: type[Model] = Model,
 ) -> Program:
     """The model under a spec: what stands in it beside the inputs."""
     path = Path(mkdtemp()) / "spec.shard"
     inputs = f"input ids : i64[{rows}, 4] below 11 [dp, _] input labels : i64[{rows}, 4] [dp, _]"
     path.write_text(f"{inputs}\n{stated}\n")
-    return shardlang.compile(path, model=lambda: seeded(dropout, dtype))
+    return shardlang.compile(path, model=lambda: seeded(dropout, dtype, model))
