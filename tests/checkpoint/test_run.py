@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +15,8 @@ from shardlang import compile as compile_spec
 from shardlang.runtime.checkpoint import finding
 from shardlang.runtime.checkpoint.manifest import sha256_of
 from shardlang.training import room
-from tests.commands import shardlang
+from tests.commands import ROOT, shardlang
+from tests.runtime.forking import completed
 
 MODEL = Path(__file__).with_name("noisy.py")
 SPEC = f"""
@@ -186,8 +187,9 @@ def test_what_a_run_cannot_read_is_shown_at_its_statement(tmp_path: Path) -> Non
 def test_so_it_is_where_several_ranks_read(tmp_path: Path) -> None:
     path = tmp_path / "spec.shard"
     path.write_text(SPEC.replace("dp = 1", "dp = 2") + EVALUATE)
-    command = [sys.executable, "-m", "shardlang", "run", path, "--steps", "1", "--out", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    asked = [str(path), "--steps", "1", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "shardlang", "run", *asked]
+    done = completed(command, {**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120)
     assert done.returncode == 1 and done.stdout == ""
     assert "error[SH0651]" in done.stderr and "spec.shard:8:1" in done.stderr
 

@@ -28,10 +28,10 @@ def command(*args: str) -> list[str]:
     return [sys.executable, "-m", "shardlang", "run", *args, "--set", "copies=1"]
 
 
-def start(*args: str, by: str = sys.executable) -> subprocess.Popen[str]:
-    """The command line in a process of its own; its ranks are started as everywhere, or forked."""
+def start(folder: Path, *args: str) -> subprocess.Popen[str]:
+    """The command line in a fork, its ranks forked too; what forks it lies in a folder."""
     return subprocess.Popen(
-        [by, *command(*args)[1:]],
+        [python(folder), *command(*args)[1:]],
         env=ENV,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -101,7 +101,7 @@ def test_a_batch_that_cannot_be_accumulated_is_said_once_at_its_line(tmp_path: P
 
 
 def test_ctrl_c_ends_the_run(tmp_path: Path) -> None:
-    process = start(SPEC, "--steps", "1000000", by=python(tmp_path))
+    process = start(tmp_path, SPEC, "--steps", "1000000")
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["step"] == 1
     process.send_signal(signal.SIGINT)
