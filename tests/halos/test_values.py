@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -67,9 +68,15 @@ def test_edges_of_several_neighbours(ways: str, mesh: str, axes: str, size: int)
         assert unlike(after, state, long=True) is None, after
 
 
+@functools.cache
+def prepare() -> shardlang.Program:
+    """The program of the ranks."""
+    return shardlang.compile(Path(os.environ["SPEC"]))
+
+
 def on_a_rank() -> dict[str, float]:
     """How far outputs and gradients of this rank are from those of the plain model."""
-    module = shardlang.compile(Path(os.environ["SPEC"])).load("cpu")
+    module = prepare().load("cpu")
     torch.manual_seed(0)
     plain = build(WITH_WHOLE)
     module.load_state_dict(plain.state_dict())
@@ -90,6 +97,7 @@ def on_a_rank() -> dict[str, float]:
 def test_on_real_processes(tmp_path: Path) -> None:
     path = tmp_path / "case.shard"
     path.write_text(spec(WITH_WHOLE))
-    for rank in spawn("tests.halos.test_values:on_a_rank", 4, tmp_path, 240, SPEC=str(path)):
+    job = "tests.halos.test_values:on_a_rank"
+    for rank in spawn(job, 4, tmp_path, 240, prepared=True, SPEC=str(path)):
         assert len(rank) == 1 + len(WAYS) + 1 + 3
         assert max(rank.values()) < 1e-10, rank

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 from pathlib import Path
@@ -20,6 +21,7 @@ from shardlang.cost.pipeline.memory import accumulated_device_memory
 from shardlang.plan import plan_of
 from shardlang.runtime.transport import Arriving
 from tests.cost.measured import arriving
+from tests.runtime.prepared import prepare_step
 
 DATA = "input ids, labels : i64[{rows}] below 7 [{axes}]\n"
 SPLIT = 'param "blocks.*.up.weight" [tp, _]\nparam "blocks.*.down.weight" [_, tp]\n'
@@ -53,6 +55,12 @@ Peaks = tuple[Bytes, Bytes]
 """Of a device, planned and measured."""
 
 
+def prepare() -> None:
+    """Compile what runs on four devices."""
+    for name in SPECS.keys() - set(ALONE):
+        prepare_step(program(name))
+
+
 def peaks(*names: str) -> dict[str, Peaks]:
     """By spec, on this device; of those of four devices if none is named."""
     return {name: _peaks(program(name)) for name in names or sorted(SPECS.keys() - set(ALONE))}
@@ -64,6 +72,7 @@ def fullest(name: str) -> Bytes:
     return memory.peak_bytes - memory.optimizer_bytes, memory.gradients_bytes
 
 
+@functools.cache
 def program(name: str) -> Program:
     """A spec on a model."""
     mesh, axes, rows, rest = SPECS[name]

@@ -26,7 +26,9 @@ from typing import IO
 from shardlang.runtime import workers
 from tests.runtime.zygote import address_of
 
-__all__ = ["DEVNULL", "Popen", "TimeoutExpired", "completed", "forked_ranks", "python", "use"]
+__all__ = [
+    "DEVNULL", "Popen", "TimeoutExpired", "completed", "forked_ranks", "python", "use", "zygote_of",
+]  # fmt: skip
 
 FOLDER = Path(__file__).parent
 SEEDS = ("1", "2")
@@ -57,7 +59,7 @@ class Popen:
             "session": start_new_session, "zygotes": addresses(),
         }  # fmt: skip
         self._zygote = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._zygote.connect(f"\0{addresses()[next(_TURN) % len(SEEDS)]}")
+        self._zygote.connect(f"\0{addresses()[next(_TURN) % len(addresses())]}")
         with Path(os.devnull).open("rb") as nothing:
             streams = [nothing.fileno(), stdout.fileno() if stdout else 1]
             streams.append(stderr.fileno() if stderr else 2)
@@ -136,20 +138,34 @@ def _read(stream: IO[bytes]) -> str:
 
 
 def use(zygotes: Sequence[str] = ()) -> None:
-    """Have the launcher of this process fork its ranks from now on."""
-    _ADDRESSES.extend(zygotes)
+    """Have the launcher of this process fork its ranks from now on, by these zygotes if given."""
+    _ADDRESSES[:] = zygotes or _ADDRESSES
     vars(workers)["subprocess"] = sys.modules[__name__]
 
 
 @contextmanager
-def forked_ranks() -> Iterator[None]:
-    """The launcher forks its ranks inside."""
-    before = vars(workers)["subprocess"]
-    use()
+def forked_ranks(zygotes: Sequence[str] = ()) -> Iterator[None]:
+    """The launcher forks its ranks inside, by these zygotes if given."""
+    before, kept = vars(workers)["subprocess"], list(_ADDRESSES)
+    use(zygotes)
     try:
         yield
     finally:
         vars(workers)["subprocess"] = before
+        _ADDRESSES[:] = kept if zygotes else _ADDRESSES
+
+
+@contextmanager
+def zygote_of(command: Sequence[str], env: Mapping[str, str]) -> Iterator[str]:
+    """A zygote that a command becomes once it is ready to fork; it ends with the block."""
+    process = Popen(command, env, start_new_session=True)
+    address = address_of(process.pid)
+    try:
+        _wait_for(address, process)
+        yield address
+    finally:
+        process.kill()
+        process.wait()
 
 
 def share() -> None:
@@ -184,10 +200,11 @@ def _end(zygote: subprocess.Popen[bytes]) -> None:
     zygote.wait()
 
 
-def _wait_for(address: str) -> None:
+def _wait_for(address: str, process: Popen | None = None) -> None:
     """Wait until a zygote is ready: it listens no sooner."""
     end = time.monotonic() + START_S
     while address not in Path("/proc/net/unix").read_text():
+        assert process is None or process.poll() is None, "it failed; standard error says why"
         if time.monotonic() > end:
             raise TimeoutExpired(address, START_S)
         time.sleep(0.05)

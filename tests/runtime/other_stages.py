@@ -17,7 +17,11 @@ from shardlang.runtime.errors import RunError
 from shardlang.training.staged import _Staged
 
 aten = torch.ops.aten
-RANK = int(os.environ.get("RANK", "0"))
+
+
+def prepare() -> None:
+    """Compile the spec, but no stages: those differ."""
+    program("gpipe, dp")
 
 
 def refused() -> dict[str, tuple[str, str]]:
@@ -32,7 +36,7 @@ def refused() -> dict[str, tuple[str, str]]:
 def _step(planted: Callable[[], AbstractContextManager[object]]) -> tuple[str, str]:
     made = program("gpipe, dp")
     made.load()
-    with planted() if RANK == 3 else nullcontext():
+    with planted() if os.environ["RANK"] == "3" else nullcontext():
         try:
             made.step(batch(0))
         except RunError as error:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from shardlang.runtime.launch import Job, launch
-from tests.runtime.forking import forked_ranks
+from tests.runtime.forking import forked_ranks, zygote_of
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 
 
 def spawn(
@@ -23,18 +25,26 @@ def spawn(
     saves: bool = False,
     fresh: bool = False,
     failed: Path | None = None,
+    prepared: bool = False,
     **env: str,
 ) -> list[Any]:
     """The results of `module:function` on every rank.
 
-    Ranks are forks of a process that has their imports, or, if `fresh`, start as a job's do.
+    Ranks are forks of a process that has their imports, or, if `fresh`, start as a job's do. If
+    `prepared`, that process has also called `prepare` of the module, which compiles for all ranks.
 
     Raises:
         RunError: a rank failed, or the time is up.
     """
-    command = [sys.executable, str(Path(__file__).with_name("child.py")), function, str(out)]
-    paths = f"{ROOT}:{ROOT / 'tests' / 'runtime'}"
+    command = [sys.executable, str(HERE / "child.py"), function, str(out)]
+    paths = f"{ROOT}:{HERE}"
     env = {"PYTHONPATH": paths, **env}
-    with nullcontext() if fresh else forked_ranks():
+    with ExitStack() as around:
+        if not fresh:
+            around.enter_context(forked_ranks())
+        if prepared:
+            job = [sys.executable, str(HERE / "prepared.py"), function.split(":")[0]]
+            zygote = around.enter_context(zygote_of(job, {**os.environ, **env}))
+            around.enter_context(forked_ranks([zygote]))
         launch(Job(command, processes, timeout_s=timeout_s, env=env, saves=saves, failed=failed))
     return [torch.load(out / f"{rank}.pt", weights_only=False) for rank in range(processes)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -85,6 +86,7 @@ SPECS = {
 """Mesh, axes of the batch, layouts, and the schedule of the pipeline."""
 
 
+@functools.cache
 def program(name: str) -> Program:
     """A spec on the model."""
     mesh, rows, stated, schedule = SPECS[name]

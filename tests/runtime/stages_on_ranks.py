@@ -27,6 +27,14 @@ from shardlang.runtime.transport import Arriving
 from shardlang.runtime.whole import held_shard
 from shardlang.training.staged import StagedTrainee
 from tests.cost.measured import arriving
+from tests.runtime.prepared import prepare_step
+
+
+def prepare() -> None:
+    """Compile every schedule."""
+    for name in SPECS:
+        if name != "plain":
+            prepare_step(program(name))
 
 
 def everything() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import os
@@ -31,6 +32,7 @@ from shardlang.runtime.tensor import local
 from shardlang.runtime.transport import Arriving
 from shardlang.training.staged import StagedTrainee
 from tests.cost.measured import arriving, step_of
+from tests.runtime.prepared import prepare_step
 
 
 class Deep(nn.Module):
@@ -85,6 +87,12 @@ Bytes = tuple[int, int, int]
 """Those that the optimizer keeps, those of gradients, and the most that an update takes beside."""
 
 
+def prepare() -> None:
+    """Compile all of them."""
+    for name in SPECS:
+        prepare_step(program(name))
+
+
 def updates() -> dict[str, tuple[Bytes, Bytes]]:
     """By spec, on this device: planned and measured."""
     return {name: _update(program(name)) for name in SPECS}
@@ -96,6 +104,7 @@ def planned_peak(name: str) -> tuple[int, int]:
     return max(x.bytes for x in memory.moments if x.phase == "update"), memory.peak_bytes
 
 
+@functools.cache
 def program(name: str) -> Program:
     """A spec on a model."""
     mesh, dtype, rest = SPECS[name]

@@ -1,4 +1,8 @@
-"""Training with everything that `store` may split, on gloo processes."""
+"""Training with everything that `store` may split, on gloo processes.
+
+Every rank compiles its programs for itself, as in a real job: ranks differ in the order of their
+sets, and yet hold the same programs.
+"""
 
 from __future__ import annotations
 
