@@ -13,6 +13,7 @@ import shardlang
 from shardlang.api import Program
 from shardlang.cost.live import replayed
 from tests.cost.measured import measured_peak, step_of
+from tests.runtime.prepared import prepare_step
 
 LLAMA = Path(__file__).parents[2] / "examples" / "llama" / "fsdp_tp.shard"
 
@@ -36,16 +37,22 @@ SPECS = {
 def peaks() -> dict[str, dict[str, int]]:
     """By spec, in `predicted` and in `measured`."""
     return {
-        "predicted": {name: _predicted(one) for name, one in prepare().items()},
-        "measured": {name: measured_peak(one, steps=2) for name, one in prepare().items()},
+        "predicted": {name: _predicted(one) for name, one in programs().items()},
+        "measured": {name: measured_peak(one, steps=2) for name, one in programs().items()},
     }
 
 
+def prepare() -> None:
+    """Compile all of them."""
+    for one in programs().values():
+        prepare_step(one)
+
+
 @functools.cache
-def prepare() -> dict[str, Program]:
-    """All of them, compiled."""
-    programs = {name: _program(text) for name, text in SPECS.items()}
-    return {**programs, "llama, fsdp x tp": shardlang.compile(LLAMA)}
+def programs() -> dict[str, Program]:
+    """By name."""
+    made = {name: _program(text) for name, text in SPECS.items()}
+    return {**made, "llama, fsdp x tp": shardlang.compile(LLAMA)}
 
 
 def _program(text: str) -> Program:

@@ -17,9 +17,11 @@ from typing import Any
 import torch
 
 from shardlang.api import Program
+from shardlang.compiler import variants
 from shardlang.compiler.driver import Compiled
 from shardlang.compiler.pipelined import axis_of, schedule_of
 from shardlang.ir.collection import RARELY
+from shardlang.ir.program import LocalProgram
 from shardlang.runtime.reports import die_with_parent
 from shardlang.training import accumulated, staged
 from tests import captures
@@ -27,13 +29,13 @@ from tests.runtime.zygote import Zygote, address_of, become
 
 LATER = (
     (staged, "along_stages"), (staged, "pipelined_along"),
-    (accumulated, "accumulated"), (accumulated, "accumulated_step"),
+    (accumulated, "accumulated"), (accumulated, "accumulated_step"), (variants, "write_step"),
 )  # fmt: skip
 """What is compiled only when a program is loaded, or takes its first step."""
 
 
 def prepare_step(program: Program) -> None:
-    """Compile what a step of a program with microbatches or a pipeline needs."""
+    """Compile what a step of a program from its loss needs."""
     compiled = program.compiled
     trained = sorted(leaf.name for leaf in compiled.program.leaves if leaf.trainable)
     if compiled.spec.pipeline is not None:
@@ -41,6 +43,8 @@ def prepare_step(program: Program) -> None:
         staged.pipelined_along(along, schedule, axis_of(compiled), trained)
     elif compiled.spec.accumulate is not None:
         accumulated.accumulated_step(accumulated.accumulated(compiled), trained)
+    else:
+        variants.write_step(compiled.program, frozenset(trained), [str(compiled.program.loss)])
 
 
 def share() -> None:
@@ -58,7 +62,7 @@ def _once(make: Callable[..., Any]) -> Callable[..., Any]:
     here = os.getpid()
 
     def once(*given: Any) -> Any:
-        key = tuple(id(one) if isinstance(one, Compiled) else repr(one) for one in given)
+        key = tuple(map(_key, given))
         if key in kept:
             return kept[key][1]
         made = make(*given)
@@ -67,6 +71,12 @@ def _once(make: Callable[..., Any]) -> Callable[..., Any]:
         return made
 
     return once
+
+
+def _key(given: object) -> object:
+    if isinstance(given, Compiled | LocalProgram):
+        return id(given)
+    return given if isinstance(given, frozenset) else repr(given)
 
 
 def main() -> None:
