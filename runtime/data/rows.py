@@ -87,7 +87,8 @@ class HeldRows:
 
     def count(self, input: Tensor, left_out: int) -> int:
         """How many elements of the whole input are not left out. Collective."""
-        found = (input[torch.from_numpy(self.numbers)] != left_out).sum()
+        mine = input[torch.from_numpy(self.numbers)]
+        found = (mine != left_out).sum().to(self.groups.device)
         everyone = transport_to_all(self.groups).all_reduce
         return int(named("count of the labels", everyone, found)) // self.devices
 

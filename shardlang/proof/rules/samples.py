@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from shardlang.ir.arguments import Args, Kwargs
@@ -18,6 +19,9 @@ from shardlang.rules.registry import find
 from shardlang.rules.schema import Operator, writes
 
 DTYPES = (torch.float64, torch.int64, torch.bool)
+
+_SEED = 1234
+"""That of PyTorch's tests."""
 
 FIRST = 60
 """Among how many samples of an op and a dtype a random one is chosen; some ops have thousands."""
@@ -49,14 +53,26 @@ def op_infos() -> dict[str, list[OpInfo]]:
 
 
 def samples_of(info: OpInfo, dtypes: tuple[torch.dtype, ...] = DTYPES) -> Iterator[Prepared]:
-    """Function and arguments of every sample of one op."""
+    """Function and arguments of every sample of one op.
+
+    They come from the function that makes them: `sample_inputs` around it looks at the stack of
+    callers for each sample, for tests of PyTorch, which takes longer than most samples.
+    """
     supported = info.supported_dtypes("cpu")
     for dtype in dtypes:
         if dtype not in supported:
             continue
-        torch.manual_seed(0)
-        for sample in info.sample_inputs("cpu", dtype, requires_grad=False):
+        samples = iter(info.sample_inputs_func(info, "cpu", dtype, False))
+        while (sample := _next(samples)) is not None:
             yield info.op, ((sample.input, *sample.args), sample.kwargs)
+
+
+def _next(samples: Iterator[Any]) -> Any:
+    """The next sample, which draws the same numbers whatever was drawn before it; None at last."""
+    torch.manual_seed(_SEED)
+    random.seed(_SEED)
+    np.random.seed(_SEED)
+    return next(samples, None)
 
 
 def calls_in(
