@@ -21,7 +21,7 @@ from shardlang.runtime.data.samples import Samples
 from shardlang.runtime.data.stream import Stream
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
-from shardlang.runtime.sharding import Sharding, transport_to_all
+from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.tensor import sharded
 from shardlang.runtime.watch import named
 
@@ -84,13 +84,6 @@ class HeldRows:
     numbers: Numbers
     devices: int
     groups: Groups
-
-    def count(self, input: Tensor, left_out: int) -> int:
-        """How many elements of the whole input are not left out. Collective."""
-        mine = input[torch.from_numpy(self.numbers)]
-        found = (mine != left_out).sum().to(self.groups.device)
-        everyone = transport_to_all(self.groups).all_reduce
-        return int(named("count of the labels", everyone, found)) // self.devices
 
 
 class MicrobatchReader:

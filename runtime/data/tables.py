@@ -108,10 +108,11 @@ class TableSamples:
         wanted = self._wanted[name]
         shape = wanted.shape[1:]
         if not isinstance(found, Tensor) or tuple(found.shape[1:]) != shape:
-            rows = found if isinstance(found, (Tensor, list)) else []
-            place, row = next(
-                (i, x) for i, x in enumerate(rows) if not isinstance(x, Tensor) or x.shape != shape
+            rows = found if isinstance(found, (Tensor, list)) else [found]
+            unfit = (
+                x for x in enumerate(rows) if not isinstance(x[1], Tensor) or x[1].shape != shape
             )
+            place, row = next(unfit, (0, found))
             raise self._unfit(name, int(numbers[place]), row, shape)
         if found.is_floating_point() and not wanted.dtype.is_floating_point:
             raise RunError(
@@ -127,13 +128,14 @@ class TableSamples:
     def _unfit(self, name: str, number: int, row: object, shape: tuple[int, ...]) -> RunError:
         """The error for a row that has not the shape of an input."""
         where = f"row {number} of `{self._columns[name]}` in `{self.name}`"
-        if row is None:
+        if not isinstance(row, Tensor) and not row:
             help = "leave such rows out: `dataset.filter`"
             return RunError("SH0605", f"{where} is empty", help=help)
-        have = list(row.shape) if isinstance(row, Tensor) else f"of a `{type(row).__name__}`"
+        shaped = f"has the shape {list(row.shape)}" if isinstance(row, Tensor) else ""
+        have = shaped or f"is a `{type(row).__name__}`"
         return RunError(
             "SH0605",
-            f"{where} has the shape {have}, and the model takes {list(shape)}",
+            f"{where} {have}, and the model takes rows of the shape {list(shape)}",
             help="cut or pad rows; or make tokens of them by `shardlang data prepare --field`",
         )
 

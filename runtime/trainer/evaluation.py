@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from shardlang.runtime.data import LABELS, Batch
 from shardlang.runtime.data.rows import OwnRows
 from shardlang.runtime.errors import RunError
-from shardlang.runtime.sharding import Sharding, transport_to_all
+from shardlang.runtime.groups import Groups
+from shardlang.runtime.sharding import transport_to_all
 from shardlang.runtime.tensor import Sharded
 from shardlang.runtime.trainer.random_states import RandomStates
 from shardlang.runtime.trainer.step import as_batch, count_tokens
@@ -98,16 +99,24 @@ def counted(batch: Batch, name: str = LABELS) -> int:
     if not isinstance(labels, Tensor) or labels.is_floating_point():
         return count_tokens(batch)
     if isinstance(batch, OwnRows):
-        return batch.held[name].count(labels, LEFT_OUT)
-    found = (held_shard(labels) != LEFT_OUT).sum()
-    return int(_of_all(found, labels.sharding) if isinstance(labels, Sharded) else found)
-
-
-def _of_all(found: Tensor, lies: Sharding) -> Tensor:
-    """The count of a whole tensor from those of the shards, each of which several may hold."""
+        held = batch.held[name]
+        found = _kept(labels[torch.from_numpy(held.numbers)]).to(held.groups.device)
+        return _of_all(found, held.groups, held.devices)
+    if not isinstance(labels, Sharded):
+        return int(_kept(labels))
+    lies = labels.sharding
     shards = math.prod(axis.size for axis in lies.layout.sharded)
-    total = named("count of the labels", transport_to_all(lies.groups).all_reduce, found)
-    return total // (lies.groups.mesh.devices // shards)
+    return _of_all(_kept(held_shard(labels)), lies.groups, lies.groups.mesh.devices // shards)
+
+
+def _kept(labels: Tensor) -> Tensor:
+    """How many labels are not left out."""
+    return (labels != LEFT_OUT).sum()
+
+
+def _of_all(found: Tensor, groups: Groups, copies: int) -> int:
+    """The count of a whole tensor from those of the shards, each of which some devices hold."""
+    return int(named("count of the labels", transport_to_all(groups).all_reduce, found)) // copies
 
 
 @contextmanager

@@ -29,6 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "text": ["a", "bc", "", "d", "e", "f"],
         "pixels": [[0.5 * i, 1.0] for i in range(6)],
         "halves": [[i + 0.5] * 4 for i in range(6)],
+        "parts": [{"x": i} for i in range(6)],
+        "none": [[] for _ in range(6)],
         "some": [[i] * 4 if i != 3 else None for i in range(6)],
     }
     table: Any = datasets.Dataset.from_dict(rows)
@@ -70,8 +72,10 @@ def test_columns_are_the_inputs_and_ids_the_labels(folder: Path) -> None:
         ("cache", BOTH, "train", "SH0651", "cannot read"),
         ("rows.parquet", (Input("ragged"),), "train", "SH0605", "has the shape [1], and the model"),
         ("rows.parquet", (Input("input_ids", (2, 5)),), "train", "SH0605", "shape [4], and the"),
-        ("rows.parquet", (Input("text"),), "train", "SH0605", "has the shape of a `str`, and the"),
+        ("rows.parquet", (Input("text"),), "train", "SH0605", "is a `str`, and the model takes"),
         ("rows.parquet", (Input("some"),), "train", "SH0605", "row 3 of `some` in "),
+        ("rows.parquet", (Input("parts"),), "train", "SH0605", "is a `dict`, and the model takes"),
+        ("rows.parquet", (Input("none"),), "train", "SH0605", "rows.parquet` is empty"),
         ("rows.parquet", (Input("halves"),), "train", "SH0605", "holds float32 numbers, and the"),
         ("rows.parquet", BOTH, "train", "SH0652", "holds the token 53, and the model knows 53"),
     ],
