@@ -117,8 +117,8 @@ class TableSamples:
         if found.is_floating_point() and not wanted.dtype.is_floating_point:
             raise RunError(
                 "SH0605",
-                f"`{self._columns[name]}` in `{self.name}` holds {_kind(found)} numbers, and the"
-                f" model takes {_kind(torch.empty(0, dtype=wanted.dtype))}",
+                f"`{self._columns[name]}` in `{self.name}` holds floats, and the model"
+                f" takes {str(wanted.dtype).removeprefix('torch.')}",
                 help="make whole numbers of the column, or name another one",
             )
         if self._roles.get(name, name) == IDS and found.numel():
@@ -138,10 +138,6 @@ class TableSamples:
             f"{where} {have}, and the model takes rows of the shape {list(shape)}",
             help="cut or pad rows; or make tokens of them by `shardlang data prepare --field`",
         )
-
-
-def _kind(x: Tensor) -> str:
-    return str(x.dtype).removeprefix("torch.")
 
 
 def open_table(path: Path, split: str = "train") -> Table:

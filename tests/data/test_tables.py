@@ -76,7 +76,7 @@ def test_columns_are_the_inputs_and_ids_the_labels(folder: Path) -> None:
         ("rows.parquet", (Input("some"),), "train", "SH0605", "row 3 of `some` in "),
         ("rows.parquet", (Input("parts"),), "train", "SH0605", "is a `dict`, and the model takes"),
         ("rows.parquet", (Input("none"),), "train", "SH0605", "rows.parquet` is empty"),
-        ("rows.parquet", (Input("halves"),), "train", "SH0605", "holds float32 numbers, and the"),
+        ("rows.parquet", (Input("halves"),), "train", "SH0605", "holds floats, and the model takes int64"),
         ("rows.parquet", BOTH, "train", "SH0652", "holds the token 53, and the model knows 53"),
     ],
 )  # fmt: skip
