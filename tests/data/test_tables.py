@@ -76,7 +76,8 @@ def test_columns_are_the_inputs_and_ids_the_labels(folder: Path) -> None:
         ("rows.parquet", (Input("some"),), "train", "SH0605", "row 3 of `some` in "),
         ("rows.parquet", (Input("parts"),), "train", "SH0605", "is a `dict`, and the model takes"),
         ("rows.parquet", (Input("none"),), "train", "SH0605", "rows.parquet` is empty"),
-        ("rows.parquet", (Input("halves"),), "train", "SH0605", "holds floats, and the model takes int64"),
+        ("rows.parquet", (Input("halves"),), "train", "SH0605",
+         "`halves` in `{folder}/rows.parquet` holds floats, and the model takes int64"),
         ("rows.parquet", BOTH, "train", "SH0652", "holds the token 53, and the model knows 53"),
     ],
 )  # fmt: skip
@@ -85,7 +86,8 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(RunError) as caught:
         TableSamples(folder / name, inputs, 53, split).read(np.arange(6), [inputs[0].name])
-    assert caught.value.code == code and said in caught.value.message and caught.value.help
+    assert caught.value.code == code and caught.value.help
+    assert said.format(folder=folder) in caught.value.message
 
 
 def test_columns_become_files_of_tokens(folder: Path, tmp_path: Path) -> None:
