@@ -24,7 +24,7 @@ from shardlang.ir.node import NodeInfo, info, set_info
 from shardlang.ir.rewriter import Rewriter
 from shardlang.ir.step import Operand, StepProgram, has_records, pull, record
 from shardlang.vjp.by_itself import by_itself
-from shardlang.vjp.recorded import Recorded, cotangents_of, recorded_by
+from shardlang.vjp.recorded import Recorded, cotangents_of, recorded_by, shard_at
 from shardlang.vjp.traced import Traced
 
 
@@ -127,21 +127,38 @@ class _Writing:
         for one in traced.backward:
             self._emit(one, env, node, named)
         for i, item in items.items():
-            gradient, operand = wanted[item], traced.operands[recorded.wanted[i]]
-            found = self._zeros(env[operand], node) if gradient is None else env[gradient]
-            self.env[item] = found
+            gradient, place = wanted[item], recorded.wanted[i]
+            if gradient is not None:
+                self.env[item] = env[gradient]
+                continue
+            operand = recorded.operands[place]
+            self.env[item] = self._zeros(operand, env[traced.operands[place]], node)
 
     def _cotangents(self, node: fx.Node, source: fx.Node) -> dict[fx.Node, fx.Node]:
         """The cotangents that the ops take; zeros for a result that no gradient reaches."""
-        traced, recorded = self.traced[source], Recorded.of(source)
-        results = [one for one in traced.results if one is not None]
-        ends = [self.inner[source][results[i]] for i in recorded.given]
-        given = [one and self.env[one] for one in cotangents_of(node)]
-        made = [x or self._zeros(end, node) for x, end in zip(given, ends, strict=True)]
-        return dict(zip(traced.cotangents, made, strict=True))
+        traced, recorded, items = self.traced[source], Recorded.of(source), _items(source)
+        places = [place for place, one in enumerate(traced.results) if one is not None]
+        given = zip(recorded.given, cotangents_of(node), traced.cotangents, strict=True)
+        found = {}
+        for i, cotangent, placeholder in given:
+            result = traced.results[places[i]]
+            assert result is not None
+            here = self.inner[source][result]
+            known = None if cotangent is None else self.env[cotangent]
+            found[placeholder] = known or self._zeros(items.get(places[i]), here, node)
+        return found
 
-    def _zeros(self, like: fx.Node, node: fx.Node) -> fx.Node:
-        return self._add(torch.ops.aten.zeros_like.default, (like,), {}, node)
+    def _zeros(self, value: fx.Node | None, here: fx.Node, node: fx.Node) -> fx.Node:
+        """Zeros like a value, which they do not read if its shape is known.
+
+        The forward keeps what the backward from all results reads. One from some results alone has
+        more zeros; that a value which nobody reads gets none is the same for all.
+        """
+        shard = None if value is None else shard_at(value, self.coord)
+        if shard is None:
+            return self._add(torch.ops.aten.zeros_like.default, (here,), {}, node)
+        named = {"dtype": shard.dtype, "device": torch.device("cpu")}
+        return self._add(torch.ops.aten.zeros.default, (list(shard.shape),), named, node)
 
     def _emit(
         self,

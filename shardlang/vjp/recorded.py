@@ -53,7 +53,7 @@ class Recorded:
 
     def shards(self, coord: Coord) -> list[Shard | None]:
         """Its operands on one device; None for one of which nothing is known."""
-        return [_shard(x, coord) for x in self.operands]
+        return [shard_at(x, coord) for x in self.operands]
 
     def ops(
         self, coord: Coord, device: torch.device, kernels: AttentionKernels | None = None
@@ -161,7 +161,7 @@ def _zeros(like: object) -> Tensor:
     return torch.zeros_like(like)
 
 
-def _shard(node: fx.Node, coord: Coord) -> Shard | None:
+def shard_at(node: fx.Node, coord: Coord) -> Shard | None:
     """The shape and dtype of a value on a device, where they are known."""
     layout, value = info(node).layout, info(node).value
     if not isinstance(layout, Layout) or not isinstance(value, Tensor):
