@@ -81,7 +81,7 @@ class Accumulating:
         """Load it, to be compiled by `regions`. Collective: construct it on every rank."""
         self.step, count, self.regions = step, step.axis.size, regions
         at = [GroupsAt(groups, step, i) for i in range(count)]
-        self.coords, self._at = [one.coord for one in at], at
+        self.coords, self._at, self._device = [one.coord for one in at], at, groups.device
         self._same = differ_nowhere(step, self.coords)
         self._by_kernels: dict[AttentionKernels, list[_Loaded]] = {}
         self._loaded()
@@ -179,7 +179,7 @@ class Accumulating:
         del saved
         ends, written = divided(main, results)
         add_up(parts, ends, number)
-        cotangents = [self._seed(scale, next(iter(ends.values())).device)]
+        cotangents = [self._seed(scale)]
         del results, ends
         given = loaded.backward(kept, cotangents)
         gradients = dict(zip(main.gradients, given, strict=True))
@@ -187,10 +187,10 @@ class Accumulating:
         add_up(sums, gradients, number, self.step.wide)
         return written
 
-    def _seed(self, scale: float, device: torch.device) -> Tensor:
+    def _seed(self, scale: float) -> Tensor:
         """The gradient of the loss."""
         shape, dtype = self.step.loss.layout.shape, self.step.loss.dtype
-        return torch.full(shape, scale, dtype=torch.float64, device=device).to(dtype)
+        return torch.full(shape, scale, dtype=torch.float64, device=self._device).to(dtype)
 
 
 def divided(

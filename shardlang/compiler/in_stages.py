@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from shardlang.compiler.at_model import at_model
 from shardlang.compiler.build import build_graph
-from shardlang.compiler.driver import Compiled
+from shardlang.compiler.driver import Compiled, CompileError
 from shardlang.compiler.pipelined import axis_of, schedule_of
 from shardlang.compiler.stages import split_of
+from shardlang.ir.graph import ShardError
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.node import info
 
@@ -36,7 +38,10 @@ def _ranks(compiled: Compiled) -> Mapping[str, int]:
     """Where along the axis each parameter lies: with the first of its stages."""
     schedule = schedule_of(compiled.spec)
     split = split_of(compiled, schedule.stages)
-    graph = build_graph(compiled.captured, replace(compiled.statements, split=split))
+    try:
+        graph = build_graph(compiled.captured, replace(compiled.statements, split=split))
+    except ShardError as failure:
+        raise CompileError([at_model(failure, compiled.spec)]) from failure
     rank_of = schedule.rank_of()
     return {
         leaf.name: rank_of[info(node).stage or 0]

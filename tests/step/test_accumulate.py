@@ -169,6 +169,60 @@ class Standard(nn.Module):
         return {"loss": self.up(apart / apart.square().mean(0)).sin().mean()}
 
 
+class Multiplied(nn.Module):
+    """A sum over the rows of an input alone, times a sum over parameters alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(2))
+        self.start = nn.Parameter(torch.linspace(-1, 2, 6).view(2, 3))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.start
+        for layer in self.layers:
+            y = torch.tanh(layer(y))
+        return {"loss": y.square().sum() * x.exp().sum()}
+
+
+class Decayed(nn.Module):
+    """A loss of parameters alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"loss": self.up.weight.square().sum()}
+
+
+@pytest.mark.parametrize(
+    ("model", "mesh", "rest"),
+    [
+        (Multiplied, "dp = 2", "accumulate 3"),
+        (Multiplied, "pp = 2", 'pipeline pp { split "layers" microbatches 3 }'),
+        (Decayed, "dp = 2", 'store "**" over dp accumulate 3'),
+    ],
+)
+def test_no_sum_over_rows_leads_from_parameters_to_the_loss(
+    tmp_path: Path, model: type[nn.Module], mesh: str, rest: str
+) -> None:
+    """Its gradient counts once; a step on this device gives it too."""
+    rows = "dp" if "dp" in mesh else "_"
+    text = f"mesh {{ {mesh} }}\ninput x : f32[7, 3] [{rows}, _]\n{rest}\n"
+    report = program(tmp_path, model, text).verify()
+    assert report.ok and report.accumulated, report
+    assert max(report.accumulated.values()) < 1e-12
+    alone = program(tmp_path, model, "mesh { dp = 1 }\ninput x : f32[7, 3] [_, _]\naccumulate 3\n")
+    plain, batch = model(), {"x": torch.linspace(-1, 1, 21).view(7, 3)}
+    plain.load_state_dict(alone.load().state_dict())
+    loss = plain(**batch)["loss"]
+    loss.backward()
+    taken = alone.step(batch)
+    assert taken.loss == pytest.approx(loss.item(), rel=1e-6)
+    norm = nn.utils.get_total_norm([p.grad for p in plain.parameters() if p.grad is not None])
+    assert taken.grad_norm == pytest.approx(float(norm), rel=1e-6)
+
+
 class Spread(nn.Module):
     """A loss with a variance of the model's results, of which the backward reads nothing."""
 
