@@ -97,9 +97,10 @@ class Stop:
             self._reports.took(time.monotonic() - began)
 
     def _next(self, given: Iterator[Batch]) -> Batch | None:
+        """The next batch; none, once this rank is asked to end: some batches never come."""
         try:
             self._in_batches = True
-            return next(given, None)
+            return None if self._asked else next(given, None)
         except Exception as error:
             self.error = error
             return None

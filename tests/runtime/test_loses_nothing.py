@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -282,6 +283,21 @@ def test_a_signal_that_comes_while_ranks_agree_is_not_lost(
     assert stop.number == signal.SIGTERM
 
 
+def test_no_batch_is_waited_for_once_a_signal_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes within a step, and the batch behind that would never come."""
+    stop = Stop(Groups(Mesh((Axis("dp", 1),)), 0))
+    monkeypatch.setattr(stop, "_transport", SimpleNamespace(all_reduce=lambda mine, op: mine))
+
+    def given() -> Iterator[dict[str, torch.Tensor]]:
+        yield {}
+        raise RuntimeError("a batch is asked for")
+
+    with stop:
+        for _ in stop.batches(given()):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert (stop.number, stop.error) == (signal.SIGTERM, None)
+
+
 def test_signals_and_a_closed_pipe_on_processes(folder: Path) -> None:
     """In jobs of two: a signal while one waits for the other's batch, and batches that end on one.
 
@@ -319,5 +335,6 @@ def test_signals_and_a_closed_pipe_on_processes(folder: Path) -> None:
             job.wait(120)
         said = job.stderr.read().decode()
         assert job.returncode == status, said
+        assert "saved the weights after " in said, said
         count = int(said.split("saved the weights after ")[1].split()[0])
         torch.testing.assert_close(saved(folder / name), trained(count))
