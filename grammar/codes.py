@@ -466,6 +466,15 @@ CODES: dict[str, Code] = {
         "However much the backward computes again, the step's peak of live bytes is above the"
         " budget of `recompute to`. The message gives the least peak that was found.",
     ),
+    "SH0513": Code(
+        "loss that is not named",
+        "Several outputs are real scalars that carry a gradient, so none is taken for the loss. A"
+        " warning: a loop of one's own may start from either.",
+    ),
+    "SH0514": Code(
+        "statement without a loss",
+        "The statement speaks of the loss, and no output of the model is known to be it.",
+    ),
     # SH06xx: run
     "SH0601": Code(
         "other number of processes",

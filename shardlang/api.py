@@ -16,7 +16,7 @@ from shardlang.compiler.driver import (
     inputs_from_examples,
     module_source,
 )
-from shardlang.compiler.pipelined import check_pipeline
+from shardlang.compiler.stated import check_stated
 from shardlang.grammar.diagnostics import Diagnostic
 from shardlang.ir.program import LocalProgram
 from shardlang.plan.full_gathers import full_gathers
@@ -57,7 +57,7 @@ def compile(
     source = module_source(model) if model is not None else None
     inputs = inputs_from_examples(example_inputs) if example_inputs is not None else None
     compiled = compile_spec(resolved, source, inputs=inputs)
-    check_pipeline(compiled)
+    check_stated(compiled)
     compiled.diagnostics += full_gathers(compiled)
     return Program(compiled)
 

@@ -80,14 +80,14 @@ class Context:
     def compile(self, spec: Spec, passes: tuple[Pass, ...] | None = None) -> Compiled:
         """Compile the spec, by all passes or a part; with errors, print them and exit with 1."""
         from shardlang.compiler.driver import CompileError, compile_spec
-        from shardlang.compiler.pipelined import check_pipeline
+        from shardlang.compiler.stated import check_stated
         from shardlang.passes.pipeline import PIPELINE
         from shardlang.plan.full_gathers import full_gathers
 
         try:
             compiled = compile_spec(spec, passes=PIPELINE if passes is None else passes)
             if passes is None or passes is PIPELINE:
-                check_pipeline(compiled)
+                check_stated(compiled)
         except CompileError as failure:
             self.add(failure.diagnostics)
             self.fail()

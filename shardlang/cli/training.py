@@ -55,6 +55,23 @@ class Options:
         """Whether a run that is asked to end has something to save."""
         return self.save is not None or self.out is not None
 
+    def shared(self) -> dict[str, str]:
+        """By option, in words, what all ranks must be given alike; empty for one that is not."""
+        flags = {
+            "reference": self.reference, "compile": self.compile, "resume": self.resume,
+            "tensorboard": self.tensorboard,
+        }  # fmt: skip
+        paths = {"data": self.data, "save": self.save, "out": self.out}
+        values = {
+            "steps": self.steps, "device": self.device, "seed": self.seed,
+            "profile": self.profile, "timeout": f"{self.timeout_s:g}",
+        }  # fmt: skip
+        return {
+            **{name: f"--{name}" if given else "" for name, given in flags.items()},
+            **{name: "" if path is None else f"--{name} {path}" for name, path in paths.items()},
+            **{name: "" if x is None else f"--{name} {x}" for name, x in values.items()},
+        }
+
 
 def work(context: Context, spec: Spec, options: Options) -> None:
     """Compile and train on this device; rank 0 prints.
@@ -63,6 +80,7 @@ def work(context: Context, spec: Spec, options: Options) -> None:
         Exit: a signal ended the run early, and the weights are saved.
     """
     from shardlang.compiler.driver import CompileError
+    from shardlang.runtime.checks import check_same_options
     from shardlang.runtime.groups import check_world_size, join
     from shardlang.runtime.reports import reporting
 
@@ -74,6 +92,7 @@ def work(context: Context, spec: Spec, options: Options) -> None:
 
         run = run_of(compiled, options.steps, options.seed, options.data)
         groups = join(compiled.program.mesh, options.device, options.timeout_s)
+        check_same_options(options.shared(), groups)
         try:
             found, ended = _train(context, run, groups, options)
         except CompileError as error:
@@ -243,7 +262,7 @@ def _check_before(
     if options.save is not None and groups.rank == 0:
         check_target(options.save, module, _format(run))
     if run.compiled.program.loss is None:
-        context.say("nothing is trained: the model returns no loss, and its forward runs alone")
+        context.say("nothing is trained: no output is known to be the loss; the forward runs alone")
     for line in without_peak(run.compiled):
         context.say(line)
 
@@ -279,10 +298,12 @@ def _format(run: Run) -> Format:
 def _compile(context: Context, spec: Spec) -> Compiled:
     """Compile, with the findings of every stage as the command's own."""
     from shardlang.compiler.driver import CompileError, compile_spec
+    from shardlang.compiler.stated import check_stated
     from shardlang.plan.full_gathers import full_gathers
 
     try:
         compiled = compile_spec(spec)
+        check_stated(compiled)
     except CompileError as failure:
         _stop(context, failure)
     context.add([*compiled.diagnostics, *full_gathers(compiled)])

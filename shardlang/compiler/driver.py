@@ -23,7 +23,7 @@ from shardlang.capture import (
 from shardlang.compiler.at_model import at_model
 from shardlang.compiler.build import Statements, Storage
 from shardlang.compiler.idle_stores import idle_stores
-from shardlang.compiler.loss import loss_finding, loss_name, output_nodes
+from shardlang.compiler.loss import loss_finding, loss_name, output_nodes, unnamed_loss
 from shardlang.compiler.parts import in_order
 from shardlang.compiler.precision import check_precision, precision_of
 from shardlang.cost.update import UpdateCost
@@ -229,7 +229,8 @@ def compile_spec(
     if source.mode == "train" and (finding := loss_finding(spec, statements.loss, captured)):
         raise CompileError([*found, finding])
     if source.mode == "train":
-        found += check_precision(spec, captured)
+        unnamed = unnamed_loss(spec, statements.loss, captured)
+        found += [*check_precision(spec, captured), *([unnamed] if unnamed else [])]
     if has_errors(found):
         raise CompileError(found)
     try:

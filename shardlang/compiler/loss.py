@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import fx
 
 from shardlang.bind import Binding
 from shardlang.capture import Captured
-from shardlang.grammar.diagnostics import Diagnostic, error
+from shardlang.grammar.diagnostics import Diagnostic, error, join_words, quote
 from shardlang.ir.arguments import tensors_in
 from shardlang.ir.leaf import ResultKind
 from shardlang.ir.node import info, tensor_of
@@ -39,6 +41,21 @@ def loss_finding(spec: Spec, name: str | None, captured: Captured) -> Diagnostic
         help="name the output that is the loss with `loss`, and take `detach` and `no_grad` off the"
         ' way to it; a model that is not trained has the argument `mode = "eval"`',
     )
+
+
+def unnamed_loss(spec: Spec, name: str | None, captured: Captured) -> Diagnostic | None:
+    """A warning where several outputs may be the loss, so that none is taken for it."""
+    carriers = _carriers(captured)
+    names = [one for one, node in _scalars(captured).items() if node in carriers]
+    if name is not None or len(names) < 2:
+        return None
+    found = error(
+        "SH0513",
+        f"which output is the loss is not known: {join_words(quote(names), 'and')} may be",
+        spec.model.span,
+        help=f"name it, such as `loss {names[0]}`; without one `shardlang run` trains nothing",
+    )
+    return replace(found, severity="warning")
 
 
 def output_nodes(captured: Captured) -> dict[str, fx.Node]:

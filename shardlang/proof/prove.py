@@ -9,7 +9,8 @@ from shardlang.capture import CaptureError
 from shardlang.compiler.accumulate import accumulated
 from shardlang.compiler.at_model import at_model
 from shardlang.compiler.driver import Compiled, CompileError, compile_spec
-from shardlang.compiler.pipelined import along_stages, check_pipeline, schedule_of
+from shardlang.compiler.pipelined import along_stages, schedule_of
+from shardlang.compiler.stated import check_stated
 from shardlang.grammar.diagnostics import error
 from shardlang.grammar.words import counted
 from shardlang.ir.graph import ShardError
@@ -46,7 +47,7 @@ def verify_compiled(
         CompileError: the proof needs too much memory, the model cannot be shrunk, fails on the
             proof's inputs, or cannot be sharded in float64.
     """
-    check_pipeline(compiled)
+    check_stated(compiled)
     cut: tuple[str, ...] = ()
     if shrink:
         compiled, cut = _shrunk(compiled)

@@ -12,7 +12,7 @@ import torch
 from shardlang.ir.reshard import Reshard
 from shardlang.passes.graph_text import read_graph
 from shardlang.passes.rewrite.localize import to_program
-from shardlang.runtime.checks import check_same_program
+from shardlang.runtime.checks import check_same_options, check_same_program
 from shardlang.runtime.groups import Groups, join
 from shardlang.runtime.stop import Stop
 from tests.ways import there
@@ -79,6 +79,13 @@ def two_programs() -> None:
     lines = f'program\nmesh {known.LINE2}\nx = input "x" : f32[5]\ny = {op}(x) : f32[5]'
     program = to_program(read_graph(f'{lines}\nreturn output "y" y'))
     check_same_program(program, groups)
+
+
+def other_options() -> None:
+    """Rank 1 is started to save elsewhere, which is its own affair, and with a reference."""
+    reference = "--reference" if RANK else ""
+    options = {"steps": "--steps 3", "save": f"--save w{RANK}", "reference": reference}
+    check_same_options(options, join(known.LINE2))
 
 
 def other_mesh() -> None:

@@ -24,6 +24,7 @@ CASES = {
     "raises": ("SH0603", "rank 1 failed: ValueError: no more (faults.py:"),
     "stuck": ("SH0604", "rank 0 waited too long in forward all_reduce over a in layers.3"),
     "two_programs": ("SH0602", "rank 1 holds another program than rank 0: line 4 is "),
+    "other_options": ("SH0612", "different options: rank 0 with no `--reference`, rank 1 with"),
     "other_mesh": ("SH0601", "2 processes were started, and the mesh (a = 4) has 4 devices"),
 }
 
