@@ -176,8 +176,14 @@ def note_failure(folder: Path, message: str, since: datetime) -> None:
     with contextlib.suppress(OSError, ValueError, KeyError):
         found = about_in(folder)
         if datetime.fromisoformat(_begun(found)) >= since:
-            found["state"] = KILLED if found["state"] == RUNNING else FAILED
+            killed = found["state"] == RUNNING and _was_held(folder)
+            found["state"] = KILLED if killed else FAILED
             _replace_run(folder, {"ended": _now(), **found, "message": message})
+
+
+def _was_held(folder: Path) -> bool:
+    """Whether the last process of a run did not give the folder back, as one does that ends."""
+    return bool((folder / LOCK).read_text(encoding="utf-8").strip())
 
 
 def _begun(about: Mapping[str, object]) -> str:

@@ -30,7 +30,10 @@ def command() -> None:
     "--field", default="text", show_default=True, metavar="NAME",
     help="What holds the text, or ids, in lines of JSON and in tables.",
 )  # fmt: skip
-@click.option("--end", metavar="TOKEN", help="The token behind each document.")
+@click.option(
+    "--end", metavar="TOKEN",
+    help="The token behind each document; a number where no tokenizer names tokens.",
+)  # fmt: skip
 @click.option("--no-end", is_flag=True, help="Put no token behind documents.")
 @click.option(
     "--vocabulary", type=click.IntRange(min=1), metavar="N",
@@ -55,10 +58,12 @@ def prepare(
 
     context.place = str(inputs[0])
     _check(output, force, tokenizer, vocabulary)
+    if end is not None and no_end:
+        raise click.BadParameter("contradicts --no-end", param_hint="'--end'")
     if tokenizer is not None:
         encoder = encoder_of(tokenizer, end, not no_end)
     else:
-        encoder = plain_encoder(vocabulary, not no_end)
+        encoder = plain_encoder(vocabulary, end, not no_end)
     header = work(inputs, output, encoder, field)
     context.say(f"wrote {header.tokens:,} tokens of {header.documents:,} documents in `{output}`")
     context.finish({"output": str(output), "tokens": header.tokens, "documents": header.documents})

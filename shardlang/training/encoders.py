@@ -56,11 +56,30 @@ class _Encoding(Protocol):
     ids: list[int]
 
 
-def plain_encoder(vocabulary: int | None, ends: bool = True) -> Encoder:
-    """Bytes, ended by a zero; or, with a vocabulary, ids that are there already."""
+def plain_encoder(vocabulary: int | None, end: str | None = None, ends: bool = True) -> Encoder:
+    """Bytes; or, with a vocabulary, ids that are there already.
+
+    Args:
+        end: the number behind each document; without one, bytes are ended by a zero.
+        ends: whether there is to be one.
+
+    Raises:
+        RunError: SH0652, it is no such id.
+    """
+    stated = None if end is None or not ends else _number(end, vocabulary or BYTES)
     if vocabulary is not None:
-        return Encoder(None, vocabulary, "", None)
-    return Encoder(None, BYTES, "bytes", 0 if ends else None)
+        return Encoder(None, vocabulary, "", stated)
+    return Encoder(None, BYTES, "bytes", 0 if stated is None and ends else stated)
+
+
+def _number(end: str, vocabulary: int) -> int:
+    if not (end.isascii() and end.isdigit() and int(end) < vocabulary):
+        raise RunError(
+            "SH0652",
+            f"`--end {end}` is no id below {vocabulary}",
+            help="give a number, or name a tokenizer, whose tokens have names, by `--tokenizer`",
+        )
+    return int(end)
 
 
 def encoder_of(path: Path, end: str | None = None, ends: bool = True) -> Encoder:

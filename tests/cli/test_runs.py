@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from datetime import datetime, timedelta
@@ -195,9 +196,23 @@ def test_who_watches_a_run_says_why_it_ended(tmp_path: Path) -> None:
     assert _ended(tmp_path) == ("failed", "rank 1 was killed")
 
 
+def test_a_run_that_could_not_note_its_end_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk takes no note of it, and yet the process gave the folder back."""
+    before = datetime.now().astimezone() - timedelta(seconds=1)
+    with pytest.raises(RuntimeError), RunFolder(tmp_path, TEXT, {}) as folder:
+        folder.begin(0)
+        monkeypatch.setattr(folder, "_write_run", lambda: os.write(99999, b""))
+        raise RuntimeError("the disk is full")
+    assert _ended(tmp_path)[0] == "running"
+    note_failure(tmp_path, "rank 0 failed: the disk is full", before)
+    assert _ended(tmp_path) == ("failed", "rank 0 failed: the disk is full")
+
+
 def _ended(folder: Path) -> tuple[str, str]:
     about: dict[str, str] = json.loads((folder / RUN).read_text())
-    return about["state"], about["message"]
+    return about["state"], about.get("message", "")
 
 
 def test_a_log_that_was_cut_off_is_read(tmp_path: Path) -> None:

@@ -99,6 +99,46 @@ def test_a_long_text_is_read_in_pieces_that_end_with_lines(tmp_path: Path) -> No
     assert tokens.ids[:-1].tobytes() == (tmp_path / "long.txt").read_bytes()
 
 
+IDS, TEXTS = '{"text": [3, 4, 5]}\n{"text": [6]}\n', '{"text": "ab"}\n{"text": "c"}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "wanted"),
+    [
+        (IDS, ("--vocabulary", "60", "--end", "50"), [3, 4, 5, 50, 6, 50]),
+        (IDS, ("--vocabulary", "60"), [3, 4, 5, 6]),
+        (TEXTS, ("--end", "10"), [97, 98, 10, 99, 10]),
+        (TEXTS, (), [97, 98, 0, 99, 0]),
+        (TEXTS, ("--no-end",), [97, 98, 99]),
+    ],
+)
+def test_what_stands_behind_documents_without_a_tokenizer(
+    tmp_path: Path, text: str, options: tuple[str, ...], wanted: list[int]
+) -> None:
+    (tmp_path / "in.jsonl").write_text(text)
+    out = tmp_path / "out.bin"
+    assert execute(["data", "prepare", str(tmp_path / "in.jsonl"), "-o", str(out), *options]) == 0
+    tokens = open_tokens(out)
+    assert tokens.ids.tolist() == wanted and tokens.starts.size == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--end", "256"), "`--end 256` is no id below 256"),
+        (("--end", "</s>", "--vocabulary", "9"), "`--end </s>` is no id below 9"),
+        (("--end", "1", "--no-end"), "contradicts --no-end"),
+    ],
+)
+def test_an_end_that_is_no_id_is_refused(
+    tmp_path: Path, options: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.jsonl").write_text(TEXTS)
+    out = tmp_path / "out.bin"
+    assert execute(["data", "prepare", str(tmp_path / "in.jsonl"), "-o", str(out), *options])
+    assert said in capsys.readouterr().err and not out.exists()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
