@@ -47,5 +47,5 @@ def test_the_peak_is_the_measured_one(name: str, tmp_path: Path) -> None:
 
 def test_the_peaks_between_devices_are_the_measured_ones(tmp_path: Path) -> None:
     """Of every spec, the predicted and the measured peak of each device."""
-    for found in spawn("live_on_ranks:peaks", 4, tmp_path, 240, prepared=True):
+    for found in spawn("live_on_ranks:peaks", 4, tmp_path, 240, prepared=1):
         assert found["predicted"] == found["measured"]

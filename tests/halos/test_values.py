@@ -98,6 +98,6 @@ def test_on_real_processes(tmp_path: Path) -> None:
     path = tmp_path / "case.shard"
     path.write_text(spec(WITH_WHOLE))
     job = "tests.halos.test_values:on_a_rank"
-    for rank in spawn(job, 4, tmp_path, 240, prepared=True, SPEC=str(path)):
+    for rank in spawn(job, 4, tmp_path, 240, prepared=1, SPEC=str(path)):
         assert len(rank) == 1 + len(WAYS) + 1 + 3
         assert max(rank.values()) < 1e-10, rank

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import warnings
 from collections.abc import Callable
@@ -29,13 +30,26 @@ from torch.nn.utils import parametrizations
 
 import shardlang
 from shardlang.runtime.errors import RunError
+from tests.runtime.prepared import prepare_step
 
 HERE = Path(__file__).parent
 
 
+@functools.cache
+def program(name: str) -> shardlang.Program:
+    """A spec beside this file."""
+    return shardlang.compile(HERE / f"{name}.shard")
+
+
+def prepare() -> None:
+    """Compile what the ranks load."""
+    for name in os.environ["SPECS"].split():
+        prepare_step(program(name))
+
+
 def load(name: str) -> Any:
     """A sharded module of a spec beside this file."""
-    return shardlang.compile(HERE / f"{name}.shard").load(seed=1)
+    return program(name).load(seed=1)
 
 
 def twin(module: Any) -> nn.Module:

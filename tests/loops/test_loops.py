@@ -19,7 +19,7 @@ Results = list[dict[str, Any]]
 
 def _run(function: str, specs: str, processes: int, out: Path) -> Results:
     return spawn(
-        f"habits:{function}", processes, out, 300, SCRATCH=str(out), SPECS=specs,
+        f"habits:{function}", processes, out, 300, prepared=1, SCRATCH=str(out), SPECS=specs,
         PYTHONPATH=f"{ROOT}:{HERE}",
     )  # fmt: skip
 

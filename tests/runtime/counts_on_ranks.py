@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from pathlib import Path
 from tempfile import mkdtemp
@@ -105,12 +106,17 @@ def counted_program(name: str, count: int) -> Program:
     return shardlang.compile(path, model=lambda: stack(5, 7, 2))
 
 
+@functools.cache
+def programs() -> dict[tuple[str, int], Program]:
+    """Every spec with every number of microbatches."""
+    return {each: counted_program(*each) for each in itertools.product(SPECS, COUNTS)}
+
+
 def counted() -> Counted:
     """Of every spec what its third step sends, and what else is compared."""
     found = {}
     x = torch.linspace(-1, 2, ROWS * 30).view(ROWS, 6, 5)
-    for name, count in itertools.product(SPECS, COUNTS):
-        made = counted_program(name, count)
+    for (name, count), made in programs().items():
         made.load()
         losses = [made.step({"x": x}).loss for _ in range(2)]
         with Boundary() as boundary:

@@ -27,7 +27,8 @@ from shardlang.runtime import workers
 from tests.runtime.zygote import address_of
 
 __all__ = [
-    "DEVNULL", "Popen", "TimeoutExpired", "completed", "forked_ranks", "python", "use", "zygote_of",
+    "DEVNULL", "Popen", "TimeoutExpired", "completed", "forked_ranks", "python", "use",
+    "zygotes_of",
 ]  # fmt: skip
 
 FOLDER = Path(__file__).parent
@@ -156,16 +157,17 @@ def forked_ranks(zygotes: Sequence[str] = ()) -> Iterator[None]:
 
 
 @contextmanager
-def zygote_of(command: Sequence[str], env: Mapping[str, str]) -> Iterator[str]:
-    """A zygote that a command becomes once it is ready to fork; it ends with the block."""
-    process = Popen(command, env, start_new_session=True)
-    address = address_of(process.pid)
+def zygotes_of(command: Sequence[str], env: Mapping[str, str], count: int) -> Iterator[list[str]]:
+    """Zygotes that a command becomes once it is ready to fork; they end with the block."""
+    processes = [Popen(command, env, start_new_session=True) for _ in range(count)]
     try:
-        _wait_for(address, process)
-        yield address
+        for process in processes:
+            _wait_for(address_of(process.pid), process)
+        yield [address_of(process.pid) for process in processes]
     finally:
-        process.kill()
-        process.wait()
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def share() -> None:

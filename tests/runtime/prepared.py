@@ -1,8 +1,8 @@
 """What a job compiles once, before its ranks are forked: `prepared.py module` forks them.
 
 The module's `prepare` compiles, and keeps what it compiles in caches that the ranks inherit. Two
-programs that were compiled apart are the same all the same: jobs whose ranks compile for themselves
-see to it (`spawn` without `prepared`).
+programs that were compiled apart are the same all the same: jobs of several such processes, and
+those whose ranks compile for themselves, see to it (`prepared` of `spawn`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shardlang.compiler import variants
 from shardlang.compiler.driver import Compiled
 from shardlang.compiler.pipelined import axis_of, schedule_of
 from shardlang.ir.collection import RARELY
-from shardlang.ir.program import LocalProgram
+from shardlang.ir.program import LocalProgram, differentiable
 from shardlang.runtime.reports import die_with_parent
 from shardlang.training import accumulated, staged
 from tests import captures
@@ -36,15 +36,16 @@ LATER = (
 
 def prepare_step(program: Program) -> None:
     """Compile what a step of a program from its loss needs."""
-    compiled = program.compiled
+    compiled, accumulate = program.compiled, program.compiled.spec.accumulate
     trained = sorted(leaf.name for leaf in compiled.program.leaves if leaf.trainable)
     if compiled.spec.pipeline is not None:
         along, schedule = staged.along_stages(compiled), schedule_of(compiled.spec)
         staged.pipelined_along(along, schedule, axis_of(compiled), trained)
-    elif compiled.spec.accumulate is not None:
+    elif accumulate is not None and accumulate.count > 1:
         accumulated.accumulated_step(accumulated.accumulated(compiled), trained)
     else:
-        variants.write_step(compiled.program, frozenset(trained), [str(compiled.program.loss)])
+        for ends in differentiable(compiled.program), [str(compiled.program.loss)]:
+            variants.write_step(compiled.program, frozenset(trained), ends)
 
 
 def share() -> None:
@@ -76,6 +77,8 @@ def _once(make: Callable[..., Any]) -> Callable[..., Any]:
 def _key(given: object) -> object:
     if isinstance(given, Compiled | LocalProgram):
         return id(given)
+    if isinstance(given, list | tuple):
+        return tuple(map(_key, given))
     return given if isinstance(given, frozenset) else repr(given)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from shardlang.runtime.launch import Job, launch
-from tests.runtime.forking import forked_ranks, zygote_of
+from tests.runtime.forking import forked_ranks, zygotes_of
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -25,13 +25,16 @@ def spawn(
     saves: bool = False,
     fresh: bool = False,
     failed: Path | None = None,
-    prepared: bool = False,
+    prepared: int = 0,
     **env: str,
 ) -> list[Any]:
     """The results of `module:function` on every rank.
 
-    Ranks are forks of a process that has their imports, or, if `fresh`, start as a job's do. If
-    `prepared`, that process has also called `prepare` of the module, which compiles for all ranks.
+    Ranks are forks of a process that has their imports, or, if `fresh`, start as a job's do.
+
+    Args:
+        prepared: of how many processes that have also called `prepare` of the module, which
+            compiles for their ranks; they compile apart, each with a hash seed of its own.
 
     Raises:
         RunError: a rank failed, or the time is up.
@@ -44,7 +47,7 @@ def spawn(
             around.enter_context(forked_ranks())
         if prepared:
             job = [sys.executable, str(HERE / "prepared.py"), function.split(":")[0]]
-            zygote = around.enter_context(zygote_of(job, {**os.environ, **env}))
-            around.enter_context(forked_ranks([zygote]))
+            zygotes = around.enter_context(zygotes_of(job, {**os.environ, **env}, prepared))
+            around.enter_context(forked_ranks(zygotes))
         launch(Job(command, processes, timeout_s=timeout_s, env=env, saves=saves, failed=failed))
     return [torch.load(out / f"{rank}.pt", weights_only=False) for rank in range(processes)]

@@ -15,7 +15,7 @@ def test_on_one_device() -> None:
 
 def test_between_devices(tmp_path: Path) -> None:
     """The plan has the device that needs the most."""
-    ranks = spawn("accumulated_on_ranks:peaks", 4, tmp_path, 500, prepared=True)
+    ranks = spawn("accumulated_on_ranks:peaks", 4, tmp_path, 500, prepared=1)
     for name in ranks[0]:
         found = [rank[name] for rank in ranks]
         assert [planned for planned, _ in found] == [measured for _, measured in found], name

@@ -10,7 +10,7 @@ from shardlang.training.changes import STAGES, differences
 
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple[str, str]]]:
-    return spawn("other_stages:refused", 4, tmp_path_factory.mktemp("ranks"), 200, prepared=True)
+    return spawn("other_stages:refused", 4, tmp_path_factory.mktemp("ranks"), 200, prepared=1)
 
 
 def test_a_rank_with_another_program_of_its_stage_is_named(

@@ -16,7 +16,7 @@ NAMES = [name for name in SPECS if name != "plain"]
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     out = tmp_path_factory.mktemp("ranks")
-    return spawn("stages_on_ranks:everything", 4, out, 300, prepared=True, SCRATCH=str(out))
+    return spawn("stages_on_ranks:everything", 4, out, 300, prepared=1, SCRATCH=str(out))
 
 
 @pytest.fixture(scope="module")

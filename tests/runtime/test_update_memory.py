@@ -10,7 +10,7 @@ from update_memory_on_ranks import planned_peak
 
 def test_an_update_takes_what_is_planned(tmp_path: Path) -> None:
     """What the optimizer keeps, the gradients, and the most that it takes beside them."""
-    for found in spawn("update_memory_on_ranks:updates", 4, tmp_path, 300, prepared=True):
+    for found in spawn("update_memory_on_ranks:updates", 4, tmp_path, 300, prepared=1):
         assert {name: planned for name, (planned, _) in found.items()} == {
             name: measured for name, (_, measured) in found.items()
         }

@@ -20,7 +20,7 @@ from shardlang.plan.types import CollectiveRow
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    return spawn("zero_on_ranks:everything", 4, tmp_path_factory.mktemp("ranks"), 300)
+    return spawn("zero_on_ranks:everything", 4, tmp_path_factory.mktemp("ranks"), 300, prepared=2)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Training with everything that `store` may split, on gloo processes.
 
-Every rank compiles its programs for itself, as in a real job: ranks differ in the order of their
-sets, and yet hold the same programs.
+Their programs are compiled apart, as in a real job: ranks differ in the order of their sets, and
+yet hold the same programs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import stored
 import torch
-from counts_on_ranks import Counted, counted
+from counts_on_ranks import Counted, counted, programs
 from torch import Tensor
 
 import shardlang
@@ -22,6 +22,7 @@ from shardlang.api import Program
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.optim import ShardedOptimizer
 from shardlang.runtime.whole import held_shard
+from tests.runtime.prepared import prepare_step
 
 DATA = "input ids, labels : i64[8] [{axes}]\n"
 SPECS = {
@@ -86,6 +87,14 @@ def _written(text: str) -> Path:
     path = Path(mkdtemp()) / "spec.shard"
     path.write_text(text)
     return path
+
+
+def prepare() -> None:
+    """Compile what is trained, and what is counted."""
+    for name in TRAINED:
+        prepare_step(program(name))
+    for one in programs().values():
+        prepare_step(one)
 
 
 def trained() -> dict[str, Any]:
