@@ -56,10 +56,12 @@ class Options:
         return self.save is not None or self.out is not None
 
     def shared(self) -> dict[str, str]:
-        """By option, in words, what all ranks must be given alike; empty for one that is not."""
+        """By option, in words, what all ranks must be given alike; empty for one that is not.
+
+        Not `--resume`: of a job that begins again all follow the first rank.
+        """
         flags = {
-            "reference": self.reference, "compile": self.compile, "resume": self.resume,
-            "tensorboard": self.tensorboard,
+            "reference": self.reference, "compile": self.compile, "tensorboard": self.tensorboard,
         }  # fmt: skip
         paths = {"data": self.data, "save": self.save, "out": self.out}
         values = {
