@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from shardlang.bind import bind
 from shardlang.capture import Captured
 from shardlang.compiler.driver import CompileError, names_of, statements_of
+from shardlang.compiler.loss import unnamed_loss
 from shardlang.compiler.parts import decided
 from shardlang.cost.step import step_bytes
 from shardlang.grammar.diagnostics import Diagnostic, Span, has_errors, start_of_file
@@ -122,8 +123,11 @@ def _tried(draft: Draft, captured: Captured) -> Trial:
     if binding is None or has_errors(found):
         raise CompileError(_at_model(found, draft, text))
     train = draft.target.source.mode == "train"
-    graph = decided(captured, statements_of(spec, binding, captured), train).graph
+    statements = statements_of(spec, binding, captured)
+    graph = decided(captured, statements, train).graph
+    unnamed = unnamed_loss(spec, statements.loss, captured) if train else None
     warnings = [one for one in (*findings, *found) if one.severity == "warning"]
+    warnings += [] if unnamed is None else [unnamed]
     shown = tuple(_at_model(warnings, draft, text))
     return Trial(draft, text, shown, step_bytes(to_program(graph), train))
 

@@ -156,6 +156,24 @@ def test_arguments_are_written_as_literals(tmp_path: Path) -> None:
     assert 'hidden_act = "relu", use_cache = false, mode = "eval")' in line
 
 
+TWO = """from torch import nn
+class Two(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 4)
+    def forward(self, x):
+        y = super().forward(x)
+        return {"near": y.square().mean(), "far": y.mean()}
+"""
+
+
+def test_a_loss_that_is_not_known_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "two.py"
+    path.write_text(TWO)
+    status, text, said = shardlang("init", f"{path}:Two", "--mesh", "dp=2", "--input", "x:f32[4,4]")
+    assert status == 0 and "loss" not in text
+    assert "warning[SH0513]: which output is the loss is not known: `near` and `far` may be" in said
+
+
 def test_fsdp_alone_stores_everything_and_splits_the_batch() -> None:
     text = written("phi3", "fsdp=4")[0].read_text()
     assert 'store "**" over fsdp' in text

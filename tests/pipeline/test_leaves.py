@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from shardlang.compiler.driver import CompileError, compile_spec, module_source
+from shardlang.compiler.in_stages import in_stages
 from shardlang.compiler.pipelined import pipelined
 from shardlang.proof.prove import verify_compiled
+from shardlang.spec import load_spec
 from tests.pipeline.families import Family
 from tests.pipeline.proving import compiled_family
 
@@ -51,3 +54,30 @@ def test_a_frozen_parameter_of_several_stages_has_no_gradient(tmp_path: Path) ->
     report = verify_compiled(compiled)
     assert report.ok, report
     assert report.accumulated and "scale" not in report.accumulated
+
+
+class Spare(nn.Module):
+    """A module that is never run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[0](x).square().mean()  # type: ignore[no-any-return]
+
+
+def test_a_rank_that_loads_an_empty_stage_says_so(tmp_path: Path) -> None:
+    """As a finding at the statement, not as an error of ours."""
+    path = tmp_path / "spec.shard"
+    path.write_text(
+        "mesh { pp = 2 }\ninput x : f32[4, 4] [_, _]\n"
+        'pipeline pp { split "layers" microbatches 2 }\n'
+    )
+    spec, _ = load_spec(path, {}, need_model=False)
+    assert spec is not None
+    compiled = compile_spec(spec, module_source(Spare))
+    with pytest.raises(CompileError) as caught:
+        in_stages(compiled)
+    (found,) = caught.value.diagnostics
+    assert (found.code, found.span.line) == ("SH0313", 3)
