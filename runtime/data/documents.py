@@ -29,6 +29,23 @@ class Piece(NamedTuple):
 LINES = (".jsonl", ".ndjson")
 """The names of files of documents as lines of JSON end so."""
 
+PACKED = (".npz", ".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".pt", ".pth", ".pkl")
+"""The names of files end so whose bytes are those of something packed, which is not unpacked."""
+
+
+def refuse_packed(path: Path) -> None:
+    """Refuse a file that is packed: its bytes are no text.
+
+    Raises:
+        RunError: SH0651.
+    """
+    if path.suffix.lower() in PACKED:
+        raise RunError(
+            "SH0651",
+            f"`{path}` is packed, and is not read as a text",
+            help="unpack it: one array of ids as `.npy`, texts as files of their own",
+        )
+
 
 def is_text(path: Path) -> bool:
     """Whether a file is a text as it is, by its name: neither lines of JSON, nor packed."""
@@ -47,6 +64,7 @@ def pieces_of(path: Path, field: str, raw: bool = False) -> Iterator[Piece]:
         RunError: SH0651, the file cannot be read, or is not what its name says.
     """
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    refuse_packed(path)
     if kind in SUFFIXES:
         return _column(path, field, raw)
     return _lines(path, field, raw) if kind in LINES else _text(path, raw)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from shardlang.runtime.data.batch import BYTES, Encode
-from shardlang.runtime.data.documents import is_text
+from shardlang.runtime.data.documents import is_text, refuse_packed
 from shardlang.runtime.data.order import Numbers
 from shardlang.runtime.data.tokens import Ids, Tokens, unreadable
 from shardlang.runtime.errors import RunError
@@ -35,6 +35,7 @@ def text_tokens(path: Path, vocabulary: int, encode: Encode | None = None) -> To
 
 
 def _read(path: Path) -> bytes:
+    refuse_packed(path)
     if not is_text(path):
         raise RunError(
             "SH0651",

@@ -20,6 +20,7 @@ from shardlang.runtime.data import (
     SampleStream,
     TokenSamples,
     WholeReader,
+    pieces_of,
     text_tokens,
 )
 from shardlang.runtime.errors import RunError
@@ -98,6 +99,7 @@ def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
     cases = {
         "none": "no such file or directory", "pipe": "not a regular file",
         ".": "not a regular file", "lines.jsonl": "lines.jsonl -o lines.bin", "text.gz": "packed",
+        "ids.npz": "one array of ids as `.npy`",
     }  # fmt: skip
     for name, said in cases.items():
         with pytest.raises(RunError) as caught:
@@ -106,6 +108,8 @@ def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
         assert said in f"{caught.value.message}; {caught.value.help}"
     with pytest.raises(RunError, match="byte 3 is none"):
         stream(tmp_path / "latin", encode=lambda text: [1] * len(text))
+    with pytest.raises(RunError, match="is packed"):
+        list(pieces_of(tmp_path / "texts.zip", "text"))
     (tmp_path / "empty").touch()
     with pytest.raises(RunError, match="holds 0 samples"):
         stream(tmp_path / "empty")
