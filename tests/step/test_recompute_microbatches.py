@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import shardlang
-from shardlang.compiler.driver import CompileError
+from shardlang.compiler.driver import CompileError, compile_spec
 from shardlang.plan.collect import plan_of
+from shardlang.spec import load_spec
 
 MODEL = """
 import torch
@@ -97,10 +98,14 @@ def test_what_is_sent_to_another_stage_is_kept(tmp_path: Path, recompute: str) -
     assert program(tmp_path, "gpipe", recompute).verify().ok
 
 
-def test_a_model_without_a_loss_has_a_step_of_the_whole_batch(tmp_path: Path) -> None:
-    """Nothing is accumulated then, and the budget is that of the one step."""
+def test_a_call_without_a_loss_has_a_step_of_the_whole_batch(tmp_path: Path) -> None:
+    """A loop may make one, and its budget is that of the one step; the spec itself needs a loss."""
     spec = SPEC.format(mesh="dp = 2", batch="dp", stated="accumulate 4\nrecompute to 1MiB")
     model = MODEL.replace('return {"loss": torch.tanh(x).square().mean()}', "return torch.tanh(x)")
     (tmp_path / "model.py").write_text(model)
     (tmp_path / "net.shard").write_text(spec)
-    assert shardlang.compile(tmp_path / "net.shard").verify().ok
+    stated, _ = load_spec(tmp_path / "net.shard")
+    assert stated is not None
+    assert compile_spec(stated).program.step.recompute.budget_bytes == 1 << 20
+    with pytest.raises(CompileError, match="SH0514"):
+        shardlang.compile(tmp_path / "net.shard")
