@@ -54,6 +54,14 @@ def saved(folder: Path, count: int = 1) -> None:
         time.sleep(0.01)
 
 
+def stepped_again(folder: Path) -> None:
+    """Wait for a step of the run that has begun again."""
+    end = time.monotonic() + 60
+    while not re.search(r'"event": "resumed".*\n.*\n', (folder / "out/log.jsonl").read_text()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def pid_of(pids: Path, rank: int) -> int:
     """The process of a rank, which writes its number when it begins."""
     while not (said := (pids / str(rank)).read_text()):
@@ -66,11 +74,8 @@ def test_a_killed_rank_restarts_the_run_and_sigterm_ends_it_well(tmp_path: Path)
 
     def act(process: Popen, pids: Path) -> None:
         saved(tmp_path)
-        before = pid_of(pids, 1)
-        os.kill(before, signal.SIGKILL)
-        while pid_of(pids, 1) == before or pid_of(pids, 0) == before:
-            time.sleep(0.01)
-        time.sleep(0.5)
+        os.kill(pid_of(pids, 1), signal.SIGKILL)
+        stepped_again(tmp_path)
         process.send_signal(signal.SIGTERM)
 
     status, lines, errors = run(tmp_path, 100_000, "--max-restarts", "1", when=act)
