@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -62,7 +61,7 @@ def check_same_options(options: Mapping[str, str], groups: Groups) -> None:
     """Compare what the command lines of all ranks ask for. Collective.
 
     Args:
-        options: by name, in words; empty for one that is not given. Paths may differ.
+        options: by name, in words; empty for one that is not given.
 
     Raises:
         RunError: SH0612, on every rank, naming an option and a rank that has it otherwise.
@@ -71,23 +70,18 @@ def check_same_options(options: Mapping[str, str], groups: Groups) -> None:
     if host is None:
         return
     found: list[Mapping[str, str]] = [options] * groups.mesh.devices
-    call = functools.partial(dist.all_gather_object, group=host.process_group)
-    named("comparison of the options of all ranks", call, found, options)
+    label, gather = "comparison of the options of all ranks", dist.all_gather_object
+    named(label, gather, found, options, host.process_group)
     for rank, other in enumerate(found):
         for name, first in found[0].items():
-            second = other[name]
-            if first != second and not (name in _PATHS and first and second):
-                want, got = (f"`{x}`" if x else f"no `--{name}`" for x in (first, second))
+            if other[name] != first:
+                want, got = (f"`{x}`" if x else f"no `--{name}`" for x in (first, other[name]))
                 raise RunError(
                     "SH0612",
                     "the ranks are started with different options:"
                     f" rank 0 with {want}, rank {rank} with {got}",
                     help="give the command on every node the same options, but for `--node-rank`",
                 )
-
-
-_PATHS = ("data", "save", "out")
-"""Options whose values may differ between machines."""
 
 
 def _line(node: fx.Node) -> str:

@@ -58,19 +58,19 @@ class Options:
     def shared(self) -> dict[str, str]:
         """By option, in words, what all ranks must be given alike; empty for one that is not.
 
-        Not `--resume`: of a job that begins again all follow the first rank.
+        Of a path that is whether there is one. Not `--resume`: of a job that begins again all
+        follow the first rank.
         """
         flags = {
             "reference": self.reference, "compile": self.compile, "tensorboard": self.tensorboard,
+            "data": self.data, "save": self.save, "out": self.out,
         }  # fmt: skip
-        paths = {"data": self.data, "save": self.save, "out": self.out}
         values = {
             "steps": self.steps, "device": self.device, "seed": self.seed,
             "profile": self.profile, "timeout": f"{self.timeout_s:g}",
         }  # fmt: skip
         return {
             **{name: f"--{name}" if given else "" for name, given in flags.items()},
-            **{name: "" if path is None else f"--{name} {path}" for name, path in paths.items()},
             **{name: "" if x is None else f"--{name} {x}" for name, x in values.items()},
         }
 

@@ -66,10 +66,11 @@ def plain_encoder(vocabulary: int | None, end: str | None = None, ends: bool = T
     Raises:
         RunError: SH0652, it is no such id.
     """
-    stated = None if end is None or not ends else _number(end, vocabulary or BYTES)
-    if vocabulary is not None:
-        return Encoder(None, vocabulary, "", stated)
-    return Encoder(None, BYTES, "bytes", 0 if stated is None and ends else stated)
+    known = None if vocabulary is not None else 0
+    if end is not None:
+        known = _number(end, vocabulary or BYTES)
+    kind = "bytes" if vocabulary is None else ""
+    return Encoder(None, vocabulary or BYTES, kind, known if ends else None)
 
 
 def _number(end: str, vocabulary: int) -> int:

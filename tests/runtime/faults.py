@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import cases as known
 import torch
 
+from shardlang.cli.training import Options
 from shardlang.ir.reshard import Reshard
 from shardlang.passes.graph_text import read_graph
 from shardlang.passes.rewrite.localize import to_program
@@ -83,9 +85,9 @@ def two_programs() -> None:
 
 def other_options() -> None:
     """Rank 1 is started to save elsewhere, which is its own affair, and with a reference."""
-    reference = "--reference" if RANK else ""
-    options = {"steps": "--steps 3", "save": f"--save w{RANK}", "reference": reference}
-    check_same_options(options, join(known.LINE2))
+    save, reference = Path(f"w{RANK}"), bool(RANK)
+    options = Options(3, None, save, "cpu", 0, reference, False, None, False, 9.0)
+    check_same_options(options.shared(), join(known.LINE2))
 
 
 def other_mesh() -> None:
