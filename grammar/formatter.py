@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import singledispatch
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from shardlang.grammar import tree as t
 
@@ -23,7 +24,18 @@ def format_tree(tree: t.Tree) -> str:
 
 def format_node(node: t.Node) -> str:
     """The canonical text of one node, without its comments: for messages."""
-    return "\n".join(_block(node, "")) if isinstance(node, _BLOCKS) else _text(node)
+    return "\n".join(_block(_bare(node), "")) if isinstance(node, _BLOCKS) else _text(node)
+
+
+_Item = TypeVar("_Item", bound=t.Item)
+
+
+def _bare(item: _Item) -> _Item:
+    """An item without the comments at it and in it."""
+    changes: dict[str, Any] = {"trivia": t.Trivia()}
+    if isinstance(item, _BLOCKS):
+        changes["items"] = tuple(_bare(one) for one in item.items)
+    return replace(item, **changes)
 
 
 def _lines(items: Sequence[t.Item], indent: str) -> list[str]:

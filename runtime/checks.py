@@ -47,6 +47,17 @@ def check_same_collectives(step: StepProgram, groups: Groups) -> None:
         _check_same(found, lambda: lines, groups)
 
 
+def check_same_spec(statements: Sequence[str], groups: Groups) -> None:
+    """Compare the specs of all ranks: what they say of the optimizer is in no program.
+
+    Raises:
+        RunError: SH0602, on every rank, naming the ranks that differ from rank 0.
+    """
+    if groups.mesh.devices > 1:
+        found = hashlib.sha256("\n".join(statements).encode()).hexdigest()
+        _check_same(found, lambda: list(statements), groups, "spec", "statement")
+
+
 def check_same_text(text: str, groups: Groups) -> None:
     """Compare a text of all ranks, such as the schedule of a pipeline.
 
@@ -92,11 +103,17 @@ def _line(node: fx.Node) -> str:
     return f"{node.name}: {sent}, {stream_of(node)}"
 
 
-def _check_same(mine: str, lines: Callable[[], list[str]], groups: Groups) -> None:
+def _check_same(
+    mine: str,
+    lines: Callable[[], list[str]],
+    groups: Groups,
+    what: str = "program",
+    unit: str = "line",
+) -> None:
     """Compare a hash of all ranks; where they differ, say by which line."""
     world = groups.mesh.devices
     prints: list[str] = [""] * world
-    label = "comparison of the programs of all ranks"
+    label = f"comparison of the {what}s of all ranks"
     named(label, dist.all_gather_object, prints, mine)
     others = [rank for rank in range(world) if prints[rank] != prints[0]]
     if not others:
@@ -109,8 +126,8 @@ def _check_same(mine: str, lines: Callable[[], list[str]], groups: Groups) -> No
     verb = "hold" if plural else "holds"
     raise RunError(
         "SH0602",
-        f"rank{plural} {listed} {verb} another program than rank 0: "
-        + first_difference(texts[0], texts[others[0]]),
+        f"rank{plural} {listed} {verb} another {what} than rank 0: "
+        + first_difference(texts[0], texts[others[0]], unit=unit),
         help=SAME,
     )
 
@@ -119,11 +136,13 @@ SAME = "start every rank from the same spec, model and versions"
 """What to do where ranks hold different programs."""
 
 
-def first_difference(one: Sequence[str], other: Sequence[str], rank: int = 0) -> str:
+def first_difference(
+    one: Sequence[str], other: Sequence[str], rank: int = 0, unit: str = "line"
+) -> str:
     """Where two texts part, in words; `rank` has the first."""
     for number, (a, b) in enumerate(itertools.zip_longest(one, other, fillvalue="nothing"), 1):
         if a != b:
-            return f"line {number} is `{_short(a)}` on rank {rank} and `{_short(b)}` there"
+            return f"{unit} {number} is `{_short(a)}` on rank {rank} and `{_short(b)}` there"
     return "the texts agree"
 
 

@@ -27,6 +27,8 @@ from shardlang.runtime.watch import WATCH
 FOLDER = "SHARDLANG_REPORTS"
 """The environment variable that names the folder."""
 
+_SIGNAL = "signal"
+
 _STUCK = ("timed out", "timeout")
 
 PUBLISH_EVERY_S = 0.5
@@ -114,6 +116,12 @@ class StepReports:
         if self._folder is not None:
             _write(self._folder / f"{self._rank}.saving", "")
 
+    def asked(self, number: int) -> int:
+        """The signal that the supervisor was sent, where it has passed one on as another."""
+        if self._folder is None or not (self._folder / _SIGNAL).is_file():
+            return number
+        return int((self._folder / _SIGNAL).read_text())
+
 
 def step_reports(rank: int) -> StepReports:
     """The reports of this rank, which go nowhere without a supervisor."""
@@ -124,6 +132,14 @@ def step_reports(rank: int) -> StepReports:
 def longest_step_s(folder: Path) -> float:
     """The longest step of all ranks so far, by at most a third too short; 0 before the first."""
     return max((float(file.read_text()) for file in folder.glob("*.step")), default=0.0)
+
+
+def ask_to_end(folder: Path, number: int) -> None:
+    """Tell the ranks which signal asks them to end.
+
+    They are sent SIGTERM: it ends one that does not listen yet without a word, as SIGINT does not.
+    """
+    _write(folder / _SIGNAL, str(number))
 
 
 def any_saving(folder: Path) -> bool:

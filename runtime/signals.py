@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shardlang.runtime.handlers import Handlers
-from shardlang.runtime.reports import any_saving, longest_step_s, positions
+from shardlang.runtime.reports import any_saving, ask_to_end, longest_step_s, positions
 from shardlang.runtime.workers import Worker
 
 ENDING = "ending after the step that is under way, and saving; a second signal ends at once"
@@ -56,6 +56,7 @@ class Signals:
             self._raise(self._number)
         if not self._forwarded:
             self._forwarded, self._since = True, time.monotonic()
+            ask_to_end(folder, self._number)
             for worker in workers:
                 worker.process.send_signal(signal.SIGTERM)
             print(ENDING, file=sys.stderr)

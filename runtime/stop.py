@@ -66,7 +66,7 @@ class Stop:
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if not self._asked:
-            self.ask(number)
+            self.ask(self._reports.asked(number))
             if self._tells:
                 os.write(2, f"{ENDING}\n".encode())
             if self._in_batches:

@@ -18,11 +18,12 @@ class LearningRate:
     Attributes:
         scheduler: the scheduler of torch; None where there is no schedule.
         phases: the schedule as it is stated.
+        steps: how many steps of the optimizer have been taken; a skipped one is none.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, phases: Sequence[Phase]) -> None:
         """Set the rate of the first step."""
-        self._optimizer, self.phases, self._steps = optimizer, tuple(phases), 0
+        self._optimizer, self.phases, self.steps = optimizer, tuple(phases), 0
         self._stated = [float(group["lr"]) for group in optimizer.param_groups]
         self._factor = factor(phases, optimizer.defaults["lr"]) if self._is_ours else None
         self.scheduler: LRScheduler | None = None
@@ -43,14 +44,14 @@ class LearningRate:
 
     def step(self) -> None:
         """Set the rate of the next step, after one of the optimizer."""
-        self._steps += 1
+        self.steps += 1
         if self.scheduler is not None:
             self.scheduler.step()
 
     def state_dict(self) -> dict[str, object]:
         """The steps taken, the schedule in words, and the state of a scheduler of torch's own."""
         own = {} if self._is_ours or self.scheduler is None else dict(self.scheduler.state_dict())
-        return {"steps": self._steps, "schedule": self._words(), "scheduler": own}
+        return {"steps": self.steps, "schedule": self._words(), "scheduler": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state, after the optimizer, which has the rates that were.
@@ -60,7 +61,7 @@ class LearningRate:
         Raises:
             RunError: SH0665, a scheduler of torch by name, now or then, is another one.
         """
-        self._steps, before = int(state_dict["steps"]), str(state_dict["schedule"])
+        self.steps, before = int(state_dict["steps"]), str(state_dict["schedule"])
         if before == self._words() and not self._is_ours:
             assert self.scheduler is not None
             self.scheduler.load_state_dict(state_dict["scheduler"])
@@ -81,9 +82,9 @@ class LearningRate:
         assert self._factor is not None
         groups = self._optimizer.param_groups
         for group, stated in zip(groups, self._stated, strict=True):
-            group["lr"] = stated * self._factor(self._steps)
+            group["lr"] = stated * self._factor(self.steps)
         if self.scheduler is not None:
-            self.scheduler.last_epoch = self._steps
+            self.scheduler.last_epoch = self.steps
             self.scheduler.base_lrs = list(self._stated)
 
     def _words(self) -> str:

@@ -151,7 +151,7 @@ class _Kept:
     """The checkpoints of the run, if it has a folder.
 
     Attributes:
-        before: the steps that were taken before those of this command.
+        before: the steps that changed the weights before those of this command.
     """
 
     def __init__(self, context: Context, compiled: Compiled, options: Options) -> None:
@@ -192,7 +192,8 @@ class _Kept:
             out, timeout_s = self._options.out, self._options.timeout_s
             say = self._context.say
             self._saving = Saving(self._compiled, trainer, out, say, timeout_s)
-            self.before = step = self._saving.begin(self._options.resume)
+            step = self._saving.begin(self._options.resume)
+            self.before = trainer.learning_rate.steps
             if step >= self._options.steps:
                 say(f"the run has taken {step} steps, and `--steps {self._options.steps}` ends it")
         self._time(trainer)

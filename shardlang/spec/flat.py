@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shardlang.grammar import tree as t
 from shardlang.grammar.diagnostics import Span
-from shardlang.grammar.formatter import format_tree
+from shardlang.grammar.formatter import format_node, format_tree
 from shardlang.spec.gather import gather_file
 from shardlang.spec.types import Scalar, Spec
 
@@ -19,12 +19,25 @@ def flat_text(spec: Spec) -> str:
     A let has the value of its `--set`, and paths are absolute. What a later file declares anew is
     left out where it stood before. Empty where the file of the spec is gone.
     """
+    found = (_with_paths(one, spec) for one in _in_force(spec))
+    return format_tree(t.Tree(tuple(found)))
+
+
+def statements(spec: Spec) -> list[str]:
+    """The text of each statement in force, without comments and without where things lie.
+
+    So two copies of a spec in two places have the same. Empty where the file is gone.
+    """
+    return [format_node(_without_paths(one)) for one in _in_force(spec)]
+
+
+def _in_force(spec: Spec) -> list[t.Statement]:
+    """The statements of a spec and all that it uses, each of which says something."""
     if not spec.path.is_file():
-        return ""
+        return []
     stated = [fact.statement for fact in gather_file(spec.path).facts]
     last = _last(stated)
-    found = [alone for one in stated if (alone := _alone(one, spec, last)) is not None]
-    return format_tree(t.Tree(tuple(found)))
+    return [kept for one in stated if (kept := _alone(one, spec, last)) is not None]
 
 
 _Last = dict[tuple[type[t.Node], str], Span]
@@ -47,19 +60,19 @@ _ONCE = (t.Mesh, t.Model, t.Data, t.Evaluate)
 
 
 def _alone(statement: t.Statement, spec: Spec, last: _Last) -> t.Statement | None:
-    """A statement that means the same in any folder; None for one that means nothing."""
+    """A statement that needs no `--set`; None for one that means nothing."""
     if isinstance(statement, t.Dims):
-        kept = [_in_force(entry, last) for entry in statement.items]
+        kept = [_last_names(entry, last) for entry in statement.items]
         return replace(statement, items=tuple(entry for entry in kept if entry.names))
     name = statement.name.text if isinstance(statement, t.Let) else ""
     if last.get((type(statement), name), statement.span) != statement.span:
         return None
     if isinstance(statement, t.Let) and name in spec.set_values:
         return replace(statement, value=_node(spec.set_values[name]))
-    return _with_paths(statement, spec)
+    return statement
 
 
-def _in_force(entry: t.DimsEntry, last: _Last) -> t.DimsEntry:
+def _last_names(entry: t.DimsEntry, last: _Last) -> t.DimsEntry:
     """A line of `dims`, of which names remain that no later one declares."""
     names = tuple(x for x in entry.names if last[t.Dims, x.text] == entry.span)
     return replace(entry, names=names)
@@ -74,6 +87,19 @@ def _with_paths(statement: t.Statement, spec: Spec) -> t.Statement:
     if isinstance(statement, t.Evaluate) and spec.evaluate is not None:
         source = spec.evaluate.source
         return statement if source is None else replace(statement, source=_text(source))
+    return statement
+
+
+def _without_paths(statement: t.Statement) -> t.Statement:
+    """A statement without the paths of the machine that reads it."""
+    if isinstance(statement, t.Model):
+        function = t.Text(statement.source.text.rpartition(":")[2])
+        named = tuple(one for one in statement.arguments if one.name is not None)
+        return replace(statement, source=function, arguments=named)
+    if isinstance(statement, t.Data):
+        return replace(statement, path=t.Text("…"))
+    if isinstance(statement, t.Evaluate) and statement.source is not None:
+        return replace(statement, source=t.Text("…"))
     return statement
 
 

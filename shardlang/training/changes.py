@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from shardlang.grammar import tree as t
+from shardlang.grammar.formatter import format_node
+from shardlang.grammar.parser import parse
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -26,6 +30,7 @@ def differences(
     refused = [_changed(key, before, now) for key in _SAME if before.get(key) != now.get(key)]
     said = [_changed(key, before, now) for key in _MAY_CHANGE if before.get(key) != now.get(key)]
     lines = [change.words for change in said]
+    lines += _other_statements(str(before.get("spec", "")), str(now.get("spec", "")))
     same_text = all(before.get(key) == now.get(key) for key in ("spec", "set"))
     programs = [[one.get(key) for key in ("program", STAGES)] for one in (before, now)]
     if same_text and not refused and not said and programs[0] != programs[1]:
@@ -42,6 +47,12 @@ GROUPS = "group"
 
 _SAME = ("model", "optimizer", GROUPS, "precision")
 _MAY_CHANGE = ("learning_rate", "mesh", "inputs", "random", "pipeline")
+_PLACED = (t.Param, t.Buffer, t.ValueStatement, t.Output, t.Store, t.Accumulate, t.Recompute)
+"""The statements of how tensors lie and a step is cut, which may change and are said."""
+
+_MOST = 3
+"""How many statements are named."""
+
 _WHY = "the model's code or a library has changed"
 
 
@@ -51,6 +62,30 @@ def _other_stages(before: object, now: object) -> str:
         return ""
     found = [str(i) for i, (a, b) in enumerate(zip(before, now, strict=True)) if a != b]
     return f" of stage{'s' * (len(found) > 1)} {', '.join(found)}" if found else ""
+
+
+def _other_statements(before: str, now: str) -> list[str]:
+    """The statements about layouts and the step that one text has alone.
+
+    A spec whose file is gone has no text, and nothing is said of it.
+    """
+    if not before or not now:
+        return []
+    then, new = _placed(before), _placed(now)
+    gone, added = [x for x in then if x not in new], [x for x in new if x not in then]
+    parts = (("did not state", added), ("stated", gone))
+    return [f"the run before {verb} {_named(found)}" for verb, found in parts if found]
+
+
+def _placed(text: str) -> list[str]:
+    tree, _ = parse(text)
+    stated = tree.statements if tree is not None else ()
+    return [format_node(one) for one in stated if isinstance(one, _PLACED)]
+
+
+def _named(found: Sequence[str]) -> str:
+    more = f" and {len(found) - _MOST} more" if len(found) > _MOST else ""
+    return ", ".join(f"`{line}`" for line in found[:_MOST]) + more
 
 
 def _changed(key: str, before: Mapping[str, object], now: Mapping[str, object]) -> Change:

@@ -18,6 +18,7 @@ from shardlang.ir.compat import Backend
 from shardlang.ir.leaf import LeafKind
 from shardlang.ir.shards import shard_of
 from shardlang.runtime.agree import Agreement
+from shardlang.runtime.checks import check_same_spec
 from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError, concerning
 from shardlang.runtime.groups import Groups
@@ -29,6 +30,7 @@ from shardlang.runtime.trainer.records import Record
 from shardlang.runtime.trainer.trainer import Trainer
 from shardlang.runtime.trainer.typical import median
 from shardlang.runtime.whole import held_shard
+from shardlang.spec.flat import statements
 from shardlang.training.data import shared_stream, stated_data, stream_of, tokenizer_for
 from shardlang.training.evaluating import evaluating_of
 from shardlang.training.recipe import recipe_of
@@ -42,11 +44,12 @@ def sharded_module(
     """The sharded model on this device, with its initial or stored weights. Collective.
 
     No rank ever holds more than one whole tensor beside its own shards. Where one rank cannot read
-    or make them, all say why.
+    or make them, all say why. Ranks whose specs differ are named (SH0602).
 
     Args:
         backend: what compiles the regions of the step; None to run it op by op.
     """
+    check_same_spec(statements(compiled.spec), groups)
     held_by = compiled if compiled.spec.pipeline is None else in_stages(compiled)
     layouts = {leaf.name: leaf.at_rest for leaf in held_by.program.leaves}
 

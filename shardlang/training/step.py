@@ -68,16 +68,21 @@ class Training:
         self._compiled, self._module = compiled, module
         self._trainee = trainee_of(compiled, module)
 
-    @cached_property
+    @property
     def optimizer(self) -> ShardedOptimizer:
-        """The spec's optimizer on the module. Collective."""
-        recipe = recipe_of(self._compiled)
-        return ShardedOptimizer(self._module, recipe.rule, recipe.precision)
+        """The spec's optimizer on the module, with the rate of the first step. Collective."""
+        return self._updates[0]
 
-    @cached_property
+    @property
     def learning_rate(self) -> LearningRate:
         """The spec's schedule on that optimizer. Collective."""
-        return LearningRate(self.optimizer, recipe_of(self._compiled).phases)
+        return self._updates[1]
+
+    @cached_property
+    def _updates(self) -> tuple[ShardedOptimizer, LearningRate]:
+        recipe = recipe_of(self._compiled)
+        optimizer = ShardedOptimizer(self._module, recipe.rule, recipe.precision)
+        return optimizer, LearningRate(optimizer, recipe.phases)
 
     def trainer(
         self,

@@ -94,6 +94,15 @@ def test_a_loop_and_the_command_go_on_from_each_other(
     assert (status, found + losses(lines)) == (0, straight), errors
 
 
+def test_other_statements_of_layouts_are_said(tmp_path: Path) -> None:
+    assert run(tmp_path, 2)[0] == 0
+    other = SPEC + "accumulate 2 # for memory\n"
+    status, _, errors = run(tmp_path, 3, "--resume", spec=other)
+    assert status == 0 and "the run before did not state `accumulate 2`" in errors
+    status, _, errors = run(tmp_path, 4, "--resume", spec=SPEC)
+    assert status == 0 and "the run before stated `accumulate 2`" in errors
+
+
 PHASES = "learning_rate warmup(steps = 2) cosine(steps = 8)\n"
 
 

@@ -14,9 +14,11 @@ from shardlang.cli.training import Options
 from shardlang.ir.reshard import Reshard
 from shardlang.passes.graph_text import read_graph
 from shardlang.passes.rewrite.localize import to_program
-from shardlang.runtime.checks import check_same_options, check_same_program
+from shardlang.runtime.checks import check_same_options, check_same_program, check_same_spec
 from shardlang.runtime.groups import Groups, join
 from shardlang.runtime.stop import Stop
+from shardlang.spec import load_spec
+from shardlang.spec.flat import statements
 from tests.ways import there
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -88,6 +90,21 @@ def other_options() -> None:
     save, reference = Path(f"w{RANK}"), bool(RANK)
     options = Options(3, None, save, "cpu", 0, reference, False, None, False, 9.0)
     check_same_options(options.shared(), join(known.LINE2))
+
+
+def other_specs() -> None:
+    """Rank 1 is given another clipping, which is in no program; comments and folders may differ."""
+    folder = Path(os.environ["WAIT_IN"]) / str(RANK)
+    folder.mkdir()
+    path = folder / "of_rank.shard"
+    path.write_text(
+        f"# rank {RANK}\nmesh {{\n  a = 2 # rank {RANK}\n}}\n"
+        f'model "{folder}/of_rank.py:build"\n'
+        f"optimizer sgd(lr = 0.1, clip = {0.5 + RANK})\n"
+    )
+    spec, _ = load_spec(path)
+    assert spec is not None
+    check_same_spec(statements(spec), join(known.LINE2))
 
 
 def other_mesh() -> None:

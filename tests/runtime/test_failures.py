@@ -24,6 +24,12 @@ CASES = {
     "raises": ("SH0603", "rank 1 failed: ValueError: no more (faults.py:"),
     "stuck": ("SH0604", "rank 0 waited too long in forward all_reduce over a in layers.3"),
     "two_programs": ("SH0602", "rank 1 holds another program than rank 0: line 4 is "),
+    "other_specs": (
+        "SH0602",
+        "rank 1 holds another spec than rank 0:"
+        " statement 3 is `optimizer sgd(lr = 0.1, clip = 0.5)` on rank 0 and"
+        " `optimizer sgd(lr = 0.1, clip = 1.5)` there",
+    ),
     "other_options": ("SH0612", "different options: rank 0 with no `--reference`, rank 1 with"),
     "other_mesh": ("SH0601", "2 processes were started, and the mesh (a = 4) has 4 devices"),
 }
@@ -40,7 +46,7 @@ def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("name", CASES)
 def test_one_message_names_the_rank(name: str, tmp_path: Path, temporary: Path) -> None:
     with pytest.raises(RunError) as caught:
-        spawn(f"faults:{name}", 2, tmp_path)
+        spawn(f"faults:{name}", 2, tmp_path, WAIT_IN=str(tmp_path))
     code, message = CASES[name]
     assert caught.value.code == code
     assert message in caught.value.message

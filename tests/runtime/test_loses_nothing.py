@@ -301,7 +301,7 @@ def test_no_batch_is_waited_for_once_a_signal_has_come(monkeypatch: pytest.Monke
 def test_signals_and_a_closed_pipe_on_processes(folder: Path) -> None:
     """In jobs of two: a signal while one waits for the other's batch, and batches that end on one.
 
-    And a reader that leaves after a line.
+    A reader that leaves after a line, and Ctrl-C, which ends with 130 with checkpoints too.
     """
     second = "os.environ.get('RANK') == '1'"
     write(folder, third=f"if {second}: return", devices=2)
@@ -312,9 +312,16 @@ def test_signals_and_a_closed_pipe_on_processes(folder: Path) -> None:
     (folder / "alone.shard").write_text(SPEC.format(devices=1))
     command = [python(folder), "-m", "shardlang", "run", "--steps", "999"]
     jobs: list[tuple[Any, str, int]] = []
-    for spec, name, status in (("spec", "signal", 143), ("alone", "pipe", 141), ("ends", "", 1)):
+    asked = (
+        ("spec", "signal", 143),
+        ("alone", "pipe", 141),
+        ("ends", "", 1),
+        ("spec", "kept", 130),
+    )
+    for spec, name, status in asked:
+        to = {"": [], "kept": ["--out", name]}.get(name, ["--save", name])
         job = subprocess.Popen(
-            [*command, *(["--save", name] if name else []), f"{spec}.shard"],
+            [*command, *to, f"{spec}.shard"],
             env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         jobs.append((job, name, status))
@@ -330,11 +337,14 @@ def test_signals_and_a_closed_pipe_on_processes(folder: Path) -> None:
             job.wait(120)
         else:
             assert json.loads(job.stdout.readline())["step"] == 2
-            job.send_signal(signal.SIGTERM)
+            job.send_signal(signal.SIGINT if name == "kept" else signal.SIGTERM)
             job.stdout.read()
             job.wait(120)
         said = job.stderr.read().decode()
         assert job.returncode == status, said
+        if name == "kept":
+            assert json.loads((folder / "kept/run.json").read_text())["state"] == "interrupted"
+            continue
         assert "saved the weights after " in said, said
         count = int(said.split("saved the weights after ")[1].split()[0])
         torch.testing.assert_close(saved(folder / name), trained(count))

@@ -156,6 +156,7 @@ def test_a_run_is_the_plain_loop(ran: list[Any], name: str) -> None:
         assert found["evaluated"][1::2] == pytest.approx(evaluated, rel=1e-10)
         for key, x in loop.model.named_parameters():
             torch.testing.assert_close(found["params"][key], x.detach(), rtol=1e-9, atol=1e-11)
+        assert found["first rate"] == found["rates"][0]
         mine = found["by hand"]
         assert mine == (found["rates"][:4], found["losses"][:4])
         assert found["calls"] == trainer_on_ranks.TAKEN

@@ -68,11 +68,12 @@ def stated(name: str) -> dict[str, Any]:
     }
     other = trained.program(STATED[name] + RECIPE)
     other.load()
+    first = other.optimizer().param_groups[0]["lr"]
     rates, losses = [], []
     for batch in itertools.islice(trained.batches(), 4):
         rates.append(other.learning_rate().rate)
         losses.append(other.step(batch).loss)
-    return {**found, "by hand": (rates, losses)}
+    return {**found, "first rate": first, "by hand": (rates, losses)}
 
 
 def made(name: str) -> Program:
