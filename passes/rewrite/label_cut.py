@@ -3,10 +3,11 @@
 Every whole value has a label vertex and a copy that its consumers read; source side is `I`, sink
 side `R`. A cut edge is a backward collective: label to copy is the all-reduce of a shared `vary`;
 source to label what an all-reduce or a gather pays for giving an `R`; copy to sink the all-gather
-after a slice of an `I`. Consumers that need `R` tie the copy to the sink. Ties go to `I`. The cut
-is exact along one axis. Along the second part of an axis it knows the labels along the first: where
-a reader takes a copy that is `R` along the first part alone, the sum over that part is a call by
-itself, beside the one over both parts that other readers ask for.
+after a slice of an `I`. Consumers that need `R` tie the copy to the sink, and so does a slice along
+microbatches, which follow each other in time: no gradient is gathered over them. Ties go to `I`.
+The cut is exact along one axis. Along the second part of an axis it knows the labels along the
+first: where a reader takes a copy that is `R` along the first part alone, the sum over that part is
+a call by itself, beside the one over both parts that other readers ask for.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import fx
 
 from shardlang.cost.held import value_bytes
 from shardlang.cost.ring import ring_limit
+from shardlang.ir.accumulated import MICROBATCH
 from shardlang.ir.graph import (
     ShardGraph,
     is_item,
@@ -135,7 +137,7 @@ def _add_uses(net: nx.DiGraph, node: fx.Node, axis: Axis, whole: Whole) -> None:
             continue
         need = needed_label(node, axis)
         copy = copy_vertex(operand)
-        if need is Need.REPLICATED:
+        if need is Need.REPLICATED or (need is Need.SLICED and axis.name == MICROBATCH):
             net.add_edge(copy, SINK)
         elif need is Need.SHARED:
             net.add_edge(copy, label_vertex(node))

@@ -18,6 +18,7 @@ from torch import fx
 
 from shardlang.cost.readings import readings_bytes
 from shardlang.cost.ring import reduce_limit
+from shardlang.ir.accumulated import MICROBATCH
 from shardlang.ir.dims import Use
 from shardlang.ir.graph import ShardGraph, producer, result_layout
 from shardlang.ir.layout import Layout
@@ -161,6 +162,8 @@ class Readings:
     def _price(self, made: Layout, wanted: frozenset[Layout]) -> float:
         goals = self.returned.values()
         wanted |= {Layout(made.dims) if goal is None else goal for goal in goals}
+        if any(moves_rows(made, one) for one in wanted):
+            return math.inf
         known = info(self.value)
         return readings_bytes(
             made, wanted, tensor_of(self.value).dtype.itemsize, known.differentiable
@@ -214,6 +217,21 @@ class Readings:
             for some in itertools.combinations([*now, *more], count)
         )
         return [now, *(one for one in subsets if one != now)]
+
+
+def moves_rows(made: Layout, wanted: Layout) -> bool:
+    """Whether rows would go from one microbatch to another: these follow each other in time.
+
+    Along the microbatches a dim is split more majorly than along any axis of devices, so what is
+    split over devices alone would have its rows put in another order.
+    """
+    pairs = zip(made.dims, wanted.dims, strict=True)
+    return any(
+        bool(have.axes)
+        and any(axis.name == MICROBATCH for axis in want.axes)
+        and not any(axis.name == MICROBATCH for axis in have.axes)
+        for have, want in pairs
+    )
 
 
 def returned_layouts(graph: ShardGraph) -> Returned:
