@@ -28,7 +28,7 @@ class ForwardWriter:
         self.writer.at = node
         self.writer.cast_operands(node)
         if info(node).held:
-            self.writer.made[node] = self.writer.now(read_by(node)[0])
+            self.writer.held(node, read_by(node)[0])
         elif is_held(node):
             return
         elif is_reshard(node):

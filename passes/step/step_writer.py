@@ -95,6 +95,12 @@ class StepWriter:
         self.made[node] = self.graph.node_copy(node, self.made.__getitem__)
         set_info(self.made[node], info(node))
 
+    def held(self, node: fx.Node, source: fx.Node) -> None:
+        """Let a gather that follows every update be what it reads, which then lies as it does."""
+        made = self.made[node] = self.made[source]
+        if made.op != "placeholder":
+            set_info(made, replace(info(made), layout=info(node).layout))
+
     def part(self, source: fx.Node, index: int, item: fx.Node | None) -> fx.Node:
         """One tensor of a node that gives several, under the name of its `item` if it has one."""
         if (source, index) not in self.parts:

@@ -1,4 +1,4 @@
-"""A token that all rows share, put before the patches of each: no row of it is a microbatch's own."""
+"""A token that all rows share, put before the patches of each: no microbatch has rows of it."""
 
 from __future__ import annotations
 
