@@ -48,7 +48,7 @@ def along_microbatches(compiled: Compiled, split: Split | None = None) -> Compil
     axis = Axis(MICROBATCH, spec.accumulate.count)
     rows = spec.inputs[0].shape[0] if spec.inputs and spec.inputs[0].shape else 1
     _check_rows(spec, rows, spec.accumulate.span)
-    batch = _axes(spec.inputs[0].layout) if spec.inputs else ()
+    batch = _axes(spec.inputs[0]) if spec.inputs else ()
     along = replace(
         spec,
         mesh=Mesh((axis, *spec.mesh.axes)),
@@ -103,7 +103,7 @@ def least_rows(spec: Spec) -> int:
 
 
 def _shards(spec: Spec) -> int:
-    axes = spec.mesh.named(_axes(spec.inputs[0].layout)) if spec.inputs else ()
+    axes = spec.mesh.named(_axes(spec.inputs[0])) if spec.inputs else ()
     return math.prod(axis.size for axis in axes)
 
 
@@ -117,9 +117,9 @@ def _check_rows(spec: Spec, rows: int, at: Span) -> None:
         raise CompileError([error("SH0242", message, at, help=help)])
 
 
-def _axes(layout: LayoutExpr) -> tuple[str, ...]:
+def _axes(decl: InputDecl) -> tuple[str, ...]:
     """The axes that split the first dim."""
-    first = layout.entries[0] if layout.entries else None
+    first = next(iter(decl.layout.with_first_dim(len(decl.shape)).entries), None)
     return first.axes if isinstance(first, Axes) else ()
 
 
@@ -127,7 +127,7 @@ def _input(decl: InputDecl, rows: int) -> InputDecl:
     """An input with the rows of the batch is split; any other is the same for all microbatches."""
     if not decl.shape or decl.shape[0] != rows:
         return decl
-    first, *rest = decl.layout.entries
+    first, *rest = decl.layout.with_first_dim(len(decl.shape)).entries
     axes = first.axes if isinstance(first, Axes) else ()
     blocks = first.blocks if isinstance(first, Axes) else None
     entry = Axes((MICROBATCH, *axes), blocks, first.span)

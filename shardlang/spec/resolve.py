@@ -150,7 +150,7 @@ def _batch_axes(inputs: tuple[InputDecl, ...]) -> frozenset[str]:
     return frozenset(
         axis
         for decl in inputs
-        for entry in decl.layout.entries[:1]
+        for entry in decl.layout.with_first_dim(len(decl.shape)).entries[:1]
         if isinstance(entry, Axes)
         for axis in entry.axes
     )

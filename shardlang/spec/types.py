@@ -5,7 +5,7 @@ Nothing here knows the model yet; `shardlang.bind` joins a `Spec` to the names o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -68,6 +68,14 @@ class LayoutExpr:
         if any(isinstance(entry, Rest) for entry in self.entries):
             return None
         return len(self.entries)
+
+    def with_first_dim(self, rank: int) -> LayoutExpr:
+        """The same layout of `rank` dims, whose first entry is that of the first dim alone."""
+        if not self.entries or not isinstance(self.entries[0], Rest):
+            return self
+        first, *others = self.entries
+        opened = () if len(others) == rank else (Open(first.span), first)
+        return replace(self, entries=(*opened, *others))
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,28 @@ def test_it_is_the_large_batch(tmp_path: Path, name: str) -> None:
     assert max(report.accumulated.values()) < 1e-12 > max(report.updates.values()) / 100
 
 
+@pytest.mark.parametrize(
+    ("mesh", "ids", "labels", "rest"),
+    [
+        ("dp = 2", "...", "...", "accumulate 3"),
+        ("dp = 2", "..., _", "..., dp, _", "accumulate 3"),
+        ("dp = 2", "..., dp, _", "dp, ...", "accumulate 3"),
+        ("pp = 2", "...", "..., _", 'pipeline pp { split "layers" microbatches 3 }'),
+    ],
+)
+def test_the_rows_may_be_among_the_remaining_dims(
+    tmp_path: Path, mesh: str, ids: str, labels: str, rest: str
+) -> None:
+    """`...` in front stands for the first dim as `?` does, or for none."""
+    text = f"mesh {{ {mesh} }}\ninput ids : i64[12, 5] below 9 [{ids}]\n"
+    text += f"input labels : i64[12, 5] below 9 [{labels}]\n{rest}\n"
+    made = program(tmp_path, Words, text)
+    assert made.spec.data_axes == ({"dp"} if "dp" in ids + labels else set())
+    report = made.verify()
+    assert report.ok and report.accumulated, report
+    assert max(report.accumulated.values()) < 1e-12
+
+
 class Weighed(nn.Module):
     """Classes that weigh unevenly, as many as there are rows."""
 
