@@ -6,6 +6,7 @@ import copy
 import difflib
 import functools
 import inspect
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from shardlang.capture.setting import Setting
 from shardlang.capture.silence import prints_apart
 from shardlang.grammar.diagnostics import join_words, quote
 from shardlang.runtime.data import Batch
+
+_TENSOR = re.compile(r"'?([\w.]+\.)?\w*Tensor'?")
+"""The annotation of an argument that is one tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +177,17 @@ class ModelSource(ABC):
             optional = p.default is not p.empty or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
             if p.name not in given and not optional:
                 raise CaptureError(
-                    "SH0353",
-                    f"the model needs an input `{p.name}`",
-                    help=f"declare it, with type and layout: `input {p.name} : f32[8, 16] [_, _]`",
+                    "SH0353", f"the model needs an input `{p.name}`", help=_help_to_declare(p)
                 )
+
+
+def _help_to_declare(argument: inspect.Parameter) -> str:
+    """How the spec declares an argument, which may be a container unless the forward says not."""
+    name, rest = argument.name, ": f32[8, 16] [_, _]"
+    help = f"declare it, with type and layout: `input {name} {rest}`"
+    if _TENSOR.fullmatch(inspect.formatannotation(argument.annotation)):
+        return help
+    return f'{help}; of a list or a dict each part, by number or key: `input "{name}.KEY" {rest}`'
 
 
 def _items(name: str, given: object) -> list[object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -132,14 +132,24 @@ def input_names(decl: InputDecl, source: ModelSource) -> list[str]:
         return [decl.name]
     names = decl.pattern.select(source.input_names())
     if not names:
-        known = join_words(quote(source.input_names()), "and")
         raise CaptureError(
             "SH0353",
             f"no input of the model matches `{decl.pattern}`",
-            help=f"its inputs are {known}",
+            help=_help_to_name(decl.pattern.text, source.input_names()),
             input=decl.pattern.text,
         )
     return names
+
+
+def _help_to_name(pattern: str, known: Sequence[str]) -> str:
+    """What may be meant by a pattern that matches no input."""
+    whole, inside, _ = pattern.partition(".")
+    if inside and whole in known:
+        return (
+            f"what lies in `{whole}` is known by its declaration alone: name each part,"
+            f' as in `input "{whole}.0", "{whole}.1"`, or `"{whole}.KEY"` of a dict'
+        )
+    return f"its inputs are {join_words(quote(known), 'and')}"
 
 
 def marked(spec: Spec) -> Callable[[str], bool]:
