@@ -139,7 +139,7 @@ def _random(rule: Rule) -> t.Random:
 def _recompute(rule: Rule) -> t.Recompute:
     what = rule.rule(0)
     return t.Recompute(
-        leaf.text(what, 0) if what.name == "modules" else None,
+        leaf.texts(what.rule(0)) if what.name == "modules" else (),
         leaf.scalar(what.rule(0)) if what.name == "budget" else None,
         span=rule.span,
     )

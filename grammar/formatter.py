@@ -350,8 +350,8 @@ def _(node: t.Peak) -> str:
 
 @_text.register
 def _(node: t.Recompute) -> str:
-    if node.pattern is not None:
-        return f"recompute {_text(node.pattern)}"
+    if node.patterns:
+        return f"recompute {_commas(node.patterns)}"
     return f"recompute {'selective' if node.budget is None else f'to {_text(node.budget)}'}"
 
 

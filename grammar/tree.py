@@ -319,9 +319,9 @@ class Random(Item):
 
 @dataclass(frozen=True, slots=True)
 class Recompute(Item):
-    """`recompute "pattern"`, `recompute to budget`, or `recompute selective` without either."""
+    """`recompute "up", "down"`, `recompute to budget`, or `recompute selective` without either."""
 
-    pattern: Text | None = None
+    patterns: tuple[Text, ...] = ()
     budget: Scalar | None = None
 
 

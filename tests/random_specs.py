@@ -235,7 +235,7 @@ class SpecMaker:
             ),
             lambda: t.Cluster(self.many(self.peak, 0, 2)),
             lambda: t.Random(self.rng.choice(["exact", "fast"])),
-            lambda: t.Recompute(self.rng.choice([self.pattern(), None])),
+            lambda: t.Recompute(tuple(self.pattern() for _ in range(self.rng.randint(0, 2)))),
             lambda: t.Recompute(budget=t.Size(self.rng.randint(1, 9), "GiB")),
         ]
         return self.rng.choice(rare if self.chance(0.1) else makers)()

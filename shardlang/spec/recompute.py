@@ -13,8 +13,9 @@ from shardlang.spec.types import RecomputeDecl
 
 def resolve_recompute(node: t.Recompute, draft: Draft) -> None:
     """Note the modules, or how much is computed again elsewhere."""
-    if node.pattern is not None:
-        _modules(node.pattern, draft)
+    if node.patterns:
+        for written in node.patterns:
+            _modules(written, draft)
         return
     draft.state("recompute", "", node.span)
     budget = None
