@@ -169,14 +169,26 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """Take the gradients of the parameters, and what was written to parameters and states.
 
         Raises:
-            RunError: SH0643, the loss was not scaled as the spec states.
+            RunError: SH0606, a group was given other parameters; SH0643, the loss was not scaled as
+                the spec states.
         """
+        self._check_groups()
         given = {name: p.grad for name, p in self._params.items() if p.grad is not None}
         found = {name: held_shard(grad) for name, grad in given.items()}
         if self._scaling is not None:
             self._check_scaled(found.values())
         self.parts.load(found, scale_of(self.param_groups[0], self._scaling))
         self._loaded, self._norm = True, None
+
+    def _check_groups(self) -> None:
+        """The groups hold the parameters with which they were made."""
+        if _ids(self.param_groups) != _ids(self._shown_groups()):
+            raise RunError(
+                "SH0606",
+                "the groups of the optimizer hold other parameters than it was made with",
+                help="leave the `params` of the groups as they are; call `requires_grad_(False)` on"
+                " what is not to be trained, before `program.optimizer()`",
+            )
 
     def _check_scaled(self, gradients: Iterable[Tensor]) -> None:
         """Gradients of zeros alone are those with which torch makes the states of an optimizer."""
@@ -308,6 +320,11 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if groups.mesh.devices == 1:
             return value
         return sharded(value, Sharding(self._leaves[name].layout, groups))
+
+
+def _ids(groups: Iterable[Mapping[str, Any]]) -> list[list[int]]:
+    """Which parameters the groups hold."""
+    return [[id(x) for x in group["params"]] for group in groups]
 
 
 def _local(value: object) -> object:

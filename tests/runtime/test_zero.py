@@ -91,6 +91,7 @@ def test_a_loop_of_ones_own(ran: list[Any]) -> None:
     for _, found, _ in ran:
         assert found["again"] == found["then"] != found["first"]
         assert (found["refused"], found["added"]) == ("SH0642", "SH0606")
+        assert found["popped"] == "SH0606"
         torch.testing.assert_close(*found["norms"])
         assert found["compiled"] < 1e-12
         assert found["longer"] == pytest.approx(want, rel=1e-12)

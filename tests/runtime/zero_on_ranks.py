@@ -156,6 +156,12 @@ def by_hand() -> dict[str, Any]:
         optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
     except RunError as error:
         found["added"] = error.code
+    popped = optimizer.param_groups[0]["params"].pop()
+    try:
+        optimizer.step()
+    except RunError as error:
+        found["popped"] = error.code
+    optimizer.param_groups[0]["params"].append(popped)
     total = torch.nn.utils.clip_grad_norm_(module.parameters(), 1e9)
     optimizer.load()
     found["norms"] = float(total), float(optimizer.norm())
