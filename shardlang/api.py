@@ -52,7 +52,10 @@ def compile(
 
     Raises:
         CompileError: the spec or the model has errors; `diagnostics` lists them all.
+        TypeError: `example_inputs` are no tensors by name.
     """
+    if example_inputs is not None and not _are_tensors(example_inputs):
+        raise TypeError(f"`example_inputs` is {example_inputs!r}: give a dict of whole tensors")
     resolved = spec if isinstance(spec, Spec) else _load(Path(spec), sets or {}, model is not None)
     source = module_source(model) if model is not None else None
     inputs = inputs_from_examples(example_inputs) if example_inputs is not None else None
@@ -67,6 +70,17 @@ def _load(path: Path, sets: Mapping[str, str], has_model: bool) -> Spec:
     if spec is None:
         raise CompileError(findings)
     return spec
+
+
+def _are_tensors(given: object) -> bool:
+    values = given.values() if isinstance(given, Mapping) else [None]
+    return all(isinstance(value, Tensor) for value in values)
+
+
+def _check_seed(seed: object) -> None:
+    """Raise `TypeError` for a seed that is no whole number."""
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise TypeError(f"`seed` is {seed!r}: give a whole number, the same on every rank")
 
 
 class Program:
@@ -121,8 +135,9 @@ class Program:
 
         Raises:
             RunError: the mesh has another number of devices, or the ranks' programs differ.
-            TypeError: `compile` is neither true nor false.
+            TypeError: `compile` is neither true nor false, or `seed` no whole number.
         """
+        _check_seed(seed)
         if not isinstance(compile, bool):
             raise TypeError(
                 f"`compile` is {compile!r}: write `compile=True` for inductor; another backend"
@@ -195,8 +210,17 @@ class Program:
 
         Raises:
             RunError: SH0606, nothing is loaded, or the optimizer cannot be made.
-            TypeError: `batches` cannot be iterated over.
+            TypeError: `batches` cannot be iterated over, `seed` is no whole number, or `evaluating`
+                no `Evaluating`.
         """
+        from shardlang.runtime.trainer.evaluation import Evaluating
+
+        _check_seed(seed)
+        if evaluating is not None and not isinstance(evaluating, Evaluating):
+            raise TypeError(
+                f"`evaluating` is {evaluating!r}: give an `Evaluating`, or state `evaluate` in the"
+                " spec"
+            )
         if batches is not None and not isinstance(batches, Iterable):
             raise TypeError(f"`batches` is {batches!r}: give an iterable of dicts of whole tensors")
         return self._loaded().trainer(batches, seed, evaluating)
@@ -235,10 +259,14 @@ class Program:
         Raises:
             RunError: SH0609, it is the folder that the model came from; or, on rank 0 alone, it
                 cannot be written, or belongs to another model.
+            TypeError: `module` is none that `load` gives.
         """
+        from shardlang.runtime.module import ShardedModule
         from shardlang.runtime.save import save
         from shardlang.training.hugging_face import directory_of
 
+        if not isinstance(module, ShardedModule):
+            raise TypeError(f"`module` is {module!r}: give the module that `program.load()` gave")
         source = self.compiled.source
         directory = directory_of(source)
         directory.check_apart(Path(folder))
@@ -260,7 +288,9 @@ class Program:
 
         Raises:
             CompileError: nothing can be proven: the model fails on the proof's inputs, say.
+            TypeError: `seed` is no whole number.
         """
+        _check_seed(seed)
         from shardlang.proof.prove import verify_compiled
 
         return verify_compiled(self.compiled, seed=seed)
