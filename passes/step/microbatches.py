@@ -39,6 +39,7 @@ from shardlang.passes.step.over_microbatches import (
     is_reduction,
     joins_gradients,
     refused,
+    refused_reader,
     summed,
     values_of,
     without,
@@ -127,8 +128,7 @@ class _Split:
             elif collective.kind is Kind.ALL_GATHER and not self._is_trained(x):
                 stripped = gathered_within(collective, self.axis)
             if stripped is None or (info(node).backward and stripped.kind is Kind.ALL_GATHER):
-                reader = info(node).reader or node.name
-                raise refused(node, f"`{reader}` needs the rows of all microbatches at once")
+                raise refused_reader(node)
             made.append(stripped)
             if collective.kind is Kind.ALL_GATHER:
                 dim, _, _ = collective.cut()

@@ -109,13 +109,21 @@ def check_made_at_once(*pieces: list[fx.Node]) -> None:
                 raise refused(summed(node), what)
 
 
-def refused(node: fx.Node, what: str) -> ShardError:
+def refused(
+    node: fx.Node, what: str, help: str = "let the model compute this row by row"
+) -> ShardError:
     return ShardError(
-        "SH0409",
-        f"{what}, so the batch cannot be cut into microbatches",
-        node=node,
-        help="let the model compute this row by row",
+        "SH0409", f"{what}, so the batch cannot be cut into microbatches", node=node, help=help
     )
+
+
+def refused_reader(node: fx.Node) -> ShardError:
+    """The refusal of an op that reads what would have to be gathered over the microbatches."""
+    name = f"`{info(node).reader or node.name}`"
+    if any(info(reader).random for value in values_of(node) for reader in value.users):
+        help = "set its own `dropout` to 0, and let `nn.Dropout` draw between single layers"
+        return refused(node, f"{name} draws inside, for the rows of all microbatches at once", help)
+    return refused(node, f"{name} needs the rows of all microbatches at once")
 
 
 def summed(node: fx.Node) -> fx.Node:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import shardlang
 from shardlang.api import Program
 from shardlang.compiler import at_model
-from shardlang.compiler.accumulate import accumulated
+from shardlang.compiler.accumulate import accumulated, accumulated_step, along_microbatches
 from shardlang.compiler.driver import CompileError
 from shardlang.ir.accumulated import AccumulatedStep
 from shardlang.ir.collective import Kind
@@ -268,6 +268,28 @@ class Masked(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         mask = (torch.rand_like(x) < 0.5).to(x.dtype)
         return {"loss": (self.up(x).square() * mask).sum() / mask.sum()}
+
+
+class Recurrent(nn.Module):
+    """Two layers in one op, which draws between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(4, 4)
+        self.layers = nn.LSTM(4, 3, 2, batch_first=True, dropout=0.2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"loss": self.layers(self.up(x))[0].square().sum()}
+
+
+def test_dropout_inside_a_recurrent_op_is_named(tmp_path: Path) -> None:
+    text = "mesh { dp = 2 }\ninput x : f32[8, 5, 4] [dp, _, _]\naccumulate 2\n"
+    compiled = program(tmp_path, Recurrent, text).compiled
+    with pytest.raises(CompileError) as caught:
+        accumulated_step(along_microbatches(compiled))
+    (found,) = caught.value.diagnostics
+    assert found.code == "SH0409" and "`lstm` draws inside" in found.message
+    assert "set its own `dropout` to 0" in found.help
 
 
 REFUSED = {
