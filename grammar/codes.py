@@ -480,7 +480,11 @@ CODES: dict[str, Code] = {
         "other number of processes",
         "The number of processes must be the number of devices of the mesh.",
     ),
-    "SH0602": Code("other programs", "The ranks hold different programs and would hang."),
+    "SH0602": Code(
+        "other programs",
+        "The ranks hold different programs, or were given different specs: they would hang, or"
+        " train a mixture.",
+    ),
     "SH0603": Code(
         "failed rank",
         "A process ended with an error. Where the model's own code raised it, its traceback"
