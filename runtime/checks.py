@@ -47,15 +47,14 @@ def check_same_collectives(step: StepProgram, groups: Groups) -> None:
         _check_same(found, lambda: lines, groups)
 
 
-def check_same_spec(statements: Sequence[str], groups: Groups) -> None:
+def check_same_spec(text: str, groups: Groups) -> None:
     """Compare the specs of all ranks: what they say of the optimizer is in no program.
 
     Raises:
         RunError: SH0602, on every rank, naming the ranks that differ from rank 0.
     """
     if groups.mesh.devices > 1:
-        found = hashlib.sha256("\n".join(statements).encode()).hexdigest()
-        _check_same(found, lambda: list(statements), groups, "spec", "statement")
+        _check_same(hashlib.sha256(text.encode()).hexdigest(), text.splitlines, groups, "spec")
 
 
 def check_same_text(text: str, groups: Groups) -> None:
@@ -104,11 +103,7 @@ def _line(node: fx.Node) -> str:
 
 
 def _check_same(
-    mine: str,
-    lines: Callable[[], list[str]],
-    groups: Groups,
-    what: str = "program",
-    unit: str = "line",
+    mine: str, lines: Callable[[], list[str]], groups: Groups, what: str = "program"
 ) -> None:
     """Compare a hash of all ranks; where they differ, say by which line."""
     world = groups.mesh.devices
@@ -127,7 +122,7 @@ def _check_same(
     raise RunError(
         "SH0602",
         f"rank{plural} {listed} {verb} another {what} than rank 0: "
-        + first_difference(texts[0], texts[others[0]], unit=unit),
+        + first_difference(texts[0], texts[others[0]]),
         help=SAME,
     )
 
@@ -136,13 +131,11 @@ SAME = "start every rank from the same spec, model and versions"
 """What to do where ranks hold different programs."""
 
 
-def first_difference(
-    one: Sequence[str], other: Sequence[str], rank: int = 0, unit: str = "line"
-) -> str:
+def first_difference(one: Sequence[str], other: Sequence[str], rank: int = 0) -> str:
     """Where two texts part, in words; `rank` has the first."""
     for number, (a, b) in enumerate(itertools.zip_longest(one, other, fillvalue="nothing"), 1):
         if a != b:
-            return f"{unit} {number} is `{_short(a)}` on rank {rank} and `{_short(b)}` there"
+            return f"line {number} is `{_short(a)}` on rank {rank} and `{_short(b)}` there"
     return "the texts agree"
 
 

@@ -23,12 +23,12 @@ def flat_text(spec: Spec) -> str:
     return format_tree(t.Tree(tuple(found)))
 
 
-def statements(spec: Spec) -> list[str]:
-    """The text of each statement in force, without comments and without where things lie.
+def bare_text(spec: Spec) -> str:
+    """The canonical text of all statements in force, without comments and where things lie.
 
     So two copies of a spec in two places have the same. Empty where the file is gone.
     """
-    return [format_node(_without_paths(one)) for one in _in_force(spec)]
+    return "".join(format_node(_without_paths(one)) + "\n" for one in _in_force(spec))
 
 
 def _in_force(spec: Spec) -> list[t.Statement]:

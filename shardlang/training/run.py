@@ -30,7 +30,7 @@ from shardlang.runtime.trainer.records import Record
 from shardlang.runtime.trainer.trainer import Trainer
 from shardlang.runtime.trainer.typical import median
 from shardlang.runtime.whole import held_shard
-from shardlang.spec.flat import statements
+from shardlang.spec.flat import bare_text
 from shardlang.training.data import shared_stream, stated_data, stream_of, tokenizer_for
 from shardlang.training.evaluating import evaluating_of
 from shardlang.training.recipe import recipe_of
@@ -49,7 +49,7 @@ def sharded_module(
     Args:
         backend: what compiles the regions of the step; None to run it op by op.
     """
-    check_same_spec(statements(compiled.spec), groups)
+    check_same_spec(bare_text(compiled.spec), groups)
     held_by = compiled if compiled.spec.pipeline is None else in_stages(compiled)
     layouts = {leaf.name: leaf.at_rest for leaf in held_by.program.leaves}
 

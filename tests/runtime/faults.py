@@ -18,7 +18,7 @@ from shardlang.runtime.checks import check_same_options, check_same_program, che
 from shardlang.runtime.groups import Groups, join
 from shardlang.runtime.stop import Stop
 from shardlang.spec import load_spec
-from shardlang.spec.flat import statements
+from shardlang.spec.flat import bare_text
 from tests.ways import there
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -104,7 +104,7 @@ def other_specs() -> None:
     )
     spec, _ = load_spec(path)
     assert spec is not None
-    check_same_spec(statements(spec), join(known.LINE2))
+    check_same_spec(bare_text(spec), join(known.LINE2))
 
 
 def other_mesh() -> None:

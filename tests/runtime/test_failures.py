@@ -27,7 +27,7 @@ CASES = {
     "other_specs": (
         "SH0602",
         "rank 1 holds another spec than rank 0:"
-        " statement 3 is `optimizer sgd(lr = 0.1, clip = 0.5)` on rank 0 and"
+        " line 5 is `optimizer sgd(lr = 0.1, clip = 0.5)` on rank 0 and"
         " `optimizer sgd(lr = 0.1, clip = 1.5)` there",
     ),
     "other_options": ("SH0612", "different options: rank 0 with no `--reference`, rank 1 with"),
