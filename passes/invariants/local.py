@@ -8,8 +8,9 @@ import torch
 from torch import fx
 
 from shardlang.ir.arguments import Args, Kwargs
-from shardlang.ir.compat import FakeTensorMode, OpOverload, tree_leaves
+from shardlang.ir.compat import OpOverload, tree_leaves
 from shardlang.ir.device_values import specialise
+from shardlang.ir.fakes import fake, fake_mode
 from shardlang.ir.mesh import Coord, Mesh
 from shardlang.ir.node import info, tensors_of
 from shardlang.passes.invariants.invariant import View, invariant
@@ -29,7 +30,7 @@ def local_shapes_fit(view: View) -> Iterator[str]:
 
     The ops run on fake tensors at the two ends of the mesh; those that are alike run once.
     """
-    with FakeTensorMode(), torch.no_grad():
+    with fake_mode(), torch.no_grad():
         for coord in ends_of(view.graph.mesh):
             for node in view.ops:
                 if _is_checked(node, view):
@@ -60,7 +61,7 @@ def _fits(node: fx.Node, coord: Coord, view: View) -> Iterator[str]:
     key = repr((node.target, fx.map_arg((args, kwargs), lambda n: (shapes[n], dtypes[n]))))
     made = _MADE.get(key)
     if made is None:
-        fakes = {n: torch.empty(shape, dtype=dtypes[n]) for n, shape in shapes.items()}
+        fakes = {n: fake(shape, dtypes[n]) for n, shape in shapes.items()}
         try:
             made = _shapes_of(node.target, *fx.map_arg((args, kwargs), fakes.__getitem__))
         except RuntimeError as error:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from shardlang.cost.meter import Meter
-from shardlang.ir.compat import NO_FAKE_RESULT, FakeTensorMode
+from shardlang.ir.compat import NO_FAKE_RESULT
+from shardlang.ir.fakes import fake, fake_mode
 
 
 class TensorType(NamedTuple):
@@ -56,8 +57,8 @@ class TensorType(NamedTuple):
         return all(size == 1 or step == wanted for size, step, wanted in each)
 
     def made(self) -> Tensor:
-        """A tensor of this type."""
-        x = torch.empty_strided(self.shape, self.strides, dtype=self.dtype)
+        """A fake tensor of this type."""
+        x = fake(self.shape, self.dtype, self.strides)
         x = x.conj() if self.conj else x
         x = torch._neg_view(x) if self.neg else x
         return x.requires_grad_() if self.trained else x
@@ -155,8 +156,8 @@ def renumbered(value: Value, number: Callable[[int], int]) -> Value:
 
 def _learned(call: Call, types: tuple[TensorType | Opaque, ...]) -> Effect:
     effect = Effect(call, types)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), Meter() as meter:
-        operands = [_operand(one) for one in types]
+    with fake_mode(), torch.no_grad(), Meter() as meter:
+        operands = [_operand(one, meter) for one in types]
         given = [number for number, _ in meter.alive()]
         start = meter.peak = meter.live
         result = call.made(operands)
@@ -174,11 +175,13 @@ def _learned(call: Call, types: tuple[TensorType | Opaque, ...]) -> Effect:
     return effect
 
 
-def _operand(one: TensorType | Opaque) -> object:
-    """A fake operand."""
+def _operand(one: TensorType | Opaque, meter: Meter) -> object:
+    """A fake operand, counted."""
     if isinstance(one, TensorType):
-        return one.made()
-    made = one.maker.call.made([_operand(of) for of in one.maker.types])
+        made_for_it = one.made()
+        meter.count([made_for_it])
+        return made_for_it
+    made = one.maker.call.made([_operand(of, meter) for of in one.maker.types])
     for index in one.place:
         assert isinstance(made, (tuple, list))
         made = made[index]

@@ -24,7 +24,7 @@ from torch._C._distributed_c10d import (
 )
 from torch._C._dynamo import eval_frame
 from torch._C._dynamo.eval_frame import get_eval_frame_callback
-from torch._guards import detect_fake_mode
+from torch._guards import active_fake_mode, detect_fake_mode
 from torch._library.custom_ops import CustomOpDef
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import (
@@ -42,6 +42,7 @@ from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.proxy import TracerBase
 from torch.nn import init
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
@@ -73,6 +74,7 @@ __all__ = [
     "TCPStore",
     "TorchDispatchMode",
     "active_compiler",
+    "active_fake_mode",
     "allowing",
     "asks_for_one_graph",
     "attention_kernels",
@@ -95,6 +97,7 @@ __all__ = [
     "is_composite",
     "keeps_graph",
     "map_leaves",
+    "no_dispatch",
     "overload_names",
     "route_operations",
     "storage_key",

@@ -258,9 +258,12 @@ class Sharding:
         return join_blocks(blocks) if len(blocks) > 1 else blocks[0]
 
     def _layout(self, dims: Iterable[DimSpec], partial: frozenset[Axis]) -> Layout:
-        composed = tuple(self.compose(spec) for spec in dims)
-        assert all(dim is not None for dim in composed)
-        return Layout(tuple(dim for dim in composed if dim is not None), partial)
+        composed: list[DimLayout] = []
+        for spec in dims:
+            dim = self.compose(spec)
+            assert dim is not None, f"{spec} cannot be written"
+            composed.append(dim)
+        return Layout(tuple(composed), partial)
 
     def operand(self, index: int) -> Layout:
         """The layout that operand `index` must have."""

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from shardlang.ir.compat import (
     NO_FAKE_RESULT,
-    FakeTensorMode,
     allowing,
     attention_kernels,
     tree_map_only,
 )
+from shardlang.ir.fakes import fake, fake_mode
 from shardlang.ir.step import Operand
 from shardlang.vjp.op_call import NotTraced, OpCall
 from shardlang.vjp.op_tape import OpTape
@@ -37,7 +37,7 @@ def trace(call: OpCall) -> Traced:
     """
     try:
         kernels = call.kernels or attention_kernels()
-        with FakeTensorMode(allow_non_fake_inputs=True), allowing(kernels):
+        with fake_mode(), allowing(kernels):
             tape, several = _run(call)
             return written_out(without_writes(tape).graph, call, several)
     except NO_FAKE_RESULT as error:
@@ -67,7 +67,7 @@ def ops_of(call: OpCall) -> Traced | None:
 def _run(call: OpCall) -> tuple[OpTape, bool]:
     """The tape of a call and its gradients, and whether it gives several results."""
     device = call.device or torch.device("cpu")
-    xs = [torch.empty(s.shape, dtype=s.dtype, device=device) for s in call.shards]
+    xs = [fake(s.shape, s.dtype, device=device) for s in call.shards]
     tape = OpTape()
     tape.give(*xs)
     for i in call.wanted:
