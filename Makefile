@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 WORKERS ?= 3
 
-.PHONY: help install demo test check prove verify bench bench-gspmd pages clean
+.PHONY: help install demo test broad check prove verify bench bench-gspmd pages clean
 
 help:      ## what there is to make
 	@sed -n 's/^\([a-z-]*\): .*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -20,8 +20,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install ## train the Llama example on 4 processes and compare every step with one process
 	$(BIN)/python examples/llama/demo.py
 
-test: install ## all tests, in WORKERS processes
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+SUITE = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test: install ## the tests, in WORKERS processes
+	$(SUITE) -m "not broad"
+
+broad: install ## those that repeat on more models what `make test` shows
+	$(SUITE) -m broad
 
 check: install ## ruff, mypy and the import order
 	$(BIN)/ruff check .

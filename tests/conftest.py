@@ -1,10 +1,12 @@
-"""The process of the suite: garbage is collected rarely, for a collection looks at all models."""
+"""The process of the suite: garbage is collected rarely, for a collection looks at all models, and
+no example of hypothesis has a time to keep."""
 
 from __future__ import annotations
 
 import gc
 
 import pytest
+from hypothesis import settings
 
 from shardlang.ir.collection import RARELY
 from tests import captures
@@ -12,6 +14,8 @@ from tests.runtime import forking
 
 gc.set_threshold(*RARELY)
 captures.share()
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 
 def pytest_configure(config: pytest.Config) -> None:

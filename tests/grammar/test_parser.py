@@ -110,7 +110,7 @@ def test_spans_are_exclusive_and_count_from_one(text: str) -> None:
     assert (param.pattern.span.start, param.pattern.span.end) == ((5, 7), (5, 11))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(randoms, st.sampled_from([0.0, 0.3]))
 def test_parsing_the_printed_tree_gives_the_tree(rng: object, wild: float) -> None:
     tree = SpecMaker(rng, wild).anything()  # type: ignore[arg-type]
@@ -120,14 +120,14 @@ def test_parsing_the_printed_tree_gives_the_tree(rng: object, wild: float) -> No
     assert format_tree(parsed) == text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text() | st.text(alphabet='mesh{}[]()=,:.*+#"\n over1_? '))
 def test_no_text_raises(text: str) -> None:
     tree, findings = parse(text)
     assert (tree is None) == any(finding.is_error for finding in findings)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(randoms)
 def test_no_mutation_raises(rng: object) -> None:
     maker = SpecMaker(rng, 0.1)  # type: ignore[arg-type]

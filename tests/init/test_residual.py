@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 
+from tests.broad import sampled
 from tests.commands import ROOT, document, shardlang
 from tests.init.test_init import SIZES, plan_of, total_bytes
 
@@ -27,8 +29,10 @@ def config(model: str) -> Path:
     return own if own.exists() else ROOT / f"examples/{model}/{model}.json"
 
 
-@pytest.mark.parametrize("residual", ["sequence", "hidden"])
-@pytest.mark.parametrize("model", STATED)
+@pytest.mark.parametrize(
+    ("model", "residual"),
+    sampled(itertools.product(STATED, ("sequence", "hidden")), PROVEN_HERE),
+)
 def test_layers_and_embeddings_are_stated(model: str, residual: str, tmp_path: Path) -> None:
     path = tmp_path / "spec.shard"
     options = ("--mesh", "dp=2,tp=2", "--residual", residual, "-o", path, *SIZES)

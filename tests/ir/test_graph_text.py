@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shardlang.ir.difference import difference
@@ -63,7 +63,6 @@ def layout_of_sizes(dims: list[list[list[int]]], places: list[int], partial: set
     return Layout(made, frozenset(free & partial), frozenset(free - partial))
 
 
-@settings(deadline=None)
 @given(DIMS, st.lists(st.integers(0, 6), min_size=3, max_size=3), st.sets(st.sampled_from(AXES)))
 def test_a_layout_is_that_of_its_text(
     dims: list[list[list[int]]], places: list[int], partial: set[Axis]

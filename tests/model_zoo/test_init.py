@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shardlang.proof.report import TOLERANCE
+from tests.broad import sampled
 from tests.model_zoo.init import REFUSED, arguments, meshes_of, prove_written, run
 from tests.model_zoo.init_table import load_written
 from tests.model_zoo.results import TABLE
@@ -24,9 +25,10 @@ SAMPLE = [
     ("qwen3_moe", "dp=2,ep=2"),
     ("U-Net", "dp=2,tp=2"),
 ]
+QUICK = (("convnext", "fsdp=4"), ("qwen3_moe", "dp=2,ep=2"))
 
 
-@pytest.mark.parametrize(("name", "mesh"), SAMPLE)
+@pytest.mark.parametrize(("name", "mesh"), sampled(SAMPLE, QUICK))
 def test_the_written_spec_verifies_as_it_stands(name: str, mesh: str, tmp_path: Path) -> None:
     one = prove_written(CASES[name], mesh, tmp_path)
     assert one.finding == ""

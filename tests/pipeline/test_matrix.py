@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.broad import sampled
 from tests.pipeline import matrix
 from tests.pipeline.families import FAMILIES
 from tests.pipeline.matrix import Row, rows
@@ -14,7 +15,7 @@ SAMPLE = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("family", "mesh", "schedule"), SAMPLE)
+@pytest.mark.parametrize(("family", "mesh", "schedule"), sampled(SAMPLE, SAMPLE[::2]))
 def test_a_pipeline_computes_what_the_model_does(family: str, mesh: str, schedule: str) -> None:
     (made,) = rows(FAMILIES[family], mesh, [schedule])
     assert made.ok, made
