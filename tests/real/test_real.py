@@ -21,18 +21,20 @@ from tests.real.processes import RankError, forked, wait
 from tests.real.ranks import gap
 from tests.real.subjects import from_spec
 
-LARGE = {
-    "experts_one", "experts_stored", "gated_plain", "heads", "heads_few_keys", "heads_in_parts",
-    "heads_three_axes", "heads_ulysses", "mlp_empty", "mlp_partial", "mlp_partial_bias",
-    "mlp_stored", "mlp_tensor", "mlp_three_axes", "picture_channels", "picture_tiles", "rows_short",
-    "rows_short_fast", "shifts", "shifts_three_axes", "words_data", "words_positions",
-    "words_split_logits", "words_stored",
+FURTHER = {
+    "blocks", "blocks_traded", "complex_stored", "experts_one", "experts_stored",
+    "gated_packed", "gated_plain", "heads", "heads_few", "heads_few_keys", "heads_in_parts",
+    "heads_three_axes", "heads_ulysses", "mlp_dropout", "mlp_empty", "mlp_partial",
+    "mlp_partial_bias", "mlp_sequence", "mlp_stored", "mlp_tensor", "mlp_three_axes",
+    "picture_channels", "picture_tiles", "rows_short", "rows_short_fast", "running", "scaled",
+    "shifts", "shifts_three_axes", "words_data", "words_positions", "words_split_logits",
+    "words_stored",
 }  # fmt: skip
 """Specs that take no step that no other one takes: `make prove` runs them."""
 SPECS = [
     path
     for path in sorted(Path(__file__).with_name("specs").glob("*.shard"))
-    if path.stem not in LARGE
+    if path.stem not in FURTHER
 ]
 RANDOM = range(210, 212)
 STEPS = (
