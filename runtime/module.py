@@ -118,7 +118,9 @@ class ShardedModule(nn.Module):
     ) -> object:
         mine = self._shardlang
         loaded, shards = mine.variants.choose(args, kwargs)
-        return loaded(shards, mine.backends.regions(around))
+        made = loaded(shards, mine.backends.regions(around))
+        mine.variants.compiler.fill((args, kwargs), made)
+        return made
 
     def shard_inputs(self, *args: object, **kwargs: object) -> dict[str, object]:
         """Whole inputs as keyword arguments for a call, cut where they are split. Collective.
@@ -130,7 +132,9 @@ class ShardedModule(nn.Module):
             RunError: as for a call; SH0612 also where the ranks give other values.
         """
         variants = self._shardlang.variants
-        return variants.compiler.build_inputs(variants.shard(args, kwargs, strict=False))
+        return variants.compiler.build_inputs(
+            variants.shard(args, kwargs, strict=False), args, kwargs
+        )
 
     def train(self, mode: bool = True) -> ShardedModule:
         """Set the modes of all modules, in the way of the model's own `train`."""

@@ -64,8 +64,14 @@ class Compiler(Protocol):
         """Tensors and all other arguments of a call, by dotted name."""
         ...
 
-    def build_inputs(self, flat: Mapping[str, object]) -> dict[str, object]:
-        """Keyword arguments from dotted names."""
+    def build_inputs(
+        self, flat: Mapping[str, object], args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> dict[str, object]:
+        """Keyword arguments from dotted names, built as the call's own were."""
+        ...
+
+    def fill(self, given: object, made: object) -> None:
+        """Do to the arguments of a call what the model does to them."""
         ...
 
     def make(self, call: Call, inputs: Mapping[str, Layout]) -> Made:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
@@ -227,14 +228,17 @@ class HfSource(ModelSource):
             kwargs.setdefault("use_cache", past is not None)
         return args, kwargs
 
-    def _cache(self, layers: list[dict[str, torch.Tensor]]) -> object:
-        """A key-value cache that holds the past in each layer's `key` and `value`."""
+    def _cache(self, layers: list[dict[str, Any]]) -> object:
+        """A key-value cache that holds the past in each layer's `key` and `value`.
+
+        A layer has seen as many tokens as it holds, if no `length` says that they were more.
+        """
         cache = import_transformers().DynamicCache(config=self.text_config)
         for layer, past in zip(cache.layers, layers, strict=True):
             layer.lazy_initialization(past["key"], past["value"])
             layer.keys, layer.values = past["key"], past["value"]
             if hasattr(layer, "cumulative_length"):
-                layer.cumulative_length = past["key"].shape[-2]
+                layer.cumulative_length = past.get("length", past["key"].shape[-2])
         return cache
 
     def check_names(self, names: Iterable[str]) -> None:

@@ -105,6 +105,8 @@ class CacheLayer(Protocol):
 
     keys: object
     values: object
+    cumulative_length: int
+    """How many tokens it has seen, of layers that do not keep them all."""
 
 
 class Cache(Protocol):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeAlias, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 
 from shardlang.capture.errors import CaptureError
-from shardlang.capture.hf_types import Cache
+from shardlang.capture.hf_types import Cache, CacheLayer
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,10 +21,24 @@ class Skeleton:
     rebuild: Callable[[Sequence[object]], object]
 
 
+_CONSTANTS = {"keys", "values", "_sliding_window_tensor"}
+"""The tensors of a layer of a cache that are its keys and values, or the same in every call."""
+
+
 def is_cache(value: object) -> TypeGuard[Cache]:
-    """Whether `value` is a key-value cache with one layer of keys and values per block."""
+    """Whether `value` is a key-value cache with one layer of keys and values per block.
+
+    A cache is none here whose layers keep further tensors from call to call.
+    """
     layers = getattr(value, "layers", None)
-    return isinstance(layers, list) and all(hasattr(layer, "keys") for layer in layers)
+    return isinstance(layers, list) and all(map(_is_layer, layers))
+
+
+def _is_layer(layer: object) -> bool:
+    if not hasattr(layer, "keys") or not hasattr(layer, "__dict__"):
+        return False
+    tensors = (name for name, held in vars(layer).items() if isinstance(held, torch.Tensor))
+    return _CONSTANTS.issuperset(tensors)
 
 
 def children(value: object) -> list[tuple[str, object]] | None:
@@ -45,7 +59,16 @@ def _cache_children(value: object) -> list[tuple[str, object]] | None:
         return [("self", value.self_attention_cache), ("cross", value.cross_attention_cache)]
     if not is_cache(value):
         return None
-    return [(str(i), {"key": x.keys, "value": x.values}) for i, x in enumerate(value.layers)]
+    return [(str(i), _layer_parts(layer)) for i, layer in enumerate(value.layers)]
+
+
+def _layer_parts(layer: CacheLayer) -> dict[str, object]:
+    """Keys and values; and, of a window that has left tokens behind, how many it has seen."""
+    parts: dict[str, object] = {"key": layer.keys, "value": layer.values}
+    seen = getattr(layer, "cumulative_length", None)
+    if isinstance(layer.keys, torch.Tensor) and seen not in (None, layer.keys.shape[-2]):
+        parts["length"] = seen
+    return parts
 
 
 def tensors(value: object, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -101,11 +124,11 @@ def _remaker(value: object) -> Callable[[Mapping[str, object]], object]:
     if hasattr(value, "self_attention_cache"):
         return lambda parts: kind(parts["self"], parts["cross"])
     assert is_cache(value)
-    return lambda layers: _refilled(value, layers)
+    return lambda layers: refilled(value, layers)
 
 
-def _refilled(cache: Cache, layers: Mapping[str, object]) -> Cache:
-    """A key-value cache like `cache` with other keys and values."""
+def refilled(cache: Cache, layers: Mapping[Any, object]) -> Cache:
+    """A key-value cache like `cache` with other keys and values, layer by layer."""
     new = copy.copy(cache)
     new.layers = [copy.copy(layer) for layer in cache.layers]
     for layer, parts in zip(new.layers, layers.values(), strict=True):

@@ -14,6 +14,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from shardlang.capture import InputSpec
+from shardlang.capture.caches import fill, with_caches
 from shardlang.capture.generators import generators_kept
 from shardlang.capture.index_bounds import REMEDY, Limit, limits
 from shardlang.capture.nest import nest
@@ -62,9 +63,16 @@ class Programs:
         """
         return bound(self._names, self._defaults, args, kwargs)
 
-    def build_inputs(self, flat: Mapping[str, object]) -> dict[str, object]:
-        """Keyword arguments from dotted names."""
-        return nest(flat)
+    def build_inputs(
+        self, flat: Mapping[str, object], args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> dict[str, object]:
+        """Keyword arguments from dotted names; what was given as a cache is one."""
+        named = dict(zip(self._names, args, strict=False))
+        return with_caches(nest(flat), {**named, **kwargs})
+
+    def fill(self, given: object, made: object) -> None:
+        """Let the caches of a call's arguments be those that it gave back, as the model does."""
+        fill(given, made)
 
     def check(self, call: Call, strict: bool) -> None:
         """Look for what the model does not take, the spec does not declare, or the call lacks.

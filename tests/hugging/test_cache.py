@@ -1,0 +1,89 @@
+"""Key-value caches in calls of a loaded module: what the plain model does to them is done."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import shardlang
+from shardlang.capture.nest import is_cache
+from shardlang.runtime.module import ShardedModule
+
+transformers = pytest.importorskip("transformers")
+SIZES = {
+    "vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+}  # fmt: skip
+SPEC = """mesh {{ dp = 1 }}
+model hf("config.json", task = "causal-lm", dtype = "float64", mode = "eval")
+input input_ids : i64[4, 7] [dp, _]
+{mask}
+input "past_key_values.*.{{key,value}}" : f64[4, 2, 3, 8] [dp, _, _, _]
+"""
+PROMPT = torch.randint(0, 61, (4, 6), generator=torch.Generator().manual_seed(1))
+
+
+def pair(folder: Path, kind: str, masked: bool, **more: int) -> tuple[ShardedModule, Any]:
+    """A sharded module and the plain model of the same weights."""
+    config = transformers.AutoConfig.for_model(kind, **SIZES, **more)
+    config.save_pretrained(folder)
+    mask = "input attention_mask : i64[4, 10] [dp, _]" if masked else ""
+    (folder / "spec.shard").write_text(SPEC.format(mask=mask))
+    module = shardlang.compile(folder / "spec.shard").load("cpu").eval()
+    plain = transformers.AutoModelForCausalLM.from_config(config).double().eval()
+    plain.load_state_dict(module.state_dict())
+    return module, plain
+
+
+def whole(x: Any) -> Tensor:
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
+
+
+def test_a_window_knows_how_many_tokens_it_has_left_behind(tmp_path: Path) -> None:
+    module, plain = pair(tmp_path, "mistral", True, sliding_window=4)
+    mask = torch.ones(4, 9, dtype=torch.long)
+    mask[1, :4] = 0
+    mine, theirs, ids = {}, {}, PROMPT
+    with torch.no_grad():
+        for seen in range(6, 10):
+            both = {"input_ids": ids, "attention_mask": mask[:, :seen], "use_cache": True}
+            found = module(**module.shard_inputs(**both, **mine))
+            wanted = plain(**both, **theirs)
+            torch.testing.assert_close(whole(found.logits), wanted.logits, rtol=1e-12, atol=1e-12)
+            mine = {"past_key_values": found.past_key_values}
+            theirs = {"past_key_values": wanted.past_key_values}
+            assert found.past_key_values.get_seq_length() == seen
+            ids = PROMPT[:, seen % 6, None]
+
+
+@pytest.mark.parametrize("start", ["its own", "whole"])
+def test_the_cache_that_is_passed_is_filled(tmp_path: Path, start: str) -> None:
+    """Be it the module's own, or a whole one that `shard_inputs` cuts anew for every call."""
+    module, plain = pair(tmp_path, "llama", False)
+    with torch.no_grad():
+        theirs = plain(input_ids=PROMPT, use_cache=True).past_key_values
+        mine = copy.deepcopy(theirs)
+        if start == "its own":
+            mine = module(**module.shard_inputs(input_ids=PROMPT), use_cache=True).past_key_values
+        for at in range(3):
+            ids = PROMPT[:, at : at + 1]
+            found = module(**module.shard_inputs(input_ids=ids, past_key_values=mine))
+            wanted = plain(input_ids=ids, past_key_values=theirs)
+            torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-12, atol=1e-12)
+            given = [mine, found.past_key_values]
+            assert [cache.get_seq_length() for cache in given] == [7 + at, 7 + at]
+            assert all(a is b for a, b in zip(*(cache.layers for cache in given), strict=True))
+
+
+def test_a_cache_of_other_tensors_is_none_that_is_known() -> None:
+    cache = transformers.DynamicCache()
+    cache.update(torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4), 0)
+    assert is_cache(cache)
+    cache.layers[0].sums = torch.ones(3)
+    assert not is_cache(cache)
