@@ -63,13 +63,23 @@ def drop_checks(graph: fx.Graph) -> list[str]:
             edit.remove(node)
     for node in graph.nodes:
         if not all(map(_is_static, tree_leaves(info(node).value))):
-            raise PassError(
-                "SH0354",
-                f"the shape of `{_op_name(node)}`'s result depends on the values of a tensor",
-                help="keep the shape and mask instead: `torch.where(mask, x, 0)`",
-                source=info(node).source,
-            )
+            message, help = _why(node)
+            raise PassError("SH0354", message, help=help, source=info(node).source)
     return lines[::-1]
+
+
+def _why(node: fx.Node) -> tuple[str, str]:
+    """Why a node cannot be traced whose value depends on data, and what to do."""
+    if _is_number(node):
+        return (
+            "the model needs the value of a tensor as a number, which is not known while it is"
+            " traced",
+            "keep the value a tensor: leave out `.item()`, `.tolist()`, `float()` or `int()`",
+        )
+    return (
+        f"the shape of `{_op_name(node)}`'s result depends on the values of a tensor",
+        "keep the shape and mask instead: `torch.where(mask, x, 0)`",
+    )
 
 
 def _is_number(node: fx.Node) -> bool:

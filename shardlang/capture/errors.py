@@ -73,6 +73,11 @@ class CaptureError(ValueError):
         self.input = input
 
 
+def is_ours(path: str) -> bool:
+    """Whether a stack frame's file is of this package."""
+    return path.startswith(_PACKAGE_ROOT)
+
+
 @functools.lru_cache(maxsize=1024)
 def is_model_file(path: str) -> bool:
     """Whether a stack frame's file is the model's code: not torch's, Python's or ours."""

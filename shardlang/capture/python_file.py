@@ -14,7 +14,7 @@ from types import ModuleType
 from torch import nn
 
 from shardlang.capture.errors import CaptureError, ModelLine, first_line, model_line, no_file
-from shardlang.capture.silence import prints_apart
+from shardlang.capture.model_code import at_import, model_code
 from shardlang.capture.source import ModelSource
 from shardlang.grammar.diagnostics import join_words, quote
 from shardlang.runtime.data import Batch
@@ -133,13 +133,13 @@ def load_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        with prints_apart():
+        with model_code():
             spec.loader.exec_module(module)
     except Exception as error:
         raise CaptureError(
             "SH0350",
             f"`{path.name}` cannot be run: {type(error).__name__}: {first_line(error)}",
-            help="fix the file: it must run by itself, with its own folder importable",
+            help=at_import(error),
             source=model_line(error),
         ) from error
     finally:

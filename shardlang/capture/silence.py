@@ -1,21 +1,13 @@
-"""Keeping what a model's code prints, and what torch remarks on it, apart from our own output."""
+"""Keeping what is printed and remarked while a model is traced apart from our own output."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import sys
 import warnings
 from collections.abc import Iterator
 
 from shardlang.ir.hushed import hushed
-
-
-@contextlib.contextmanager
-def prints_apart() -> Iterator[None]:
-    """Send what the model's code prints to stderr: stdout is for results."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
 
 
 @contextlib.contextmanager

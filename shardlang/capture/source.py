@@ -18,9 +18,9 @@ from torch import nn
 from shardlang.capture.compute import call_in
 from shardlang.capture.deferred import Deferred
 from shardlang.capture.errors import CaptureError, first_line, model_line
+from shardlang.capture.model_code import model_code
 from shardlang.capture.nest import nest
 from shardlang.capture.setting import Setting
-from shardlang.capture.silence import prints_apart
 from shardlang.grammar.diagnostics import join_words, quote
 from shardlang.runtime.data import Batch
 
@@ -65,7 +65,7 @@ class ModelSource(ABC):
 
     def build(self) -> nn.Module:
         """The model in this source's mode. Raises `CaptureError` if its constructor fails."""
-        with prints_apart():
+        with model_code():
             model = self.construct()
             if not self.keeps_modes:
                 model.train(self.mode == "train")
@@ -133,7 +133,7 @@ class ModelSource(ABC):
     def call(self, module: nn.Module, inputs: Mapping[str, object]) -> object:
         """Call `module` with inputs under their dotted names, and return what it returns."""
         args, kwargs = self.arguments({**inputs, **self.setting.arguments})
-        with prints_apart():
+        with model_code():
             if self.compute is not None:
                 return call_in(self.compute, module, args, kwargs)
             result: object = module(*args, **kwargs)
