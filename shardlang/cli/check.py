@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shardlang.cli.common import Context, common_options
+from shardlang.cli.common import Context, spec_options
 
 if TYPE_CHECKING:
     from shardlang.spec import Spec
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command("check")
 @click.argument("spec_path", metavar="SPEC")
 @click.option("--no-model", is_flag=True, help="Read the spec only; import no model code.")
-@common_options
+@spec_options
 def command(context: Context, spec_path: str, no_model: bool) -> None:
     """Report everything that is wrong with SPEC.
 

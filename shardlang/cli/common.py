@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import IO, TYPE_CHECKING, Concatenate, NoReturn, ParamSpec
+from typing import IO, TYPE_CHECKING, Concatenate, NoReturn, ParamSpec, cast
 
 import click
 
@@ -200,15 +200,11 @@ def common_options(function: Callable[Concatenate[Context, _P], None]) -> Callab
 
     @functools.wraps(function)
     def wrapper(
-        set_: tuple[str, ...],
-        output_format: str,
-        as_json: bool,
-        deny: str | None,
-        *args: _P.args,
-        **rest: _P.kwargs,
+        output_format: str, as_json: bool, deny: str | None, *args: _P.args, **rest: _P.kwargs
     ) -> None:
         style = "json" if as_json else output_format
-        context = Context(parse_sets(set_), style, deny_warnings=deny == "warnings")
+        sets = cast(tuple[str, ...], rest.pop("set_", ()))
+        context = Context(parse_sets(sets), style, deny_warnings=deny == "warnings")
         try:
             function(context, *args, **rest)
         except Exception as fault:
@@ -228,10 +224,16 @@ def common_options(function: Callable[Concatenate[Context, _P], None]) -> Callab
     return command
 
 
+def spec_options(function: Callable[Concatenate[Context, _P], None]) -> Callable[..., None]:
+    """Give a command that reads a spec the common options, and `--set`."""
+    command: Callable[..., None] = _SET(common_options(function))
+    return command
+
+
+_SET = click.option(
+    "--set", "set_", multiple=True, metavar="NAME=VALUE", help="Change a declared let."
+)
 _OPTIONS = (
-    click.option(
-        "--set", "set_", multiple=True, metavar="NAME=VALUE", help="Change a declared let."
-    ),
     click.option(
         "--output-format",
         type=click.Choice(STYLES),
@@ -255,4 +257,6 @@ def parse_sets(texts: Iterable[str]) -> dict[str, str]:
     return sets
 
 
-__all__ = ["Context", "Label", "common_options", "diagnostic_of", "parse_sets"]
+__all__ = [
+    "Context", "Label", "common_options", "diagnostic_of", "parse_sets", "spec_options",
+]  # fmt: skip

@@ -6,7 +6,7 @@ import textwrap
 
 import click
 
-from shardlang.cli.common import Context, common_options
+from shardlang.cli.common import Context, spec_options
 from shardlang.grammar.codes import CODES
 from shardlang.grammar.diagnostics import join_words, quote
 from shardlang.grammar.patterns import nearest
@@ -15,7 +15,7 @@ from shardlang.grammar.patterns import nearest
 @click.command("explain")
 @click.argument("subject", metavar="CODE | SPEC")
 @click.argument("name", metavar="[NAME]", required=False)
-@common_options
+@spec_options
 def command(context: Context, subject: str, name: str | None) -> None:
     """Explain the diagnostic CODE, such as SH0203, or NAME in SPEC.
 
@@ -37,6 +37,8 @@ def _explain_code(context: Context, subject: str) -> None:
         known = f"; they go from {min(CODES)} to {max(CODES)}, and docs/diagnostics.md lists them"
         hint = f"; did you mean {near[0]}?" if near else known
         raise click.UsageError(f"there is no diagnostic {subject}{hint}")
+    if context.sets:
+        raise click.BadParameter("a code has no spec to change", param_hint="'--set'")
     title, explanation = CODES[code]
     if context.is_json:
         context.print_document({"code": code, "title": title, "explanation": explanation})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from shardlang.cli.common import Context, common_options
+from shardlang.cli.common import Context, spec_options
 
 if TYPE_CHECKING:
     from shardlang.compiler.driver import Compiled
@@ -40,7 +40,7 @@ _FASTER = "layers that are alike are drawn once without --no-factored, a .dot fi
 @click.option(
     "-o", "--output", metavar="FILE", help="Write a .dot file, or a drawn .svg or .png file."
 )
-@common_options
+@spec_options
 def command(
     context: Context,
     spec_path: str,

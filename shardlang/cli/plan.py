@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shardlang.cli.common import Context, common_options
+from shardlang.cli.common import Context, spec_options
 from shardlang.cli.pictures import check_picture, write_picture
 from shardlang.grammar.render import use_color
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("spec_path", metavar="SPEC")
 @click.option("--against", metavar="SPEC2", help="Show what differs from the plan of SPEC2.")
 @click.option("--memory", metavar="FILE", help="Draw what is alive over the step, as SVG or PNG.")
-@common_options
+@spec_options
 def command(context: Context, spec_path: str, against: str | None, memory: str | None) -> None:
     """Show layouts, collectives, bytes and memory of SPEC.
 

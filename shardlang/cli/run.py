@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from shardlang.cli.common import Context, common_options
+from shardlang.cli.common import Context, spec_options
 
 if TYPE_CHECKING:
     from shardlang.runtime.launch import Job, JobError
@@ -75,7 +75,7 @@ LOST = ("SH0603", "SH0604")
     type=click.Path(file_okay=False, path_type=Path),
     help="Where to keep what the other ranks than 0 print.",
 )
-@common_options
+@spec_options
 def command(
     context: Context,
     spec_path: str,

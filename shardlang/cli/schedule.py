@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shardlang.cli.common import Context, common_options
+from shardlang.cli.common import Context, spec_options
 from shardlang.cli.pictures import SUFFIXES, check_picture, write_picture
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ FORMATS = (*SUFFIXES, ".json", ".csv")
     type=click.Path(path_type=Path),
     help="Put beside it the step that a run has profiled.",
 )
-@common_options
+@spec_options
 def command(context: Context, spec_path: str, output: str | None, measured: Path | None) -> None:
     """Show what each rank of the pipeline of SPEC does when, and for how long ranks wait.
 

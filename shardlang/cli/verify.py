@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from shardlang.cli.common import Context, common_options
+from shardlang.cli.common import Context, spec_options
 
 
 @click.command("verify")
 @click.argument("spec_path", metavar="SPEC")
 @click.option("--shrink", is_flag=True, help="Prove a smaller model with the same decisions.")
 @click.option("--seed", default=0, show_default=True, help="Seed of all random values.")
-@common_options
+@spec_options
 def command(context: Context, spec_path: str, shrink: bool, seed: int) -> None:
     """Prove that SPEC computes the same loss and gradients as its model.
 

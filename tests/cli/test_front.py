@@ -94,6 +94,8 @@ def test_denied_warnings(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["check"], "Missing argument"),
         (["check", "good.shard", "--set", "b"], "not NAME=VALUE"),
         (["explain", "SH9999"], "no diagnostic SH9999"),
+        (["explain", "SH0203", "--set", "b=1"], "a code has no spec to change"),
+        (["fmt", "--check", "good.shard", "--set", "b=1"], "No such option '--set'"),
         (["check", "--output-format", "xml", "good.shard"], "xml"),
     ],
 )
