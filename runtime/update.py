@@ -274,6 +274,6 @@ def squared_norm(gradients: Iterable[Tensor | None], device: torch.device) -> Te
 def clip(params: Iterable[Tensor], norm: Tensor, largest: float) -> None:
     """Scale all gradients so that their norm is at most `largest`."""
     scaled = [param for param in params if param.grad is not None]
-    if not any(param.dtype is torch.float64 for param in scaled):
+    if not any(param.dtype.to_real() is torch.float64 for param in scaled):
         norm = norm.float()
     torch.nn.utils.clip_grads_with_norm_(scaled, largest, norm, foreach=True)

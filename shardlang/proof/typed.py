@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from torch import Tensor, fx
 
-from shardlang.capture import Captured
+from shardlang.capture import Captured, raised_dtype
 from shardlang.compiler.build import Statements, build_graph
 from shardlang.ir.node import info
 from shardlang.ir.precision import OWN_TYPES
@@ -71,11 +71,16 @@ def compare_typed(
         mine, other = run.gradients.get(name), plain.gradients.get(name)
         if want is None or mine is None or other is None:
             continue
-        own = gap(other.double() / scale, want) / scale_of(want, top)
-        shards = [shard.double() / scale for shard in mine]
+        own = gap(_wide(other) / scale, want) / scale_of(want, top)
+        shards = [_wide(shard) / scale for shard in mine]
         error = difference(shards, want, layouts[name], run.coords, top)
         found[name] = error / max(TIMES * own, PLACES * eps)
     return found
+
+
+def _wide(value: Tensor) -> Tensor:
+    """A gradient in the type of the reference."""
+    return value.to(raised_dtype(value.dtype))
 
 
 class _Types:

@@ -23,7 +23,7 @@ from shardlang.passes.step.write_step import write_accumulated, write_step
 from shardlang.plan.collect import plan_of
 from shardlang.runtime.simulate_accumulated import AccumulatedSimulator
 from shardlang.runtime.simulate_step import StepSimulator
-from shardlang.runtime.update import DeviceUpdate, Part
+from shardlang.runtime.update import DeviceUpdate, Part, clip, squared_norm
 
 ROWS = 14
 PARAMS = ("up.weight", "up.bias", "down.weight")
@@ -387,6 +387,45 @@ def test_a_proof_compares_in_the_stated_types(
     assert report.ok and report.typed is not None
     assert set(report.typed) == set(PARAMS) and 0 < max(report.typed.values()) < 1
     assert "in the types of `precision`" in str(report)
+
+
+class Turning(nn.Module):
+    """A parameter of complex numbers beside one of real ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.by = nn.Parameter(torch.randn(5, dtype=torch.complex64))
+        self.up = nn.Linear(9, 7)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        turned = torch.fft.rfft(torch.tanh(x + self.up(x).sum()).float()) * self.by
+        return {"loss": torch.fft.irfft(turned, n=9).square().sum() / ROWS}
+
+
+@pytest.mark.parametrize("stated", ["compute = bf16", "compute = f16  loss_scale = dynamic"])
+def test_complex_gradients_are_compared_whole_in_the_stated_types(
+    tmp_path: Path, stated: str
+) -> None:
+    """Their imaginary parts count, in the scaled and clipped update too."""
+    path = tmp_path / "spec.shard"
+    head = "mesh { dp = 2 }", f"input x : f32[{ROWS}, 9] [dp, _]"
+    more = f"precision {{ {stated} }}", STORES[2], "optimizer adamw(lr = 0.1, clip = 0.2)"
+    path.write_text("\n".join((*head, *more, "")))
+    report = shardlang.compile(path, model=Turning).verify()
+    assert report.ok and report.typed is not None
+    assert set(report.typed) == {"by", "up.weight", "up.bias"}
+    assert 0 < report.typed["by"] < 1
+
+
+def test_complex_gradients_of_f64_parts_are_clipped_by_the_whole_norm() -> None:
+    param = nn.Parameter(torch.zeros(3, dtype=torch.complex128))
+    param.grad = torch.tensor([1.1 + 2.3j, 0.7j, 3.0], dtype=torch.complex128)
+    norm = squared_norm([param.grad], param.device).sqrt()
+    clip([param], norm, 0.1)
+    exact = 0.1 / (norm + 1e-6) * norm  # as torch clips
+    made = squared_norm([param.grad], param.device).sqrt()
+    assert made.item() == pytest.approx(exact.item(), rel=1e-13)
 
 
 def _lost(x: Tensor, dtype: torch.dtype) -> Tensor:
