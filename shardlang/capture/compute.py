@@ -2,17 +2,18 @@
 
 The model is traced with the casts in the place of its parameters: what its code then computes in
 float32, it computes in float32. Buffers keep their type: tables of angles and running statistics
-are made in it on purpose. In the traced graph a cast parameter is a parameter of the narrower type,
+are made in it on purpose; the weights of a batch norm keep theirs beside them. In the traced graph a cast parameter is a parameter of the narrower type,
 and says so (`Leaf.computes`); the step program casts each device's part of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from shardlang.ir.leaf import Leaf, LeafKind
@@ -27,14 +28,22 @@ def call_in(
     dtype: torch.dtype, module: nn.Module, args: Sequence[object], kwargs: Mapping[str, object]
 ) -> object:
     """Call a module with its parameters and arguments cast to a type, where they are wider."""
+    kept = set(_beside_statistics(module))
     params = {
         name: narrowed(param, dtype)
         for name, param in module.named_parameters()
-        if narrowed_type(param.dtype, dtype) != param.dtype
+        if narrowed_type(param.dtype, dtype) != param.dtype and param not in kept
     }
     given = pytree.tree_map_only(Tensor, lambda x: narrowed(x, dtype), (tuple(args), dict(kwargs)))
     made: object = torch.func.functional_call(module, params, *given)
     return made
+
+
+def _beside_statistics(module: nn.Module) -> Iterator[nn.Parameter]:
+    """The weights of batch norms, which torch takes in the type of running statistics alone."""
+    for part in module.modules():
+        if isinstance(part, _BatchNorm):
+            yield from part.parameters()
 
 
 def narrowed_type(own: torch.dtype, dtype: torch.dtype) -> torch.dtype:

@@ -91,13 +91,14 @@ def _types(stated: PrecisionDecl, trained: Sequence[Leaf]) -> list[Diagnostic]:
         message = f"no parameter is wider than `compute = {compute.dtype}`"
         help = "remove `compute`, or build the model with wider parameters"
         return [error("SH0243", message, compute.span, help=help)]
+    cast = [x for x in trained if x.computes or compute is None]
     return [
         _narrow(key, one, wide[0])
         for key, one in keys.items()
         if one is not None
         and (
             wide := [
-                x for x in trained if (x.computes or x.dtype).itemsize > _STATED[one.dtype].itemsize
+                x for x in cast if (x.computes or x.dtype).itemsize > _STATED[one.dtype].itemsize
             ]
         )
     ]

@@ -349,6 +349,40 @@ def test_a_model_that_computes_in_another_type_is_proven(tmp_path: Path) -> None
     assert max(report.eager.outputs.values()) > 1e-5
 
 
+class Normed(nn.Module):
+    """A batch norm between layers, which takes weights in the type of its statistics alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.up, self.down = nn.Linear(9, 7, bias=False), nn.Linear(7, 5, bias=False)
+        self.norm = nn.BatchNorm1d(7)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.norm(self.up(x))
+        assert y.dtype in (torch.bfloat16, torch.float16)
+        return {"loss": self.down(torch.tanh(y)).float().square().sum() / ROWS}
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(
+    "stated",
+    ["compute = bf16", "compute = bf16 reduce = bf16", "compute = f16 loss_scale = dynamic"],
+)
+def test_a_batch_norm_keeps_its_weights_beside_its_statistics(
+    tmp_path: Path, stated: str, train: bool
+) -> None:
+    path = tmp_path / "spec.shard"
+    head = "mesh { dp = 2 }", f"input x : f32[{ROWS}, 9] [dp, _]"
+    path.write_text("\n".join((*head, f"precision {{ {stated} }}", STORES[2], "")))
+    made = shardlang.compile(path, model=Normed().train(train))
+    cast = {leaf.name for leaf in made.local.leaves if leaf.computes}
+    assert cast == {"x", "up.weight", "down.weight"}
+    report = made.verify()
+    assert report.ok, str(report)
+    assert not train or (report.typed is not None and report.typed["norm.weight"] < 1)
+
+
 @pytest.mark.parametrize(
     ("stated", "message"),
     [
