@@ -2,8 +2,9 @@
 
 The model is traced with the casts in the place of its parameters: what its code then computes in
 float32, it computes in float32. Buffers keep their type: tables of angles and running statistics
-are made in it on purpose; the weights of a batch norm keep theirs beside them. In the traced graph a cast parameter is a parameter of the narrower type,
-and says so (`Leaf.computes`); the step program casts each device's part of it.
+are made in it on purpose; the weights of a batch norm keep theirs beside them. In the traced graph
+a cast parameter is a parameter of the narrower type, and says so (`Leaf.computes`); the step
+program casts each device's part of it.
 """
 
 from __future__ import annotations

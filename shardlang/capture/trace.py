@@ -174,7 +174,7 @@ def _finish(
     made = normalize(traced)
     leaves = fold_casts(made.graph, leaves, source.compute)
     named = name_graph(made.graph, leaves, made.final, output.names)
-    refuse_mixed_products(named.graph, source.compute)
+    refuse_mixed_products(named.graph, named.leaves, source.compute)
     checks = [*call.seen.checks, *made.checks]
     if source.mode == "train":
         refuse_sparse_gradients(named.graph, named.leaves)

@@ -16,6 +16,7 @@ from shardlang.capture.errors import first_line, model_line
 from shardlang.capture.held import at
 from shardlang.capture.nest import tensors
 from shardlang.ir.leaf import LeafKind, ResultKind
+from shardlang.ir.printed_type import dtype_name
 from shardlang.ir.values import values
 from shardlang.proof.conditioning import Conditioning, Rounding, spacing
 from shardlang.proof.differences import Eager, Explained
@@ -188,6 +189,20 @@ def run_model(
     return Made(results, {name: held[name].grad for name in setting.trainable})
 
 
+def _remedy(source: ModelSource) -> str:
+    """What helps a model that fails on real tensors, and not while it is traced."""
+    help = (
+        "tracing checks shapes alone; declare inputs that the model itself accepts, their"
+        " dtypes included, or give the model file a `batches(seed)` that yields such"
+    )
+    if source.compute is None:
+        return help
+    return (
+        f"{help}; under `compute = {dtype_name(source.compute)}` parameters and inputs are cast and"
+        " buffers are not: where an op does not take both, cast them in the model"
+    )
+
+
 def _run(
     model: torch.nn.Module,
     source: ModelSource,
@@ -206,8 +221,7 @@ def _run(
         raise CaptureError(
             "SH0355",
             f"the model fails on real tensors: {type(error).__name__}: {first_line(error)}",
-            help="tracing checks shapes alone; declare inputs that the model itself accepts, their"
-            " dtypes included, or give the model file a `batches(seed)` that yields such",
+            help=_remedy(source),
             source=model_line(error),
         ) from error
     return outputs

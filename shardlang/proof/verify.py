@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import fx
 
@@ -71,7 +72,8 @@ def verify(
     trainable = [leaf.name for leaf in captured.leaves if leaf.trainable] if train else []
     drawn, draws_apart = with_program_draws(raised, program)
     setting = Setting(captured, drawn, values, trainable, program.loss, seed)
-    reference = _reference(setting, source)
+    with _own_failures(source, setting):
+        reference = Reference(setting)
     try:
         run = Simulated(program, reference)
         report = compare(program, reference, run)
@@ -81,7 +83,8 @@ def verify(
             else:
                 _compare_accumulated(along, reference, recipe, report)
             report.recipe = str(recipe)
-            report.typed = compare_typed(captured, statements, reference, along)
+            with _own_failures(source, setting):
+                report.typed = compare_typed(captured, statements, reference, along)
     except DeviceFault as fault:
         return failed(program, fault)
     report.draws_apart, report.inputs = draws_apart, fed
@@ -113,10 +116,11 @@ def _compare_accumulated(
     report.updates = compare_updates(program, reference, run, recipe)
 
 
-def _reference(setting: Setting, source: ModelSource) -> Reference:
-    """The reference, or the model's own failure where both fail."""
+@contextmanager
+def _own_failures(source: ModelSource, setting: Setting) -> Iterator[None]:
+    """Where the traced graph fails and the model itself does too, the model's failure."""
     try:
-        return Reference(setting)
+        yield
     except (RuntimeError, IndexError):
         run_model(source, setting)
         raise

@@ -199,6 +199,26 @@ def test_a_product_of_two_types_is_refused() -> None:
     capture(source, [InputSpec("x", torch.float32, (3, 4))])
     with pytest.raises(CaptureError, match=r"`linear` is given f32 and bf16, and takes") as e:
         capture(source.computing(torch.bfloat16), [InputSpec("x", torch.float32, (3, 4))])
-    assert e.value.code == "SH0355" and "buffers keep their type" in str(e.value.help)
+    assert e.value.code == "SH0355" and "what is made of `table`" in str(e.value.help)
     with pytest.raises(CaptureError, match=r"`linear` is given f64 and f32, and takes one type"):
         capture(CallableSource(Scaled), [InputSpec("x", torch.float64, (3, 4))])
+
+
+class CastsItself(nn.Module):
+    """A matrix in f64, and a cast to it, which a narrower `compute` undoes for the matrix alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.rand(4))
+        self.lin = nn.Linear(4, 2).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lin((x * self.table).double()).sum()
+
+
+def test_a_cast_of_the_model_beside_a_narrower_weight_is_named() -> None:
+    """No buffer stands in the way: its table is cast with the rest."""
+    source = CallableSource(CastsItself).computing(torch.bfloat16)
+    with pytest.raises(CaptureError, match=r"`linear` is given f64 and bf16") as e:
+        capture(source, [InputSpec("x", torch.float32, (3, 4))])
+    assert "buffer" not in str(e.value.help) and "what the model casts" in str(e.value.help)

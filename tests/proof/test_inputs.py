@@ -82,6 +82,28 @@ def test_a_model_that_random_inputs_do_not_suit_is_told_of_batches(tmp_path: Pat
     assert "batches(seed)" in (finding.help or "")
 
 
+OWN_NORM = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("var", torch.ones(4))
+    def forward(self, x):
+        y = F.batch_norm(x, self.mean, self.var, self.weight, self.weight)
+        return {"loss": y.float().square().mean()}
+"""
+
+
+def test_a_model_that_casts_do_not_suit_is_told_of_buffers(tmp_path: Path) -> None:
+    spec = 'mesh { dp = 2 }\nmodel "model.py:Net"\ninput x : f32[6, 4] [dp, _]\n'
+    with pytest.raises(CompileError) as caught:
+        proof(tmp_path, OWN_NORM, spec + "precision { compute = bf16 }\n")
+    (finding,) = caught.value.diagnostics
+    assert finding.code == "SH0355" and "fails on real tensors" in finding.message
+    assert "parameters and inputs are cast and buffers are not" in (finding.help or "")
+
+
 MISFITS = {
     "shape": ("torch.rand(4, 5, generator=g)", "torch.rand(3, 5)", "`target` is f32[3, 5], not"),
     "dtype": ("torch.rand(4, 5, generator=g)", "torch.rand(4, 5).double()", "`target` is f64"),
