@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+import shardlang
 from shardlang.api import Program
 from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.compiler.variants import Programs, compiled_for
@@ -56,6 +59,28 @@ def test_batches_that_do_not_fit_are_refused(compiled: Compiled) -> None:
     ) as caught:
         programs.make(uneven, {})
     assert caught.value.code == "SH0605"
+
+
+class Continued(nn.Module):
+    """Rows that go on after earlier ones, all of which a mask speaks of."""
+
+    def forward(self, x: Tensor, mask: Tensor, past: dict[str, Tensor] | None = None) -> Tensor:
+        whole = x if past is None else torch.cat([past["rows"], x], 1)
+        return (whole @ mask.mT).sum()
+
+
+def test_inputs_that_are_cut_without_the_rest_are_told_of_it(tmp_path: Path) -> None:
+    """`shard_inputs` of some inputs makes a program for these; what is left out is named."""
+    lines = ("x : f32[4, 1] [dp, _]", "mask : f32[4, 3] [dp, _]", '"past.rows" : f32[4, 2] [dp, _]')
+    path = tmp_path / "spec.shard"
+    path.write_text("mesh { dp = 1 }\n" + "".join(f"input {line}\n" for line in lines))
+    module = shardlang.compile(path, model=Continued).load()
+    x, mask = torch.ones(4, 1), torch.ones(4, 3)
+    module(**module.shard_inputs(x=x, mask=mask, past={"rows": torch.ones(4, 2)}))
+    with pytest.raises(RunError, match="cannot be compiled for a call with mask") as caught:
+        module.shard_inputs(x=x, mask=mask)
+    assert caught.value.code == "SH0605"
+    assert "lacks the declared `past`: pass all inputs of the call" in str(caught.value.help)
 
 
 def test_parameters_that_would_lie_elsewhere_are_kept_in_their_place(compiled: Compiled) -> None:

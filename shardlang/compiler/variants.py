@@ -24,6 +24,7 @@ from shardlang.compiler.calling import bound, check_inputs, check_lists, check_n
 from shardlang.compiler.driver import Compiled, CompileError, compile_spec, input_names
 from shardlang.compiler.in_stages import in_stages
 from shardlang.compiler.pinned import layouts_of, pinned
+from shardlang.grammar.diagnostics import join_words, quote
 from shardlang.grammar.patterns import literal_pattern
 from shardlang.ir.graph import ShardError
 from shardlang.ir.layout import Layout
@@ -100,8 +101,7 @@ class Programs:
         except (CompileError, ShardError) as failure:
             raise RunError(
                 "SH0605", f"the model cannot be compiled for a call with {call}: {failure}",
-                help="call it as the spec declares it, or declare in another spec what it is called"
-                " with; `shard_inputs` takes all inputs of a call together",
+                help=_remedy(call, self.declared),
             ) from failure  # fmt: skip
 
     def modes_after(self, evaluated_: frozenset[str], mode: bool) -> frozenset[str]:
@@ -116,6 +116,20 @@ class Programs:
             if any(before.remarks(Snapshot.of(self.model))):
                 raise _own_train(mode)
             return evaluated(self.model)
+
+
+def _remedy(call: Call, declared: Call) -> str:
+    """What helps a call that no program can be made for; inputs that are left out come first."""
+    help = "call it as the spec declares it, or declare in another spec what it is called with"
+    given = {one.name for one in call.inputs}
+    left = [one.name.partition(".")[0] for one in declared.inputs if one.name not in given]
+    if not left:
+        return help
+    names = join_words(quote(dict.fromkeys(left)), "and")
+    return (
+        f"this call lacks the declared {names}: pass all inputs of the call through one"
+        f" `shard_inputs`, what another call has returned among them; or {help}"
+    )
 
 
 def _own_train(mode: bool) -> RunError:
