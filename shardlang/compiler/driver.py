@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -135,21 +135,34 @@ def input_names(decl: InputDecl, source: ModelSource) -> list[str]:
         raise CaptureError(
             "SH0353",
             f"no input of the model matches `{decl.pattern}`",
-            help=_help_to_name(decl.pattern.text, source.input_names()),
+            help=_help_to_name(decl.pattern.text, source),
             input=decl.pattern.text,
         )
     return names
 
 
-def _help_to_name(pattern: str, known: Sequence[str]) -> str:
+def _help_to_name(pattern: str, source: ModelSource) -> str:
     """What may be meant by a pattern that matches no input."""
     whole, inside, _ = pattern.partition(".")
+    known = source.input_names()
+    if inside and whole in known and _takes_cache(source, whole):
+        return (
+            f"`{whole}` is a key-value cache, which is made of inputs for `model hf(...)` alone:"
+            " write that with its configuration, or wrap the model in a module that takes tensors"
+            " and makes the cache of them"
+        )
     if inside and whole in known:
         return (
             f"what lies in `{whole}` is known by its declaration alone: name each part,"
             f' as in `input "{whole}.0", "{whole}.1"`, or `"{whole}.KEY"` of a dict'
         )
     return f"its inputs are {join_words(quote(known), 'and')}"
+
+
+def _takes_cache(source: ModelSource, argument: str) -> bool:
+    """Whether the forward says that an argument is a cache of Hugging Face transformers."""
+    found = source.signature.parameters.get(argument)
+    return found is not None and "Cache" in str(found.annotation)
 
 
 def marked(spec: Spec) -> Callable[[str], bool]:
