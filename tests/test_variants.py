@@ -77,10 +77,10 @@ def test_inputs_that_are_cut_without_the_rest_are_told_of_it(tmp_path: Path) -> 
     module = shardlang.compile(path, model=Continued).load()
     x, mask = torch.ones(4, 1), torch.ones(4, 3)
     module(**module.shard_inputs(x=x, mask=mask, past={"rows": torch.ones(4, 2)}))
-    with pytest.raises(RunError, match="cannot be compiled for a call with mask") as caught:
+    with pytest.raises(RunError, match=r"x : f32\[4, 1\] and without `past`: ") as caught:
         module.shard_inputs(x=x, mask=mask)
     assert caught.value.code == "SH0605"
-    assert "lacks the declared `past`: pass all inputs of the call" in str(caught.value.help)
+    assert "pass all inputs of the call through one `shard_inputs`" in caught.value.help
 
 
 def test_parameters_that_would_lie_elsewhere_are_kept_in_their_place(compiled: Compiled) -> None:

@@ -99,10 +99,13 @@ class Programs:
             with generators_kept():
                 return made(compiled_for(self._compiled, call, inputs), self._seed)
         except (CompileError, ShardError) as failure:
+            left = _left_out(call, self.declared)
+            without = f" and without {left}" if left else ""
             raise RunError(
-                "SH0605", f"the model cannot be compiled for a call with {call}: {failure}",
-                help=_remedy(call, self.declared),
-            ) from failure  # fmt: skip
+                "SH0605",
+                f"the model cannot be compiled for a call with {call}{without}: {failure}",
+                help=_remedy(left),
+            ) from failure
 
     def modes_after(self, evaluated_: frozenset[str], mode: bool) -> frozenset[str]:
         """The modules in evaluation mode after the model's own `train(mode)`.
@@ -118,17 +121,21 @@ class Programs:
             return evaluated(self.model)
 
 
-def _remedy(call: Call, declared: Call) -> str:
-    """What helps a call that no program can be made for; inputs that are left out come first."""
-    help = "call it as the spec declares it, or declare in another spec what it is called with"
+def _left_out(call: Call, declared: Call) -> str:
+    """The arguments in which a call lacks inputs that the spec declares."""
     given = {one.name for one in call.inputs}
     left = [one.name.partition(".")[0] for one in declared.inputs if one.name not in given]
+    return join_words(quote(dict.fromkeys(left)), "and")
+
+
+def _remedy(left: str) -> str:
+    """What helps a call that no program can be made for; inputs that are left out come first."""
+    help = "call it as the spec declares it, or declare in another spec what it is called with"
     if not left:
         return help
-    names = join_words(quote(dict.fromkeys(left)), "and")
     return (
-        f"this call lacks the declared {names}: pass all inputs of the call through one"
-        f" `shard_inputs`, what another call has returned among them; or {help}"
+        "pass all inputs of the call through one `shard_inputs`, what another call has returned"
+        f" among them; or {help}"
     )
 
 
