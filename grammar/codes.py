@@ -511,7 +511,10 @@ CODES: dict[str, Code] = {
         "The endpoint is malformed or does not answer, or another command has the number of this"
         " node.",
     ),
-    "SH0611": Code("replicas that differ", "Devices that hold the same have other values."),
+    "SH0611": Code(
+        "replicas that differ",
+        "Devices that hold the same, or shards of the same, have other values.",
+    ),
     "SH0612": Code("ranks that call differently", "Every rank gives the same batches and calls."),
     "SH0613": Code("call without a program", "No program can answer a call in this state."),
     "SH0614": Code(

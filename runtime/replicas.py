@@ -87,12 +87,17 @@ def beyond_rounding(
 def _is_apart(shard: Tensor, layout: Layout, groups: Groups) -> bool:
     """Whether this device's shard differs from one of its replicas by more than rounding."""
     group = groups.of(axis for axis in groups.mesh.axes if axis not in layout.sharded)
+    return is_apart(shard, group.process_group)
+
+
+def is_apart(shard: Tensor, process_group: dist.ProcessGroup | None) -> bool:
+    """Whether a tensor differs in a group of processes by more than rounding. Collective."""
     if not (shard.is_floating_point() or shard.is_complex()):
         return True
     values = torch.view_as_real(shard) if shard.is_complex() else shard
     ends = [values.detach().to(torch.float64, copy=True).contiguous() for _ in range(2)]
     for end, op in zip(ends, (dist.ReduceOp.MAX, dist.ReduceOp.MIN), strict=True):
-        named("comparison of the replicas", dist.all_reduce, end, op, group.process_group)
+        named("comparison of the replicas", dist.all_reduce, end, op, process_group)
     if not shard.numel():
         return False
     high, low = ends

@@ -22,6 +22,7 @@ from shardlang.runtime.checks import check_same_spec
 from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError, concerning
 from shardlang.runtime.groups import Groups
+from shardlang.runtime.initial import InitialValues
 from shardlang.runtime.module import ShardedModule, held
 from shardlang.runtime.stop import Stop
 from shardlang.runtime.trainer.plain import PlainTrainee
@@ -44,7 +45,7 @@ def sharded_module(
     """The sharded model on this device, with its initial or stored weights. Collective.
 
     No rank ever holds more than one whole tensor beside its own shards. Where one rank cannot read
-    or make them, all say why. Ranks whose specs differ are named (SH0602).
+    or make them, all say why. Ranks are named whose specs (SH0602) or initial values (SH0611) differ.
 
     Args:
         backend: what compiles the regions of the step; None to run it op by op.
@@ -53,14 +54,19 @@ def sharded_module(
     held_by = compiled if compiled.spec.pipeline is None else in_stages(compiled)
     layouts = {leaf.name: leaf.at_rest for leaf in held_by.program.leaves}
 
+    initial = InitialValues()
+
     def mine(name: str, full: Tensor) -> Tensor:
+        initial.note(name, full)
         if name not in layouts:
             return full[:0] if full.dim() else full
         return shard_of(full, layouts[name], groups.coord)
 
     shards = Agreement(groups).together(lambda: materialize(compiled.source, seed, mine))
     transient = compiled.captured.constants.keys()
-    return ShardedModule(Programs(compiled, seed), groups, shards, transient, backend)
+    module = ShardedModule(Programs(compiled, seed), groups, shards, transient, backend)
+    initial.check(groups)
+    return module
 
 
 def plain_trainee(

@@ -374,6 +374,7 @@ def ranks_differ() -> dict[str, tuple[str, str]]:
         "values": refusal(lambda: module.shard_inputs(**rows(5, rank))),
         "sizes": refusal(lambda: module.shard_inputs(**rows(5 + rank))),
         "replicas": refusal(lambda: Pair(DP, Unseeded, n)),
+        "shards": refusal(lambda: Pair(DP + 'store "**" over dp\n', Unseeded, n)),
     }
     shards = module.shard_inputs(**rows(5))
     module.train(rank != 1)

@@ -42,6 +42,7 @@ def test_calls_on_two_devices(tmp_path: Path) -> None:
             "values": "SH0612",
             "sizes": "SH0612",
             "replicas": "SH0611",
+            "shards": "SH0611",
             "modes": "SH0612",
             "draws": "SH0612",
             "frozen": "SH0612",
@@ -54,6 +55,7 @@ def test_calls_on_two_devices(tmp_path: Path) -> None:
         assert "`x` has other values on rank 1 than on rank 0" in refused["values"][1]
         assert "rank 0 with x : f64[5, 6], rank 1 with x : f64[6, 6]" in refused["sizes"][1]
         assert "`w` has other values on rank 1 than on rank 0" in refused["replicas"][1]
+        assert "`w` begins with other values on rank 1 than on rank 0" in refused["shards"][1]
         assert "rank 1 with the model in evaluation mode" in refused["modes"][1]
         assert "rank 1 with `up.weight` frozen" in refused["frozen"][1]
         assert "input `x` has other values on rank 1 than on rank 0" in refused["whole inputs"][1]
