@@ -115,6 +115,8 @@ class RunFolder:
             self._about |= _beginning(self.folder, step)
             self._state = RUNNING
             self._write_run()
+            if step:
+                _without_cut_line(self.folder / LOG)
             self._log = (self.folder / LOG).open("a" if step else "w", encoding="utf-8")
             if step:
                 self._write({"event": "resumed", "step": step, "time": _now()})
@@ -144,6 +146,15 @@ class RunFolder:
         if self._state != RUNNING:
             found |= {"ended": _now(), "message": self._message}
         _replace_run(self.folder, found)
+
+
+def _without_cut_line(log: Path) -> None:
+    """Remove a last line that a full disk or a death has cut off: it is no record."""
+    if not log.is_file():
+        return
+    with log.open("rb") as file:
+        whole_bytes = sum(len(line) for line in file if line.endswith(b"\n"))
+    os.truncate(log, whole_bytes)
 
 
 def _beginning(folder: Path, step: int) -> dict[str, object]:
@@ -205,17 +216,21 @@ def is_held(folder: Path) -> bool:
 
 
 def records_of(folder: Path) -> list[dict[str, object]]:
-    """The lines of a run's steps, of each step the last; a line that is cut off is left out."""
-    found: dict[int, dict[str, object]] = {}
+    """The lines of a run's steps, of each step the last; a line that is cut off is left out.
+
+    A run that went back takes its later steps again, even if the line that says so is cut off.
+    """
+    found: list[tuple[int, dict[str, object]]] = []
     for line in _lines(folder / LOG):
         step = line.get("step")
         if not isinstance(step, int):
             continue
-        if line.get("event") == "resumed":
-            found = {number: one for number, one in found.items() if number <= step}
-        else:
-            found[step] = line
-    return [found[step] for step in sorted(found)]
+        resumed = line.get("event") == "resumed"
+        while found and found[-1][0] >= step + resumed:
+            found.pop()
+        if not resumed:
+            found.append((step, line))
+    return [line for _, line in found]
 
 
 def _lines(path: Path) -> Iterator[dict[str, object]]:

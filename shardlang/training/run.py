@@ -45,7 +45,7 @@ def sharded_module(
     """The sharded model on this device, with its initial or stored weights. Collective.
 
     No rank ever holds more than one whole tensor beside its own shards. Where one rank cannot read
-    or make them, all say why. Ranks are named whose specs (SH0602) or initial values (SH0611) differ.
+    or make them, all say why. Ranks with other specs (SH0602) or values (SH0611) are named.
 
     Args:
         backend: what compiles the regions of the step; None to run it op by op.

@@ -226,6 +226,25 @@ def test_a_log_that_was_cut_off_is_read(tmp_path: Path) -> None:
     assert [line["loss"] for line in records_of(tmp_path)] == [3.0, 2.5]
 
 
+def test_a_resume_writes_behind_the_last_whole_line(tmp_path: Path) -> None:
+    lines = [json.dumps({"step": step, "loss": float(step)}) for step in (1, 2, 3, 4)]
+    (tmp_path / LOG).write_text("\n".join(lines) + '\n{"step": 5, "lo')
+    with RunFolder(tmp_path, TEXT, {}) as folder:
+        folder.begin(2)
+    assert [line["step"] for line in records_of(tmp_path)] == [1, 2]
+    *kept, resumed = (tmp_path / LOG).read_text().splitlines()
+    assert kept == lines and json.loads(resumed)["event"] == "resumed"
+
+
+def test_steps_that_are_taken_again_replace_all_later_ones(tmp_path: Path) -> None:
+    """Of a log in which the line of the resume is no line of its own."""
+    glued = '{"step": 5, "lo{"event": "resumed", "step": 2}'
+    lines = [json.dumps({"step": step}) for step in (1, 2, 3, 4)]
+    (tmp_path / LOG).write_text("\n".join([*lines, glued, '{"step": 3, "loss": 1.5}']) + "\n")
+    assert [line["step"] for line in records_of(tmp_path)] == [1, 2, 3]
+    assert records_of(tmp_path)[-1]["loss"] == 1.5
+
+
 def test_a_full_disk_is_said_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the log, which fails once more when it is closed, and at the lock."""
     (tmp_path / LOG).symlink_to("/dev/full")
