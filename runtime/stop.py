@@ -1,6 +1,7 @@
 """Ending a run between two steps, so that what has been trained can be saved.
 
 The first signal asks the run to end after the step that is under way; all ranks agree on the step.
+An evaluation that is under way is dropped.
 A rank that waits for a batch of the person's stops waiting. A second signal ends the process at
 once. A rank whose batches end, or raise, ends all others too.
 """
@@ -21,6 +22,7 @@ from shardlang.runtime.groups import Groups
 from shardlang.runtime.handlers import Handlers
 from shardlang.runtime.reports import FOLDER, step_reports
 from shardlang.runtime.signals import ENDING
+from shardlang.runtime.trainer.evaluation import DroppedError
 from shardlang.runtime.transport import Wire
 from shardlang.runtime.watch import named
 
@@ -96,11 +98,22 @@ class Stop:
             yield whole
             self._reports.took(time.monotonic() - began)
 
+    def evaluated(self, given: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches of an evaluation. Collective, once for each batch.
+
+        Raises:
+            DroppedError: the ranks agree to end.
+        """
+        for whole in given:
+            if self._agreed(False):
+                raise DroppedError
+            yield whole
+
     def _next(self, given: Iterator[Batch]) -> Batch | None:
         """The next batch; none, once this rank is asked to end: some batches never come."""
         try:
             self._in_batches = True
-            return None if self._asked else next(given, None)
+            return None if self._asked or self.number else next(given, None)
         except Exception as error:
             self.error = error
             return None

@@ -28,6 +28,14 @@ LEFT_OUT = -100
 """The label of a token that no loss counts, in PyTorch."""
 
 
+Around = Callable[[Iterator[Batch]], Iterator[Batch]]
+"""What stands between a stream and the loop; it may end the stream, or read ahead."""
+
+
+class DroppedError(Exception):
+    """An evaluation is dropped, as the run is to end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluating:
     """When to evaluate, and on what.
@@ -58,19 +66,23 @@ class Evaluated:
     seconds: float
 
 
-def evaluate(trainee: Trainee, on: Evaluating) -> Evaluated:
+def evaluate(trainee: Trainee, on: Evaluating, around: Around = iter) -> Evaluated:
     """The mean of the losses of some batches, each weighted by its tokens that count. Collective.
 
     Modes, buffers and random generators are afterwards as they were.
 
+    Args:
+        around: what stands between the batches and the evaluation.
+
     Raises:
+        DroppedError: `around` says so.
         RunError: SH0605, there are no batches; SH0631, the model returns no loss.
     """
     began = time.perf_counter()
     total, tokens = 0.0, 0
     with torch.no_grad(), unchanged(trainee.module):
         trainee.module.eval()
-        for whole in itertools.islice(on.batches(), on.count):
+        for whole in around(itertools.islice(on.batches(), on.count)):
             batch = as_batch(whole)
             loss, weight = trainee.loss(batch), counted(batch, on.labels)
             if loss is None:

@@ -12,7 +12,13 @@ import torch
 from shardlang.runtime.checkpoint.entries import Part
 from shardlang.runtime.data import Batch
 from shardlang.runtime.errors import RunError, concerning
-from shardlang.runtime.trainer.evaluation import Evaluated, Evaluating, evaluate
+from shardlang.runtime.trainer.evaluation import (
+    Around,
+    DroppedError,
+    Evaluated,
+    Evaluating,
+    evaluate,
+)
 from shardlang.runtime.trainer.given import Given
 from shardlang.runtime.trainer.learning_rate import LearningRate, check_lasts
 from shardlang.runtime.trainer.memory import StepMemory
@@ -26,9 +32,6 @@ from shardlang.runtime.waits import WAITS
 
 AfterStep = Callable[["Trainer", Record], None]
 """What is done after each step, before its record is given out."""
-
-Around = Callable[[Iterator[Batch]], Iterator[Batch]]
-"""What stands between a stream and the loop; it may end the stream, or read ahead."""
 
 
 class Trainer:
@@ -53,6 +56,7 @@ class Trainer:
         learning_rate: LearningRate | None = None,
         evaluating: Evaluating | None = None,
         around: Around = iter,
+        around_evaluation: Around = iter,
     ) -> None:
         """Seed torch's generators, and make the optimizer. Collective.
 
@@ -62,6 +66,7 @@ class Trainer:
             learning_rate: the schedule on that one.
             evaluating: when to evaluate, and on what; None for never.
             around: what stands between the batches and the loop.
+            around_evaluation: the same, of each evaluation, which it may drop.
 
         Raises:
             RunError: SH0606, the optimizer cannot be made; SH0631, nothing can be trained.
@@ -71,7 +76,7 @@ class Trainer:
         self.trainee, self.recipe = trainee, recipe
         self.optimizer = optimizer or trainee.optimizer(recipe.rule, recipe.precision)
         self.learning_rate = learning_rate or LearningRate(self.optimizer.shown, recipe.phases)
-        self.evaluating = evaluating
+        self.evaluating, self._around_evaluation = evaluating, around_evaluation
         self.step_number = 0
         self.before_step: list[Callable[[Trainer], None]] = []
         self.after_step: list[AfterStep] = []
@@ -159,15 +164,19 @@ class Trainer:
         return made, time.perf_counter() - began, WAITS.taken_s()
 
     def _evaluated(self, record: Record) -> Record:
-        """The record, with the loss of an evaluation if it is time for one."""
+        """The record, with the loss of an evaluation if it is time for one that is not dropped."""
         if self.evaluating is None or self.step_number % self.evaluating.every:
             return record
-        return replace(record, eval_loss=self.evaluate().loss)
+        try:
+            return replace(record, eval_loss=self.evaluate().loss)
+        except DroppedError:
+            return record
 
     def evaluate(self) -> Evaluated:
         """The mean loss of the batches of an evaluation; the run is as before. Collective.
 
         Raises:
+            DroppedError: what stands around the evaluation has ended it.
             RunError: SH0605, no evaluation is stated, or there are no batches for it.
         """
         if self.evaluating is None:
@@ -177,7 +186,7 @@ class Trainer:
                 help="write `evaluate every 500 batches 20`, or give `evaluating`",
             )
         with concerning("evaluate"):
-            return evaluate(self.trainee, self.evaluating)
+            return evaluate(self.trainee, self.evaluating, self._around_evaluation)
 
     def state(self) -> dict[str, Part]:
         """What `Checkpoints` save and resume the run by, as it is after the last step.

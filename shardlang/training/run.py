@@ -130,10 +130,17 @@ class Run:
     def trainer(self, module: ShardedModule, stop: Stop | None = None) -> Trainer:
         """What trains the sharded model, until `stop` says so. Collective."""
         trainee = trainee_of(self.compiled, module, self.recipe.seed)
-        around = iter if stop is None else stop.batches
+        around, evaluated = (iter, iter) if stop is None else (stop.batches, stop.evaluated)
         stream = shared_stream(self.compiled, trainee, self.recipe.seed, self.data)
         when = evaluating_of(self.compiled, self.recipe.seed, self.data, trainee)
-        return Trainer(trainee, stream, self.recipe, evaluating=when, around=around)
+        return Trainer(
+            trainee,
+            stream,
+            self.recipe,
+            evaluating=when,
+            around=around,
+            around_evaluation=evaluated,
+        )
 
     def reference(self, show: Show, device: torch.device | None = None) -> list[Record]:
         """Train the ordinary model on this process alone.

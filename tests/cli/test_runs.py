@@ -226,6 +226,27 @@ def test_a_log_that_was_cut_off_is_read(tmp_path: Path) -> None:
     assert [line["loss"] for line in records_of(tmp_path)] == [3.0, 2.5]
 
 
+ENDING = """
+import os, signal, torch
+def batches(seed):
+    for number in range(99):
+        if (seed, number) == (1, 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield {"x": torch.ones(4, 8)}
+"""
+"""Asks the run to end when the third batch of an evaluation is read."""
+
+
+def test_a_signal_drops_the_evaluation_and_the_steps_are_saved(spec: Path, tmp_path: Path) -> None:
+    (spec.parent / "model.py").write_text(MODEL + ENDING)
+    spec.write_text(TEXT.replace("every 2 batches 2", "every 2 batches 50"))
+    assert run(spec, tmp_path / "out", 4) == 0
+    assert _ended(tmp_path / "out")[0] == "interrupted"
+    assert [x.name for x in (tmp_path / "out/checkpoints").glob("step-*")] == ["step-000002"]
+    last = records_of(tmp_path / "out")[-1]
+    assert last["step"] == 2 and "eval_loss" not in last
+
+
 def test_a_resume_writes_behind_the_last_whole_line(tmp_path: Path) -> None:
     lines = [json.dumps({"step": step, "loss": float(step)}) for step in (1, 2, 3, 4)]
     (tmp_path / LOG).write_text("\n".join(lines) + '\n{"step": 5, "lo')
