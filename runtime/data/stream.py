@@ -107,6 +107,18 @@ class SampleStream:
         """How many epochs have been read."""
         return self._place.epoch + self._place.position / len(self._samples)
 
+    def shortfall(self, count: int) -> str:
+        """What `count` batches leave out or read again because the data ends, in words."""
+        held, size = len(self._samples), self._batch
+        full = held // size
+        if count < full or count * size == held:
+            return ""
+        left = held - full * size
+        said = [f"the last {left} are never read"] * bool(left)
+        said += [f"batches are read again until there are {count}"] * (count > full)
+        filled = f"{full} batch{'es' * (full > 1)} of {size}"
+        return f"the {held} samples of `{self._samples.name}` fill {filled}: {', and '.join(said)}"
+
     def __iter__(self) -> Iterator[Batch]:
         return self
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 from shardlang.compiler.driver import Compiled
 from shardlang.runtime.agree import Agreement
-from shardlang.runtime.data import LABELS, Stream
+from shardlang.runtime.data import LABELS, SampleStream, Stream
 from shardlang.runtime.data.rows import check_same_data
 from shardlang.runtime.errors import concerning
 from shardlang.runtime.module import held
@@ -49,6 +50,16 @@ def evaluating_of(
             batches().close()
         else:
             groups = held(trainee.sharded).groups
-            check_same_data(Agreement(groups).together(batches), groups)
+            stream = Agreement(groups).together(batches)
+            check_same_data(stream, groups)
+            if groups.rank == 0:
+                warn_of_shortfall(stream, stated.batches)
     labels = LABELS if known is None else known.labels
     return Evaluating(stated.every, stated.batches, batches, labels)
+
+
+def warn_of_shortfall(stream: Stream, count: int) -> None:
+    """Say which samples the evaluations leave out, or read twice, as the data ends."""
+    said = stream.shortfall(count) if isinstance(stream, SampleStream) else ""
+    if said:
+        warnings.warn(f"`evaluate`: {said}", RuntimeWarning, stacklevel=2)

@@ -6,6 +6,7 @@ import itertools
 import random
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -27,6 +28,7 @@ from shardlang.runtime.data import (
 from shardlang.runtime.data.ahead import Ahead
 from shardlang.runtime.data.order import permuted
 from shardlang.runtime.errors import RunError
+from shardlang.training.evaluating import warn_of_shortfall
 from tests.data.given import Counted, rows
 
 
@@ -111,6 +113,25 @@ def test_the_last_samples_of_an_epoch_are_left_out_if_stated() -> None:
         taken.append(set(numbers.tolist()))
     assert all(len(a | b) == 8 for a, b in itertools.pairwise(taken[:2]))
     assert place == Place(2, 8)
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "said"),
+    [
+        (7, 2, "the last 2 are never read, and batches are read again until there are 2"),
+        (7, 1, "the 7 samples of `counted` fill 1 batch of 5: the last 2 are never read"),
+        (10, 3, "the 10 samples of `counted` fill 2 batches of 5: batches are read again until"),
+        (10, 2, ""),
+        (12, 1, ""),
+    ],
+)
+def test_an_evaluation_says_what_it_leaves_out(size: int, count: int, said: str) -> None:
+    given = stream(Counted(size), 5)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        warn_of_shortfall(given, count)
+    texts = [str(one.message) for one in warned]
+    assert len(texts) == bool(said) and all(said in text for text in texts), texts
 
 
 def test_parts_have_no_sample_in_common() -> None:
