@@ -135,9 +135,19 @@ def first_difference(one: Sequence[str], other: Sequence[str], rank: int = 0) ->
     """Where two texts part, in words; `rank` has the first."""
     for number, (a, b) in enumerate(itertools.zip_longest(one, other, fillvalue="nothing"), 1):
         if a != b:
-            return f"line {number} is `{_short(a)}` on rank {rank} and `{_short(b)}` there"
+            one_said, other_said = _around_difference(a.strip(), b.strip())
+            return f"line {number} is `{one_said}` on rank {rank} and `{other_said}` there"
     return "the texts agree"
 
 
-def _short(line: str, width: int = 100) -> str:
-    return line.strip() if len(line) <= width else line.strip()[: width - 1] + "…"
+def _around_difference(one: str, other: str, width: int = 100) -> tuple[str, str]:
+    """Two lines, cut to a width in which they differ."""
+    pairs = enumerate(itertools.zip_longest(one, other))
+    same = next((at for at, (a, b) in pairs if a != b), len(one))
+    begin = max(0, same - width // 2) if max(len(one), len(other)) > width else 0
+    return _cut(one, begin, width), _cut(other, begin, width)
+
+
+def _cut(line: str, begin: int, width: int) -> str:
+    end = begin + width
+    return "…" * (begin > 0) + line[begin:end] + "…" * (len(line) > end)

@@ -16,6 +16,7 @@ import pytest
 from spawn import spawn
 
 from shardlang.runtime import signals
+from shardlang.runtime.checks import first_difference
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.nodes import Nodes
 
@@ -33,6 +34,12 @@ CASES = {
     "other_options": ("SH0612", "different options: rank 0 with no `--reference`, rank 1 with"),
     "other_mesh": ("SH0601", "2 processes were started, and the mesh (a = 4) has 4 devices"),
 }
+
+
+def test_long_lines_are_quoted_where_they_differ() -> None:
+    said = first_difference(["same", "x" * 300 + "one" + "y" * 300], ["same", "x" * 300 + "two"])
+    assert said.startswith("line 2 is `…x") and "xone" in said and "xtwo` there" in said
+    assert len(said) < 300
 
 
 @pytest.fixture
