@@ -7,6 +7,7 @@ a reader would take is one rename, and old files go only after it.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -164,4 +165,6 @@ def safetensors_module() -> ModuleType:
 def cannot_write(path: Path, error: Exception) -> RunError:
     """The error for a folder that does not take a file."""
     reason = (getattr(error, "strerror", None) or str(error)).lower()
-    return RunError("SH0609", f"cannot write `{path}`: {reason}", help="choose another folder")
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    help = "make room there, or choose another folder" if full else "choose another folder"
+    return RunError("SH0609", f"cannot write `{path}`: {reason}", help=help)

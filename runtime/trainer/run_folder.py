@@ -255,8 +255,13 @@ def _holder(folder: Path) -> str:
 def _replace_run(folder: Path, about: Mapping[str, object]) -> None:
     """Write the file beside, and rename it, so that a reader finds a whole one."""
     draft = folder / f".{RUN}"
-    draft.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    draft.replace(folder / RUN)
+    try:
+        draft.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        draft.replace(folder / RUN)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
 
 
 def _words(error: BaseException) -> str:

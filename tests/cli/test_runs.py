@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -266,6 +267,16 @@ def test_steps_that_are_taken_again_replace_all_later_ones(tmp_path: Path) -> No
     assert records_of(tmp_path)[-1]["loss"] == 1.5
 
 
+def test_a_full_disk_leaves_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(RunError), RunFolder(tmp_path, TEXT, {}) as folder:
+        folder.begin(0)
+    assert not (tmp_path / f".{RUN}").exists()
+
+
 def test_a_full_disk_is_said_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the log, which fails once more when it is closed, and at the lock."""
     (tmp_path / LOG).symlink_to("/dev/full")
@@ -274,7 +285,7 @@ def test_a_full_disk_is_said_and_no_more(tmp_path: Path, monkeypatch: pytest.Mon
         RunFolder(tmp_path, TEXT, {}) as at,
     ):
         at.begin(3)
-    assert caught.value.code == "SH0609"
+    assert (caught.value.code, "make room" in caught.value.help) == ("SH0609", True)
     assert (tmp_path / LOCK).read_text() == ""
 
     def full(value: object) -> str:
