@@ -19,8 +19,8 @@ from shardlang.ir.precision import OWN_TYPES
 from shardlang.passes.pipeline import run_passes
 from shardlang.passes.rewrite.localize import to_program
 from shardlang.proof.accumulated import Along, SimulatedAccumulation
-from shardlang.proof.compare import Simulated, difference, largest, scale_of
-from shardlang.proof.conditioning import spacing
+from shardlang.proof.compare import LARGEST, Simulated, difference, largest, scale_of
+from shardlang.proof.conditioning import MARGIN, Conditioning, Rounding, spacing
 from shardlang.proof.distance import gap, is_finite
 from shardlang.proof.draws import with_program_draws
 from shardlang.proof.reference import Reference
@@ -75,7 +75,26 @@ def compare_typed(
         shards = [_wide(shard) / scale for shard in mine]
         error = difference(shards, want, layouts[name], run.coords, top)
         found[name] = error / max(TIMES * own, PLACES * eps)
+        if found[name] > 1.0:
+            found[name] = _of_rounding(reference, name, error, top) or found[name]
     return found
+
+
+def _of_rounding(reference: Reference, name: str, error: float, top: float) -> float | None:
+    """How much of what rounding makes of a gradient that is zero but for it an error is.
+
+    By how much the plain model rounds such a gradient is chance, and says little of devices.
+
+    Returns:
+        None where the gradient is not zero, or the error is larger.
+    """
+
+    def how(_: str, mine: Tensor, want: Tensor) -> float:
+        return gap(mine, want) / scale_of(want, top)
+
+    measured = Conditioning(reference, Rounding.own(reference), (how, how), LARGEST)
+    why = measured.explain(name, error, backward=True)
+    return error / (MARGIN * why.change) if why is not None and why.kind == "zero" else None
 
 
 def _wide(value: Tensor) -> Tensor:

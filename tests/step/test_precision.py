@@ -352,10 +352,10 @@ def test_a_model_that_computes_in_another_type_is_proven(tmp_path: Path) -> None
 class Normed(nn.Module):
     """A batch norm between layers, which takes weights in the type of its statistics alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, bias: bool = False) -> None:
         super().__init__()
         torch.manual_seed(1)
-        self.up, self.down = nn.Linear(9, 7, bias=False), nn.Linear(7, 5, bias=False)
+        self.up, self.down = nn.Linear(9, 7, bias=bias), nn.Linear(7, 5, bias=bias)
         self.norm = nn.BatchNorm1d(7)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -381,6 +381,16 @@ def test_a_batch_norm_keeps_its_weights_beside_its_statistics(
     report = made.verify()
     assert report.ok, str(report)
     assert not train or (report.typed is not None and report.typed["norm.weight"] < 1)
+
+
+def test_a_gradient_that_is_nothing_but_rounding_is_held_against_it(tmp_path: Path) -> None:
+    """That of a bias before a batch norm: the plain model may round it to less than devices do."""
+    path = tmp_path / "spec.shard"
+    head = "mesh { dp = 2 }", f"input x : f32[{ROWS}, 9] [dp, _]"
+    stated = "precision { compute = f16  loss_scale = dynamic }"
+    path.write_text("\n".join((*head, stated, STORES[2], "")))
+    report = shardlang.compile(path, model=Normed(bias=True)).verify()
+    assert report.ok, str(report)
 
 
 @pytest.mark.parametrize(
