@@ -1,9 +1,9 @@
-"""The collectives of the device that sends the most in a step."""
+"""What the device sends that sends the most in a step: its collectives and its transfers."""
 
 from __future__ import annotations
 
 from shardlang.plan.moments import Phase
-from shardlang.plan.totals import Total
+from shardlang.plan.totals import Total, total_of
 from shardlang.plan.types import CollectiveRow, Plan
 
 
@@ -39,6 +39,13 @@ def transfers_by(plan: Plan, phase: Phase) -> Total:
         return Total()
     rows = [row for row in plan.pipeline.sent_by(rank) if row.phase is phase]
     return Total(sum(row.count for row in rows), sum(row.step_bytes for row in rows))
+
+
+def sent(plan: Plan, phase: Phase | None = None) -> Total:
+    """All that the device sends that sends the most, in a phase or in the whole step."""
+    phases = Phase if phase is None else (phase,)
+    transfers = (transfers_by(plan, one) for one in phases)
+    return sum(transfers, total_of(busiest(plan, phase)))
 
 
 def _of_rank(plan: Plan, rank: int) -> tuple[CollectiveRow, ...]:

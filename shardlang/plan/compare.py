@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from shardlang.plan.busiest import sent
 from shardlang.plan.document import plan_document
 from shardlang.plan.moments import Phase
-from shardlang.plan.totals import Total, total_of, totals_json, totals_of
+from shardlang.plan.totals import Total
+from shardlang.plan.transfer_calls import transfer_calls
 from shardlang.plan.types import CollectiveRow, Plan, TensorRow
 
 
@@ -23,7 +25,10 @@ class TensorChange:
 
 @dataclass(frozen=True, slots=True)
 class CallsChange:
-    """Collectives of one op, over the same axes, in one phase and module, that differ."""
+    """Calls of one op, over the same axes, in one phase and module, that differ.
+
+    Those of all stages of a pipeline are taken together.
+    """
 
     op: str
     axes: tuple[str, ...]
@@ -31,6 +36,17 @@ class CallsChange:
     module: str
     before: Total
     after: Total
+
+    def to_json(self) -> dict[str, object]:
+        """The entry of the plan document."""
+        return {
+            "op": self.op,
+            "axes": list(self.axes),
+            "phase": self.phase,
+            "module": self.module,
+            "before": {"count": self.before.count, "bytes": self.before.bytes},
+            "after": {"count": self.after.count, "bytes": self.after.bytes},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +57,12 @@ class Comparison:
     after: Plan
     tensors: tuple[TensorChange, ...]
     calls: tuple[CallsChange, ...]
+    transfers: tuple[CallsChange, ...]
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes that the busiest device sends more in the second plan."""
-        return total_of(self.after.collectives).bytes - total_of(self.before.collectives).bytes
+        """Bytes that the busiest device sends more in the second plan, transfers included."""
+        return sent(self.after).bytes - sent(self.before).bytes
 
     @property
     def memory_bytes(self) -> int:
@@ -55,7 +72,8 @@ class Comparison:
     @property
     def same(self) -> bool:
         """Whether nothing differs."""
-        return not (self.tensors or self.calls or self.memory_bytes or self._meshes_differ())
+        rows = self.tensors or self.calls or self.transfers
+        return not (rows or self.sent_bytes or self.memory_bytes or self._meshes_differ())
 
     def _meshes_differ(self) -> bool:
         return self.before.mesh.whole != self.after.mesh.whole
@@ -64,7 +82,11 @@ class Comparison:
 def compare(before: Plan, after: Plan) -> Comparison:
     """Compare two plans, the second against the first."""
     return Comparison(
-        before, after, tuple(_tensor_changes(before, after)), tuple(_calls_changes(before, after))
+        before,
+        after,
+        tuple(_tensor_changes(before, after)),
+        tuple(_calls_changes(before.collectives, after.collectives)),
+        tuple(_calls_changes(transfer_calls(before), transfer_calls(after))),
     )
 
 
@@ -80,7 +102,7 @@ def _tensor_changes(before: Plan, after: Plan) -> Iterator[TensorChange]:
 Key = tuple[str, tuple[str, ...], Phase, str]
 
 
-def _by_place(rows: tuple[CollectiveRow, ...]) -> dict[Key, Total]:
+def _by_place(rows: Iterable[CollectiveRow]) -> dict[Key, Total]:
     found: dict[Key, Total] = {}
     for row in rows:
         key = (row.op, row.axes, row.phase, row.module)
@@ -88,8 +110,10 @@ def _by_place(rows: tuple[CollectiveRow, ...]) -> dict[Key, Total]:
     return found
 
 
-def _calls_changes(before: Plan, after: Plan) -> Iterator[CallsChange]:
-    old, new = _by_place(before.collectives), _by_place(after.collectives)
+def _calls_changes(
+    before: Iterable[CollectiveRow], after: Iterable[CollectiveRow]
+) -> Iterator[CallsChange]:
+    old, new = _by_place(before), _by_place(after)
     for key in dict.fromkeys([*old, *new]):
         was, now = old.get(key, Total()), new.get(key, Total())
         if was != now:
@@ -103,7 +127,7 @@ def comparison_document(comparison: Comparison, spec: str) -> dict[str, object]:
         "spec": spec,
         "mesh": other["mesh"],
         "devices": other["devices"],
-        "totals": totals_json(totals_of(comparison.before.collectives)),
+        "totals": other["totals"],
         "memory": other["memory"],
         "tensors": [
             {
@@ -114,17 +138,8 @@ def comparison_document(comparison: Comparison, spec: str) -> dict[str, object]:
             }
             for change in comparison.tensors
         ],
-        "collectives": [
-            {
-                "op": change.op,
-                "axes": list(change.axes),
-                "phase": change.phase,
-                "module": change.module,
-                "before": {"count": change.before.count, "bytes": change.before.bytes},
-                "after": {"count": change.after.count, "bytes": change.after.bytes},
-            }
-            for change in comparison.calls
-        ],
+        "collectives": [change.to_json() for change in comparison.calls],
+        "transfers": [change.to_json() for change in comparison.transfers],
         "sent_bytes_more": comparison.sent_bytes,
         "memory_bytes_more": comparison.memory_bytes,
     }

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shardlang.grammar.words import counted
-from shardlang.plan.busiest import busiest, transfers_by
+from shardlang.plan.busiest import busiest, sent
 from shardlang.plan.console import OP_COLORS, console_for, heading, text_of
 from shardlang.plan.fold import (
     fold,
@@ -123,8 +123,8 @@ def _phase(console: Console, plan: Plan, phase: Phase) -> None:
     total = total_of(most)
     axes_width = max(len("*".join(row.axes)) for row in rows)
     console.print()
-    sent = bytes_text(total.bytes), bound_text(bound_of(most))
-    console.print(_columns([phase, "", "", calls_text(total.count), *sent], "bold"))
+    sizes = bytes_text(total.bytes), bound_text(bound_of(most))
+    console.print(_columns([phase, "", "", calls_text(total.count), *sizes], "bold"))
     groups = fold_collectives(rows)
     reasons = [_reason(group) for group in groups]
     for group, reason, following in zip(groups, reasons, [*reasons[1:], ""], strict=True):
@@ -175,8 +175,8 @@ def _call_cells(group: Sequence[CollectiveRow]) -> list[str | Text]:
     row, total = group[0], total_of(group)
     module = join_names([one.module for one in group]) or "(model)"
     op = Text(row.op, style=OP_COLORS[row.op])
-    sent = bytes_text(total.bytes), bytes_text(bound_of(group))
-    return [op, "*".join(row.axes), module, f"×{total.count}", *sent]
+    sizes = bytes_text(total.bytes), bytes_text(bound_of(group))
+    return [op, "*".join(row.axes), module, f"×{total.count}", *sizes]
 
 
 def calls_text(count: int) -> str:
@@ -203,9 +203,8 @@ def _of_fullest(plan: Plan) -> str:
 
 def summary(plan: Plan) -> str:
     """One line: devices, calls, bytes and memory."""
-    transfers = (transfers_by(plan, phase) for phase in Phase)
-    total = sum(transfers, total_of(busiest(plan)))
-    sent = f"{calls_text(total.count)} sending {bytes_text(total.bytes)} a step"
-    calls = sent if total.count else "no collectives"
+    total = sent(plan)
+    said = f"{calls_text(total.count)} sending {bytes_text(total.bytes)} a step"
+    calls = said if total.count else "no collectives"
     memory = bytes_text(plan.memory.peak_bytes)
     return f"{counted(plan.mesh.devices, 'device')}: {calls}, at most {memory} of memory each"

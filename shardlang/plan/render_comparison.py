@@ -10,13 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from shardlang.cost.composition import Kind
+from shardlang.plan.busiest import busiest, sent, transfers_by
 from shardlang.plan.compare import CallsChange, Comparison, TensorChange
 from shardlang.plan.console import OP_COLORS, console_for, heading, text_of
 from shardlang.plan.fold import fold, join_names, skeleton
 from shardlang.plan.moments import Phase
 from shardlang.plan.text import bytes_text
-from shardlang.plan.totals import Total, totals_of
-from shardlang.plan.types import TensorRow
+from shardlang.plan.totals import Total, total_of
+from shardlang.plan.types import OPS, Plan, TensorRow
 
 
 def render_comparison(
@@ -33,7 +34,8 @@ def render_comparison(
     if comparison.before.mesh.whole != comparison.after.mesh.whole:
         console.print(f"  mesh {comparison.before.mesh} → {comparison.after.mesh}")
     _tensors(console, comparison.tensors)
-    _calls(console, comparison.calls)
+    _calls(console, "collectives that differ: bytes (calls)", comparison.calls)
+    _calls(console, "transfers between stages that differ: bytes (calls)", comparison.transfers)
     _totals(console, comparison)
     _memory(console, comparison)
     console.print()
@@ -57,17 +59,17 @@ def _type(row: TensorRow | None) -> str:
     return row.type if row is not None else "none"
 
 
-def _calls(console: Console, changes: Sequence[CallsChange]) -> None:
+def _calls(console: Console, title: str, changes: Sequence[CallsChange]) -> None:
     if not changes:
         return
-    heading(console, "collectives that differ: bytes (calls)")
+    heading(console, title)
     for group in fold(
         changes, lambda c: (c.op, c.axes, c.phase, skeleton(c.module), c.before, c.after)
     ):
         one = group[0]
         module = join_names([change.module for change in group]) or "(model)"
         sums = [sum((c.before for c in group), Total()), sum((c.after for c in group), Total())]
-        line = Text(f"  {one.phase:8} ").append(f"{one.op:14} ", style=OP_COLORS[one.op])
+        line = Text(f"  {one.phase:8} ").append(f"{one.op:14} ", style=OP_COLORS.get(one.op, ""))
         console.print(line.append(f"{'*'.join(one.axes)}  {module}"))
         console.print(Text(f"      {' → '.join(map(_cell, sums))}", style="dim"))
 
@@ -77,19 +79,26 @@ def _cell(total: Total) -> str:
 
 
 def _totals(console: Console, comparison: Comparison) -> None:
-    before = totals_of(comparison.before.collectives)
-    after = totals_of(comparison.after.collectives)
+    plans = (comparison.before, comparison.after)
     heading(console, "sent by the busiest device in one step (calls)")
     table = _two_columns()
-    for op in before[Phase.FORWARD]:
-        sums = [sum((t[phase][op] for phase in Phase), Total()) for t in (before, after)]
+    rows = [
+        *((Text(op, style=OP_COLORS[op]), [_of_op(plan, op) for plan in plans]) for op in OPS),
+        (Text("to other stages"), [_away(plan) for plan in plans]),
+        *((Text(phase), [sent(plan, phase) for plan in plans]) for phase in Phase),
+    ]
+    for name, sums in rows:
         if any(total.count for total in sums):
-            table.add_row(Text(op, style=OP_COLORS[op]), *map(_cell, sums), _change(sums))
-    for phase in Phase:
-        sums = [sum(t[phase].values(), Total()) for t in (before, after)]
-        if any(total.count for total in sums):
-            table.add_row(phase, *map(_cell, sums), _change(sums))
+            table.add_row(name, *map(_cell, sums), _change(sums))
     console.print(Padding(table, (0, 0, 0, 2)))
+
+
+def _of_op(plan: Plan, op: str) -> Total:
+    return total_of(row for row in busiest(plan) if row.op == op)
+
+
+def _away(plan: Plan) -> Total:
+    return sum((transfers_by(plan, phase) for phase in Phase), Total())
 
 
 def _change(sums: Sequence[Total]) -> str:
@@ -127,6 +136,7 @@ def summary(comparison: Comparison) -> str:
     """One line: how many layouts and collectives differ, and what that costs."""
     if comparison.same:
         return "no difference"
-    layouts, calls = len(comparison.tensors), len(comparison.calls)
-    sent, memory = signed(comparison.sent_bytes), signed(comparison.memory_bytes)
-    return f"{layouts} layouts, {calls} collectives differ; sent {sent}, memory {memory}"
+    counts = [f"{len(comparison.tensors)} layouts", f"{len(comparison.calls)} collectives"]
+    counts += [f"{len(comparison.transfers)} transfers"] if comparison.transfers else []
+    more, memory = signed(comparison.sent_bytes), signed(comparison.memory_bytes)
+    return f"{', '.join(counts)} differ; sent {more}, memory {memory}"

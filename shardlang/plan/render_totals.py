@@ -12,12 +12,12 @@ from rich.text import Text
 
 from shardlang.cost.links import seconds_of
 from shardlang.ir.mesh import BANDWIDTHS
-from shardlang.plan.busiest import busiest, busiest_rank, transfers_by
+from shardlang.plan.busiest import busiest, busiest_rank, sent, transfers_by
 from shardlang.plan.by_axis import TRANSFERS, by_axis
 from shardlang.plan.console import OP_COLORS, heading
 from shardlang.plan.moments import Phase
 from shardlang.plan.text import bytes_text, seconds_text
-from shardlang.plan.totals import Total, bound_of, total_of, totals_of
+from shardlang.plan.totals import Total, bound_of, totals_of
 from shardlang.plan.types import Plan
 
 _AXIS_COLUMNS: tuple[Literal["left", "right"], ...] = ("left", "left", "right", "right")
@@ -39,10 +39,10 @@ def print_totals(console: Console, plan: Plan) -> None:
         whole = sum(cells, Total())
         if whole.count:
             table.add_row(Text(op, style=OP_COLORS[op]), *map(_cell, [*cells, whole]))
-    sent = [transfers_by(plan, phase) for phase in Phase]
     if plan.pipeline is not None:
-        table.add_row("to other stages", *map(_cell, [*sent, sum(sent, Total())]))
-    sums = [total_of(busiest(plan, phase)) + transfers_by(plan, phase) for phase in Phase]
+        away = [transfers_by(plan, phase) for phase in Phase]
+        table.add_row("to other stages", *map(_cell, [*away, sum(away, Total())]))
+    sums = [sent(plan, phase) for phase in Phase]
     table.add_row("all", *map(_cell, [*sums, sum(sums, Total())]))
     bounds = [bound_of(busiest(plan, phase)) for phase in Phase]
     shown = (bound_text(bound) if bound else "-" for bound in (*bounds, sum(bounds)))
@@ -89,7 +89,7 @@ def _cell(total: Total) -> str:
 
 
 def _time_lines(plan: Plan) -> Iterator[str]:
-    seconds = seconds_of(((row.axes, row.bytes) for row in plan.collectives), plan.mesh)
+    seconds = seconds_of(((one.axes, one.together.bytes) for one in by_axis(plan)), plan.mesh)
     if seconds is None:
         return
     links = dict.fromkeys(axis.link for axis in plan.mesh.axes if axis.link in BANDWIDTHS)

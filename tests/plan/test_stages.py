@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from shardlang.cost.composition import Kind
+from shardlang.ir.mesh import BANDWIDTHS
 from shardlang.ir.pipeline.action import Action, Work
 from shardlang.plan import Memory, Plan, plan_document
 from shardlang.plan.busiest import busiest_rank, sent_by
+from shardlang.plan.compare import compare, comparison_document
 from shardlang.plan.expectations import check_expects
 from shardlang.plan.moments import Phase
 from shardlang.plan.render import render_plan
+from shardlang.plan.render_comparison import render_comparison
 from shardlang.plan.stage_types import PipelinePlan, Sent
+from shardlang.plan.text import seconds_text
+from shardlang.plan.totals import total_of
 from shardlang.plan.transfer_calls import transfer_calls
 from shardlang.spec import load_spec_text
 from tests.plan.plans import HERE, plan
@@ -227,6 +233,42 @@ def test_the_document_has_stages_transfers_and_the_bubble() -> None:
     assert document["bubble"]["formula"] == 0.75
     plain = plan_document(plan(PP.replace("pipeline pp", "# ") % (4, 4, "1f1b")))
     assert (plain["stages"], plain["transfers"], plain["bubble"]) == ([], [], None)
+
+
+def test_a_comparison_has_the_sums_of_each_plan_by_itself() -> None:
+    """Of one rank, with its transfers, not of all stages together."""
+    staged, plain = planned(), plan(PP.replace("pipeline pp", "# ") % (4, 4, "1f1b"))
+    rank = busiest_rank(staged)
+    assert rank is not None
+    found = compare(plain, staged)
+    assert found.sent_bytes == sent_by(staged, rank) - total_of(plain.collectives).bytes
+    assert sum(change.after.count for change in found.transfers) == 24
+    text = render_comparison(found, "plain.shard", "staged.shard")
+    assert max(map(len, text.split("\n"))) <= 80
+    after, alone = (sent_rows(one) for one in (text, render_plan(staged)))
+    phases = ("forward", "backward", "update")
+    assert [after[name][1] for name in phases] == alone["all"][:3]
+    assert [after[name][1] for name in ("all_reduce", "to other stages")] == [
+        alone[name][3] for name in ("all_reduce", "to other stages")
+    ]
+    against = comparison_document(compare(staged, plain), "staged.shard")
+    assert against["totals"] == plan_document(staged)["totals"]
+
+
+def test_the_time_of_what_is_sent_is_that_of_the_busiest_rank() -> None:
+    linked = PP.replace("%d  dp = 2", "%d over nvlink  dp = 2 over nvlink")
+    found = plan(linked % (4, 4, "1f1b"))
+    rank = busiest_rank(found)
+    assert rank is not None
+    shown = seconds_text(sent_by(found, rank) / BANDWIDTHS["nvlink"])
+    assert f"estimate: {shown} on the links" in render_plan(found)
+
+
+def sent_rows(text: str) -> dict[str, list[str]]:
+    """The cells of the table of what the busiest device sends, by the name of their row."""
+    table = text.partition("sent by the busiest device")[2].partition("\n\n")[0]
+    rows = [re.split(r"  +", line.strip()) for line in table.split("\n")[2:]]
+    return {name: cells for name, *cells in rows}
 
 
 @pytest.mark.parametrize("schedule", ["1f1b", "interleaved_1f1b(virtual = 2)", "v_half"])
