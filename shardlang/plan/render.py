@@ -81,7 +81,7 @@ def _mesh(console: Console, plan: Plan) -> None:
 
 
 def tensor_table(rows: Sequence[TensorRow], width: int = 78) -> Table:
-    """One line per tensor: name, type, local shape and bytes; repeated layers are one.
+    """One line per tensor: name, type, local shape and bytes; repeated ones are one, with `×N`.
 
     The local shape is left out where the line would be too long.
     """
@@ -97,13 +97,14 @@ def tensor_table(rows: Sequence[TensorRow], width: int = 78) -> Table:
 
 
 def _tensor_lines(rows: Sequence[TensorRow]) -> Iterator[tuple[Text, Text, str, str]]:
-    above = ""
+    above = ("", 0)
     for group in fold(rows, lambda row: (skeleton(row.name), row.type)):
         prefix, rest = split_prefix(join_names([row.name for row in group]))
-        if prefix != above and prefix:
+        if prefix and (prefix, len(group)) != above:
             yield Text(prefix), Text(""), "", f"×{len(group)}"
-        above, row = prefix, group[0]
-        name = Text(f"  {rest}" if prefix else rest)
+        above, row = (prefix, len(group)), group[0]
+        many = f" ×{len(group)}" if len(group) > 1 else ""
+        name = Text(f"  {rest}" if prefix else f"{rest}{many}")
         size = bytes_text(row.local_bytes) + (" expected" if row.expected else "")
         yield name, _type_text(row), shape_text(row.local_shape), size
 

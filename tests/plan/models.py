@@ -57,6 +57,23 @@ class Tied(nn.Module):
         return (x @ self.table.weight.T).square().mean()
 
 
+class Tables(nn.Module):
+    """Parameters whose own names have a number: `b d -> b d`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table_l0 = nn.Parameter(torch.zeros(8, 8))
+        self.table_l1 = nn.Parameter(torch.zeros(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x @ self.table_l0).tanh() @ self.table_l1
+
+
+def tables() -> Tables:
+    """Two products."""
+    return Tables()
+
+
 def tied() -> Tied:
     """A table that is its own head."""
     return Tied()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,13 @@ def test_repeated_layers_are_one() -> None:
     assert text.count("up.weight") == 1
     assert "all_reduce     tp layers.{0..2}.down" in text
     assert "×3" in text
+
+
+def test_repeated_tensors_that_end_in_their_number_are_counted() -> None:
+    text = 'mesh { dp = 2 }\nmodel "models.py:tables"()\ninput x : f32[4, 8] [dp, _]\n'
+    lines = render_plan(plan(text)).split("\n")
+    row = r"  table_l\{0\.\.1\} ×2 +f32\[8, 8\] +\[8, 8\] +256 B"
+    assert any(re.fullmatch(row, line) for line in lines)
 
 
 def test_folding_of_names() -> None:
