@@ -125,11 +125,16 @@ class Names:
         return self.leaves.get(name) or self.values.get(name) or name
 
     def within(self, node: fx.Node, module: str) -> str:
-        """The name of a value as seen from a module: what they have in common is left out."""
+        """The name of a value as seen from a module: what they have in common is left out.
+
+        What is left begins with a name: the number of a layer keeps the list that it is of.
+        """
         name, outer = self(node).split("."), module.split(".")
         common, least = 0, 2 if name[-1] == "out" else 1
         while common < min(len(name) - least, len(outer)) and name[common] == outer[common]:
             common += 1
+        while common and name[common].isdigit():
+            common -= 1
         return ".".join(name[common:])
 
     def is_leaf(self, node: fx.Node) -> bool:

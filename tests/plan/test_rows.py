@@ -81,7 +81,8 @@ def test_reasons_of_tensor_parallelism() -> None:
     assert {row.reason for row in rows} == {"row-parallel `linear` leaves a partial sum over tp"}
     rows = found.select("all_reduce", "backward", "tp")
     assert [row.module for row in rows] == ["layers.2.up", "layers.1.up"]
-    assert all(row.reason.startswith("column-parallel `linear` gives each tp") for row in rows)
+    gives = "column-parallel `linear` gives each tp device a summand of the gradient of"
+    assert [row.reason for row in rows] == [f"{gives} `layers.{i}.down.out`" for i in (1, 0)]
     row = only(found, "all_reduce", "backward", "dp")
     assert len(row.tensors) == 12
     assert row.reason == "gradients of 12 parameters, whole over dp, used by data split over dp"
