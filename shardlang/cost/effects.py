@@ -161,8 +161,8 @@ def _learned(call: Call, types: tuple[TensorType | Opaque, ...]) -> Effect:
         given = [number for number, _ in meter.alive()]
         start = meter.peak = meter.live
         result = call.made(operands)
-        sizes, objects = dict(meter.alive()), list(_objects(result))
-        value = _value(result, effect, meter)
+        value, objects = _value(result, effect, meter), list(_objects(result))
+        sizes = dict(meter.alive())
         del result, operands
         kept = tuple(number for number, _ in meter.alive()) if objects else ()
         del objects
