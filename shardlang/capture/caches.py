@@ -30,7 +30,7 @@ def caches_in(value: object) -> Iterator[Cache]:
 def cut_cache(whole: Cache, parts: object) -> Cache:
     """A cache with other keys and values, by layer, which a call fills together with `whole`."""
     assert isinstance(parts, list)
-    made = refilled(whole, dict(enumerate(parts)))
+    made = refilled(whole, parts)
     for layer, source in zip(made.layers, whole.layers, strict=True):
         setattr(layer, _CUT_FROM, source)
     return made

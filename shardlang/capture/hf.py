@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import nn
@@ -228,7 +227,7 @@ class HfSource(ModelSource):
             kwargs.setdefault("use_cache", past is not None)
         return args, kwargs
 
-    def _cache(self, layers: list[dict[str, Any]]) -> object:
+    def _cache(self, layers: list[dict[str, torch.Tensor]]) -> object:
         """A key-value cache that holds the past in each layer's `key` and `value`.
 
         A layer has seen as many tokens as it holds, if no `length` says that they were more.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, TypeGuard
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias, TypeGuard
 
 import torch
 
@@ -124,14 +124,14 @@ def _remaker(value: object) -> Callable[[Mapping[str, object]], object]:
     if hasattr(value, "self_attention_cache"):
         return lambda parts: kind(parts["self"], parts["cross"])
     assert is_cache(value)
-    return lambda layers: refilled(value, layers)
+    return lambda layers: refilled(value, layers.values())
 
 
-def refilled(cache: Cache, layers: Mapping[Any, object]) -> Cache:
+def refilled(cache: Cache, layers: Iterable[object]) -> Cache:
     """A key-value cache like `cache` with other keys and values, layer by layer."""
     new = copy.copy(cache)
     new.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer, parts in zip(new.layers, layers.values(), strict=True):
+    for layer, parts in zip(new.layers, layers, strict=True):
         assert isinstance(parts, Mapping)
         layer.keys, layer.values = parts["key"], parts["value"]
     return new
