@@ -14,6 +14,7 @@ from shardlang.capture.hf_types import Cache, CacheLayer
 from shardlang.capture.nest import children, is_cache, refilled
 
 _CUT_FROM = "_shardlang_cut_from"
+_SPENT = "_shardlang_spent"
 
 
 def caches_in(value: object) -> Iterator[Cache]:
@@ -39,10 +40,12 @@ def cut_cache(whole: Cache, parts: object) -> Cache:
 def fill(given: object, made: object) -> None:
     """Let the caches of a call's arguments be those that it gave back.
 
-    A call that gives none back leaves those that it was given as they are.
+    Where it gives none back, what the model would have put into them is not known: they are spent.
     """
     olds, news = list(caches_in(given)), list(caches_in(made))
     if len(olds) != len(news):
+        for one in (source for old in olds for layer in old.layers for source in _sources(layer)):
+            setattr(one, _SPENT, True)
         return
     for old, new in zip(olds, news, strict=True):
         new.layers = [_filled(a, b) for a, b in zip(old.layers, new.layers, strict=True)]
@@ -50,11 +53,22 @@ def fill(given: object, made: object) -> None:
 
 def _filled(layer: CacheLayer, by: CacheLayer) -> CacheLayer:
     """The layer that a given one was cut from in the end, filled like all on the way to it."""
-    layer.keys, layer.values = by.keys, by.values
-    if hasattr(by, "cumulative_length"):
-        layer.cumulative_length = by.cumulative_length
+    for one in (sources := _sources(layer)):
+        one.keys, one.values = by.keys, by.values
+        if hasattr(by, "cumulative_length"):
+            one.cumulative_length = by.cumulative_length
+    return sources[-1]
+
+
+def _sources(layer: CacheLayer) -> list[CacheLayer]:
+    """A layer, and those that it was cut from."""
     source: CacheLayer | None = vars(layer).get(_CUT_FROM)
-    return layer if source is None else _filled(source, by)
+    return [layer] if source is None else [layer, *_sources(source)]
+
+
+def has_spent(given: object) -> bool:
+    """Whether a cache among some arguments was passed to a call that gave none back."""
+    return any(hasattr(layer, _SPENT) for cache in caches_in(given) for layer in cache.layers)
 
 
 def with_caches(inputs: Mapping[str, object], named: Mapping[str, object]) -> dict[str, object]:

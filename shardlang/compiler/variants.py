@@ -14,7 +14,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from shardlang.capture import InputSpec
-from shardlang.capture.caches import fill, with_caches
+from shardlang.capture.caches import fill, has_spent, with_caches
 from shardlang.capture.generators import generators_kept
 from shardlang.capture.index_bounds import REMEDY, Limit, limits
 from shardlang.capture.nest import nest
@@ -60,8 +60,17 @@ class Programs:
         """Tensors, and arguments that are not what the model's defaults say, by dotted name.
 
         Raises:
-            RunError: SH0613, an argument is neither a tensor nor a plain value, or given twice.
+            RunError: SH0613, an argument is neither a tensor nor a plain value, or given twice; a
+                cache was passed before to a call that gave none back.
         """
+        if has_spent((args, kwargs)):
+            raise RunError(
+                "SH0613",
+                "the cache was passed to a call before that gave none back, so what the model would"
+                " have put into it is not known",
+                help="let the model return the cache that it is given, or pass that call a"
+                " `copy.deepcopy` of it",
+            )
         return bound(self._names, self._defaults, args, kwargs)
 
     def build_inputs(

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 import shardlang
+from shardlang.capture.caches import fill
 from shardlang.capture.nest import is_cache
+from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule
 
 transformers = pytest.importorskip("transformers")
@@ -79,6 +81,21 @@ def test_the_cache_that_is_passed_is_filled(tmp_path: Path, start: str) -> None:
             given = [mine, found.past_key_values]
             assert [cache.get_seq_length() for cache in given] == [7 + at, 7 + at]
             assert all(a is b for a, b in zip(*(cache.layers for cache in given), strict=True))
+
+
+def test_a_cache_that_a_call_did_not_give_back_is_refused(tmp_path: Path) -> None:
+    """The model has put into it what no program gives; llama's gives it back whatever is asked."""
+    module, plain = pair(tmp_path, "llama", False)
+    with torch.no_grad():
+        cache = plain(input_ids=PROMPT, use_cache=True).past_key_values
+        inputs = module.shard_inputs(input_ids=PROMPT[:, :1], past_key_values=cache)
+        module(**inputs, use_cache=False)
+        assert cache.get_seq_length() == 7
+        fill(inputs, {"logits": PROMPT})
+        with pytest.raises(RunError, match="gave none back"):
+            module(**inputs)
+        with pytest.raises(RunError, match="gave none back"):
+            module.shard_inputs(input_ids=PROMPT[:, :1], past_key_values=cache)
 
 
 def test_a_cache_of_other_tensors_is_none_that_is_known() -> None:
