@@ -5,14 +5,32 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, fx
+from torch.multiprocessing.reductions import StorageWeakRef
 
-from shardlang.ir.compat import Backend, compile_graph
+from shardlang.ir.compat import Backend, compile_graph, gives_new_memory
 from shardlang.runtime.errors import RunError
 
 Run = Callable[[list[Tensor]], Sequence[Tensor]]
+
+Lying: TypeAlias = StorageWeakRef
+"""Which memory a tensor lies in; it keeps none of it, yet no other has the name meanwhile."""
+
+
+class Memory(NamedTuple):
+    """The memory of a result, as the ops say.
+
+    Attributes:
+        place: results of one place may share memory. A place that counts inputs is that of an
+            input, and may be shared with it; the others come behind.
+        own: whether an op makes it and shares it with none of its operands.
+    """
+
+    place: int
+    own: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,10 +39,12 @@ class Region:
 
     Attributes:
         held: the objects to which its `get_attr` nodes refer, by name.
+        memory: in whose memory each result lies.
     """
 
     graph: fx.Graph
     held: Mapping[str, object]
+    memory: tuple[Memory, ...]
 
     def text(self) -> tuple[object, ...]:
         """Equal for regions that compute the same, whatever their values are called."""
@@ -56,13 +76,14 @@ class Regions:
     """What compiles regions by one backend, and remembers them.
 
     Attributes:
+        lasting: whether what a call gives is left alone by later calls.
         compiled: how many have been compiled.
         sites: how many times regions stand in programs.
         failure: why a region could not be compiled; it is run op by op.
     """
 
     def __init__(self, backend: Backend) -> None:
-        self.backend = backend
+        self.backend, self.lasting = backend, gives_new_memory(backend)
         self.compiled = self.sites = 0
         self.failure: RunError | None = None
         self._known: dict[tuple[object, ...], Region] = {}
@@ -104,7 +125,7 @@ def _lies(x: Tensor) -> tuple[object, ...]:
 class Site:
     """A place in a program where a region stands: compiled at the first call."""
 
-    __slots__ = ("_checked", "_region", "_regions", "_run", "_strides", "_text")
+    __slots__ = ("_checked", "_copied", "_region", "_regions", "_run", "_strides", "_text")
 
     def __init__(
         self, regions: Regions, region: Region, text: tuple[object, ...], checked: Sequence[int]
@@ -113,16 +134,56 @@ class Site:
         self._checked = checked
         self._strides: list[tuple[int, tuple[int, ...]]] = []
         self._run: Run | None = None
+        self._copied: list[int] = []
 
     def __call__(self, values: list[Tensor]) -> Sequence[Tensor]:
         """What the region gives; it empties the list."""
         if self._run is None:
-            self._run = self._regions.run_of(self._region, self._text, values)
-            self._strides = [(place, values[place].stride()) for place in self._checked]
+            return self._first(values)
         for place, stride in self._strides:
             if values[place].stride() != stride:
                 values[place] = _laid_out(values[place], stride)
-        return self._run(values)
+        return self._apart(self._run(values))
+
+    def _first(self, values: list[Tensor]) -> Sequence[Tensor]:
+        """Compile it, run it, and see which results share memory that the ops do not share."""
+        self._run = self._regions.run_of(self._region, self._text, values)
+        self._strides = [(place, values[place].stride()) for place in self._checked]
+        lying = list(map(_storage, values))
+        made = self._run(values)
+        self._copied = _shared(lying, made, self._region.memory)
+        return self._apart(made)
+
+    def _apart(self, made: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The results, each in memory of its own where its op says so."""
+        if not self._copied:
+            return made
+        apart = list(made)
+        for place in self._copied:
+            apart[place] = apart[place].clone()
+        return apart
+
+
+def _shared(inputs: Sequence[Lying], made: Sequence[Tensor], memory: Sequence[Memory]) -> list[int]:
+    """The places of results that are to have memory of their own, and lie in that of others.
+
+    Where they are compiled, equal ops give one tensor, and an op that changes nothing gives its
+    operand.
+    """
+    there: dict[Lying, set[int]] = {}
+    for place, storage in enumerate(inputs):
+        there.setdefault(storage, set()).add(place)
+    found = []
+    for i, (x, lies) in enumerate(zip(made, memory, strict=True)):
+        sharing = there.setdefault(_storage(x), {lies.place})
+        if lies.place not in sharing:
+            sharing.add(lies.place)
+            found += [i] if lies.own else []
+    return found
+
+
+def _storage(x: Tensor) -> Lying:
+    return StorageWeakRef(x.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 def _laid_out(x: Tensor, stride: tuple[int, ...]) -> Tensor:

@@ -9,14 +9,15 @@ once. A region is given its inputs in a list that it empties: each is let go aft
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
+from shardlang.ir.step import makes_memory
 from shardlang.ir.views import gives_view
 from shardlang.runtime.handed import taken
-from shardlang.runtime.region import Region, Regions
+from shardlang.runtime.region import Memory, Region, Regions
 
 FEWEST = 2
 """So many ops that compute make a region; a single one is a kernel already."""
@@ -91,12 +92,28 @@ class _Cut:
     def _computes(self, node: fx.Node) -> bool:
         return not _picks(node) and not gives_view(self.code.computed[node])
 
+    def _memory(self, inputs: Sequence[fx.Node], outputs: Sequence[fx.Node]) -> tuple[Memory, ...]:
+        """In whose memory each result of a region lies."""
+        places = {node: place for place, node in enumerate(inputs)}
+        found = []
+        for node in outputs:
+            base = self._base(node, places)
+            own = makes_memory(self.code.computed.get(base))
+            found.append(Memory(places.setdefault(base, len(places)), own))
+        return tuple(found)
+
+    def _base(self, node: fx.Node, inputs: Collection[fx.Node]) -> fx.Node:
+        """The value of which another is a view, or one of several results."""
+        while node not in inputs and (_picks(node) or gives_view(self.code.computed[node])):
+            (node, *_) = node.all_input_nodes
+        return node
+
     def _compile(self, nodes: Sequence[fx.Node]) -> None:
         """Put a call of a region in the place of its ops."""
         inside = set(nodes)
         inputs = [n for n in _read_by(nodes) if n.op != "get_attr"]
         outputs = [n for n in nodes if not inside.issuperset(n.users)]
-        region = _region(nodes, inputs, outputs, self.code.held)
+        region = _region(nodes, inputs, outputs, self.code.held, self._memory(inputs, outputs))
         checked = [i for i, n in enumerate(inputs) if n not in self.settled]
         call = self.named(self.regions.site(region, checked), f"region_{nodes[0].name}")
         given = self.made.call_function(list, (tuple(self.env[n] for n in inputs),))
@@ -129,6 +146,7 @@ def _region(
     inputs: Sequence[fx.Node],
     outputs: Sequence[fx.Node],
     held: Mapping[str, object],
+    memory: tuple[Memory, ...],
 ) -> Region:
     """The ops as a graph that takes one list and gives a tuple."""
     graph = fx.Graph()
@@ -145,4 +163,4 @@ def _region(
     for node in nodes:
         env[node] = graph.node_copy(node, env.__getitem__)
     graph.output(tuple(env[n] for n in outputs))
-    return Region(graph, used)
+    return Region(graph, used, memory)

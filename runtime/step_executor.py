@@ -22,7 +22,7 @@ from shardlang.ir.device_values import LocalShardAt, specialise
 from shardlang.ir.experts.route import RouteAt
 from shardlang.ir.mesh import product
 from shardlang.ir.node import info
-from shardlang.ir.spare import memory_of, reduces_in_place
+from shardlang.ir.spare import reduces_in_place
 from shardlang.ir.step import (
     StepProgram,
     Stream,
@@ -36,7 +36,6 @@ from shardlang.ir.step import (
     started_by,
     stream_of,
 )
-from shardlang.ir.views import gives_own_memory
 from shardlang.runtime.at_op import AtOp
 from shardlang.runtime.collectives import (
     Routed,
@@ -268,23 +267,13 @@ class _Loading:
         if by is not None:
             route = Routed(pairs[0][1], self.groups, label)
             return self._call(route, node, (values[0], self.value(by)))
-        lane, aside, spare = self.lanes[stream_of(node)], is_start(node), self._is_spare(node)
+        lane, aside, spare = self.lanes[stream_of(node)], is_start(node), reduces_in_place(node)
         actions = [connected(lower(c, lane, label), aside, spare) for _, c in pairs]
         if is_bucket(node):
             together = StartedTogether if aside else run_together
             return self._call(partial(together, actions), node, (tuple(values),))
         action = partial(Started, actions[0]) if aside else actions[0]
         return self._call(action, node, (values[0],))
-
-    def _is_spare(self, node: fx.Node) -> bool:
-        """Whether an all-reduce may put the sum into what it is given.
-
-        Equal ops of one region give one tensor where they are compiled.
-        """
-        if not reduces_in_place(node):
-            return False
-        source = memory_of(collectives_of(node)[0][0])
-        return self.regions is None or source is None or not gives_own_memory(source.target)
 
     def _recorded(self, node: fx.Node) -> fx.Node:
         """A call of an op under autograd."""

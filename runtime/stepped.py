@@ -18,8 +18,7 @@ from shardlang.ir.compat import AttentionKernels as Kernels
 from shardlang.ir.compat import attention_kernels, clear_saved, keeps_graph
 from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.program import LocalProgram, differentiable
-from shardlang.ir.step import StepProgram, arrives, has_records
-from shardlang.ir.views import gives_own_memory
+from shardlang.ir.step import StepProgram, arrives, has_records, makes_memory
 from shardlang.runtime.autograd import Context
 from shardlang.runtime.checks import check_same_collectives
 from shardlang.runtime.errors import RunError
@@ -159,14 +158,11 @@ class Stepped:
         return self._backwards[key]
 
     def _alone(self, gradients: Sequence[fx.Node]) -> set[fx.Node]:
-        """Those that lie in memory which nobody else uses.
-
-        Equal ops of one region give one tensor where they are compiled.
-        """
+        """Those that lie in memory which nobody else uses, now or in a later call."""
         found = {node for node in gradients if arrives(node) and gradients.count(node) == 1}
-        if self.regions is None:
+        if self.regions is None or self.regions.lasting:
             return found
-        return {node for node in found if not gives_own_memory(node.target)}
+        return {node for node in found if not makes_memory(node.target)}
 
 
 _CHANGED = "modified by an inplace operation"

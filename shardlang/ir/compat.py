@@ -462,8 +462,27 @@ def compile_graph(backend: Backend, module: fx.GraphModule, values: list[torch.T
     from torch._dynamo.utils import GmWrapper
 
     module.graph.find_nodes(op="placeholder")[0].meta["steal_arg"] = True
-    if not isinstance(backend, torch._TorchCompileInductorWrapper):
+    if not _is_inductor(backend):
         return backend(module, [values])
-    boxed = GmWrapper(module, lambda flat: (flat,))
-    made: Results = backend(boxed, values)
-    return made
+    inductor: Callable[..., Results] = backend
+    return inductor(GmWrapper(module, lambda flat: (flat,)), values)
+
+
+def gives_new_memory(backend: Backend) -> bool:
+    """Whether a call of what a backend has compiled leaves alone what earlier calls gave.
+
+    Graphs of CUDA are replayed into the memory of the call before. Of backends that PyTorch does
+    not bring nothing is known.
+    """
+    from torch._inductor import config
+
+    if _is_inductor(backend):
+        chosen = getattr(backend, "config", {})
+        return not chosen.get("triton.cudagraphs", config.triton.cudagraphs)
+    return backend in map(backend_named, ("eager", "aot_eager"))
+
+
+def _is_inductor(backend: object) -> bool:
+    return isinstance(backend, torch._TorchCompileInductorWrapper) or backend == backend_named(
+        "inductor"
+    )

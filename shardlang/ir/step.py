@@ -163,9 +163,14 @@ def collectives_of(node: fx.Node) -> list[tuple[fx.Node, Collective]]:
     return list(zip(values, collectives, strict=True)) if is_bucket(node) else [given[:2]]
 
 
+def makes_memory(target: object) -> bool:
+    """Whether what an op of a step gives lies in none of its operands."""
+    return target is cast or gives_own_memory(target)
+
+
 def arrives(node: fx.Node) -> bool:
     """Whether nobody else has a value: an op makes it, or a collective brings it of others."""
-    if node.target is cast or gives_own_memory(node.target):
+    if makes_memory(node.target):
         return True
     source = node.args[0] if node.target is operator.getitem else node
     if isinstance(source, fx.Node) and is_wait(source):
