@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.broad import broad
+
 ROOT = Path(__file__).parent.parent
+pytestmark = broad
 SOURCES = ("shardlang", "grammar", "passes", "runtime")
 FILES = ("pyproject.toml", "README.md", "LICENSE")
 MUST_HOLD = (

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import captures
+from tests.broad import sampled
 from tests.commands import ROOT
 from tests.pages import PAGES, commands, output, same
 
@@ -35,7 +36,7 @@ def one_program() -> Iterator[None]:
 @pytest.mark.usefixtures("one_program")
 @pytest.mark.parametrize(
     ("page", "command", "shown"),
-    SHOWN,
+    sampled(SHOWN, [each for each in SHOWN if ROOT / "examples" not in each[0].parents]),
     ids=[f"{page.relative_to(ROOT)}: {command}" for page, command, _ in SHOWN],
 )
 def test_the_command_prints_what_the_page_shows(page: Path, command: str, shown: str) -> None:

@@ -14,7 +14,7 @@ from shardlang.compiler.driver import compile_spec
 from shardlang.ir.experts.strategies import Strategy
 from shardlang.proof.report import TOLERANCE
 from shardlang.spec import load_spec_text
-from tests.broad import sampled
+from tests.broad import broad, sampled
 
 pytest.importorskip("transformers")
 
@@ -114,6 +114,7 @@ def test_many_tokens_gather_experts(tmp_path: Path) -> None:
     assert made.plan()["totals"]["forward"]["all_to_all"]["count"] == 0
 
 
+@broad
 def test_experts_over_both_axes_of_the_batch(tmp_path: Path) -> None:
     made = program("mixtral", tmp_path, 2, experts="dp*ep")
     check(made)

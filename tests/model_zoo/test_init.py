@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shardlang.proof.report import TOLERANCE
-from tests.broad import sampled
+from tests.broad import broad, sampled
 from tests.model_zoo.init import REFUSED, arguments, meshes_of, prove_written, run
 from tests.model_zoo.init_table import load_written
 from tests.model_zoo.results import TABLE
@@ -37,6 +37,7 @@ def test_the_written_spec_verifies_as_it_stands(name: str, mesh: str, tmp_path: 
     assert one.percent is None or one.percent >= 90
 
 
+@broad
 def test_fewer_heads_than_devices_are_split_over_the_axis(tmp_path: Path) -> None:
     """Two heads of keys and values on four devices: two devices hold each of them."""
     one = prove_written(CASES["llama"], "dp=2,tp=4", tmp_path)

@@ -13,6 +13,7 @@ from shardlang.passes.invariants.invariant import Verifier
 from shardlang.proof.differences import TOLERANCE
 from shardlang.proof.prove import verify_compiled
 from shardlang.rules.registry import RULES
+from tests.broad import broad
 from tests.proof.proving import codes, compiled
 
 SPEC = """
@@ -83,6 +84,7 @@ def test_ill_conditioned_is_its_own_finding(tmp_path: Path, by: float, severity:
     assert math.isclose(loss.change, loss.amplification * loss.perturbation)
 
 
+@broad
 def test_a_recurrence_of_exponential_gates_that_amplifies(tmp_path: Path) -> None:
     done = compiled(tmp_path, GATES, split_sums("1.4"))
     report = verify_compiled(done)

@@ -18,6 +18,7 @@ from shardlang.proof.rules.prove import Failure, Tally, prove_call
 from shardlang.rules.op_rule import OpRule
 from shardlang.rules.reduce import lower_mean
 from shardlang.rules.registry import RULES
+from tests.broad import sampled
 
 aten: Any = torch.ops.aten
 Change = Callable[[OpRule], OpRule]
@@ -137,10 +138,12 @@ def failures(target: Any, args: tuple[Any, ...]) -> list[Failure]:
     return list(prove_call("op", AtenCall(target, args, {}), Tally(), random.Random(0)))
 
 
-@pytest.mark.parametrize(
-    ("target", "args", "change"), [m[1:] for m in MUTATIONS], ids=[m[0] for m in MUTATIONS]
-)
-def test_altered_rules_are_caught(target: Any, args: tuple[Any, ...], change: Change) -> None:
+NAMED = {name: rest for name, *rest in MUTATIONS}
+
+
+@pytest.mark.parametrize("name", sampled(NAMED, list(NAMED)[::2]))
+def test_altered_rules_are_caught(name: str) -> None:
+    target, args, change = NAMED[name]
     with altered(target, change):
         found = failures(target, args)
     assert found

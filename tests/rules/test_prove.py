@@ -27,16 +27,16 @@ def test_own_calls(call: AtenCall) -> None:
     assert tally.assignments > 0
 
 
-@pytest.mark.parametrize("seed", sampled(range(2), (0,)))
+@pytest.mark.parametrize("seed", sampled(range(4), (0,)))
 def test_samples_of_pytorch(seed: int) -> None:
     chooser, tally = random.Random(seed), Tally()
     failures = [
         str(failure)
-        for name, call in some_calls((), tally, chooser, 100)
+        for name, call in some_calls((), tally, chooser, 50)
         for failure in prove_call(name, call, tally, chooser, most=4)
     ]
     assert failures == []
-    assert tally.assignments > 200
+    assert tally.assignments > 100
 
 
 def test_command() -> None:

@@ -19,6 +19,7 @@ from shardlang.runtime import signals
 from shardlang.runtime.checks import first_difference
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.nodes import Nodes
+from tests.broad import sampled
 
 CASES = {
     "killed": ("SH0603", "rank 1 was killed by signal 9 (SIGKILL)"),
@@ -82,7 +83,7 @@ def test_a_failed_run_leaves_the_logs_of_its_ranks_in_its_folder(
     assert list(temporary.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", sampled((signal.SIGINT, signal.SIGKILL), (signal.SIGKILL,)))
 def test_workers_end_with_their_supervisor(number: signal.Signals, tmp_path: Path) -> None:
     program = (
         "from pathlib import Path; from spawn import spawn\n"
