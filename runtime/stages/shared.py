@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from shardlang.ir.collective import Collective, Kind
 from shardlang.ir.layout import Layout
 from shardlang.ir.leaf import LeafKind, ResultKind
 from shardlang.ir.mesh import Axis, Coord
 from shardlang.ir.node import layout_of, tensor_of
 from shardlang.ir.pipeline.staged import StagedStep
-from shardlang.runtime.lower import Site
-from shardlang.runtime.transport import Wire
-from shardlang.runtime.watch import named
+from shardlang.runtime.collectives import connected
+from shardlang.runtime.lower import Site, lower
 
 Lies = Mapping[str, tuple[Layout, torch.dtype]]
 """How values lie, and their types."""
@@ -23,19 +23,20 @@ Lies = Mapping[str, tuple[Layout, torch.dtype]]
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What is sent round once a step, by name.
+    """What is sent round once a step, by name, in this order; a call of `sharing` for each.
 
     Attributes:
         totals: that the loss is made of.
-        buffers: that a stage writes.
-        scalars: gradients of parameters without dims, which lie on every device.
         read: parameters that the loss is made of beside totals, such as those of a penalty.
+        buffers: that a stage writes; behind the loss.
+        scalars: gradients of parameters without dims, which lie on every device; behind the
+            reductions of gradients.
     """
 
     totals: Lies
+    read: Lies
     buffers: Lies
     scalars: Lies
-    read: Lies
 
     @staticmethod
     def of(step: StagedStep) -> Round:
@@ -54,15 +55,22 @@ class Round:
                 scalars[leaf.name] = leaf.layout, leaf.dtype
         taken = (leaves[name] for name in step.whole.finish.takes if name in leaves)
         read = {x.name: (x.at_rest, x.dtype) for x in taken if x.kind is LeafKind.PARAM}
-        return Round(totals, buffers, scalars, read)
+        return Round(totals, read, buffers, scalars)
+
+
+def sharing(layout: Layout, axis: Axis) -> Collective:
+    """How all stages along an axis get a value of one: it is summed, and the others add zeros."""
+    parts = replace(layout, partial=layout.partial | {axis})
+    return Collective(Kind.ALL_REDUCE, (axis,), parts, layout)
 
 
 class Shared:
-    """Sends values of one stage round to all others: the others add zeros."""
+    """Sends values of one stage round to all others, as `sharing` says."""
 
     def __init__(self, axis: Axis, site: Site) -> None:
         """Connect. Collective."""
-        self._site, self._wire = site, Wire(site.of((axis,)))
+        self._axis, self._site = axis, site
+        site.of((axis,))
 
     def __call__(
         self,
@@ -82,5 +90,6 @@ class Shared:
             own = mine.get(name)
             given = torch.zeros(shape, dtype=dtype, device=device) if own is None else own
             label = f"share of {name} with all stages"
-            found[name] = named(label, self._wire.all_reduce, given)
+            move = lower(sharing(layout, self._axis), self._site, label)
+            found[name] = connected(move)(given)
         return found

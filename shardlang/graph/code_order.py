@@ -158,11 +158,11 @@ class StageOrder:
         """What is done once, behind all actions."""
         shared, over = Round.of(self.made.step), f'"{self.axis}"'
         yield commented(f"{INDENT}sums = all_reduce(sums, {over})", "the other stages add zeros")
-        if shared.buffers:
-            yield f"{INDENT}buffers = all_reduce(buffers, {over})"
         for name in shared.read:
             yield f"{INDENT}{short_name(name)} = all_reduce({short_name(name)}, {over})"
         yield f"{INDENT}results = finish(*sums)"
+        if shared.buffers:
+            yield f"{INDENT}buffers = all_reduce(buffers, {over})"
         if self.made.step.reduces[self.stage.number].gives:
             yield commented(f"{INDENT}gradients = reduce(*parts)", "of this stage alone")
         yield from self._tied_gradients()

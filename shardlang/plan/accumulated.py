@@ -11,13 +11,14 @@ from shardlang.cost.bound import least_bytes
 from shardlang.cost.ring import sent_bytes
 from shardlang.ir.accumulated import AccumulatedStep
 from shardlang.ir.collective import Collective, Kind
-from shardlang.ir.mesh import joined
+from shardlang.ir.mesh import Axis, joined
 from shardlang.ir.node import info
 from shardlang.ir.pipeline.staged import StagedStep
 from shardlang.ir.step import StepProgram, collectives_of, is_collective
 from shardlang.plan.calls import Part, Rows
 from shardlang.plan.flights import flights_of
 from shardlang.plan.moments import Phase
+from shardlang.plan.shares import Shares
 from shardlang.plan.types import CollectiveRow
 
 
@@ -37,22 +38,26 @@ def accumulated_parts(step: AccumulatedStep, rows: Rows) -> list[Part]:
     ]
 
 
-def pipeline_parts(step: StagedStep, rows: Rows) -> list[Part]:
+def pipeline_parts(step: StagedStep, rows: Rows, axis: Axis) -> list[Part]:
     """The calls of every stage: of each microbatch, and of all together.
 
     In which order a device makes those of its stages, the schedule says.
+
+    Args:
+        axis: of the pipeline.
     """
     whole = step.whole
     before, _, finish, _ = accumulated_parts(whole, rows)
     each, once = _when(whole)
-    parts = [before]
+    shares, parts = Shares(step, axis, once), [before]
     for stage in step.stages:
         made = _of_microbatch(rows, stage.step, whole.axis.size, each)
         parts.append(([replace(row, stage=stage.number) for row in made], whole.axis.size))
-    parts.append(finish)
+    parts += [(list(shares.for_loss()), 1), finish, (list(shares.of_buffers()), 1)]
     for number, piece in enumerate(step.reduces):
         made = _rows(rows, piece.graph.nodes, Phase.BACKWARD, 1, once)
         parts.append(([replace(row, stage=number) for row in made], 1))
+    parts.append((list(shares.of_gradients()), 1))
     return parts
 
 

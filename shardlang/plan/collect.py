@@ -52,7 +52,7 @@ def make_plan(
     written = functools.cache(functools.partial(step_to_measure, program, train))
     assert (along is None) == (stages is None and accumulated is None), "said by the same program"
     if stages is not None and along is not None:
-        parts = pipeline_parts(stages[0], along[1])
+        parts = pipeline_parts(stages[0], along[1], program.mesh[stages[1].axis])
     elif accumulated is not None and along is not None:
         parts = accumulated_parts(accumulated, along[1])
     else:

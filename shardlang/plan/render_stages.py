@@ -18,7 +18,7 @@ from shardlang.plan.text import bytes_text, count_text, seconds_text
 _RIGHT = ("stage", "rank", "params", "bytes", "forward", "backward")
 _DIRECTIONS = {
     Sent.VALUE: "forward", Sent.GRADIENT: "backward", Sent.PARAMETER: "at the start",
-    Sent.PARAMETER_GRADIENT: "at the end", Sent.BUFFER: "at the end",
+    Sent.PARAMETER_GRADIENT: "at the end",
 }  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def _transfers(rows: Sequence[TransferRow]) -> Table:
 
 def _name(group: Sequence[TransferRow]) -> str:
     name = join_names(list(dict.fromkeys(row.name for row in group)))
-    return name if group[0].what in (Sent.VALUE, Sent.PARAMETER, Sent.BUFFER) else f"grad of {name}"
+    return name if group[0].what in (Sent.VALUE, Sent.PARAMETER) else f"grad of {name}"
 
 
 def _pairs_text(group: Sequence[TransferRow]) -> str:

@@ -21,8 +21,6 @@ class Sent(str, Enum):
     """The value of a tied one, at the beginning of a step."""
     PARAMETER_GRADIENT = "gradient of a parameter"
     """The summed gradient of a tied one, at the end of a step."""
-    BUFFER = "buffer"
-    """The new value of one that a stage writes, at the end of a step."""
 
     __str__ = str.__str__
 

@@ -15,7 +15,6 @@ _OF = {
     Sent.GRADIENT: "the gradient",
     Sent.PARAMETER: "the tied parameter",
     Sent.PARAMETER_GRADIENT: "the gradient of the tied parameter",
-    Sent.BUFFER: "the new value of the buffer",
 }
 
 

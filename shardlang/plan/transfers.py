@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from shardlang.compiler.pipelined import Pipelined
 from shardlang.cost.effects import TensorType
 from shardlang.cost.held import local_bytes
-from shardlang.ir.leaf import ResultKind
 from shardlang.ir.node import info
 from shardlang.ir.pipeline.stage import StageProgram
 from shardlang.plan.moments import Phase
@@ -25,7 +24,7 @@ def transfers_of(
     Args:
         types: how what is sent lies, by name.
     """
-    rows = [*_Values(made, names, types).rows(), *_tied(made), *_buffers(made)]
+    rows = [*_Values(made, names, types).rows(), *_tied(made)]
     rank_of = made.schedule.rank_of()
     return tuple(row for row in rows if rank_of[row.source] != rank_of[row.target])
 
@@ -98,20 +97,6 @@ def _tied(made: Pipelined) -> Iterator[TransferRow]:
             yield TransferRow(what, leaf.name, stage, source, Phase.BACKWARD, 1, size, owner)
 
 
-def _buffers(made: Pipelined) -> Iterator[TransferRow]:
-    """The new values of buffers, from the stage that writes them to one stage of every rank."""
-    firsts = [min(action.stage for action in actions) for actions in made.schedule.ranks]
-    for stage in made.step.stages:
-        for result in stage.step.results:
-            if result.kind is ResultKind.MUTATION:
-                size = local_bytes(result.layout, result.dtype)
-                for target in firsts:
-                    yield TransferRow(
-                        Sent.BUFFER, result.name, stage.number, target, Phase.FORWARD, 1, size,
-                        _owner(result.name),
-                    )  # fmt: skip
-
-
 def _owner(name: str) -> str:
-    """The module that holds a parameter or buffer."""
+    """The module that holds a parameter."""
     return name.rpartition(".")[0]

@@ -94,7 +94,8 @@ class CollectiveRow:
         bytes: what the busiest device sends in all these calls, under ring algorithms.
         bound: what it must send at least for these changes of layout (`shardlang.plan.bounds`).
         reason: what made it necessary.
-        node: the step's name in the program; empty for the norm of the gradients.
+        node: the step's name in the program; empty for the norm of the gradients, and for what
+            all stages of a pipeline get of one.
         full_gather: whether it gathers more than devices hold before and after.
         flight: the nodes of the step program behind which it starts and before which it is waited
             for; None where nothing is computed in between.

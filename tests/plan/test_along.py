@@ -15,8 +15,9 @@ MORE = {
 
 
 def rows_of(text: str) -> list[CollectiveRow]:
-    """The calls of forward and backward."""
-    return [row for row in plan(text).collectives if row.phase in ("forward", "backward")]
+    """The calls of forward and backward, but for those by which all stages get what one has."""
+    rows = plan(text).collectives
+    return [row for row in rows if row.phase in ("forward", "backward") and "pp" not in row.axes]
 
 
 def said(rows: list[CollectiveRow]) -> set[tuple[object, ...]]:

@@ -6,6 +6,8 @@ import json
 import re
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from shardlang.cost.composition import Kind
 from shardlang.ir.mesh import BANDWIDTHS
@@ -88,11 +90,16 @@ def test_a_value_is_sent_to_the_stage_that_reads_it_and_its_gradient_back() -> N
         ("forbid transfer over pp", "SH0502"),
         ("forbid transfer over dp", ""),
         ("forbid backward any over pp", "SH0502"),
-        ("any over pp == 25", ""),
+        ("any over pp == 26", ""),
+        ("forward all_reduce over pp == 1", ""),
+        ("bytes forward all_reduce over pp == 6", ""),
     ],
 )
 def test_transfers_are_expected_as_collectives_are(line: str, wanted: str) -> None:
-    """Four microbatches pass three borders, there and back; the norm runs over `pp` too."""
+    """Four microbatches pass three borders, there and back; the norm runs over `pp` too.
+
+    So does the total of the losses: of four bytes a ring of four devices sends 2 * 3/4 each.
+    """
     spec, findings = load_spec_text(f"{PP % (4, 4, '1f1b')}expect {{ {line} }}", str(HERE / "s"))
     assert spec is not None, findings
     assert [one.code for one in check_expects(spec, planned())] == [wanted] * bool(wanted)
@@ -118,6 +125,52 @@ def test_a_tied_parameter_is_sent_once_and_its_gradient_once() -> None:
     ]
     assert sum(row.parameters for row in found.stages) == 9 * 6 + 4 * (6 * 6 + 6)
     assert not [row for row in stages_of(plan(TIED % "zbv")).transfers if row.count == 1]
+
+
+class Shares(nn.Module):
+    """Two blocks with a scale that is a number, of which the loss reads one; a counter; a mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(2))
+        for layer in self.layers:
+            layer.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("calls", torch.zeros(3, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.add_(1)
+        for layer in self.layers:
+            x = layer(x).tanh() * layer.scale
+        loss: Tensor = x.square().mean() + 0.1 * self.layers[0].scale.square()
+        return loss
+
+
+SHARES = """
+mesh { pp = 2 }
+model "test_stages.py:Shares"()
+input x : f32[8, 6] [_, _]
+pipeline pp { split "layers"  microbatches 2 }
+"""
+
+
+def test_what_one_stage_has_and_all_need_is_an_all_reduce_of_each_value() -> None:
+    """Two devices send all that they have: numbers of four bytes, and a counter of three.
+
+    It is sent before the loss, behind it, and behind the gradients.
+    """
+    found = plan(SHARES)
+    rows = [row for row in found.collectives if row.axes == ("pp",) and row.phase != "update"]
+    assert [(r.phase, r.tensors, r.module, r.count, r.bytes, r.bound) for r in rows] == [
+        ("forward", ("total 0",), "", 1, 4, 4),
+        ("forward", ("layers.0.scale",), "layers.0", 1, 4, 4),
+        ("forward", ("calls",), "", 1, 24, 24),
+        ("backward", ("layers.0.scale",), "layers.0", 1, 4, 4),
+        ("backward", ("layers.1.scale",), "layers.1", 1, 4, 4),
+    ]
+    assert {(row.op, row.stage) for row in rows} == {("all_reduce", None)}
+    assert all(row.name != "calls" for row in stages_of(found).transfers)
+    whole = plan_document(found)["collectives"]
+    assert isinstance(whole, list) and [row.to_json() for row in rows] == whole[: len(rows)]
 
 
 def test_the_bubble_beside_its_formula() -> None:

@@ -67,7 +67,7 @@ class Boundary(TorchDispatchMode):
         if func.namespace == "c10d":
             if WATCH.now.startswith(("comparison", "wait for work")):
                 self.compared.add(WATCH.now)
-            else:
+            elif func.overloadpacket.__name__ != "recv_":
                 self.sent.append(_seen(func.overloadpacket.__name__, args))
         return func(*args, **(kwargs if isinstance(kwargs, dict) else {}))
 
@@ -81,6 +81,9 @@ def _seen(op: str, args: tuple[object, ...]) -> Seen:
     if op == "allreduce_":
         (message,) = _tensors(args[0])
         return kind, ranks, 2 * message.nbytes * others // len(ranks)
+    if op == "send":
+        (message,) = _tensors(args[0])
+        return kind, ranks, message.nbytes
     message = _tensors(args[1])[0]
     if op == "_allgather_base_":
         return kind, ranks, message.nbytes * others

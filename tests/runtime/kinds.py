@@ -6,12 +6,14 @@ from torch import Tensor
 
 
 def kind_of(op: str, args: tuple[object, ...]) -> str:
-    """The collective of a call of gloo's, as the dispatcher sees it.
+    """The collective of a call of gloo's, as the dispatcher sees it; of a `send` a transfer.
 
     An all-to-all of equal shares is a reduce-scatter. Where two ranks exchange what they have, an
     all-gather fills a tensor of which its own half is sent, a reduce-scatter sends the other half
     of its message, and an all-reduce all of it.
     """
+    if op == "send":
+        return "transfer"
     if op in ("allreduce_", "_allgather_base_"):
         return "all_reduce" if op == "allreduce_" else "all_gather"
     assert op == "alltoall_base_", op

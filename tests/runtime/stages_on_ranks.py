@@ -10,6 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from counts_on_ranks import Boundary
 from staged import SPECS, STEPS, batch, program
 from torch import Tensor
 
@@ -52,7 +53,8 @@ def trained(made: Program) -> dict[str, Any]:
     steps = [made.step(batch(step)) for step in range(STEPS - 1)]
     between = evaluate(made._loaded()._trainee, Evaluating(1, 1, lambda: [batch(20)])).loss
     forward = forward_alone(made)
-    steps.append(made.step(batch(STEPS - 1)))
+    with Boundary() as boundary:
+        steps.append(made.step(batch(STEPS - 1)))
     params = dict(module.named_parameters())
     return {
         "losses": [step.loss for step in steps],
@@ -68,6 +70,7 @@ def trained(made: Program) -> dict[str, Any]:
         },
         "held": {name for name, p in params.items() if held_shard(p).numel()},
         "draws": torch.rand(2),
+        "sent": boundary.sent,
         "peaks": peaks(made),
     }
 

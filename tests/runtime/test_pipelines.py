@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +12,14 @@ from spawn import spawn
 from staged import SPECS, program
 from stages_on_ranks import trained as trained_alone
 
+from shardlang.ir.mesh import Mesh
+from shardlang.plan.collect import plan_of
+from shardlang.plan.stage_types import PipelinePlan
+from shardlang.plan.types import CollectiveRow, Plan
+
 NAMES = [name for name in SPECS if name != "plain"]
+COUNTED = [name for name in NAMES if not name.endswith((", states", ", gradients"))]
+"""Those that gather no parameters behind an update."""
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +70,52 @@ def test_the_peak_is_the_planned_one(ran: list[Any], name: str) -> None:
     for rank in ran:
         planned, measured = rank[name]["peaks"]
         assert measured == planned
+
+
+Call = tuple[str, tuple[int, ...], int]
+"""What a rank sends: the collective or a transfer, the ranks of the group, and bytes."""
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_step_makes_the_calls_of_its_plan(ran: list[Any], name: str) -> None:
+    """Kind, group and bytes of all; what is done once for the whole step is so in this order."""
+    made = program(name)
+    mesh, plan = made.local.mesh, plan_of(made.compiled)
+    assert plan.pipeline is not None
+    for rank, found in enumerate(ran):
+        own, sent = mesh.coord(rank)[plan.pipeline.axis], found[name]["sent"]
+        calls = [call(row, mesh, rank) for row in of_rank(plan.calls(), plan.pipeline, own)]
+        assert Counter(sent) == Counter([*calls, *transfers(plan.pipeline, mesh, rank)])
+        once = [call(row, mesh, rank) for row in of_rank(done_once(plan), plan.pipeline, own)]
+        assert [one for one in sent if one[0] != "transfer"][-len(once) :] == once
+        assert len(once) > 8
+
+
+def of_rank(
+    rows: Iterable[CollectiveRow], pipeline: PipelinePlan, rank: int
+) -> Iterator[CollectiveRow]:
+    """Those of the stages of a rank, and those of all."""
+    rank_of = pipeline.schedule.rank_of()
+    yield from (row for row in rows if row.stage is None or rank_of[row.stage] == rank)
+
+
+def done_once(plan: Plan) -> Iterator[CollectiveRow]:
+    """The rows of calls that are not those of each microbatch."""
+    for part in plan.stretches:
+        if part.times == 1:
+            yield from plan.collectives[part.first : part.end]
+
+
+def call(row: CollectiveRow, mesh: Mesh, rank: int) -> Call:
+    """One call of a row, as a rank takes part in it."""
+    (ranks,) = (sorted(x) for x in mesh.groups(mesh.named(row.axes)) if rank in x)
+    return row.op, tuple(ranks), row.bytes // row.count
+
+
+def transfers(pipeline: PipelinePlan, mesh: Mesh, rank: int) -> Iterator[Call]:
+    """What a rank sends to other stages."""
+    coord, rank_of = mesh.coord(rank), pipeline.schedule.rank_of()
+    for row in pipeline.sent_by(coord[pipeline.axis]):
+        there = {**coord, pipeline.axis: rank_of[row.target]}
+        (other,) = (i for i in range(mesh.devices) if mesh.coord(i) == there)
+        yield from [("transfer", tuple(sorted((rank, other))), row.bytes)] * row.count
