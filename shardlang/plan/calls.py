@@ -23,6 +23,7 @@ from shardlang.plan.flights import flights_of
 from shardlang.plan.moments import Phase
 from shardlang.plan.names import Names, module_of
 from shardlang.plan.reasons import Reasons
+from shardlang.plan.stage_types import PipelinePlan
 from shardlang.plan.types import CollectiveRow
 
 Part = tuple[list[CollectiveRow], int]
@@ -34,12 +35,26 @@ def step_parts(program: LocalProgram, names: Names, step: StepProgram) -> list[P
     return [(list(Rows(program, names).of(step.graph.nodes)), 1)]
 
 
-def update_parts(program: LocalProgram, names: Names, rule: UpdateRule) -> list[Part]:
-    """The calls of the update: the norm of all gradients, and gathers of updated parameters."""
+def update_parts(
+    program: LocalProgram, names: Names, rule: UpdateRule, pipeline: PipelinePlan | None = None
+) -> list[Part]:
+    """The calls of the update: the norm of all gradients, and gathers of updated parameters.
+
+    A rank of a pipeline gathers those of its stages alone.
+    """
     trained = [leaf.name for leaf in program.leaves if leaf.trainable]
-    nodes = write_update(program, trained).graph.nodes
-    gathers = Rows(program, names).of(nodes, Phase.UPDATE)
-    return [([*norm_of_gradients(program, rule), *gathers], 1)]
+    rows, norm = Rows(program, names), list(norm_of_gradients(program, rule))
+
+    def gathers(of: list[str]) -> Iterator[CollectiveRow]:
+        yield from rows.of(write_update(program, of).graph.nodes, Phase.UPDATE)
+
+    if pipeline is None:
+        return [([*norm, *gathers(trained)], 1)]
+    parts = [(norm, 1)]
+    for held in pipeline.by_rank(trained):
+        made = [replace(row, stage=pipeline.first_of(row.tensors)) for row in gathers(held)]
+        parts.append((made, 1))
+    return parts
 
 
 def norm_of_gradients(program: LocalProgram, rule: UpdateRule) -> Iterator[CollectiveRow]:

@@ -57,14 +57,14 @@ def make_plan(
         parts = accumulated_parts(accumulated, along[1])
     else:
         parts = step_parts(program, names, written()[0])
-    parts += update_parts(program, names, rule) if train else []
+    pipeline, precision = None if stages is None else stages[1], program.step.precision
+    parts += update_parts(program, names, rule, pipeline) if train else []
     rows = tuple(row for made, _ in parts for row in made)
     if along is None:
         recomputed = recomputed_of(program, lambda: written()[0], train)
     else:
         step = functools.partial(step_to_measure, along[0], train)
         recomputed = recomputed_of(along[0], lambda: step()[0], train, _microbatches(along[0]))
-    pipeline, precision = None if stages is None else stages[1], program.step.precision
 
     def measure() -> Memory:
         if pipeline is not None:

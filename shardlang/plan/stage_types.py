@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -158,6 +158,18 @@ class PipelinePlan:
         """What a rank sends to others."""
         rank_of = self.schedule.rank_of()
         return tuple(row for row in self.transfers if rank_of[row.source] == rank)
+
+    def first_of(self, names: Iterable[str]) -> int:
+        """The first stage of some tensors, by name, which holds or makes one of them."""
+        return min(self.stages_of[name][0] for name in names)
+
+    def by_rank(self, params: Iterable[str]) -> list[list[str]]:
+        """Some parameters, by the rank on which they lie between steps."""
+        found, rank_of = [list[str]() for _ in self.schedule.ranks], self.schedule.rank_of()
+        for name in params:
+            if name in self.stages_of:
+                found[rank_of[self.first_of([name])]].append(name)
+        return found
 
     def stages_json(self) -> list[dict[str, object]]:
         """The `stages` entry of the plan document."""
