@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 import torch.distributed as dist
@@ -21,6 +22,7 @@ from shardlang.ir.step import (
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.watch import named
+from shardlang.runtime.workers import HASH_SEED
 
 
 def check_same_program(program: LocalProgram, groups: Groups) -> None:
@@ -123,12 +125,16 @@ def _check_same(
         "SH0602",
         f"rank{plural} {listed} {verb} another {what} than rank 0: "
         + first_difference(texts[0], texts[others[0]]),
-        help=SAME,
+        help=same_start(),
     )
 
 
-SAME = "start every rank from the same spec, model and versions"
-"""What to do where ranks hold different programs."""
+def same_start() -> str:
+    """What to do where ranks hold different programs."""
+    said = "start every rank from the same spec, model and versions"
+    if os.environ.get(HASH_SEED, "random") != "random":
+        return said
+    return f"{said}, and with {HASH_SEED}=0: a model may go through a set, whose order it decides"
 
 
 def first_difference(one: Sequence[str], other: Sequence[str], rank: int = 0) -> str:

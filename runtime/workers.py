@@ -114,6 +114,10 @@ class Worker:
         return lines[-1].strip() if lines else ""
 
 
+HASH_SEED = "PYTHONHASHSEED"
+"""Python's variable by which the sets of all processes have one order."""
+
+
 def _environment(
     job: Job, rank: int, local_rank: int, address: tuple[str, int], folder: Path
 ) -> dict[str, str]:
@@ -125,6 +129,7 @@ def _environment(
         TORCHELASTIC_USE_AGENT_STORE="True", SHARDLANG_PARENT=str(os.getpid()),
     )  # fmt: skip
     env[FOLDER] = str(folder)
+    env.setdefault(HASH_SEED, "0")
     if job.device == "cpu":
         env.setdefault("OMP_NUM_THREADS", "1")
     if job.nodes == 1:

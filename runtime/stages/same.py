@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch.distributed as dist
 
 from shardlang.ir.mesh import Axis
-from shardlang.runtime.checks import SAME, first_difference
+from shardlang.runtime.checks import first_difference, same_start
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.groups import Groups
 from shardlang.runtime.stages.routes import Way
@@ -71,7 +71,7 @@ class Comparison:
         named(_LABEL, dist.all_gather_object, texts, told)
         where = first_difference(texts[first], texts[other], first)
         message = f"{self._who(other)} holds {what} than {self._who(first)}: {where}"
-        raise RunError("SH0602", message, help=SAME)
+        raise RunError("SH0602", message, help=same_start())
 
     def _who(self, rank: int) -> str:
         place = self._groups.mesh.coord(rank)[self._axis.name]

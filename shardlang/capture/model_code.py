@@ -14,6 +14,10 @@ class ModelExit(Exception):
     """The model's code ends the process."""
 
 
+class ModelRaised(Exception):
+    """The model's code raises what few would catch: a `BaseException` of its own."""
+
+
 @contextlib.contextmanager
 def model_code() -> Iterator[None]:
     """Send what the model's code prints to stderr: stdout is for results.
@@ -21,6 +25,7 @@ def model_code() -> Iterator[None]:
     Raises:
         ModelExit: the code calls `sys.exit`, as a script or its `argparse` does. A signal that ends
             the process meanwhile still does.
+        ModelRaised: it raises a `BaseException` of its own.
     """
     with contextlib.redirect_stdout(sys.stderr):
         try:
@@ -31,6 +36,11 @@ def model_code() -> Iterator[None]:
                 raise
             said = end.code if isinstance(end.code, str) else f"status {end.code or 0}"
             raise ModelExit(f"it exits with {said}").with_traceback(end.__traceback__) from None
+        except (Exception, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            said = f"it raises {type(error).__name__}: {error}"
+            raise ModelRaised(said).with_traceback(error.__traceback__) from None
 
 
 def at_import(error: Exception) -> str:

@@ -16,8 +16,9 @@ import pytest
 from spawn import spawn
 
 from shardlang.runtime import signals
-from shardlang.runtime.checks import first_difference
+from shardlang.runtime.checks import first_difference, same_start
 from shardlang.runtime.errors import RunError
+from shardlang.runtime.launch import Job, launch
 from shardlang.runtime.nodes import Nodes
 from tests.broad import sampled
 
@@ -81,6 +82,19 @@ def test_a_failed_run_leaves_the_logs_of_its_ranks_in_its_folder(
     assert "ValueError" in (tmp_path / "out" / "logs" / "1.traceback").read_text()
     assert (tmp_path / "out" / "logs" / "1.log").is_file()
     assert list(temporary.iterdir()) == []
+
+
+def test_the_sets_of_all_ranks_have_one_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model may go through a set of names: its ops stand in that order."""
+    told = "import os, sys; open(sys.argv[1] + os.environ['RANK'], 'w').write(str(hash('a')))"
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    launch(Job([sys.executable, "-c", told, f"{tmp_path}/"], 2))
+    assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text()
+    assert "PYTHONHASHSEED=0" in same_start()
+    monkeypatch.setenv("PYTHONHASHSEED", "7")
+    assert "PYTHONHASHSEED" not in same_start()
 
 
 @pytest.mark.parametrize("number", sampled((signal.SIGINT, signal.SIGKILL), (signal.SIGKILL,)))
