@@ -49,6 +49,7 @@ def measured_peak(program: Program, steps: int = 1, compile: bool = False) -> in
     The first step, in which the backward is loaded and ranks compare more, is not measured; of
     several, the least is taken, since threads of gloo may hold tensors longer than we wait.
     """
+    gc.freeze()  # collections look at no older object, which costs a second in a long suite
     module = program.load(compile=compile)
     given = module.shard_inputs(**_batch(program.compiled.inputs))
     _step(program, module, given)

@@ -82,6 +82,7 @@ def program(name: str) -> Program:
 
 
 def _peaks(made: Program) -> Peaks:
+    gc.freeze()  # collections look at no older object, which costs a second in a long suite
     made.load()
     trainee: Any = made._loaded()._trainee
     rows = made.compiled.inputs[0].shape[0]
