@@ -10,19 +10,18 @@ import pytest
 from click.testing import CliRunner
 
 from shardlang.proof.rules.__main__ import main
-from shardlang.proof.rules.calls import AtenCall
 from shardlang.proof.rules.every import some_calls
 from shardlang.proof.rules.own import own_calls
 from shardlang.proof.rules.prove import Tally, prove_call
 from tests.broad import sampled
 from tests.runtime.forking import completed
 
-OWN = list(own_calls())
+OWN = {f"{i}-{call.target.__name__}": call for i, call in enumerate(own_calls())}
 
 
-@pytest.mark.parametrize("call", OWN, ids=[f"{i}-{c.target.__name__}" for i, c in enumerate(OWN)])
-def test_own_calls(call: AtenCall) -> None:
-    tally = Tally()
+@pytest.mark.parametrize("name", sampled(OWN, list(OWN)[::2]))
+def test_own_calls(name: str) -> None:
+    call, tally = OWN[name], Tally()
     assert [str(f) for f in prove_call("own", call, tally, random.Random(0), most=2)] == []
     assert tally.assignments > 0
 
