@@ -15,6 +15,7 @@ from torch import nn
 
 from shardlang.capture.checkpoint import check_files
 from shardlang.capture.errors import CaptureError, first_line, no_file, shown
+from shardlang.capture.hf_caches import check_no_past
 from shardlang.capture.hf_types import Config, ConfigClass, ModelClass, Models
 from shardlang.capture.python_file import check_mode
 from shardlang.capture.source import InputSpec, ModelSource, unknown_input
@@ -239,6 +240,10 @@ class HfSource(ModelSource):
             if hasattr(layer, "cumulative_length"):
                 layer.cumulative_length = past.get("length", past["key"].shape[-2])
         return cache
+
+    def check_call(self, given: Mapping[str, object]) -> None:
+        if "use_cache" in self.forward_names:
+            check_no_past(given)
 
     def check_names(self, names: Iterable[str]) -> None:
         known = sorted(self.forward_names)

@@ -169,6 +169,10 @@ class ModelSource(ABC):
             if not self.accepts_any_name:
                 raise unknown_input(name, sorted(known))
 
+    def check_call(self, given: Mapping[str, object]) -> None:
+        """Raise SH0353 for arguments of a call, by name, that a program would take otherwise."""
+        return None
+
     def check_inputs(self, specs: Mapping[str, InputSpec]) -> None:
         """Raise SH0353 for an input that the forward does not know, or one that it lacks."""
         given = {name.split(".")[0] for name in (*specs, *self.setting.arguments)}

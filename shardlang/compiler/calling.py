@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import Parameter
 
 import torch
@@ -22,6 +23,15 @@ from shardlang.runtime.errors import RunError
 _PLAIN = (bool, int, float, complex, str, torch.dtype, type(None))
 
 
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """Let what the model's source refuses of a call be SH0613."""
+    try:
+        yield
+    except CaptureError as error:
+        raise RunError("SH0613", error.message, help=error.help) from None
+
+
 def bound(
     names: Sequence[str],
     defaults: Mapping[str, str],
@@ -37,10 +47,8 @@ def bound(
     Raises:
         RunError: SH0613, an argument is neither a tensor nor a plain value, or given twice.
     """
-    try:
+    with refusing():
         flat = flatten_call(names, args, kwargs)
-    except CaptureError as error:
-        raise RunError("SH0613", error.message, help=error.help) from None
     found = {name: value for name, value in flat.items() if isinstance(value, Tensor)}
     others = [_argument(name, flat[name]) for name in sorted(flat) if name not in found]
     return found, tuple(one for one in others if defaults.get(one.name) != one.text)
@@ -65,10 +73,8 @@ def defaults_of(source: ModelSource) -> dict[str, str]:
 def check_names(source: ModelSource, call: Call) -> None:
     """Raise SH0613 for an argument, tensor or not, that the forward does not take."""
     names = [one.name for one in call.inputs] + [one.name for one in call.arguments]
-    try:
+    with refusing():
         source.check_names(name.split(".")[0] for name in names)
-    except CaptureError as error:
-        raise RunError("SH0613", error.message, help=error.help) from None
 
 
 def check_lists(compiled: Compiled, call: Call) -> None:

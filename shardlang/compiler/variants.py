@@ -20,7 +20,14 @@ from shardlang.capture.index_bounds import REMEDY, Limit, limits
 from shardlang.capture.nest import nest
 from shardlang.capture.setting import Setting, evaluated, trained
 from shardlang.capture.state import Snapshot
-from shardlang.compiler.calling import bound, check_inputs, check_lists, check_names, defaults_of
+from shardlang.compiler.calling import (
+    bound,
+    check_inputs,
+    check_lists,
+    check_names,
+    defaults_of,
+    refusing,
+)
 from shardlang.compiler.driver import Compiled, CompileError, compile_spec, input_names
 from shardlang.compiler.in_stages import in_stages
 from shardlang.compiler.pinned import layouts_of, pinned
@@ -61,7 +68,8 @@ class Programs:
 
         Raises:
             RunError: SH0613, an argument is neither a tensor nor a plain value, or given twice; a
-                cache was passed before to a call that gave none back.
+                cache was passed before to a call that gave none back; a call says that it has no
+                past, and not whether it keeps a cache.
         """
         if has_spent((args, kwargs)):
             raise RunError(
@@ -71,14 +79,22 @@ class Programs:
                 help="let the model return the cache that it is given, or pass that call a"
                 " `copy.deepcopy` of it",
             )
-        return bound(self._names, self._defaults, args, kwargs)
+        found = bound(self._names, self._defaults, args, kwargs)
+        with refusing():
+            self._compiled.source.check_call(self._by_name(args, kwargs))
+        return found
+
+    def _by_name(
+        self, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> Mapping[str, object]:
+        """The arguments of a call, each under its name."""
+        return {**dict(zip(self._names, args, strict=False)), **kwargs}
 
     def build_inputs(
         self, flat: Mapping[str, object], args: Sequence[object], kwargs: Mapping[str, object]
     ) -> dict[str, object]:
         """Keyword arguments from dotted names; what was given as a cache is one."""
-        named = dict(zip(self._names, args, strict=False))
-        return with_caches(nest(flat), {**named, **kwargs})
+        return with_caches(nest(flat), self._by_name(args, kwargs))
 
     def fill(self, given: object, made: object) -> None:
         """Let the caches of a call's arguments be those that it gave back, as the model does."""

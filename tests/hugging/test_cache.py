@@ -98,6 +98,24 @@ def test_a_cache_that_a_call_did_not_give_back_is_refused(tmp_path: Path) -> Non
             module.shard_inputs(input_ids=PROMPT[:, :1], past_key_values=cache)
 
 
+def test_no_past_is_refused_where_the_call_does_not_say_whether_it_keeps_a_cache(
+    tmp_path: Path,
+) -> None:
+    """The plain model begins a cache there, and the loop would forget all that came before."""
+    module, _ = pair(tmp_path, "llama", False)
+    for call in (module, module.shard_inputs):
+        for given in ({}, {"use_cache": None}):
+            with pytest.raises(RunError, match="`past_key_values=None` without `use_cache`"):
+                call(input_ids=PROMPT, past_key_values=None, **given)
+        with pytest.raises(RunError, match="`past_key_values=None` without `use_cache`"):
+            call(PROMPT, None, None, None)
+    with torch.no_grad():
+        for keeps in (True, False):
+            inputs = module.shard_inputs(input_ids=PROMPT, past_key_values=None, use_cache=keeps)
+            found = module(**inputs).past_key_values
+            assert (found is not None) == keeps
+
+
 def test_a_cache_of_other_tensors_is_none_that_is_known() -> None:
     cache = transformers.DynamicCache()
     cache.update(torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4), 0)
