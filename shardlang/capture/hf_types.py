@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 
@@ -105,8 +106,14 @@ class CacheLayer(Protocol):
 
     keys: object
     values: object
+    is_initialized: bool
+    dtype: torch.dtype
+    device: torch.device
     cumulative_length: int
     """How many tokens it has seen, of layers that do not keep them all."""
+    sliding_window: int
+    """How many tokens, of such layers, a token sees."""
+    _sliding_window_tensor: Tensor
 
 
 class Cache(Protocol):

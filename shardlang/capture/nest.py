@@ -11,6 +11,7 @@ import torch
 
 from shardlang.capture.errors import CaptureError
 from shardlang.capture.hf_types import Cache, CacheLayer
+from shardlang.ir.compat import FakeTensor
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,8 +134,20 @@ def refilled(cache: Cache, layers: Iterable[object]) -> Cache:
     new.layers = [copy.copy(layer) for layer in cache.layers]
     for layer, parts in zip(new.layers, layers, strict=True):
         assert isinstance(parts, Mapping)
-        layer.keys, layer.values = parts["key"], parts["value"]
+        hold(layer, parts["key"], parts["value"])
     return new
+
+
+def hold(layer: CacheLayer, keys: object, values: object) -> None:
+    """Let a layer of a cache hold keys and values, and say of itself what they are."""
+    layer.keys, layer.values = keys, values
+    if not isinstance(keys, torch.Tensor):
+        return
+    layer.is_initialized = True
+    layer.dtype, layer.device = keys.dtype, keys.device
+    window = vars(layer).get("_sliding_window_tensor")
+    if window is not None and (isinstance(window, FakeTensor) or window.device != keys.device):
+        layer._sliding_window_tensor = torch.tensor(layer.sliding_window, device=keys.device)
 
 
 def nest(flat: Mapping[str, object]) -> dict[str, object]:
