@@ -7,14 +7,24 @@ keys and values are then put into the layers of the given one, and of those that
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 
+from shardlang.capture.errors import CaptureError
 from shardlang.capture.hf_types import Cache, CacheLayer
-from shardlang.capture.nest import children, is_cache, refilled
+from shardlang.capture.nest import children, hold, is_cache, refilled
 
 _CUT_FROM = "_shardlang_cut_from"
 _SPENT = "_shardlang_spent"
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """The layer that another was cut from, and its keys when both were last the same."""
+
+    source: CacheLayer
+    keys: object
 
 
 def caches_in(value: object) -> Iterator[Cache]:
@@ -33,7 +43,7 @@ def cut_cache(whole: Cache, parts: object) -> Cache:
     assert isinstance(parts, list)
     made = refilled(whole, parts)
     for layer, source in zip(made.layers, whole.layers, strict=True):
-        setattr(layer, _CUT_FROM, source)
+        setattr(layer, _CUT_FROM, _Cut(source, source.keys))
     return made
 
 
@@ -54,21 +64,49 @@ def fill(given: object, made: object) -> None:
 def _filled(layer: CacheLayer, by: CacheLayer) -> CacheLayer:
     """The layer that a given one was cut from in the end, filled like all on the way to it."""
     for one in (sources := _sources(layer)):
-        one.keys, one.values = by.keys, by.values
+        hold(one, by.keys, by.values)
         if hasattr(by, "cumulative_length"):
             one.cumulative_length = by.cumulative_length
+        if _CUT_FROM in vars(one):
+            setattr(one, _CUT_FROM, replace(vars(one)[_CUT_FROM], keys=by.keys))
     return sources[-1]
 
 
 def _sources(layer: CacheLayer) -> list[CacheLayer]:
     """A layer, and those that it was cut from."""
-    source: CacheLayer | None = vars(layer).get(_CUT_FROM)
-    return [layer] if source is None else [layer, *_sources(source)]
+    cut: _Cut | None = vars(layer).get(_CUT_FROM)
+    return [layer] if cut is None else [layer, *_sources(cut.source)]
 
 
-def has_spent(given: object) -> bool:
-    """Whether a cache among some arguments was passed to a call that gave none back."""
-    return any(hasattr(layer, _SPENT) for cache in caches_in(given) for layer in cache.layers)
+def check_caches(given: object) -> None:
+    """Look among the arguments of a call for caches that are not what they were given as.
+
+    Raises:
+        CaptureError: SH0353, one was passed before to a call that gave none back, or was filled or
+            changed since this one was cut from it.
+    """
+    layers = [one for cache in caches_in(given) for x in cache.layers for one in _sources(x)]
+    if any(hasattr(layer, _SPENT) for layer in layers):
+        raise CaptureError(
+            "SH0353",
+            "the cache was passed to a call before that gave none back, so what the model would"
+            " have put into it is not known",
+            help="let the model return the cache that it is given, or pass that call a"
+            " `copy.deepcopy` of it",
+        )
+    if any(map(_is_stale, layers)):
+        raise CaptureError(
+            "SH0353",
+            "the cache has been filled or changed since these inputs were cut, which hold what was"
+            " in it before",
+            help="cut them again, with `shard_inputs` and the cache as it is now",
+        )
+
+
+def _is_stale(layer: CacheLayer) -> bool:
+    """Whether the layer that this one was cut from holds other keys by now."""
+    cut: _Cut | None = vars(layer).get(_CUT_FROM)
+    return cut is not None and cut.source.keys is not cut.keys
 
 
 def with_caches(inputs: Mapping[str, object], named: Mapping[str, object]) -> dict[str, object]:

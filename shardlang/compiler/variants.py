@@ -14,7 +14,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from shardlang.capture import InputSpec
-from shardlang.capture.caches import fill, has_spent, with_caches
+from shardlang.capture.caches import check_caches, fill, with_caches
 from shardlang.capture.generators import generators_kept
 from shardlang.capture.index_bounds import REMEDY, Limit, limits
 from shardlang.capture.nest import nest
@@ -68,17 +68,11 @@ class Programs:
 
         Raises:
             RunError: SH0613, an argument is neither a tensor nor a plain value, or given twice; a
-                cache was passed before to a call that gave none back; a call says that it has no
-                past, and not whether it keeps a cache.
+                cache was passed before to a call that gave none back, or filled since
+                it was cut; a call says that it has no past, and not whether it keeps a cache.
         """
-        if has_spent((args, kwargs)):
-            raise RunError(
-                "SH0613",
-                "the cache was passed to a call before that gave none back, so what the model would"
-                " have put into it is not known",
-                help="let the model return the cache that it is given, or pass that call a"
-                " `copy.deepcopy` of it",
-            )
+        with refusing():
+            check_caches((args, kwargs))
         found = bound(self._names, self._defaults, args, kwargs)
         with refusing():
             self._compiled.source.check_call(self._by_name(args, kwargs))

@@ -98,6 +98,47 @@ def test_a_cache_that_a_call_did_not_give_back_is_refused(tmp_path: Path) -> Non
             module.shard_inputs(input_ids=PROMPT[:, :1], past_key_values=cache)
 
 
+@pytest.mark.parametrize("start", ["its own", "whole"])
+def test_inputs_that_were_cut_before_their_cache_was_filled_are_refused(
+    tmp_path: Path, start: str
+) -> None:
+    """The plain model would append to what the first call left; the same inputs twice do that."""
+    module, plain = pair(tmp_path, "llama", False)
+    with torch.no_grad():
+        theirs = plain(input_ids=PROMPT, use_cache=True).past_key_values
+        mine = copy.deepcopy(theirs)
+        if start == "its own":
+            mine = module(input_ids=PROMPT, use_cache=True).past_key_values
+        ids, others = PROMPT[:, :1], PROMPT[:, 1:2]
+        inputs = module.shard_inputs(input_ids=ids, past_key_values=mine)
+        late = module.shard_inputs(input_ids=others, past_key_values=mine)
+        for _ in range(2):
+            wanted = plain(input_ids=ids, past_key_values=theirs).logits
+            torch.testing.assert_close(module(**inputs).logits, wanted, rtol=1e-12, atol=1e-12)
+        for call in (module, module.shard_inputs):
+            with pytest.raises(RunError, match="since these inputs were cut"):
+                call(**late)
+        wanted = plain(input_ids=others, past_key_values=theirs).logits
+        found = module(**module.shard_inputs(input_ids=others, past_key_values=mine)).logits
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+        mine.reorder_cache(torch.tensor([1, 0, 2, 3]))
+        with pytest.raises(RunError, match="since these inputs were cut"):
+            module(**inputs)
+
+
+def test_what_a_call_gives_can_be_copied(tmp_path: Path) -> None:
+    """Nothing of the trace is left in a layer that knows its window as a tensor."""
+    module, plain = pair(tmp_path, "mistral", False, sliding_window=4)
+    with torch.no_grad():
+        given = module(input_ids=PROMPT, use_cache=True).past_key_values
+        wanted = plain(input_ids=PROMPT, use_cache=True).past_key_values
+        for cache in (given, copy.deepcopy(given)):
+            for mine, theirs in zip(cache.layers, wanted.layers, strict=True):
+                assert [*map(type, vars(mine).values())] == [*map(type, vars(theirs).values())]
+                torch.testing.assert_close(mine._sliding_window_tensor, torch.tensor(4))
+                torch.testing.assert_close(mine.keys, theirs.keys)
+
+
 def test_no_past_is_refused_where_the_call_does_not_say_whether_it_keeps_a_cache(
     tmp_path: Path,
 ) -> None:
