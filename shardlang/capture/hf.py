@@ -15,8 +15,9 @@ from torch import nn
 
 from shardlang.capture.checkpoint import check_files
 from shardlang.capture.errors import CaptureError, first_line, no_file, shown
-from shardlang.capture.hf_caches import check_no_past
+from shardlang.capture.hf_caches import check_kinds, check_no_past, kinds_of
 from shardlang.capture.hf_types import Config, ConfigClass, ModelClass, Models
+from shardlang.capture.nest import is_cache
 from shardlang.capture.python_file import check_mode
 from shardlang.capture.source import InputSpec, ModelSource, unknown_input
 from shardlang.grammar.diagnostics import join_words, quote
@@ -241,9 +242,17 @@ class HfSource(ModelSource):
                 layer.cumulative_length = past.get("length", past["key"].shape[-2])
         return cache
 
+    @functools.cached_property
+    def _kinds(self) -> list[str]:
+        """The layers of the model's own cache."""
+        return kinds_of(import_transformers().DynamicCache(config=self.text_config).layers)
+
     def check_call(self, given: Mapping[str, object]) -> None:
         if "use_cache" in self.forward_names:
             check_no_past(given)
+        past = given.get("past_key_values")
+        if is_cache(past):
+            check_kinds(past, self._kinds)
 
     def check_names(self, names: Iterable[str]) -> None:
         known = sorted(self.forward_names)

@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 
 from shardlang.capture.errors import CaptureError
+from shardlang.capture.hf_types import Cache, CacheLayer
+
+_STATE = {"keys", "values", "is_initialized", "dtype", "device", "cumulative_length"}
+"""What a layer of a cache says of the tokens that it has seen."""
+
+
+def kinds_of(layers: Iterable[CacheLayer]) -> list[str]:
+    """What each layer of a cache is, whatever it holds: `Kind(setting=value)`."""
+    return [f"{type(layer).__name__}({_settings(layer)})" for layer in layers]
+
+
+def _settings(layer: CacheLayer) -> str:
+    held = ((n, x) for n, x in vars(layer).items() if n not in _STATE and not n.startswith("_"))
+    return ", ".join(f"{name}={value!r}" for name, value in held)
+
+
+def check_kinds(given: Cache, own: Sequence[str]) -> None:
+    """Raise SH0353 for a cache whose layers are not such as the model's own cache has."""
+    for at, (found, wanted) in enumerate(zip_longest(kinds_of(given.layers), own)):
+        if found != wanted:
+            mine, models = (f"`{kind}`" if kind else "missing" for kind in (found, wanted))
+            raise CaptureError(
+                "SH0353",
+                f"layer {at} of the cache is {mine}, and of the model's own cache {models}",
+                help="make it with `DynamicCache(config=model.config)`, or pass the cache that a"
+                " call gave",
+            )
 
 
 def check_no_past(given: Mapping[str, object]) -> None:

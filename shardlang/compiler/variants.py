@@ -69,7 +69,8 @@ class Programs:
         Raises:
             RunError: SH0613, an argument is neither a tensor nor a plain value, or given twice; a
                 cache was passed before to a call that gave none back, or filled since
-                it was cut; a call says that it has no past, and not whether it keeps a cache.
+                it was cut; a call says that it has no past, and not whether it keeps a cache; a
+                cache has other layers than the model's own.
         """
         with refusing():
             check_caches((args, kwargs))

@@ -126,6 +126,28 @@ def test_inputs_that_were_cut_before_their_cache_was_filled_are_refused(
             module(**inputs)
 
 
+def test_a_cache_with_other_layers_than_the_models_own_is_refused(tmp_path: Path) -> None:
+    """One without the configuration keeps more than a window, and counts otherwise."""
+    module, plain = pair(tmp_path, "mistral", False, sliding_window=4)
+    config, ids = plain.config, PROMPT[:, :1]
+    with torch.no_grad():
+        own, bare = (transformers.DynamicCache(config=c) for c in (config, None))
+        for cache in (own, bare):
+            plain(input_ids=PROMPT, past_key_values=cache, use_cache=True)
+        recording = copy.deepcopy(own)
+        recording.layers[1].activate_past_recording()
+        for cache, words in ((bare, "0 of the cache is `DynamicLayer"), (recording, "layer 1 of")):
+            for call in (module, module.shard_inputs):
+                with pytest.raises(RunError, match=words) as refused:
+                    call(input_ids=ids, past_key_values=cache)
+                assert "DynamicCache(config=model.config)" in str(refused.value.help)
+        inputs = module.shard_inputs(input_ids=ids, past_key_values=own)
+        found, cache = module(**inputs).logits, copy.deepcopy(own)
+        assert cache.get_seq_length() == 7
+        wanted = plain(input_ids=torch.cat([PROMPT, ids], 1)).logits[:, -1:]
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
 def test_what_a_call_gives_can_be_copied(tmp_path: Path) -> None:
     """Nothing of the trace is left in a layer that knows its window as a tensor."""
     module, plain = pair(tmp_path, "mistral", False, sliding_window=4)
