@@ -13,7 +13,7 @@ import torch
 
 from shardlang.capture.errors import CaptureError
 from shardlang.capture.hf_types import Cache, CacheLayer
-from shardlang.capture.nest import children, hold, is_cache, refilled
+from shardlang.capture.nest import children, hold, is_cache, is_empty, refilled
 
 _CUT_FROM = "_shardlang_cut_from"
 _SPENT = "_shardlang_spent"
@@ -54,11 +54,17 @@ def fill(given: object, made: object) -> None:
     """
     olds, news = list(caches_in(given)), list(caches_in(made))
     if len(olds) != len(news):
-        for one in (source for old in olds for layer in old.layers for source in _sources(layer)):
+        for one in (x for old in olds for x in _with_layers(old)):
             setattr(one, _SPENT, True)
         return
     for old, new in zip(olds, news, strict=True):
+        old.layers = old.layers or list(new.layers)
         new.layers = [_filled(a, b) for a, b in zip(old.layers, new.layers, strict=True)]
+
+
+def _with_layers(cache: Cache) -> list[object]:
+    """A cache, its layers, and those that they were cut from."""
+    return [cache, *(source for layer in cache.layers for source in _sources(layer))]
 
 
 def _filled(layer: CacheLayer, by: CacheLayer) -> CacheLayer:
@@ -85,8 +91,8 @@ def check_caches(given: object) -> None:
         CaptureError: SH0353, one was passed before to a call that gave none back, or was filled or
             changed since this one was cut from it.
     """
-    layers = [one for cache in caches_in(given) for x in cache.layers for one in _sources(x)]
-    if any(hasattr(layer, _SPENT) for layer in layers):
+    parts = [one for cache in caches_in(given) for one in _with_layers(cache)]
+    if any(hasattr(one, _SPENT) for one in parts):
         raise CaptureError(
             "SH0353",
             "the cache was passed to a call before that gave none back, so what the model would"
@@ -94,7 +100,7 @@ def check_caches(given: object) -> None:
             help="let the model return the cache that it is given, or pass that call a"
             " `copy.deepcopy` of it",
         )
-    if any(map(_is_stale, layers)):
+    if any(map(_is_stale, parts)):
         raise CaptureError(
             "SH0353",
             "the cache has been filled or changed since these inputs were cut, which hold what was"
@@ -103,9 +109,9 @@ def check_caches(given: object) -> None:
         )
 
 
-def _is_stale(layer: CacheLayer) -> bool:
-    """Whether the layer that this one was cut from holds other keys by now."""
-    cut: _Cut | None = vars(layer).get(_CUT_FROM)
+def _is_stale(one: object) -> bool:
+    """Whether this is a layer, and the one that it was cut from holds other keys by now."""
+    cut: _Cut | None = vars(one).get(_CUT_FROM)
     return cut is not None and cut.source.keys is not cut.keys
 
 
@@ -115,4 +121,6 @@ def with_caches(inputs: Mapping[str, object], named: Mapping[str, object]) -> di
 
 
 def _like(given: object, value: object) -> object:
-    return cut_cache(given, value) if is_cache(given) else value
+    if not is_cache(given):
+        return value
+    return given if is_empty(given) else cut_cache(given, value)

@@ -15,9 +15,9 @@ from torch import nn
 
 from shardlang.capture.checkpoint import check_files
 from shardlang.capture.errors import CaptureError, first_line, no_file, shown
-from shardlang.capture.hf_caches import check_kinds, check_no_past, kinds_of
-from shardlang.capture.hf_types import Config, ConfigClass, ModelClass, Models
-from shardlang.capture.nest import is_cache
+from shardlang.capture.hf_caches import check_kinds, check_no_past, filled, kinds_of
+from shardlang.capture.hf_types import Cache, Config, ConfigClass, ModelClass, Models
+from shardlang.capture.nest import is_cache, is_empty
 from shardlang.capture.python_file import check_mode
 from shardlang.capture.source import InputSpec, ModelSource, unknown_input
 from shardlang.grammar.diagnostics import join_words, quote
@@ -224,35 +224,30 @@ class HfSource(ModelSource):
         args, kwargs = super().arguments(inputs)
         past = kwargs.get("past_key_values")
         if isinstance(past, list):
-            kwargs["past_key_values"] = self._cache(past)
+            kwargs["past_key_values"] = filled(self._own_cache(), past)
         if "use_cache" in self.forward_names:
             kwargs.setdefault("use_cache", past is not None)
         return args, kwargs
 
-    def _cache(self, layers: list[dict[str, torch.Tensor]]) -> object:
-        """A key-value cache that holds the past in each layer's `key` and `value`.
-
-        A layer has seen as many tokens as it holds, if no `length` says that they were more.
-        """
-        cache = import_transformers().DynamicCache(config=self.text_config)
-        for layer, past in zip(cache.layers, layers, strict=True):
-            layer.lazy_initialization(past["key"], past["value"])
-            layer.keys, layer.values = past["key"], past["value"]
-            if hasattr(layer, "cumulative_length"):
-                layer.cumulative_length = past.get("length", past["key"].shape[-2])
-        return cache
-
     @functools.cached_property
     def _kinds(self) -> list[str]:
         """The layers of the model's own cache."""
-        return kinds_of(import_transformers().DynamicCache(config=self.text_config).layers)
+        return kinds_of(self._own_cache().layers)
 
-    def check_call(self, given: Mapping[str, object]) -> None:
+    def _own_cache(self) -> Cache:
+        """A key-value cache as the model makes it, which holds nothing."""
+        cache: Cache = import_transformers().DynamicCache(config=self.text_config)
+        return cache
+
+    def taken(self, given: Mapping[str, object]) -> Mapping[str, object]:
+        """A past that holds nothing yet is an empty list."""
         if "use_cache" in self.forward_names:
             check_no_past(given)
         past = given.get("past_key_values")
-        if is_cache(past):
-            check_kinds(past, self._kinds)
+        if not is_cache(past):
+            return given
+        check_kinds(past, self._kinds)
+        return {**given, "past_key_values": []} if is_empty(past) else given
 
     def check_names(self, names: Iterable[str]) -> None:
         known = sorted(self.forward_names)

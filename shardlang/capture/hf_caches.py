@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
+from typing import Any
 
 from shardlang.capture.errors import CaptureError
 from shardlang.capture.hf_types import Cache, CacheLayer
 
 _STATE = {"keys", "values", "is_initialized", "dtype", "device", "cumulative_length"}
 """What a layer of a cache says of the tokens that it has seen."""
+
+
+def filled(cache: Cache, layers: Sequence[Mapping[str, Any]]) -> Cache:
+    """An empty key-value cache with the past in each layer's `key` and `value`, if there is one.
+
+    A layer has seen as many tokens as it holds, if no `length` says that they were more.
+    """
+    for layer, past in zip(cache.layers, layers, strict=True) if layers else ():
+        layer.lazy_initialization(past["key"], past["value"])
+        layer.keys, layer.values = past["key"], past["value"]
+        if hasattr(layer, "cumulative_length"):
+            layer.cumulative_length = past.get("length", past["key"].shape[-2])
+    return cache
 
 
 def kinds_of(layers: Iterable[CacheLayer]) -> list[str]:
@@ -23,8 +37,13 @@ def _settings(layer: CacheLayer) -> str:
 
 
 def check_kinds(given: Cache, own: Sequence[str]) -> None:
-    """Raise SH0353 for a cache whose layers are not such as the model's own cache has."""
-    for at, (found, wanted) in enumerate(zip_longest(kinds_of(given.layers), own)):
+    """Raise SH0353 for a cache whose layers are not such as the model's own cache has.
+
+    One without layers makes them when they are first filled.
+    """
+    make = getattr(given, "layer_class_to_replicate", None)
+    layers = given.layers or [make() for _ in own if make]
+    for at, (found, wanted) in enumerate(zip_longest(kinds_of(layers), own)):
         if found != wanted:
             mine, models = (f"`{kind}`" if kind else "missing" for kind in (found, wanted))
             raise CaptureError(

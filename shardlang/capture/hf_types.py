@@ -115,6 +115,8 @@ class CacheLayer(Protocol):
     """How many tokens, of such layers, a token sees."""
     _sliding_window_tensor: Tensor
 
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None: ...
+
 
 class Cache(Protocol):
     """A key-value cache."""

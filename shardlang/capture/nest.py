@@ -42,6 +42,13 @@ def _is_layer(layer: object) -> bool:
     return _CONSTANTS.issuperset(tensors)
 
 
+def is_empty(cache: Cache) -> bool:
+    """Whether no layer of a cache holds anything."""
+    return not any(
+        isinstance(layer.keys, torch.Tensor) and layer.keys.numel() for layer in cache.layers
+    )
+
+
 def children(value: object) -> list[tuple[str, object]] | None:
     """The named parts of a container, or None for anything else."""
     if isinstance(value, Mapping):
@@ -186,6 +193,16 @@ def flatten_call(
 ) -> dict[str, object]:
     """Dotted names to tensors and Python values for a call `model(*args, **kwargs)`.
 
+    Raises `CaptureError` as `named_call` does.
+    """
+    return dict(leaves(named_call(forward_names, args, kwargs)))
+
+
+def named_call(
+    forward_names: Sequence[str], args: Sequence[object], kwargs: Mapping[str, object]
+) -> dict[str, object]:
+    """The arguments of a call `model(*args, **kwargs)` by name.
+
     Raises `CaptureError` SH0353 for more arguments than the forward takes, or one given twice.
     """
     if len(args) > len(forward_names):
@@ -202,10 +219,10 @@ def flatten_call(
             f"the call passes `{twice[0]}` by position and by name",
             help="pass it once",
         )
-    return dict(_leaves({**named, **kwargs}))
+    return {**named, **kwargs}
 
 
-def _leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+def leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Every tensor, everything that is not a container, and every empty one, by dotted name."""
     parts = None if isinstance(value, torch.Tensor) else children(value)
     if not parts:
@@ -213,4 +230,4 @@ def _leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield prefix, value
         return
     for name, item in parts:
-        yield from _leaves(item, f"{prefix}.{name}" if prefix else name)
+        yield from leaves(item, f"{prefix}.{name}" if prefix else name)

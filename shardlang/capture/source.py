@@ -169,9 +169,12 @@ class ModelSource(ABC):
             if not self.accepts_any_name:
                 raise unknown_input(name, sorted(known))
 
-    def check_call(self, given: Mapping[str, object]) -> None:
-        """Raise SH0353 for arguments of a call, by name, that a program would take otherwise."""
-        return None
+    def taken(self, given: Mapping[str, object]) -> Mapping[str, object]:
+        """The arguments of a call, by name, as `arguments` understands their parts.
+
+        Raises SH0353 for those that a program would take otherwise than the plain model.
+        """
+        return given
 
     def check_inputs(self, specs: Mapping[str, InputSpec]) -> None:
         """Raise SH0353 for an input that the forward does not know, or one that it lacks."""

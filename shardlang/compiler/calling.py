@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from shardlang.capture import CaptureError, ModelSource
-from shardlang.capture.nest import flatten_call
+from shardlang.capture.caches import check_caches
+from shardlang.capture.nest import leaves, named_call
 from shardlang.compiler.driver import Compiled
 from shardlang.grammar.diagnostics import join_words, quote
 from shardlang.ir.layout import Layout
@@ -33,7 +34,7 @@ def refusing() -> Iterator[None]:
 
 
 def bound(
-    names: Sequence[str],
+    source: ModelSource,
     defaults: Mapping[str, str],
     args: Sequence[object],
     kwargs: Mapping[str, object],
@@ -41,14 +42,16 @@ def bound(
     """Tensors and all other arguments of a call, by dotted name.
 
     Args:
-        names: the names of the forward's arguments.
         defaults: the texts of their default values; an argument that says the same is left out.
 
     Raises:
-        RunError: SH0613, an argument is neither a tensor nor a plain value, or given twice.
+        RunError: SH0613, an argument is neither a tensor nor a plain value, given twice, or one
+            that the source refuses.
     """
     with refusing():
-        flat = flatten_call(names, args, kwargs)
+        check_caches((args, kwargs))
+        named = named_call(source.forward_names, args, kwargs)
+        flat = dict(leaves(source.taken(named)))
     found = {name: value for name, value in flat.items() if isinstance(value, Tensor)}
     others = [_argument(name, flat[name]) for name in sorted(flat) if name not in found]
     return found, tuple(one for one in others if defaults.get(one.name) != one.text)
@@ -107,7 +110,7 @@ def check_inputs(compiled: Compiled, call: Call, strict: bool) -> None:
         )
     _check_dtypes(compiled, given)
     lacking = [name for name in declared if name not in given]
-    passed = {name.split(".")[0] for name in given} | {a.name.split(".")[0] for a in call.arguments}
+    passed = [*given, *(argument.name for argument in call.arguments)]
     needed = [n for n in lacking if strict or not given or _is_needed(compiled.source, n, passed)]
     if needed:
         what = "batch" if strict else "call"
@@ -131,11 +134,11 @@ def _check_dtypes(compiled: Compiled, given: Mapping[str, Given]) -> None:
             )
 
 
-def _is_needed(source: ModelSource, name: str, passed: set[str]) -> bool:
+def _is_needed(source: ModelSource, name: str, passed: Sequence[str]) -> bool:
     """Whether the forward has no default for an input, or got other parts of it."""
     top = name.split(".")[0]
     parameter = source.signature.parameters.get(top)
-    if "." in name and top in passed:
+    if "." in name and any(other.startswith(f"{top}.") for other in passed):
         return True
     return parameter is not None and parameter.default is Parameter.empty and top not in passed
 

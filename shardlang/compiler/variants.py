@@ -14,7 +14,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from shardlang.capture import InputSpec
-from shardlang.capture.caches import check_caches, fill, with_caches
+from shardlang.capture.caches import fill, with_caches
 from shardlang.capture.generators import generators_kept
 from shardlang.capture.index_bounds import REMEDY, Limit, limits
 from shardlang.capture.nest import nest
@@ -26,7 +26,6 @@ from shardlang.compiler.calling import (
     check_lists,
     check_names,
     defaults_of,
-    refusing,
 )
 from shardlang.compiler.driver import Compiled, CompileError, compile_spec, input_names
 from shardlang.compiler.in_stages import in_stages
@@ -72,24 +71,14 @@ class Programs:
                 it was cut; a call says that it has no past, and not whether it keeps a cache; a
                 cache has other layers than the model's own.
         """
-        with refusing():
-            check_caches((args, kwargs))
-        found = bound(self._names, self._defaults, args, kwargs)
-        with refusing():
-            self._compiled.source.check_call(self._by_name(args, kwargs))
-        return found
-
-    def _by_name(
-        self, args: Sequence[object], kwargs: Mapping[str, object]
-    ) -> Mapping[str, object]:
-        """The arguments of a call, each under its name."""
-        return {**dict(zip(self._names, args, strict=False)), **kwargs}
+        return bound(self._compiled.source, self._defaults, args, kwargs)
 
     def build_inputs(
         self, flat: Mapping[str, object], args: Sequence[object], kwargs: Mapping[str, object]
     ) -> dict[str, object]:
         """Keyword arguments from dotted names; what was given as a cache is one."""
-        return with_caches(nest(flat), self._by_name(args, kwargs))
+        named = dict(zip(self._names, args, strict=False))
+        return with_caches(nest(flat), {**named, **kwargs})
 
     def fill(self, given: object, made: object) -> None:
         """Let the caches of a call's arguments be those that it gave back, as the model does."""

@@ -96,6 +96,10 @@ def test_a_cache_that_a_call_did_not_give_back_is_refused(tmp_path: Path) -> Non
             module(**inputs)
         with pytest.raises(RunError, match="gave none back"):
             module.shard_inputs(input_ids=PROMPT[:, :1], past_key_values=cache)
+        empty = transformers.DynamicCache()
+        fill({"past_key_values": empty}, {"logits": PROMPT})
+        with pytest.raises(RunError, match="gave none back"):
+            module(input_ids=PROMPT, past_key_values=empty)
 
 
 @pytest.mark.parametrize("start", ["its own", "whole"])
@@ -124,6 +128,49 @@ def test_inputs_that_were_cut_before_their_cache_was_filled_are_refused(
         mine.reorder_cache(torch.tensor([1, 0, 2, 3]))
         with pytest.raises(RunError, match="since these inputs were cut"):
             module(**inputs)
+
+
+@pytest.mark.parametrize(
+    "kind, configured, keeps",
+    [("llama", False, True), ("llama", True, False), ("mistral", True, None)],
+)
+def test_an_empty_cache_is_filled(
+    tmp_path: Path, kind: str, configured: bool, keeps: bool | None
+) -> None:
+    """The loop may begin with one; what it is told of `use_cache` the model is told as well."""
+    window = {"sliding_window": 4} if kind == "mistral" else {}
+    module, plain = pair(tmp_path, kind, False, **window)
+    config = plain.config if configured else None
+    mine, theirs = (transformers.DynamicCache(config=config) for _ in range(2))
+    given = {} if keeps is None else {"use_cache": keeps}
+    with torch.no_grad():
+        for ids in (PROMPT, PROMPT[:, :1], PROMPT[:, 1:3]):
+            inputs = module.shard_inputs(input_ids=ids, past_key_values=mine, **given)
+            found = module(**inputs)
+            wanted = plain(input_ids=ids, past_key_values=theirs, **given)
+            torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-12, atol=1e-12)
+            assert mine.get_seq_length() == theirs.get_seq_length()
+            both = zip(mine.layers, found.past_key_values.layers, strict=True)
+            assert all(a is b for a, b in both)
+            held = [*map(type, vars(theirs.layers[0]).values())]
+            assert [*map(type, vars(mine.layers[0]).values())] == held
+        mine.reset()
+        wanted = plain(input_ids=PROMPT).logits
+        found = module(input_ids=PROMPT, past_key_values=mine).logits
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+        assert mine.get_seq_length() == 6
+
+
+def test_an_empty_cache_that_is_not_the_models_own_is_refused(tmp_path: Path) -> None:
+    module, plain = pair(tmp_path, "mistral", False, sliding_window=4)
+    others = [
+        transformers.DynamicCache(),
+        transformers.Cache(layers=[]),
+        transformers.StaticCache(config=plain.config, max_cache_len=9),
+    ]
+    for cache in others:
+        with pytest.raises(RunError, match=r"layer 0 of|is a `StaticCache`"):
+            module(input_ids=PROMPT, past_key_values=cache, use_cache=True)
 
 
 def test_a_cache_with_other_layers_than_the_models_own_is_refused(tmp_path: Path) -> None:
