@@ -8,21 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import shardlang
 from shardlang.capture.caches import fill
 from shardlang.capture.nest import is_cache
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule
+from tests.runtime.spawn import spawn
 
 transformers = pytest.importorskip("transformers")
+from tests.hugging.cached import whole  # noqa: E402
+
 SIZES = {
     "vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
     "initializer_range": 0.3,
 }  # fmt: skip
-SPEC = """mesh {{ dp = 1 }}
+SPEC = """mesh {{ dp = {dp} }}
 model hf("config.json", task = "causal-lm", dtype = "float64", mode = "eval")
 input input_ids : i64[4, 7] [dp, _]
 {mask}
@@ -31,20 +33,21 @@ input "past_key_values.*.{{key,value}}" : f64[4, 2, 3, 8] [dp, _, _, _]
 PROMPT = torch.randint(0, 61, (4, 6), generator=torch.Generator().manual_seed(1))
 
 
-def pair(folder: Path, kind: str, masked: bool, **more: int) -> tuple[ShardedModule, Any]:
-    """A sharded module and the plain model of the same weights."""
+def written(folder: Path, kind: str, dp: int, masked: bool = False, **more: int) -> Any:
+    """A plain model, whose configuration and spec are written into a folder."""
     config = transformers.AutoConfig.for_model(kind, **SIZES, **more)
     config.save_pretrained(folder)
     mask = "input attention_mask : i64[4, 10] [dp, _]" if masked else ""
-    (folder / "spec.shard").write_text(SPEC.format(mask=mask))
+    (folder / "spec.shard").write_text(SPEC.format(mask=mask, dp=dp))
+    return transformers.AutoModelForCausalLM.from_config(config).double().eval()
+
+
+def pair(folder: Path, kind: str, masked: bool, **more: int) -> tuple[ShardedModule, Any]:
+    """A sharded module and the plain model of the same weights."""
+    plain = written(folder, kind, 1, masked, **more)
     module = shardlang.compile(folder / "spec.shard").load("cpu").eval()
-    plain = transformers.AutoModelForCausalLM.from_config(config).double().eval()
     plain.load_state_dict(module.state_dict())
     return module, plain
-
-
-def whole(x: Any) -> Tensor:
-    return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
 def test_a_window_knows_how_many_tokens_it_has_left_behind(tmp_path: Path) -> None:
@@ -159,6 +162,20 @@ def test_an_empty_cache_is_filled(
         found = module(input_ids=PROMPT, past_key_values=mine).logits
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
         assert mine.get_seq_length() == 6
+
+
+def test_two_processes_fill_an_empty_cache(tmp_path: Path) -> None:
+    plain = written(tmp_path, "mistral", 2, sliding_window=4)
+    found = spawn("tests.hugging.cached:greedy", 2, tmp_path, 240, SCRATCH=str(tmp_path))
+    for weights, logits, lengths in found:
+        plain.load_state_dict(weights)
+        ids = torch.arange(24).reshape(4, 6)
+        for step in logits:
+            with torch.no_grad():
+                wanted = plain(input_ids=ids).logits[:, -step.shape[1] :]
+            torch.testing.assert_close(step, wanted, rtol=1e-12, atol=1e-12)
+            ids = torch.cat([ids, step[:, -1:].argmax(-1)], 1)
+        assert lengths == [6, 7, 8]
 
 
 def test_an_empty_cache_that_is_not_the_models_own_is_refused(tmp_path: Path) -> None:
