@@ -111,7 +111,7 @@ def check_caches(given: object) -> None:
 
 def _is_stale(one: object) -> bool:
     """Whether this is a layer, and the one that it was cut from holds other keys by now."""
-    cut: _Cut | None = vars(one).get(_CUT_FROM)
+    cut: _Cut | None = getattr(one, _CUT_FROM, None)
     return cut is not None and cut.source.keys is not cut.keys
 
 

@@ -188,16 +188,6 @@ def _listed(value: object) -> object:
     return [items[i] for i in numbers] if items.keys() == set(numbers) else items
 
 
-def flatten_call(
-    forward_names: Sequence[str], args: Sequence[object], kwargs: Mapping[str, object]
-) -> dict[str, object]:
-    """Dotted names to tensors and Python values for a call `model(*args, **kwargs)`.
-
-    Raises `CaptureError` as `named_call` does.
-    """
-    return dict(leaves(named_call(forward_names, args, kwargs)))
-
-
 def named_call(
     forward_names: Sequence[str], args: Sequence[object], kwargs: Mapping[str, object]
 ) -> dict[str, object]:

@@ -20,7 +20,7 @@ from shardlang.capture import (
     capture,
     make_inputs,
 )
-from shardlang.capture.nest import flatten_call, nest
+from shardlang.capture.nest import leaves, named_call, nest
 from shardlang.ir.node import info
 from tests.capture.compare import module, run_both, targets
 from tests.zoo import bert, llama, tokens, vit
@@ -114,12 +114,12 @@ def test_call_and_result_are_the_models_own(folder: Path) -> None:
     nested = nest(flat)
     assert nested["batch"]["weights"][1] is flat["batch.weights.1"]
     rest = {"item": nested["item"], "batch": nested["batch"]}
-    bound = flatten_call(captured.forward_names, [nested["user"]], rest)
+    bound = dict(leaves(named_call(captured.forward_names, [nested["user"]], rest)))
     assert bound.keys() == flat.keys() and all(bound[k] is flat[k] for k in flat)
     result: Any = captured.rebuild_output([1, 2, 3])
     assert (result.score, result.parts) == (1, [2, (3,)])
     with pytest.raises(CaptureError, match="`user` by position and by name"):
-        flatten_call(captured.forward_names, [flat["user"]], nested)
+        named_call(captured.forward_names, [flat["user"]], nested)
 
 
 def test_mode(folder: Path) -> None:
@@ -390,5 +390,5 @@ def test_decode_with_a_cache(tmp_path: Path) -> None:
     given = nest({s.name: torch.ones(1) for s in specs})
     cache = source.arguments({s.name: torch.ones(s.shape) for s in specs})[1]["past_key_values"]
     passed = {"input_ids": given["input_ids"], "past_key_values": cache}
-    bound = flatten_call(captured.forward_names, [], passed)
+    bound = dict(leaves(passed))
     assert bound.keys() == {spec.name for spec in specs}
