@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, fx
 
 from shardlang.ir.accumulated import AccumulatedStep, Piece, mesh_at
@@ -24,6 +25,7 @@ from shardlang.runtime.groups import Connection, Group, Groups
 from shardlang.runtime.lanes import lanes
 from shardlang.runtime.region import Regions
 from shardlang.runtime.step_executor import load_backward, load_forward, load_graph
+from shardlang.runtime.watch import named
 from shardlang.vjp.at_device import written_for
 from shardlang.vjp.recorded import Recorded
 
@@ -83,6 +85,8 @@ class Accumulating:
         at = [GroupsAt(groups, step, i) for i in range(count)]
         self.coords, self._at, self._device = [one.coord for one in at], at, groups.device
         self._same = differ_nowhere(step, self.coords)
+        if regions is not None:  # ranks compare each code that they compile: they have as many
+            self._same = _on_all(self._same, groups)
         self._by_kernels: dict[AttentionKernels, list[_Loaded]] = {}
         self._loaded()
         self._finish = self._piece(step.finish, at[0])
@@ -233,6 +237,17 @@ def totals_of(parts: Sequence[Mapping[str, Tensor]], joins: Mapping[str, int]) -
         each = [values[name] for values in parts]
         found[name] = torch.cat(each, joins[name]) if name in joins else sum(each[1:], each[0])
     return found
+
+
+def _on_all(flag: bool, groups: Groups) -> bool:
+    """Whether a flag is set on every rank. Collective."""
+    host = groups.on_host()
+    if host is None:
+        return flag
+    flags = [flag] * groups.mesh.devices
+    label = "comparison of the code of microbatches"
+    named(label, dist.all_gather_object, flags, flag, host.process_group)
+    return all(flags)
 
 
 def differ_nowhere(step: AccumulatedStep, coords: Sequence[Mapping[str, int]]) -> bool:

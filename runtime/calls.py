@@ -23,6 +23,7 @@ from shardlang.runtime.region import Regions
 from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.stepped import Stepped, StepWriter
 from shardlang.runtime.tensor import like, local
+from shardlang.runtime.written import write_all
 
 Slot: TypeAlias = "tuple[dict[str, Any], str]"
 """A table that holds a tensor, and the tensor's name in it."""
@@ -239,11 +240,14 @@ class LoadedProgram:
     @torch.no_grad()
     def _write_back(self, results: Sequence[Tensor]) -> None:
         """Write what the model changes in place, replace what it replaces: autograd may hold it."""
+        write_all(
+            (local(tensor_at(self._slots[name][0])), results[place])
+            for place, name in self._mutations
+            if name not in self._replaced
+        )
         for place, name in self._mutations:
             for table, key in self._slots[name] if name in self._replaced else ():
                 table[key] = like(table[key], results[place].detach())
-            if name not in self._replaced:
-                local(tensor_at(self._slots[name][0])).copy_(results[place])
 
 
 def _used_within(program: LocalProgram) -> dict[int, str]:

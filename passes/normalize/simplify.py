@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,10 +11,18 @@ from torch import fx
 
 from shardlang.ir.compat import OpOverload
 from shardlang.ir.graph import ShardGraph
+from shardlang.ir.leaf import ResultKind
 from shardlang.ir.node import info, tensor_of
 from shardlang.ir.rewriter import Rewriter
 from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.invariants.traced import spelled_one_way
+from shardlang.passes.normalize.copies import (
+    DROPOUTS,
+    is_neutral,
+    is_off,
+    needed_copies,
+    same_type,
+)
 from shardlang.passes.normalize.fx_edit import gradient_carriers, has_argument, is_op
 from shardlang.rules.call import Call
 
@@ -33,12 +41,6 @@ _COPIES = [
     aten.conj,
     aten.resolve_conj,
     aten.resolve_neg,
-]
-_DROPOUTS = [
-    aten.dropout,
-    aten.feature_dropout,
-    aten.alpha_dropout,
-    aten.feature_alpha_dropout,
 ]
 _RESHAPES = [
     aten.view.default,
@@ -67,19 +69,26 @@ class Simplify:
 
     def run(self, graph: ShardGraph) -> ShardGraph:
         """Simplify all operators, and drop those that nothing reads."""
-        simplify(graph.graph)
+        written = {one.name for one in graph.results if one.kind is ResultKind.MUTATION}
+        simplify(graph.graph, written)
         return graph
 
 
-def simplify(graph: fx.Graph) -> None:
+def simplify(graph: fx.Graph, written: Collection[str] = ()) -> None:
     """Simplify `graph` in place.
 
-    Afterwards there are no copies, switched-off dropouts or redundant casts;
-    reshapes are all `aten.reshape` and casts all `aten.to.dtype`, sizes are explicit; factories
-    name their dtype, and no device but the CPU.
+    Afterwards there are no copies but those that results need, no switched-off dropouts or
+    redundant casts; reshapes are all `aten.reshape` and casts all `aten.to.dtype`, sizes are
+    explicit; factories name their dtype, and no device but the CPU.
+
+    Args:
+        written: the names of the placeholders whose tensors the call writes.
     """
-    edit = Rewriter(graph)
+    edit, needed = Rewriter(graph), needed_copies(graph, written)
     for node in list(graph.nodes):
+        if node in needed:
+            _become(edit, node, aten.clone.default, node.args[0])
+            continue
         for operators, rule in _RULES:
             if is_op(node, operators):
                 rule(edit, node)
@@ -99,8 +108,7 @@ def _forward(edit: Rewriter, node: fx.Node) -> None:
 
 
 def _dropout(edit: Rewriter, node: fx.Node) -> None:
-    call = Call(node)
-    if call.number("p") == 0.0 or not call.flag("train"):
+    if is_off(node):
         _forward(edit, node)
 
 
@@ -108,11 +116,10 @@ def _cast(edit: Rewriter, node: fx.Node) -> None:
     """A cast becomes `aten.to.dtype`, or nothing where the type stays."""
     operand = node.args[0]
     assert isinstance(operand, fx.Node)
-    dtype = tensor_of(node).dtype
-    if tensor_of(operand).dtype == dtype:
+    if same_type(node):
         edit.replace(node, operand)
     else:
-        _become(edit, node, aten.to.dtype, operand, dtype)
+        _become(edit, node, aten.to.dtype, operand, tensor_of(node).dtype)
 
 
 def _to_shape(op: OpOverload) -> Callable[[Rewriter, fx.Node], None]:
@@ -183,13 +190,8 @@ def _negative(edit: Rewriter, node: fx.Node) -> None:
 
 def _unit(edit: Rewriter, node: fx.Node) -> None:
     """Drop a product with one, and a sum of integers with zero."""
-    operand, other = node.args[0], node.args[1]
-    if not isinstance(operand, fx.Node) or isinstance(other, (fx.Node, bool)):
-        return
-    neutral = 1 if is_op(node, [aten.mul, aten.div]) else 0
-    exact = neutral == 1 or not tensor_of(operand).is_floating_point()
-    if exact and other == neutral and tensor_of(operand).dtype == tensor_of(node).dtype:
-        edit.replace(node, operand)
+    if is_neutral(node):
+        _forward(edit, node)
 
 
 def _fill(edit: Rewriter, node: fx.Node) -> None:
@@ -231,7 +233,7 @@ def _drop_detaches(edit: Rewriter) -> None:
 
 _RULES: tuple[tuple[Sequence[object], Callable[[Rewriter, fx.Node], None]], ...] = (
     (_COPIES, _forward),
-    (_DROPOUTS, _dropout),
+    (DROPOUTS, _dropout),
     ([aten.to, aten._to_copy, aten.type_as], _cast),
     (_RESHAPES, _to_shape(aten.reshape.default)),
     ([aten.expand, aten.expand_as], _to_shape(aten.expand.default)),

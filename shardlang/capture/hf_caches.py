@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import NotRequired, TypedDict
+
+from torch import Tensor
 
 from shardlang.capture.errors import CaptureError
 from shardlang.capture.hf_types import Cache, CacheLayer
+
+class Past(TypedDict):
+    """What a layer holds: keys and values of shape `b h s d`, and how many tokens it has seen."""
+
+    key: Tensor
+    value: Tensor
+    length: NotRequired[int]
+
 
 _STATE = {"keys", "values", "is_initialized", "dtype", "device", "cumulative_length"}
 """What a layer of a cache says of the tokens that it has seen."""
 
 
-def filled(cache: Cache, layers: Sequence[Mapping[str, Any]]) -> Cache:
+def filled(cache: Cache, layers: Sequence[Past]) -> Cache:
     """An empty key-value cache with the past in each layer's `key` and `value`, if there is one.
 
     A layer has seen as many tokens as it holds, if no `length` says that they were more.

@@ -26,6 +26,7 @@ from shardlang.runtime.sharding import Sharding
 from shardlang.runtime.tensor import Sharded, own, sharded
 from shardlang.runtime.trainer.trainees import ShardedTrainee
 from shardlang.runtime.whole import held_shard
+from shardlang.runtime.written import write_all
 
 
 class Along:
@@ -193,6 +194,5 @@ class AccumulatedTrainee(ShardedTrainee):
 
     @torch.no_grad()
     def _write(self, written: Mapping[str, Tensor]) -> None:
-        for name, value in written.items():
-            table, key = self._held.slots[name]
-            held_shard(table[key]).copy_(value)
+        places = {name: self._held.slots[name] for name in written}
+        write_all((held_shard(table[key]), written[n]) for n, (table, key) in places.items())

@@ -14,6 +14,7 @@ from shardlang.capture.caches import fill
 from shardlang.capture.nest import is_cache
 from shardlang.runtime.errors import RunError
 from shardlang.runtime.module import ShardedModule
+from tests.broad import broad
 from tests.runtime.spawn import spawn
 
 transformers = pytest.importorskip("transformers")
@@ -164,6 +165,7 @@ def test_an_empty_cache_is_filled(
         assert mine.get_seq_length() == 6
 
 
+@broad
 def test_two_processes_fill_an_empty_cache(tmp_path: Path) -> None:
     plain = written(tmp_path, "mistral", 2, sliding_window=4)
     found = spawn("tests.hugging.cached:greedy", 2, tmp_path, 240, SCRATCH=str(tmp_path))

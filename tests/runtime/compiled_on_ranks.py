@@ -13,7 +13,7 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 from called import Pair, gap, refusal
-from stored import stacked
+from stored import Stacked, stacked
 from torch import Tensor, fx, nn
 from torch._dynamo.utils import counters
 from torch.nn import functional as F
@@ -143,14 +143,28 @@ ACCUMULATED = (
 )
 
 
+class Penalised(Stacked):
+    """Its loss reads parameters: one device adds that, and the first microbatch of it."""
+
+    def forward(self, ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Shapes `b`."""
+        loss = super().forward(ids, labels)["loss"]
+        return {"loss": loss + 0.1 * self.blocks[1].get_parameter("up.weight").square().mean()}
+
+
+def penalised() -> nn.Module:
+    torch.manual_seed(4)
+    return Penalised().double()
+
+
 def accumulated() -> float:
     """How far parameters are from the plain model's after two steps of microbatches."""
     path = Path(mkdtemp()) / "spec.shard"
     path.write_text(ACCUMULATED)
-    program = shardlang.compile(path, model=stacked)
+    program = shardlang.compile(path, model=penalised)
     with patch("shardlang.runtime.backends.INDUCTOR", "aot_eager"):
         module = program.load(compile=True)
-    plain = stacked()
+    plain = penalised()
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
     batch = {n: torch.cat([x, x[:1]]) for n, x in MIXED.items()}
     worst = 0.0
