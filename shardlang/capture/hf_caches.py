@@ -11,6 +11,7 @@ from torch import Tensor
 from shardlang.capture.errors import CaptureError
 from shardlang.capture.hf_types import Cache, CacheLayer
 
+
 class Past(TypedDict):
     """What a layer holds: keys and values of shape `b h s d`, and how many tokens it has seen."""
 
