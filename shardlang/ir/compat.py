@@ -446,6 +446,10 @@ def _allow(kernels: AttentionKernels) -> None:
 
 def backend_named(name: str) -> Backend:
     """A backend of `torch.compile`, such as `inductor`."""
+    return _backend(name)
+
+
+def _backend(name: str) -> Backend:
     from torch._dynamo import lookup_backend
     from torch._dynamo.eval_frame import innermost_backend
 
@@ -479,10 +483,10 @@ def gives_new_memory(backend: Backend) -> bool:
     if _is_inductor(backend):
         chosen = getattr(backend, "config", {})
         return not chosen.get("triton.cudagraphs", config.triton.cudagraphs)
-    return backend in map(backend_named, ("eager", "aot_eager"))
+    return backend in map(_backend, ("eager", "aot_eager"))
 
 
 def _is_inductor(backend: object) -> bool:
-    return isinstance(backend, torch._TorchCompileInductorWrapper) or backend == backend_named(
+    return isinstance(backend, torch._TorchCompileInductorWrapper) or backend == _backend(
         "inductor"
     )
