@@ -267,13 +267,20 @@ class _Loading:
         if by is not None:
             route = Routed(pairs[0][1], self.groups, label)
             return self._call(route, node, (values[0], self.value(by)))
-        lane, aside, spare = self.lanes[stream_of(node)], is_start(node), reduces_in_place(node)
+        lane, aside, spare = self.lanes[stream_of(node)], is_start(node), self._is_spare(node)
         actions = [connected(lower(c, lane, label), aside, spare) for _, c in pairs]
         if is_bucket(node):
             together = StartedTogether if aside else run_together
             return self._call(partial(together, actions), node, (tuple(values),))
         action = partial(Started, actions[0]) if aside else actions[0]
         return self._call(action, node, (values[0],))
+
+    def _is_spare(self, node: fx.Node) -> bool:
+        """Whether an all-reduce may put the sum into what it is given.
+
+        A backend of which nothing is known may use that memory for something else.
+        """
+        return reduces_in_place(node) and (self.regions is None or self.regions.lasting)
 
     def _recorded(self, node: fx.Node) -> fx.Node:
         """A call of an op under autograd."""
