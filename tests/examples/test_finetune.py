@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.broad import broad
 from tests.runtime.forking import completed
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,7 @@ def ran(command: str, folder: Path) -> str:
     return done.stdout
 
 
+@broad
 def test_every_command_runs(tmp_path: Path) -> None:
     (tmp_path / "shardlang").mkdir()
     (tmp_path / "shardlang" / "examples").symlink_to(ROOT / "examples")

@@ -101,6 +101,7 @@ def test_routing_moves_less_than_gathering(tmp_path: Path) -> None:
     assert 0 < 10 * sent < moved(stored, "all_gather", "reduce_scatter")
 
 
+@broad
 def test_all_experts_of_every_token_gather_rows(tmp_path: Path) -> None:
     made = program("mixtral", tmp_path, 5)
     check(made)
@@ -108,6 +109,7 @@ def test_all_experts_of_every_token_gather_rows(tmp_path: Path) -> None:
     assert made.plan()["totals"]["forward"]["all_to_all"]["count"] == 0
 
 
+@broad
 def test_many_tokens_gather_experts(tmp_path: Path) -> None:
     made = program("mixtral", tmp_path, 5, length=150)
     assert taken(made) == [Strategy.GATHER_EXPERTS] * LAYERS

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from shardlang.compiler.pipelined import SCHEDULES, pipelined
 from shardlang.proof.prove import verify_compiled
+from tests.broad import sampled
 from tests.pipeline.families import Family
 from tests.pipeline.proving import compiled_family
 
@@ -45,7 +46,7 @@ CHOSEN = Family(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", sampled(SCHEDULES, ("1f1b", "zb_h1", "zbv")))
 def test_all_kinds_of_values(tmp_path: Path, schedule: str) -> None:
     report = verify_compiled(compiled_family(tmp_path, CHOSEN, "pp = 2, tp = 2", schedule))
     assert report.ok, report

@@ -73,7 +73,7 @@ DROPPING = Family("dropping", Dropping, INPUTS, TP)
     ("schedule", "random"),
     sampled(
         [*((name, "exact") for name in SCHEDULES), ("1f1b", "fast"), ("zbv", "fast")],
-        [("1f1b", "exact"), ("zbv", "exact"), ("zbv", "fast")],
+        [("1f1b", "exact"), ("zbv", "fast")],
     ),
 )
 def test_every_schedule_draws_what_one_device_draws(
@@ -85,7 +85,10 @@ def test_every_schedule_draws_what_one_device_draws(
     assert bool(report.draws_apart) is (random == "fast")
 
 
-@pytest.mark.parametrize("mesh", ["pp = 4", "pp = 2, tp = 2", "pp = 2, fsdp = 2"])
+MESHES = ("pp = 4", "pp = 2, tp = 2", "pp = 2, fsdp = 2")
+
+
+@pytest.mark.parametrize("mesh", sampled(MESHES, ("pp = 2, tp = 2",)))
 def test_every_mesh_draws_what_one_device_draws(tmp_path: Path, mesh: str) -> None:
     report = verify_compiled(compiled_family(tmp_path, DROPPING, mesh, "1f1b"))
     assert report.ok, report

@@ -48,6 +48,10 @@ SPECS = {
 ALONE = [name for name, (mesh, *_) in SPECS.items() if mesh == "d = 1"]
 """Those of one device."""
 
+APART = [name for name in SPECS if name not in ALONE]
+FEW = ("dp, uneven", "zero 2", "zero 3, regather", "fsdp x tp", "zero 3, recompute")
+"""Those of four devices, and of them what `make test` runs."""
+
 Bytes = tuple[int, int]
 """The most that lie there, and those of the gradients when all is done."""
 
@@ -57,13 +61,18 @@ Peaks = tuple[Bytes, Bytes]
 
 def prepare() -> None:
     """Compile what runs on four devices."""
-    for name in SPECS.keys() - set(ALONE):
+    for name in names():
         prepare_step(program(name))
 
 
-def peaks(*names: str) -> dict[str, Peaks]:
-    """By spec, on this device; of those of four devices if none is named."""
-    return {name: _peaks(program(name)) for name in names or sorted(SPECS.keys() - set(ALONE))}
+def names() -> list[str]:
+    """The specs of this job."""
+    return os.environ["NAMES"].split("; ")
+
+
+def peaks_on_ranks() -> dict[str, Peaks]:
+    """By spec of this job, on this device."""
+    return {name: peaks(name) for name in names()}
 
 
 def fullest(name: str) -> Bytes:
@@ -81,8 +90,10 @@ def program(name: str) -> Program:
     return shardlang.compile(path, model=stacked)
 
 
-def _peaks(made: Program) -> Peaks:
+def peaks(name: str) -> Peaks:
+    """Of a spec, on this device."""
     gc.freeze()  # collections look at no older object, which costs a second in a long suite
+    made = program(name)
     made.load()
     trainee: Any = made._loaded()._trainee
     rows = made.compiled.inputs[0].shape[0]

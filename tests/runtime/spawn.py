@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ def spawn(
     function: str,
     processes: int,
     out: Path,
-    timeout_s: float = 60.0,
+    timeout_s: float = 240.0,
     saves: bool = False,
     fresh: bool = False,
     failed: Path | None = None,
@@ -51,3 +53,14 @@ def spawn(
             around.enter_context(forked_ranks(zygotes))
         launch(Job(command, processes, timeout_s=timeout_s, env=env, saves=saves, failed=failed))
     return [torch.load(out / f"{rank}.pt", weights_only=False) for rank in range(processes)]
+
+
+def in_two_jobs(
+    names: Collection[str], few: Collection[str], run: Callable[[list[str]], list[Any]]
+) -> Callable[[str], list[Any]]:
+    """Gives what every rank found in the job of a name: one of the few, and one of the others.
+
+    A job runs when it is first asked for, so that of the others only where they are tested.
+    """
+    job = functools.cache(lambda first: run([name for name in names if (name in few) == first]))
+    return lambda name: job(name in few)

@@ -85,6 +85,10 @@ SPECS = {
 }  # fmt: skip
 """Mesh, axes of the batch, layouts, and the schedule of the pipeline."""
 
+STAGED = [name for name in SPECS if name != "plain"]
+FEW = ("1f1b", "zbv, tp", "interleaved, stored", "v_half, states")
+"""Those that `make test` runs."""
+
 
 @functools.cache
 def program(name: str) -> Program:

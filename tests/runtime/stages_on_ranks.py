@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import torch
 from counts_on_ranks import Boundary
-from staged import SPECS, STEPS, batch, program
+from staged import STEPS, batch, program
 from torch import Tensor
 
 from shardlang.api import Program
@@ -32,17 +32,22 @@ from tests.runtime.prepared import prepare_step
 
 
 def prepare() -> None:
-    """Compile every schedule."""
-    for name in SPECS:
-        if name != "plain":
-            prepare_step(program(name))
+    """Compile every schedule of this job."""
+    for name in names():
+        prepare_step(program(name))
 
 
 def everything() -> dict[str, Any]:
-    """Every schedule, and what else is done with a model in stages."""
-    found: dict[str, Any] = {name: trained(program(name)) for name in SPECS if name != "plain"}
-    found["refused"], found["moved"] = refused(), moved()
+    """Every schedule of this job, and with `1f1b` what else is done with a model in stages."""
+    found: dict[str, Any] = {name: trained(program(name)) for name in names()}
+    if "1f1b" in found:
+        found["refused"], found["moved"] = refused(), moved()
     return found
+
+
+def names() -> list[str]:
+    """The specs of this job."""
+    return os.environ["NAMES"].split("; ")
 
 
 def trained(made: Program) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from shardlang.ir.optimizers import UpdateRule
 from shardlang.runtime import kept
 from shardlang.runtime.optim import ShardedOptimizer
 from shardlang.runtime.replicas import checksum
+from tests.broad import broad
 
 TOLERANCE = 1e-10
 
@@ -24,6 +25,7 @@ def wrong(gaps: dict[str, float]) -> dict[str, float]:
     return {name: gap for name, gap in gaps.items() if not gap <= TOLERANCE}
 
 
+@broad
 def test_calls_on_four_devices(tmp_path: Path) -> None:
     """Modes and gradients on a mesh of two axes, with storage."""
     for found in spawn("called:on_a_grid", 4, tmp_path, 300):

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from spawn import spawn
-from staged import SPECS, program
+from spawn import in_two_jobs, spawn
+from staged import FEW, STAGED, program
 from stages_on_ranks import trained as trained_alone
 
 from shardlang.ir.mesh import Mesh
 from shardlang.plan.collect import plan_of
 from shardlang.plan.stage_types import PipelinePlan
 from shardlang.plan.types import CollectiveRow, Plan
+from tests.broad import sampled
 
-NAMES = [name for name in SPECS if name != "plain"]
-COUNTED = [name for name in NAMES if name != "zb_h1, gradients"]
+Ran = Callable[[str], list[Any]]
+
+COUNTED = [name for name in STAGED if name != "zb_h1, gradients"]
 """Those that share no number out of a bucket of two, which looks like half of a reduce-scatter."""
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    out = tmp_path_factory.mktemp("ranks")
-    return spawn("stages_on_ranks:everything", 4, out, 300, prepared=1, SCRATCH=str(out))
+def ran_with(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """Every rank of the job that runs a spec."""
+
+    def run(names: list[str]) -> list[Any]:
+        out = tmp_path_factory.mktemp("ranks")
+        given = {"SCRATCH": str(out), "NAMES": "; ".join(names)}
+        return spawn("stages_on_ranks:everything", 4, out, 300, prepared=1, **given)
+
+    return in_two_jobs(STAGED, FEW, run)
+
+
+@pytest.fixture(scope="module")
+def ran(ran_with: Ran) -> list[Any]:
+    return ran_with("1f1b")
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +46,9 @@ def alone() -> dict[str, Any]:
     return trained_alone(program("plain"))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_steps_are_those_of_one_process(ran: list[Any], alone: dict[str, Any], name: str) -> None:
-    for rank in ran:
+@pytest.mark.parametrize("name", sampled(STAGED, FEW))
+def test_steps_are_those_of_one_process(ran_with: Ran, alone: dict[str, Any], name: str) -> None:
+    for rank in ran_with(name):
         mine = rank[name]
         for what in ("losses", "norms", "evaluated", "forward"):
             assert mine[what] == pytest.approx(alone[what], rel=1e-10), what
@@ -64,10 +77,10 @@ def test_a_checkpoint_goes_on_under_another_depth(ran: list[Any], alone: dict[st
         assert rank["moved"] == pytest.approx(alone["losses"][: len(rank["moved"])], rel=1e-10)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_peak_is_the_planned_one(ran: list[Any], name: str) -> None:
+@pytest.mark.parametrize("name", sampled(STAGED, FEW))
+def test_the_peak_is_the_planned_one(ran_with: Ran, name: str) -> None:
     """To the byte, on every rank: of the whole step, and of what follows the last action."""
-    for rank in ran:
+    for rank in ran_with(name):
         planned, measured = rank[name]["peaks"]
         assert measured == planned
 
@@ -76,13 +89,13 @@ Call = tuple[str, tuple[int, ...], int]
 """What a rank sends: the collective or a transfer, the ranks of the group, and bytes."""
 
 
-@pytest.mark.parametrize("name", COUNTED)
-def test_a_step_makes_the_calls_of_its_plan(ran: list[Any], name: str) -> None:
+@pytest.mark.parametrize("name", sampled(COUNTED, FEW))
+def test_a_step_makes_the_calls_of_its_plan(ran_with: Ran, name: str) -> None:
     """Kind, group and bytes of all; what is done once for the whole step is so in this order."""
     made = program(name)
     mesh, plan = made.local.mesh, plan_of(made.compiled)
     assert plan.pipeline is not None
-    for rank, found in enumerate(ran):
+    for rank, found in enumerate(ran_with(name)):
         own, sent = mesh.coord(rank)[plan.pipeline.axis], found[name]["sent"]
         calls = [call(row, mesh, rank) for row in of_rank(plan.calls(), plan.pipeline, own)]
         assert Counter(sent) == Counter([*calls, *transfers(plan.pipeline, mesh, rank)])

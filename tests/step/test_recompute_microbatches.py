@@ -59,7 +59,7 @@ def peak(made: shardlang.Program) -> int:
     return plan_of(made.compiled).memory.peak_bytes
 
 
-@pytest.mark.parametrize("way", sampled(WAYS, ("stored", "zbv")))
+@pytest.mark.parametrize("way", sampled(WAYS, ("stored",)))
 def test_the_peak_of_the_whole_step_is_within_the_budget(tmp_path: Path, way: str) -> None:
     plain = peak(program(tmp_path, way))
     everything = peak(program(tmp_path, way, 'recompute "layers.*"'))
@@ -73,7 +73,7 @@ def test_the_peak_of_the_whole_step_is_within_the_budget(tmp_path: Path, way: st
     assert made.verify().ok
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", sampled(WAYS, ("stored", "zbv")))
 def test_nothing_is_computed_again_where_the_step_fits(tmp_path: Path, way: str) -> None:
     """A whole batch at once would not."""
     plain = peak(program(tmp_path, way))
