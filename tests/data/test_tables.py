@@ -15,12 +15,11 @@ from shardlang.training.encoders import plain_encoder
 from shardlang.training.prepare import prepare
 from tests.data.given import BOTH, Input
 
-datasets = pytest.importorskip("datasets")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six rows of four ids, ids of other lengths, texts and pixels, in files of each kind."""
+    datasets = pytest.importorskip("datasets")
     folder = tmp_path_factory.mktemp("tables")
     datasets.config.HF_DATASETS_CACHE = folder / "cache"
     rows = {

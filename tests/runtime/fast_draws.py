@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from shardlang.api import Program
 from shardlang.capture import materialize
 from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.ir.compat import FakeTensor
@@ -22,6 +24,7 @@ from shardlang.spec import load_spec
 from shardlang.training.data import stream_of
 from shardlang.training.recipe import recipe_of
 from shardlang.training.run import Run, sharded_module
+from tests.runtime.prepared import prepare_step
 
 SPEC = str(Path(__file__).with_name("gpt2_fast.shard"))
 SEED, STEPS = 4, 4
@@ -30,11 +33,17 @@ Masks = list[tuple[int, Tensor]]
 """The number of the draw and its mask, in the order in which they are drawn."""
 
 
+@functools.cache
 def compiled() -> Compiled:
     """The spec of this test, compiled."""
     spec, findings = load_spec(SPEC)
     assert spec is not None, findings
     return compile_spec(spec)
+
+
+def prepare() -> None:
+    """Compile it, and its step."""
+    prepare_step(Program(compiled()))
 
 
 @contextmanager

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import torch
 
 import shardlang
+from shardlang.api import Program
 from shardlang.runtime.groups import leave
+from tests.runtime.prepared import prepare_step
 
 SPEC = Path(__file__).with_name("tiny.shard")
+
+
+@functools.cache
+def program() -> Program:
+    """The spec of this test, compiled."""
+    return shardlang.compile(SPEC, sets={"copies": "2"})
+
+
+def prepare() -> None:
+    """Compile it, and its step."""
+    prepare_step(program())
 
 
 def gloo_threads() -> int:
@@ -20,7 +34,7 @@ def gloo_threads() -> int:
 
 def counted() -> tuple[int, int]:
     """gloo's threads before and after leaving."""
-    module = shardlang.compile(SPEC, sets={"copies": "2"}).load("cpu")
+    module = program().load("cpu")
     rows = torch.arange(20).reshape(5, 4) % 11
     module(**module.shard_inputs(ids=rows, labels=rows))
     before = gloo_threads()

@@ -160,7 +160,7 @@ def test_replicas_that_draw_apart_are_found(
 def test_four_processes_draw_and_learn_as_the_simulated_devices(
     compiled: Compiled, tmp_path: Path
 ) -> None:
-    ranks = spawn("fast_draws:on_ranks", 4, tmp_path, 120)
+    ranks = spawn("fast_draws:on_ranks", 4, tmp_path, prepared=1)
     losses, masks = fast_draws.simulated(compiled)
     assert len(set(losses)) == fast_draws.STEPS
     for rank, (found, own) in enumerate(ranks):

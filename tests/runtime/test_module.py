@@ -25,7 +25,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ran(scratch: Path) -> Results:
     """What every rank found."""
-    return spawn("whole_model:everything", 4, scratch, 120, SCRATCH=str(scratch))
+    return spawn("whole_model:everything", 4, scratch, 120, prepared=1, SCRATCH=str(scratch))
 
 
 @pytest.fixture(scope="module")

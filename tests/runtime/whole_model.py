@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
+from shardlang.api import Program
 from shardlang.compiler.driver import Compiled, compile_spec
 from shardlang.ir.optimizers import UpdateRule
 from shardlang.runtime.groups import Groups, join
@@ -22,16 +24,24 @@ from shardlang.runtime.whole import whole
 from shardlang.spec import load_spec
 from shardlang.training.recipe import recipe_of
 from shardlang.training.run import Run, plain_trainee, sharded_module
+from tests.runtime.prepared import prepare_step
 
 HERE = Path(__file__).parent
 SEED = 3
 
 
+@functools.cache
 def compiled(name: str = "tiny.shard") -> Compiled:
     """A compiled spec of the tiny model."""
     spec, findings = load_spec(str(HERE / name))
     assert spec is not None, findings
     return compile_spec(spec)
+
+
+def prepare() -> None:
+    """Compile both specs."""
+    for name in ("tiny.shard", "short.shard"):
+        prepare_step(Program(compiled(name)))
 
 
 def batch() -> dict[str, Tensor]:
