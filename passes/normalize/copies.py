@@ -1,20 +1,13 @@
-"""Which of the copies that a model makes its results need.
-
-A copy has no effect on values. Without it a result may lie in the memory of a parameter, an input,
-a buffer or another result, which is written later: by the optimizer, by the loop, or at the end of
-the call, where it writes buffers.
-"""
+"""What only copies its operand, and what does not even that."""
 
 from __future__ import annotations
 
 import operator
-from collections import Counter
 from collections.abc import Collection, Iterator
 
 import torch
 from torch import fx
 
-from shardlang.ir.compat import tree_leaves
 from shardlang.ir.node import tensor_of
 from shardlang.ir.views import gives_view
 from shardlang.passes.normalize.fx_edit import is_op
@@ -26,31 +19,18 @@ DROPOUTS = (aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.feature
 
 
 def needed_copies(graph: fx.Graph, written: Collection[str]) -> set[fx.Node]:
-    """The calls that make memory, and nothing else that is new, of which a result needs it.
+    """The copies of what the call writes at its end: the backward may need what was there before.
 
     Args:
-        written: the names of the placeholders whose tensors the call writes at its end: of these
-            the backward may need copies too.
+        written: the names of the placeholders that it writes.
     """
-    results = dict.fromkeys(
-        node for node in tree_leaves(graph.output_node().args) if isinstance(node, fx.Node)
-    )
-    sharing = Counter(map(_base, results))
-    found = set()
-    for result in results:
-        copy, base = next(filter(is_copy, _memory_of(result)), None), _base(result)
-        if copy is not None and (base.op == "placeholder" or sharing[base] > 1):
-            found.add(copy)
-    for node in filter(is_copy, graph.nodes):
-        if _base(node).op == "placeholder" and _base(node).name in written:
-            found.add(node)
-    return found
+    return {node for node in graph.nodes if is_copy(node) and _copies_one_of(node, written)}
 
 
-def _base(node: fx.Node) -> fx.Node:
-    """The value in whose memory another lies if nothing is copied."""
-    *_, base = _memory_of(node)
-    return base
+def _copies_one_of(copy: fx.Node, names: Collection[str]) -> bool:
+    """Whether it copies one of these placeholders, and no other copy of it."""
+    *between, base = list(_memory_of(copy))[1:]
+    return base.op == "placeholder" and base.name in names and not any(map(is_copy, between))
 
 
 def _memory_of(node: fx.Node) -> Iterator[fx.Node]:

@@ -28,6 +28,7 @@ from shardlang.passes.invariants.traced import nothing_written
 from shardlang.passes.normalize.fx_edit import carries_gradient, is_op
 from shardlang.passes.normalize.results import result_of
 from shardlang.passes.normalize.view_inverses import put_back
+from shardlang.passes.normalize.view_lists import write_out_view_lists
 from shardlang.passes.normalize.writes import (
     functional_form,
     no_form,
@@ -62,6 +63,7 @@ class Functionalize:
         Raises:
             PassError: a write has no functional form.
         """
+        write_out_view_lists(graph.graph)
         final = functionalize(graph.graph)
         output = graph.output
         output.args = ((*graph.result_nodes, *final.values()),)
@@ -259,8 +261,8 @@ class _Functionalizer:
         given = (node.args, {k: v for k, v in node.kwargs.items() if k != "out"})
         args, kwargs = fx.map_arg(given, lambda n: self._read(n, node))
         if is_op(node, [aten.copy_]):
-            assert isinstance(args[1], fx.Node)
-            return self._fit(args[1], old, node)
+            copied = self.edit.call(aten.clone.default, args[1], like=node)
+            return self._fit(copied, old, node)
         if is_op(node, [aten.zero_]):
             return self.edit.call(aten.zeros_like.default, old, like=node)
         value = self.edit.call(functional_form(node), *args, like=node, **kwargs)

@@ -77,7 +77,7 @@ class Simplify:
 def simplify(graph: fx.Graph, written: Collection[str] = ()) -> None:
     """Simplify `graph` in place.
 
-    Afterwards there are no copies but those that results need, no switched-off dropouts or
+    Afterwards there are no copies but those of what is written, no switched-off dropouts or
     redundant casts; reshapes are all `aten.reshape` and casts all `aten.to.dtype`, sizes are
     explicit; factories name their dtype, and no device but the CPU.
 

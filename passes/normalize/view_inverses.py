@@ -15,7 +15,7 @@ from shardlang.passes.normalize.fx_edit import is_op
 from shardlang.rules.call import Call
 
 aten = torch.ops.aten
-PutBack = Callable[[Rewriter, fx.Node, fx.Node, fx.Node, fx.Node], fx.Node]
+PutBack = Callable[[Rewriter, fx.Node, fx.Node, fx.Node, fx.Node], fx.Node | None]
 
 
 def put_back(
@@ -32,6 +32,13 @@ def put_back(
 
 def _same(edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
     return value
+
+
+def _expand(
+    edit: Rewriter, view: fx.Node, parent: fx.Node, value: fx.Node, at: fx.Node
+) -> fx.Node | None:
+    """What is not repeated is as it was."""
+    return value if tensor_of(view).shape == tensor_of(parent).shape else None
 
 
 def _reshape(
@@ -166,6 +173,7 @@ _RULES: tuple[tuple[Sequence[object], PutBack], ...] = (
         ],
         _reshape,
     ),
+    ([aten.expand, aten.expand_as, aten.broadcast_to], _expand),
     ([aten.t, aten.transpose, aten.swapaxes, aten.swapdims, aten.mT], _transpose),
     ([aten.movedim], _movedim),
     ([aten.narrow], _narrow),

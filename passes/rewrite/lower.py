@@ -36,6 +36,7 @@ from shardlang.passes.propagate.bind_rules import bind_node, mark_gradients
 from shardlang.passes.propagate.join_dims import operands_of
 from shardlang.rules.call import Call
 from shardlang.rules.registry import find
+from shardlang.rules.same import COPY
 from shardlang.rules.schema import Operator
 
 
@@ -95,7 +96,7 @@ def lower_node(graph: ShardGraph, node: fx.Node) -> None:
     made = declared.lower(Call(twin), sharding, emitter)
     edit.remove(twin)
     if isinstance(made, fx.Node):
-        edit.replace(node, made)
+        edit.replace(node, emitter(COPY, made) if made in operands else made)
     else:
         edit.replace_items(node, made)
 

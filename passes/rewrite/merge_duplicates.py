@@ -138,6 +138,17 @@ class Merging:
             Rewriter(self.graph.graph).become(node, RESHAPE, (source, shape))
             bind_node(node)
             read_forward(node, node)
+            if self.graph.output in node.users:
+                self._copy_result(node)
+
+    def _copy_result(self, node: fx.Node) -> None:
+        """Return a copy of what has become a view of another value."""
+        edit, known = Rewriter(self.graph.graph), info(node)
+        record = replace(origin_of(node), value=known.value, differentiable=known.differentiable)
+        made = edit.add(COPY, (node,), record=record, before=node.next)
+        bind_node(made)
+        read_forward(made, node)
+        edit.redirect(node, made, lambda user: user is self.graph.output)
 
     def _replace(self, node: fx.Node, source: fx.Node) -> None:
         """Let the readers of a call read another one; a result stays a tensor of its own."""

@@ -39,7 +39,7 @@ from shardlang.capture.stacks import full_stacks
 from shardlang.capture.state import Remark, Snapshot
 from shardlang.capture.types import Captured
 from shardlang.capture.untraceable import (
-    assigned_buffers_written,
+    Assigned,
     check_output,
     refuse_freezing,
     refuse_shared,
@@ -87,7 +87,7 @@ class _Seen:
 
     output: Skeleton | None = None
     remarks: tuple[Remark, ...] = ()
-    replaced: frozenset[str] = frozenset()
+    replaced: Mapping[str, torch.Tensor] = {}
     checks: tuple[str, ...] = ()
 
 
@@ -103,13 +103,15 @@ class _Call(nn.Module):
 
     def forward(self, *flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
         before = Snapshot.of(self.model_)
-        with refuse_freezing(self.model_), assigned_buffers_written(self.model_) as replaced:
+        assigned = Assigned(self.model_)
+        with refuse_freezing(self.model_):
             result = self.source.call(self.model_, dict(zip(self.names, flat, strict=True)))
-        self.seen.replaced = frozenset(replaced)
         check_output(result)
         self.seen.output = skeleton(result)
         self.seen.remarks = tuple(before.remarks(Snapshot.of(self.model_)))
-        return tuple(tensor for _, tensor in tensors(result))
+        given = assigned.write([tensor for _, tensor in tensors(result)])
+        self.seen.replaced = assigned.replaced
+        return given
 
 
 def _export(
@@ -145,7 +147,7 @@ def _lasting(
     call: _Call, fakes: Sequence[torch.Tensor], specs: list[InputSpec]
 ) -> tuple[Remark, ...]:
     """The remarks that a second forward gives too: what it only sets up once needs none."""
-    output, first = call.seen.output, call.seen.remarks
+    output, first, replaced = call.seen.output, call.seen.remarks, call.seen.replaced
     try:
         with quiet(), export_patches(specs), checks_hold(), call.source.deferred.fake_mode:
             call(*fakes)
@@ -153,7 +155,7 @@ def _lasting(
     except Exception:
         return first
     finally:
-        call.seen.output = output
+        call.seen.output, call.seen.replaced = output, replaced
     return call.seen.remarks
 
 
@@ -171,7 +173,7 @@ def _finish(
         if isinstance(part, fx.GraphModule):
             annotate(part.graph)
     leaves = bind_leaves(program, source.deferred.module, specs)
-    made = normalize(traced)
+    made = normalize(traced, call.seen.replaced)
     leaves = fold_casts(made.graph, leaves, source.compute)
     named = name_graph(made.graph, leaves, made.final, output.names)
     refuse_mixed_products(named.graph, named.leaves, source.compute)

@@ -13,13 +13,13 @@ from unittest import mock
 
 import torch
 import torch.utils.checkpoint
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from shardlang.capture.deferred import all_names
 from shardlang.capture.errors import CaptureError
 from shardlang.capture.nest import children, tensors
 from shardlang.capture.own_backward import Used
-from shardlang.ir.compat import BACKWARD_ENGINE, LIBRARY_FUNCTIONS, tree_leaves
+from shardlang.ir.compat import BACKWARD_ENGINE, LIBRARY_FUNCTIONS, storage_key, tree_leaves
 from shardlang.ir.leaf import Leaf
 from shardlang.ir.node import info
 from shardlang.passes.normalize.fx_edit import has_argument
@@ -86,30 +86,48 @@ def _needs_gradient(tree: object) -> bool:
     return any(isinstance(x, torch.Tensor) and x.requires_grad for x in tree_leaves(tree))
 
 
-@contextlib.contextmanager
-def assigned_buffers_written(model: nn.Module) -> Iterator[list[str]]:
-    """Turn `self.buffer = value` into a write to the buffer, which export keeps track of.
+class Assigned:
+    """The buffers of a model before its forward, which may put other tensors in their places.
 
-    Yields the list of the buffers' names, to be read after the body.
-
-    Raises `CaptureError` SH0357 for a value of another shape or type.
+    Attributes:
+        replaced: what it has put there, by the names of the buffers.
     """
-    replaced: list[str] = []
-    owned = [
-        (f"{prefix}.{name}" if prefix else name, module, name, buffer)
-        for prefix, module in model.named_modules()
-        for name, buffer in module._buffers.items()
-    ]
-    yield replaced
-    for full_name, module, name, old in owned:
-        new = module._buffers.get(name)
-        if old is None or new is old:
-            continue
-        if new is None or (new.shape, new.dtype) != (old.shape, old.dtype):
-            raise _other_buffer(full_name, old, new)
-        replaced.append(full_name)
-        old.copy_(new.detach())
-        module._buffers[name] = old
+
+    def __init__(self, model: nn.Module) -> None:
+        self.replaced: dict[str, Tensor] = {}
+        self._owned = [
+            (f"{prefix}.{name}" if prefix else name, module, name, buffer)
+            for prefix, module in model.named_modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+
+    def write(self, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Turn `self.buffer = value` into a write to the buffer, which export keeps track of.
+
+        The model writes nothing: a value may be another buffer as it was, and an output too.
+
+        Returns:
+            The outputs, copied if they lie in a buffer that is replaced.
+
+        Raises:
+            CaptureError: SH0357, a value has another shape or type.
+        """
+        writes = []
+        for full_name, module, name, old in self._owned:
+            new = module._buffers.get(name)
+            if new is old:
+                continue
+            if new is None or (new.shape, new.dtype) != (old.shape, old.dtype):
+                raise _other_buffer(full_name, old, new)
+            self.replaced[full_name] = new
+            writes.append((old, new.detach().clone()))
+            module._buffers[name] = old
+        written = {storage_key(old) for old, _ in writes}
+        apart = tuple(x.clone() if storage_key(x) in written else x for x in outputs)
+        for old, value in writes:
+            old.copy_(value)
+        return apart
 
 
 @contextlib.contextmanager

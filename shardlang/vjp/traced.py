@@ -23,10 +23,18 @@ from shardlang.vjp.op_tape import returned_by
 Nodes = list[fx.Node | None]
 """Nodes by place; None where there is none."""
 
-_TAKES_DENSE = (torch.ops.aten.view_as_complex.default, torch.ops.aten.view.dtype)
-"""Ops that fail on a tensor which is not dense, as the fake shards are."""
+aten = torch.ops.aten
+_TAKES_DENSE = (
+    aten.view_as_complex.default, aten.view.dtype,
+    aten.native_group_norm.default, aten.native_group_norm_backward.default,
+    aten._pdist_forward.default, aten._pdist_backward.default,
+)  # fmt: skip
+"""Ops that fail on tensors which are not dense, or read them as if they were: the fake shards are.
 
-_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
+A group norm of torch 2.13 reads a strided weight as the numbers that lie behind the first.
+"""
+
+_VIEWS = (aten.view.default, aten._unsafe_view.default)
 """Reshapes that take a tensor which is dense, as the fake shards are; the shards may be none."""
 
 
@@ -73,15 +81,13 @@ def written_out(graph: fx.Graph, call: OpCall, several: bool) -> Traced:
     if any(_is_of_one_run(node) or _is_of_one_device(node, call) for node in graph.nodes):
         raise NotTraced
     for node in list(graph.nodes):
-        if node.target is torch.ops.aten.detach.default:
+        if node.target is aten.detach.default:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
         elif node.target in _VIEWS:
-            node.target = torch.ops.aten.reshape.default
+            node.target = aten.reshape.default
         elif node.target in _TAKES_DENSE:
-            with graph.inserting_before(node):
-                dense = graph.call_function(torch.ops.aten.contiguous.default, node.args[:1])
-            node.args = (dense, *node.args[1:])
+            _read_dense(graph, node)
     fold_views(graph)
     if call.device is not None:
         lay_out_operands(graph)
@@ -103,6 +109,14 @@ def written_out(graph: fx.Graph, call: OpCall, several: bool) -> Traced:
         several,
     )  # fmt: skip
     return _as_whole(made)
+
+
+def _read_dense(graph: fx.Graph, node: fx.Node) -> None:
+    """Let a call read its operands in memory that has no gaps; those that lie so are not copied."""
+    for operand in node.all_input_nodes:
+        with graph.inserting_before(node):
+            dense = graph.call_function(aten.contiguous.default, (operand,))
+        node.replace_input_with(operand, dense)
 
 
 def _returned(graph: fx.Graph, call: OpCall) -> tuple[Nodes, Nodes]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 import shardlang
 from shardlang.api import Program
@@ -73,7 +75,7 @@ def test_what_is_written_later_changes_no_copy(program: Program) -> None:
 
 
 def test_copies_that_no_result_needs_are_dropped(program: Program) -> None:
-    """Of eleven, that of an operand, and that of what no other result has."""
+    """Of an operand, and of what lies in no leaf and is one result alone."""
     made = [node.target for node in program.compiled.program.graph.nodes]
     assert made.count(torch.ops.aten.clone.default) == 9
 
@@ -82,3 +84,122 @@ def test_tensors_that_are_swapped_are_read_first() -> None:
     one, other = torch.arange(3.0), torch.arange(3.0) * 5
     write_all([(one, other), (other, one)])
     assert (one.tolist(), other.tolist()) == ([0, 5, 10], [0, 1, 2])
+
+
+OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "itself": lambda x: x,
+    "view": lambda x: x.view(-1),
+    "transposed": lambda x: x.t(),
+    "slice": lambda x: x[1:],
+    "detached": lambda x: x.detach(),
+    "same type": lambda x: x.to(x.dtype),
+    "contiguous": lambda x: x.contiguous(),
+    "expanded": lambda x: x.expand(2, 4, 4),
+    "broadcast": lambda x: torch.broadcast_tensors(x, torch.zeros(1, dtype=x.dtype))[0],
+    "grid": lambda x: torch.meshgrid(x[0], x[:2, 1], indexing="xy")[1],
+    "clone": lambda x: x.clone(),
+    "clone of a view": lambda x: x.view(-1).clone().view(4, 4),
+    "times one": lambda x: x * 1,
+    "into empty memory": lambda x: torch.empty_like(x).copy_(x),
+    "into zeros": lambda x: torch.zeros(4, 4, dtype=x.dtype).copy_(x),
+    "into a larger one": lambda x: torch.empty(2, 4, 4, dtype=x.dtype).copy_(x)[1],
+    "by items": lambda x: _by_items(x),
+    "rolled by nothing": lambda x: torch.roll(x, 0, 0),
+    "rolled around": lambda x: torch.roll(x, (4, 8), (0, 1)),
+    "flipped": lambda x: x[:1].flip(0),
+    "copied view": lambda x: torch.view_copy(x, (4, 4)),
+    "copied slice": lambda x: torch.slice_copy(x, 0, 0, 4),
+    "copied expansion": lambda x: torch.expand_copy(x, (2, 4, 4)),
+    "clone of a broadcast": lambda x: torch.broadcast_tensors(x, x[:1])[0].clone(),
+    "repeated": lambda x: x.repeat(1, 1),
+    "reshaped": lambda x: x.t().reshape(-1),
+    "joined": lambda x: torch.cat([x]),
+}
+
+
+def _by_items(x: Tensor) -> Tensor:
+    made = torch.zeros_like(x)
+    made[...] = x
+    return made
+
+
+class Given(nn.Module):
+    """Gives a parameter, a buffer that it writes, one that it does not, and an input, in one way.
+
+    One way is a function of a tensor of shape `4 4`.
+    """
+
+    def __init__(self, way: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.way, self.weight = way, nn.Parameter(torch.randn(4, 4))
+        for name in ("kept", "written", "swapped", "other", "last"):
+            self.register_buffer(name, torch.randn(4, 4))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Shape `4 4`."""
+        given = {"weight": self.weight, "kept": self.kept, "x": x, "y": self.weight * x}
+        found = {name: self.way(one) for name, one in given.items()}
+        found |= {"before": self.way(self.written), "y again": given["y"]}
+        self.swapped, self.other, self.last = self.other, self.swapped, self.written
+        self.written = self.written * 0.5
+        return {**found, "loss": found["before"].sum() + (given["y"] * self.swapped).sum()}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_a_result_lies_where_that_of_the_model_lies(name: str, tmp_path: Path) -> None:
+    """In the memory of the same leaf and with the same results; and what it is stays."""
+    path = tmp_path / "spec.shard"
+    path.write_text("mesh { d = 1 }\ninput x : f64[4, 4] [_, _]\nloss loss\n")
+    made = shardlang.compile(path, model=lambda: Given(OUTPUTS[name]).double())
+    module, plain = made.load(), Given(OUTPUTS[name]).double()
+    plain.load_state_dict(module.state_dict())
+    seen = []
+    for model in (module, plain):
+        x, tensors = torch.arange(16.0, dtype=torch.float64).view(4, 4), dict(model.named_buffers())
+        given = {"x": x, "weight": model.weight, "kept": tensors["kept"]}
+        found = model(**(module.shard_inputs(x=x) if model is module else {"x": x}))
+        places = [*given.values(), *found.values()]
+        first = [next(i for i, one in enumerate(places) if _share(one, x)) for x in found.values()]
+        before = {n: one.detach().clone() for n, one in found.items() if n not in given}
+        model(**(module.shard_inputs(x=x) if model is module else {"x": x}))
+        seen.append((first, found, dict(model.named_buffers()), before))
+    (mine, *_), (theirs, *_) = seen
+    assert mine == theirs
+    for (_, found, buffers, before), other in zip(seen, reversed(seen), strict=True):
+        torch.testing.assert_close(found, other[1], rtol=0, atol=1e-12)
+        torch.testing.assert_close(buffers, other[2], rtol=0, atol=1e-12)
+        for n, one in before.items():
+            torch.testing.assert_close(found[n].detach(), one, rtol=0, atol=0)
+
+
+def _share(one: Tensor, other: Tensor) -> bool:
+    return _storage(one) == _storage(other)
+
+
+def _storage(x: Tensor) -> int:
+    return (x.to_local() if isinstance(x, DTensor) else x).untyped_storage().data_ptr()
+
+
+class Means(nn.Module):
+    """The same sums in two shapes: one is made of the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Shape `6 4`."""
+        made, kept = (x * self.weight).sum(1), (x * self.weight).sum(1, keepdim=True)
+        return {"made": made, "kept": kept, "loss": (made * kept[:, 0]).sum()}
+
+
+def test_a_result_that_is_made_of_another_lies_apart(tmp_path: Path) -> None:
+    path = tmp_path / "spec.shard"
+    path.write_text(SPEC)
+    program = shardlang.compile(path, model=lambda: Means().double())
+    assert program.verify().ok
+    module = program.load()
+    found = module(**module.shard_inputs(x=torch.randn(6, 4, dtype=torch.float64)))
+    want = found["kept"].detach().clone()
+    found["made"].detach().zero_()
+    torch.testing.assert_close(found["kept"].detach(), want, rtol=0, atol=0)
