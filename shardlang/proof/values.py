@@ -70,12 +70,26 @@ def _first_value(source: ModelSource, name: str) -> Tensor:
 
 def buffer_value(source: ModelSource, name: str, seed: int) -> Tensor:
     """A buffer's first value; real and complex ones a little off, so that they matter."""
-    value = _first_value(source, name)
-    if not (value.is_floating_point() or value.is_complex()):
-        return value
-    kind = torch.complex128 if value.is_complex() else torch.float64
-    noise = torch.rand(value.shape, generator=generator(seed, name), dtype=kind)
-    return value.to(kind) + 0.1 * noise
+    value, chosen = _first_value(source, name), generator(seed, name)
+    if value.is_complex():
+        drawn = torch.rand(value.shape, generator=chosen, dtype=torch.complex128)
+        return value.to(torch.complex128) + 0.1 * drawn
+    return _moved(value.double(), chosen) if value.is_floating_point() else value
+
+
+def _moved(value: Tensor, chosen: torch.Generator) -> Tensor:
+    """Real numbers moved by up to a tenth of the way to others between the least and the largest.
+
+    A model may take the root of what lies between zero and one. Where all are equal, up to a tenth
+    is added. Infinities stay.
+    """
+    share = 0.1 * torch.rand(value.shape, generator=chosen, dtype=value.dtype)
+    finite = value[value.isfinite()]
+    if not finite.numel() or finite.min() == finite.max():
+        return value + share
+    low, high = finite.min(), finite.max()
+    others = low + (high - low) * torch.rand(value.shape, generator=chosen, dtype=value.dtype)
+    return torch.where(value.isfinite(), value + share * (others - value), value)
 
 
 def all_values(

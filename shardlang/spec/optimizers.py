@@ -95,6 +95,12 @@ def resolve_group(node: t.Group, draft: Draft) -> None:
     draft.groups.append((node, tuple((p, span) for p, span in patterns if p is not None)))
 
 
+def _same_group(span: Span) -> Diagnostic:
+    """The error of a group that is updated as all else is."""
+    help = 'write what is different in it, as in `group "**.bias" (weight_decay = 0)`'
+    return error("SH0221", "the group has no settings", span, help=help)
+
+
 def resolve_groups(draft: Draft) -> tuple[GroupDecl, ...]:
     """The groups, their arguments checked against the optimizer's signature."""
     name = draft.optimizer.name if draft.optimizer is not None else ASSUMED.name
@@ -102,6 +108,9 @@ def resolve_groups(draft: Draft) -> tuple[GroupDecl, ...]:
     found: list[GroupDecl] = []
     for node, patterns in draft.groups:
         named = checked_arguments(name, node.arguments, known, "SH0221", draft.scope)
+        if not node.arguments:
+            draft.scope.report(_same_group(node.span))
+            continue
         stated = dict(draft.optimizer.arguments) if draft.optimizer is not None else {}
         if named is None or not _is_made(
             name, tuple({**stated, **dict(named)}.items()), node, draft

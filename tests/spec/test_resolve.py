@@ -209,6 +209,12 @@ def test_a_list_that_is_no_pair_is_shown(tmp_path: Path) -> None:
     assert found[0].help == "write two numbers from 0 up to but without 1, as in `[0.9, 0.95]`"
 
 
+def test_a_group_without_settings_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "main.shard").write_text('mesh { dp = 2 }\ngroup "**" ()\n')
+    found = [one for one in load_spec(tmp_path / "main.shard")[1] if one.code == "SH0221"]
+    assert [one.message for one in found] == ["the group has no settings"]
+
+
 def test_several_patterns_of_recompute_are_as_several_statements() -> None:
     apart = resolved(BASE + 'recompute "up"\nrecompute "mid.*"')
     assert resolved(BASE + 'recompute "up", "mid.*"').recomputes == apart.recomputes
