@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.option("--no-model", is_flag=True, help="Read the spec only; import no model code.")
 @spec_options
 def command(context: Context, spec_path: str, no_model: bool) -> None:
-    """Report everything that is wrong with SPEC.
+    """Report everything that is wrong with SPEC; `run` opens its data, which may lie elsewhere.
 
     Traces the model, lays every tensor out and compares the plan with the expectations.
     """
