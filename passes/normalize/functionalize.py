@@ -40,6 +40,9 @@ from shardlang.rules.call import Call
 
 aten = torch.ops.aten
 
+KEEP_STATISTICS = (aten.batch_norm, aten.native_batch_norm, aten.instance_norm)
+"""Ops that write their running statistics, which their schemas do not say."""
+
 
 @dataclass(slots=True)
 class _Root:
@@ -78,7 +81,7 @@ def functionalize(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
 
     Raises `PassError` SH0357 for a write that cannot be expressed functionally.
     """
-    if not any(writes(node) or is_op(node, [aten.batch_norm]) for node in graph.nodes):
+    if not any(writes(node) or is_op(node, KEEP_STATISTICS) for node in graph.nodes):
         return {}
     return _Functionalizer(graph).run()
 
@@ -108,7 +111,7 @@ class _Functionalizer:
             self._read_operands(node)
             if node in self.roots:
                 self.fresh[node] = (self.roots[node].version, node)
-            if is_op(node, [aten.batch_norm]) and Call(node).flag("training"):
+            if is_op(node, KEEP_STATISTICS) and _takes_statistics(node):
                 self._expose_running_stats(node, stats)
         output = original[-1]
         final = {n: self._final_value(n, output) for n in original if self._is_written(n)}
@@ -277,7 +280,10 @@ class _Functionalizer:
         return value
 
     def _expose_running_stats(self, node: fx.Node, stats: Sequence[Argument]) -> None:
-        """Take the update of the running statistics out of a training batch norm."""
+        """Take the update of the running statistics out of a norm that takes those of its input.
+
+        An instance norm keeps the means over the batch of the statistics of each row.
+        """
         buffers = [one for one in stats if isinstance(one, fx.Node)]
         if len(buffers) < len(stats):
             return
@@ -285,12 +291,21 @@ class _Functionalizer:
         x, momentum = call.operand("input"), float(call.number("momentum"))
         olds = (call.operand("running_mean"), call.operand("running_var"))
         node.args = (*node.args[:3], None, None, *node.args[5:])
-        dims = [d for d in range(tensor_of(x).dim()) if d != 1]
+        by_row = is_op(node, [aten.instance_norm])
+        dims = [d for d in range(tensor_of(x).dim()) if d != 1 and not (by_row and d == 0)]
         data = self.edit.call(aten.detach.default, x, like=node)
         mean = self.edit.call(aten.mean.dim, data, dims, like=node)
         var = self.edit.call(aten.var.correction, data, dims, correction=1, like=node)
+        if by_row:
+            mean, var = (self.edit.call(aten.mean.dim, s, [0], like=node) for s in (mean, var))
         for buffer, old, new in zip(buffers, olds, (mean, var), strict=True):
             kept = self.edit.call(aten.mul.Tensor, old, 1.0 - momentum, like=node)
             added = self.edit.call(aten.mul.Tensor, new, momentum, like=node)
             total = self.edit.call(aten.add.Tensor, kept, added, like=node)
             self._store(buffer, self._fit(total, old, node), node)
+
+
+def _takes_statistics(norm: fx.Node) -> bool:
+    """Whether a norm computes with the statistics of its input."""
+    call = Call(norm)
+    return call.flag("training" if "training" in call.names else "use_input_stats")

@@ -19,6 +19,7 @@ from torch import fx
 from shardlang.ir.graph import ShardGraph, is_item
 from shardlang.ir.node import has_several, info, set_info, tensor_of
 from shardlang.ir.rewriter import Rewriter, origin_of
+from shardlang.ir.views import gives_view
 from shardlang.passes.invariants.duplicates import everything_read, nothing_twice
 from shardlang.passes.invariants.invariant import Invariant
 from shardlang.passes.propagate.bind_rules import bind_node, mark_gradients
@@ -151,9 +152,13 @@ class Merging:
         edit.redirect(node, made, lambda user: user is self.graph.output)
 
     def _replace(self, node: fx.Node, source: fx.Node) -> None:
-        """Let the readers of a call read another one; a result stays a tensor of its own."""
+        """Let the readers of a call read another one; a result stays a tensor of its own.
+
+        Unless it is a view, which lies where the same view lies.
+        """
         edit, output = Rewriter(self.graph.graph), self.graph.output
-        edit.redirect(node, source, lambda user: user is not output)
+        apart = not gives_view(node.target)
+        edit.redirect(node, source, lambda user: user is not output or not apart)
         if output in node.users:
             edit.become(node, COPY, (source,))
             bind_node(node)

@@ -101,6 +101,8 @@ class Assigned:
             for name, buffer in module._buffers.items()
             if buffer is not None
         ]
+        self._versions = [old._version for *_, old in self._owned]
+        self._params = {storage_key(p): n for n, p in model.named_parameters() if p.requires_grad}
 
     def write(self, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Turn `self.buffer = value` into a write to the buffer, which export keeps track of.
@@ -111,8 +113,9 @@ class Assigned:
             The outputs, copied if they lie in a buffer that is replaced.
 
         Raises:
-            CaptureError: SH0357, a value has another shape or type.
+            CaptureError: SH0357, a value has another shape or type, or its memory is changed.
         """
+        self._refuse_memory()
         writes = []
         for full_name, module, name, old in self._owned:
             new = module._buffers.get(name)
@@ -128,6 +131,28 @@ class Assigned:
         for old, value in writes:
             old.copy_(value)
         return apart
+
+    def _refuse_memory(self) -> None:
+        """Refuse a buffer that has been put into memory which the model or an optimizer changes.
+
+        The program copies values: later changes of that memory would not reach the buffer.
+        """
+        lying: dict[int, str] = {}
+        now = [module._buffers.get(name) for _, module, name, _ in self._owned]
+        for (name, _, _, old), version, new in zip(self._owned, self._versions, now, strict=True):
+            if new is not None and old._version != version:
+                lying[storage_key(new)] = f"the buffer `{name}`, which it changes in place"
+        lying |= {key: f"the parameter `{name}`" for key, name in self._params.items()}
+        for (name, _, _, old), new in zip(self._owned, now, strict=True):
+            if new is None or new is old or storage_key(new) not in lying:
+                continue
+            where = lying[storage_key(new)]
+            if f"`{name}`" not in where:
+                raise CaptureError(
+                    "SH0357",
+                    f"the forward puts the buffer `{name}` into the memory of {where}",
+                    help=f"keep a copy: `self.{name.rpartition('.')[2]} = ….clone()`",
+                )
 
 
 @contextlib.contextmanager

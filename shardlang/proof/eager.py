@@ -182,11 +182,31 @@ def run_model(
         for leaf in captured.leaves
         if leaf.kind is LeafKind.INPUT
     }
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    before = {name: buffer.clone() for name, buffer in buffers.items()}
     torch.manual_seed(setting.seed)
     results = _run(model, source, inputs, captured, seeds)
     buffers = dict(model.named_buffers(remove_duplicate=False))
     results |= {r.name: buffers[r.name] for r in captured.results if r.kind is ResultKind.MUTATION}
+    _refuse_unseen(captured, before, buffers)
     return Made(results, {name: held[name].grad for name in setting.trainable})
+
+
+def _refuse_unseen(
+    captured: Captured, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> None:
+    """Raise SH0357 for a buffer that the model changes, and its trace does not."""
+    written = {result.name for result in captured.results if result.kind is ResultKind.MUTATION}
+    for leaf in captured.leaves:
+        if leaf.kind is not LeafKind.BUFFER or leaf.name in written or leaf.name not in before:
+            continue
+        old, new = before[leaf.name], after[leaf.name]
+        if not torch.allclose(new, old, rtol=0, atol=0, equal_nan=True):
+            raise CaptureError(
+                "SH0357",
+                f"the forward changes the buffer `{leaf.name}` where tracing does not see it",
+                help=f"write it in `forward` itself, with `self.{leaf.name}.copy_(value)`",
+            )
 
 
 def _remedy(source: ModelSource) -> str:

@@ -58,10 +58,10 @@ class Reference:
         self.gradients = self._backward(leaves)
 
     def fresh_leaves(self) -> dict[str, Tensor]:
-        """Leaf values, trainable ones as new autograd leaves."""
+        """Copies of the leaf values, which an op might write; trainable ones as autograd leaves."""
         wanted = set(self.trainable)
         return {
-            name: value.detach().clone().requires_grad_() if name in wanted else value
+            name: value.detach().clone().requires_grad_(name in wanted)
             for name, value in self.values.items()
         }
 

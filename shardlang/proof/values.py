@@ -81,15 +81,15 @@ def _moved(value: Tensor, chosen: torch.Generator) -> Tensor:
     """Real numbers moved by up to a tenth of the way to others between the least and the largest.
 
     A model may take the root of what lies between zero and one. Where all are equal, up to a tenth
-    is added. Infinities stay.
+    is taken away of each, and added to zeros. Infinities stay.
     """
     share = 0.1 * torch.rand(value.shape, generator=chosen, dtype=value.dtype)
     finite = value[value.isfinite()]
     if not finite.numel() or finite.min() == finite.max():
-        return value + share
-    low, high = finite.min(), finite.max()
-    others = low + (high - low) * torch.rand(value.shape, generator=chosen, dtype=value.dtype)
-    return torch.where(value.isfinite(), value + share * (others - value), value)
+        return torch.where(value == 0, share, value * (1 - share))
+    between = torch.rand(value.shape, generator=chosen, dtype=value.dtype)
+    others = finite.min() * (1 - between) + finite.max() * between
+    return torch.where(value.isfinite(), (1 - share) * value + share * others, value)
 
 
 def all_values(

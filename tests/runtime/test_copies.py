@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 import shardlang
 from shardlang.api import Program
+from shardlang.compiler.driver import CompileError
 from shardlang.runtime.written import write_all
 
 SPEC = "mesh { d = 1 }\ninput x : f64[6, 4] [d, _]\nloss loss\n"
@@ -203,3 +204,84 @@ def test_a_result_that_is_made_of_another_lies_apart(tmp_path: Path) -> None:
     want = found["kept"].detach().clone()
     found["made"].detach().zero_()
     torch.testing.assert_close(found["kept"].detach(), want, rtol=0, atol=0)
+
+
+class Statistics(nn.Module):
+    """An instance norm that keeps statistics; or a buffer that is written behind a trace's back."""
+
+    def __init__(self, hidden: bool) -> None:
+        super().__init__()
+        self.norm, self.hidden = nn.InstanceNorm1d(4, affine=True, track_running_stats=True), hidden
+        self.register_buffer("seen", torch.ones(4))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Shape `6 4 5`."""
+        if self.hidden and not torch.compiler.is_compiling():
+            self.seen.mul_(2)
+        made = self.norm(x) * self.seen[:, None]
+        return {"loss": (made + self.norm.running_mean[:, None]).square().mean()}
+
+
+STATISTICS = "mesh { d = 2 }\ninput x : f64[6, 4, 5] [d, _, _]\nloss loss\n"
+
+
+def test_an_instance_norm_keeps_its_statistics(tmp_path: Path) -> None:
+    path = tmp_path / "spec.shard"
+    path.write_text(STATISTICS)
+    assert shardlang.compile(path, model=lambda: Statistics(False).double()).verify().ok
+    path.write_text(STATISTICS.replace("d = 2", "d = 1"))
+    module, plain = (
+        shardlang.compile(path, model=lambda: Statistics(False).double()).load(),
+        Statistics(False).double(),
+    )
+    plain.load_state_dict(module.state_dict())
+    for step in range(3):
+        x = torch.randn(6, 4, 5, dtype=torch.float64) * 2 + step
+        found, want = module(**module.shard_inputs(x=x)), plain(x)
+        torch.testing.assert_close(found["loss"].detach(), want["loss"].detach())
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(module.state_dict()[name], value, rtol=1e-12, atol=1e-12)
+    module.eval(), plain.eval()
+    assert module(**module.shard_inputs(x=x))["loss"].item() == pytest.approx(
+        plain(x)["loss"].item(), rel=1e-12
+    )
+
+
+def test_a_buffer_that_changes_unseen_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "spec.shard"
+    path.write_text(STATISTICS)
+    program = shardlang.compile(path, model=lambda: Statistics(True).double())
+    with pytest.raises(CompileError, match="changes the buffer `seen` where tracing"):
+        program.verify()
+
+
+class Rebinding(nn.Module):
+    """Puts a buffer where something else lies."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.layer = way, nn.Linear(4, 4)
+        for name in ("a", "b", "anchor"):
+            self.register_buffer(name, torch.zeros(4, 4))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Shape `6 4`."""
+        loss = (self.layer(x) @ self.a + x @ self.b).square().mean()
+        if self.way == "parameter":
+            self.anchor = self.layer.weight.detach()
+        elif self.way == "changed":
+            self.a.mul_(0.5)
+            self.b = self.a
+        else:
+            self.b = self.a
+            self.a = self.a * 0.5
+        return {"loss": loss + (self.anchor - self.layer.weight).square().sum()}
+
+
+def test_a_buffer_in_memory_that_changes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "spec.shard"
+    path.write_text(SPEC)
+    for way, where in ("parameter", "parameter `layer.weight`"), ("changed", "buffer `a`, which"):
+        with pytest.raises(CompileError, match=f"into the memory of the {where}"):
+            shardlang.compile(path, model=lambda way=way: Rebinding(way).double())
+    assert shardlang.compile(path, model=lambda: Rebinding("old").double()).verify().ok
