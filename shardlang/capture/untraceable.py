@@ -101,7 +101,7 @@ class Assigned:
             for name, buffer in module._buffers.items()
             if buffer is not None
         ]
-        self._versions = [old._version for *_, old in self._owned]
+        self._versions = [_version(old) for *_, old in self._owned]
         self._params = {storage_key(p): n for n, p in model.named_parameters() if p.requires_grad}
 
     def write(self, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -140,7 +140,7 @@ class Assigned:
         lying: dict[int, str] = {}
         now = [module._buffers.get(name) for _, module, name, _ in self._owned]
         for (name, _, _, old), version, new in zip(self._owned, self._versions, now, strict=True):
-            if new is not None and old._version != version:
+            if new is not None and _version(old) != version:
                 lying[storage_key(new)] = f"the buffer `{name}`, which it changes in place"
         lying |= {key: f"the parameter `{name}`" for key, name in self._params.items()}
         for (name, _, _, old), new in zip(self._owned, now, strict=True):
@@ -153,6 +153,11 @@ class Assigned:
                     f"the forward puts the buffer `{name}` into the memory of {where}",
                     help=f"keep a copy: `self.{name.rpartition('.')[2]} = ….clone()`",
                 )
+
+
+def _version(x: Tensor) -> int | None:
+    """How often a tensor has been changed; of one made in inference mode nobody counts it."""
+    return None if x.is_inference() else x._version
 
 
 @contextlib.contextmanager
