@@ -87,6 +87,7 @@ def test_rows_are_routed(name: str, top: int, tmp_path: Path) -> None:
     assert len(gathered) == LAYERS, "the groups of the rows, and nothing else"
 
 
+@broad
 def test_routing_moves_less_than_gathering(tmp_path: Path) -> None:
     routed, stored = (
         program("mixtral", tmp_path, 1, experts=how, more=more).plan()["totals"]

@@ -32,6 +32,6 @@ def check(seed: int) -> None:
         assert report.ok, f"seed {seed}, layout {trial}: {report.first} {report.to_json()}"
 
 
-@pytest.mark.parametrize("seed", sampled([*range(20), 68], [*range(10), 68]))
+@pytest.mark.parametrize("seed", sampled([*range(20), 68], [*range(5), 68]))
 def test_random_program(seed: int) -> None:
     check(seed)

@@ -15,7 +15,7 @@ SAMPLE = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("family", "mesh", "schedule"), sampled(SAMPLE, SAMPLE[::2]))
+@pytest.mark.parametrize(("family", "mesh", "schedule"), sampled(SAMPLE, (SAMPLE[0], SAMPLE[4])))
 def test_a_pipeline_computes_what_the_model_does(family: str, mesh: str, schedule: str) -> None:
     (made,) = rows(FAMILIES[family], mesh, [schedule])
     assert made.ok, made

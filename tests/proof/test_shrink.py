@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from shardlang.proof.shrunk import smaller
+from tests.broad import broad
 from tests.commands import document, shardlang
 
 CONFIG: dict[str, Any] = {
@@ -97,6 +98,7 @@ param "{**.embed_tokens,lm_head}.weight" [tp, _]
 """
 
 
+@broad
 def test_a_layer_of_each_stage_stays(tmp_path: Path) -> None:
     """And of what does not divide over the stages the remainder: the last stage has more."""
     path = written(tmp_path, PIPELINE, num_hidden_layers=17)

@@ -42,7 +42,8 @@ SPECS = [
 RANDOM = range(210, 212)
 NAMES = [*(path.stem for path in SPECS), *map("random {}".format, RANDOM)]
 BROAD = {
-    "dtypes", "gated_permuted", "mlp_dropout_fast", "results", "words_tied", "random 211",
+    "dtypes", "gated_permuted", "mlp_dropout_fast", "results", "running_stored",
+    "words_tied", "random 211",
 }  # fmt: skip
 """Of those, what `make test` leaves to `make broad`."""
 

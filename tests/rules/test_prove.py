@@ -19,7 +19,7 @@ from tests.runtime.forking import completed
 OWN = {f"{i}-{call.target.__name__}": call for i, call in enumerate(own_calls())}
 
 
-@pytest.mark.parametrize("name", sampled(OWN, list(OWN)[::2]))
+@pytest.mark.parametrize("name", sampled(OWN, list(OWN)[::3]))
 def test_own_calls(name: str) -> None:
     call, tally = OWN[name], Tally()
     assert [str(f) for f in prove_call("own", call, tally, random.Random(0), most=2)] == []
