@@ -137,17 +137,17 @@ class Assigned:
 
         The program copies values: later changes of that memory would not reach the buffer.
         """
-        lying: dict[int, str] = {}
         now = [module._buffers.get(name) for _, module, name, _ in self._owned]
+        changed: dict[int, tuple[str, str]] = {}
         for (name, _, _, old), version, new in zip(self._owned, self._versions, now, strict=True):
             if new is not None and _version(old) != version:
-                lying[storage_key(new)] = f"the buffer `{name}`, which it changes in place"
-        lying |= {key: f"the parameter `{name}`" for key, name in self._params.items()}
+                changed[storage_key(new)] = name, f"the buffer `{name}`, which it changes in place"
+        changed |= {key: (name, f"the parameter `{name}`") for key, name in self._params.items()}
         for (name, _, _, old), new in zip(self._owned, now, strict=True):
-            if new is None or new is old or storage_key(new) not in lying:
+            if new is None or new is old:
                 continue
-            where = lying[storage_key(new)]
-            if f"`{name}`" not in where:
+            other, where = changed.get(storage_key(new), (name, ""))
+            if other != name:
                 raise CaptureError(
                     "SH0357",
                     f"the forward puts the buffer `{name}` into the memory of {where}",
