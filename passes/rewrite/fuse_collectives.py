@@ -38,7 +38,7 @@ PARTS = 6
 SMALL_BYTES = 2**20
 """What is sent as one call in any case."""
 
-LARGE = 4
+LARGE = 8
 """A gradient of one part in so many of a bucket, or more, is sent alone."""
 
 

@@ -14,15 +14,15 @@ MIB = 2**20
 @pytest.mark.parametrize(
     ("sizes", "calls"),
     [
-        ([1, 1, 7, 1, 1, 40, 1, 120], [[0, 1, 3, 4, 6], [2], [5], [7]]),
-        ([6] * 30, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]),
+        ([1, 1, 4, 1, 1, 40, 3, 120], [[0, 1, 3, 4, 6], [2], [5], [7]]),
+        ([3] * 60, [list(range(8)), list(range(8, 16)), list(range(16, 24))]),
         ([0.4, 0.4, 0.9, 1, 0.4], [[0, 1], [2], [3], [4]]),
     ],
 )
 def test_large_gradients_go_alone_and_others_together(
     sizes: list[float], calls: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sizes in MiB, of which a bucket holds 25 or a sixth of all, and a large one is a quarter."""
+    """Sizes in MiB, of which a bucket holds 25 or a sixth of all, and a large one is an eighth."""
     graph = fx.Graph()
     of = {graph.placeholder(f"p{i}"): int(size * MIB) for i, size in enumerate(sizes)}
     monkeypatch.setattr(fuse_collectives, "value_bytes", of.__getitem__)
