@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from shardlang.training.step import StepResult, Training
 
 
+@torch.inference_mode(False)
 def compile(
     spec: str | Path | Spec,
     *,
@@ -124,6 +125,7 @@ class Program:
         """Warnings and notes of the compilation."""
         return self.compiled.diagnostics
 
+    @torch.inference_mode(False)
     def load(
         self, device: str | torch.device = "cpu", seed: int = 0, *, compile: bool = False
     ) -> ShardedModule:
@@ -283,6 +285,7 @@ class Program:
             )
         return self._training
 
+    @torch.inference_mode(False)
     def verify(self, seed: int = 0) -> Report:
         """Prove in float64, on simulated devices, that the program equals the model.
 

@@ -191,6 +191,17 @@ def test_a_first_call_without_gradients_makes_no_program_without_them(pair: Pair
     assert all(param.grad is not None for param in pair.module.parameters())
 
 
+def test_a_program_made_in_inference_mode_is_like_any_other(tmp_path: Path) -> None:
+    path = tmp_path / "spec.shard"
+    path.write_text("mesh { d = 1 }\ninput input : f64[5, 4] [d, _]\n")
+    with torch.inference_mode():
+        program = shardlang.compile(path, model=lambda: torch.nn.Linear(4, 3).double())
+        assert program.verify().ok
+        module = program.load()
+    module(torch.ones(5, 4, dtype=torch.float64)).sum().backward()
+    assert all(param.grad is not None for param in module.parameters())
+
+
 def test_a_replaced_buffer_under_two_names_is_refused() -> None:
     class Twice(Replacing):
         def __init__(self) -> None:

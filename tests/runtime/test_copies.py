@@ -209,9 +209,9 @@ def test_a_result_that_is_made_of_another_lies_apart(tmp_path: Path) -> None:
 class Statistics(nn.Module):
     """An instance norm that keeps statistics; or a buffer that is written behind a trace's back."""
 
-    def __init__(self, hidden: bool) -> None:
+    def __init__(self, hidden: bool, norm: type[nn.Module] = nn.InstanceNorm1d) -> None:
         super().__init__()
-        self.norm, self.hidden = nn.InstanceNorm1d(4, affine=True, track_running_stats=True), hidden
+        self.norm, self.hidden = norm(4, affine=True, track_running_stats=True), hidden
         self.register_buffer("seen", torch.ones(4))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -222,17 +222,27 @@ class Statistics(nn.Module):
         return {"loss": (made + self.norm.running_mean[:, None]).square().mean()}
 
 
+class ByName(nn.BatchNorm1d):
+    """A batch norm that calls the op by its name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape `n 4 l`."""
+        ours = self.weight, self.bias, self.running_mean, self.running_var
+        return torch.native_batch_norm(x, *ours, self.training, 0.1, 1e-5)[0]
+
+
 STATISTICS = "mesh { d = 2 }\ninput x : f64[6, 4, 5] [d, _, _]\nloss loss\n"
 
 
-def test_an_instance_norm_keeps_its_statistics(tmp_path: Path) -> None:
+@pytest.mark.parametrize("norm", [nn.InstanceNorm1d, ByName])
+def test_a_norm_keeps_its_statistics(norm: type[nn.Module], tmp_path: Path) -> None:
     path = tmp_path / "spec.shard"
     path.write_text(STATISTICS)
-    assert shardlang.compile(path, model=lambda: Statistics(False).double()).verify().ok
+    assert shardlang.compile(path, model=lambda: Statistics(False, norm).double()).verify().ok
     path.write_text(STATISTICS.replace("d = 2", "d = 1"))
     module, plain = (
-        shardlang.compile(path, model=lambda: Statistics(False).double()).load(),
-        Statistics(False).double(),
+        shardlang.compile(path, model=lambda: Statistics(False, norm).double()).load(),
+        Statistics(False, norm).double(),
     )
     plain.load_state_dict(module.state_dict())
     for step in range(3):
