@@ -120,10 +120,18 @@ def _lie_apart(
     outputs = [(i, x) for i, x in enumerate(lay.outputs) if x is not None]
     buffers = [(node, x) for node in final if (x := _new_of(node, replaced)) is not None]
     placed = [(values[i], x) for i, x in outputs] + [(final[node], x) for node, x in buffers]
-    made = iter(lie_apart(graph, placed, leaves, final))
+    literals = (node for node in leaves if _is_literal(node))
+    made = iter(lie_apart(graph, placed, leaves, {*final, *literals}))
     values.update((i, next(made)) for i, _ in outputs)
     final.update((node, next(made)) for node, _ in buffers)
     output.args = (tuple(values.values()),)
+
+
+def _is_literal(node: fx.Node) -> bool:
+    """Whether a placeholder is a `torch.tensor([...])` of the forward, by its name in a trace."""
+    leaf = info(node).leaf
+    name = "" if leaf is None else leaf.name.rpartition(".")[2]
+    return name.startswith("lifted_tensor_")
 
 
 def _new_of(node: fx.Node, replaced: Mapping[str, Tensor]) -> Tensor | None:

@@ -35,24 +35,27 @@ def lie_apart(
     graph: fx.Graph,
     results: Sequence[Placed],
     leaves: Mapping[fx.Node, Tensor],
-    written: Collection[fx.Node],
+    changing: Collection[fx.Node],
 ) -> list[fx.Node]:
     """The results, copied where they would lie in memory that is not theirs in the model.
 
     Args:
         results: what the caller gets, and what replaces a buffer.
         leaves: the placeholders, as they were traced.
-        written: those of them whose tensors the call writes at its end.
+        changing: those of them whose tensors are not, behind the call, what a result may lie in:
+            those that the call writes at its end, and literals, which the model makes anew.
     """
     edit, taken = Rewriter(graph), dict[fx.Node, int]()
-    made = []
+    made, copies = [], dict[tuple[fx.Node, int], fx.Node]()
     for node, traced in results:
         base, place = _base(node), storage_key(traced)
         if base in leaves:
-            own = base in written or place != storage_key(leaves[base])
+            own = base in changing or place != storage_key(leaves[base])
         else:
             own = taken.setdefault(base, place) != place
-        made.append(_copied(edit, node) if own else node)
+        if own and (node, place) not in copies:
+            copies[node, place] = _copied(edit, node)
+        made.append(copies[node, place] if own else node)
     return made
 
 

@@ -102,8 +102,13 @@ def _other_shape(name: str, decl: InputDecl, shape: Shape) -> Diagnostic:
 
 def _bind_stores(spec: Spec, names: ModelNames, findings: Findings) -> dict[str, StoreDecl]:
     """The storage statement in force for each parameter; scalars stay whole."""
-    owner = in_force(spec.stores, names.params, names.aliases, _PARAM, findings)
+    owner = in_force(spec.stores, names.params, _of_params(names), _PARAM, findings)
     return {name: decl for name, decl in owner.items() if names.params[name]}
+
+
+def _of_params(names: ModelNames) -> dict[str, str]:
+    """The other names of tied parameters; those of shared buffers are left out."""
+    return {alias: own for alias, own in names.aliases.items() if own in names.params}
 
 
 def _axes(stores: Mapping[str, StoreDecl], spec: Spec) -> dict[str, tuple[Axis, ...]]:
@@ -140,7 +145,7 @@ def _bind_recompute(spec: Spec, names: ModelNames, findings: Findings) -> tuple[
 
 def _bind_groups(spec: Spec, names: ModelNames, findings: Findings) -> tuple[GroupRule, ...]:
     """The parameters of each group, under all of their names; the last that matches wins."""
-    aliases = {alias: own for alias, own in names.aliases.items() if own in names.params}
+    aliases = _of_params(names)
     target = {**{name: name for name in names.params}, **aliases}
     parts = [_Part(*each, i) for i, decl in enumerate(spec.groups) for each in decl.patterns]
     owner = in_force(parts, names.params, aliases, _PARAM, findings)

@@ -158,10 +158,11 @@ def name_graph(
     of_node = {leaf.node: leaf for leaf in leaves}
     env: dict[fx.Node, fx.Node] = {}
     kept: list[Leaf] = []
+    given = {*final, *final.values()}
     for node in graph.nodes:
         if node.op == "placeholder":
             leaf = of_node[node.name]
-            if node.users or node in final or not is_outside_state(leaf):
+            if node.users or node in given or not is_outside_state(leaf):
                 env[node] = _placeholder(named.graph, node, leaf)
                 kept.append(replace(leaf, node=env[node].name))
         elif node.target is MARK:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
 
 import shardlang
 from shardlang.api import Program
@@ -204,6 +205,70 @@ def test_a_result_that_is_made_of_another_lies_apart(tmp_path: Path) -> None:
     want = found["kept"].detach().clone()
     found["made"].detach().zero_()
     torch.testing.assert_close(found["kept"].detach(), want, rtol=0, atol=0)
+
+
+class Literals(nn.Module):
+    """Gives tensors written in its forward, and puts one in the place of a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.table = nn.Linear(4, 4), torch.arange(1.0, 5, dtype=torch.float64)
+        for name in ("state", "tabled", "read"):
+            self.register_buffer(name, torch.ones(4))
+
+    def part(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Shape `6 4`, computed again in the backward."""
+        inner = torch.tensor([3.0, 1, 4, 1])
+        return x * inner.to(x.dtype), inner
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Shape `6 4`."""
+        given, index = torch.tensor([1.0, 2, 3, 4]), torch.tensor([0, 2, 1, 3])
+        y = self.layer(x) * given.to(x.dtype) * self.state + self.read
+        z, inner = checkpoint(self.part, y, use_reentrant=False)
+        self.state = torch.tensor([2.0, 1, 2, 1], dtype=x.dtype)
+        self.tabled, self.read = self.table, given.to(x.dtype)
+        results = {"given": given, "again": given, "row": given[1:], "inner": inner, "index": index}
+        return {"loss": z[:, index].sin().mean(), **results}
+
+
+@pytest.mark.parametrize("store", ["", 'store "**" over d'])
+def test_a_literal_is_made_anew_at_every_call(store: str, tmp_path: Path) -> None:
+    path = tmp_path / "spec.shard"
+    path.write_text(SPEC + store)
+    program = shardlang.compile(path, model=lambda: Literals().double())
+    assert program.verify().ok
+    module, plain = program.load(), Literals().double()
+    plain.load_state_dict(module.state_dict())
+    for step in range(3):
+        x = torch.linspace(-2, 3, 24, dtype=torch.float64).add(step).sin().view(6, 4)
+        found, want = module(**module.shard_inputs(x=x)), plain(x)
+        for name, value in want.items():
+            torch.testing.assert_close(found[name], value)
+        assert found["given"].data_ptr() == found["again"].data_ptr()
+        for results in (found, want):
+            for name in ("given", "inner", "index"):
+                results[name].zero_()
+        for model in (module, plain):
+            model.get_buffer("state").mul_(step)
+
+
+class Shared(nn.Module):
+    """One part under two names, which replaces its buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = self.other = Keeping()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape `6 4`."""
+        return self.other(x)["loss"]
+
+
+def test_storage_finds_a_part_under_two_names_with_a_replaced_buffer(tmp_path: Path) -> None:
+    path = tmp_path / "spec.shard"
+    path.write_text(SPEC.replace("loss loss", 'store "**" over d').replace("d = 1", "d = 2"))
+    assert shardlang.compile(path, model=lambda: Shared().double()).verify().ok
 
 
 class Statistics(nn.Module):
