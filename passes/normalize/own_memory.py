@@ -35,22 +35,22 @@ def lie_apart(
     graph: fx.Graph,
     results: Sequence[Placed],
     leaves: Mapping[fx.Node, Tensor],
-    changing: Collection[fx.Node],
+    closed: Collection[fx.Node],
 ) -> list[fx.Node]:
     """The results, copied where they would lie in memory that is not theirs in the model.
 
     Args:
         results: what the caller gets, and what replaces a buffer.
         leaves: the placeholders, as they were traced.
-        changing: those of them whose tensors are not, behind the call, what a result may lie in:
-            those that the call writes at its end, and literals, which the model makes anew.
+        closed: those of them in which no result may lie: what the call writes at its end, and
+            literals, which the model makes anew at every call.
     """
     edit, taken = Rewriter(graph), dict[fx.Node, int]()
     made, copies = [], dict[tuple[fx.Node, int], fx.Node]()
     for node, traced in results:
         base, place = _base(node), storage_key(traced)
         if base in leaves:
-            own = base in changing or place != storage_key(leaves[base])
+            own = base in closed or place != storage_key(leaves[base])
         else:
             own = taken.setdefault(base, place) != place
         if own and (node, place) not in copies:
